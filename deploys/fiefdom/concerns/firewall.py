@@ -1,0 +1,72 @@
+"""The firewall: one nftables table of ours, replaced whole, that lives beside Docker's tables.
+
+A published port is never seen by an input chain, because Docker's DNAT forwards it, so the table has a forward chain
+of its own ahead of Docker's. A drop in any base chain is final, an accept is not.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+from fiefdom.desired import Context, Directory, File, HostState, Package, Unit
+from fiefdom.ports import ranges
+from fiefdom.render import render
+
+RULES = "/etc/fiefdom/firewall.nft"
+SERVICE = "/etc/systemd/system/fiefdom-firewall.service"
+NFTABLES_DROP_IN = "/etc/systemd/system/nftables.service.d/10-fiefdom.conf"
+
+
+def desired(context: Context) -> HostState:
+    """The host's firewall; nothing where the inventory keeps Fiefdom out of it.
+
+    Debian's nftables.service is kept off: its start and its stop run `flush ruleset`, which takes Docker's rules with
+    it. Our drop-in clears its stop command first, so that turning it off is harmless.
+    """
+    if not context.cluster.network.firewall:
+        return HostState()
+    return HostState(
+        packages=(Package("nftables"),),
+        directories=(Directory("/etc/fiefdom"), Directory("/etc/systemd/system/nftables.service.d")),
+        files=(
+            File(RULES, _rules(context).encode(), check=("nft", "-c", "-f", "{}")),
+            File(SERVICE, render("fiefdom-firewall.service.j2", rules=RULES).encode()),
+            File(NFTABLES_DROP_IN, render("nftables.service.conf.j2").encode()),
+        ),
+        units=(
+            Unit("nftables.service", enabled=False, active=False),
+            Unit(
+                "fiefdom-firewall.service",
+                config=(RULES,),
+                on_change=("reload",),
+                live=("nft", "-s", "list", "table", "inet", "fiefdom"),
+            ),
+        ),
+    )
+
+
+def _rules(context: Context) -> str:
+    cluster = context.cluster
+    docker = cluster.docker
+    return render(
+        "firewall.nft.j2",
+        admins=_by_family(cluster.network.admin_cidrs),
+        clients=_by_family(cluster.network.clients) if context.is_gateway else _by_family(()),
+        members=_by_family((cluster.network.cidr,)),
+        gateways=sorted(ipaddress.IPv4Address(cluster.hosts[name].address) for name in cluster.gateways),
+        docker_networks=_by_family((str(ipaddress.IPv4Interface(docker.bridge_address).network), docker.address_pool)),
+        ssh_port=cluster.ssh_of(context.name)[1],
+        gossip_port=cluster.serf.port,
+        stats_port=cluster.gateway.stats_port if context.is_gateway else None,
+        route_ports=sorted({service.route.port for service in cluster.services.values()}),
+        instance_ports=ranges(instance.port for instance in cluster.instances(context.name)),
+    )
+
+
+def _by_family(networks: Iterable[str]) -> dict[str, list[str]]:
+    """Networks by nftables' name of their family, without overlaps, which an interval set would refuse."""
+    parsed = [ipaddress.ip_network(network) for network in networks]
+    v4 = ipaddress.collapse_addresses(n for n in parsed if isinstance(n, ipaddress.IPv4Network))
+    v6 = ipaddress.collapse_addresses(n for n in parsed if isinstance(n, ipaddress.IPv6Network))
+    return {"ip": [str(n) for n in v4], "ip6": [str(n) for n in v6]}

@@ -1,0 +1,156 @@
+"""The gateway: one container with HAProxy, the reconciler and a Serf agent of its own."""
+
+from __future__ import annotations
+
+import json
+
+from fiefdom.containers import (
+    UID,
+    env_file,
+    env_path,
+    own_image_ref,
+    sandbox_args,
+    start_limit_s,
+    stop_limit_s,
+    with_containers,
+)
+from fiefdom.desired import Container, Context, Directory, File, HostState, Image, Unit
+from fiefdom.membership import agent_file, rpc_environment
+from fiefdom.model import LAST_PORT, Cluster, Service
+from fiefdom.render import render
+
+NAME = "gateway"
+UNIT = "gateway.service"
+CONFIG_DIR = "/etc/fiefdom/gateway"
+STATE_DIR = "/var/lib/fiefdom/gateway"
+HAPROXY_CONFIG = f"{CONFIG_DIR}/haproxy.cfg"
+RECONCILER_CONFIG = f"{CONFIG_DIR}/reconciler.json"
+AGENT_CONFIG = f"{CONFIG_DIR}/agent.json"
+
+PIDS = 512
+START_TIMEOUT_S = 60
+# After HAProxy's own grace: Serf's leave and the container's end.
+LEAVE_S = 15
+# Beside two for each connection: checks, sockets, pipes, and what Serf and the reconciler hold.
+SPARE_NOFILE = 4096
+
+# A member may offer this many instances of a service before the gateway doubts it, unless the inventory has more.
+MAX_INSTANCES = 100
+
+
+def desired(context: Context) -> HostState:
+    """The host's gateway; nothing where it is none.
+
+    No file of it depends on the app hosts, so hosts come and go without touching it. HAProxy's configuration is not
+    among what makes the container another one: the reconciler watches the file and reloads HAProxy itself.
+    """
+    if not context.is_gateway:
+        return HostState()
+    container = _container(context)
+    state = HostState(
+        directories=(
+            Directory("/etc/fiefdom"),
+            Directory(CONFIG_DIR),
+            Directory("/var/lib/fiefdom"),
+            Directory(STATE_DIR, mode=0o700, uid=UID, gid=UID),
+        ),
+        files=(
+            File(HAPROXY_CONFIG, _haproxy(context).encode()),
+            File(RECONCILER_CONFIG, _reconciler(context).encode()),
+            agent_file(context, AGENT_CONFIG, tags={"role": "gateway"}, state_dir=STATE_DIR),
+            env_file(NAME, rpc_environment(context)),
+            _unit_file(container),
+        ),
+        units=(Unit(UNIT),),
+        images=(Image(container.image),),
+    )
+    return with_containers(state, container)
+
+
+def _container(context: Context) -> Container:
+    cluster = context.cluster
+    gateway = cluster.gateway
+    args = (
+        # Clients keep their address, and Serf's UDP probes work.
+        "--network=host",
+        f"--env-file={env_path(NAME)}",
+        f"--user={UID}:{UID}",
+        f"--volume={CONFIG_DIR}:{CONFIG_DIR}:ro",
+        f"--volume={STATE_DIR}:{STATE_DIR}",
+        *sandbox_args(
+            cluster,
+            memory_mib=gateway.memory_mib,
+            pids=PIDS,
+            nofile=2 * gateway.maxconn + SPARE_NOFILE,
+            tmpfs={path: f"size=16m,uid={UID},gid={UID}" for path in ("/run", "/tmp")},  # noqa: S108
+        ),
+    )
+    return Container(
+        name=NAME,
+        unit=UNIT,
+        role="gateway",
+        image=own_image_ref(cluster, "gateway"),
+        args=args,
+        config=(RECONCILER_CONFIG, AGENT_CONFIG, env_path(NAME)),
+        probe=f"http://{context.host.address}:{gateway.stats_port}/healthz",
+        start_timeout_s=START_TIMEOUT_S,
+        stop_grace_s=gateway.stop_grace_s + LEAVE_S,
+        version=own_image_ref(cluster, "gateway").rpartition(":")[2],
+    )
+
+
+def _haproxy(context: Context) -> str:
+    return render("haproxy.cfg.j2", cluster=context.cluster)
+
+
+def _reconciler(context: Context) -> str:
+    cluster = context.cluster
+    config = {
+        "cluster": cluster.cluster,
+        "node": context.name,
+        "haproxy_config": HAPROXY_CONFIG,
+        "state_dir": STATE_DIR,
+        "serf_config": AGENT_CONFIG,
+        "rpc_addr": f"127.0.0.1:{cluster.serf.rpc_port}",
+        "interval_s": 5,
+        "absent_grace_s": 120,
+        "stop_grace_s": cluster.gateway.stop_grace_s,
+        "services": [
+            {
+                "name": name,
+                "backend": name,
+                "base_port": service.base_port,
+                "max_instances": max_instances(cluster, name),
+                "server_options": server_options(service),
+            }
+            for name, service in sorted(cluster.services.items())
+        ],
+    }
+    return json.dumps(config, indent=2, sort_keys=True) + "\n"
+
+
+def server_options(service: Service) -> str:
+    """Options of a `server` line; a server added at run time inherits nothing, so all of them.
+
+    `error-limit 1 on-error mark-down` is what takes a killed instance out at its first refused connection: measured
+    0 failed requests of a host's loss with it, and up to a third with leastconn without it.
+    """
+    interval = f"{round(service.health.interval_s * 1000)}ms"
+    return f"check inter {interval} fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down"
+
+
+def max_instances(cluster: Cluster, name: str) -> int:
+    """How many ports from a service's base port the gateway believes a member to serve it on.
+
+    At least what the inventory has on any host; beyond that up to the next service's base port.
+    """
+    base = cluster.services[name].base_port
+    ends = [service.base_port for service in cluster.services.values() if service.base_port > base]
+    room = min([*ends, LAST_PORT + 1]) - base
+    asked = max(cluster.count(host, name) for host in cluster.hosts)
+    return max(asked, min(MAX_INSTANCES, room))
+
+
+def _unit_file(container: Container) -> File:
+    text = render("gateway.service.j2", start_limit_s=start_limit_s(container), stop_limit_s=stop_limit_s(container))
+    return File(f"/etc/systemd/system/{UNIT}", text.encode())

@@ -1,0 +1,101 @@
+"""sshd: a drop-in of ours with keys only and modern algorithms, and the operators' keys."""
+
+from __future__ import annotations
+
+from fiefdom.desired import Context, Directory, File, HostState, Package, Release, Unit
+from fiefdom.errors import FiefdomError
+from fiefdom.render import render
+
+# Debian's sshd_config includes the folder first and the first value wins: ahead of cloud-init's 50-.
+CONFIG = "/etc/ssh/sshd_config.d/10-fiefdom.conf"
+KEYS_DIR = "/etc/ssh/fiefdom_authorized_keys"
+
+# ssh-audit 3.9.0, `--get-hardening-guide "Debian 12 Server"` (version 3) and "Debian 13 Server" (version 1), in its
+# order. Two changes make it "compat": curve25519 stays in on both, because paramiko 4, which pyinfra pins, knows no
+# post-quantum key exchange and would be locked out, and finite-field Diffie-Hellman and GSSAPI go.
+_PQ_HYBRID = ("sntrup761x25519-sha512", "sntrup761x25519-sha512@openssh.com")
+_CURVE25519 = ("curve25519-sha256", "curve25519-sha256@libssh.org")
+_CIPHERS = (
+    "chacha20-poly1305@openssh.com",
+    "aes256-gcm@openssh.com",
+    "aes256-ctr",
+    "aes192-ctr",
+    "aes128-gcm@openssh.com",
+    "aes128-ctr",
+)
+_HOST_KEYS = (
+    "sk-ssh-ed25519-cert-v01@openssh.com",
+    "ssh-ed25519-cert-v01@openssh.com",
+    "rsa-sha2-512-cert-v01@openssh.com",
+    "rsa-sha2-256-cert-v01@openssh.com",
+    "sk-ssh-ed25519@openssh.com",
+    "ssh-ed25519",
+    "rsa-sha2-512",
+    "rsa-sha2-256",
+)
+_CA_SIGNATURES = ("sk-ssh-ed25519@openssh.com", "ssh-ed25519", "rsa-sha2-512", "rsa-sha2-256")
+
+CRYPTO: dict[Release, dict[str, tuple[str, ...]]] = {
+    "bookworm": {
+        "KexAlgorithms": _PQ_HYBRID + _CURVE25519,
+        "Ciphers": _CIPHERS,
+        "MACs": (
+            "hmac-sha2-256-etm@openssh.com",
+            "hmac-sha2-512-etm@openssh.com",
+            "umac-128-etm@openssh.com",
+        ),
+        "HostKeyAlgorithms": _HOST_KEYS,
+        "CASignatureAlgorithms": _CA_SIGNATURES,
+    },
+    "trixie": {
+        "KexAlgorithms": ("mlkem768x25519-sha256", *_PQ_HYBRID, *_CURVE25519),
+        "Ciphers": _CIPHERS,
+        "MACs": (
+            "hmac-sha2-512-etm@openssh.com",
+            "hmac-sha2-256-etm@openssh.com",
+            "umac-128-etm@openssh.com",
+        ),
+        "HostKeyAlgorithms": _HOST_KEYS,
+        "CASignatureAlgorithms": _CA_SIGNATURES,
+    },
+}
+
+
+def desired(context: Context) -> HostState:
+    """The host's sshd. Raises FiefdomError where the settings would shut Fiefdom's own login user out."""
+    ssh = context.cluster.ssh
+    user, port, _ = context.cluster.ssh_of(context.name)
+    if user == "root" and not ssh.permit_root:
+        raise FiefdomError(
+            f"ssh.permit_root: false would lock root out, as whom Fiefdom logs in to {context.name}; "
+            "set ssh.user to a user with passwordless sudo"
+        )
+    text = render(
+        "sshd.conf.j2",
+        ssh=ssh,
+        port=port,
+        crypto=CRYPTO[context.release],
+        keys_dir=KEYS_DIR if ssh.authorized_keys else None,
+        # OpenSSH 9.8 and later shut an address out for a while after a few failed logins; an operator's typing
+        # error must not shut the operator out.
+        exempt=context.cluster.network.admin_cidrs if context.release == "trixie" else (),
+    )
+    return HostState(
+        packages=(Package("openssh-server"),),
+        directories=(Directory(KEYS_DIR),) if ssh.authorized_keys else (),
+        files=(
+            File(CONFIG, text.encode(), check=("/usr/sbin/sshd", "-t", "-f", "{}")),
+            *_authorized_keys(context, user),
+        ),
+        units=(Unit("ssh.service", config=(CONFIG,), on_change=("reload",)),),
+    )
+
+
+def _authorized_keys(context: Context, user: str) -> tuple[File, ...]:
+    ssh = context.cluster.ssh
+    if not ssh.authorized_keys:
+        return ()
+    users = {user, "root"} if ssh.permit_root else {user}
+    text = render("authorized_keys.j2", keys=ssh.authorized_keys)
+    # World-readable: sshd reads it as the user who logs in.
+    return tuple(File(f"{KEYS_DIR}/{name}", text.encode()) for name in sorted(users))

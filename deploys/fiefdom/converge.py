@@ -1,0 +1,116 @@
+"""One converge as seen from above: a cluster and what its hosts answer become a plan, and a plan becomes changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from fiefdom import apply, plan, snapshot
+from fiefdom.concerns import docker, firewall, gateway, network, serf, services, sshd
+from fiefdom.desired import RELEASES, Context, HostState, Release, Secrets
+from fiefdom.errors import FiefdomError
+from fiefdom.model import Cluster
+
+# In the order in which units come up: the firewall before what it protects, sshd when nothing can fail any more.
+CONCERNS: Mapping[str, Callable[[Context], HostState]] = {
+    "network": network.desired,
+    "firewall": firewall.desired,
+    "docker": docker.desired,
+    "services": services.desired,
+    "serf": serf.desired,
+    "gateway": gateway.desired,
+    "sshd": sshd.desired,
+}
+ALL = tuple(CONCERNS)
+
+
+class Hosts(Protocol):
+    """What a converge needs of `engine.Session`."""
+
+    def snapshot_lines(self, queries: Mapping[str, str]) -> dict[str, list[str]]:
+        """Answers of the snapshot script by host."""
+
+    def on_all(self, function: Callable[[str], object], names: Iterable[str] | None = None) -> Mapping[str, object]:
+        """Call ``function`` for each host at once."""
+
+    def run(self, name: str, phase: apply.Phase, registry: bool) -> None:
+        """Take a host through a phase."""
+
+
+def state_of(context: Context, concerns: Sequence[str] = ALL) -> HostState:
+    """What a host should hold, as far as ``concerns`` say."""
+    state = HostState()
+    for name in concerns:
+        state = state + CONCERNS[name](context)
+    return state
+
+
+def states_of(cluster: Cluster, name: str, secrets: Secrets, concerns: Sequence[str] = ALL) -> dict[Release, HostState]:
+    """What a host should hold under each release that it may turn out to run."""
+    return {release: state_of(Context(name, cluster, release, secrets), concerns) for release in RELEASES}
+
+
+def plan_of(
+    name: str,
+    states: Mapping[Release, HostState],
+    lines: Iterable[str],
+    identities: Mapping[str, str],
+    concerns: Sequence[str] = ALL,
+) -> plan.HostPlan:
+    """The plan of one host from the snapshot script's answer."""
+    found = snapshot.parse(name, lines)
+    plan.require_supported(name, found)
+    release: Release = "bookworm" if found.release == "bookworm" else "trixie"
+    return plan.of_host(name, states[release], found, identities, complete=tuple(concerns) == ALL)
+
+
+def make_plan(
+    cluster: Cluster, names: Sequence[str], secrets: Secrets, identities: Mapping[str, str], hosts: Hosts
+) -> plan.Plan:
+    """The plan of ``names``, from one round trip to each."""
+    states = {name: states_of(cluster, name, secrets) for name in names}
+    answers = hosts.snapshot_lines({name: snapshot.query(states[name].values()) for name in names})
+    return plan.merge(plan_of(name, states[name], answers[name], identities) for name in names)
+
+
+def carry_out(wanted: plan.Plan, hosts: Hosts, registry: bool, say: Callable[[str, str], None]) -> None:
+    """Change hosts as ``wanted`` says; ``say(host, text)`` hears of every phase.
+
+    Hosts go side by side until a phase could make one of them serve less; for those they take turns. The first
+    error ends the run: what was done stays, and the next run finishes the rest.
+    """
+    phases = {h.host: apply.phases(h) for h in wanted.hosts}
+    _require_space(wanted)
+
+    def run(name: str, chosen: Iterable[apply.Phase]) -> None:
+        for phase in chosen:
+            say(name, phase.name)
+            hosts.run(name, phase, registry)
+
+    def before(name: str) -> list[apply.Phase]:
+        return [p for p in phases[name] if p.name in ("packages", "files", "images")]
+
+    def after(name: str) -> list[apply.Phase]:
+        return [p for p in phases[name] if p.name in ("containers", "removal")]
+
+    hosts.on_all(lambda name: run(name, before(name)), phases)
+    # Gateways first, so that app hosts have somewhere to join.
+    gateways = [h.host for h in wanted.hosts if any(c.role == "gateway" for c in h.state.containers)]
+    others = [name for name in phases if name not in gateways]
+    for group in (gateways, others):
+        calm = [name for name in group if not any(p.interrupts for p in after(name))]
+        hosts.on_all(lambda name: run(name, after(name)), calm)
+        for name in group:
+            if name not in calm:
+                run(name, after(name))
+
+
+def _require_space(wanted: plan.Plan) -> None:
+    # Files are small; what fills a disk is packages and images, and half a gigabyte holds Docker's.
+    for host in wanted.hosts:
+        free = host.snapshot.free_kib
+        needed = 600 * 1024 if host.of("package") else 200 * 1024 if host.of("image") else 1024 if host.changes else 0
+        if free is not None and free < needed:
+            raise FiefdomError(
+                f"{host.host}: /var/lib has {free // 1024} MiB free and this run needs about {needed // 1024}; make room"
+            )

@@ -1,0 +1,140 @@
+"""From nothing to predictions through the gateway: what `make demo` does and shows."""
+
+from __future__ import annotations
+
+from fiefdom import engine  # first: it patches the standard library's sockets
+
+import json
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import gevent
+from rich.console import Console
+from rich.table import Table
+
+from fiefdom import converge, images, inventory, lab, secret, show, status
+from fiefdom.errors import FiefdomError
+from fiefdom.model import Cluster
+
+INVENTORY = "inventories/lab.yaml"
+ROTATION_TIMEOUT_S = 60
+
+
+class _Stages:
+    """The stages that ran and the seconds each took."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self.progress = show.Progress(console)
+        self.times: list[tuple[str, float]] = []
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[Callable[[str], None]]:
+        self._console.print(f"\n[bold cyan]{name}[/bold cyan]")
+        start = time.monotonic()
+        yield lambda text: self.progress("here", text)
+        self.times.append((name, time.monotonic() - start))
+
+
+def run() -> None:
+    """The whole road; returns only if every step of it worked, and raises FiefdomError otherwise."""
+    console = Console(soft_wrap=True, highlight=False)
+    stages = _Stages(console)
+    if not Path(INVENTORY).is_file():
+        raise FiefdomError(f"{INVENTORY} is not here; run the demo in the folder of Fiefdom's repository")
+    with stages("Lab: three hosts with systemd and sshd") as say:
+        lab.ensure_docker(say)
+        lab.ensure_base_images(say)
+        lab.up(say=say)
+    cluster = inventory.load(INVENTORY)
+    with stages("Images: gateway, Serf and the example predictor") as say:
+        images.ensure(cluster, [w.ref for w in images.wanted(cluster)], say)
+        say("up to date")
+    secrets = secret.load(cluster)
+    names = tuple(cluster.hosts)
+    with engine.Session(cluster, names) as session:
+        with stages("Converge: from bare Debian to the inventory"):
+            identities = images.identities(cluster)
+            wanted = converge.make_plan(cluster, names, secrets, identities, session)
+            converge.carry_out(wanted, session, False, stages.progress)
+            left = converge.make_plan(cluster, names, secrets, identities, session)
+            if not left.clean:
+                raise FiefdomError("the second plan is not clean; see `fiefdom plan inventories/lab.yaml`")
+            changes = sum(wanted.counts.values())
+            console.print(f"        {changes or 'zero'} changes on {len(names)} hosts; a second plan finds none")
+        with stages("Rotation: until HAProxy has every instance up"):
+            found = wait_for_rotation(cluster, secrets, session)
+    with stages("Requests: round robin through the gateway"):
+        answers = _requests(cluster, 40)
+        _print_answers(console, cluster, answers)
+    console.print()
+    for part in show.status_tables(found):
+        console.print(part)
+    _print_times(console, stages)
+    _print_next(console, cluster)
+
+
+def wait_for_rotation(
+    cluster: Cluster, secrets: secret.Secrets, session: engine.Session, timeout_s: float = ROTATION_TIMEOUT_S
+) -> status.Status:
+    """The cluster's status as soon as every instance is up in every gateway. Raises FiefdomError after ``timeout_s``."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = status.read(cluster, secrets, session)
+        if found.serving:
+            return found
+        if time.monotonic() > deadline:
+            out = [f"{i.host}:{i.port}" for i in found.instances if set(i.servers) != {"up"}]
+            raise FiefdomError(
+                f"after {timeout_s:g} seconds not in rotation: {', '.join([*out, *found.problems])}; "
+                f"look at `fiefdom status {INVENTORY}`"
+            )
+        gevent.sleep(0.3)
+
+
+def _requests(cluster: Cluster, count: int) -> Counter[str]:
+    """Where ``count`` requests to the first gateway were answered: `host:port version`."""
+    gateway = cluster.hosts[cluster.gateways[0]].address
+    answers: Counter[str] = Counter()
+    for _ in range(count):
+        with urllib.request.urlopen(f"http://{gateway}/predict?features=5.1,3.5,1.4,0.2", timeout=5) as reply:  # noqa: S310
+            body = json.load(reply)
+        answers[f"{body['host']}:{body['port']} {body['version']}"] += 1
+    return answers
+
+
+def _print_answers(console: Console, cluster: Cluster, answers: Counter[str]) -> None:
+    expected = {f"{name}:{i.port}" for name in cluster.app_hosts for i in cluster.instances(name)}
+    missing = expected - {a.split()[0] for a in answers}
+    if missing:
+        raise FiefdomError(f"no request reached {', '.join(sorted(missing))}")
+    table = Table("answered by", "version", "requests", box=None, pad_edge=False)
+    for answer, count in sorted(answers.items()):
+        table.add_row(*answer.split(), str(count))
+    console.print(table)
+
+
+def _print_times(console: Console, stages: _Stages) -> None:
+    table = Table("stage", "seconds", box=None, pad_edge=False)
+    table.columns[1].justify = "right"
+    for name, seconds in stages.times:
+        table.add_row(name.partition(":")[0], f"{seconds:.1f}")
+    table.add_row("[bold]all[/bold]", f"[bold]{stages.progress.elapsed_s:.1f}[/bold]")
+    console.print()
+    console.print(table)
+
+
+def _print_next(console: Console, cluster: Cluster) -> None:
+    gateway = cluster.hosts[cluster.gateways[0]].address
+    console.print(f"""
+The lab stays up. Try next:
+  curl http://{gateway}/predict?features=5.1,3.5,1.4,0.2    a prediction; again for the next instance
+  .venv/bin/fiefdom plan {INVENTORY}                 nothing to change, exit 0
+  .venv/bin/fiefdom lab ssh app1 systemctl stop ssh.socket  or any other harm; then plan again: exit 2
+  .venv/bin/fiefdom apply {INVENTORY} --yes          mends it
+  .venv/bin/fiefdom status {INVENTORY}               hosts, members, instances, rotation
+  make clean                                                the lab and the venv are gone""")

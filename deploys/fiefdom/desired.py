@@ -1,0 +1,198 @@
+"""What a host should hold, as plain values: the language that concerns speak and plans compare."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+from fiefdom.model import Cluster, Host
+
+Release = Literal["bookworm", "trixie"]
+RELEASES: tuple[Release, ...] = ("bookworm", "trixie")
+Role = Literal["instance", "agent", "gateway"]
+
+
+def digest(data: bytes | str) -> str:
+    """sha256 of ``data`` in hexadecimal, as ``sha256sum`` prints it."""
+    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """Secret values of a cluster. Their text never leaves for a log, plan or diff."""
+
+    gossip_key: str = field(repr=False)
+    """Serf's encryption key: 32 random bytes in base64."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that a concern may know: one validated host of a cluster, and what can only be known on its way there."""
+
+    name: str
+    cluster: Cluster
+    release: Release
+    secrets: Secrets
+
+    @property
+    def host(self) -> Host:
+        """The host itself."""
+        return self.cluster.hosts[self.name]
+
+    @property
+    def is_gateway(self) -> bool:
+        """Whether it runs the gateway container."""
+        return self.name in self.cluster.gateways
+
+    @property
+    def is_app_host(self) -> bool:
+        """Whether it runs a Serf agent beside service instances."""
+        return self.name in self.cluster.app_hosts
+
+
+@dataclass(frozen=True)
+class Package:
+    """A Debian package that is installed."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Directory:
+    """A folder with its mode and numeric owner."""
+
+    path: str
+    mode: int = 0o755
+    uid: int = 0
+    gid: int = 0
+
+
+@dataclass(frozen=True)
+class File:
+    """A file, whole.
+
+    ``check`` validates the staged file before it is renamed into place: an argument list in which ``{}``
+    stands for the staged path. A file that is ``secret`` shows no content anywhere.
+    """
+
+    path: str
+    content: bytes = field(repr=False)
+    mode: int = 0o644
+    uid: int = 0
+    gid: int = 0
+    secret: bool = False
+    check: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the content."""
+        return digest(self.content)
+
+
+@dataclass(frozen=True)
+class Sysctl:
+    """A kernel setting's live value; the file that keeps it over a reboot is a `File`."""
+
+    key: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A systemd unit.
+
+    ``config`` are paths of this state whose content the running unit must have read. The host keeps a stamp
+    of what it last came up with, so a restart that was lost with its run is still seen by the next.
+    ``on_change`` is how it takes a new configuration in; as a tuple, one after the other.
+    ``live`` is a read-only command whose output is recorded with the stamp: where it differs later, somebody
+    changed behind the unit's back what it had set up.
+    """
+
+    name: str
+    enabled: bool = True
+    active: bool = True
+    config: tuple[str, ...] = ()
+    on_change: tuple[Literal["reload", "restart"], ...] = ("restart",)
+    live: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Image:
+    """A container image by reference; where the host gets it is not the state's business."""
+
+    ref: str
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container that a unit owns.
+
+    ``args`` are arguments of `docker create` before the image, without name and labels; ``command`` follows
+    the image. ``config`` are paths of files that the container reads only when it starts.
+    ``probe`` is the URL that answers 2xx or 3xx, asked from the host, when it is up.
+    """
+
+    name: str
+    unit: str
+    role: Role
+    image: str
+    args: tuple[str, ...]
+    command: tuple[str, ...] = ()
+    config: tuple[str, ...] = ()
+    probe: str | None = None
+    probe_timeout_s: float = 2.0
+    start_timeout_s: int = 60
+    stop_signal: str = "SIGTERM"
+    stop_grace_s: int = 30
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class HostState:
+    """Everything that one host, or one concern of it, should hold."""
+
+    hostname: str | None = None
+    packages: tuple[Package, ...] = ()
+    directories: tuple[Directory, ...] = ()
+    files: tuple[File, ...] = ()
+    sysctls: tuple[Sysctl, ...] = ()
+    units: tuple[Unit, ...] = ()
+    images: tuple[Image, ...] = ()
+    containers: tuple[Container, ...] = ()
+
+    def __add__(self, other: HostState) -> HostState:
+        """Both states at once; what stands in both stands once, and the hostname is the one that is given."""
+        merged = {
+            f.name: tuple(dict.fromkeys(getattr(self, f.name) + getattr(other, f.name)))
+            for f in fields(self)
+            if f.name != "hostname"
+        }
+        return HostState(hostname=self.hostname or other.hostname, **merged)
+
+    def file(self, path: str) -> File:
+        """The file at ``path``; KeyError where the state has none."""
+        for file in self.files:
+            if file.path == path:
+                return file
+        raise KeyError(path)
+
+    def stamp(self, paths: tuple[str, ...]) -> str:
+        """Digest of the content, mode and owner of the files at ``paths``."""
+        parts = [(p, (f := self.file(p)).digest, f.mode, f.uid, f.gid) for p in paths]
+        return digest(json.dumps(parts))
+
+
+def spec_hash(container: Container, state: HostState) -> str:
+    """Digest of all that makes ``container`` what it is, less the image's id, which a registry decides."""
+    parts: Mapping[str, object] = {
+        "name": container.name,
+        "image": container.image,
+        "args": container.args,
+        "command": container.command,
+        "stop": [container.stop_signal, container.stop_grace_s],
+        "config": state.stamp(container.config),
+    }
+    return digest(json.dumps(parts, sort_keys=True))

@@ -1,0 +1,328 @@
+"""The one room that knows pyinfra's internals: sessions with hosts, the fact and the operations.
+
+pyinfra 4 replaces gevent and paramiko; what has to change then stands here.
+"""
+
+from __future__ import annotations
+
+from gevent import monkey
+
+monkey.patch_all()  # before anything else opens a socket; the pyinfra command does the same
+
+# ruff: noqa: E402 -- the imports below must see the patched modules
+import logging
+import shlex
+import socket
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import IO, Any, TypeVar
+
+import gevent
+from pyinfra import context
+from pyinfra.api import Config, FactBase, FunctionCommand, Inventory, QuoteString, State, StringCommand, operation
+from pyinfra.api.exceptions import ConnectError, DeployError, NestedOperationError
+from pyinfra.api.host import Host
+from pyinfra.api.inventory import Inventory as PyinfraInventory
+from pyinfra.context import ctx_host, ctx_state
+
+from fiefdom import apply, converge, diffs, images, inventory, plan, secret, snapshot
+from fiefdom.desired import Secrets
+from fiefdom.errors import FiefdomError
+from fiefdom.model import Cluster
+
+CONNECT_TIMEOUT_S = 10
+_CHUNK = 1 << 18
+
+# Becomes root where it can, so that the scripts know one way only; where it cannot, the snapshot says so.
+_AS_ROOT = 'if [ "$(id -u)" = 0 ] || ! sudo -n true 2>/dev/null; then exec sh -c "$0"; else exec sudo -n sh -c "$0"; fi'
+
+T = TypeVar("T")
+
+
+def _script(text: str) -> StringCommand:
+    return StringCommand("sh", "-c", QuoteString(_AS_ROOT), QuoteString(text))
+
+
+class HostSnapshot(FactBase[list[str]]):
+    """Lines of `snapshot.sh`; the query goes in as `_stdin`, so that it never stands in a process list."""
+
+    name = "fiefdom.HostSnapshot"
+
+    def command(self) -> StringCommand:
+        """The script, as root."""
+        return _script(snapshot.SCRIPT)
+
+    def process(self, output: list[str]) -> list[str]:
+        """The lines as they came."""
+        return output
+
+
+@operation()
+def take(steps: str) -> Generator[StringCommand]:
+    """Let apply.sh take ``steps``, lines as `apply.steps_text` makes them."""
+    if steps:
+        yield StringCommand("sh", "-c", QuoteString(_AS_ROOT), QuoteString(apply.SCRIPT), _stdin=steps)
+
+
+@operation()
+def ship(refs: tuple[str, ...]) -> Generator[FunctionCommand]:
+    """Send local images to the host, in one stream."""
+    if refs:
+        yield FunctionCommand(_ship, [refs], {})
+
+
+@operation()
+def prove_login(needed: bool) -> Generator[FunctionCommand]:
+    """Log in anew, as an operator would, and become root."""
+    if needed:
+        yield FunctionCommand(_prove_login, [], {})
+
+
+def _ship(_state: State, host: Host, refs: tuple[str, ...]) -> bool:
+    with images.saved(refs) as stream:
+        _stream(host, stream, "docker load --quiet")
+    return True
+
+
+def _stream(host: Host, source: IO[bytes], script: str) -> None:
+    """Feed ``source`` to a root shell on the host. pyinfra itself can only send text it holds in memory."""
+    transport = host.connector.client.get_transport()  # type: ignore[attr-defined] # the SSH connector's own
+    channel = transport.open_session()
+    try:
+        channel.exec_command(" ".join(["sh", "-c", shlex.quote(_AS_ROOT), shlex.quote(script)]))
+        # Nothing is read while sending: the script may say no more than the channel's window holds.
+        with suppress(OSError):  # the far end died; its exit code and words follow
+            while chunk := source.read(_CHUNK):
+                channel.sendall(chunk)
+        channel.shutdown_write()
+        error = channel.makefile_stderr("r").read()
+        status = channel.recv_exit_status()
+    finally:
+        channel.close()
+    if status:
+        words = error.decode(errors="replace") if isinstance(error, bytes) else error
+        raise FiefdomError(f"{host.name}: `{script}` failed: {' '.join(words.split()) or f'exit {status}'}")
+
+
+def _prove_login(_state: State, host: Host) -> bool:
+    reason = login_error(host)
+    if reason:
+        raise FiefdomError(f"{host.name}: a new login does not work any more: {reason}; the old session is still open")
+    return True
+
+
+def login_error(host: Host, attempts: int = 5) -> str | None:
+    """Why a fresh login to ``host`` with its own settings fails, or None when it works and root is reached.
+
+    sshd refuses connections for a moment while it reloads, so there are a few tries; not more, for sshd of
+    Debian 13 locks out an address that fails too often.
+    """
+    fresh: Any = host.connector_cls(host.state, host)
+    reason = "not tried"
+    for attempt in range(attempts):
+        gevent.sleep(0.5 * attempt)
+        try:
+            fresh.connect()
+        except ConnectError as error:
+            reason = str(error)
+            continue
+        try:
+            ok, output = fresh.run_shell_command(StringCommand("[ $(id -u) = 0 ] || sudo -n true"))
+            return None if ok else f"root is out of reach: {output.stderr}"
+        finally:
+            fresh.client.close()
+    return reason
+
+
+@dataclass
+class Session:
+    """Connections to some hosts of a cluster, for one run.
+
+    Entering tries every host and raises one FiefdomError that names all that did not answer; leaving closes all.
+    """
+
+    cluster: Cluster
+    names: tuple[str, ...]
+    _state: State = field(init=False, repr=False)
+
+    def __enter__(self) -> Session:
+        # Without a handler, Python prints pyinfra's warnings raw.
+        logging.getLogger("pyinfra").addHandler(logging.NullHandler())
+        logging.getLogger("paramiko").addHandler(logging.NullHandler())
+        data = [(name, inventory.host_data(self.cluster, name)) for name in self.names]
+        self._state = State(
+            Inventory((data, {})),
+            Config(CONNECT_TIMEOUT=CONNECT_TIMEOUT_S, PARALLEL=len(data)),
+            check_for_changes=False,
+        )
+        self._state.is_executing = True  # operations run when they are called
+        try:
+            failures = {n: e for n, e in self.on_all(self._connect).items() if e}
+            if failures:
+                raise FiefdomError("; ".join(f"{name}: {reason}" for name, reason in failures.items()))
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every connection."""
+        for host in self._state.inventory:
+            if host.connected:
+                host.connector.client.close()  # type: ignore[attr-defined] # pyinfra's disconnect leaves it open
+
+    def on_all(self, function: Callable[[str], T], names: Iterable[str] | None = None) -> dict[str, T]:
+        """``function(name)`` for every host at once, in the inventory's order; the first error is raised at the end."""
+        jobs = {name: gevent.spawn(function, name) for name in (self.names if names is None else names)}
+        gevent.joinall(jobs.values())
+        return {name: job.get() for name, job in jobs.items()}
+
+    def snapshot_lines(self, queries: Mapping[str, str]) -> dict[str, list[str]]:
+        """The snapshot script's answer from every host, one round trip each."""
+
+        def ask(name: str) -> list[str]:
+            ok, output = self._host(name).run_shell_command(_script(snapshot.SCRIPT), _stdin=queries[name])
+            if not ok:
+                raise FiefdomError(f"{name}: the snapshot failed: {' '.join(output.stderr.split()) or 'no output'}")
+            return list(output.stdout_lines)
+
+        return self.on_all(ask, queries)
+
+    def run(self, name: str, phase: apply.Phase, registry: bool) -> None:
+        """Take one host through one phase; FiefdomError says what failed there."""
+        host = self._host(name)
+        label = f"{name} | {phase.name}"
+        if phase.images and registry:
+            self._operate(host, take, label, steps=apply.steps_text(("pull", ref) for ref in phase.images))
+        elif phase.images:
+            self._operate(host, ship, label, refs=phase.images)
+        if phase.steps:
+            self._operate(host, take, label, steps=apply.steps_text(phase.steps))
+        if phase.cuts_line:
+            reason = login_error(host)
+            if reason:
+                raise FiefdomError(f"{name}: a new login does not work any more: {reason}")
+
+    def shell(self, name: str, argv: Iterable[str]) -> tuple[bool, str, str]:
+        """Run a command as root; whether it succeeded, its output and its errors."""
+        ok, output = self._host(name).run_shell_command(_script(shlex.join(argv)))
+        return ok, output.stdout, output.stderr
+
+    def _operate(self, host: Host, op: Any, label: str, **arguments: Any) -> None:
+        with ctx_state.use(self._state), ctx_host.use(host):
+            try:
+                op(name=label, _sudo=False, **arguments)
+            except NestedOperationError as error:
+                raise FiefdomError(f"{host.name}: {self._why(host, error)}") from None
+
+    def _why(self, host: Host, error: NestedOperationError) -> str:
+        meta = self._state.get_op_data_for_host(host, error.args[0]).operation_meta
+        return failure(meta.stdout_lines) or " ".join(meta.stderr.split()) or "the connection broke off"
+
+    def _host(self, name: str) -> Host:
+        found: Host = self._state.inventory.get_host(name)
+        return found
+
+    def _connect(self, name: str) -> str | None:
+        host = self._host(name)
+        try:
+            host.connect(show_errors=False, raise_exceptions=True)
+        except ConnectError as error:
+            return " ".join(str(error).split())
+        except Exception as error:  # a key file that paramiko cannot read, for one
+            return f"{type(error).__name__}: {error}"
+        self._state.activate_host(host)
+        # Without it every command waits for a delayed acknowledgement: 48 ms instead of 6.
+        sock = host.connector.client.get_transport().sock  # type: ignore[attr-defined]
+        with suppress(OSError, AttributeError):  # a ProxyJump's channel is no socket
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return None
+
+
+def failure(lines: Iterable[str]) -> str | None:
+    """What apply.sh said when a step failed: the thing and the reason."""
+    for line in lines:
+        kind, _, rest = line.partition("\t")
+        if kind == "fiefdom-failed":
+            thing, _, why = rest.partition("\t")
+            return f"{thing}: {why}"
+    return None
+
+
+def deploy(*concerns: str) -> None:
+    """Converge the host that pyinfra is at, wholly or in some concerns: what the files in deploys/ call.
+
+    Every host gets the same operations in the same order, empty where there is nothing to do, so that pyinfra's own
+    counts and JSON tell changes from none.
+    """
+    host, state = context.host, context.state
+    # One broken host must not leave the others half way through a fleet-wide change.
+    state.config.FAIL_PERCENT = 0
+    try:
+        known = _known(state)
+        chosen = concerns or converge.ALL
+        states = converge.states_of(known.cluster, host.name, known.secrets, chosen)
+        lines = host.get_fact(HostSnapshot, _stdin=snapshot.query(states.values()), _sudo=False)
+        if lines is None:
+            raise FiefdomError(f"{host.name}: the snapshot failed; its words are above")
+        wanted = converge.plan_of(host.name, states, lines, known.identities, chosen)
+    except FiefdomError as error:
+        raise DeployError(str(error)) from error
+    if state.config.DIFF:
+        _log_diffs(host, wanted)
+    phases = {phase.name: phase for phase in apply.phases(wanted)}
+    nothing = apply.Phase("nothing")
+    registry = known.cluster.registry is not None
+    for name in apply.PHASES:
+        phase = phases.get(name, nothing)
+        steps = [("pull", ref) for ref in phase.images if registry] + list(phase.steps)
+        if name == "images" and not registry:
+            ship(name="Fiefdom: images", refs=phase.images, _sudo=False)
+        else:
+            # Hosts take turns where one may serve less for a while.
+            take(name=f"Fiefdom: {name}", steps=apply.steps_text(steps), _sudo=False, _serial=name == "containers")
+        if name == "files":
+            prove_login(name="Fiefdom: a new login still works", needed=phase.cuts_line, _sudo=False)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What one pyinfra run needs to know once."""
+
+    cluster: Cluster
+    secrets: Secrets
+    identities: Mapping[str, str]
+
+
+def _known(state: State) -> _Known:
+    # Kept on pyinfra's own object, which lives exactly as long as the run.
+    known: _Known | None = getattr(state, "fiefdom", None)
+    if known is None:
+        cluster = inventory.cluster_of(state.inventory)
+        known = _Known(cluster, secret.load(cluster), images.identities(cluster))
+        state.fiefdom = known  # type: ignore[attr-defined]
+    return known
+
+
+def _log_diffs(host: Host, wanted: plan.HostPlan) -> None:
+    def read(_name: str, path: str) -> str:
+        ok, output = host.run_shell_command(_script(shlex.join(["cat", path])))
+        return output.stdout if ok else ""
+
+    for (_, path), text in diffs.of_plan(plan.merge([wanted]), read).items():
+        host.log(f"{path}\n{text}")
+
+
+def load_python_inventory(path: str) -> PyinfraInventory:
+    """A pyinfra inventory file as pyinfra itself would read it."""
+    from pyinfra_cli.inventory import make_inventory  # slow, and only needed for .py inventories
+
+    made: PyinfraInventory = make_inventory(path)
+    return made

@@ -1,0 +1,182 @@
+"""Images on the operator's machine: built once from their folder, known by id, sent to hosts that lack them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from fiefdom import __version__
+from fiefdom.errors import FiefdomError
+from fiefdom.model import Cluster
+
+GATEWAY = "fiefdom/gateway"
+SERF = "fiefdom/serf"
+_CONTEXT_LABEL = "fiefdom.context"  # snapshot.sh reads it as well
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An image that a cluster runs. ``context`` is the folder it is built from, if it is built here."""
+
+    ref: str
+    key: str
+    context: Path | None
+
+
+def ref(cluster: Cluster, name: str, version: str) -> str:
+    """The reference of an image as hosts name it, with the registry where there is one."""
+    prefix = f"{cluster.registry.server}/" if cluster.registry else ""
+    return f"{prefix}{name}:{version}"
+
+
+def wanted(cluster: Cluster) -> tuple[Wanted, ...]:
+    """Every image of a cluster: Fiefdom's own two and one for each service."""
+    own = [
+        Wanted(ref(cluster, name, __version__), f"Fiefdom's own {name}", _own_context(name)) for name in (GATEWAY, SERF)
+    ]
+    services = [
+        Wanted(
+            ref(cluster, service.image, service.version),
+            f"services.{name}.image",
+            cluster.path(service.build) if service.build else None,
+        )
+        for name, service in cluster.services.items()
+    ]
+    return tuple(dict.fromkeys([*own, *services]))
+
+
+def _own_context(name: str) -> Path:
+    folder = name.rpartition("/")[2]
+    package = Path(__file__).parent
+    for root in (package / "images", package.parents[1] / "images"):
+        if (root / folder).is_dir():
+            return root / folder
+    raise FiefdomError(f"the build context of {name} is missing from this installation; install Fiefdom anew")
+
+
+def identities(cluster: Cluster) -> dict[str, str]:
+    """What tells the right image from another of the same name, by reference.
+
+    For an image built here that is the digest of its folder, which the build leaves in a label: two operators
+    whose builds differ in nothing but their time agree. For one that is only present here it is its id. Images
+    of a registry, and those that this machine does not know, are not in the result.
+    """
+    if cluster.registry is not None:
+        return {}
+    needed = wanted(cluster)
+    known = {w.ref: f"context:{_digest_of(w.context)}" for w in needed if w.context is not None}
+    others = [w.ref for w in needed if w.context is None]
+    if others and shutil.which("docker") is not None:
+        known |= {ref: found.id for ref, found in _inspect(others).items()}
+    return known
+
+
+def ensure(cluster: Cluster, refs: Iterable[str], say: Say) -> None:
+    """Build those of ``refs`` that are missing here or older than their folder.
+
+    Raises FiefdomError for an image that is neither here nor can be built. With a registry there is nothing to do.
+    """
+    if cluster.registry is not None:
+        return
+    needed = [w for w in wanted(cluster) if w.ref in set(refs)]
+    present = _inspect([w.ref for w in needed]) if needed else {}
+    for image in needed:
+        found = present.get(image.ref)
+        if image.context is None:
+            if found is None:
+                raise FiefdomError(
+                    f"{image.key}: {image.ref} is not on this machine; build or pull it here, "
+                    "give the service a `build` folder, or name a `registry`"
+                )
+        elif found is None or found.context != _digest_of(image.context):
+            build(image, say)
+
+
+def build(image: Wanted, say: Say) -> None:
+    """Build one image from its folder with the local Docker daemon."""
+    context = image.context
+    if context is None or not (context / "Dockerfile").is_file():
+        raise FiefdomError(f"{image.key.replace('.image', '.build')}: {context} has no Dockerfile; correct the folder")
+    say(f"building {image.ref}")
+    label = f"{_CONTEXT_LABEL}={_digest_of(context)}"
+    done = subprocess.run(
+        ["docker", "build", "--label", label, "--tag", image.ref, str(context)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        raise FiefdomError(f"{image.ref} could not be built from {context}: " + " | ".join(lines[-3:]))
+
+
+@contextmanager
+def saved(refs: Iterable[str]) -> Iterator[IO[bytes]]:
+    """A stream of `docker save` for several images, so that layers they share travel once."""
+    with subprocess.Popen(["docker", "save", *refs], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None  # noqa: S101 -- both are pipes
+        try:
+            yield process.stdout
+        finally:
+            process.stdout.close()
+            error = process.stderr.read().decode(errors="replace").strip()
+        if process.wait():
+            raise FiefdomError(f"docker save {' '.join(refs)} failed: {error}")
+
+
+@dataclass(frozen=True)
+class _Found:
+    id: str
+    context: str
+
+
+def _inspect(refs: list[str]) -> dict[str, _Found]:
+    # Exits 1 when one of them is missing and still prints the others.
+    done = subprocess.run(["docker", "image", "inspect", *refs], capture_output=True, text=True, check=False)
+    try:
+        images = json.loads(done.stdout or "[]")
+    except ValueError:
+        return {}
+    found = {}
+    for image in images:
+        labels: Mapping[str, str] = image["Config"].get("Labels") or {}
+        entry = _Found(_config_digest(image), labels.get(_CONTEXT_LABEL, ""))
+        found.update({tag: entry for tag in image["RepoTags"] or [] if tag in refs})
+    return found
+
+
+def _config_digest(image: Mapping[str, str]) -> str:
+    """The id a host's classic image store will give it.
+
+    With Docker's containerd store (the default from Docker 29 on) the local id is the manifest's digest instead,
+    and only the saved archive tells the configuration's.
+    """
+    if "Descriptor" not in image:
+        return image["Id"]
+    with saved([image["Id"]]) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+        for member in archive:
+            if member.name == "manifest.json" and (file := archive.extractfile(member)):
+                config = json.load(file)[0]["Config"]
+                return "sha256:" + Path(config).name.removesuffix(".json")
+    raise FiefdomError(f"docker save {image['Id']} holds no manifest; is this Docker's own client?")
+
+
+def _digest_of(context: Path) -> str:
+    """Digest of all files of a build folder: names, executable bits, content."""
+    total = hashlib.sha256()
+    for path in sorted(context.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            mode = path.stat().st_mode & 0o111
+            total.update(f"{path.relative_to(context)}\0{mode}\0".encode())
+            total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()

@@ -1,0 +1,78 @@
+"""What a Serf agent is told: its name, key, tags and whom to join, the same for app hosts and gateways."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping, Sequence
+
+from fiefdom.containers import UID
+from fiefdom.desired import Context, File
+from fiefdom.errors import FiefdomError
+from fiefdom.model import Cluster, Instance
+
+# memberlist.MetaMaxSize: all tags of a member, encoded as msgpack behind one byte of type.
+TAGS_MAX_BYTES = 512
+
+
+def rpc_auth(context: Context) -> str:
+    """Token that opens the RPC port of the host's agent; each host has its own, none of them tells the gossip key."""
+    key = context.secrets.gossip_key.encode()
+    return hmac.new(key, f"fiefdom rpc {context.name}".encode(), hashlib.sha256).hexdigest()
+
+
+def rpc_environment(context: Context) -> dict[str, str]:
+    """Environment that lets `serf` in the agent's container talk to the agent."""
+    return {"SERF_RPC_ADDR": f"127.0.0.1:{context.cluster.serf.rpc_port}", "SERF_RPC_AUTH": rpc_auth(context)}
+
+
+def app_tags(cluster: Cluster, instances: Sequence[Instance]) -> dict[str, str]:
+    """Tags that say what an app host offers: `svc:predictor` = `1.0.0;8000-8003`."""
+    ports: dict[str, list[int]] = {}
+    for instance in instances:
+        ports.setdefault(instance.service, []).append(instance.port)
+    offers = {
+        f"svc:{service}": f"{cluster.services[service].version};{min(taken)}-{max(taken)}"
+        for service, taken in ports.items()
+    }
+    return {"role": "app", **offers}
+
+
+def agent_file(context: Context, path: str, *, tags: Mapping[str, str], state_dir: str) -> File:
+    """The agent's configuration, which holds the gossip key, for the container's user alone.
+
+    Raises FiefdomError where the tags are more than Serf can carry.
+    """
+    # msgpack spends at most 3 bytes on a string's length, and on the map's.
+    size = 4 + sum(len(text.encode()) + 3 for pair in tags.items() for text in pair)
+    if size > TAGS_MAX_BYTES:
+        raise FiefdomError(
+            f"hosts.{context.name}: its services need {size} bytes of Serf tags, of which there are "
+            f"{TAGS_MAX_BYTES}; shorten service names or versions, or spread the services over more hosts"
+        )
+    serf = context.cluster.serf
+    own = f"{context.host.address}:{serf.port}"
+    gateways = (f"{context.cluster.hosts[name].address}:{serf.port}" for name in context.cluster.gateways)
+    config = {
+        "node_name": context.name,
+        "tags": dict(tags),
+        "bind": own,
+        "advertise": own,
+        "encrypt_key": context.secrets.gossip_key,
+        "rpc_addr": f"127.0.0.1:{serf.rpc_port}",
+        "rpc_auth": rpc_auth(context),
+        "profile": serf.profile,
+        "log_level": "info",
+        "snapshot_path": f"{state_dir}/snapshot",
+        # A host that boots before any gateway keeps asking. To join oneself always works, and would end the asking.
+        "retry_join": [address for address in gateways if address != own],
+        "retry_interval": "1s",
+        "reconnect_interval": "5s",
+        # Without it an agent that left is never asked back by its snapshot, and a lone gateway has nobody to ask.
+        "rejoin_after_leave": True,
+        "leave_on_terminate": True,
+        "disable_name_resolution": True,
+    }
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    return File(path, text.encode(), mode=0o400, uid=UID, gid=UID, secret=True)

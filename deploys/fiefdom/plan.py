@@ -1,0 +1,328 @@
+"""What has to change: the pure difference between what a host should hold and what it holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fiefdom.desired import Container, Directory, File, HostState, Package, Sysctl, Unit, digest, spec_hash
+from fiefdom.errors import FiefdomError
+from fiefdom.snapshot import FoundContainer, FoundUnit, Snapshot, sysctl_path
+
+Sign = Literal["+", "~", "-", "-/+"]
+Resource = Directory | File | Package | Sysctl | Unit | Container | str | None
+
+# The order in which a plan lists kinds; also, roughly, the order in which they are applied.
+KINDS = ("hostname", "package", "directory", "file", "sysctl", "unit", "image", "container", "record")
+
+# What systemd calls a unit that runs, or is about to without anybody's help.
+_RUNNING = ("active", "reloading")
+_ENABLED = ("enabled", "static", "alias", "indirect", "generated")
+_SUPPORTED = {("debian", "bookworm"), ("debian", "trixie")}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One difference. ``why`` is for people; ``resource`` is what apply needs and never printed."""
+
+    kind: str
+    sign: Sign
+    name: str
+    why: str
+    resource: Resource = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class HostPlan:
+    """Every difference of one host, in a stable order."""
+
+    host: str
+    changes: tuple[Change, ...]
+    state: HostState = field(repr=False, compare=False)
+    snapshot: Snapshot = field(repr=False, compare=False)
+
+    def of(self, kind: str, *signs: Sign) -> tuple[Change, ...]:
+        """The changes of a kind; with ``signs`` only those."""
+        return tuple(c for c in self.changes if c.kind == kind and (not signs or c.sign in signs))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plans of all hosts, in the inventory's order."""
+
+    hosts: tuple[HostPlan, ...]
+
+    @property
+    def clean(self) -> bool:
+        """Whether there is nothing to do."""
+        return not any(h.changes for h in self.hosts)
+
+    @property
+    def counts(self) -> dict[Sign, int]:
+        """How many changes of each sign."""
+        signs: tuple[Sign, ...] = ("+", "~", "-/+", "-")
+        return {s: sum(c.sign == s for h in self.hosts for c in h.changes) for s in signs}
+
+    def as_data(self) -> dict[str, object]:
+        """The plan as plain data, for JSON: no content, no secret."""
+        return {
+            "clean": self.clean,
+            "hash": self.hash,
+            "counts": dict(self.counts),
+            "hosts": {
+                h.host: [{"kind": c.kind, "sign": c.sign, "name": c.name, "why": c.why} for c in h.changes]
+                for h in self.hosts
+            },
+        }
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits that name this plan: equal for equal changes, on any machine."""
+        shown = [
+            (h.host, [(c.kind, c.sign, c.name, c.why, _fingerprint(c.resource)) for c in h.changes]) for h in self.hosts
+        ]
+        return digest(json.dumps(shown))[:12]
+
+
+def _fingerprint(resource: Resource) -> str:
+    # A secret's digest could be tried against guesses, so a secret counts by its place only.
+    return resource.digest if isinstance(resource, File) and not resource.secret else ""
+
+
+def require_supported(host: str, snapshot: Snapshot) -> None:
+    """Raise FiefdomError where ``host`` is not a machine that Fiefdom can converge."""
+    if (snapshot.distribution, snapshot.release) not in _SUPPORTED:
+        found = " ".join(filter(None, (snapshot.distribution, snapshot.release))) or "an unknown system"
+        raise FiefdomError(f"{host}: is {found}; Fiefdom converges Debian 12 (bookworm) and 13 (trixie) only")
+    if snapshot.uid != 0:
+        raise FiefdomError(
+            f"{host}: the login user is neither root nor allowed to use sudo without a password; "
+            "mend ssh.user, or let /etc/sudoers.d grant it NOPASSWD"
+        )
+
+
+def of_host(
+    host: str, state: HostState, snapshot: Snapshot, identities: Mapping[str, str], complete: bool = True
+) -> HostPlan:
+    """The plan of one host. Where ``state`` is not ``complete``, what it does not speak of stays.
+
+    ``identities`` tells the right images as `images.identities` does; one that is not in it is right if it is there.
+    """
+    changes = [
+        *_hostname(state, snapshot),
+        *_packages(state, snapshot),
+        *_directories(state, snapshot),
+        *_files(state, snapshot),
+        *_sysctls(state, snapshot),
+        *_units(state, snapshot),
+        *_images(state, snapshot, identities),
+        *_containers(state, snapshot, identities),
+        *(_unwanted(state, snapshot) if complete else ()),
+        *_record(state, snapshot),
+    ]
+    return HostPlan(host, tuple(sorted(changes, key=_order)), state, snapshot)
+
+
+def _order(change: Change) -> tuple[int, str, str]:
+    return KINDS.index(change.kind), change.name, change.sign
+
+
+def _hostname(state: HostState, now: Snapshot) -> Iterator[Change]:
+    if state.hostname is not None and {now.hostname, now.static_hostname} != {state.hostname}:
+        found = now.hostname if now.hostname != state.hostname else now.static_hostname
+        yield Change("hostname", "~", state.hostname, f"is {found or 'not set'}", state.hostname)
+
+
+def _packages(state: HostState, now: Snapshot) -> Iterator[Change]:
+    for package in state.packages:
+        if package.name not in now.packages:
+            yield Change("package", "+", package.name, "not installed", package)
+
+
+def _directories(state: HostState, now: Snapshot) -> Iterator[Change]:
+    for directory in state.directories:
+        found = now.files.get(directory.path)
+        if found is None:
+            yield Change("directory", "+", directory.path, f"mode {directory.mode:04o}", directory)
+        elif found.kind != "directory":
+            raise FiefdomError(f"{directory.path} is a {found.kind} where a folder should be; move it away")
+        elif why := _ownership(directory, found.mode, found.uid, found.gid):
+            yield Change("directory", "~", directory.path, why, directory)
+
+
+def _files(state: HostState, now: Snapshot) -> Iterator[Change]:
+    for file in state.files:
+        found = now.files.get(file.path)
+        if found is None:
+            yield Change("file", "+", file.path, f"mode {file.mode:04o}", file)
+            continue
+        if found.kind == "directory":
+            raise FiefdomError(f"{file.path} is a folder where a file should be; move it away")
+        why = [] if found.digest == file.digest and found.kind.startswith("regular") else ["content"]
+        why += filter(None, [_ownership(file, found.mode, found.uid, found.gid)])
+        if why:
+            yield Change("file", "~", file.path, ", ".join(why), file)
+
+
+def _ownership(wanted: File | Directory, mode: int, uid: int, gid: int) -> str:
+    why = []
+    if mode != wanted.mode:
+        why.append(f"mode {mode:04o} -> {wanted.mode:04o}")
+    if (uid, gid) != (wanted.uid, wanted.gid):
+        why.append(f"owner {uid}:{gid} -> {wanted.uid}:{wanted.gid}")
+    return ", ".join(why)
+
+
+def _sysctls(state: HostState, now: Snapshot) -> Iterator[Change]:
+    for sysctl in state.sysctls:
+        found = now.sysctls.get(sysctl_path(sysctl.key).removeprefix("/proc/sys/"))
+        if found != sysctl.value:
+            yield Change("sysctl", "~", sysctl.key, f"{found or 'unset'} -> {sysctl.value}", sysctl)
+
+
+def _units(state: HostState, now: Snapshot) -> Iterator[Change]:
+    for unit in state.units:
+        actions = unit_actions(unit, state, now)
+        if actions:
+            sign: Sign = "+" if now.units.get(unit.name, FoundUnit()).load == "not-found" else "~"
+            yield Change("unit", sign, unit.name, ", ".join(a.why for a in actions), unit)
+
+
+@dataclass(frozen=True)
+class UnitAction:
+    """What systemctl is asked to do with a unit, and why. ``daemon-reload`` concerns all units at once."""
+
+    verbs: tuple[str, ...]
+    why: str
+
+
+def unit_actions(unit: Unit, state: HostState, now: Snapshot) -> list[UnitAction]:
+    """What brings ``unit`` where it should be, in order; nothing where it is there."""
+    return list(_unit_actions(unit, now.units.get(unit.name, FoundUnit()), state, now))
+
+
+def _unit_actions(unit: Unit, found: FoundUnit, state: HostState, now: Snapshot) -> Iterator[UnitAction]:
+    if found.needs_reload:
+        yield UnitAction(("daemon-reload",), "systemd has an older unit file loaded")
+    if unit.enabled and found.enabled not in _ENABLED:
+        yield UnitAction(("enable",), "enable")
+    elif not unit.enabled and found.enabled == "enabled":
+        yield UnitAction(("disable",), "disable")
+    if any(c.unit == unit.name for c in state.containers):
+        return  # whether it runs is told with its container
+    running = found.active in _RUNNING
+    if not unit.active:
+        if running:
+            yield UnitAction(("stop",), "stop")
+    elif found.condition_failed:
+        return
+    elif not running:
+        # Installing its package may start it before its configuration is there: only `on_change` is sure to read it.
+        verbs = unit.on_change if unit.config else ("start",)
+        yield UnitAction(verbs, "start again after its failure" if found.active == "failed" else "start")
+    elif unit.config:
+        stamp, _, live = now.stamps.get(unit.name, "").partition(" ")
+        if stamp != unit_stamp(unit, state):
+            yield UnitAction(unit.on_change, f"{unit.on_change[-1]}: runs an older configuration")
+        elif unit.live and now.live.get(unit.name) != live:
+            yield UnitAction(unit.on_change, f"{unit.on_change[-1]}: changed behind its back")
+
+
+def unit_stamp(unit: Unit, state: HostState) -> str:
+    """Digest of the configuration that ``unit`` must have come up with."""
+    return state.stamp(unit.config)
+
+
+def _images(state: HostState, now: Snapshot, identities: Mapping[str, str]) -> Iterator[Change]:
+    for image in state.images:
+        found, wanted = now.images.get(image.ref), identities.get(image.ref)
+        if found is None:
+            yield Change("image", "+", image.ref, "not on the host", image.ref)
+        elif wanted is not None and wanted not in (found.id, f"context:{found.context}"):
+            yield Change("image", "~", image.ref, f"{_short(found.context or found.id)} -> {_short(wanted)}", image.ref)
+
+
+def _containers(state: HostState, now: Snapshot, identities: Mapping[str, str]) -> Iterator[Change]:
+    replaced_images = {c.name for c in _images(state, now, identities) if c.sign == "~"}
+    for container in state.containers:
+        found = now.containers.get(container.name)
+        if found is None:
+            yield Change("container", "+", container.name, f"image {container.image}", container)
+            continue
+        why = _container_drift(container, found, state, now)
+        if container.image in replaced_images:
+            why = [*(w for w in why if w != _NOT_RUNNING), "new image"]
+        if why:
+            replaced = why[0] != _NOT_RUNNING
+            yield Change("container", "-/+" if replaced else "~", container.name, ", ".join(why), container)
+
+
+_NOT_RUNNING = "not running"
+
+
+def _container_drift(wanted: Container, found: FoundContainer, state: HostState, now: Snapshot) -> list[str]:
+    why = []
+    if not found.ours:
+        why.append("started by hand")
+    elif found.spec != spec_hash(wanted, state):
+        if found.version and found.version != wanted.version:
+            why.append(f"{found.version} -> {wanted.version}")
+        else:
+            why.append("specification")
+    elif now.container_stamps.get(wanted.name) != f"{found.spec} {found.facts}":
+        why.append("started by hand with other settings")
+    image = now.images.get(wanted.image)
+    if found.ours and image is not None and found.image_id != image.id:
+        why.append(f"image {_short(found.image_id)} -> {_short(image.id)}")
+    if not why:
+        unit = now.units.get(wanted.unit, FoundUnit())
+        if not found.running:
+            why.append(_NOT_RUNNING)
+        elif unit.active not in _RUNNING:
+            why += [_NOT_RUNNING, f"its unit is {unit.active}"]
+    return why
+
+
+def _unwanted(state: HostState, now: Snapshot) -> Iterator[Change]:
+    wanted = made(state)
+    for kind, name in sorted(now.made - wanted):
+        if kind in KINDS:
+            yield Change(kind, "-", name, "no longer in the inventory", name)
+    containers = {name for kind, name in wanted | now.made if kind == "container"}
+    for name, found in now.containers.items():
+        if found.ours and name not in containers:
+            yield Change("container", "-", name, "no longer in the inventory", name)
+
+
+def _record(state: HostState, now: Snapshot) -> Iterator[Change]:
+    if made(state) - now.made:
+        yield Change("record", "~", "manifest", "what Fiefdom made on this host")
+
+
+def made(state: HostState) -> frozenset[tuple[str, str]]:
+    """What of ``state`` is Fiefdom's own to remove again, as (kind, name).
+
+    Packages stay, for others may use them by now, and so do units that a package brought.
+    """
+    return frozenset(
+        [("file", f.path) for f in state.files]
+        + [("directory", d.path) for d in state.directories]
+        + [("unit", c.unit) for c in state.containers]
+        + [("unit", u.name) for u in state.units if _is_our_unit(u, state)]
+        + [("container", c.name) for c in state.containers]
+    )
+
+
+def _is_our_unit(unit: Unit, state: HostState) -> bool:
+    return any(f.path == f"/etc/systemd/system/{unit.name}" for f in state.files)
+
+
+def _short(image_id: str) -> str:
+    return image_id.removeprefix("sha256:").removeprefix("context:")[:12]
+
+
+def merge(plans: Iterable[HostPlan]) -> Plan:
+    """The plans of single hosts as one, in the order given."""
+    return Plan(tuple(plans))

@@ -1,0 +1,102 @@
+"""How plans, progress and the state of a cluster look to a person."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from fiefdom.plan import HostPlan, Plan
+from fiefdom.status import Status
+
+_STYLE = {"+": "green", "~": "yellow", "-": "red", "-/+": "magenta"}
+_WORDS = {"+": "to create", "~": "to change", "-/+": "to replace", "-": "to remove"}
+
+
+def plan_tree(plan: Plan) -> Iterable[Text]:
+    """A plan as lines: hosts, under each its changes, and a footer with counts and hash."""
+    for host in plan.hosts:
+        yield Text(host.host, style="bold")
+        if not host.changes:
+            yield Text("  = no change", style="dim")
+        width = min(60, max((len(f"{c.kind} {c.name}") for c in host.changes), default=0))
+        for change in host.changes:
+            line = Text("  ")
+            line.append(f"{change.sign:<3} ", style=_STYLE[change.sign])
+            line.append(f"{change.kind} {change.name}".ljust(width))
+            line.append(f"  {change.why}", style="dim")
+            yield line
+    changed = sum(bool(h.changes) for h in plan.hosts)
+    counts = [f"{n} {_WORDS[sign]}" for sign, n in plan.counts.items() if n]
+    summary = ", ".join(counts) if counts else "no changes"
+    yield Text(f"{summary} on {changed} of {len(plan.hosts)} hosts. plan {plan.hash}", style="bold")
+
+
+def instances_summary(host: HostPlan) -> str:
+    """`3 instances` or the like."""
+    count = sum(c.role == "instance" for c in host.state.containers)
+    return f"{count} instance{'' if count == 1 else 's'}"
+
+
+class Progress:
+    """One line per host and phase with the elapsed seconds; plain lines where nobody watches."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._start = time.monotonic()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the progress began."""
+        return time.monotonic() - self._start
+
+    def __call__(self, who: str, what: str) -> None:
+        """Say what happens now."""
+        self._console.print(
+            f"[dim]{self.elapsed_s:6.1f} s[/dim]  [bold]{escape(who):<8}[/bold] {escape(what)}", highlight=False
+        )
+
+
+def status_tables(status: Status) -> Iterable[Table | Text]:
+    """Hosts, then instances, then what is wrong."""
+    hosts = Table(
+        "host", "address", "system", "role", "member", "instances", "gateway", title=None, box=None, pad_edge=False
+    )
+    for h in status.hosts:
+        hosts.add_row(
+            Text(h.name, style="bold"),
+            h.address,
+            h.release,
+            h.role,
+            _state(h.member),
+            f"{h.running}/{h.wanted}" if h.wanted else "-",
+            _state(h.gateway),
+        )
+    yield hosts
+    yield Text()
+    instances = Table("service", "instance", "version", "container", *status.gateways, box=None, pad_edge=False)
+    for i in status.instances:
+        instances.add_row(
+            i.service, f"{i.host}:{i.port}", i.version, _state(i.container), *(_state(s) for s in i.servers)
+        )
+    yield instances
+    for line in status.problems:
+        yield Text(f"! {line}", style="red")
+
+
+def _state(word: str) -> Text:
+    good, waiting = {"alive", "running", "up", "serving"}, {"leaving", "drain", "maint", "-"}
+    return Text(word, style="green" if word in good else "dim" if word in waiting else "red")
+
+
+def diff(host: str, path: str, text: str) -> Text:
+    """A unified diff in the usual colours, under a heading."""
+    out = Text(f"\n{host}: {path}\n", style="bold")
+    for line in text.splitlines(keepends=True):
+        style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
+        out.append(line, style=style)
+    return out

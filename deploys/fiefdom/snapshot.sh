@@ -1,0 +1,59 @@
+# What a host holds, in one round trip. Reads a query on standard input and prints records of tab-separated
+# fields; changes nothing. Needs sh, coreutils, findutils and, where it is there, docker.
+# snapshot.py writes the query and reads the answer.
+set -u
+export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+tab=$(printf '\t')
+query=$(cat)
+
+# container_facts: snapshot.py puts the function here that the supervisor script has as well
+
+ask() { printf '%s\n' "$query" | sed -n "s/^$1$tab//p"; }
+
+printf 'snapshot\t1\n'
+printf 'uid\t%s\n' "$(id -u)"
+# shellcheck disable=SC1091
+(. /etc/os-release && printf 'os\t%s\t%s\n' "${ID:-}" "${VERSION_CODENAME:-}")
+[ "$(id -u)" = 0 ] || exit 0 # nothing below is readable; the caller has words for it
+
+docker_part() {
+    command -v docker >/dev/null || return 0
+    ask image | xargs -d '\n' -r docker image inspect \
+        --format "{{range .RepoTags}}image$tab{{.}}$tab{{\$.Id}}$tab{{index \$.Config.Labels \"fiefdom.context\"}}{{println}}{{end}}" 2>/dev/null | grep .
+    {
+        ask container
+        docker ps -a --filter label=fiefdom.name --format '{{.Names}}' 2>/dev/null
+    } | sort -u | xargs -d '\n' -r docker inspect --type container \
+        --format "$(ask container-format)" 2>/dev/null |
+        while IFS= read -r line; do
+            facts=$(container_facts | sha256sum)
+            printf 'container\t%s\t%s\n' "$line" "${facts%% *}"
+        done
+    return 0
+}
+
+host_part() {
+    printf 'hostname\t%s\t%s\n' "$(cat /proc/sys/kernel/hostname)" "$(cat /etc/hostname 2>/dev/null)"
+    df -Pk /var/lib 2>/dev/null | awk 'NR == 2 { print "free-kib\t" $4 }'
+    paths=$(ask file)
+    printf '%s\n' "$paths" | xargs -d '\n' -r stat --printf 'file\t%n\t%F\t%a\t%u\t%g\n' 2>/dev/null
+    printf '%s\n' "$paths" | xargs -d '\n' -r sha256sum 2>/dev/null |
+        sed -n "s/^\([0-9a-f]\{64\}\) [ *]\(.*\)$/digest$tab\2$tab\1/p"
+    ask package | xargs -d '\n' -r dpkg-query -W \
+        -f "package$tab\${Package}$tab\${db:Status-Status}$tab\${Version}\n" 2>/dev/null
+    ask unit | xargs -d '\n' -r systemctl show -p Id -p LoadState -p ActiveState -p SubState -p UnitFileState \
+        -p NeedDaemonReload -p ConditionResult -p ConditionTimestampMonotonic -- 2>/dev/null | sed "s/^/unit$tab/"
+    ask sysctl | xargs -d '\n' -r grep . 2>/dev/null | sed "s/^/sysctl$tab/"
+    [ ! -e /var/lib/fiefdom/manifest ] || sed "s/^/made$tab/" /var/lib/fiefdom/manifest
+    find /var/lib/fiefdom/stamps /var/lib/fiefdom/containers -type f -exec grep . {} + /dev/null 2>/dev/null |
+        sed "s/^/stamp$tab/"
+    ask live | while IFS=$tab read -r unit command; do
+        # shellcheck disable=SC2086 # the command is words of our own
+        printf 'live\t%s\t%s\n' "$unit" "$($command 2>/dev/null | sha256sum | cut -c 1-64)"
+    done
+}
+
+docker_part &
+host=$(host_part)
+wait
+printf '%s\nend\n' "$host"

@@ -1,0 +1,168 @@
+"""The state of a cluster as its hosts and gateways tell it: hosts, members, instances, versions, rotation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fiefdom import converge, snapshot
+from fiefdom.desired import Secrets
+from fiefdom.errors import FiefdomError
+from fiefdom.model import Cluster
+
+if TYPE_CHECKING:
+    from fiefdom.engine import Session
+
+GATEWAY_STATUS = ("docker", "exec", "gateway", "fiefdom-gateway", "status")
+
+
+@dataclass(frozen=True)
+class HostStatus:
+    """A host: what it runs, and how the cluster sees it."""
+
+    name: str
+    address: str
+    release: str
+    role: str
+    member: str
+    running: int
+    wanted: int
+    gateway: str
+
+
+@dataclass(frozen=True)
+class InstanceStatus:
+    """An instance: its container, and its server in the rotation of each gateway."""
+
+    service: str
+    host: str
+    port: int
+    version: str
+    container: str
+    servers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Status:
+    """A cluster at one moment."""
+
+    gateways: tuple[str, ...]
+    hosts: tuple[HostStatus, ...]
+    instances: tuple[InstanceStatus, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def serving(self) -> bool:
+        """Whether every instance runs and is in the rotation of every gateway."""
+        return not self.problems and all(
+            i.container == "running" and all(s == "up" for s in i.servers) for i in self.instances
+        )
+
+    def as_data(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {**dataclasses.asdict(self), "serving": self.serving}
+
+
+def read(cluster: Cluster, secrets: Secrets, hosts: Session) -> Status:
+    """Ask every host of the session once, and every gateway for its view."""
+    queries = {
+        name: snapshot.query(converge.states_of(cluster, name, secrets, ("services", "serf", "gateway")).values())
+        for name in hosts.names
+    }
+    found = {name: snapshot.parse(name, lines) for name, lines in hosts.snapshot_lines(queries).items()}
+    gateways = tuple(name for name in cluster.gateways if name in hosts.names)
+    views = hosts.on_all(lambda name: gateway_view(hosts, name), gateways)
+    return combine(cluster, hosts.names, found, views)
+
+
+def gateway_view(hosts: Session, name: str) -> dict[str, Any] | str:
+    """What a gateway says of itself, as data; or in words why it does not."""
+    ok, output, error = hosts.shell(name, GATEWAY_STATUS)
+    if not ok:
+        return " ".join(error.split())[:200] or "no answer"
+    try:
+        view = json.loads(output)
+    except ValueError:
+        return "its answer is not JSON"
+    return view if isinstance(view, dict) else "its answer is not an object"
+
+
+def combine(
+    cluster: Cluster,
+    names: Sequence[str],
+    found: Mapping[str, snapshot.Snapshot],
+    views: Mapping[str, dict[str, Any] | str],
+) -> Status:
+    """One picture from the hosts' snapshots and the gateways' views. Pure."""
+    members = _members(views)
+    problems = [f"{name}: the gateway does not answer: {view}" for name, view in views.items() if isinstance(view, str)]
+    for name, view in views.items():
+        if isinstance(view, dict):
+            problems += _complaints(name, view)
+    instances = [
+        InstanceStatus(
+            service=i.service,
+            host=name,
+            port=i.port,
+            version=(c.version if (c := found[name].containers.get(i.container)) else "-"),
+            container=_container(found[name], i.container),
+            servers=tuple(_server(view, i.service, f"{name}-{i.port}") for view in views.values()),
+        )
+        for name in names
+        for i in cluster.instances(name)
+    ]
+    hosts = [
+        HostStatus(
+            name=name,
+            address=cluster.hosts[name].address,
+            release=found[name].release,
+            role=", ".join(g.removesuffix("s").replace("_", " ") for g in cluster.hosts[name].groups),
+            member=members.get(name, "unknown" if views else "-"),
+            running=sum(i.host == name and i.container == "running" for i in instances),
+            wanted=len(cluster.instances(name)),
+            gateway="-" if name not in views else "serving" if isinstance(views[name], dict) else "down",
+        )
+        for name in names
+    ]
+    return Status(tuple(views), tuple(hosts), tuple(instances), tuple(problems))
+
+
+def _members(views: Mapping[str, dict[str, Any] | str]) -> dict[str, str]:
+    members: dict[str, str] = {}
+    for view in views.values():
+        for member in view.get("members", []) if isinstance(view, dict) else []:
+            members.setdefault(str(member.get("name")), str(member.get("status")))
+    return members
+
+
+def _complaints(name: str, view: dict[str, Any]) -> list[str]:
+    words = []
+    if not view.get("serf", {}).get("ok", False):
+        words.append(f"{name}: its Serf agent does not answer: {view.get('serf', {}).get('error')}")
+    if not view.get("config", {}).get("ok", False):
+        words.append(f"{name}: HAProxy keeps its last good configuration: {view.get('config', {}).get('error')}")
+    words += [f"{name}: refuses member {r.get('member')}: {r.get('reason')}" for r in view.get("rejected", [])]
+    return words
+
+
+def _container(found: snapshot.Snapshot, name: str) -> str:
+    container = found.containers.get(name)
+    return "missing" if container is None else "running" if container.running else "stopped"
+
+
+def _server(view: dict[str, Any] | str, service: str, name: str) -> str:
+    if isinstance(view, str):
+        return "unknown"
+    for server in view.get("servers", []):
+        if server.get("service") == service and server.get("name") == name:
+            return str(server.get("state"))
+    return "out"
+
+
+def require_gateway(cluster: Cluster, names: Sequence[str]) -> None:
+    """Raise FiefdomError where ``names`` hold no gateway to ask."""
+    if not set(names) & set(cluster.gateways):
+        raise FiefdomError("--limit leaves no gateway, and only gateways know the rotation; add one")

@@ -1,0 +1,5 @@
+"""Converge every host of an inventory: `pyinfra inventories/lab.py deploys/site.py`."""
+
+from fiefdom.engine import deploy
+
+deploy()

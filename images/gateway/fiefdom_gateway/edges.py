@@ -1,0 +1,101 @@
+"""The thin edges: sockets, programs and files. No decisions."""
+
+import asyncio
+import json
+import os
+from pathlib import Path
+
+from fiefdom_gateway.log import printable
+from fiefdom_gateway.members import Unreadable
+
+RUN_DIR = Path("/run/haproxy")
+ADMIN_SOCKET = RUN_DIR / "admin.sock"
+MASTER_SOCKET = RUN_DIR / "master.sock"
+STATUS_SOCKET = Path("/run/fiefdom-gateway.sock")
+
+
+class Failed(Exception):
+    """A program or a socket did not do its part; the message says which and why."""
+
+
+async def ask_haproxy(command: str, timeout_s: float = 5.0, socket: Path = ADMIN_SOCKET) -> str:
+    """Return the reply to one line on HAProxy's runtime (or master) socket. Raises Failed."""
+    try:
+        return await asyncio.wait_for(_exchange(command, socket), timeout_s)
+    except (OSError, asyncio.TimeoutError) as error:
+        reason = str(error) or f"no answer within {timeout_s:g} s"
+        raise Failed(f"HAProxy's {socket.name} failed at {printable(command, 60)!r}: {reason}") from None
+
+
+async def _exchange(command: str, socket: Path) -> str:
+    reader, writer = await asyncio.open_unix_connection(socket)
+    try:
+        writer.write(command.encode() + b"\n")
+        if socket == MASTER_SOCKET:
+            # Unlike the worker's socket, the master's keeps the connection until our end says that it is done.
+            writer.write_eof()
+        return (await reader.read(-1)).decode(errors="replace")
+    finally:
+        writer.close()
+
+
+async def run(argv: list[str], environ: dict[str, str], timeout_s: float) -> str:
+    """Return what a program prints. Raises Failed when it exits other than 0 or takes too long."""
+    child = await asyncio.create_subprocess_exec(
+        *argv,
+        env={**os.environ, **environ},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    program = " ".join(argv[:2])
+    try:
+        output, errors = await asyncio.wait_for(child.communicate(), timeout_s)
+    except BaseException as error:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+        if isinstance(error, asyncio.TimeoutError):
+            raise Failed(f"{program} took more than {timeout_s:g} s") from None
+        raise
+    if child.returncode != 0:
+        reason = printable((errors.strip() or output.strip()).decode(errors="replace"), 300)
+        raise Failed(f"{program} exited {child.returncode}: {reason}")
+    return output.decode(errors="replace")
+
+
+async def validate(config: Path) -> None:
+    """Have HAProxy check a configuration file, warnings counting as errors. Raises Failed with its reasons."""
+    await run(["haproxy", "-dW", "-c", "-f", str(config)], {}, timeout_s=30.0)
+
+
+def serf_environ(rpc_addr: str, agent_config: Path) -> dict[str, str]:
+    """Return what the serf command needs to reach the agent: in the environment, for an argument is everybody's to read."""
+    try:
+        agent = json.loads(agent_config.read_text())
+    except (OSError, ValueError):
+        agent = {}
+    key = agent.get("rpc_auth") if isinstance(agent, dict) else None
+    return {"SERF_RPC_ADDR": rpc_addr, **({"SERF_RPC_AUTH": key} if isinstance(key, str) else {})}
+
+
+def read_text(path: Path) -> str:
+    """Return a file's text. Raises Unreadable."""
+    try:
+        return path.read_text()
+    except (OSError, ValueError) as error:
+        raise Unreadable(f"{path} cannot be read: {error}") from None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file so that a crash leaves the old one or the new one. Raises Failed."""
+    beside = path.with_name(path.name + ".new")
+    try:
+        with beside.open("w") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise Failed(f"{path} cannot be written: {error}") from None

@@ -1,0 +1,286 @@
+"""HAProxy's words: reading its replies, the commands that make it equal to what is wanted, and its configuration text."""
+
+import csv
+import hashlib
+import io
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from fiefdom_gateway.members import Unreadable
+from fiefdom_gateway.settings import Service
+from fiefdom_gateway.wanted import Server
+
+# Bits of srv_admin_state and srv_check_state, from HAProxy 3.0's management guide, "show servers state", and server-t.h.
+_ADMIN_MAINT = 0x01 | 0x02 | 0x04 | 0x20
+_ADMIN_DRAIN = 0x08 | 0x10
+_CHECK_CONFIGURED = 0x02
+_CHECK_ENABLED = 0x04
+_OPERATIONAL_STOPPED = 0
+
+
+class State(str, Enum):
+    READY = "ready"
+    DRAIN = "drain"
+    MAINT = "maint"
+
+
+@dataclass(frozen=True, order=True)
+class Actual:
+    """A server as HAProxy has it. `busy`: a session or an open connection, used or idle, still needs it."""
+
+    backend: str
+    name: str
+    address: str
+    port: int
+    state: State
+    up: bool
+    checked: bool
+    busy: bool
+
+
+@dataclass(frozen=True)
+class Add:
+    backend: str
+    name: str
+    address: str
+    port: int
+    options: str
+
+
+@dataclass(frozen=True)
+class EnableHealth:
+    backend: str
+    name: str
+
+
+@dataclass(frozen=True)
+class SetState:
+    backend: str
+    name: str
+    state: State
+
+
+@dataclass(frozen=True)
+class Delete:
+    backend: str
+    name: str
+
+
+Command = Add | EnableHealth | SetState | Delete
+
+
+# --- Replies
+
+
+def parse_servers(servers_state: str, servers_conn: str) -> tuple[Actual, ...]:
+    """Return the servers in the replies of `show servers state` and `show servers conn`. Raises Unreadable."""
+    connections = _open_connections(servers_conn)
+    found: list[Actual] = []
+    for row in _rows(servers_state, ("be_name", "srv_name", "srv_addr", "srv_port", "srv_admin_state")):
+        backend, name = row["be_name"], row["srv_name"]
+        check = _whole(row, "srv_check_state")
+        found.append(
+            Actual(
+                backend=backend,
+                name=name,
+                address=row["srv_addr"],
+                port=_whole(row, "srv_port"),
+                state=_state(_whole(row, "srv_admin_state")),
+                up=_whole(row, "srv_op_state") != _OPERATIONAL_STOPPED,
+                checked=not check & _CHECK_CONFIGURED or bool(check & _CHECK_ENABLED),
+                busy=connections.get(f"{backend}/{name}", 0) > 0,
+            )
+        )
+    return tuple(sorted(found))
+
+
+def _open_connections(servers_conn: str) -> dict[str, int]:
+    return {
+        row["bkname/svname"]: _whole(row, "used_cur") + _whole(row, "idle_cur")
+        for row in _rows(servers_conn, ("bkname/svname", "used_cur", "idle_cur"))
+    }
+
+
+def _rows(reply: str, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Return the rows of a reply whose header line starts with "# "."""
+    lines = [line for line in reply.splitlines() if line.strip()]
+    header = next((line for line in lines if line.startswith("# ")), None)
+    if header is None or not set(columns) <= set(header[2:].split()):
+        raise Unreadable("HAProxy's reply lacks its header line")
+    names = header[2:].split()
+    rows = [line.split(" ") for line in lines[lines.index(header) + 1 :]]
+    return [dict(zip(names, row)) for row in rows if len(row) >= len(columns)]  # noqa: B905 - columns may be added
+
+
+def _whole(row: Mapping[str, str], column: str) -> int:
+    text = row.get(column, "")
+    if not re.fullmatch(r"-?[0-9]{1,18}", text, re.ASCII):
+        raise Unreadable(f"HAProxy's reply has no number in {column}")
+    return int(text)
+
+
+def _state(admin: int) -> State:
+    if admin & _ADMIN_MAINT:
+        return State.MAINT
+    return State.DRAIN if admin & _ADMIN_DRAIN else State.READY
+
+
+def parse_stat(reply: str) -> list[dict[str, str]]:
+    """Return the rows of `show stat`. Raises Unreadable."""
+    header, newline, rest = reply.lstrip().partition("\n")
+    if not (header.startswith("# pxname,svname,") and newline):
+        raise Unreadable("HAProxy's statistics lack their header line")
+    try:
+        return list(csv.DictReader(io.StringIO(header[2:] + "\n" + rest), restkey="more", restval=""))  # type: ignore[arg-type]
+    except csv.Error:
+        raise Unreadable("HAProxy's statistics are not CSV") from None
+
+
+def sessions(stat: Iterable[Mapping[str, str]]) -> dict[tuple[str, str], int]:
+    """Return the current and queued sessions of each (backend, server)."""
+    return {
+        (row.get("pxname", ""), row.get("svname", "")): _count(row, "scur") + _count(row, "qcur") for row in stat
+    }
+
+
+def _count(row: Mapping[str, str], column: str) -> int:
+    text = row.get(column, "")
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text, re.ASCII) else 0
+
+
+def parse_info(reply: str) -> dict[str, str]:
+    """Return the `Key: value` lines of `show info`."""
+    return {key: value.strip() for key, colon, value in (line.partition(":") for line in reply.splitlines()) if colon}
+
+
+def reload_error(reply: str) -> str | None:
+    """Return why the master's `reload` did not succeed, from its reply; None when it did."""
+    first, _, rest = reply.strip().partition("\n")
+    if first == "Success=1":
+        return None
+    reasons = [line for line in rest.splitlines() if "[ALERT]" in line] or [first or "no answer"]
+    return "; ".join(reasons)
+
+
+def command_error(command: Command, reply: str) -> str | None:
+    """Return why HAProxy did not do a command, from its reply; None when it did."""
+    answer = " ".join(reply.split())
+    welcome = {Add: "New server registered.", Delete: "Server deleted."}.get(type(command), "")
+    return None if answer in (welcome, "") else answer
+
+
+# --- Commands
+
+
+def next_commands(
+    wanted: Iterable[Server], actual: Iterable[Actual], services: Mapping[str, Service]
+) -> tuple[Command, ...]:
+    """Return what can be done now to bring HAProxy's servers nearer to the wanted ones; nothing when they are equal.
+
+    A server goes in three steps: drain, wait until nothing is open, delete. A step that must wait is left for a later call,
+    so nothing blocks. A server that moved goes like any other, and its successor of the same name is added after it.
+    """
+    current = {(server.backend, server.name): server for server in actual}
+    kept: set[tuple[str, str]] = set()
+    commands: list[Command] = []
+    for server in wanted:
+        service = services[server.service]
+        key = (service.backend, server.name)
+        found = current.get(key)
+        state = State.DRAIN if server.drain else State.READY
+        if found is None:
+            kept.add(key)
+            commands += [
+                Add(*key, server.address, server.port, service.server_options),
+                EnableHealth(*key),
+                SetState(*key, state),
+            ]
+        elif (found.address, found.port) == (server.address, server.port):
+            kept.add(key)
+            if not found.checked:
+                commands.append(EnableHealth(*key))
+            if found.state is not state:
+                commands.append(SetState(*key, state))
+    ours = {service.backend for service in services.values()}
+    for key, found in sorted(current.items()):
+        if found.backend in ours and key not in kept:
+            commands += _removal(found)
+    return tuple(commands)
+
+
+def _removal(server: Actual) -> list[Command]:
+    key = (server.backend, server.name)
+    if server.state is State.READY:
+        return [SetState(*key, State.DRAIN)]
+    if server.busy:
+        return []
+    return [SetState(*key, State.MAINT), Delete(*key)]
+
+
+def settled(wanted: Iterable[Server], actual: Iterable[Actual], services: Mapping[str, Service]) -> bool:
+    """Whether HAProxy has exactly the wanted servers, in their states."""
+    ours = {service.backend for service in services.values()}
+    have = {(s.backend, s.name, s.address, s.port, s.state) for s in actual if s.backend in ours}
+    want = {
+        (services[s.service].backend, s.name, s.address, s.port, State.DRAIN if s.drain else State.READY) for s in wanted
+    }
+    return have == want
+
+
+def command_line(command: Command) -> str:
+    """Return the line for the runtime socket."""
+    target = f"{command.backend}/{command.name}"
+    match command:
+        case Add():
+            return f"add server {target} {_endpoint(command.address, command.port)} {command.options}".rstrip()
+        case EnableHealth():
+            return f"enable health {target}"
+        case SetState():
+            return f"set server {target} state {command.state.value}"
+        case Delete():
+            return f"del server {target}"
+
+
+def _endpoint(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ipaddress.ip_address(address).version == 6 else f"{address}:{port}"
+
+
+# --- Configuration
+
+
+def digest(static: str) -> str:
+    return hashlib.sha256(static.encode()).hexdigest()
+
+
+def render(static: str, wanted: Iterable[Server], services: Mapping[str, Service]) -> str:
+    """Return the whole configuration: the static part with `server` lines after each service's marker line.
+
+    Servers that drain are left out: a new worker must not send them anything, and the old one finishes with them.
+    """
+    lines: dict[str, list[str]] = {}
+    for server in wanted:
+        if not server.drain:
+            options = services[server.service].server_options
+            endpoint = _endpoint(server.address, server.port)
+            lines.setdefault(server.service, []).append(f"    server {server.name} {endpoint} {options}".rstrip())
+
+    def servers(match: re.Match[str]) -> str:
+        return "\n".join([match[0], *lines.get(match[1], [])])
+
+    body = _MARKER.sub(servers, static)
+    return f"# Written by the gateway's reconciler; what you change here is lost.\n{_digest_line(static)}{body}"
+
+
+_MARKER = re.compile(r"^[ \t]*# fiefdom:servers ([A-Za-z0-9_.-]+)[ \t]*$", re.MULTILINE | re.ASCII)
+
+
+def _digest_line(static: str) -> str:
+    return f"# fiefdom: the static part's sha256 is {digest(static)}\n"
+
+
+def unplaced(static: str, services: Iterable[str]) -> tuple[str, ...]:
+    """Return the services that the static part has no marker line for."""
+    return tuple(sorted(set(services) - {match[1] for match in _MARKER.finditer(static)}))

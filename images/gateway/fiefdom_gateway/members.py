@@ -1,0 +1,154 @@
+"""What Serf's members say they offer, believed only where it fits the patterns and the service's ports.
+
+A tag `svc:<service>` = `<version>;<first_port>-<last_port>` is an offer. Everything a member sends is a stranger's text until
+it has passed here.
+"""
+
+import ipaddress
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fiefdom_gateway.log import printable
+from fiefdom_gateway.settings import Service
+
+APP_ROLE = "app"
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?", re.ASCII)
+_ROLE = re.compile(r"[a-z0-9-]{1,32}", re.ASCII)
+_OFFER = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.+-]{0,127});([0-9]{1,5})-([0-9]{1,5})", re.ASCII)
+_OFFER_TAG = "svc:"
+_STATUSES = frozenset({"alive", "leaving", "left", "failed"})
+
+
+class Unreadable(ValueError):
+    """A program's answer is not what it should be."""
+
+
+class _Rejected(ValueError):
+    pass
+
+
+@dataclass(frozen=True, order=True)
+class Offer:
+    service: str
+    version: str
+    first_port: int
+    last_port: int
+
+
+@dataclass(frozen=True, order=True)
+class Member:
+    name: str
+    address: str
+    status: str
+    role: str
+    offers: tuple[Offer, ...] = ()
+
+
+@dataclass(frozen=True, order=True)
+class Rejection:
+    member: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Roll:
+    """The member list of one moment."""
+
+    members: tuple[Member, ...]
+    rejected: tuple[Rejection, ...] = ()
+
+
+def parse_members(text: str, services: Mapping[str, Service]) -> Roll:
+    """Return the members in the output of `serf members -format json`, sorted by name, and what was not believed.
+
+    Raises Unreadable when the text as a whole is not such a list.
+    """
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        raise Unreadable("serf members did not answer with JSON") from None
+    listed = data.get("members") if isinstance(data, dict) else None
+    if not isinstance(listed, list):
+        raise Unreadable("serf members answered without a list of members")
+    members: dict[str, Member] = {}
+    rejected: list[Rejection] = []
+    for entry in listed:
+        shown = _shown_name(entry)
+        try:
+            member = _member(entry)
+        except _Rejected as error:
+            rejected.append(Rejection(shown, str(error)))
+            continue
+        if member.name in members:
+            rejected.append(Rejection(shown, "is listed twice"))
+            continue
+        offers, refused = _offers(entry.get("tags"), services) if member.role == APP_ROLE else ((), ())
+        rejected += [Rejection(shown, reason) for reason in refused]
+        members[member.name] = Member(member.name, member.address, member.status, member.role, offers)
+    return Roll(tuple(members[name] for name in sorted(members)), tuple(sorted(rejected)))
+
+
+def _shown_name(entry: object) -> str:
+    name = entry.get("name") if isinstance(entry, dict) else None
+    return printable(name, 64) if isinstance(name, str) else "?"
+
+
+def _member(entry: object) -> Member:
+    if not isinstance(entry, dict):
+        raise _Rejected("is not an object")
+    name, status, tags = entry.get("name"), entry.get("status"), entry.get("tags")
+    if not (isinstance(name, str) and _NAME.fullmatch(name)):
+        raise _Rejected("has a name that is no host name")
+    if not (isinstance(status, str) and status in _STATUSES):
+        raise _Rejected(f"has the unknown status {_quoted(status)}")
+    role = tags.get("role") if isinstance(tags, dict) else None
+    if not (isinstance(role, str) and _ROLE.fullmatch(role)):
+        role = ""
+    return Member(name, _address(entry.get("addr")), status, role)
+
+
+def _address(value: object) -> str:
+    """Return the IP address of Serf's "10.0.0.1:7946" or "[fd00::1]:7946"."""
+    host = value.rpartition(":")[0].removeprefix("[").removesuffix("]") if isinstance(value, str) else ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        raise _Rejected(f"has the address {_quoted(value)}, which is none") from None
+    # A scope would reach a command as text, and a loopback address would point at the gateway's own ports.
+    scoped = isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None
+    if scoped or address.is_loopback or address.is_multicast or address.is_unspecified or address.is_reserved:
+        raise _Rejected(f"has the address {_quoted(value)}, which no host of a cluster has")
+    return str(address)
+
+
+def _offers(tags: object, services: Mapping[str, Service]) -> tuple[tuple[Offer, ...], tuple[str, ...]]:
+    offers: list[Offer] = []
+    refused: list[str] = []
+    for tag, value in sorted(tags.items()) if isinstance(tags, dict) else ():
+        if tag.startswith(_OFFER_TAG):
+            try:
+                offers.append(_offer(tag.removeprefix(_OFFER_TAG), value, services))
+            except _Rejected as error:
+                refused.append(str(error))
+    return tuple(offers), tuple(refused)
+
+
+def _offer(name: str, value: object, services: Mapping[str, Service]) -> Offer:
+    service = services.get(name)
+    if service is None:
+        raise _Rejected(f"offers {_quoted(name)}, which this gateway does not route")
+    match = _OFFER.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise _Rejected(f"offers {name} as {_quoted(value)}, which is not VERSION;FIRST-LAST")
+    first_port, last_port = int(match[2]), int(match[3])
+    if not service.base_port <= first_port <= last_port <= service.last_port:
+        raise _Rejected(
+            f"offers {name} on ports {first_port}-{last_port}, outside {service.base_port}-{service.last_port}"
+        )
+    return Offer(name, match[1], first_port, last_port)
+
+
+def _quoted(value: object) -> str:
+    return printable(repr(value), 60)

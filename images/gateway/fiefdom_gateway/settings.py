@@ -1,0 +1,126 @@
+"""reconciler.json, validated: what this gateway routes and where its files are."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
+# These words end up on a line of HAProxy's configuration and in a command to its socket, where ; # " \ mean something.
+_SERVER_OPTIONS = re.compile(r"[A-Za-z0-9_./:,@%() -]{0,400}", re.ASCII)
+
+
+class BadSettings(ValueError):
+    """reconciler.json cannot be used; the message names the key."""
+
+
+@dataclass(frozen=True)
+class Service:
+    name: str
+    backend: str
+    base_port: int
+    max_instances: int
+    server_options: str
+
+    @property
+    def last_port(self) -> int:
+        return min(self.base_port + self.max_instances - 1, 65535)
+
+
+@dataclass(frozen=True)
+class Settings:
+    cluster: str
+    node: str
+    haproxy_config: Path
+    state_dir: Path
+    serf_config: Path
+    rpc_addr: str
+    interval_s: float
+    absent_grace_s: float
+    stop_grace_s: float
+    services: Mapping[str, Service]
+
+
+def parse_settings(text: str) -> Settings:
+    """Return the settings in the JSON document `text`. Raises BadSettings."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadSettings(f"not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise BadSettings("not a JSON object")
+    listed = data.get("services")
+    if not isinstance(listed, list):
+        raise BadSettings("services: must be a list")
+    services = [_service(entry, f"services[{index}]") for index, entry in enumerate(listed)]
+    by_name = {service.name: service for service in services}
+    if len(by_name) != len(services):
+        raise BadSettings("services: two have the same name")
+    return Settings(
+        cluster=_name(data, "cluster", ""),
+        node=_name(data, "node", ""),
+        haproxy_config=_path(data, "haproxy_config"),
+        state_dir=_path(data, "state_dir"),
+        serf_config=_path(data, "serf_config"),
+        rpc_addr=_text(data, "rpc_addr", ""),
+        interval_s=_seconds(data, "interval_s"),
+        absent_grace_s=_seconds(data, "absent_grace_s"),
+        stop_grace_s=_seconds(data, "stop_grace_s"),
+        services=by_name,
+    )
+
+
+def _service(entry: object, where: str) -> Service:
+    if not isinstance(entry, dict):
+        raise BadSettings(f"{where}: must be an object")
+    options = _text(entry, "server_options", where)
+    if not _SERVER_OPTIONS.fullmatch(options):
+        raise BadSettings(f"{where}.server_options: holds a character that has no place on a server line")
+    return Service(
+        name=_name(entry, "name", where),
+        backend=_name(entry, "backend", where),
+        base_port=_whole(entry, "base_port", where, 1, 65535),
+        max_instances=_whole(entry, "max_instances", where, 1, 65535),
+        server_options=options,
+    )
+
+
+def _key(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key
+
+
+def _text(data: Mapping[str, Any], key: str, where: str) -> str:
+    value = data.get(key)
+    if not isinstance(value, str):
+        raise BadSettings(f"{_key(where, key)}: must be a string")
+    return value
+
+
+def _name(data: Mapping[str, Any], key: str, where: str) -> str:
+    value = _text(data, key, where)
+    if not _NAME.fullmatch(value):
+        raise BadSettings(f"{_key(where, key)}: must be a name of letters, digits, dots, dashes and underscores")
+    return value
+
+
+def _path(data: Mapping[str, Any], key: str) -> Path:
+    path = Path(_text(data, key, ""))
+    if not path.is_absolute():
+        raise BadSettings(f"{key}: must be an absolute path")
+    return path
+
+
+def _whole(data: Mapping[str, Any], key: str, where: str, least: int, most: int) -> int:
+    value = data.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise BadSettings(f"{_key(where, key)}: must be a whole number from {least} to {most}")
+    return value
+
+
+def _seconds(data: Mapping[str, Any], key: str) -> float:
+    value = data.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 86400:
+        raise BadSettings(f"{key}: must be a number of seconds, more than 0 and at most 86400")
+    return float(value)

@@ -1,0 +1,122 @@
+"""The status document: what the last look found, and HAProxy's own word of this moment."""
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fiefdom_gateway import edges, haproxy
+from fiefdom_gateway.members import Member, Rejection, Unreadable
+from fiefdom_gateway.settings import Service
+from fiefdom_gateway.wanted import Server
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the last rounds of the reconciler found. Times are of time.monotonic()."""
+
+    node: str
+    services: Mapping[str, Service]
+    members: tuple[Member, ...] = ()
+    rejected: tuple[Rejection, ...] = ()
+    wanted: tuple[Server, ...] = ()
+    serf_error: str | None = "has not answered yet"
+    config_error: str | None = None
+    config_digest: str | None = None
+    taken_up: Mapping[str, str | None] | None = None
+    reconciled_at_s: float | None = None
+    ready: bool = False
+
+
+async def document(look: Look) -> dict[str, object]:
+    """Return the status document. HAProxy not answering is a fact in it, not an error."""
+    try:
+        states = await edges.ask_haproxy("show servers state", 2.0)
+        connections = await edges.ask_haproxy("show servers conn", 2.0)
+        stat = haproxy.parse_stat(await edges.ask_haproxy("show stat", 2.0))
+        info = haproxy.parse_info(await edges.ask_haproxy("show info", 2.0))
+        servers = server_rows(look, haproxy.parse_servers(states, connections), haproxy.sessions(stat))
+        own: dict[str, object] = {
+            "version": info.get("Version"),
+            "pid": _whole(info.get("Pid")),
+            "uptime_s": _whole(info.get("Uptime_sec")),
+        }
+        answers = all(row.get("status") == "OPEN" for row in stat if row.get("svname") == "FRONTEND")
+    except (edges.Failed, Unreadable) as error:
+        servers, own, answers = [], {"version": None, "pid": None, "uptime_s": None, "error": str(error)}, False
+    since = look.reconciled_at_s
+    return {
+        "node": look.node,
+        "serf": {"ok": look.serf_error is None, "error": look.serf_error},
+        "members": [asdict(member) for member in look.members],
+        "servers": servers,
+        "rejected": [asdict(rejection) for rejection in look.rejected],
+        "config": {
+            "ok": look.config_error is None,
+            "error": look.config_error,
+            "digest": look.config_digest,
+        },
+        "taken_up": look.taken_up or {},
+        "reconciled_s_ago": None if since is None else round(time.monotonic() - since, 3),
+        "haproxy": own,
+        "healthy": look.ready and answers,
+    }
+
+
+def server_rows(
+    look: Look, actual: Iterable[haproxy.Actual], sessions: Mapping[tuple[str, str], int]
+) -> list[dict[str, object]]:
+    """Return a row per server that HAProxy has in the services' backends."""
+    service_of = {service.backend: service.name for service in look.services.values()}
+    version_of = {(server.service, server.name): server.version for server in look.wanted}
+    return [
+        {
+            "service": service_of[server.backend],
+            "name": server.name,
+            "address": server.address,
+            "port": server.port,
+            "state": _shown_state(server),
+            "sessions": sessions.get((server.backend, server.name), 0),
+            "version": version_of.get((service_of[server.backend], server.name)),
+        }
+        for server in actual
+        if server.backend in service_of
+    ]
+
+
+def _shown_state(server: haproxy.Actual) -> str:
+    if server.state is not haproxy.State.READY:
+        return server.state.value
+    return "up" if server.up else "down"
+
+
+def _whole(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text.isdigit() else None
+
+
+async def serve(path: Path, look: Callable[[], Look]) -> asyncio.AbstractServer:
+    """Answer every connection to a unix socket with the document."""
+
+    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            writer.write(json.dumps(await document(look())).encode() + b"\n")
+            await writer.drain()
+        except OSError:
+            pass  # who asked has gone
+        finally:
+            writer.close()
+
+    path.unlink(missing_ok=True)
+    return await asyncio.start_unix_server(answer, path)
+
+
+def fetch(path: Path, timeout_s: float = 10.0) -> str:
+    """Return the document that `serve` answers with, as text. Raises OSError."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(timeout_s)
+        connection.connect(str(path))
+        chunks = iter(lambda: connection.recv(65536), b"")
+        return b"".join(chunks).decode()

@@ -1,0 +1,112 @@
+"""From members, and what is remembered of them, to the servers that HAProxy should have."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from fiefdom_gateway.members import APP_ROLE, Member, Rejection, Roll, parse_members
+from fiefdom_gateway.settings import Service
+
+
+@dataclass(frozen=True)
+class Known:
+    """An app host in use. `absent_since` is the clock's second at which the member list first lacked it."""
+
+    member: Member
+    absent_since: float | None = None
+
+
+Memory = Mapping[str, Known]
+
+
+@dataclass(frozen=True, order=True)
+class Server:
+    service: str
+    name: str
+    address: str
+    port: int
+    drain: bool
+    version: str
+
+
+def remember(memory: Memory, roll: Roll, now_s: float, absent_grace_s: float) -> dict[str, Known]:
+    """Return the memory after a look at the member list.
+
+    Who left is forgotten. Who failed stays, for gossip can be wrong where HAProxy's health check is not. Who is absent without
+    having left (reaped, or not yet heard of by an agent that just started) stays for `absent_grace_s`, and for as long as no
+    app host is alive at all: then it is this gateway that is cut off.
+    """
+    listed = {member.name: member for member in roll.members if member.role == APP_ROLE}
+    others = {member.name for member in roll.members if member.role != APP_ROLE}
+    known = {name: Known(member) for name, member in listed.items() if member.status != "left"}
+    cut_off = not any(member.status == "alive" for member in listed.values())
+    for name, before in memory.items():
+        if name in listed or name in others:
+            continue
+        since = now_s if cut_off or before.absent_since is None else before.absent_since
+        if now_s - since < absent_grace_s:
+            known[name] = replace(before, absent_since=since)
+    return known
+
+
+def none_alive(memory: Memory) -> bool:
+    """Whether hosts are in use and not one of them is alive."""
+    return bool(memory) and not any(_is_alive(known) for known in memory.values())
+
+
+def wanted_servers(
+    memory: Memory, services: Mapping[str, Service]
+) -> tuple[tuple[Server, ...], tuple[Rejection, ...]]:
+    """Return one server per offered port, sorted, and the claims on an address and port that another member holds."""
+    servers: list[Server] = []
+    rejected: set[Rejection] = set()
+    holder: dict[tuple[str, int], tuple[str, str]] = {}
+    # A host that was renamed is there twice for a while, and the living name is right.
+    for name in sorted(memory, key=lambda name: (not _is_alive(memory[name]), name)):
+        member = memory[name].member
+        for offer in member.offers:
+            if offer.service not in services:
+                continue
+            for port in range(offer.first_port, offer.last_port + 1):
+                claim = (name, offer.service)
+                other = holder.setdefault((member.address, port), claim)
+                if other != claim:
+                    at = f"{offer.service} at {member.address} on ports"
+                    rejected.add(Rejection(name, f"offers {at} that {other[0]} holds for {other[1]}"))
+                    continue
+                drain = member.status == "leaving"
+                server = Server(offer.service, f"{name}-{port}", member.address, port, drain, offer.version)
+                servers.append(server)
+    return tuple(sorted(servers)), tuple(sorted(rejected))
+
+
+def _is_alive(known: Known) -> bool:
+    return known.member.status == "alive" and known.absent_since is None
+
+
+def dump_memory(memory: Memory) -> str:
+    """Return the memory as text for the next start, in the shape of Serf's own list so that it is read as warily."""
+    return json.dumps({"members": [_as_listed(memory[name].member) for name in sorted(memory)]}, indent=1) + "\n"
+
+
+def load_memory(text: str, services: Mapping[str, Service]) -> dict[str, Known]:
+    """Return what dump_memory wrote. Absence is counted anew: while the gateway was off it saw nobody. Raises Unreadable."""
+    roll = parse_members(text, services)
+    return {member.name: Known(member) for member in _usable(roll.members)}
+
+
+def _usable(members: Iterable[Member]) -> list[Member]:
+    return [member for member in members if member.role == APP_ROLE and member.status != "left"]
+
+
+def _as_listed(member: Member) -> dict[str, object]:
+    offers = {f"svc:{o.service}": f"{o.version};{o.first_port}-{o.last_port}" for o in member.offers}
+    host = f"[{member.address}]" if ":" in member.address else member.address
+    return {
+        "name": member.name,
+        "addr": f"{host}:7946",
+        "status": member.status,
+        "tags": {"role": member.role, **offers},
+    }
+
+

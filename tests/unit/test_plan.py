@@ -1,0 +1,319 @@
+"""Plans as tables: a state, what was found, what is to change; and that applying a plan leaves nothing to plan."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fiefdom import apply, plan
+from fiefdom.desired import Container, Directory, File, HostState, Image, Package, Sysctl, Unit, spec_hash
+from fiefdom.errors import FiefdomError
+from fiefdom.snapshot import FoundContainer, FoundFile, FoundUnit, Snapshot
+from simulated import LIVE, SimulatedHost
+
+CONF = File("/etc/x.conf", b"x\n")
+SECRET = File("/etc/secret", b"hunter2\n", mode=0o600, secret=True)
+DAEMON = Unit("x.service", config=("/etc/x.conf",), on_change=("reload", "restart"), live=("nft", "list"))
+IMAGE = "fiefdom/predictor:1.0.0"
+INSTANCE = Container("predictor-8000", "predictor@8000.service", "instance", IMAGE, ("--read-only",), version="1.0.0")
+AGENT = Container("serf-agent", "serf-agent.service", "agent", "fiefdom/serf:1", (), version="1")
+FULL = HostState(
+    hostname="app1",
+    packages=(Package("curl"),),
+    directories=(Directory("/etc/fiefdom"),),
+    files=(CONF, SECRET, File("/etc/systemd/system/predictor@.service", b"[Unit]\n")),
+    sysctls=(Sysctl("net.core.somaxconn", "4096"), Sysctl("net.ipv4.ip_local_port_range", "32768 60999")),
+    units=(DAEMON, Unit("predictor@8000.service"), Unit("serf-agent.service"), Unit("old.service", False, False)),
+    images=(Image(IMAGE), Image("fiefdom/serf:1")),
+    containers=(INSTANCE, AGENT),
+)
+IDENTITIES = {IMAGE: "context:abc"}
+
+
+def bare() -> Snapshot:
+    return Snapshot(0, "debian", "trixie", hostname="old", static_hostname="old")
+
+
+def converged(state: HostState = FULL, identities: dict[str, str] = IDENTITIES) -> Snapshot:
+    return apply_all(SimulatedHost(state, dict(identities))).now
+
+
+def apply_all(host: SimulatedHost) -> SimulatedHost:
+    wanted = plan.of_host("app1", host.state, copy.deepcopy(host.now), host.identities)
+    for phase in apply.phases(wanted):
+        host.take(phase)
+    return host
+
+
+def changes(state: HostState, now: Snapshot, identities: dict[str, str] = IDENTITIES) -> list[str]:
+    wanted = plan.of_host("app1", state, now, identities)
+    return [f"{c.sign} {c.kind} {c.name}: {c.why}" for c in wanted.changes]
+
+
+def test_a_bare_host_needs_everything_in_a_stable_order() -> None:
+    assert changes(FULL, bare()) == [
+        "~ hostname app1: is old",
+        "+ package curl: not installed",
+        "+ directory /etc/fiefdom: mode 0755",
+        "+ file /etc/secret: mode 0600",
+        "+ file /etc/systemd/system/predictor@.service: mode 0644",
+        "+ file /etc/x.conf: mode 0644",
+        "~ sysctl net.core.somaxconn: unset -> 4096",
+        "~ sysctl net.ipv4.ip_local_port_range: unset -> 32768 60999",
+        "+ unit predictor@8000.service: enable",
+        "+ unit serf-agent.service: enable",
+        "+ unit x.service: enable, start",
+        f"+ image {IMAGE}: not on the host",
+        "+ image fiefdom/serf:1: not on the host",
+        f"+ container predictor-8000: image {IMAGE}",
+        "+ container serf-agent: image fiefdom/serf:1",
+        "~ record manifest: what Fiefdom made on this host",
+    ]
+
+
+def test_a_converged_host_needs_nothing() -> None:
+    assert changes(FULL, converged()) == []
+
+
+FOUND = FoundFile("regular file", 0o644, 0, 0, CONF.digest)
+DRIFTS = {
+    "an edited file": (
+        lambda n: n.files.update({"/etc/x.conf": replace(FOUND, digest="0")}),
+        ["~ file /etc/x.conf: content"],
+    ),
+    "a wrong mode": (
+        lambda n: n.files.update({"/etc/x.conf": replace(FOUND, mode=0o666)}),
+        ["~ file /etc/x.conf: mode 0666 -> 0644"],
+    ),
+    "a wrong owner": (
+        lambda n: n.files.update({"/etc/x.conf": replace(FOUND, uid=5)}),
+        ["~ file /etc/x.conf: owner 5:0 -> 0:0"],
+    ),
+    "a link in place of a file": (
+        lambda n: n.files.update({"/etc/x.conf": FoundFile("symbolic link", 0o644, 0, 0, CONF.digest)}),
+        ["~ file /etc/x.conf: content"],
+    ),
+    "a removed package": (lambda n: n.packages.clear(), ["+ package curl: not installed"]),
+    "a changed sysctl": (
+        lambda n: n.sysctls.update({"net/core/somaxconn": "128"}),
+        ["~ sysctl net.core.somaxconn: 128 -> 4096"],
+    ),
+    "a stopped unit": (
+        lambda n: n.units.update({"x.service": FoundUnit("loaded", "inactive", "dead", "enabled")}),
+        ["~ unit x.service: start"],
+    ),
+    "a failed unit": (
+        lambda n: n.units.update({"x.service": FoundUnit("loaded", "failed", "failed", "enabled")}),
+        ["~ unit x.service: start again after its failure"],
+    ),
+    "a unit that its own condition keeps down": (
+        lambda n: n.units.update(
+            {"x.service": FoundUnit("loaded", "inactive", "dead", "enabled", condition_failed=True)}
+        ),
+        [],
+    ),
+    "a disabled unit": (
+        lambda n: n.units.update({"x.service": FoundUnit("loaded", "active", "running", "disabled")}),
+        ["~ unit x.service: enable"],
+    ),
+    "a restart that its run did not live to make": (
+        lambda n: n.stamps.update({"x.service": f"older {LIVE}"}),
+        ["~ unit x.service: restart: runs an older configuration"],
+    ),
+    "rules changed behind a unit's back": (
+        lambda n: n.live.update({"x.service": "other"}),
+        ["~ unit x.service: restart: changed behind its back"],
+    ),
+    "a stale unit file in systemd": (
+        lambda n: n.units.update({"predictor@8000.service": FoundUnit("loaded", "active", "running", "enabled", True)}),
+        ["~ unit predictor@8000.service: systemd has an older unit file loaded"],
+    ),
+    "a container started with another environment": (
+        lambda n: n.containers.update({"predictor-8000": replace(n.containers["predictor-8000"], facts="others")}),
+        ["-/+ container predictor-8000: started by hand with other settings"],
+    ),
+    "a container without our labels": (
+        lambda n: n.containers.update({"predictor-8000": FoundContainer(True, "sha256:1", "", "", "", False, "f")}),
+        ["-/+ container predictor-8000: started by hand"],
+    ),
+    "an older version": (
+        lambda n: n.containers.update(
+            {"predictor-8000": replace(n.containers["predictor-8000"], spec="old", version="0.9")}
+        ),
+        ["-/+ container predictor-8000: 0.9 -> 1.0.0"],
+    ),
+    "a stopped container": (
+        lambda n: n.containers.update({"predictor-8000": replace(n.containers["predictor-8000"], running=False)}),
+        ["~ container predictor-8000: not running"],
+    ),
+    "a container whose unit gave up": (
+        lambda n: n.units.update({"predictor@8000.service": FoundUnit("loaded", "failed", "failed", "enabled")}),
+        ["~ container predictor-8000: not running, its unit is failed"],
+    ),
+    "a container of ours that nobody asked for": (
+        lambda n: n.containers.update({"predictor-8009": replace(n.containers["predictor-8000"])}),
+        ["- container predictor-8009: no longer in the inventory"],
+    ),
+    "a file that the inventory no longer asks for": (
+        lambda n: object.__setattr__(n, "made", n.made | {("file", "/etc/old.conf")}),
+        ["- file /etc/old.conf: no longer in the inventory"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DRIFTS)
+def test_drift_is_seen_and_mended(name: str) -> None:
+    spoil, expected = DRIFTS[name]
+    now = converged()
+    spoil(now)
+    assert changes(FULL, now) == expected
+    host = apply_all(SimulatedHost(FULL, IDENTITIES, now))
+    assert changes(FULL, host.now) == []
+
+
+def test_a_new_build_of_an_image_replaces_its_containers_in_one_run() -> None:
+    now, rebuilt = converged(), {IMAGE: "context:def"}
+    assert changes(FULL, now, rebuilt) == [
+        f"~ image {IMAGE}: abc -> def",
+        "-/+ container predictor-8000: new image",
+    ]
+    assert changes(FULL, apply_all(SimulatedHost(FULL, rebuilt, now)).now, rebuilt) == []
+
+
+def test_a_host_leaves_before_a_running_instance_is_replaced_and_joins_last() -> None:
+    now = converged()
+    changed = replace(FULL, containers=(replace(INSTANCE, args=("--memory=1g",)), AGENT))
+    host = apply_all(SimulatedHost(changed, IDENTITIES, now))
+    assert [step for step in host.log if step[0] == "containers"] == [
+        ("containers", "stop", "serf-agent.service"),
+        ("containers", "restart", "predictor@8000.service"),
+        ("containers", "restart", "serf-agent.service"),
+    ]
+
+
+def test_files_are_all_staged_and_checked_before_the_first_is_placed() -> None:
+    checked = replace(CONF, check=("sshd", "-t", "-f", "{}"))
+    host = apply_all(SimulatedHost(HostState(files=(checked, SECRET))))
+    assert [step[0] for step in host.log] == ["record", "record", "stage", "stage", "check", "place", "place"]
+
+
+def test_only_a_whole_state_removes_what_it_does_not_name() -> None:
+    part = HostState(files=(CONF,))
+    assert plan.of_host("app1", part, converged(), {}, complete=False).changes == ()
+    assert plan.of_host("app1", part, converged(), {}).changes != ()
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "words"),
+    [
+        (Snapshot(0, "ubuntu", "noble"), "app1: is ubuntu noble; Fiefdom converges Debian 12"),
+        (Snapshot(0, "debian", "bullseye"), "app1: is debian bullseye"),
+        (Snapshot(1000, "debian", "trixie"), "app1: the login user is neither root nor allowed to use sudo"),
+    ],
+)
+def test_hosts_that_cannot_be_converged_are_refused(snapshot: Snapshot, words: str) -> None:
+    with pytest.raises(FiefdomError) as error:
+        plan.require_supported("app1", snapshot)
+    assert str(error.value).startswith(words)
+
+
+def test_a_folder_in_place_of_a_file_is_refused() -> None:
+    now = bare()
+    now.files["/etc/x.conf"] = FoundFile("directory", 0o755, 0, 0)
+    with pytest.raises(FiefdomError, match=r"^/etc/x\.conf is a folder"):
+        plan.of_host("app1", FULL, now, {})
+
+
+def test_neither_hash_nor_data_of_a_plan_depend_on_a_secret() -> None:
+    def with_secret(content: bytes) -> plan.Plan:
+        state = replace(FULL, files=(CONF, replace(SECRET, content=content)))
+        return plan.merge([plan.of_host("app1", state, bare(), {})])
+
+    one, two = with_secret(b"hunter2"), with_secret(b"correct horse")
+    assert one.hash == two.hash
+    assert "hunter2" not in f"{one}{one.as_data()}"
+
+
+def test_the_hash_depends_on_content() -> None:
+    def with_content(content: bytes) -> plan.Plan:
+        return plan.merge([plan.of_host("app1", HostState(files=(replace(CONF, content=content),)), bare(), {})])
+
+    assert with_content(b"1").hash == with_content(b"1").hash != with_content(b"2").hash
+
+
+def test_spec_hash_covers_config_files() -> None:
+    state = HostState(files=(CONF,))
+    container = replace(INSTANCE, config=(CONF.path,))
+    assert spec_hash(container, state) != spec_hash(container, HostState(files=(replace(CONF, mode=0o600),)))
+
+
+names = st.sampled_from(["a", "b", "c", "d"])
+files = st.builds(
+    File,
+    path=names.map("/etc/{}".format),
+    content=st.binary(max_size=20),
+    mode=st.sampled_from([0o644, 0o600, 0o755]),
+    uid=st.sampled_from([0, 990]),
+)
+units = st.builds(
+    Unit,
+    name=names.map("{}.service".format),
+    enabled=st.booleans(),
+    active=st.booleans(),
+    on_change=st.sampled_from([("restart",), ("reload",), ("reload", "restart")]),
+    live=st.sampled_from([(), ("nft", "list")]),
+)
+
+
+@st.composite
+def states(draw: st.DrawFn) -> HostState:
+    """Any state whose names are each used once, with units that read some of its files."""
+    chosen = draw(st.lists(files, unique_by=lambda f: f.path, max_size=4))
+    paths = tuple(f.path for f in chosen)
+    with_config = [
+        replace(u, config=draw(st.sampled_from([(), paths])) if paths else ())
+        for u in draw(st.lists(units, unique_by=lambda u: u.name, max_size=3))
+    ]
+    instances = draw(st.sets(st.integers(8000, 8004), max_size=3))
+    containers = [
+        replace(INSTANCE, name=f"p-{p}", unit=f"p@{p}.service", args=(draw(st.sampled_from(["-x", "-y"])),))
+        for p in sorted(instances)
+    ]
+    return HostState(
+        hostname=draw(st.sampled_from([None, "app1", "app2"])),
+        packages=tuple(Package(n) for n in draw(st.sets(names))),
+        directories=tuple(Directory(f"/var/{n}") for n in draw(st.sets(names))),
+        files=tuple(chosen),
+        sysctls=tuple(Sysctl(f"net.{n}", draw(st.sampled_from(["0", "1"]))) for n in draw(st.sets(names))),
+        units=(*with_config, *(Unit(c.unit) for c in containers)),
+        images=(Image(IMAGE),) if containers else (),
+        containers=(*containers, *((AGENT,) if containers else ())),
+    ) + HostState(images=(Image(AGENT.image),) if containers else ())
+
+
+@given(before=states(), after=states())
+@settings(max_examples=300, deadline=None)
+def test_applying_a_plan_leaves_nothing_to_plan(before: HostState, after: HostState) -> None:
+    now = apply_all(SimulatedHost(before, dict(IDENTITIES))).now
+    host = apply_all(SimulatedHost(after, dict(IDENTITIES), now))
+    assert changes(after, host.now) == []
+
+
+@given(before=states(), after=states(), data=st.data())
+@settings(max_examples=200, deadline=None)
+def test_a_run_that_dies_anywhere_is_finished_by_the_next(
+    before: HostState, after: HostState, data: st.DataObject
+) -> None:
+    uninterrupted = apply_all(SimulatedHost(after, dict(IDENTITIES), converged(before))).now
+    host = SimulatedHost(after, dict(IDENTITIES), converged(before))
+    phases = apply.phases(plan.of_host("app1", after, copy.deepcopy(host.now), IDENTITIES))
+    steps = [(p, s) for p in phases for s in (p.steps or ((),))]
+    for phase, step in steps[: data.draw(st.integers(0, len(steps)))]:
+        host.take(replace(phase, steps=(step,) if step else (), images=phase.images if not step else ()))
+    host.staged.clear()
+    assert changes(after, apply_all(host).now) == []
+    assert host.now == uninterrupted
