@@ -13,6 +13,7 @@ from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster, KeyPath, Problem, dotted, shown
 from fiefdom.source import Origin, Written
 
+_UNKNOWN = "extra_forbidden"  # pydantic's name for it
 # Keys that people expect under another name, from Compose files and other tools.
 _MEANT = {
     "tag": "version",
@@ -39,7 +40,11 @@ _MEANT = {
 
 def refused(error: ValidationError, written: Written) -> FiefdomError:
     """The first of ``error``'s complaints in the order of the files, with the number of the others."""
-    problems = [problem for detail in error.errors(include_url=False) for problem in _problems(detail, written)]
+    details = error.errors(include_url=False)
+    # A key that is missing because its name is misspelt is one mistake.
+    meant = {(*d["loc"][:-1], _close(d["loc"][-1], _known(d["loc"][:-1]))) for d in details if d["type"] == _UNKNOWN}
+    told = [d for d in details if not (d["type"] == "missing" and d["loc"] in meant)]
+    problems = [problem for detail in told for problem in _problems(detail, written)]
     return first_of((written.origin(key), key, says) for key, says in problems)
 
 
@@ -62,10 +67,19 @@ def unknown_key(name: object, known: Iterable[str]) -> str:
     names = list(known)
     if not isinstance(name, str):
         return f"a key must be text, not {shown(name)}; put it in quotes"
-    close = difflib.get_close_matches(name.lower().replace("-", "_"), names, n=1, cutoff=0.7)
-    if not close and _MEANT.get(name.lower()) in names:
-        close = [_MEANT[name.lower()]]
-    return f"unknown key; did you mean {close[0]}?" if close else f"unknown key; known here are {', '.join(names)}"
+    close = _close(name, names)
+    return f"unknown key; did you mean {close}?" if close else f"unknown key; known here are {', '.join(names)}"
+
+
+def _close(name: object, known: list[str]) -> str | None:
+    text = str(name).lower()
+    close = difflib.get_close_matches(text.replace("-", "_"), known, n=1, cutoff=0.7)
+    return close[0] if close else _MEANT[text] if _MEANT.get(text) in known else None
+
+
+def _known(key: KeyPath) -> list[str]:
+    """Keys that a person may write in the mapping at ``key``."""
+    return [name for name in getattr(_type_at(key), "model_fields", {}) if name != "base_dir"]
 
 
 def _problems(detail: ErrorDetails, written: Written) -> Iterator[Problem]:
@@ -75,10 +89,8 @@ def _problems(detail: ErrorDetails, written: Written) -> Iterator[Problem]:
         return
     # pydantic marks an error of a mapping's key, or of a mapping that is none, by a last step of its own.
     key: KeyPath = tuple(part for part in detail["loc"] if part != "[key]")
-    if kind == "extra_forbidden":
-        model = _type_at(key[:-1])
-        fields = [name for name in getattr(model, "model_fields", {}) if name != "base_dir"]
-        yield key, unknown_key(key[-1], fields)
+    if kind == _UNKNOWN:
+        yield key, unknown_key(key[-1], _known(key[:-1]))
     elif kind == "missing":
         field = getattr(_type_at(key[:-1]), "model_fields", {}).get(key[-1])
         meaning = f" ({field.description.rstrip('.')})" if field is not None and field.description else ""

@@ -43,7 +43,7 @@ FACTS_FORMAT = "{{.Name}} " + " ".join(
         ".HostConfig.Mounts",
         ".HostConfig.Tmpfs",
         ".HostConfig.Memory",
-        ".HostConfig.NanoCpus",
+        ".HostConfig.NanoCPUs",
         ".HostConfig.PidsLimit",
         ".HostConfig.CapAdd",
         ".HostConfig.CapDrop",

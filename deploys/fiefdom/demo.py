@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from fiefdom import engine  # first: it patches the standard library's sockets
-
 import json
 import time
 import urllib.request
@@ -16,7 +14,17 @@ import gevent
 from rich.console import Console
 from rich.table import Table
 
-from fiefdom import converge, images, inventory, lab, secret, show, status
+from fiefdom import (
+    converge,
+    engine,  # first: it patches the standard library's sockets
+    images,
+    inventory,
+    lab,
+    secret,
+    show,
+    status,
+)
+from fiefdom.desired import Secrets
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
 
@@ -79,7 +87,7 @@ def run() -> None:
 
 
 def wait_for_rotation(
-    cluster: Cluster, secrets: secret.Secrets, session: engine.Session, timeout_s: float = ROTATION_TIMEOUT_S
+    cluster: Cluster, secrets: Secrets, session: engine.Session, timeout_s: float = ROTATION_TIMEOUT_S
 ) -> status.Status:
     """The cluster's status as soon as every instance is up in every gateway. Raises FiefdomError after ``timeout_s``."""
     deadline = time.monotonic() + timeout_s
@@ -101,7 +109,7 @@ def _requests(cluster: Cluster, count: int) -> Counter[str]:
     gateway = cluster.hosts[cluster.gateways[0]].address
     answers: Counter[str] = Counter()
     for _ in range(count):
-        with urllib.request.urlopen(f"http://{gateway}/predict?features=5.1,3.5,1.4,0.2", timeout=5) as reply:  # noqa: S310
+        with urllib.request.urlopen(f"http://{gateway}/predict?features=5.1,3.5,1.4,0.2", timeout=5) as reply:
             body = json.load(reply)
         answers[f"{body['host']}:{body['port']} {body['version']}"] += 1
     return answers

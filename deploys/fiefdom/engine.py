@@ -34,6 +34,7 @@ from fiefdom.model import Cluster
 
 CONNECT_TIMEOUT_S = 10
 _CHUNK = 1 << 18
+_REASON = "fiefdom_reason"
 
 # Becomes root where it can, so that the scripts know one way only; where it cannot, the snapshot says so.
 _AS_ROOT = 'if [ "$(id -u)" = 0 ] || ! sudo -n true 2>/dev/null; then exec sh -c "$0"; else exec sudo -n sh -c "$0"; fi'
@@ -70,24 +71,41 @@ def take(steps: str) -> Generator[StringCommand]:
 def ship(refs: tuple[str, ...]) -> Generator[FunctionCommand]:
     """Send local images to the host, in one stream."""
     if refs:
-        yield FunctionCommand(_ship, [refs], {})
+        yield FunctionCommand(_ship, [context.host, refs], {})
 
 
 @operation()
 def prove_login(needed: bool) -> Generator[FunctionCommand]:
     """Log in anew, as an operator would, and become root."""
     if needed:
-        yield FunctionCommand(_prove_login, [], {})
+        yield FunctionCommand(_prove_login, [context.host], {})
 
 
-def _ship(_state: State, host: Host, refs: tuple[str, ...]) -> bool:
+def _ship(host: Host, refs: tuple[str, ...]) -> None:
     with images.saved(refs) as stream:
-        _stream(host, stream, "docker load --quiet")
-    return True
+        error = _stream(host, stream, "docker load --quiet")
+    _tell(host, error)
 
 
-def _stream(host: Host, source: IO[bytes], script: str) -> None:
-    """Feed ``source`` to a root shell on the host. pyinfra itself can only send text it holds in memory."""
+def _prove_login(host: Host) -> None:
+    reason = login_error(host)
+    _tell(host, reason and f"a new login does not work any more: {reason}")
+
+
+def _tell(host: Host, error: str | None) -> None:
+    """Fail an operation of our own in the one way that makes pyinfra print no traceback."""
+    if error is None:
+        return
+    host.connector_data[_REASON] = error
+    host.log_styled(error, fg="red", log_func=logging.getLogger("pyinfra").error)
+    raise NestedOperationError(error)
+
+
+def _stream(host: Host, source: IO[bytes], script: str) -> str | None:
+    """Feed ``source`` to a root shell on the host and say why that failed, or None.
+
+    pyinfra itself can only send text that it holds in memory.
+    """
     transport = host.connector.client.get_transport()  # type: ignore[attr-defined] # the SSH connector's own
     channel = transport.open_session()
     try:
@@ -101,16 +119,10 @@ def _stream(host: Host, source: IO[bytes], script: str) -> None:
         status = channel.recv_exit_status()
     finally:
         channel.close()
-    if status:
-        words = error.decode(errors="replace") if isinstance(error, bytes) else error
-        raise FiefdomError(f"{host.name}: `{script}` failed: {' '.join(words.split()) or f'exit {status}'}")
-
-
-def _prove_login(_state: State, host: Host) -> bool:
-    reason = login_error(host)
-    if reason:
-        raise FiefdomError(f"{host.name}: a new login does not work any more: {reason}; the old session is still open")
-    return True
+    if status == 0:
+        return None
+    words = error.decode(errors="replace") if isinstance(error, bytes) else error
+    return f"`{script}` failed: {' '.join(words.split()) or f'exit {status}'}"
 
 
 def login_error(host: Host, attempts: int = 5) -> str | None:
@@ -151,7 +163,7 @@ class Session:
         # Without a handler, Python prints pyinfra's warnings raw.
         logging.getLogger("pyinfra").addHandler(logging.NullHandler())
         logging.getLogger("paramiko").addHandler(logging.NullHandler())
-        data = [(name, inventory.host_data(self.cluster, name)) for name in self.names]
+        data = [(name, inventory.connection(self.cluster, name)) for name in self.names]
         self._state = State(
             Inventory((data, {})),
             Config(CONNECT_TIMEOUT=CONNECT_TIMEOUT_S, PARALLEL=len(data)),
@@ -179,10 +191,24 @@ class Session:
                 host.connector.client.close()  # type: ignore[attr-defined] # pyinfra's disconnect leaves it open
 
     def on_all(self, function: Callable[[str], T], names: Iterable[str] | None = None) -> dict[str, T]:
-        """``function(name)`` for every host at once, in the inventory's order; the first error is raised at the end."""
-        jobs = {name: gevent.spawn(function, name) for name in (self.names if names is None else names)}
-        gevent.joinall(jobs.values())
-        return {name: job.get() for name, job in jobs.items()}
+        """``function(name)`` for every host at once, in the inventory's order.
+
+        All are waited for. What went wrong is raised at the end, as one FiefdomError where there were several.
+        """
+        errors: dict[str, FiefdomError] = {}
+
+        def attempt(name: str) -> T | None:
+            try:
+                return function(name)
+            except FiefdomError as error:
+                errors[name] = error
+                return None
+
+        jobs = {name: gevent.spawn(attempt, name) for name in (self.names if names is None else names)}
+        gevent.joinall(jobs.values(), raise_error=True)
+        if errors:
+            raise FiefdomError("; ".join(str(errors[name]) for name in jobs if name in errors))
+        return {name: job.value for name, job in jobs.items()}
 
     def snapshot_lines(self, queries: Mapping[str, str]) -> dict[str, list[str]]:
         """The snapshot script's answer from every host, one round trip each."""
@@ -206,9 +232,7 @@ class Session:
         if phase.steps:
             self._operate(host, take, label, steps=apply.steps_text(phase.steps))
         if phase.cuts_line:
-            reason = login_error(host)
-            if reason:
-                raise FiefdomError(f"{name}: a new login does not work any more: {reason}")
+            self._operate(host, prove_login, f"{label}: a new login still works", needed=True)
 
     def shell(self, name: str, argv: Iterable[str]) -> tuple[bool, str, str]:
         """Run a command as root; whether it succeeded, its output and its errors."""
@@ -223,6 +247,8 @@ class Session:
                 raise FiefdomError(f"{host.name}: {self._why(host, error)}") from None
 
     def _why(self, host: Host, error: NestedOperationError) -> str:
+        if reason := host.connector_data.pop(_REASON, None):
+            return str(reason)
         meta = self._state.get_op_data_for_host(host, error.args[0]).operation_meta
         return failure(meta.stdout_lines) or " ".join(meta.stderr.split()) or "the connection broke off"
 

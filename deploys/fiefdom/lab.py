@@ -478,7 +478,7 @@ def down(say: Say = lambda _: None, images: bool = False) -> None:
             raise FiefdomError(f"The lab cannot be removed while Docker does not answer ({problem}): start it first.")
     else:
         owner = _owner()
-        if owner is not None and owner != str(root) and Path(owner).is_dir():
+        if owner and owner != str(root) and Path(owner).is_dir():
             say(f"nothing of this checkout is up; the lab of {owner} is left alone")
         else:
             _remove_from_docker(say, images)
@@ -495,9 +495,17 @@ def _remove_from_docker(say: Say, images: bool) -> None:
         _docker("volume", "rm", *volumes)
     if networks := _docker("network", "ls", "--quiet", label).split():
         _docker("network", "rm", *networks)
-    if images and (built := set(_docker("image", "ls", "--quiet", f"--filter=label={_IMAGE_LABEL}").split())):
-        say("removing the images of the lab hosts")
-        _docker("image", "rm", "--force", *built)
+    if images:
+        for image in sorted(set(_docker("image", "ls", "--quiet", f"--filter=label={_IMAGE_LABEL}").split())):
+            _remove_image(image, say)
+
+
+def _remove_image(image: str, say: Say) -> None:
+    """Not by force: a container that is not the lab's may stand on a host image, and keeps it."""
+    try:
+        _docker("image", "rm", image)
+    except FiefdomError as error:
+        say(f"left the image {image}: {error}")
 
 
 def _refuse_foreign_lab(root: Path) -> None:

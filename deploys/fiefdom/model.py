@@ -482,6 +482,10 @@ class _Range:
     def ports(self) -> str:
         return f"port {self.first}" if self.count == 1 else f"ports {self.first}-{self.last}"
 
+    @property
+    def are(self) -> str:
+        return "is" if self.count == 1 else "are"
+
 
 def dotted(key: KeyPath) -> str:
     """A key path as a person says it, such as hosts.app1.groups[0]."""
@@ -520,7 +524,7 @@ class Cluster(_Model):
                 self._docker_problems,
             )
             for problem in check()
-        ]
+        ] or list(self._idle_problems())  # an idle host is mostly what comes of another mistake
         if problems:
             # The context carries all of them, so that `complaint` can order and count them.
             key, says = problems[0]
@@ -562,8 +566,10 @@ class Cluster(_Model):
             if {GATEWAYS, APP_HOSTS} <= set(host.groups):
                 # Each of the two roles brings a Serf agent of its own on the same ports.
                 yield key, "a host is either a gateway or an app host; take one of the two out"
+
+    def _idle_problems(self) -> Iterator[Problem]:
         for name in self.app_hosts:
-            if not self.instances(name):
+            if not any(self.count(name, service) for service in self.services):
                 yield (
                     ("hosts", name),
                     "an app host without service; let a service name one of its groups, "
@@ -601,14 +607,11 @@ class Cluster(_Model):
                         told.add((new.key, old.key))
                         yield (
                             new.key,
-                            f"{new.ports} on {name} is also taken by {dotted(old.key)} ({old.ports}); move one of them",
+                            f"{new.ports} on {name} {new.are} also taken by {dotted(old.key)} ({old.ports}); move one",
                         )
                 if new.last > LAST_PORT and (new.key, new.key) not in told:
                     told.add((new.key, new.key))
-                    yield (
-                        new.key,
-                        f"{new.ports} on {name} ends past {LAST_PORT}; lower base_port or instances",
-                    )
+                    yield new.key, f"{new.ports} on {name} would go past {LAST_PORT}; lower base_port or instances"
                 taken.append(new)
 
     def _port_ranges(self, name: str) -> Iterator[_Range]:

@@ -45,7 +45,7 @@ host_part() {
         -p NeedDaemonReload -p ConditionResult -p ConditionTimestampMonotonic -- 2>/dev/null | sed "s/^/unit$tab/"
     ask sysctl | xargs -d '\n' -r grep . 2>/dev/null | sed "s/^/sysctl$tab/"
     [ ! -e /var/lib/fiefdom/manifest ] || sed "s/^/made$tab/" /var/lib/fiefdom/manifest
-    find /var/lib/fiefdom/stamps /var/lib/fiefdom/containers -type f -exec grep . {} + /dev/null 2>/dev/null |
+    find /var/lib/fiefdom/stamps /var/lib/fiefdom/containers -type f -exec grep . /dev/null {} + 2>/dev/null |
         sed "s/^/stamp$tab/"
     ask live | while IFS=$tab read -r unit command; do
         # shellcheck disable=SC2086 # the command is words of our own

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import difflib
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -136,7 +135,7 @@ def read_yaml(path: str | Path) -> Written:
         loader = yaml.SafeLoader(text)
         try:
             node = loader.get_single_node()
-            if node is None:
+            if node is None or node.tag == "tag:yaml.org,2002:null":
                 raise FiefdomError(f"{file}: the inventory is empty; start from inventories/production.example.yaml")
             if not isinstance(node, yaml.MappingNode):
                 kind = "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
@@ -271,17 +270,17 @@ def read_group_data(folders: list[Path]) -> dict[str, Written]:
     those in its ``__all__``, but not what it imports.
     """
     found: dict[str, Written] = {}
-    for folder in folders:
-        files = sorted(Path(e.path) for e in os.scandir(folder)) if folder.is_dir() else []
-        for path in files:
-            if path.suffix != ".py":
-                continue
-            shown_path = _relative(path)
-            variables = read_python(shown_path)
-            imported = _imported(read_text(shown_path))
-            names = variables.get("__all__", [name for name in variables if name not in imported])
+    # Two ways to the same folder are one: a repository may link to its group data from its inventories.
+    for folder in dict.fromkeys(folder.resolve() for folder in folders):
+        for path in sorted(folder.glob("*.py")):
+            file = _relative(path)
+            variables = read_python(file)
+            imported = _imported(read_text(file))
+            names = variables.get("__all__", set(variables) - imported)
+            if not isinstance(names, list | tuple | set):
+                raise FiefdomError(f"{_name(file)}: __all__ must be a list of names")
             data = {n: v for n, v in variables.items() if n in names and not n.startswith("__")}
-            new = written(data, str(shown_path))
+            new = written(data, _name(file))
             old = found.get(path.stem, Written({}, {}))
             found[path.stem] = Written({**old.value, **new.value}, {**old.origins, **new.origins})
     return found

@@ -48,25 +48,23 @@ def desired(context: Context) -> HostState:
 
 def _rules(context: Context) -> str:
     cluster = context.cluster
-    docker = cluster.docker
+    network, docker = cluster.network, cluster.docker
     return render(
         "firewall.nft.j2",
-        admins=_by_family(cluster.network.admin_cidrs),
-        clients=_by_family(cluster.network.clients) if context.is_gateway else _by_family(()),
-        members=_by_family((cluster.network.cidr,)),
+        admins=_networks(network.admin_cidrs),
+        clients=_networks(network.clients),
+        members=_networks((network.cidr,)),
         gateways=sorted(ipaddress.IPv4Address(cluster.hosts[name].address) for name in cluster.gateways),
-        docker_networks=_by_family((str(ipaddress.IPv4Interface(docker.bridge_address).network), docker.address_pool)),
+        docker_networks=_networks((str(ipaddress.IPv4Interface(docker.bridge_address).network), docker.address_pool)),
+        is_gateway=context.is_gateway,
         ssh_port=cluster.ssh_of(context.name)[1],
         gossip_port=cluster.serf.port,
-        stats_port=cluster.gateway.stats_port if context.is_gateway else None,
-        route_ports=sorted({service.route.port for service in cluster.services.values()}),
+        stats_port=cluster.gateway.stats_port,
+        route_ports=ranges(service.route.port for service in cluster.services.values()),
         instance_ports=ranges(instance.port for instance in cluster.instances(context.name)),
     )
 
 
-def _by_family(networks: Iterable[str]) -> dict[str, list[str]]:
-    """Networks by nftables' name of their family, without overlaps, which an interval set would refuse."""
-    parsed = [ipaddress.ip_network(network) for network in networks]
-    v4 = ipaddress.collapse_addresses(n for n in parsed if isinstance(n, ipaddress.IPv4Network))
-    v6 = ipaddress.collapse_addresses(n for n in parsed if isinstance(n, ipaddress.IPv6Network))
-    return {"ip": [str(n) for n in v4], "ip6": [str(n) for n in v6]}
+def _networks(cidrs: Iterable[str]) -> tuple[str, ...]:
+    """Networks without overlaps, which nftables refuses."""
+    return tuple(str(network) for network in ipaddress.collapse_addresses(ipaddress.IPv4Network(c) for c in cidrs))

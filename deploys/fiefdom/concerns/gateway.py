@@ -82,7 +82,7 @@ def _container(context: Context) -> Container:
             memory_mib=gateway.memory_mib,
             pids=PIDS,
             nofile=2 * gateway.maxconn + SPARE_NOFILE,
-            tmpfs={path: f"size=16m,uid={UID},gid={UID}" for path in ("/run", "/tmp")},  # noqa: S108
+            tmpfs=dict.fromkeys(("/run", "/tmp"), f"size=16m,uid={UID},gid={UID}"),  # noqa: S108
         ),
     )
     return Container(

@@ -86,7 +86,7 @@ def _own_ports(context: Context) -> set[int]:
 
 
 def _unprivileged_port_start(context: Context) -> int:
-    """HAProxy runs as an ordinary user in the host's network, where no capability of a container helps it to port 80."""
+    """HAProxy is an ordinary user in the host's network, where no capability of a container gets it to port 80."""
     if GATEWAYS not in context.host.groups:
         return PRIVILEGED_PORTS_END
     return min(PRIVILEGED_PORTS_END, *(service.route.port for service in context.cluster.services.values()))

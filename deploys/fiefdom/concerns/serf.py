@@ -69,7 +69,7 @@ def _container(context: Context) -> Container:
             memory_mib=cluster.serf.memory_mib,
             pids=PIDS,
             nofile=NOFILE,
-            tmpfs={path: f"size=1m,uid={UID},gid={UID}" for path in ("/run", "/tmp")},  # noqa: S108
+            tmpfs=dict.fromkeys(("/run", "/tmp"), f"size=1m,uid={UID},gid={UID}"),  # noqa: S108
         ),
     )
     return Container(

@@ -62,7 +62,7 @@ def _container(context: Context, instance: Instance, service: Service) -> Contai
             memory_mib=limits.memory_mib,
             pids=limits.pids,
             nofile=limits.nofile,
-            tmpfs={path: f"size={tmpfs_mib}m,mode=1777" for path in service.tmpfs},
+            tmpfs=dict.fromkeys(service.tmpfs, f"size={tmpfs_mib}m,mode=1777"),
         ),
         f"--cpus={limits.cpus:g}",
         *((f"--user={service.user}",) if service.user else ()),

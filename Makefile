@@ -1,0 +1,57 @@
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+SCRIPTS = $(shell grep -rlE '^\#!/bin/(ba)?sh' images .ci 2>/dev/null)
+
+.PHONY: help venv demo test lint clean
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+venv: $(STAMP) ## make .venv with Fiefdom and its tools
+
+demo: venv ## bare hosts on this machine, converged, serving behind their gateway
+	@$(VENV)/bin/fiefdom demo
+
+test: venv ## every test; brings the lab up where a test needs it
+	$(VENV)/bin/pytest
+
+lint: venv ## what CI checks without running anything
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(if $(SCRIPTS),$(VENV)/bin/shellcheck $(SCRIPTS))
+
+# The lab needs nothing but the standard library, so this works without .venv.
+define LAB_DOWN
+import sys
+from fiefdom import lab
+from fiefdom.errors import FiefdomError
+try:
+    lab.down(print, images=True)
+except FiefdomError as error:
+    sys.exit(str(error))
+endef
+export LAB_DOWN
+
+clean: ## remove the lab with its images, .venv and caches
+	@PYTHONPATH=deploys PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -c "$$LAB_DOWN"
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+define fail_unless
+$(1) || { echo $(2) >&2; exit 1; }
+endef
+
+$(STAMP): pyproject.toml
+	@$(call fail_unless,command -v $(PYTHON) > /dev/null,"There is no $(PYTHON) here: install Python 3.10 or newer.")
+	@$(call fail_unless,$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))',"$(PYTHON) is too old: install Python 3.10 or newer and say where it is: make PYTHON=/path/to/python3.")
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null \
+	  || { [ "$$(id -u)" = 0 ] && [ -e /etc/debian_version ] && echo 'installing python3-venv' \
+	       && apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -y install python3-venv > /dev/null; } \
+	  || { echo '$(PYTHON) cannot make virtual environments: sudo apt-get install python3-venv, then try again.' >&2; exit 1; }
+	@echo 'installing Fiefdom into $(VENV)'
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/pip install -qq --disable-pip-version-check -e '.[dev]'
+	@touch $@

@@ -1,0 +1,264 @@
+"""What the model accepts, refuses and derives, by value."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from fiefdom.model import Cluster, Health, dotted
+from pydantic import ValidationError
+
+VALID: dict[str, Any] = {
+    "cluster": "test",
+    "network": {"cidr": "10.0.0.0/24", "admin_cidrs": ["10.0.0.1/32"]},
+    "hosts": {
+        "gw1": {"address": "10.0.0.11", "groups": ["gateways"]},
+        "app1": {"address": "10.0.0.21", "groups": ["app_hosts"]},
+        "app2": {"address": "10.0.0.22", "groups": ["app_hosts", "large"]},
+    },
+    "services": {
+        "web": {"image": "team/web", "version": "1.0", "instances": 2},
+        "api": {
+            "image": "api",
+            "version": "2",
+            "base_port": 9000,
+            "groups": ["large"],
+            "route": {"path_prefix": "/api"},
+        },
+    },
+}
+
+
+def changed(changes: dict[str, Any]) -> dict[str, Any]:
+    """VALID with values at dotted keys replaced; None takes a key out."""
+    raw = copy.deepcopy(VALID)
+    for key, value in changes.items():
+        *parents, last = key.split("/")
+        at = raw
+        for part in parents:
+            at = at.setdefault(part, {})
+        if value is None:
+            del at[last]
+        else:
+            at[last] = value
+    return raw
+
+
+def refusal(changes: dict[str, Any]) -> str:
+    with pytest.raises(ValidationError) as caught:
+        Cluster.model_validate(changed(changes))
+    return "\n".join(
+        f"{dotted(key)}: {says}"
+        for error in caught.value.errors()
+        for key, says in error.get("ctx", {}).get("all", [(error["loc"], error["msg"])])
+    )
+
+
+def test_defaults_fill_in_what_is_not_written() -> None:
+    cluster = Cluster.model_validate(VALID)
+    assert cluster.services["web"].health == Health()
+    assert cluster.network.clients == ("10.0.0.0/24",)
+    assert cluster.gateways == ("gw1",)
+    assert cluster.app_hosts == ("app1", "app2")
+    assert cluster.services["web"].tmpfs == ("/tmp",)
+
+
+def test_instances_follow_groups_and_overrides() -> None:
+    cluster = Cluster.model_validate(changed({"hosts/app2/services": {"web": {"instances": 3}}}))
+    assert [i.container for i in cluster.instances("app1")] == ["web-8000", "web-8001"]
+    assert [i.unit for i in cluster.instances("app2")] == [
+        "web@8000.service",
+        "web@8001.service",
+        "web@8002.service",
+        "api@9000.service",
+    ]
+    assert cluster.instances("gw1") == ()
+
+
+def test_a_host_limits_only_what_it_names_differently() -> None:
+    cluster = Cluster.model_validate(
+        changed(
+            {
+                "services/web/limits": {"memory_mib": 512, "pids": 99},
+                "services/web/environment": {"A": "1", "B": "2"},
+                "hosts/app1/services": {"web": {"limits": {"memory_mib": 1024}, "environment": {"B": "3"}}},
+            }
+        )
+    )
+    own = cluster.service_on("app1", "web")
+    assert (own.limits.memory_mib, own.limits.pids) == (1024, 99)
+    assert own.environment == {"A": "1", "B": "3"}
+    assert cluster.service_on("app2", "web") == cluster.services["web"]
+
+
+def test_whole_numbers_in_an_environment_are_text() -> None:
+    cluster = Cluster.model_validate(
+        changed({"services/web/environment": {"PORT": 80}, "hosts/gw1/sysctls": {"net.core.somaxconn": 4096}})
+    )
+    assert cluster.services["web"].environment == {"PORT": "80"}
+    assert cluster.hosts["gw1"].sysctls == {"net.core.somaxconn": "4096"}
+
+
+def test_keys_of_the_persons_own_are_ignored_where_keys_are_fixed() -> None:
+    cluster = Cluster.model_validate(
+        changed({"x-note": 1, "services/web/x-note": [], "services/web/health": {"x-a": 1}})
+    )
+    assert cluster == Cluster.model_validate(VALID)
+
+
+def test_ssh_settings_of_a_host_come_first() -> None:
+    cluster = Cluster.model_validate(
+        changed({"ssh": {"user": "operator", "key": "keys/all"}, "hosts/gw1/ssh": {"port": 2222}, "base_dir": "/inv"})
+    )
+    assert cluster.ssh_of("gw1") == ("operator", 2222, "/inv/keys/all")
+    assert cluster.ssh_of("app1") == ("operator", 22, "/inv/keys/all")
+
+
+STRICT = [
+    {"services/web/instances": "2"},
+    {"services/web/instances": True},
+    {"services/web/instances": 2.0},
+    {"services/web/instances": -1},
+    {"services/web/version": 1.0},
+    {"services/web/version": 1},
+    {"services/web/base_port": "80"},
+    {"services/web/base_port": 0},
+    {"services/web/environment": {"A": True}},
+    {"services/web/environment": {"A": 1.1}},
+    {"services/web/environment": {"A": [1]}},
+    {"services/web/environment": {"A": "two\nlines"}},
+    {"services/web/environment": {"A-B": "1"}},
+    {"services/web/environment": {"FIEFDOM_PORT": "1"}},
+    {"services/web/image": "team/web:1.0"},
+    {"services/web/image": "Team/web"},
+    {"services/web/command": "run it"},
+    {"services/web/command": ["a\nb"]},
+    {"services/web/groups": []},
+    {"services/web/limits": {"memory": 1}},
+    {"services/web/limits": {"cpus": 0}},
+    {"services/web/limits": {"cpus": float("nan")}},
+    {"services/web/user": 1000},
+    {"services/web/route": {"port": 79}},
+    {"services/we_b": {"image": "a", "version": "1"}},
+    {"gateway": {"server_timeout_s": float("inf")}},
+    {"gateway": {"balance": "round"}},
+    {"docker": {"live_restore": False}},
+    {"docker": {"bridge_address": "172.31.255.0/24"}},
+    {"docker": {"bridge_address": "172.31.255.1"}},
+    {"network/cidr": "10.0.0.0"},
+    {"network/cidr": "fd00::/64"},
+    {"network/firewall": "yes"},
+    {"network/admin_cidrs": []},
+    {"hosts/gw1/address": "10.0.0.999"},
+    {"hosts/gw1/address": "gw1.example.org"},
+    {"hosts/gw1/groups": []},
+    {"hosts/gw1/groups": ["all"]},
+    {"hosts/gw1/sysctls": {"net.core.somaxconn": "1\nkernel.panic=1"}},
+    {"hosts/gw1/ssh": {"user": "root; reboot"}},
+    {"hosts": {}},
+    {"services": {}},
+    {"ssh": {"key": "~nosuchuserhere/key"}},
+    {"ssh": {"key": "a\0b"}},
+    {"ssh": {"authorized_keys": ["ssh-ed25519 AAAA x\n"]}},
+    {"ssh": {"authorized_keys": ["AAAA"]}},
+]
+
+
+@pytest.mark.parametrize("changes", STRICT, ids=str)
+def test_what_is_not_meant_is_refused_and_never_guessed(changes: dict[str, Any]) -> None:
+    refusal(changes)
+
+
+INCONSISTENT = [
+    ({"hosts/gw1/address": "10.0.0.21"}, "hosts.app1.address: 10.0.0.21 is also the address of gw1"),
+    ({"hosts/gw1/address": "10.0.1.11"}, "hosts.gw1.address: 10.0.1.11 is outside network.cidr 10.0.0.0/24"),
+    ({"hosts/gw1/address": "10.0.0.255"}, "hosts.gw1.address: 10.0.0.255 is an address that 10.0.0.0/24 keeps"),
+    ({"hosts/gw1/groups": ["large"]}, "hosts: no host is in the group gateways"),
+    ({"hosts/app1": None, "hosts/app2/groups": ["large"]}, "hosts: no host is in the group app_hosts"),
+    ({"hosts/gw1/groups": ["gateways", "app_hosts"]}, "hosts.gw1.groups: a host is either a gateway or an app host"),
+    ({"hosts/gw1/groups": ["gateways", "gateways"]}, "hosts.gw1.groups: gateways stands there twice"),
+    ({"services/web/groups": ["large"]}, "hosts.app1: an app host without service"),
+    ({"hosts/app1/services": {"web": {"instances": 0}}}, "hosts.app1: an app host without service"),
+    ({"services/web/groups": ["small"]}, "services.web.groups[0]: no host is in the group small"),
+    ({"hosts/app1/services": {"wbe": {}}}, "hosts.app1.services.wbe: no such service; known are api, web"),
+    ({"hosts/app1/services": {"api": {"instances": 1}}}, "hosts.app1.services.api: api does not run on app1"),
+    ({"services/api/base_port": 8001}, "services.api.base_port: port 8001 on app2 is also taken by services.web"),
+    (
+        {"hosts/app2/services": {"web": {"instances": 1000}}, "services/api/base_port": 8999},
+        "services.api.base_port: port 8999 on app2 is also taken by hosts.app2.services.web.instances (ports",
+    ),
+    (
+        {"hosts/app2/services": {"api": {"instances": 30}}, "services/api/base_port": 7990},
+        "hosts.app2.services.api.instances: ports 7990-8019 on app2 are also taken by services.web.base_port",
+    ),
+    (
+        {"services/web/base_port": 65535},
+        "services.web.base_port: ports 65535-65536 on app1 would go past 65535; lower base_port",
+    ),
+    (
+        {"services/web/base_port": 65000, "hosts/app1/services": {"web": {"instances": 537}}},
+        "hosts.app1.services.web.instances: ports 65000-65536 on app1 would go past 65535",
+    ),
+    ({"services/web/base_port": 7945}, "services.web.base_port: ports 7945-7946 on app1 are also taken by serf.port"),
+    ({"services/web/base_port": 22}, "services.web.base_port: ports 22-23 on app1 are also taken by ssh.port"),
+    ({"hosts/app1/ssh": {"port": 8001}}, "ports 8000-8001 on app1 are also taken by hosts.app1.ssh.port (port 8001)"),
+    ({"serf": {"rpc_port": 7946}}, "serf.rpc_port: port 7946 on gw1 is also taken by serf.port"),
+    (
+        {"services/web/route": {"port": 8404}},
+        "services.web.route.port: port 8404 on gw1 is also taken by gateway.stats",
+    ),
+    ({"hosts/gw1/ssh": {"port": 80}}, "services.web.route.port: port 80 on gw1 is also taken by hosts.gw1.ssh.port"),
+    ({"services/api/route": {"path_prefix": "/"}}, "services.api.route: api is reached the same way as web"),
+    ({"services/user": {"image": "a", "version": "1"}}, "services.user: user is the name of a unit of the system"),
+    ({"network/cidr": "172.31.0.0/16"}, "is outside network.cidr"),
+    ({"docker": {"bridge_address": "10.0.0.1/16"}}, "docker.bridge_address: 10.0.0.0/16 overlaps network.cidr"),
+    (
+        {"docker": {"address_pool": "172.31.0.0/16"}},
+        "docker.bridge_address: 172.31.255.0/24 overlaps docker.address_pool",
+    ),
+    ({"docker": {"address_pool": "172.31.1.0/26"}}, "docker.address_pool_size: no /24 fits"),
+    (
+        {"hosts/gw1/static": {"interface": "eth0", "gateway": "10.9.0.1"}},
+        "hosts.gw1.static.gateway: 10.9.0.1 cannot be reached from 10.0.0.0/24",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "says"), INCONSISTENT, ids=[says for _, says in INCONSISTENT])
+def test_what_does_not_fit_together_is_refused(changes: dict[str, Any], says: str) -> None:
+    assert says in refusal(changes)
+
+
+def test_a_clash_of_two_services_is_told_once_however_many_hosts_have_it() -> None:
+    hosts = {f"more{i}": {"address": f"10.0.0.{100 + i}", "groups": ["app_hosts", "large"]} for i in range(5)}
+    with pytest.raises(ValidationError) as caught:
+        Cluster.model_validate(changed({"services/api/base_port": 8000, "hosts": {**VALID["hosts"], **hosts}}))
+    (error,) = caught.value.errors()
+    assert len(error["ctx"]["all"]) == 1
+
+
+def test_more_services_than_serf_can_tell_of_are_refused() -> None:
+    services = {
+        f"service-with-a-long-name-{i}": {
+            "image": "a",
+            "version": "v" * 60,
+            "base_port": 9100 + i,
+            "route": {"path_prefix": f"/{i}"},
+        }
+        for i in range(5)
+    }
+    assert "Serf carries 512" in refusal({"services": {**VALID["services"], **services}})
+    Cluster.model_validate(changed({"services": dict(list({**VALID["services"], **services}.items())[:5])}))
+
+
+def test_the_same_ports_on_different_hosts_are_fine() -> None:
+    Cluster.model_validate(
+        changed(
+            {
+                "hosts/app1/groups": ["app_hosts", "small"],
+                "services/web/groups": ["small"],
+                "services/api/base_port": 8000,
+            }
+        )
+    )
