@@ -1,6 +1,7 @@
-"""Shared by all tests."""
+"""Shared by all tests: their helper modules are importable by name."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent / "unit"))
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE / "unit"), str(HERE / "lab")]

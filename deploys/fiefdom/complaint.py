@@ -10,8 +10,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from fiefdom.errors import FiefdomError
-from fiefdom.model import Cluster, KeyPath, Problem, dotted, shown
+from fiefdom.model import Cluster, Problem
 from fiefdom.source import Origin, Written
+from fiefdom.wording import KeyPath, dotted, printable, shown
 
 _UNKNOWN = "extra_forbidden"  # pydantic's name for it
 # Keys that people expect under another name, from Compose files and other tools.
@@ -50,16 +51,11 @@ def refused(error: ValidationError, written: Written) -> FiefdomError:
 
 def first_of(problems: Iterable[tuple[Origin, KeyPath, str]]) -> FiefdomError:
     """One line for the first of ``problems`` in the order of the files."""
-    ordered = sorted(problems, key=lambda p: (p[0].rank, p[0].file if p[0].rank else "", p[0].line or 0))
+    ordered = sorted(problems, key=lambda p: (p[0].rank, p[0].file if p[0].rank else "", p[0].line or float("inf")))
     origin, key, says = ordered[0]
     more = f" (and {len(ordered) - 1} more)" if len(ordered) > 1 else ""
     where = f"{dotted(key)}: " if key else ""
     return FiefdomError(printable(f"{origin}: {where}{says}{more}"))
-
-
-def printable(text: str) -> str:
-    """``text`` as one line that any terminal can print."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
 
 
 def unknown_key(name: object, known: Iterable[str]) -> str:

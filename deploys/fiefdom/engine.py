@@ -170,6 +170,8 @@ class Session:
             check_for_changes=False,
         )
         self._state.is_executing = True  # operations run when they are called
+        # Set once: `ctx_state.use` in one greenlet would take it away from all others when it ends.
+        ctx_state.set(self._state)
         try:
             failures = {n: e for n, e in self.on_all(self._connect).items() if e}
             if failures:
@@ -186,6 +188,7 @@ class Session:
 
     def close(self) -> None:
         """End every connection."""
+        ctx_state.reset()
         for host in self._state.inventory:
             if host.connected:
                 host.connector.client.close()  # type: ignore[attr-defined] # pyinfra's disconnect leaves it open
@@ -240,7 +243,7 @@ class Session:
         return ok, output.stdout, output.stderr
 
     def _operate(self, host: Host, op: Any, label: str, **arguments: Any) -> None:
-        with ctx_state.use(self._state), ctx_host.use(host):
+        with ctx_host.use(host):
             try:
                 op(name=label, _sudo=False, **arguments)
             except NestedOperationError as error:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from fiefdom.complaint import first_of, printable, refused, unknown_key
+from fiefdom.complaint import first_of, refused, unknown_key
 from fiefdom.errors import FiefdomError
-from fiefdom.model import Cluster, Host, KeyPath
+from fiefdom.model import Cluster, Host
 from fiefdom.source import Origin, Written, read_group_data, read_python, read_yaml, written
+from fiefdom.wording import KeyPath, printable
 
 if TYPE_CHECKING:  # pyinfra takes long to import, and gevent must patch before it does
     from pyinfra.api.inventory import Inventory

@@ -692,6 +692,13 @@ def power_on(name: str) -> None:
     _docker("start", host(name).container)
 
 
+def remove(name: str) -> None:
+    """Take one host out of the lab, with its disk. The others and their keys stay as they are."""
+    h = host(name)
+    _docker("rm", "--force", "--volumes", h.container)
+    _docker("volume", "rm", "--force", h.volume)
+
+
 def freeze(name: str) -> None:
     """A hang: the host holds its connections and answers nothing until `thaw`."""
     _docker("pause", host(name).container)

@@ -26,6 +26,8 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from fiefdom.wording import KeyPath, dotted, shown
+
 GATEWAYS = "gateways"
 APP_HOSTS = "app_hosts"
 LAST_PORT = 65535
@@ -34,8 +36,6 @@ FIRST_GATEWAY_PORT = 80
 # memberlist sends a member's tags in one field of this size, and refuses to start above it.
 TAGS_MAX_BYTES = 512
 
-KeyPath = tuple[str | int, ...]
-"""Where a value stands in an inventory, such as ("hosts", "app1", "groups", 0)."""
 Problem = tuple[KeyPath, str]
 """What is wrong and how to mend it, and where."""
 
@@ -57,17 +57,6 @@ class _Matches:
         if not re.fullmatch(self.pattern, value):
             raise ValueError(f"{shown(value)} is not possible here; it must be {self.says}")
         return value
-
-
-def shown(value: object) -> str:
-    """``value`` in an error message: one short line, whatever it is."""
-    if not isinstance(value, str | int | float | bool | None):
-        return f"a {type(value).__name__}"
-    try:
-        text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    except ValueError:  # an integer of thousands of digits has no text
-        return "a huge number"
-    return text if len(text) <= 60 else f"{text[:56]}...{text[-1]}"
 
 
 T = TypeVar("T")
@@ -137,25 +126,6 @@ PathPrefix = Annotated[str, _Matches("/[A-Za-z0-9._~/-]*", "a path from /, of le
 HostName = Annotated[str, _Matches("[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", "a host name or address")]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        validate_default=True,
-        strict=True,
-        allow_inf_nan=False,
-        json_schema_extra={"patternProperties": {"^x-": {}}},
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_own_keys(cls, value: object) -> object:
-        # As in Compose files: a place for YAML anchors and for notes of the person's own.
-        if isinstance(value, dict):
-            return {k: v for k, v in value.items() if not (isinstance(k, str) and k.startswith("x-"))}
-        return value
-
-
 def _cidr(value: str) -> str:
     try:
         return str(ipaddress.IPv4Network(value))
@@ -173,6 +143,29 @@ def _address(value: str) -> str:
         return str(ipaddress.IPv4Address(value))
     except ValueError as error:
         raise ValueError(f"{shown(value)} is not an IPv4 address; write one like 10.0.0.11") from error
+
+
+Cidr = Annotated[str, AfterValidator(_cidr)]
+Address = Annotated[str, AfterValidator(_address)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        strict=True,
+        allow_inf_nan=False,
+        json_schema_extra={"patternProperties": {"^x-": {}}},
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_own_keys(cls, value: object) -> object:
+        # As in Compose files: a place for YAML anchors and for notes of the person's own.
+        if isinstance(value, dict):
+            return {k: v for k, v in value.items() if not (isinstance(k, str) and k.startswith("x-"))}
+        return value
 
 
 class Health(_Model):
@@ -278,17 +271,14 @@ class Static(_Model):
         description="Interface name."
     )
     prefix_length: int = Field(24, ge=1, le=32, description="Prefix length of the host's address.")
-    gateway: str | None = Field(None, description="Default gateway.")
-    dns: Many[str] = Field((), description="Name servers.")
-
-    _check_gateway = field_validator("gateway")(lambda v: v if v is None else _address(v))
-    _check_dns = field_validator("dns")(lambda v: tuple(_address(a) for a in v))
+    gateway: Address | None = Field(None, description="Default gateway.")
+    dns: Many[Address] = Field((), description="Name servers.")
 
 
 class Host(_Model):
     """A machine of the cluster."""
 
-    address: str = Field(description="IPv4 address in the cluster's network; SSH uses it as well.")
+    address: Address = Field(description="IPv4 address in the cluster's network; SSH uses it as well.")
     groups: Many[Group] = Field(description="gateways, app_hosts, or groups of your own.", min_length=1)
     ssh: HostSsh = Field(default_factory=HostSsh, description="SSH settings that differ from the cluster's.")
     services: dict[Name, ServiceOverride] = Field(
@@ -301,25 +291,19 @@ class Host(_Model):
         None, description="Static address by systemd-networkd; absent leaves addressing alone."
     )
 
-    _check_address = field_validator("address")(_address)
-
 
 class Network(_Model):
     """Addresses, and who may reach what."""
 
-    cidr: str = Field(description="Network that every host's address lies in; gossip is accepted from it only.")
-    admin_cidrs: Many[str] = Field(
+    cidr: Cidr = Field(description="Network that every host's address lies in; gossip is accepted from it only.")
+    admin_cidrs: Many[Cidr] = Field(
         description="Networks that may reach SSH and the gateways' statistics.", min_length=1
     )
-    client_cidrs: Many[str] | None = Field(
+    client_cidrs: Many[Cidr] | None = Field(
         None,
         description="Networks that may reach the gateways' service ports; the cluster's own when absent.",
     )
     firewall: bool = Field(True, description="Whether Fiefdom manages an nftables table of its own.")
-
-    _check_cidr = field_validator("cidr")(_cidr)
-    _check_admin = field_validator("admin_cidrs")(lambda v: tuple(_cidr(c) for c in v))
-    _check_clients = field_validator("client_cidrs")(lambda v: v if v is None else tuple(_cidr(c) for c in v))
 
     @property
     def clients(self) -> tuple[str, ...]:
@@ -360,7 +344,7 @@ class Docker(_Model):
     )
     log_max_file: int = Field(5, ge=1, le=100, description="Log files kept for a container.")
     bridge_address: str = Field("172.31.255.1/24", description="Address and network of Docker's default bridge.")
-    address_pool: str = Field("172.31.0.0/17", description="Network that further Docker networks are cut from.")
+    address_pool: Cidr = Field("172.31.0.0/17", description="Network that further Docker networks are cut from.")
     address_pool_size: int = Field(24, ge=16, le=29, description="Prefix length of each of them.")
     nofile: int = Field(
         16384,
@@ -372,8 +356,6 @@ class Docker(_Model):
         True,
         description="Containers outlive the daemon. Fiefdom's promises need it, so it cannot be turned off.",
     )
-
-    _check_pool = field_validator("address_pool")(_cidr)
 
     @field_validator("bridge_address")
     @classmethod
@@ -485,14 +467,6 @@ class _Range:
     @property
     def are(self) -> str:
         return "is" if self.count == 1 else "are"
-
-
-def dotted(key: KeyPath) -> str:
-    """A key path as a person says it, such as hosts.app1.groups[0]."""
-    text = ""
-    for part in key:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return text.removeprefix(".")
 
 
 class Cluster(_Model):

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from fiefdom.errors import FiefdomError
-from fiefdom.model import KeyPath, dotted, shown
+from fiefdom.wording import KeyPath, dotted, printable, shown
 
 # Aliases let a few lines stand for millions of values; no inventory of ours comes near this many.
 _VALUES_MAX = 200_000
@@ -152,13 +152,13 @@ def read_yaml(path: str | Path) -> Written:
         where = f"{file}:{mark.line + 1}" if mark else file
         raise FiefdomError(f"{where}: not valid YAML: {_problem(error)}") from error
     except yaml.YAMLError as error:
-        raise FiefdomError(f"{file}: not valid YAML: {_one_line(str(error))}; save it as plain text") from error
+        raise FiefdomError(f"{file}: not valid YAML: {printable(str(error))}; save it as plain text") from error
     except RecursionError as error:
         raise FiefdomError(f"{file}: nested too deeply; an inventory is at most {_DEPTH_MAX} levels deep") from error
 
 
 def _problem(error: yaml.MarkedYAMLError) -> str:
-    problem = _one_line(error.problem or "syntax error")
+    problem = printable(error.problem or "syntax error")
     if "'\\t'" in problem:
         return f"{problem}; indent with spaces"
     if "expected a single document" in (error.context or ""):
@@ -167,12 +167,8 @@ def _problem(error: yaml.MarkedYAMLError) -> str:
         return f"{problem}; take the tag out"
     if "mapping values are not allowed" in problem:
         return "a second `:` in the line, or wrong indentation; put the value in quotes or mend the indentation"
-    context = f" {_one_line(error.context)}" if error.context else ""
+    context = f" {printable(error.context)}" if error.context else ""
     return f"{problem}{context}; check the indentation, quotes and brackets there"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 class _Walk:
@@ -186,14 +182,15 @@ class _Walk:
 
     def fail(self, node: yaml.Node, key: KeyPath, says: str) -> FiefdomError:
         where = f"{dotted(key)}: " if key else ""
-        return FiefdomError(_one_line(f"{self.file}:{node.start_mark.line + 1}: {where}{says}"))
+        return FiefdomError(printable(f"{self.file}:{node.start_mark.line + 1}: {where}{says}"))
 
     def value(self, node: yaml.Node, key: KeyPath, at: yaml.Node | None = None) -> object:
         self.count += 1
         if self.count > _VALUES_MAX or len(key) > _DEPTH_MAX:
             raise self.fail(node, (), "nested too deeply or too large; look for an alias (`*name`) that repeats itself")
         text = node.value if isinstance(node, yaml.ScalarNode) else None
-        self.origins[key] = Origin(self.file, (at or node).start_mark.line + 1, text)
+        # What is missing from the whole has no line.
+        self.origins[key] = Origin(self.file, (at or node).start_mark.line + 1 if key else None, text)
         if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
             return dict(self.pairs(node, key))
         if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
@@ -226,7 +223,8 @@ class _Walk:
         try:
             value: object = self.loader.construct_object(node, deep=True)
         except ValueError as error:  # such as the date 2026-99-99
-            raise self.fail(node, key, f"{shown(node.value)} cannot be read ({error}); put it in quotes") from error
+            says = f"{shown(node.value)} cannot be read as the number or date that it looks like; put it in quotes"
+            raise self.fail(node, key, says) from error
         if isinstance(value, int) and not isinstance(value, bool) and not _PLAIN_INT.fullmatch(node.value):
             says = f"YAML reads {node.value} as {shown(value)}; write that, or put it in quotes if it is text"
             raise self.fail(node, key, says)
@@ -248,7 +246,7 @@ def read_python(path: str | Path) -> dict[str, Any]:
     except (Exception, SystemExit) as error:
         line = error.lineno if isinstance(error, SyntaxError) else _line_of(error, str(path))
         where = f"{file}:{line}" if line else file
-        words = error.msg if isinstance(error, SyntaxError) else _one_line(str(error))
+        words = error.msg if isinstance(error, SyntaxError) else printable(str(error))
         says = f"{type(error).__name__}: {words}" if words else type(error).__name__
         raise FiefdomError(f"{where}: Python stopped here with {says}; mend the file") from error
     return variables

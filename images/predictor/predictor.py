@@ -1,7 +1,8 @@
 """Serve predictions over HTTP, one thread per connection, and stop without cutting a request off.
 
-Environment: PORT to listen on; FIEFDOM_SERVICE, FIEFDOM_VERSION, FIEFDOM_HOST, FIEFDOM_PORT to answer with; BASE_PATH where a
-gateway routes a path prefix here; PREDICT_DELAY_MS to be slow; FAIL_HEALTH=1 and FAIL_PREDICT=1 to be broken on purpose.
+Environment: PORT to listen on; FIEFDOM_SERVICE, FIEFDOM_VERSION, FIEFDOM_HOST and FIEFDOM_PORT to answer with;
+BASE_PATH where a gateway routes a path prefix here; PREDICT_DELAY_MS to be slow; FAIL_HEALTH=1 and FAIL_PREDICT=1 to be
+broken on purpose.
 """
 
 import json
@@ -71,7 +72,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.stop_reader, self.stop_writer = os.pipe()
         super().__init__(("", own.listen_port), Handler)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class's
         error = sys.exc_info()[1]
         if not isinstance(error, (ConnectionError, TimeoutError)):
             sys.stderr.write(f"connection from {client_address[0]} failed: {error!r}\n")

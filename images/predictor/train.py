@@ -2,8 +2,8 @@
 
     python3 -m venv /tmp/train && /tmp/train/bin/pip install scikit-learn && /tmp/train/bin/python train.py
 
-Fisher's iris data (150 flowers, four lengths in cm, three species) is part of scikit-learn. The scaler is folded into the
-coefficients, so that whoever serves the model needs no more than `exp(w . x + b)`.
+Fisher's iris data (150 flowers, four lengths in cm, three species) is part of scikit-learn. The scaler is folded into
+the coefficients, so that whoever serves the model needs no more than `exp(w . x + b)`.
 """
 
 import json

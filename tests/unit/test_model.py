@@ -6,8 +6,10 @@ import copy
 from typing import Any
 
 import pytest
-from fiefdom.model import Cluster, Health, dotted
 from pydantic import ValidationError
+
+from fiefdom.model import Cluster, Health
+from fiefdom.wording import dotted
 
 VALID: dict[str, Any] = {
     "cluster": "test",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from fiefdom import reference
 from fiefdom.errors import FiefdomError
 

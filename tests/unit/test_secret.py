@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from fiefdom import secret
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster

@@ -100,7 +100,43 @@ def _container(context: Context) -> Container:
 
 
 def _haproxy(context: Context) -> str:
-    return render("haproxy.cfg.j2", cluster=context.cluster)
+    cluster = context.cluster
+    gateway = cluster.gateway
+    return render(
+        "haproxy.cfg.j2",
+        stats_bind=f"{context.host.address}:{gateway.stats_port}",
+        listeners=_listeners(cluster),
+        backends=[
+            {"name": name, "health_path": service.health.path, "health_timeout_s": service.health.timeout_s}
+            for name, service in sorted(cluster.services.items())
+        ],
+        maxconn=gateway.maxconn,
+        retries=gateway.retries,
+        balance=gateway.balance,
+        connect_timeout_s=gateway.connect_timeout_s,
+        server_timeout_s=gateway.server_timeout_s,
+        client_timeout_s=gateway.client_timeout_s,
+    )
+
+
+def _listeners(cluster: Cluster) -> list[dict[str, object]]:
+    """For each gateway port the routes to services, and the one that takes what no route asks for."""
+    ports = sorted({service.route.port for service in cluster.services.values()})
+    return [_listener(cluster, port) for port in ports]
+
+
+def _listener(cluster: Cluster, port: int) -> dict[str, object]:
+    here = {name: s.route for name, s in sorted(cluster.services.items()) if s.route.port == port}
+    default = [name for name, route in here.items() if route.host is None and route.path_prefix is None]
+    return {
+        "port": port,
+        "routes": [
+            {"backend": name, "host": route.host, "path_prefix": route.path_prefix}
+            for name, route in here.items()
+            if name not in default
+        ],
+        "default_backend": default[0] if default else None,
+    }
 
 
 def _reconciler(context: Context) -> str:

@@ -11,7 +11,6 @@ from fiefdom_gateway.members import Unreadable
 RUN_DIR = Path("/run/haproxy")
 ADMIN_SOCKET = RUN_DIR / "admin.sock"
 MASTER_SOCKET = RUN_DIR / "master.sock"
-STATUS_SOCKET = Path("/run/fiefdom-gateway.sock")
 
 
 class Failed(Exception):
@@ -70,7 +69,7 @@ async def validate(config: Path) -> None:
 
 
 def serf_environ(rpc_addr: str, agent_config: Path) -> dict[str, str]:
-    """Return what the serf command needs to reach the agent: in the environment, for an argument is everybody's to read."""
+    """Return the environment with which the serf command reaches the agent; an argument would be anybody's to read."""
     try:
         agent = json.loads(agent_config.read_text())
     except (OSError, ValueError):

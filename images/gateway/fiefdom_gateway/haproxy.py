@@ -1,4 +1,4 @@
-"""HAProxy's words: reading its replies, the commands that make it equal to what is wanted, and its configuration text."""
+"""HAProxy's words: its replies, the commands that make it equal to what is wanted, its configuration text."""
 
 import csv
 import hashlib
@@ -13,7 +13,7 @@ from fiefdom_gateway.members import Unreadable
 from fiefdom_gateway.settings import Service
 from fiefdom_gateway.wanted import Server
 
-# Bits of srv_admin_state and srv_check_state, from HAProxy 3.0's management guide, "show servers state", and server-t.h.
+# Bits of srv_admin_state and srv_check_state: HAProxy 3.0's management guide at "show servers state".
 _ADMIN_MAINT = 0x01 | 0x02 | 0x04 | 0x20
 _ADMIN_DRAIN = 0x08 | 0x10
 _CHECK_CONFIGURED = 0x02
@@ -134,16 +134,14 @@ def parse_stat(reply: str) -> list[dict[str, str]]:
     if not (header.startswith("# pxname,svname,") and newline):
         raise Unreadable("HAProxy's statistics lack their header line")
     try:
-        return list(csv.DictReader(io.StringIO(header[2:] + "\n" + rest), restkey="more", restval=""))  # type: ignore[arg-type]
+        return list(csv.DictReader(io.StringIO(header[2:] + "\n" + rest), restkey="more", restval=""))
     except csv.Error:
         raise Unreadable("HAProxy's statistics are not CSV") from None
 
 
 def sessions(stat: Iterable[Mapping[str, str]]) -> dict[tuple[str, str], int]:
     """Return the current and queued sessions of each (backend, server)."""
-    return {
-        (row.get("pxname", ""), row.get("svname", "")): _count(row, "scur") + _count(row, "qcur") for row in stat
-    }
+    return {(row.get("pxname", ""), row.get("svname", "")): _count(row, "scur") + _count(row, "qcur") for row in stat}
 
 
 def _count(row: Mapping[str, str], column: str) -> int:
@@ -180,8 +178,8 @@ def next_commands(
 ) -> tuple[Command, ...]:
     """Return what can be done now to bring HAProxy's servers nearer to the wanted ones; nothing when they are equal.
 
-    A server goes in three steps: drain, wait until nothing is open, delete. A step that must wait is left for a later call,
-    so nothing blocks. A server that moved goes like any other, and its successor of the same name is added after it.
+    A server goes in three steps: drain, wait until nothing is open, delete. A step that must wait is left for a later
+    call, so nothing blocks. A server that moved goes like any other; its successor of the same name is added after it.
     """
     current = {(server.backend, server.name): server for server in actual}
     kept: set[tuple[str, str]] = set()
@@ -225,7 +223,8 @@ def settled(wanted: Iterable[Server], actual: Iterable[Actual], services: Mappin
     ours = {service.backend for service in services.values()}
     have = {(s.backend, s.name, s.address, s.port, s.state) for s in actual if s.backend in ours}
     want = {
-        (services[s.service].backend, s.name, s.address, s.port, State.DRAIN if s.drain else State.READY) for s in wanted
+        (services[s.service].backend, s.name, s.address, s.port, State.DRAIN if s.drain else State.READY)
+        for s in wanted
     }
     return have == want
 

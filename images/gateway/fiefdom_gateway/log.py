@@ -6,7 +6,7 @@ _LINE_LIMIT = 400
 
 
 def printable(text: str, limit: int = _LINE_LIMIT) -> str:
-    """Return one line of visible ASCII of at most `limit` characters: what members and programs say may hold anything."""
+    """Return one line of visible ASCII, at most `limit` characters: what members and programs say may hold anything."""
     line = " ".join(text.split()).encode("ascii", "backslashreplace").decode("ascii")
     line = "".join(char if char.isprintable() else "?" for char in line)
     return line if len(line) <= limit else line[: limit - 3] + "..."

@@ -1,7 +1,7 @@
 """What Serf's members say they offer, believed only where it fits the patterns and the service's ports.
 
-A tag `svc:<service>` = `<version>;<first_port>-<last_port>` is an offer. Everything a member sends is a stranger's text until
-it has passed here.
+A tag `svc:<service>` = `<version>;<first_port>-<last_port>` is an offer. Everything a member sends is a stranger's text
+until it has passed here.
 """
 
 import ipaddress

@@ -2,17 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from fiefdom_gateway import edges, haproxy
 from fiefdom_gateway.edges import Failed
 from fiefdom_gateway.log import Once, say
-from fiefdom_gateway.members import Roll, Unreadable, parse_members
-from fiefdom_gateway.settings import BadSettings, Service, Settings, parse_settings
+from fiefdom_gateway.members import Unreadable, parse_members
+from fiefdom_gateway.settings import BadSettings, Settings, parse_settings
 from fiefdom_gateway.status import Look
-from fiefdom_gateway.wanted import Known, Server, dump_memory, load_memory, none_alive, remember, wanted_servers
+from fiefdom_gateway.wanted import Known, dump_memory, load_memory, none_alive, remember, wanted_servers
 
 # Events come in bursts: a host that joins changes several members' views at once.
 DEBOUNCE_S = 0.02
@@ -20,6 +21,7 @@ DEBOUNCE_S = 0.02
 SETTLE_S = 0.1
 SERF_RETRY_S = 1.0
 SERF_TIMEOUT_S = 5.0
+RELOAD_TIMEOUT_S = 60.0
 
 
 class Reconciler:
@@ -29,9 +31,10 @@ class Reconciler:
         self.settings = settings
         self.look = Look(node=settings.node, services=settings.services)
         self._settings_file = settings_file
-        self._refused_static: str | None = None
         self._static = ""
+        self._refused_static: str | None = None
         self._memory: dict[str, Known] = {}
+        self._written: dict[Path, str] = {}
         self._again = asyncio.Event()
         self._say_once = Once()
 
@@ -58,17 +61,15 @@ class Reconciler:
         Raises Failed when neither is valid.
         """
         self._recall()
+        given = self.settings.haproxy_config
         try:
-            static = edges.read_text(self.settings.haproxy_config)
-            await self._install(static)
-        except (Unreadable, Failed) as error:
-            reason = f"{self.settings.haproxy_config} was refused, the last good one is used: {error}"
+            await self._install(edges.read_text(given))
+        except (Unreadable, Failed) as refusal:
             try:
                 await self._install(edges.read_text(self._static_file))
-            except (Unreadable, Failed) as second:
-                raise Failed(f"no usable configuration: {error}; and no last good one: {second}") from None
-            self._refused_static = _read_or_none(self.settings.haproxy_config)
-            self._report_config(reason)
+            except (Unreadable, Failed) as error:
+                raise Failed(f"no usable configuration: {refusal}; nor a last good one: {error}") from None
+            self._refuse(_read_or_none(given), refusal)
 
     async def run(self) -> None:
         """Look and apply until cancelled."""
@@ -78,35 +79,29 @@ class Reconciler:
                 await asyncio.sleep(DEBOUNCE_S)
                 self._again.clear()
                 looked_at_s = time.monotonic()
-                await self._full_round()
+                self._take_up_settings()
+                await self._take_up_static()
+                await self._look_at_members()
             done = await self._apply()
-            pause_s = self._patience_s() - (time.monotonic() - looked_at_s) if done else SETTLE_S
-            try:
-                await asyncio.wait_for(self._again.wait(), max(pause_s, 0.01))
-            except asyncio.TimeoutError:
-                pass
+            await self._keep_last_good()
+            pause_s = self._patience_s() - (time.monotonic() - looked_at_s)
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._again.wait(), max(min(pause_s, pause_s if done else SETTLE_S), 0.01))
 
     def _patience_s(self) -> float:
         wait_s = self.settings.interval_s
         return wait_s if self.look.serf_error is None else min(wait_s, SERF_RETRY_S)
 
-    # --- The parts of a round
-
-    async def _full_round(self) -> None:
-        self._take_up_settings()
-        await self._take_up_static()
-        await self._look_at_members()
+    # --- What was asked for
 
     def _take_up_settings(self) -> None:
-        """Follow reconciler.json: services and times change while HAProxy serves, paths and names at the next start."""
+        """Follow reconciler.json: services and times change while HAProxy serves, names and paths at the next start."""
         try:
             new = parse_settings(edges.read_text(self._settings_file))
         except (Unreadable, BadSettings) as error:
             self._say_once("settings", f"{self._settings_file} was not taken up: {error}")
             return
         self._say_once("settings", None, mended=f"{self._settings_file} is good again")
-        if new == self.settings:
-            return
         old = self.settings
         self.settings = replace(
             old,
@@ -115,41 +110,61 @@ class Reconciler:
             stop_grace_s=new.stop_grace_s,
             services=new.services,
         )
-        if self.settings != new:
-            self._say_once("fixed", f"{self._settings_file}: changed names or paths count from the next start")
+        late = None if self.settings == new else f"{self._settings_file}: new names and paths count from the next start"
+        self._say_once("late settings", late)
         if self.settings != old:
-            say(f"{self._settings_file} taken up: services {', '.join(sorted(new.services)) or 'none'}")
+            say(f"{self._settings_file} was taken up, services: {', '.join(sorted(new.services)) or 'none'}")
             self.look = replace(self.look, services=new.services)
-            self._choose_servers(self.look.members, self.look.rejected)
+            self._choose_servers()
 
     async def _take_up_static(self) -> None:
         """Follow the static part: validate, put in place, reload. What HAProxy refuses changes nothing."""
         try:
             static = edges.read_text(self.settings.haproxy_config)
         except Unreadable as error:
-            self._report_config(str(error))
-            return
-        if static == self._static:
-            self._refused_static = None
-            self._report_config(self._unplaced())
+            self._refuse(None, error)
             return
         if static == self._refused_static:
+            return
+        if static == self._static:
+            self._accept()
             return
         before = self._static
         try:
             await self._install(static)
             await self._reload()
-        except Failed as error:
-            self._refused_static = static
-            self._report_config(f"{self.settings.haproxy_config} was refused, the last good one stays: {error}")
+        except Failed as refusal:
+            self._refuse(static, refusal)
             if self._static != before:
                 await self._put_back(before)
             return
         say(f"HAProxy runs the static part {haproxy.digest(static)[:12]}")
-        self._report_config(self._unplaced())
+        self._accept()
+
+    def _refuse(self, static: str | None, reason: Exception) -> None:
+        self._refused_static = static
+        error = f"{self.settings.haproxy_config} was refused, the last good one stays: {reason}"
+        self.look = replace(self.look, config_error=error)
+        self._say_once("config", error)
+
+    def _accept(self) -> None:
+        self._refused_static = None
+        unplaced = haproxy.unplaced(self._static, self.settings.services)
+        error = None
+        if unplaced:
+            error = f"{self.settings.haproxy_config} has no '# fiefdom:servers' line for {', '.join(unplaced)}"
+        self.look = replace(self.look, config_error=error)
+        self._say_once("config", error, mended=f"{self.settings.haproxy_config} is good again")
+
+    async def _install(self, static: str) -> None:
+        """Make a static part, with today's servers, the configuration that HAProxy reads next. Raises Failed."""
+        await self._write_config(haproxy.render(static, self.look.wanted, self.settings.services))
+        self._write(self._static_file, static)
+        self._static = static
+        self.look = replace(self.look, config_digest=haproxy.digest(static))
 
     async def _reload(self) -> None:
-        reason = haproxy.reload_error(await edges.ask_haproxy("reload", 60.0, edges.MASTER_SOCKET))
+        reason = haproxy.reload_error(await edges.ask_haproxy("reload", RELOAD_TIMEOUT_S, edges.MASTER_SOCKET))
         if reason is not None:
             raise Failed(f"HAProxy did not reload: {reason}")
 
@@ -159,6 +174,8 @@ class Reconciler:
         except Failed as error:
             self._say_once("put back", f"the last good configuration could not be put back: {error}")
 
+    # --- What there is
+
     async def _look_at_members(self) -> None:
         environ = edges.serf_environ(self.settings.rpc_addr, self.settings.serf_config)
         try:
@@ -167,52 +184,119 @@ class Reconciler:
         except (Failed, Unreadable) as error:
             self.look = replace(self.look, serf_error=str(error))
             # Right after a start the agent is not up yet, which is no news.
-            if self.look.ready:
-                self._say_once("serf", f"Serf does not answer, servers stay as they are: {error}")
+            if self.look.looked:
+                self._say_once("serf", f"Serf does not answer, the servers stay as they are: {error}")
             return
-        self.look = replace(self.look, serf_error=None)
         self._say_once("serf", None, mended="Serf answers again")
-        self._remember(roll)
-        self._choose_servers(roll.members, roll.rejected)
+        self._memory = remember(self._memory, roll, time.monotonic(), self.settings.absent_grace_s)
+        self.look = replace(self.look, serf_error=None, members=roll.members, refused=roll.rejected, looked=True)
+        self._tell_members()
+        self._choose_servers()
+        self._try_write(self._memory_file, dump_memory(self._memory))
 
-    def _remember(self, roll: Roll) -> None:
-        before = self._memory
-        self._memory = remember(before, roll, time.monotonic(), self.settings.absent_grace_s)
-        for name in sorted(before.keys() | self._memory.keys()):
-            self._say_once(f"member {name}", _fact(name, self._memory.get(name)))
-        alone = none_alive(self._memory)
-        lost = "no app host is alive: the servers stay, and HAProxy's health checks judge them" if alone else None
-        self._say_once("alone", lost, mended="app hosts are alive again")
-        self._persist(self._memory_file, dump_memory(self._memory))
+    def _tell_members(self) -> None:
+        for member in self.look.members:
+            self._say_once(f"member {member.name}", f"{member.name} at {member.address} is {member.status}")
+        listed = {member.name for member in self.look.members}
+        for name in self._memory.keys() - listed:
+            self._say_once(f"member {name}", f"{name} is absent without having left")
+        alone = "no app host is alive: the servers stay, HAProxy's health checks judge them"
+        self._say_once("alone", alone if none_alive(self._memory) else None, mended="app hosts are alive again")
 
-    def _choose_servers(self, members: tuple[object, ...], rejected: tuple[object, ...]) -> None:
-        raise NotImplementedError
+    def _choose_servers(self) -> None:
+        wanted, contested = wanted_servers(self._memory, self.settings.services)
+        rejected = (*self.look.refused, *contested)
+        self.look = replace(self.look, wanted=wanted, rejected=rejected)
+        for member in {rejection.member for rejection in rejected}:
+            reasons = sorted(rejection.reason for rejection in rejected if rejection.member == member)
+            self._say_once(f"rejected {member}", f"{member} {'; '.join(reasons)}: not believed")
 
-    # --- HAProxy
+    def _recall(self) -> None:
+        """Start from the members of the last run: gossip is not back yet, and HAProxy's health checks judge them."""
+        try:
+            self._memory = load_memory(edges.read_text(self._memory_file), self.settings.services)
+        except Unreadable as error:
+            if self._memory_file.exists():
+                say(f"the members of the last run are forgotten: {error}")
+        self._choose_servers()
+
+    # --- Making the one like the other
 
     async def _apply(self) -> bool:
         """Do what can be done now; return whether HAProxy has exactly the wanted servers."""
+        services = self.settings.services
         try:
-            return await self._apply_difference()
+            commands = haproxy.next_commands(self.look.wanted, await self._actual(), services)
+            await self._command(commands)
+            done = not commands or haproxy.settled(self.look.wanted, await self._actual(), services)
         except (Failed, Unreadable) as error:
             self._say_once("haproxy", f"HAProxy cannot be compared: {error}")
             return False
-
-    async def _apply_difference(self) -> bool:
-        services = self.settings.services
-        actual = await self._actual()
-        commands = haproxy.next_commands(self.look.wanted, actual, services)
-        for command in commands:
-            reply = await edges.ask_haproxy(haproxy.command_line(command))
-            refusal = haproxy.command_error(command, reply)
-            if refusal is None:
-                say(_told(command))
-            subject = f"command {command.backend}/{command.name}"
-            self._say_once(subject, refusal and f"HAProxy refused '{haproxy.command_line(command)}': {refusal}")
-        if commands:
-            actual = await self._actual()
-        done = haproxy.settled(self.look.wanted, actual, services)
+        self._say_once("haproxy", None, mended="HAProxy answers again")
+        known = self.look.looked or bool(self._memory)
+        fresh = self.look.serf_error is None
+        at_s = time.monotonic() if fresh else self.look.reconciled_at_s
+        self.look = replace(self.look, reconciled_at_s=at_s, ready=self.look.ready or known)
         return done
+
+    async def _actual(self) -> tuple[haproxy.Actual, ...]:
+        states = await edges.ask_haproxy("show servers state")
+        return haproxy.parse_servers(states, await edges.ask_haproxy("show servers conn"))
+
+    async def _command(self, commands: Iterable[haproxy.Command]) -> None:
+        refused: set[tuple[str, str]] = set()
+        for command in commands:
+            key = (command.backend, command.name)
+            if key in refused:
+                continue
+            line = haproxy.command_line(command)
+            refusal = haproxy.command_error(command, await edges.ask_haproxy(line))
+            if refusal is None:
+                self._tell_command(command)
+            else:
+                refused.add(key)
+            self._say_once(f"command {'/'.join(key)}", refusal and f"HAProxy refused '{line}': {refusal}")
+
+    def _tell_command(self, command: haproxy.Command) -> None:
+        match command:
+            case haproxy.Add():
+                say(f"{command.backend}/{command.name} added at {command.address} port {command.port}")
+            case haproxy.SetState(state=haproxy.State.DRAIN):
+                say(f"{command.backend}/{command.name} drains")
+            case haproxy.Delete():
+                say(f"{command.backend}/{command.name} removed")
+
+    # --- Files
+
+    async def _keep_last_good(self) -> None:
+        """Write the running servers into the configuration that a restarted HAProxy begins with."""
+        try:
+            await self._write_config(haproxy.render(self._static, self.look.wanted, self.settings.services))
+        except Failed as error:
+            self._say_once("last good", f"the last good configuration is not of today: {error}")
+            return
+        self._say_once("last good", None, mended="the last good configuration is of today again")
+
+    async def _write_config(self, text: str) -> None:
+        if self._written.get(self.config_file) == text:
+            return
+        candidate = self.config_file.with_name("candidate.cfg")
+        edges.write_atomically(candidate, text)
+        await edges.validate(candidate)
+        self._write(self.config_file, text)
+
+    def _write(self, path: Path, text: str) -> None:
+        if self._written.get(path) != text:
+            edges.write_atomically(path, text)
+            self._written[path] = text
+
+    def _try_write(self, path: Path, text: str) -> None:
+        try:
+            self._write(path, text)
+        except Failed as error:
+            self._say_once(f"write {path}", str(error))
+            return
+        self._say_once(f"write {path}", None, mended=f"{path} is written again")
 
 
 def _read_or_none(path: Path) -> str | None:

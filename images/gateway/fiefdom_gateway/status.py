@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -21,13 +20,14 @@ class Look:
     node: str
     services: Mapping[str, Service]
     members: tuple[Member, ...] = ()
+    refused: tuple[Rejection, ...] = ()
     rejected: tuple[Rejection, ...] = ()
     wanted: tuple[Server, ...] = ()
     serf_error: str | None = "has not answered yet"
     config_error: str | None = None
     config_digest: str | None = None
-    taken_up: Mapping[str, str | None] | None = None
     reconciled_at_s: float | None = None
+    looked: bool = False
     ready: bool = False
 
 
@@ -59,7 +59,6 @@ async def document(look: Look) -> dict[str, object]:
             "error": look.config_error,
             "digest": look.config_digest,
         },
-        "taken_up": look.taken_up or {},
         "reconciled_s_ago": None if since is None else round(time.monotonic() - since, 3),
         "haproxy": own,
         "healthy": look.ready and answers,
@@ -88,9 +87,9 @@ def server_rows(
 
 
 def _shown_state(server: haproxy.Actual) -> str:
-    if server.state is not haproxy.State.READY:
-        return server.state.value
-    return "up" if server.up else "down"
+    if server.state is haproxy.State.READY:
+        return "up" if server.up else "down"
+    return "drain" if server.state is haproxy.State.DRAIN else "maint"
 
 
 def _whole(text: str | None) -> int | None:
@@ -111,12 +110,3 @@ async def serve(path: Path, look: Callable[[], Look]) -> asyncio.AbstractServer:
 
     path.unlink(missing_ok=True)
     return await asyncio.start_unix_server(answer, path)
-
-
-def fetch(path: Path, timeout_s: float = 10.0) -> str:
-    """Return the document that `serve` answers with, as text. Raises OSError."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(timeout_s)
-        connection.connect(str(path))
-        chunks = iter(lambda: connection.recv(65536), b"")
-        return b"".join(chunks).decode()

@@ -32,9 +32,9 @@ class Server:
 def remember(memory: Memory, roll: Roll, now_s: float, absent_grace_s: float) -> dict[str, Known]:
     """Return the memory after a look at the member list.
 
-    Who left is forgotten. Who failed stays, for gossip can be wrong where HAProxy's health check is not. Who is absent without
-    having left (reaped, or not yet heard of by an agent that just started) stays for `absent_grace_s`, and for as long as no
-    app host is alive at all: then it is this gateway that is cut off.
+    Who left is forgotten. Who failed stays, for gossip can be wrong where HAProxy's health check is not. Who is absent
+    without having left (reaped, or not yet heard of by an agent that just started) stays for `absent_grace_s`, and for
+    as long as no app host is alive at all: then it is this gateway that is cut off.
     """
     listed = {member.name: member for member in roll.members if member.role == APP_ROLE}
     others = {member.name for member in roll.members if member.role != APP_ROLE}
@@ -54,9 +54,7 @@ def none_alive(memory: Memory) -> bool:
     return bool(memory) and not any(_is_alive(known) for known in memory.values())
 
 
-def wanted_servers(
-    memory: Memory, services: Mapping[str, Service]
-) -> tuple[tuple[Server, ...], tuple[Rejection, ...]]:
+def wanted_servers(memory: Memory, services: Mapping[str, Service]) -> tuple[tuple[Server, ...], tuple[Rejection, ...]]:
     """Return one server per offered port, sorted, and the claims on an address and port that another member holds."""
     servers: list[Server] = []
     rejected: set[Rejection] = set()
@@ -90,7 +88,7 @@ def dump_memory(memory: Memory) -> str:
 
 
 def load_memory(text: str, services: Mapping[str, Service]) -> dict[str, Known]:
-    """Return what dump_memory wrote. Absence is counted anew: while the gateway was off it saw nobody. Raises Unreadable."""
+    """Return what dump_memory wrote; absence counts anew, for a gateway that was off saw nobody. Raises Unreadable."""
     roll = parse_members(text, services)
     return {member.name: Known(member) for member in _usable(roll.members)}
 
@@ -108,5 +106,3 @@ def _as_listed(member: Member) -> dict[str, object]:
         "status": member.status,
         "tags": {"role": member.role, **offers},
     }
-
-

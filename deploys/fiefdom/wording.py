@@ -1,0 +1,32 @@
+"""Key paths and values as words of a message: short, on one line, printable anywhere."""
+
+from __future__ import annotations
+
+KeyPath = tuple[str | int, ...]
+"""Where a value stands in an inventory, such as ("hosts", "app1", "groups", 0)."""
+
+
+def dotted(key: KeyPath) -> str:
+    """A key path as a person says it, such as hosts.app1.groups[0]."""
+    text = ""
+    for part in key:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.removeprefix(".")
+
+
+def shown(value: object) -> str:
+    """``value`` as a person wrote it, cut short; what is neither text nor a number by its type."""
+    if not isinstance(value, str | int | float | bool | None):
+        return f"a {type(value).__name__}"
+    if isinstance(value, bool | None):
+        return {True: "true", False: "false", None: "null"}[value]
+    try:
+        text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    except ValueError:  # an integer of thousands of digits has no text
+        return "a huge number"
+    return text if len(text) <= 60 else f"{text[:56]}...{text[-1]}"
+
+
+def printable(text: str) -> str:
+    """``text`` as one line that any terminal can print."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))

@@ -1,0 +1,61 @@
+"""One lab for all lab tests: booted bare, converged once, and whole again after every test.
+
+`FIEFDOM_TEST_KEEP_LAB=1` takes the lab that is there, which saves a minute while a test is being written.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from operator_view import Site
+
+from fiefdom import lab
+
+# Files run in this order: what wants bare hosts comes before the first converge, what is slow comes last.
+ORDER = ("test_lab_hosts", "test_gateway_container", "test_converge", "test_drift", "test_refusals", "test_access")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = [item for item in items if Path(__file__).parent in item.path.parents]
+    for item in here:
+        item.add_marker("lab")
+    rank = {name: number for number, name in enumerate(ORDER)}
+    here.sort(key=lambda item: rank.get(item.path.stem, len(ORDER)))
+    items[:] = [item for item in items if item not in here] + here
+
+
+@pytest.fixture(scope="session")
+def bare_lab() -> None:
+    """Hosts without a trace of Fiefdom, unless asked to keep what is there."""
+    if not os.environ.get("FIEFDOM_TEST_KEEP_LAB"):
+        lab.down(lambda _: None)
+    lab.ensure_docker(lambda _: None)
+    lab.ensure_base_images(lambda _: None)
+    lab.up(2)
+
+
+@pytest.fixture(scope="session")
+def first_converge(bare_lab: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, str]:
+    """The converged cluster, and what the run that made it printed."""
+    site = Site(tmp_path_factory.mktemp("inventories"))
+    printed = site.apply()
+    site.await_serving()
+    return site, printed
+
+
+@pytest.fixture(scope="session")
+def _site(first_converge: tuple[Site, str]) -> Site:
+    return first_converge[0]
+
+
+@pytest.fixture
+def site(_site: Site) -> Iterator[Site]:
+    """The converged, serving cluster; mended after a test that left it otherwise, so that failures stay single."""
+    yield _site
+    lab.up(2)
+    if _site.plan()[0] != 0 or not _site.status()["serving"]:
+        _site.apply()
+        _site.await_serving()

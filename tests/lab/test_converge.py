@@ -1,0 +1,73 @@
+"""From bare hosts to a serving cluster, and nothing to change after that, by every way to ask."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from operator_view import LAB_YAML, Site, answers, await_true
+
+from fiefdom import lab
+
+EVERY_INSTANCE = {"app1:8000", "app1:8001", "app2:8000", "app2:8001"}
+HOSTS = ("gw1", "app1", "app2")
+
+
+def test_one_run_takes_bare_hosts_into_service(first_converge: tuple[Site, str]) -> None:
+    site, printed = first_converge
+    assert "Converged 3 hosts in" in printed
+    assert site.rotation() == EVERY_INSTANCE
+
+
+def test_round_robin_reaches_every_instance_equally(site: Site) -> None:
+    assert answers(40) == dict.fromkeys(EVERY_INSTANCE, 10)
+
+
+def test_a_second_run_has_nothing_to_do_by_plan_and_apply(site: Site) -> None:
+    first, second = site.fiefdom("plan", LAB_YAML), site.fiefdom("plan", LAB_YAML)
+    assert (first.returncode, first.stderr) == (0, "")
+    assert first.stdout == second.stdout, "the same input gives the same bytes"
+    assert "no changes on 0 of 3 hosts" in first.stdout
+    applied = site.fiefdom("apply", LAB_YAML)
+    assert applied.returncode == 0, "with nothing to ask about, no terminal is needed"
+    assert applied.stdout == first.stdout
+
+
+def test_a_second_run_has_nothing_to_do_by_pyinfras_own_json(site: Site) -> None:
+    dry = site.run("pyinfra", "--json", "--dry", "inventories/lab.py", "deploys/site.py")
+    assert dry.returncode == 0, dry.stderr
+    operations = json.loads(dry.stdout)["plan"]
+    assert [o["hosts_with_change"] for o in operations] == [[]] * 6
+    real = site.run("pyinfra", "--json", "--yes", "inventories/lab.py", "deploys/site.py")
+    assert real.returncode == 0, real.stderr
+    results = json.loads(real.stdout)["results"]
+    assert sorted(results["hosts"]) == sorted(HOSTS)
+
+
+@pytest.mark.parametrize("concern", ["docker", "network", "sshd", "serf", "services", "gateway"])
+def test_every_concern_runs_alone_and_finds_nothing(site: Site, concern: str) -> None:
+    limits = ("--limit", "gw1", "--limit", "app1")
+    done = site.run("pyinfra", "--json", "--dry", "--diff", "inventories/lab.py", f"deploys/{concern}.py", *limits)
+    assert done.returncode == 0, done.stderr
+    assert [o["hosts_with_change"] for o in json.loads(done.stdout)["plan"]] == [[]] * 6
+
+
+def test_a_pure_python_inventory_is_the_same_cluster(site: Site) -> None:
+    assert site.fiefdom("plan", "inventories/lab.py").stdout == site.fiefdom("plan", LAB_YAML).stdout
+
+
+def test_apply_without_terminal_and_consent_touches_nothing(site: Site) -> None:
+    site.ssh("app1", "echo '# by hand' >> /etc/hosts")
+    done = site.fiefdom("apply", LAB_YAML)
+    assert (done.returncode, done.stderr) == (1, "error: no terminal to ask on; say --yes to apply this plan unseen\n")
+    assert site.plan()[1]["app1"] == ["~ file /etc/hosts"]
+
+
+def test_everything_is_the_same_after_a_reboot_of_every_host(site: Site) -> None:
+    boots = {name: lab.boot_of(name) for name in HOSTS}
+    for name in boots:
+        site.ssh(name, "systemctl reboot", check=False)
+    await_true(lambda: all(lab.boot_of(n) != b for n, b in boots.items()), what="a new boot of every host")
+    lab.await_booted(boots)
+    site.await_serving()
+    assert site.plan() == (0, {name: [] for name in HOSTS})

@@ -1,0 +1,69 @@
+"""A third host joins a serving cluster, by a run that is killed again and again and finished by the next."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+from load import Load
+from operator_view import BIN, GATEWAY_URL, ROOT, Site, answers
+
+from fiefdom import lab
+
+
+@pytest.fixture(scope="module")
+def with_app3(_site: Site) -> Iterator[str]:
+    """An inventory with a third, bare app host that runs."""
+    lab.up(3)
+    yield _site.inventory("three", lambda d: d["hosts"].update(app3={"address": "10.99.0.23", "groups": ["app_hosts"]}))
+    lab.remove("app3")
+    _site.apply()
+
+
+def phases_of(inventory: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A run on app3 and the phases it says it enters."""
+    process = subprocess.Popen(
+        [str(BIN / "fiefdom"), "apply", inventory, "--limit", "app3", "--yes"],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        words = line.split()
+        if len(words) == 4 and words[1] == "s" and words[2] == "app3":
+            yield process, words[3]
+    process.wait()
+
+
+@pytest.mark.parametrize("phase", ["packages", "files", "images", "containers"])
+@pytest.mark.parametrize("delay_s", [0.0, 0.7])
+def test_a_run_killed_in_any_phase_leaves_something_to_do(
+    site: Site, with_app3: str, phase: str, delay_s: float
+) -> None:
+    for process, entered in phases_of(with_app3):
+        if entered == phase:
+            time.sleep(delay_s)  # how far it gets is the point; no condition is being waited for
+            process.send_signal(signal.SIGKILL)
+    # The remote end may still be busy with its last step; the next run waits for its lock.
+    assert site.plan(with_app3, "--limit", "gw1,app1,app2")[1]["app1"] == ["~ file /etc/hosts"]
+
+
+def test_the_next_run_finishes_it_and_traffic_follows_untouched_gateway(site: Site, with_app3: str) -> None:
+    booted = site.ssh("gw1", "docker inspect gateway --format '{{.State.StartedAt}}'; md5sum /etc/fiefdom/gateway/*")
+    with Load(f"{GATEWAY_URL}/predict") as load:
+        site.apply(with_app3, "--limit", "app3")
+        site.await_serving(with_app3)
+        assert {"app3:8000", "app3:8001"} <= set(answers(60))
+    assert load.failed == 0, load.report()
+    print(load.report())
+    assert site.plan(with_app3, "--limit", "app3") == (0, {"app3": []})
+    assert (
+        site.ssh("gw1", "docker inspect gateway --format '{{.State.StartedAt}}'; md5sum /etc/fiefdom/gateway/*")
+        == booted
+    )
