@@ -26,6 +26,7 @@ lint: venv ## what CI checks without running anything
 # The lab needs nothing but the standard library, so this works without .venv.
 define LAB_DOWN
 import sys
+sys.path.append("deploys") # not PYTHONPATH: deploys/site.py would stand in for Python's own `site`
 from fiefdom import lab
 from fiefdom.errors import FiefdomError
 try:
@@ -36,7 +37,7 @@ endef
 export LAB_DOWN
 
 clean: ## remove the lab with its images, .venv and caches
-	@PYTHONPATH=deploys PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -c "$$LAB_DOWN"
+	@PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -c "$$LAB_DOWN"
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

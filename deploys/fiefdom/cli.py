@@ -217,7 +217,7 @@ def schema() -> None:
     """Print the JSON schema of inventories."""
     from fiefdom import reference
 
-    click.echo(json.dumps(reference.schema(), indent=2))
+    click.echo(reference.schema_text(), nl=False)
 
 
 @main.command()

@@ -451,6 +451,7 @@ def up(app_hosts: int = 2, say: Say = lambda _: None) -> Lab:
         _parallel(lambda release: _ensure_host_image(release, say), RELEASES)
         _ensure_network(root)
         public_key = _ensure_key(root)
+        _ensure_gossip_key(root)
         found = _found()
         _parallel(lambda h: _ensure_running(h, found.get(h, "missing"), root, say), wanted)
         if _has_partition():
@@ -565,6 +566,14 @@ def _ensure_key(root: Path) -> str:
             _apt_install(["openssh-client"])
         _run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "fiefdom-lab", "-f", str(key)])
     return " ".join(key.with_suffix(".pub").read_text().split()[:2])
+
+
+def _ensure_gossip_key(root: Path) -> None:
+    from fiefdom import secret  # with pydantic behind it, which `make clean` does without
+
+    path = root / "gossip.key"
+    if not path.exists():
+        secret.generate(path)
 
 
 def _found() -> dict[LabHost, State]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from fiefdom import lab
 from fiefdom.errors import FiefdomError
 from fiefdom.lab import Lab, LabHost

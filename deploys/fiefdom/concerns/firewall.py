@@ -22,7 +22,7 @@ def desired(context: Context) -> HostState:
     """The host's firewall; nothing where the inventory keeps Fiefdom out of it.
 
     Debian's nftables.service is kept off: its start and its stop run `flush ruleset`, which takes Docker's rules with
-    it. Our drop-in clears its stop command first, so that turning it off is harmless.
+    it. Our drop-in is there first: it clears the stop command, so that turning the unit off is harmless.
     """
     if not context.cluster.network.firewall:
         return HostState()
@@ -32,7 +32,7 @@ def desired(context: Context) -> HostState:
         files=(
             File(RULES, _rules(context).encode(), check=("nft", "-c", "-f", "{}")),
             File(SERVICE, render("fiefdom-firewall.service.j2", rules=RULES).encode()),
-            File(NFTABLES_DROP_IN, render("nftables.service.conf.j2").encode()),
+            File(NFTABLES_DROP_IN, render("nftables.service.conf.j2", rules=RULES).encode()),
         ),
         units=(
             Unit("nftables.service", enabled=False, active=False),

@@ -5,16 +5,23 @@ import json
 import os
 from pathlib import Path
 
+from fiefdom_gateway.haproxy import config_reasons
 from fiefdom_gateway.log import printable
 from fiefdom_gateway.members import Unreadable
 
 RUN_DIR = Path("/run/haproxy")
 ADMIN_SOCKET = RUN_DIR / "admin.sock"
 MASTER_SOCKET = RUN_DIR / "master.sock"
+# Of the order of a reload: seconds for thousands of servers.
+VALIDATION_TIMEOUT_S = 30.0
 
 
 class Failed(Exception):
-    """A program or a socket did not do its part; the message says which and why."""
+    """A program or a socket did not do its part; the message says which and why, `output` is what the program said."""
+
+    def __init__(self, message: str, output: str = "") -> None:
+        super().__init__(message)
+        self.output = output
 
 
 async def ask_haproxy(command: str, timeout_s: float = 5.0, socket: Path = ADMIN_SOCKET) -> str:
@@ -58,14 +65,17 @@ async def run(argv: list[str], environ: dict[str, str], timeout_s: float) -> str
             raise Failed(f"{program} took more than {timeout_s:g} s") from None
         raise
     if child.returncode != 0:
-        reason = printable((errors.strip() or output.strip()).decode(errors="replace"), 300)
-        raise Failed(f"{program} exited {child.returncode}: {reason}")
+        said = (errors.strip() or output.strip()).decode(errors="replace")
+        raise Failed(f"{program} exited {child.returncode}: {printable(said, 300)}", said)
     return output.decode(errors="replace")
 
 
 async def validate(config: Path) -> None:
     """Have HAProxy check a configuration file, warnings counting as errors. Raises Failed with its reasons."""
-    await run(["haproxy", "-dW", "-c", "-f", str(config)], {}, timeout_s=30.0)
+    try:
+        await run(["haproxy", "-dW", "-c", "-f", str(config)], {}, VALIDATION_TIMEOUT_S)
+    except Failed as error:
+        raise Failed(config_reasons(error.output) or str(error)) from None
 
 
 def serf_environ(rpc_addr: str, agent_config: Path) -> dict[str, str]:

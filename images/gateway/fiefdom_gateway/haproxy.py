@@ -29,7 +29,7 @@ class State(str, Enum):
 
 @dataclass(frozen=True, order=True)
 class Actual:
-    """A server as HAProxy has it. `busy`: a session or an open connection, used or idle, still needs it."""
+    """A server as HAProxy has it. `busy`: a request uses one of its connections at this moment."""
 
     backend: str
     name: str
@@ -77,7 +77,7 @@ Command = Add | EnableHealth | SetState | Delete
 
 def parse_servers(servers_state: str, servers_conn: str) -> tuple[Actual, ...]:
     """Return the servers in the replies of `show servers state` and `show servers conn`. Raises Unreadable."""
-    connections = _open_connections(servers_conn)
+    used = _used_connections(servers_conn)
     found: list[Actual] = []
     for row in _rows(servers_state, ("be_name", "srv_name", "srv_addr", "srv_port", "srv_admin_state")):
         backend, name = row["be_name"], row["srv_name"]
@@ -91,17 +91,15 @@ def parse_servers(servers_state: str, servers_conn: str) -> tuple[Actual, ...]:
                 state=_state(_whole(row, "srv_admin_state")),
                 up=_whole(row, "srv_op_state") != _OPERATIONAL_STOPPED,
                 checked=not check & _CHECK_CONFIGURED or bool(check & _CHECK_ENABLED),
-                busy=connections.get(f"{backend}/{name}", 0) > 0,
+                busy=used.get(f"{backend}/{name}", 0) > 0,
             )
         )
     return tuple(sorted(found))
 
 
-def _open_connections(servers_conn: str) -> dict[str, int]:
-    return {
-        row["bkname/svname"]: _whole(row, "used_cur") + _whole(row, "idle_cur")
-        for row in _rows(servers_conn, ("bkname/svname", "used_cur", "idle_cur"))
-    }
+def _used_connections(servers_conn: str) -> dict[str, int]:
+    rows = _rows(servers_conn, ("bkname/svname", "used_cur"))
+    return {row["bkname/svname"]: _whole(row, "used_cur") for row in rows}
 
 
 def _rows(reply: str, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -157,9 +155,16 @@ def parse_info(reply: str) -> dict[str, str]:
 def reload_error(reply: str) -> str | None:
     """Return why the master's `reload` did not succeed, from its reply; None when it did."""
     first, _, rest = reply.strip().partition("\n")
-    if first == "Success=1":
-        return None
-    reasons = [line for line in rest.splitlines() if "[ALERT]" in line] or [first or "no answer"]
+    return None if first == "Success=1" else config_reasons(rest) or first or "no answer"
+
+
+def config_reasons(output: str) -> str:
+    """Return why HAProxy refused a configuration, from what it printed: without its greetings and summaries."""
+    reasons = []
+    for line in output.splitlines():
+        match = re.fullmatch(r"\[(?:ALERT|WARNING)\]\s*\(\d+\) : (?:config : )?(.*)", line.strip())
+        if match and not re.match(r"Error\(s\) found|Fatal errors found|Some warnings were found", match[1]):
+            reasons.append(match[1])
     return "; ".join(reasons)
 
 
@@ -170,6 +175,11 @@ def command_error(command: Command, reply: str) -> str | None:
     return None if answer in (welcome, "") else answer
 
 
+def must_wait(command: Command, refusal: str) -> bool:
+    """Whether a refusal only means that a request is still on its way: look again soon."""
+    return isinstance(command, Delete) and "still has connections attached" in refusal
+
+
 # --- Commands
 
 
@@ -178,7 +188,7 @@ def next_commands(
 ) -> tuple[Command, ...]:
     """Return what can be done now to bring HAProxy's servers nearer to the wanted ones; nothing when they are equal.
 
-    A server goes in three steps: drain, wait until nothing is open, delete. A step that must wait is left for a later
+    A server goes in three steps: drain, wait until no request uses it, delete. A step that must wait is left to a later
     call, so nothing blocks. A server that moved goes like any other; its successor of the same name is added after it.
     """
     current = {(server.backend, server.name): server for server in actual}
@@ -215,7 +225,8 @@ def _removal(server: Actual) -> list[Command]:
         return [SetState(*key, State.DRAIN)]
     if server.busy:
         return []
-    return [SetState(*key, State.MAINT), Delete(*key)]
+    # Maintenance closes the idle connections, which a drained server would keep for many seconds.
+    return [SetState(*key, State.MAINT), Delete(*key)] if server.state is State.DRAIN else [Delete(*key)]
 
 
 def settled(wanted: Iterable[Server], actual: Iterable[Actual], services: Mapping[str, Service]) -> bool:
@@ -269,15 +280,12 @@ def render(static: str, wanted: Iterable[Server], services: Mapping[str, Service
     def servers(match: re.Match[str]) -> str:
         return "\n".join([match[0], *lines.get(match[1], [])])
 
-    body = _MARKER.sub(servers, static)
-    return f"# Written by the gateway's reconciler; what you change here is lost.\n{_digest_line(static)}{body}"
+    note = "# Written by the gateway's reconciler from the static part with sha256"
+    # At the end, so that HAProxy's line numbers fit the static part up to the first server.
+    return f"{_MARKER.sub(servers, static)}{note} {digest(static)}\n"
 
 
 _MARKER = re.compile(r"^[ \t]*# fiefdom:servers ([A-Za-z0-9_.-]+)[ \t]*$", re.MULTILINE | re.ASCII)
-
-
-def _digest_line(static: str) -> str:
-    return f"# fiefdom: the static part's sha256 is {digest(static)}\n"
 
 
 def unplaced(static: str, services: Iterable[str]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ DEBOUNCE_S = 0.02
 # How soon to look again while a server waits to be removed, or while Serf does not answer.
 SETTLE_S = 0.1
 SERF_RETRY_S = 1.0
-SERF_TIMEOUT_S = 5.0
+SERF_TIMEOUT_S = 2.0
 RELOAD_TIMEOUT_S = 60.0
 
 
@@ -226,9 +226,12 @@ class Reconciler:
         """Do what can be done now; return whether HAProxy has exactly the wanted servers."""
         services = self.settings.services
         try:
-            commands = haproxy.next_commands(self.look.wanted, await self._actual(), services)
-            await self._command(commands)
-            done = not commands or haproxy.settled(self.look.wanted, await self._actual(), services)
+            actual = await self._actual()
+            commands = haproxy.next_commands(self.look.wanted, actual, services)
+            if commands:
+                await self._command(commands)
+                actual = await self._actual()
+            done = haproxy.settled(self.look.wanted, actual, services)
         except (Failed, Unreadable) as error:
             self._say_once("haproxy", f"HAProxy cannot be compared: {error}")
             return False
@@ -255,6 +258,8 @@ class Reconciler:
                 self._tell_command(command)
             else:
                 refused.add(key)
+                if haproxy.must_wait(command, refusal):
+                    continue
             self._say_once(f"command {'/'.join(key)}", refusal and f"HAProxy refused '{line}': {refusal}")
 
     def _tell_command(self, command: haproxy.Command) -> None:

@@ -22,6 +22,10 @@ LEAVE_GRACE_S = 6.0
 AGENT_CONFIG_LOOK_S = 2.0
 REAP_EVERY_S = 5.0
 
+# Serf holds events back for a second to merge them, but logs them at once; "leaving" is no event at all, only this
+# message. What else it logs (our own questions to it, too) must not make us look.
+_MEMBER_WORDS = (b"serf: EventMember", b"serf: messageLeaveType", b"serf: messageJoinType", b"agent: Received event")
+
 Process = asyncio.subprocess.Process
 
 
@@ -47,8 +51,8 @@ async def supervise(settings: Settings, settings_file: Path) -> int:
     await asyncio.gather(*tasks, return_exceptions=True)
     server.close()
     if died.done():
+        # Nobody is served now, so there is no time for farewells: whoever runs the container starts it again.
         say(f"HAProxy ended with {died.result()}: the container ends too")
-        await agent.leave()
         return 1
     await agent.leave()
     await _soft_stop(haproxy, reconciler.settings.stop_grace_s)
@@ -121,7 +125,7 @@ async def _follow_events(settings: Settings, look_again: Callable[[], None]) -> 
         monitor = await asyncio.create_subprocess_exec(
             "serf",
             "monitor",
-            "-log-level=err",
+            "-log-level=debug",
             env={**os.environ, **environ},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -129,8 +133,9 @@ async def _follow_events(settings: Settings, look_again: Callable[[], None]) -> 
         )
         try:
             assert monitor.stdout is not None  # noqa: S101 - PIPE was asked for
-            while await monitor.stdout.read(65536):
-                look_again()
+            while line := await monitor.stdout.readline():
+                if any(word in line for word in _MEMBER_WORDS):
+                    look_again()
         finally:
             _send(monitor, signal.SIGKILL)
             await monitor.wait()
