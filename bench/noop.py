@@ -100,7 +100,9 @@ def _prepare_ansible(cluster: Cluster, scratch: Path) -> list[str]:
         state = converge.states_of(cluster, host.name, secrets)[release]
         plays.append({"hosts": host.name, "gather_facts": False, "tasks": _tasks(state, scratch / host.name)})
     (scratch / "site.yml").write_text(yaml.safe_dump(plays, sort_keys=False))
-    (scratch / "hosts").write_text("".join(f"{name} ansible_python_interpreter=/usr/bin/python3\n" for name in cluster.hosts))
+    (scratch / "hosts").write_text(
+        "".join(f"{name} ansible_python_interpreter=/usr/bin/python3\n" for name in cluster.hosts)
+    )
     (scratch / "ansible.cfg").write_text(
         f"[defaults]\nforks = 20\ninventory = {scratch}/hosts\ngathering = explicit\n"
         f"[ssh_connection]\npipelining = True\nssh_args = -F {lab.lab_root()}/ssh_config"

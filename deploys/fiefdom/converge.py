@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -51,6 +52,7 @@ def states_of(cluster: Cluster, name: str, secrets: Secrets, concerns: Sequence[
 
 
 def plan_of(
+    cluster: Cluster,
     name: str,
     states: Mapping[Release, HostState],
     lines: Iterable[str],
@@ -60,6 +62,7 @@ def plan_of(
     """The plan of one host from the snapshot script's answer."""
     found = snapshot.parse(name, lines)
     plan.require_supported(name, found)
+    _require_way_back(cluster, name, found)
     release: Release = "bookworm" if found.release == "bookworm" else "trixie"
     return plan.of_host(name, states[release], found, identities, complete=tuple(concerns) == ALL)
 
@@ -70,7 +73,7 @@ def make_plan(
     """The plan of ``names``, from one round trip to each."""
     states = {name: states_of(cluster, name, secrets) for name in names}
     answers = hosts.snapshot_lines({name: snapshot.query(states[name].values()) for name in names})
-    return plan.merge(plan_of(name, states[name], answers[name], identities) for name in names)
+    return plan.merge(plan_of(cluster, name, states[name], answers[name], identities) for name in names)
 
 
 def carry_out(wanted: plan.Plan, hosts: Hosts, registry: bool, say: Callable[[str, str], None]) -> None:
@@ -105,6 +108,21 @@ def carry_out(wanted: plan.Plan, hosts: Hosts, registry: bool, say: Callable[[st
                 run(name, after(name))
 
 
+def _require_way_back(cluster: Cluster, name: str, found: snapshot.Snapshot) -> None:
+    # The commonest way to lock oneself out needs no try: the host itself says where the operator comes from.
+    if not (cluster.network.firewall and found.client):
+        return
+    try:
+        client = ipaddress.ip_address(found.client)
+    except ValueError:
+        return
+    if not any(client in ipaddress.ip_network(cidr) for cidr in cluster.network.admin_cidrs):
+        raise FiefdomError(
+            f"{name}: your connection comes from {client}, which is in none of network.admin_cidrs, so that the "
+            "firewall would shut you out; add it there"
+        )
+
+
 def _require_space(wanted: plan.Plan) -> None:
     # Files are small; what fills a disk is packages and images, and half a gigabyte holds Docker's.
     for host in wanted.hosts:
@@ -112,5 +130,5 @@ def _require_space(wanted: plan.Plan) -> None:
         needed = 600 * 1024 if host.of("package") else 200 * 1024 if host.of("image") else 1024 if host.changes else 0
         if free is not None and free < needed:
             raise FiefdomError(
-                f"{host.host}: /var/lib has {free // 1024} MiB free and this run needs about {needed // 1024}; make room"
+                f"{host.host}: /var/lib has {free // 1024} MiB free of about {needed // 1024} that it needs; make room"
             )

@@ -89,7 +89,7 @@ def run() -> None:
 def wait_for_rotation(
     cluster: Cluster, secrets: Secrets, session: engine.Session, timeout_s: float = ROTATION_TIMEOUT_S
 ) -> status.Status:
-    """The cluster's status as soon as every instance is up in every gateway. Raises FiefdomError after ``timeout_s``."""
+    """The cluster's status as soon as every instance is up everywhere. Raises FiefdomError after ``timeout_s``."""
     deadline = time.monotonic() + timeout_s
     while True:
         found = status.read(cluster, secrets, session)

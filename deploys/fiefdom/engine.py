@@ -36,8 +36,12 @@ CONNECT_TIMEOUT_S = 10
 _CHUNK = 1 << 18
 _REASON = "fiefdom_reason"
 
-# Becomes root where it can, so that the scripts know one way only; where it cannot, the snapshot says so.
-_AS_ROOT = 'if [ "$(id -u)" = 0 ] || ! sudo -n true 2>/dev/null; then exec sh -c "$0"; else exec sudo -n sh -c "$0"; fi'
+# Becomes root where it can, so that the scripts know one way only; where it cannot, the snapshot says so. sudo drops
+# SSH_CONNECTION, from which a script learns where the operator comes from, so it travels as an argument.
+_AS_ROOT = (
+    'set -- sh -c "$0" fiefdom "${SSH_CONNECTION:-}"; '
+    'if [ "$(id -u)" = 0 ] || ! sudo -n true 2>/dev/null; then exec "$@"; else exec sudo -n "$@"; fi'
+)
 
 T = TypeVar("T")
 
@@ -301,7 +305,7 @@ def deploy(*concerns: str) -> None:
         lines = host.get_fact(HostSnapshot, _stdin=snapshot.query(states.values()), _sudo=False)
         if lines is None:
             raise FiefdomError(f"{host.name}: the snapshot failed; its words are above")
-        wanted = converge.plan_of(host.name, states, lines, known.identities, chosen)
+        wanted = converge.plan_of(known.cluster, host.name, states, lines, known.identities, chosen)
     except FiefdomError as error:
         raise DeployError(str(error)) from error
     if state.config.DIFF:

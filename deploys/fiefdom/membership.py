@@ -53,7 +53,7 @@ def agent_file(context: Context, path: str, *, tags: Mapping[str, str], state_di
         )
     serf = context.cluster.serf
     own = f"{context.host.address}:{serf.port}"
-    gateways = (f"{context.cluster.hosts[name].address}:{serf.port}" for name in context.cluster.gateways)
+    gateways = sorted(f"{context.cluster.hosts[name].address}:{serf.port}" for name in context.cluster.gateways)
     config = {
         "node_name": context.name,
         "tags": dict(tags),

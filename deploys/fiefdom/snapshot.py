@@ -78,6 +78,8 @@ class Snapshot:
     uid: int
     distribution: str
     release: str
+    client: str = ""
+    """Address that the operator's connection comes from, as the host sees it."""
     hostname: str = ""
     static_hostname: str = ""
     free_kib: int | None = None
@@ -148,7 +150,7 @@ class _Parser:
             self.complete = True
         elif kind == "uid" and rest.isdecimal():
             self.uid = int(rest)
-        elif kind in ("os", "hostname", "free-kib"):
+        elif kind in ("os", "client", "hostname", "free-kib"):
             self._scalars[kind] = fields
         elif kind == "file" and len(fields) == 5:
             self._files[fields[0]] = fields[1:]
@@ -156,7 +158,11 @@ class _Parser:
             self._digests[fields[0]] = fields[1]
         elif kind == "unit":
             self._take_unit(rest)
-        elif kind == "package" and len(fields) == 3:
+        else:
+            self._take_value(kind, rest, fields)
+
+    def _take_value(self, kind: str, rest: str, fields: list[str]) -> None:
+        if kind == "package" and len(fields) == 3:
             if fields[1] == "installed":
                 self._maps[kind][fields[0]] = fields[2]
         elif kind == "image" and len(fields) == 3:
@@ -199,6 +205,7 @@ class _Parser:
             uid=self.uid,
             distribution=distribution,
             release=release,
+            client=self._scalars.get("client", [""])[0],
             hostname=hostname,
             static_hostname=static_hostname,
             free_kib=int(free) if free.isdecimal() else None,

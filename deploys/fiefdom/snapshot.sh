@@ -12,6 +12,7 @@ ask() { printf '%s\n' "$query" | sed -n "s/^$1$tab//p"; }
 
 printf 'snapshot\t1\n'
 printf 'uid\t%s\n' "$(id -u)"
+printf 'client\t%s\n' "${1%% *}" # the first word of SSH_CONNECTION
 # shellcheck disable=SC1091
 (. /etc/os-release && printf 'os\t%s\t%s\n' "${ID:-}" "${VERSION_CODENAME:-}")
 [ "$(id -u)" = 0 ] || exit 0 # nothing below is readable; the caller has words for it

@@ -36,9 +36,9 @@ HARM = {
     "another host name": ("app2", "hostname elsewhere", ["~ hostname app2"]),
     "a stopped unit": ("app1", "systemctl stop fiefdom-firewall", ["~ unit fiefdom-firewall.service"]),
     "a disabled unit": ("app2", "systemctl disable -q serf-agent", ["~ unit serf-agent.service"]),
-    "firewall rules flushed behind the unit's back": (
+    "firewall rules deleted behind the unit's back": (
         "app2",
-        "nft flush table inet fiefdom",
+        "nft delete table inet fiefdom",
         ["~ unit fiefdom-firewall.service"],
     ),
     "a stopped instance": ("app1", "systemctl stop predictor@8001", ["~ container predictor-8001"]),

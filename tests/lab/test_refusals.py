@@ -120,3 +120,9 @@ def test_a_limit_that_matches_nothing_is_told(site: Site) -> None:
     done = site.fiefdom("plan", LAB_YAML, "--limit", "app7")
     assert done.returncode == 1
     assert done.stderr.startswith("error: --limit 'app7': no host or group of that name")
+
+
+def test_a_firewall_that_would_shut_the_operator_out_is_refused(site: Site) -> None:
+    inventory = site.inventory("admins", lambda d: d["network"].update(admin_cidrs=["10.99.0.200/32"]))
+    line = refused(site, inventory)
+    assert line.startswith("gw1: your connection comes from 10.99.0.1, which is in none of network.admin_cidrs")

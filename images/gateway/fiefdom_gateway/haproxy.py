@@ -163,7 +163,9 @@ def config_reasons(output: str) -> str:
     reasons = []
     for line in output.splitlines():
         match = re.fullmatch(r"\[(?:ALERT|WARNING)\]\s*\(\d+\) : (?:config : )?(.*)", line.strip())
-        if match and not re.match(r"Error\(s\) found|Fatal errors found|Some warnings were found", match[1]):
+        if match and not re.match(
+            r"Error\(s\) found|Fatal errors found|Some warnings were found|Loading failure", match[1]
+        ):
             reasons.append(match[1])
     return "; ".join(reasons)
 

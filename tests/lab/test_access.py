@@ -1,0 +1,97 @@
+"""Who reaches what on a converged host, asked from real addresses."""
+
+from __future__ import annotations
+
+import pytest
+from operator_view import Site
+
+OPEN, CLOSED = "open", "closed"
+# From, to, port, and what is promised.
+REACH = [
+    ("gw1", "10.99.0.21", 8000, OPEN),
+    ("gw1", "10.99.0.22", 8001, OPEN),
+    ("app1", "10.99.0.22", 8000, CLOSED),
+    ("app2", "10.99.0.21", 8000, CLOSED),
+    ("app1", "10.99.0.22", 7946, OPEN),
+    ("app1", "10.99.0.11", 7946, OPEN),
+    ("app1", "10.99.0.11", 80, OPEN),
+    ("app1", "10.99.0.11", 8404, CLOSED),
+    ("app1", "10.99.0.22", 22, CLOSED),
+    ("gw1", "10.99.0.21", 22, CLOSED),
+    ("gw1", "10.99.0.21", 7373, CLOSED),
+]
+
+
+def reach(site: Site, source: str, address: str, port: int) -> str:
+    probe = f"timeout 2 bash -c 'exec 3<>/dev/tcp/{address}/{port}' 2>/dev/null && echo open || echo closed"
+    return site.ssh(source, probe)
+
+
+def found(site: Site) -> list[tuple[str, str, int, str]]:
+    return [(source, address, port, reach(site, source, address, port)) for source, address, port, _ in REACH]
+
+
+def test_ports_are_open_to_those_who_should_reach_them_only(site: Site) -> None:
+    assert found(site) == REACH
+
+
+@pytest.mark.parametrize("event", ["systemctl restart docker", "systemctl reload fiefdom-firewall"])
+def test_that_holds_after(site: Site, event: str) -> None:
+    for host in ("gw1", "app1", "app2"):
+        site.ssh(host, event)
+    site.await_serving()
+    assert found(site) == REACH
+
+
+def test_container_addresses_are_not_reached_by_routing(site: Site) -> None:
+    address = site.ssh("app1", "docker inspect predictor-8000 --format '{{.NetworkSettings.IPAddress}}'")
+    site.ssh("app2", f"ip route add {address}/32 via 10.99.0.21")
+    try:
+        assert reach(site, "app2", address, 8000) == CLOSED
+    finally:
+        site.ssh("app2", f"ip route del {address}/32")
+
+
+def test_sshd_takes_keys_only(site: Site) -> None:
+    for host in ("gw1", "app1", "app2"):
+        effective = dict(line.split(" ", 1) for line in site.ssh(host, "sshd -T").splitlines() if " " in line)
+        wanted = {
+            "passwordauthentication": "no",
+            "kbdinteractiveauthentication": "no",
+            "permitemptypasswords": "no",
+            "pubkeyauthentication": "yes",
+            "x11forwarding": "no",
+            "permitrootlogin": "without-password",
+        }
+        assert {key: effective[key] for key in wanted} == wanted
+
+
+def test_containers_run_without_privileges(site: Site) -> None:
+    form = (
+        "{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.CapAdd}} "
+        "{{.HostConfig.Privileged}} {{.HostConfig.SecurityOpt}}"
+    )
+    for host in ("gw1", "app1", "app2"):
+        for line in site.ssh(host, f"docker inspect $(docker ps -q) --format '{form}'").splitlines():
+            user, read_only, rest = line.split(" ", 2)
+            assert user.split(":")[0] not in ("", "0", "root")
+            assert read_only == "true"
+            assert rest in ("[ALL] [] false [no-new-privileges]", "[ALL] <no value> false [no-new-privileges]"), rest
+
+
+def test_secrets_are_for_root_alone(site: Site) -> None:
+    listing = "stat -c '%a %u %n' /etc/fiefdom/containers/*.env /etc/fiefdom/*/agent.json"
+    for host in ("gw1", "app1"):
+        for line in site.ssh(host, listing).splitlines():
+            mode, uid, path = line.split()
+            assert (mode, uid) == (("600", "0") if path.endswith(".env") else ("400", "990")), line
+
+
+def test_nothing_secret_is_in_processes_units_or_journal(site: Site) -> None:
+    key = site.ssh("app1", "cat /etc/fiefdom/serf/agent.json").split('"encrypt_key": "')[1].split('"')[0]
+    for host in ("gw1", "app1"):
+        seen = site.ssh(
+            host,
+            "ps axww -o args; cat /etc/systemd/system/*.service; journalctl -q --no-pager -o cat; docker inspect $(docker ps -aq)",
+        )
+        assert key not in seen

@@ -1,0 +1,537 @@
+"""The gateway, Serf and predictor containers with each other: real HAProxy, real gossip, real requests, one network.
+
+No host is needed: all containers share a network namespace without any way out, with one address per would-be host. The
+instances of different hosts have different ports, because a predictor listens on every address.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fiefdom import lab
+from fiefdom.render import render
+
+pytestmark = pytest.mark.lab
+
+ROOT = Path(__file__).parents[2]
+PREFIX = "scratch-container-test"
+NETWORK = f"{PREFIX}-network"
+GATEWAY = f"{PREFIX}-gateway"
+UID = 990
+ADDRESSES = {"gw1": "10.99.0.11", "app1": "10.99.0.21", "app2": "10.99.0.22"}
+PORTS = {"app1": (8000, 8001), "app2": (8010, 8011)}
+URL = "http://10.99.0.11/predict"
+OPTIONS = "check inter 1s fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down"
+SANDBOX = (
+    *("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--ulimit=nofile=16384:16384"),
+    *("--pids-limit=512", f"--tmpfs=/run:uid={UID},gid={UID}", "--tmpfs=/tmp", f"--network=container:{NETWORK}"),
+)
+# Gives a namespace's loopback further addresses, without the ip command in any image.
+ADD_ADDRESSES = """
+import fcntl, socket, struct, sys
+for number, address in enumerate(sys.argv[1:]):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
+        request = struct.pack("16sHH4s8x", f"lo:{number}".encode(), socket.AF_INET, 0, socket.inet_aton(address))
+        fcntl.ioctl(handle, 0x8916, request)  # SIOCSIFADDR
+"""
+PLAIN = {
+    "stats_bind": "10.99.0.11:8404",
+    "listeners": [{"port": 80, "routes": [], "default_backend": "predictor"}],
+    "backends": [{"name": "predictor", "health_path": "/health", "health_timeout_s": 2.0}],
+    "maxconn": 4000,
+    "retries": 5,
+    "balance": "roundrobin",
+    "connect_timeout_s": 2.0,
+    "server_timeout_s": 60.0,
+    "client_timeout_s": 60.0,
+}
+
+
+def docker(*arguments: str, check: bool = True) -> str:
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
+    assert not check or done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr}"
+    return done.stdout.strip()
+
+
+def image(name: str) -> str:
+    return f"{PREFIX}/{name}:test"
+
+
+class Cluster:
+    """One gateway and two app hosts' worth of containers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._key = base64.b64encode(secrets.token_bytes(32)).decode()
+
+    # --- Files
+
+    def write_all(self) -> None:
+        config = self.folder / "gateway"
+        config.mkdir()
+        self.write_static(PLAIN)
+        self.write_reconciler()
+        self._write(
+            config / "agent.json", self._agent("gw1", {"role": "gateway"}, 7373, "/var/lib/fiefdom/gateway"), 0o400
+        )
+        for number, (name, ports) in enumerate(PORTS.items(), start=1):
+            (self.folder / name).mkdir()
+            self.write_offer(name, f"1.0.0;{ports[0]}-{ports[-1]}", 7373 + number)
+        for name in ("gateway-state", *(f"{name}-state" for name in PORTS)):
+            (self.folder / name).mkdir()
+            os.chown(self.folder / name, UID, UID)
+
+    def write_static(self, variables: dict[str, Any], more: str = "") -> None:
+        self._write(self.folder / "gateway" / "haproxy.cfg", render("haproxy.cfg.j2", **variables) + more)
+
+    def write_reconciler(self, **changes: object) -> None:
+        service = {"name": "predictor", "backend": "predictor", "base_port": 8000, "max_instances": 100}
+        settings = {
+            "cluster": "lab",
+            "node": "gw1",
+            "haproxy_config": "/etc/fiefdom/gateway/haproxy.cfg",
+            "state_dir": "/var/lib/fiefdom/gateway",
+            "serf_config": "/etc/fiefdom/gateway/agent.json",
+            "rpc_addr": "127.0.0.1:7373",
+            "interval_s": 1,
+            "absent_grace_s": 120,
+            "stop_grace_s": 30,
+            "services": [{**service, "server_options": OPTIONS}],
+        }
+        self._write(self.folder / "gateway" / "reconciler.json", json.dumps({**settings, **changes}))
+
+    def write_offer(self, name: str, offer: str, rpc_port: int) -> None:
+        agent = self._agent(name, {"role": "app", "svc:predictor": offer}, rpc_port, "/var/lib/fiefdom/serf")
+        self._write(self.folder / name / "agent.json", agent, 0o400)
+
+    def _agent(self, name: str, tags: dict[str, str], rpc_port: int, state_dir: str) -> str:
+        own = f"{ADDRESSES[name]}:7946"
+        agent = {
+            "node_name": name,
+            "tags": tags,
+            "bind": own,
+            "advertise": own,
+            "encrypt_key": self._key,
+            "rpc_addr": f"127.0.0.1:{rpc_port}",
+            "rpc_auth": f"only-{name}-knows",
+            "profile": "lan",
+            "log_level": "warn",
+            "snapshot_path": f"{state_dir}/snapshot",
+            "retry_join": [f"{ADDRESSES['gw1']}:7946"] if name != "gw1" else [],
+            "retry_interval": "1s",
+            "rejoin_after_leave": True,
+            "leave_on_terminate": True,
+            "disable_name_resolution": True,
+        }
+        return json.dumps(agent)
+
+    @staticmethod
+    def _write(path: Path, text: str, mode: int = 0o644) -> None:
+        beside = path.with_suffix(".new")
+        beside.write_text(text)
+        beside.chmod(mode)
+        os.chown(beside, UID, UID)
+        beside.rename(path)
+
+    # --- Containers
+
+    def start_network(self) -> None:
+        docker(
+            *("run", "--detach", "--name", NETWORK, "--network=none", "--sysctl=net.ipv4.ip_unprivileged_port_start=0"),
+            *("--entrypoint=sleep", image("gateway"), "infinity"),
+        )
+        docker(
+            *(
+                "run",
+                "--rm",
+                f"--network=container:{NETWORK}",
+                "--user=0",
+                "--cap-add=NET_ADMIN",
+                "--entrypoint=python3",
+            ),
+            *(image("gateway"), "-c", ADD_ADDRESSES, *ADDRESSES.values()),
+        )
+
+    def start_gateway(self) -> None:
+        docker("rm", "--force", GATEWAY, check=False)
+        docker(
+            *("run", "--detach", "--name", GATEWAY, "--stop-timeout=45", *SANDBOX),
+            *(f"--volume={self.folder}/gateway:/etc/fiefdom/gateway:ro",),
+            *(f"--volume={self.folder}/gateway-state:/var/lib/fiefdom/gateway", image("gateway")),
+        )
+
+    def start_instance(self, host: str, port: int, version: str = "1.0.0") -> None:
+        name = f"{PREFIX}-{host}-{port}"
+        docker("rm", "--force", name, check=False)
+        environment = {"PORT": port, "FIEFDOM_PORT": port, "FIEFDOM_HOST": host, "FIEFDOM_VERSION": version}
+        docker(
+            *("run", "--detach", "--name", name, "--stop-timeout=20", *SANDBOX),
+            *(f"--env={key}={value}" for key, value in environment.items()),
+            image("predictor"),
+        )
+
+    def start_agent(self, host: str) -> None:
+        name = f"{PREFIX}-{host}-serf"
+        docker("rm", "--force", name, check=False)
+        docker(
+            *("run", "--detach", "--name", name, "--stop-timeout=15", *SANDBOX),
+            *(f"--volume={self.folder}/{host}:/etc/fiefdom/serf:ro",),
+            *(f"--volume={self.folder}/{host}-state:/var/lib/fiefdom/serf", image("serf")),
+        )
+
+    def stop(self, name: str) -> None:
+        docker("stop", f"{PREFIX}-{name}")
+
+    def whole(self) -> None:
+        """Bring back whatever a test left otherwise."""
+        self.write_static(PLAIN)
+        self.write_reconciler()
+        running = docker("ps", "--format={{.Names}}").split()
+        for host, ports in PORTS.items():
+            for port in ports:
+                if f"{PREFIX}-{host}-{port}" not in running:
+                    self.start_instance(host, port)
+            if f"{PREFIX}-{host}-serf" not in running:
+                self.start_agent(host)
+        if GATEWAY not in running:
+            self.start_gateway()
+        everything = {f"{host}-{port}": "up" for host, ports in PORTS.items() for port in ports}
+        self.until(lambda view: states(view) == everything and view["config"]["ok"] and view["serf"]["ok"])
+
+    # --- Looking
+
+    def status(self) -> dict[str, Any]:
+        text = docker("exec", GATEWAY, "fiefdom-gateway", "status", check=False)
+        return json.loads(text) if text else {}
+
+    def until(self, holds: Callable[[dict[str, Any]], bool], timeout_s: float = 20.0) -> dict[str, Any]:
+        """Await a status that fulfils `holds`, and return it."""
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            view = self.status()
+            if view and holds(view):
+                return view
+            assert time.monotonic() < deadline_s, f"after {timeout_s} s: {view}\n{docker('logs', '--tail=30', GATEWAY)}"
+
+    def haproxy(self, command: str) -> str:
+        script = (
+            "import socket, sys\n"
+            "with socket.socket(socket.AF_UNIX) as s:\n"
+            "    s.connect('/run/haproxy/admin.sock')\n"
+            "    s.sendall(sys.argv[1].encode() + b'\\n')\n"
+            "    print(b''.join(iter(lambda: s.recv(65536), b'')).decode())\n"
+        )
+        return docker("exec", GATEWAY, "python3", "-c", script, command)
+
+
+def states(view: dict[str, Any]) -> dict[str, str]:
+    return {server["name"]: server["state"] for server in view["servers"]}
+
+
+class Traffic:
+    """tests/load.py from inside the network, as a process: `with Traffic(10): ...`, then `report`."""
+
+    def __init__(self, seconds: float, *, kinds: str = "busy,pausing,new,slow,post", rate: float = 250) -> None:
+        self._command = [
+            *("docker", "run", "--rm", f"--network=container:{NETWORK}", f"--volume={ROOT}/tests/load.py:/load.py:ro"),
+            *("--entrypoint=python3", image("gateway"), "/load.py", URL, "--json"),
+            *(f"--seconds={seconds}", f"--kinds={kinds}", f"--rate={rate}"),
+        ]
+        self.report: dict[str, Any] = {}
+
+    def __enter__(self) -> Traffic:
+        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
+        time.sleep(1.0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        output, _ = self._process.communicate(timeout=120)
+        self.report = json.loads(output)
+        kinds = {kind: (tally["failed"], tally["total"]) for kind, tally in self.report["kinds"].items()}
+        print(f"{self.report['failed']} failed of {self.report['total']} {kinds}")
+
+    def failed(self, *kinds: str) -> dict[str, list[str]]:
+        """The reasons of each kind that failed, of all kinds if none is named."""
+        return {
+            kind: tally["reasons"]
+            for kind, tally in self.report["kinds"].items()
+            if tally["failed"] and (not kinds or kind in kinds)
+        }
+
+
+@pytest.fixture(scope="module")
+def _cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    lab.ensure_docker(lambda _: None)
+    lab.ensure_base_images(lambda _: None)
+    for name in ("gateway", "serf", "predictor"):
+        docker("build", "--quiet", "--tag", image(name), str(ROOT / "images" / name))
+    remove_all()
+    # Under /tmp and readable on the way there: pytest's own folders are for root's eyes only.
+    folder = tmp_path_factory.mktemp("containers")
+    for parent in (folder, *folder.parents[:2]):
+        parent.chmod(0o755)
+    cluster = Cluster(folder)
+    cluster.write_all()
+    cluster.start_network()
+    yield cluster
+    remove_all()
+
+
+def remove_all() -> None:
+    names = docker("ps", "--all", "--quiet", f"--filter=name=^{PREFIX}-").split()
+    if names:
+        docker("rm", "--force", *names)
+
+
+@pytest.fixture
+def cluster(_cluster: Cluster) -> Cluster:
+    _cluster.whole()
+    return _cluster
+
+
+# --- Configuration
+
+
+def route(backend: str, host: str | None = None, path_prefix: str | None = None) -> dict[str, str | None]:
+    return {"backend": backend, "host": host, "path_prefix": path_prefix}
+
+
+def listener(port: int, default: str | None, *routes: dict[str, str | None]) -> dict[str, object]:
+    return {"port": port, "routes": routes, "default_backend": default}
+
+
+TWO = [*PLAIN["backends"], {"name": "echo", "health_path": "/up"}]
+BY_PREFIX = {
+    **PLAIN,
+    "backends": TWO,
+    "listeners": [listener(80, None, route("predictor", path_prefix="/predict"), route("echo", path_prefix="/p"))],
+}
+SERVERS = "".join(f"    server app{i}-8000 10.99.0.{20 + i}:8000 {OPTIONS}\n" for i in range(1, 9))
+
+
+@pytest.mark.parametrize("servers", ["", SERVERS], ids=["no servers", "servers"])
+@pytest.mark.parametrize(
+    "variables",
+    [
+        PLAIN,
+        BY_PREFIX,
+        {**PLAIN, "backends": TWO, "listeners": [listener(80, "predictor"), listener(8080, "echo")]},
+        {**PLAIN, "backends": TWO, "listeners": [listener(80, "predictor", route("echo", host="echo.lan"))]},
+        {**PLAIN, "listeners": [listener(80, None, route("predictor"), route("predictor", path_prefix="/"))]},
+        {**PLAIN, "balance": "leastconn", "nbthread": 1, "http_reuse": "aggressive"},
+        {**PLAIN, "balance": "random", "connect_timeout_s": 0.25},
+    ],
+    ids=["one", "two by prefix", "two by port", "two by host", "everything", "leastconn", "random"],
+)
+def test_haproxy_takes_the_template_without_a_warning(_cluster, tmp_path, variables, servers):
+    text = render("haproxy.cfg.j2", **variables)
+    for backend in variables["backends"]:
+        marker = f"    # fiefdom:servers {backend['name']}\n"
+        text = text.replace(marker, marker + servers)
+    (tmp_path / "haproxy.cfg").write_text(text)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    docker(
+        *("run", "--rm", "--network=none", f"--volume={tmp_path}:/check:ro", "--entrypoint=haproxy", image("gateway")),
+        *("-dW", "-c", "-f", "/check/haproxy.cfg"),
+    )
+
+
+# --- A gateway and its members
+
+
+def get(path: str, *, port: int = 80, host: str = "gateway") -> tuple[int, str]:
+    script = (
+        "import http.client, sys\n"
+        "c = http.client.HTTPConnection('10.99.0.11', int(sys.argv[1]), timeout=5)\n"
+        "c.request('GET', sys.argv[2], headers={'Host': sys.argv[3]})\n"
+        "r = c.getresponse()\n"
+        "print(r.status, r.getheader('Server'), r.read().decode())\n"
+    )
+    run = ("run", "--rm", f"--network=container:{NETWORK}", "--entrypoint=python3", image("gateway"), "-c")
+    status, _, rest = docker(*run, script, str(port), path, host).partition(" ")
+    return int(status), rest
+
+
+def test_every_instance_gets_its_share(cluster):
+    with Traffic(2, kinds="new") as traffic:
+        pass
+    assert traffic.failed() == {}
+    shares = traffic.report["answered"]
+    assert set(shares) == {f"{host}:{port} 1.0.0" for host, ports in PORTS.items() for port in ports}
+    assert max(shares.values()) - min(shares.values()) <= 2
+
+
+def test_the_status_document(cluster):
+    view = cluster.until(lambda view: view["reconciled_s_ago"] is not None)
+    assert view["node"] == "gw1"
+    assert view["serf"] == {"ok": True, "error": None}
+    assert view["config"]["ok"]
+    assert view["rejected"] == []
+    assert {member["name"]: member["status"] for member in view["members"]} == dict.fromkeys(ADDRESSES, "alive")
+    offer = {"service": "predictor", "version": "1.0.0", "first_port": 8000, "last_port": 8001}
+    assert [member["offers"] for member in view["members"] if member["name"] == "app1"] == [[offer]]
+    assert view["servers"][0] == {
+        "service": "predictor",
+        "name": "app1-8000",
+        "address": "10.99.0.21",
+        "port": 8000,
+        "state": "up",
+        "sessions": 0,
+        "version": "1.0.0",
+    }
+    assert view["haproxy"]["version"].startswith("3.0.")
+    docker("exec", GATEWAY, "fiefdom-gateway", "healthy")
+
+
+def test_the_internal_port_answers_and_tells_no_version(cluster):
+    assert get("/healthz", port=8404)[0] == 200
+    assert "haproxy_server_status" in get("/metrics", port=8404)[1]
+    assert "3.0.11" not in get("/stats", port=8404)[1]
+    assert get("/predict")[1].startswith("predictor ")
+
+
+def test_a_host_that_leaves_and_comes_back_fails_no_request(cluster):
+    with Traffic(9) as traffic:
+        cluster.stop("app1-serf")
+        gone = cluster.until(lambda view: not any(name.startswith("app1-") for name in states(view)), 5)
+        assert states(gone) == {"app2-8010": "up", "app2-8011": "up"}
+        for port in PORTS["app1"]:
+            cluster.stop(f"app1-{port}")
+            cluster.start_instance("app1", port, "1.1.0")
+        cluster.start_agent("app1")
+        cluster.until(lambda view: states(view).get("app1-8001") == "up")
+    assert traffic.failed() == {}
+    assert "app1:8000 1.1.0" in traffic.report["answered"]
+
+
+def test_killed_instances_fail_no_get(cluster):
+    with Traffic(10, kinds="busy,pausing,new,slow") as traffic:
+        for host, port in (("app1", 8000), ("app2", 8010)):
+            name = f"{PREFIX}-{host}-{port}"
+            docker("kill", "--signal=KILL", name)
+            cluster.until(lambda view, name=f"{host}-{port}": states(view)[name] == "down", 5)
+            docker("start", name)
+            cluster.until(lambda view, name=f"{host}-{port}": states(view)[name] == "up", 10)
+    assert traffic.failed() == {}
+
+
+def test_a_new_static_part_is_taken_up_and_a_broken_one_is_not(cluster):
+    first = cluster.status()["config"]["digest"]
+    with Traffic(9) as traffic:
+        cluster.write_static({**PLAIN, "retries": 6})
+        second = cluster.until(lambda view: view["config"]["digest"] != first)
+        cluster.write_static(PLAIN, more="frontend nonsense\n    bogus\n")
+        refused = cluster.until(lambda view: not view["config"]["ok"])
+        assert "unknown keyword 'bogus'" in refused["config"]["error"]
+        assert refused["config"]["digest"] == second["config"]["digest"]
+        cluster.write_static(PLAIN)
+        cluster.until(lambda view: view["config"]["ok"] and view["config"]["digest"] == first)
+    assert traffic.failed() == {}
+
+
+def test_two_services_on_one_port(cluster):
+    predictor = {"name": "predictor", "backend": "predictor", "base_port": 8000, "max_instances": 10}
+    echo = {"name": "echo", "backend": "echo", "base_port": 8010, "max_instances": 10}
+    cluster.write_reconciler(services=[{**each, "server_options": OPTIONS} for each in (predictor, echo)])
+    cluster.write_static({**BY_PREFIX, "backends": [{**each, "health_path": "/health"} for each in TWO]})
+    docker("rm", "--force", f"{PREFIX}-app2-serf")
+    agent = json.loads((cluster.folder / "app2" / "agent.json").read_text())
+    before = json.dumps(agent)
+    agent["tags"] = {"role": "app", "svc:echo": "2.0.0;8010-8011"}
+    cluster._write(cluster.folder / "app2" / "agent.json", json.dumps(agent), 0o400)
+    try:
+        cluster.start_agent("app2")
+        view = cluster.until(
+            lambda view: (
+                {server["service"]: server["state"] for server in view["servers"]} == {"predictor": "up", "echo": "up"}
+                and len(view["servers"]) == 4
+            )
+        )
+        assert view["rejected"] == []
+        assert '"host": "app1"' in get("/predict")[1]
+        # The predictor that plays the echo service knows no /p, but it is the one who is asked.
+        status, answer = get("/p/x")
+        assert (status, '"host": "app2"' in answer) == (404, True)
+        assert get("/px")[1].rstrip().endswith("no service is routed here")
+    finally:
+        cluster._write(cluster.folder / "app2" / "agent.json", before, 0o400)
+        docker("rm", "--force", f"{PREFIX}-app2-serf")
+
+
+def test_a_member_that_claims_too_much_gets_nothing(cluster):
+    cluster.stop("app1-serf")
+    before = (cluster.folder / "app1" / "agent.json").read_text()
+    cluster.write_offer("app1", "1.0.0;22-8001", 7374)
+    try:
+        cluster.start_agent("app1")
+        view = cluster.until(lambda view: view["rejected"] != [])
+        reason = "offers predictor on ports 22-8001, outside 8000-8099"
+        assert view["rejected"] == [{"member": "app1", "reason": reason}]
+        assert set(states(cluster.until(lambda view: len(view["servers"]) == 2))) == {"app2-8010", "app2-8011"}
+    finally:
+        cluster._write(cluster.folder / "app1" / "agent.json", before, 0o400)
+        cluster.stop("app1-serf")
+
+
+def test_what_somebody_changed_in_haproxy_is_mended(cluster):
+    everything = states(cluster.status())
+    cluster.haproxy("set server predictor/app1-8000 state maint")
+    cluster.haproxy("disable health predictor/app1-8001")
+    cluster.haproxy("set server predictor/app2-8010 state maint")
+    cluster.haproxy("del server predictor/app2-8010")
+    cluster.haproxy(f"add server predictor/stranger 10.99.0.22:9999 {OPTIONS}")
+    cluster.until(lambda view: "stranger" not in states(view) and states(view) == everything, 5)
+
+
+def test_serf_killed_or_frozen_fails_no_request(cluster):
+    find = "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline | grep -q '^serf agent' && echo ${p#/proc/}; done"
+    with Traffic(9) as traffic:
+        docker("exec", GATEWAY, "sh", "-c", f"kill -KILL $({find})")
+        cluster.until(lambda view: view["serf"]["ok"] and len(view["members"]) == 3)
+        agent = docker("exec", GATEWAY, "sh", "-c", find, check=False)
+        docker("exec", GATEWAY, "kill", "-STOP", agent)
+        stuck = cluster.until(lambda view: not view["serf"]["ok"])
+        assert len(states(stuck)) == 4
+        docker("exec", GATEWAY, "kill", "-CONT", agent)
+        cluster.until(lambda view: view["serf"]["ok"])
+    assert traffic.failed() == {}
+
+
+def test_a_gateway_that_starts_alone_serves_with_the_servers_it_remembers(cluster):
+    for host in PORTS:
+        docker("kill", "--signal=KILL", f"{PREFIX}-{host}-serf")
+    docker("kill", "--signal=KILL", GATEWAY)
+    docker("start", GATEWAY)
+    view = cluster.until(lambda view: view["serf"]["ok"] and view["healthy"])
+    assert [member["name"] for member in view["members"]] == ["gw1"]
+    assert len(states(view)) == 4
+    assert get("/predict")[0] == 200
+
+
+def test_a_dead_worker_ends_the_container_at_once(cluster):
+    docker("exec", GATEWAY, "kill", "-KILL", str(cluster.status()["haproxy"]["pid"]))
+    assert docker("wait", GATEWAY) == "1"
+
+
+def test_a_stop_finishes_open_requests_and_leaves_the_cluster(cluster):
+    with Traffic(1, kinds="slow") as traffic:
+        began_s = time.monotonic()
+        docker("stop", GATEWAY)
+        took_s = time.monotonic() - began_s
+    assert docker("inspect", "--format={{.State.ExitCode}}", GATEWAY) == "0"
+    assert took_s < 20
+    environment = "--env=SERF_RPC_ADDR=127.0.0.1:7374", "--env=SERF_RPC_AUTH=only-app1-knows"
+    members = docker("exec", *environment, f"{PREFIX}-app1-serf", "serf", "members", "-format", "json")
+    assert {m["name"]: m["status"] for m in json.loads(members)["members"]}["gw1"] == "left"
+    assert traffic.failed() == {}

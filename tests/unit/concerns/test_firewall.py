@@ -1,0 +1,83 @@
+"""The firewall's rules by value. That they hold, `tests/lab` proves with packets."""
+
+import re
+
+import pytest
+from example import context
+
+from fiefdom.concerns import firewall
+from fiefdom.desired import HostState, Unit
+
+
+def chain(name: str, host: str, **changes: object) -> list[str]:
+    """The rules of a chain, without comments."""
+    text = firewall.desired(context(host, **changes)).file(firewall.RULES).content.decode()
+    body = re.search(rf"chain {name} {{\n(.*?)\n\t}}", text, re.DOTALL)
+    assert body
+    return [line.strip() for line in body[1].splitlines() if line.strip() and not line.strip().startswith("#")]
+
+
+@pytest.mark.parametrize("host", ["gw1", "app1"])
+def test_what_is_not_allowed_is_dropped(host: str) -> None:
+    rules = chain("input", host)
+    assert rules[0].endswith("policy drop;")
+    assert rules[-1] == "counter drop"
+
+
+def test_ssh_is_for_admins_on_the_hosts_own_port() -> None:
+    admins = "ip saddr { 10.9.0.0/16, 192.0.2.7/32 } tcp dport"
+    assert f"{admins} 2222 accept" in chain("input", "app1")
+    assert f"{admins} 22 accept" in chain("input", "app2")
+
+
+def test_gossip_is_for_members() -> None:
+    for protocol in ("tcp", "udp"):
+        assert f"ip saddr {{ 10.1.0.0/24 }} {protocol} dport 7946 accept" in chain("input", "app1")
+
+
+def test_only_a_gateway_serves_clients_and_statistics() -> None:
+    serving = [rule for rule in chain("input", "gw1") if rule not in chain("input", "app2")]
+    assert serving == [
+        "ip saddr { 10.9.0.0/16, 192.0.2.7/32 } tcp dport 8404 accept",
+        "ip saddr { 10.0.0.0/8 } tcp dport { 80, 8080 } accept",
+    ]
+
+
+def test_instances_are_for_the_gateways_addresses_alone() -> None:
+    rules = chain("forward", "app2")
+    accepting = [rule for rule in rules if "ct original proto-dst" in rule]
+    assert accepting == [
+        'oifname { "docker0", "br-*" } ct status dnat meta l4proto tcp ct original proto-dst { 8000-8001, 9000 } '
+        "ip saddr { 10.1.0.11, 10.1.0.12 } accept"
+    ]
+    assert rules.index(accepting[0]) < rules.index('oifname { "docker0", "br-*" } counter drop')
+    assert "ip daddr { 172.31.0.0/17, 172.31.255.0/24 } counter drop" in rules
+
+
+def test_a_host_without_instances_lets_nothing_into_a_container() -> None:
+    assert not [rule for rule in chain("forward", "gw1") if "ct original" in rule]
+    assert 'oifname { "docker0", "br-*" } counter drop' in chain("forward", "gw1")
+
+
+def test_neighbours_cannot_reach_what_is_published_on_loopback() -> None:
+    assert 'iifname != "lo" ip daddr 127.0.0.0/8 counter drop' in chain("prerouting", "app1")
+
+
+def test_the_table_is_replaced_whole_and_nothing_else_is_touched() -> None:
+    text = firewall.desired(context()).file(firewall.RULES).content.decode()
+    commands = [line for line in text.splitlines() if line and line[0] not in "#\t}"]
+    assert commands == ["add table inet fiefdom", "delete table inet fiefdom", "table inet fiefdom {"]
+
+
+def test_debians_own_unit_stays_off() -> None:
+    assert Unit("nftables.service", enabled=False, active=False) in firewall.desired(context()).units
+
+
+def test_the_rules_in_the_kernel_are_watched() -> None:
+    (unit,) = (u for u in firewall.desired(context()).units if u.name == "fiefdom-firewall.service")
+    assert unit.live == ("nft", "-s", "list", "table", "inet", "fiefdom")
+    assert unit.on_change == ("reload",)
+
+
+def test_it_can_be_kept_out() -> None:
+    assert firewall.desired(context(network={"firewall": False})) == HostState()

@@ -1,0 +1,100 @@
+"""The gateway concern by value."""
+
+import json
+from typing import Any
+
+import pytest
+from example import context
+
+from fiefdom.concerns import gateway
+from fiefdom.desired import HostState, spec_hash
+
+
+def desired(**changes: object) -> HostState:
+    return gateway.desired(context("gw1", **changes))
+
+
+def loaded(path: str, **changes: object) -> Any:
+    return json.loads(desired(**changes).file(path).content)
+
+
+def spec(**changes: object) -> str:
+    state = desired(**changes)
+    return spec_hash(state.containers[0], state)
+
+
+def test_only_gateways_have_one() -> None:
+    assert gateway.desired(context("app1")) == HostState()
+
+
+def test_the_reconciler_is_told_each_service() -> None:
+    config = loaded(gateway.RECONCILER_CONFIG)
+    assert (config["cluster"], config["node"]) == ("example", "gw1")
+    assert config["services"] == [
+        {
+            "name": "predictor",
+            "backend": "predictor",
+            "base_port": 8000,
+            "max_instances": 100,
+            "server_options": "check inter 1000ms fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down",
+        },
+        {
+            "name": "web",
+            "backend": "web",
+            "base_port": 9000,
+            "max_instances": 100,
+            "server_options": "check inter 500ms fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down",
+        },
+    ]
+
+
+@pytest.mark.parametrize(
+    ("services", "expected"),
+    [
+        ({}, 100),
+        ({"predictor": {"instances": 150}}, 150),
+        ({"web": {"base_port": 8020}}, 20),
+        ({"predictor": {"base_port": 65500}}, 36),
+    ],
+)
+def test_a_member_is_believed_as_many_instances_as_there_is_room_for(services: dict[str, Any], expected: int) -> None:
+    assert gateway.max_instances(context("gw1", services=services).cluster, "predictor") == expected
+
+
+def test_its_agent_asks_the_other_gateways_only() -> None:
+    config = loaded(gateway.AGENT_CONFIG)
+    assert config["tags"] == {"role": "gateway"}
+    # To join oneself always succeeds, which would end the asking.
+    assert config["retry_join"] == ["10.1.0.12:7946"]
+
+
+def test_haproxys_configuration_does_not_make_it_another_container() -> None:
+    assert spec(gateway={"retries": 7}) == spec()
+    assert spec(services={"web": {"route": {"port": 8081}}}) == spec()
+    assert spec(gateway={"maxconn": 5000}) != spec(), "it needs more open files"
+    assert spec(gateway={"stop_grace_s": 90}) != spec()
+
+
+def test_it_stops_later_than_haproxy_may_take() -> None:
+    (container,) = desired(gateway={"stop_grace_s": 90}).containers
+    assert container.stop_grace_s > 90
+    assert loaded(gateway.RECONCILER_CONFIG, gateway={"stop_grace_s": 90})["stop_grace_s"] == 90
+
+
+def test_open_files_are_enough_for_every_connection_twice() -> None:
+    (container,) = desired(gateway={"maxconn": 6000}).containers
+    assert "--ulimit=nofile=16096:16096" in container.args
+
+
+def test_routes_become_listeners() -> None:
+    text = desired().file(gateway.HAPROXY_CONFIG).content.decode()
+    assert "    bind :80\n" in text
+    assert "    bind :8080\n" in text
+    assert "    # fiefdom:servers predictor\n" in text
+    assert "    # fiefdom:servers web\n" in text
+    assert "www.example.org" in text
+
+
+def test_it_answers_when_haproxy_does() -> None:
+    (container,) = desired().containers
+    assert container.probe == "http://10.1.0.11:8404/healthz"

@@ -1,0 +1,80 @@
+"""The serf concern by value."""
+
+import json
+
+import pytest
+from example import GOSSIP_KEY, context
+
+from fiefdom.concerns import serf
+from fiefdom.desired import HostState, spec_hash
+from fiefdom.errors import FiefdomError
+
+
+def agent(host: str = "app2", **changes: object) -> dict[str, object]:
+    parsed: dict[str, object] = json.loads(serf.desired(context(host, **changes)).file(serf.CONFIG).content)
+    return parsed
+
+
+def test_only_app_hosts_have_one() -> None:
+    assert serf.desired(context("gw1")) == HostState()
+
+
+def test_tags_say_what_the_host_offers() -> None:
+    assert agent()["tags"] == {"role": "app", "svc:predictor": "1.2.0;8000-8001", "svc:web": "7;9000-9000"}
+    none_here = {"app2": {"services": {"web": {"instances": 0}}}}
+    assert agent(hosts=none_here)["tags"] == {"role": "app", "svc:predictor": "1.2.0;8000-8001"}
+
+
+def test_it_joins_every_gateway_and_leaves_when_it_stops() -> None:
+    config = agent()
+    assert config["retry_join"] == ["10.1.0.11:7946", "10.1.0.12:7946"]
+    assert config["advertise"] == config["bind"] == "10.1.0.22:7946"
+    assert config["leave_on_terminate"] is True
+    (container,) = serf.desired(context()).containers
+    assert container.stop_signal == "SIGINT"
+
+
+def test_its_configuration_is_for_its_user_alone() -> None:
+    state = serf.desired(context())
+    file = state.file(serf.CONFIG)
+    assert (file.mode, file.uid, file.gid, file.secret) == (0o400, 990, 990, True)
+    assert agent()["encrypt_key"] == GOSSIP_KEY
+
+
+def test_each_host_has_a_token_of_its_own_for_rpc() -> None:
+    tokens = {str(agent(host)["rpc_auth"]) for host in ("app1", "app2")}
+    assert len(tokens) == 2
+    assert all(len(token) == 64 and GOSSIP_KEY not in token for token in tokens)
+    environment = serf.desired(context("app2")).file("/etc/fiefdom/containers/serf-agent.env")
+    assert f"SERF_RPC_AUTH={agent('app2')['rpc_auth']}\n" in environment.content.decode()
+
+
+def test_it_starts_after_every_instance_answers() -> None:
+    unit = serf.desired(context("app2")).file("/etc/systemd/system/serf-agent.service").content.decode()
+    for instance in ("predictor@8000", "predictor@8001", "web@9000"):
+        assert f"\nWants={instance}.service\nAfter={instance}.service\n" in unit
+    assert "\nExecStartPre=/usr/local/lib/fiefdom/container await predictor-8000 predictor-8001 web-9000\n" in unit
+    assert "Requires=" not in unit
+
+
+def test_another_version_or_count_makes_it_another_one() -> None:
+    def spec(**predictor: object) -> str:
+        state = serf.desired(context(services={"predictor": predictor}))
+        return spec_hash(state.containers[0], state)
+
+    assert spec() == spec()
+    assert len({spec(), spec(version="2"), spec(instances=5)}) == 3
+
+
+def test_more_tags_than_serf_can_carry_are_refused() -> None:
+    many = {
+        f"service-with-a-long-name-{i}": {
+            "image": "x",
+            "version": "v" * 64,
+            "base_port": 10000 + i,
+            "route": {"port": i},
+        }
+        for i in range(1000, 1006)
+    }
+    with pytest.raises(FiefdomError, match=r"hosts\.app1: its services need \d+ bytes of Serf tags"):
+        serf.desired(context(services=many))

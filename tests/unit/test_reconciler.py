@@ -1,0 +1,612 @@
+"""The gateway's reconciler from values: members, memory, wanted servers, and HAProxy 3.0's recorded words."""
+
+import json
+import re
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "images" / "gateway"))
+
+from fiefdom_gateway import haproxy, status, wanted  # noqa: E402
+from fiefdom_gateway.haproxy import Actual, Add, Delete, EnableHealth, SetState, State  # noqa: E402
+from fiefdom_gateway.log import Once, printable  # noqa: E402
+from fiefdom_gateway.members import Member, Offer, Rejection, Roll, Unreadable, parse_members  # noqa: E402
+from fiefdom_gateway.settings import BadSettings, Service, parse_settings  # noqa: E402
+from fiefdom_gateway.wanted import Known, Server  # noqa: E402
+
+DATA = Path(__file__).parent / "data"
+RECORDED = DATA / "haproxy-3.0"
+OPTIONS = "check inter 1s fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down"
+PREDICTOR = Service("predictor", "predictor", 8000, 100, OPTIONS)
+ECHO = Service("echo", "echo-backend", 9000, 10, "check")
+SERVICES = {"predictor": PREDICTOR, "echo": ECHO}
+
+
+def recorded(name: str) -> str:
+    return (RECORDED / f"{name}.txt").read_text()
+
+
+def serf(*members: dict) -> str:
+    return json.dumps({"members": list(members)})
+
+
+def listed(name="app1", addr="10.99.0.21:7946", status="alive", **tags) -> dict:
+    return {"name": name, "addr": addr, "port": 7946, "status": status, "tags": {"role": "app", **tags}}
+
+
+def offering(value: str, service: str = "predictor", **more) -> dict:
+    return listed(**more, **{f"svc:{service}": value})
+
+
+def member(name="app1", address="10.99.0.21", status="alive", *, role="app", first=8000, last=8001) -> Member:
+    return Member(name, address, status, role, (Offer("predictor", "1.0.0", first, last),) if role == "app" else ())
+
+
+# --- Settings
+
+
+SETTINGS = {
+    "cluster": "lab",
+    "node": "gw1",
+    "haproxy_config": "/etc/fiefdom/gateway/haproxy.cfg",
+    "state_dir": "/var/lib/fiefdom/gateway",
+    "serf_config": "/etc/fiefdom/gateway/agent.json",
+    "rpc_addr": "127.0.0.1:7373",
+    "interval_s": 5,
+    "absent_grace_s": 120,
+    "stop_grace_s": 60,
+    "services": [
+        {
+            "name": "predictor",
+            "backend": "predictor",
+            "base_port": 8000,
+            "max_instances": 100,
+            "server_options": OPTIONS,
+        }
+    ],
+}
+
+
+def test_settings_of_the_deploy_are_read():
+    settings = parse_settings(json.dumps(SETTINGS))
+    assert settings.services == {"predictor": PREDICTOR}
+    assert settings.state_dir == Path("/var/lib/fiefdom/gateway")
+    assert settings.interval_s == 5.0
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"node": "gw1\nmaint"}, "node: must be a name"),
+        ({"state_dir": "state"}, "state_dir: must be an absolute path"),
+        ({"interval_s": 0}, "interval_s: must be a number of seconds"),
+        ({"interval_s": True}, "interval_s: must be a number of seconds"),
+        ({"services": {}}, "services: must be a list"),
+        ({"services": [1]}, r"services\[0\]: must be an object"),
+        ({"services": [SETTINGS["services"][0]] * 2}, "services: two have the same name"),
+        (
+            {"services": [{**SETTINGS["services"][0], "base_port": 0}]},
+            r"services\[0\].base_port: must be a whole number",
+        ),
+        ({"services": [{**SETTINGS["services"][0], "server_options": "check; quit"}]}, r"services\[0\].server_options"),
+        ({"services": [{**SETTINGS["services"][0], "server_options": "check\n"}]}, r"services\[0\].server_options"),
+    ],
+)
+def test_a_mistake_in_the_settings_is_named(change, complaint):
+    with pytest.raises(BadSettings, match=complaint):
+        parse_settings(json.dumps({**SETTINGS, **change}))
+
+
+@given(st.text())
+def test_settings_never_raise_anything_else(text):
+    with pytest.raises(BadSettings):
+        parse_settings(text)
+
+
+# --- Members
+
+
+def test_recorded_members():
+    roll = parse_members((DATA / "serf_members.json").read_text(), SERVICES)
+    assert roll.rejected == ()
+    assert roll.members == (
+        Member("app1", "10.99.0.21", "alive", "app", (Offer("predictor", "1.0.0", 8000, 8001),)),
+        Member("app2", "10.99.0.22", "alive", "app", (Offer("predictor", "1.0.0", 8010, 8011),)),
+        Member("gw1", "10.99.0.11", "alive", "gateway"),
+    )
+
+
+def test_an_ipv6_member():
+    (found,) = parse_members(serf(offering("1;8000-8000", addr="[fd00::0:21]:7946")), SERVICES).members
+    assert found.address == "fd00::21"
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        (offering("1.0.0;22-22"), "offers predictor on ports 22-22, outside 8000-8099"),
+        (offering("1.0.0;8000-8100"), "offers predictor on ports 8000-8100, outside 8000-8099"),
+        (offering("1.0.0;8001-8000"), "offers predictor on ports 8001-8000, outside 8000-8099"),
+        (offering("1.0.0;8000"), "offers predictor as '1.0.0;8000', which is not VERSION;FIRST-LAST"),
+        (offering("1 0;8000-8000"), "offers predictor as '1 0;8000-8000', which is not VERSION;FIRST-LAST"),
+        (offering("1;8000-8000\n"), "offers predictor as '1;8000-8000\\n', which is not VERSION;FIRST-LAST"),
+        (offering("1;8000-8000", service="x;y"), "offers 'x;y', which this gateway does not route"),
+    ],
+)
+def test_an_offer_out_of_bounds_is_refused_and_the_rest_believed(entry, reason):
+    entry["tags"]["svc:echo"] = "2;9000-9001"
+    roll = parse_members(serf(entry), SERVICES)
+    assert roll.rejected == (Rejection("app1", reason),)
+    assert roll.members[0].offers == (Offer("echo", "2", 9000, 9001),)
+
+
+@pytest.mark.parametrize(
+    ("entry", "shown", "reason"),
+    [
+        (listed(name="app1 addr 1.2.3.4"), "app1 addr 1.2.3.4", "has a name that is no host name"),
+        (listed(name="x" * 65), "x" * 61 + "...", "has a name that is no host name"),
+        (listed(name="app1\n"), "app1", "has a name that is no host name"),
+        (listed(addr="127.0.0.1:7946"), "app1", "has the address '127.0.0.1:7946', which no host of a cluster has"),
+        (listed(addr="0.0.0.0:7946"), "app1", "has the address '0.0.0.0:7946', which no host of a cluster has"),
+        (listed(addr="[fe80::1%eth0]:7946"), "app1", "has the address '[fe80::1%eth0]:7946', which no host"),
+        (listed(addr="gw.example.com:80"), "app1", "has the address 'gw.example.com:80', which is none"),
+        (listed(status="none"), "app1", "has the unknown status 'none'"),
+        ("app1", "?", "is not an object"),
+    ],
+)
+def test_a_member_that_cannot_be_is_refused(entry, shown, reason):
+    roll = parse_members(serf(entry), SERVICES)
+    assert roll.members == ()
+    assert [(r.member, r.reason[: len(reason)]) for r in roll.rejected] == [(shown, reason)]
+
+
+def test_a_gateway_offers_nothing():
+    entry = {**offering("1.0.0;8000-8000"), "tags": {"role": "gateway", "svc:predictor": "1.0.0;8000-8000"}}
+    assert parse_members(serf(entry), SERVICES).members[0].offers == ()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"members": {}}', "Error connecting to Serf agent", "[" * 100_000]
+)
+def test_what_is_no_member_list_is_unreadable(text):
+    with pytest.raises(Unreadable):
+        parse_members(text, SERVICES)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=10,
+)
+odd_entries = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": st.sampled_from(["app1", "app2", "a;b", "app1\n", "", "é"]) | json_values,
+        "addr": st.sampled_from(["10.99.0.21:7946", "[fd00::1]:7946", "10.99.0.21;quit:1", "x"]) | json_values,
+        "status": st.sampled_from(["alive", "left", "failed", "leaving", "x"]) | json_values,
+        "tags": st.dictionaries(
+            st.sampled_from(["role", "svc:predictor", "svc:echo", "svc:a b"]) | st.text(max_size=8),
+            st.sampled_from(["app", "1.0;8000-8002", "1;9000-9001", "1;8000-8000;quit", "1;0-99999"]) | json_values,
+            max_size=4,
+        )
+        | json_values,
+    },
+)
+odd_lists = st.lists(odd_entries | json_values, max_size=6)
+
+
+@given(st.text() | json_values.map(json.dumps) | odd_lists.map(lambda entries: json.dumps({"members": entries})))
+def test_parsing_members_raises_nothing_but_unreadable(text):
+    try:
+        roll = parse_members(text, SERVICES)
+    except Unreadable:
+        return
+    for rejection in roll.rejected:
+        assert printable(rejection.member) == rejection.member
+        assert printable(rejection.reason) == rejection.reason
+
+
+COMMAND = re.compile(
+    r"(add server (predictor|echo-backend)/[A-Za-z0-9][A-Za-z0-9.-]*-\d+ "
+    r"([0-9.]+|\[[0-9a-f:]+\]):\d+ [a-z0-9 -]+"
+    r"|enable health (predictor|echo-backend)/[A-Za-z0-9][A-Za-z0-9.-]*-\d+"
+    r"|set server (predictor|echo-backend)/[A-Za-z0-9][A-Za-z0-9.-]*-\d+ state (ready|drain|maint))"
+)
+
+
+@given(odd_lists)
+def test_no_unvalidated_text_reaches_a_command_or_the_configuration(entries):
+    roll = parse_members(json.dumps({"members": entries}), SERVICES)
+    servers, _ = wanted.wanted_servers(wanted.remember({}, roll, 0.0, 60.0), SERVICES)
+    for command in haproxy.next_commands(servers, (), SERVICES):
+        assert COMMAND.fullmatch(haproxy.command_line(command))
+    static = "# fiefdom:servers predictor\n# fiefdom:servers echo\n"
+    for line in haproxy.render(static, servers, SERVICES).splitlines():
+        assert line.startswith("# ") or re.fullmatch(r"    server [A-Za-z0-9.-]+ \S+ [a-z0-9 -]+", line)
+
+
+# --- Memory
+
+
+def known(*members: Member) -> dict[str, Known]:
+    return {found.name: Known(found) for found in members}
+
+
+def after(memory, *members: Member, now_s: float = 1000.0) -> dict[str, Known]:
+    return wanted.remember(memory, Roll(members), now_s, 120.0)
+
+
+@pytest.mark.parametrize("status", ["alive", "leaving", "failed"])
+def test_who_is_listed_is_used(status):
+    assert after({}, member(status=status)) == known(member(status=status))
+
+
+def test_who_left_is_forgotten():
+    assert after(known(member()), member(status="left")) == {}
+
+
+def test_who_failed_stays_for_ever():
+    memory = known(member(), member("app2", "10.99.0.22"))
+    for now_s in (0, 1e3, 1e6):
+        memory = after(memory, member(status="failed"), member("app2", "10.99.0.22"), now_s=now_s)
+    assert set(memory) == {"app1", "app2"}
+
+
+def test_who_is_absent_stays_for_the_grace_and_then_goes():
+    app2 = member("app2", "10.99.0.22")
+    memory = after(known(member(), app2), app2, now_s=1000)
+    assert memory["app1"].absent_since == 1000
+    assert "app1" in after(memory, app2, now_s=1119)
+    assert "app1" not in after(memory, app2, now_s=1120)
+
+
+def test_who_is_back_is_no_longer_absent():
+    app2 = member("app2", "10.99.0.22")
+    memory = after(known(member(), app2), app2, now_s=1000)
+    assert after(memory, member(), app2, now_s=1050)["app1"].absent_since is None
+
+
+def test_a_gateway_that_sees_nobody_alive_keeps_everybody_and_counts_from_when_it_sees_again():
+    app2 = member("app2", "10.99.0.22")
+    memory = known(member(), app2)
+    for now_s in (1000, 2000, 3000):
+        memory = after(memory, member("gw1", role="gateway"), now_s=now_s)
+        assert set(memory) == {"app1", "app2"}
+        assert wanted.none_alive(memory)
+    assert set(after(memory, app2, now_s=3060)) == {"app1", "app2"}
+    assert set(after(memory, app2, now_s=3120)) == {"app2"}
+
+
+def test_all_failed_at_once_are_kept():
+    memory = after(known(member()), member(status="failed"))
+    assert set(memory) == {"app1"}
+    assert wanted.none_alive(memory)
+    assert not wanted.none_alive({})
+
+
+def test_a_member_that_becomes_a_gateway_serves_no_more():
+    assert after(known(member()), member(role="gateway")) == {}
+
+
+def test_memory_survives_a_restart():
+    memory = after(known(member(), member("app2", "fd00::22", status="failed")), member("app2", "fd00::22"))
+    assert wanted.load_memory(wanted.dump_memory(memory), SERVICES) == known(member(), member("app2", "fd00::22"))
+
+
+def test_a_broken_memory_is_unreadable():
+    with pytest.raises(Unreadable):
+        wanted.load_memory("x", SERVICES)
+
+
+# --- Wanted servers
+
+
+def servers_of(*members: Member) -> list[tuple[str, str, int, bool]]:
+    servers, _ = wanted.wanted_servers(known(*members), SERVICES)
+    return [(server.name, server.address, server.port, server.drain) for server in servers]
+
+
+def test_one_server_per_port():
+    assert servers_of(member(first=8000, last=8002)) == [
+        ("app1-8000", "10.99.0.21", 8000, False),
+        ("app1-8001", "10.99.0.21", 8001, False),
+        ("app1-8002", "10.99.0.21", 8002, False),
+    ]
+
+
+def test_a_leaving_member_drains():
+    assert servers_of(member(status="leaving", last=8000)) == [("app1-8000", "10.99.0.21", 8000, True)]
+
+
+def test_a_renamed_host_is_used_under_its_living_name():
+    memory = known(member("old", status="failed", last=8000), member("renamed", last=8001))
+    servers, rejected = wanted.wanted_servers(memory, SERVICES)
+    assert [server.name for server in servers] == ["renamed-8000", "renamed-8001"]
+    assert rejected == (Rejection("old", "offers predictor at 10.99.0.21 on ports that renamed holds for predictor"),)
+
+
+def test_an_offer_of_a_service_no_longer_routed_is_ignored():
+    assert wanted.wanted_servers(known(member()), {"echo": ECHO}) == ((), ())
+
+
+# --- HAProxy's replies, as recorded from 3.0
+
+
+def test_recorded_servers():
+    found = haproxy.parse_servers(recorded("show_servers_state"), recorded("show_servers_conn"))
+
+    def server(name, address, port, state, *, up, checked=True, busy=False):
+        return Actual("predictor", name, address, port, state, up, checked, busy)
+
+    assert found == (
+        server("app1-8000", "10.99.0.21", 8000, State.READY, up=True, busy=True),
+        server("app1-8001", "10.99.0.21", 8001, State.READY, up=False),
+        server("app2-8010", "10.99.0.22", 8010, State.READY, up=True),
+        server("app2-8011", "10.99.0.22", 8011, State.DRAIN, up=True, busy=True),
+        server("app3-8000", "10.99.0.23", 8000, State.MAINT, up=False, checked=False),
+    )
+
+
+def test_recorded_sessions_and_information():
+    stat = haproxy.parse_stat(recorded("show_stat"))
+    sessions = haproxy.sessions(stat)
+    assert sessions[("predictor", "app1-8000")] == 1
+    assert sessions[("predictor", "app2-8010")] == 0
+    assert ("predictor", "BACKEND") in sessions
+    assert haproxy.parse_info(recorded("show_info"))["Version"] == "3.0.11-1+deb13u5"
+
+
+@pytest.mark.parametrize(
+    ("command", "reply", "refusal"),
+    [
+        (Add("predictor", "app3-8000", "10.99.0.23", 8000, ""), "add_server", None),
+        (Add("predictor", "app3-8000", "10.99.0.23", 8000, ""), "add_server_again", "Already exists a server"),
+        (SetState("predictor", "app1-8000", State.DRAIN), "set_server", None),
+        (SetState("predictor", "nobody", State.DRAIN), "set_server_refused", "No such server."),
+        (Delete("predictor", "app2-8010"), "del_server_refused", "Only servers in maintenance mode"),
+    ],
+)
+def test_recorded_answers_to_commands(command, reply, refusal):
+    error = haproxy.command_error(command, recorded(reply))
+    assert error == refusal if refusal is None else error.startswith(refusal)
+
+
+def test_a_server_with_open_connections_only_needs_patience():
+    refusal = "Server still has connections attached to it, cannot remove it."
+    assert haproxy.must_wait(Delete("predictor", "app1-8000"), refusal)
+    assert not haproxy.must_wait(Delete("predictor", "app1-8000"), "Permission denied")
+
+
+def test_recorded_reloads():
+    assert haproxy.reload_error(recorded("reload")) is None
+    reason = "parsing [/var/lib/fiefdom/gateway/haproxy.cfg:57] : unknown keyword 'bogus' in 'frontend' section"
+    assert haproxy.reload_error(recorded("reload_failed")) == reason
+    assert haproxy.reload_error("") == "no answer"
+
+
+def test_a_recorded_validation():
+    reason = "parsing [/tmp/bad.cfg:52] : unknown keyword 'bogus' in 'frontend' section"
+    assert haproxy.config_reasons(recorded("validate_failed")) == reason
+
+
+@given(st.text(), st.text())
+def test_replies_raise_nothing_but_unreadable(state, connections):
+    for parse in (
+        lambda: haproxy.parse_servers(state, connections),
+        lambda: haproxy.parse_servers(recorded("show_servers_state") + state, recorded("show_servers_conn")),
+        lambda: haproxy.parse_stat(state),
+        lambda: haproxy.parse_stat("# pxname,svname,\n" + state),
+        lambda: haproxy.sessions(haproxy.parse_stat(recorded("show_stat") + state)),
+    ):
+        with suppress(Unreadable):
+            parse()
+    haproxy.parse_info(state)
+    haproxy.reload_error(state)
+
+
+# --- Commands
+
+
+def server(port=8000, *, drain=False, address="10.99.0.21", name=None) -> Server:
+    return Server("predictor", name or f"app1-{port}", address, port, drain, "1.0.0")
+
+
+def actual(port=8000, state=State.READY, *, address="10.99.0.21", up=True, checked=True, busy=False) -> Actual:
+    return Actual("predictor", f"app1-{port}", address, port, state, up, checked, busy)
+
+
+def lines(wanted_servers_, actual_servers) -> list[str]:
+    return [haproxy.command_line(c) for c in haproxy.next_commands(wanted_servers_, actual_servers, SERVICES)]
+
+
+def test_a_new_server_is_added_checked_and_enabled():
+    assert lines([server()], []) == [
+        f"add server predictor/app1-8000 10.99.0.21:8000 {OPTIONS}",
+        "enable health predictor/app1-8000",
+        "set server predictor/app1-8000 state ready",
+    ]
+
+
+def test_an_ipv6_server_is_bracketed():
+    assert lines([server(address="fd00::21")], [])[0].startswith("add server predictor/app1-8000 [fd00::21]:8000 check")
+
+
+@pytest.mark.parametrize(
+    ("wanted_server", "actual_server", "commands"),
+    [
+        (server(), actual(), []),
+        (server(drain=True), actual(), ["set server predictor/app1-8000 state drain"]),
+        (server(), actual(state=State.DRAIN), ["set server predictor/app1-8000 state ready"]),
+        (server(), actual(state=State.MAINT), ["set server predictor/app1-8000 state ready"]),
+        # A crash between `add server` and the rest.
+        (
+            server(),
+            actual(state=State.MAINT, checked=False),
+            ["enable health predictor/app1-8000", "set server predictor/app1-8000 state ready"],
+        ),
+        # It moved: the old one must go before the new one of the same name can come.
+        (server(), actual(address="10.99.0.99"), ["set server predictor/app1-8000 state drain"]),
+        (None, actual(), ["set server predictor/app1-8000 state drain"]),
+        (None, actual(state=State.DRAIN, busy=True), []),
+        (
+            None,
+            actual(state=State.DRAIN),
+            ["set server predictor/app1-8000 state maint", "del server predictor/app1-8000"],
+        ),
+        (None, actual(state=State.MAINT, busy=True), []),
+        (None, actual(state=State.MAINT), ["del server predictor/app1-8000"]),
+    ],
+)
+def test_the_next_step(wanted_server, actual_server, commands):
+    assert lines([wanted_server] if wanted_server else [], [actual_server]) == commands
+
+
+def test_a_backend_that_is_not_ours_is_left_alone():
+    foreign = Actual("somebody-elses", "s1", "10.0.0.1", 80, State.READY, True, True, False)
+    assert haproxy.next_commands([], [foreign], SERVICES) == ()
+    assert haproxy.settled([], [foreign], SERVICES)
+
+
+class ModelHAProxy:
+    """HAProxy's own rules about servers: what a command changes, and when it refuses."""
+
+    def __init__(self, servers):
+        self.servers = {(s.backend, s.name): s for s in servers}
+
+    def do(self, command):
+        key = (command.backend, command.name)
+        match command:
+            case Add():
+                assert key not in self.servers
+                self.servers[key] = Actual(*key, command.address, command.port, State.MAINT, False, False, False)
+            case EnableHealth():
+                self._change(key, checked=True)
+            case SetState():
+                self._change(key, state=command.state)
+            case Delete():
+                assert self.servers[key].state is State.MAINT
+                assert not self.servers[key].busy
+                del self.servers[key]
+
+    def _change(self, key, **changes):
+        self.servers[key] = Actual(**{**vars(self.servers[key]), **changes})
+
+    def finish_requests(self):
+        for key in self.servers:
+            self._change(key, busy=False)
+
+
+members_strategy = st.lists(
+    st.builds(
+        member,
+        name=st.sampled_from(["app1", "app2", "app3", "gw1"]),
+        address=st.sampled_from(["10.99.0.21", "10.99.0.22", "10.99.0.23"]),
+        status=st.sampled_from(["alive", "leaving", "left", "failed"]),
+        role=st.sampled_from(["app", "app", "app", "gateway"]),
+        first=st.integers(8000, 8002),
+        last=st.integers(8001, 8004),
+    ),
+    unique_by=lambda found: found.name,
+    max_size=4,
+).map(lambda members: tuple(sorted(members)))
+actual_strategy = st.lists(
+    st.builds(
+        Actual,
+        backend=st.sampled_from(["predictor", "echo-backend", "foreign"]),
+        name=st.builds("{}-{}".format, st.sampled_from(["app1", "app2", "x"]), st.integers(8000, 8003)),
+        address=st.sampled_from(["10.99.0.21", "10.99.0.22"]),
+        port=st.integers(8000, 8003),
+        state=st.sampled_from(list(State)),
+        up=st.booleans(),
+        checked=st.booleans(),
+        busy=st.booleans(),
+    ),
+    unique_by=lambda found: (found.backend, found.name),
+    max_size=8,
+)
+
+
+@given(st.lists(members_strategy, min_size=1, max_size=3), actual_strategy)
+def test_applying_the_difference_yields_exactly_the_wanted_servers(rolls, actual_servers):
+    memory = {}
+    model = ModelHAProxy(actual_servers)
+    foreign = {key: found for key, found in model.servers.items() if found.backend == "foreign"}
+    for now_s, members in enumerate(rolls):
+        memory = wanted.remember(memory, Roll(members), float(now_s), 120.0)
+        servers, _ = wanted.wanted_servers(memory, SERVICES)
+        assert (
+            len({(s.service, s.name) for s in servers}) == len({(s.address, s.port) for s in servers}) == len(servers)
+        )
+        for command in haproxy.next_commands(servers, model.servers.values(), SERVICES):
+            model.do(command)
+    model.finish_requests()
+    for _ in range(3):
+        for command in haproxy.next_commands(servers, model.servers.values(), SERVICES):
+            model.do(command)
+    assert haproxy.next_commands(servers, model.servers.values(), SERVICES) == ()
+    assert haproxy.settled(servers, model.servers.values(), SERVICES)
+    ours = {key: found for key, found in model.servers.items() if key not in foreign}
+    assert {(key[1], s.address, s.port, s.state, s.checked) for key, s in ours.items()} == {
+        (s.name, s.address, s.port, State.DRAIN if s.drain else State.READY, True) for s in servers
+    }
+    model.finish_requests()
+    assert {key: model.servers[key].state for key in foreign} == {key: found.state for key, found in foreign.items()}
+
+
+# --- Configuration
+
+
+STATIC = "frontend f\n    bind :80\n\nbackend predictor\n    # fiefdom:servers predictor\n\nbackend echo-backend\n"
+
+
+def test_servers_stand_below_their_marker():
+    text = haproxy.render(STATIC, [server(8000), server(8001, drain=True)], SERVICES)
+    assert text == (
+        "frontend f\n    bind :80\n\nbackend predictor\n    # fiefdom:servers predictor\n"
+        f"    server app1-8000 10.99.0.21:8000 {OPTIONS}\n\nbackend echo-backend\n"
+        f"# Written by the gateway's reconciler from the static part with sha256 {haproxy.digest(STATIC)}\n"
+    )
+
+
+def test_a_service_without_a_marker_is_named():
+    assert haproxy.unplaced(STATIC, SERVICES) == ("echo",)
+
+
+# --- Status and log
+
+
+def test_status_rows():
+    look = status.Look(node="gw1", services=SERVICES, wanted=(server(8000),))
+    found = [actual(8000), actual(8001, State.DRAIN), actual(8002, up=False), actual(8003, State.MAINT)]
+    rows = status.server_rows(look, found, {("predictor", "app1-8000"): 3})
+    assert rows[0] == {
+        "service": "predictor",
+        "name": "app1-8000",
+        "address": "10.99.0.21",
+        "port": 8000,
+        "state": "up",
+        "sessions": 3,
+        "version": "1.0.0",
+    }
+    assert [row["state"] for row in rows] == ["up", "drain", "down", "maint"]
+
+
+@given(st.text())
+def test_a_log_line_is_one_line_of_visible_ascii(text):
+    line = printable(text, 80)
+    assert line.isascii()
+    assert line.isprintable()
+    assert len(line) <= 80
+
+
+def test_a_fact_is_said_when_it_changes(capsys):
+    say = Once()
+    for fact in ("down", "down", None, None, "down"):
+        say("serf", fact, mended="up")
+    assert capsys.readouterr().out == "down\nup\ndown\n"
