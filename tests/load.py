@@ -270,9 +270,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--rate", type=float, default=300.0, help="requests a second over all kinds but slow; 0: no limit"
     )
+    parser.add_argument("--slow-ms", type=int, default=SLOW_MS[0], help="least delay of slow requests; 700 ms vary")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
-    load = Load(given.url, seconds=given.seconds, kinds=given.kinds.split(","), clients=given.clients, rate=given.rate)
+    load = Load(
+        given.url,
+        seconds=given.seconds,
+        kinds=given.kinds.split(","),
+        clients=given.clients,
+        rate=given.rate,
+        slow_ms=(given.slow_ms, given.slow_ms + 700),
+    )
     load.run()
     if given.json:
         print(json.dumps(load.as_data()))

@@ -9,11 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from fiefdom.containers import UID
 from fiefdom.desired import Context, File
-from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster, Instance
-
-# memberlist.MetaMaxSize: all tags of a member, encoded as msgpack behind one byte of type.
-TAGS_MAX_BYTES = 512
 
 
 def rpc_auth(context: Context) -> str:
@@ -40,17 +36,7 @@ def app_tags(cluster: Cluster, instances: Sequence[Instance]) -> dict[str, str]:
 
 
 def agent_file(context: Context, path: str, *, tags: Mapping[str, str], state_dir: str) -> File:
-    """The agent's configuration, which holds the gossip key, for the container's user alone.
-
-    Raises FiefdomError where the tags are more than Serf can carry.
-    """
-    # msgpack spends at most 3 bytes on a string's length, and on the map's.
-    size = 4 + sum(len(text.encode()) + 3 for pair in tags.items() for text in pair)
-    if size > TAGS_MAX_BYTES:
-        raise FiefdomError(
-            f"hosts.{context.name}: its services need {size} bytes of Serf tags, of which there are "
-            f"{TAGS_MAX_BYTES}; shorten service names or versions, or spread the services over more hosts"
-        )
+    """The agent's configuration, which holds the gossip key, for the container's user alone."""
     serf = context.cluster.serf
     own = f"{context.host.address}:{serf.port}"
     gateways = sorted(f"{context.cluster.hosts[name].address}:{serf.port}" for name in context.cluster.gateways)

@@ -241,11 +241,20 @@ def states(view: dict[str, Any]) -> dict[str, str]:
 class Traffic:
     """tests/load.py from inside the network, as a process: `with Traffic(10): ...`, then `report`."""
 
-    def __init__(self, seconds: float, *, kinds: str = "busy,pausing,new,slow,post", rate: float = 250) -> None:
+    def __init__(
+        self,
+        seconds: float,
+        *,
+        kinds: str = "busy,pausing,new,slow,post",
+        rate: float = 250,
+        clients: int = 2,
+        slow_ms: int = 300,
+    ) -> None:
         self._command = [
             *("docker", "run", "--rm", f"--network=container:{NETWORK}", f"--volume={ROOT}/tests/load.py:/load.py:ro"),
             *("--entrypoint=python3", image("gateway"), "/load.py", URL, "--json"),
             *(f"--seconds={seconds}", f"--kinds={kinds}", f"--rate={rate}"),
+            *(f"--clients={clients}", f"--slow-ms={slow_ms}"),
         ]
         self.report: dict[str, Any] = {}
 
@@ -363,7 +372,8 @@ def get(path: str, *, port: int = 80, host: str = "gateway") -> tuple[int, str]:
     return int(status), rest
 
 
-def test_every_instance_gets_its_share(cluster):
+@pytest.mark.usefixtures("cluster")
+def test_every_instance_gets_its_share():
     with Traffic(2, kinds="new") as traffic:
         pass
     assert traffic.failed() == {}
@@ -394,7 +404,8 @@ def test_the_status_document(cluster):
     docker("exec", GATEWAY, "fiefdom-gateway", "healthy")
 
 
-def test_the_internal_port_answers_and_tells_no_version(cluster):
+@pytest.mark.usefixtures("cluster")
+def test_the_internal_port_answers_and_tells_no_version():
     assert get("/healthz", port=8404)[0] == 200
     assert "haproxy_server_status" in get("/metrics", port=8404)[1]
     assert "3.0.11" not in get("/stats", port=8404)[1]
@@ -490,7 +501,7 @@ def test_what_somebody_changed_in_haproxy_is_mended(cluster):
     cluster.haproxy("disable health predictor/app1-8001")
     cluster.haproxy("set server predictor/app2-8010 state maint")
     cluster.haproxy("del server predictor/app2-8010")
-    cluster.haproxy(f"add server predictor/stranger 10.99.0.22:9999 {OPTIONS}")
+    assert "registered" in cluster.haproxy(f"add server predictor/stranger 10.99.0.22:9999 {OPTIONS}")
     cluster.until(lambda view: "stranger" not in states(view) and states(view) == everything, 5)
 
 
@@ -505,6 +516,21 @@ def test_serf_killed_or_frozen_fails_no_request(cluster):
         assert len(states(stuck)) == 4
         docker("exec", GATEWAY, "kill", "-CONT", agent)
         cluster.until(lambda view: view["serf"]["ok"])
+    assert traffic.failed() == {}
+
+
+def test_a_changed_agent_configuration_restarts_the_agent_alone(cluster):
+    path = cluster.folder / "gateway" / "agent.json"
+    before = path.read_text()
+    worker = cluster.status()["haproxy"]["pid"]
+    try:
+        with Traffic(6) as traffic:
+            cluster._write(path, before.replace("only-gw1-knows", "another"), 0o400)
+            cluster.until(lambda view: not view["serf"]["ok"])
+            view = cluster.until(lambda view: view["serf"]["ok"] and len(view["members"]) == 3)
+    finally:
+        cluster._write(path, before, 0o400)
+    assert view["haproxy"]["pid"] == worker
     assert traffic.failed() == {}
 
 
@@ -524,13 +550,15 @@ def test_a_dead_worker_ends_the_container_at_once(cluster):
     assert docker("wait", GATEWAY) == "1"
 
 
-def test_a_stop_finishes_open_requests_and_leaves_the_cluster(cluster):
-    with Traffic(1, kinds="slow") as traffic:
+@pytest.mark.usefixtures("cluster")
+def test_a_stop_finishes_open_requests_and_leaves_the_cluster():
+    with Traffic(1.2, kinds="slow", clients=20, slow_ms=2500) as traffic:
         began_s = time.monotonic()
         docker("stop", GATEWAY)
         took_s = time.monotonic() - began_s
     assert docker("inspect", "--format={{.State.ExitCode}}", GATEWAY) == "0"
     assert took_s < 20
+    assert traffic.report["total"] == 20
     environment = "--env=SERF_RPC_ADDR=127.0.0.1:7374", "--env=SERF_RPC_AUTH=only-app1-knows"
     members = docker("exec", *environment, f"{PREFIX}-app1-serf", "serf", "members", "-format", "json")
     assert {m["name"]: m["status"] for m in json.loads(members)["members"]}["gw1"] == "left"

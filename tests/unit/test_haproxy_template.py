@@ -7,7 +7,7 @@ import pytest
 
 from fiefdom.render import render
 
-EXPECTED = Path(__file__).parent / "expected" / "haproxy.cfg"
+EXPECTED = Path(__file__).parent / "data" / "haproxy.cfg"
 
 PLAIN = {
     "stats_bind": "10.99.0.11:8404",

@@ -3,7 +3,6 @@
 import json
 
 from example import context
-
 from fiefdom.concerns import docker
 from fiefdom.desired import Package, Release
 

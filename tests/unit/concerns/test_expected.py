@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from example import check_expected, context
 
+from example import check_expected, context
 from fiefdom.concerns import docker, firewall, gateway, network, serf, services, sshd
-from fiefdom.desired import RELEASES, Context, HostState, Release
+from fiefdom.desired import Context, HostState, Release
 from fiefdom.render import MANAGED, templates_dir
 
 CONCERNS = (docker, network, firewall, sshd, services, serf, gateway)
@@ -20,9 +20,8 @@ def whole(host: Context) -> HostState:
     return sum((concern.desired(host) for concern in CONCERNS), HostState())
 
 
-@pytest.mark.parametrize("release", RELEASES)
-@pytest.mark.parametrize("host", ["gw1", "app1", "app2"])
-def test_files_are_check_expected(host: str, release: Release) -> None:
+@pytest.mark.parametrize(("release", "host"), [("bookworm", "app1"), ("trixie", "app2"), ("trixie", "gw1")])
+def test_files_are_as_expected(release: Release, host: str) -> None:
     check_expected(f"{release}/{host}", whole(context(host, release)))
 
 

@@ -3,8 +3,8 @@
 import re
 
 import pytest
-from example import context
 
+from example import context
 from fiefdom.concerns import firewall
 from fiefdom.desired import HostState, Unit
 

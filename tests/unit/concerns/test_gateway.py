@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 import pytest
-from example import context
 
+from example import context
 from fiefdom.concerns import gateway
 from fiefdom.desired import HostState, spec_hash
 

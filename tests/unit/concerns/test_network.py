@@ -1,7 +1,6 @@
 """The network concern by value."""
 
 from example import context
-
 from fiefdom.concerns import network
 from fiefdom.desired import HostState, Sysctl
 

@@ -2,12 +2,9 @@
 
 import json
 
-import pytest
 from example import GOSSIP_KEY, context
-
 from fiefdom.concerns import serf
 from fiefdom.desired import HostState, spec_hash
-from fiefdom.errors import FiefdomError
 
 
 def agent(host: str = "app2", **changes: object) -> dict[str, object]:
@@ -64,17 +61,3 @@ def test_another_version_or_count_makes_it_another_one() -> None:
 
     assert spec() == spec()
     assert len({spec(), spec(version="2"), spec(instances=5)}) == 3
-
-
-def test_more_tags_than_serf_can_carry_are_refused() -> None:
-    many = {
-        f"service-with-a-long-name-{i}": {
-            "image": "x",
-            "version": "v" * 64,
-            "base_port": 10000 + i,
-            "route": {"port": i},
-        }
-        for i in range(1000, 1006)
-    }
-    with pytest.raises(FiefdomError, match=r"hosts\.app1: its services need \d+ bytes of Serf tags"):
-        serf.desired(context(services=many))

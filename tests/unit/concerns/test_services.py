@@ -1,7 +1,6 @@
 """The services concern by value."""
 
 from example import context
-
 from fiefdom.concerns import services
 from fiefdom.desired import Container, HostState, Image, Unit, spec_hash
 
@@ -61,7 +60,7 @@ def test_the_whole_of_an_instance() -> None:
 
 
 def test_environment_is_the_services_then_the_hosts_then_ours() -> None:
-    _, state = instance("predictor-8001", services={"predictor": {"environment": {"FIEFDOM_PORT": "1"}}})
+    _, state = instance("predictor-8001")
     file = state.file("/etc/fiefdom/containers/predictor-8001.env")
     assert file.mode == 0o600
     assert file.content.decode() == (

@@ -1,8 +1,8 @@
 """The sshd concern by value."""
 
 import pytest
-from example import context
 
+from example import context
 from fiefdom.concerns import sshd
 from fiefdom.desired import RELEASES, Release
 from fiefdom.errors import FiefdomError
@@ -69,7 +69,7 @@ def test_root_may_be_shut_out_where_fiefdom_logs_in_as_somebody_else() -> None:
 
 
 def test_it_does_not_saw_off_the_branch_it_sits_on() -> None:
-    with pytest.raises(FiefdomError, match="ssh.permit_root: false would lock root out"):
+    with pytest.raises(FiefdomError, match=r"ssh\.permit_root: false would lock root out"):
         sshd.desired(context("app2", ssh={"permit_root": False}))
 
 
