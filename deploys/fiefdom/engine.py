@@ -24,7 +24,6 @@ from pyinfra import context
 from pyinfra.api import Config, FactBase, FunctionCommand, Inventory, QuoteString, State, StringCommand, operation
 from pyinfra.api.exceptions import ConnectError, DeployError, NestedOperationError
 from pyinfra.api.host import Host
-from pyinfra.api.inventory import Inventory as PyinfraInventory
 from pyinfra.context import ctx_host, ctx_state
 
 from fiefdom import apply, converge, diffs, images, inventory, plan, secret, snapshot
@@ -351,11 +350,3 @@ def _log_diffs(host: Host, wanted: plan.HostPlan) -> None:
 
     for (_, path), text in diffs.of_plan(plan.merge([wanted]), read).items():
         host.log(f"{path}\n{text}")
-
-
-def load_python_inventory(path: str) -> PyinfraInventory:
-    """A pyinfra inventory file as pyinfra itself would read it."""
-    from pyinfra_cli.inventory import make_inventory  # slow, and only needed for .py inventories
-
-    made: PyinfraInventory = make_inventory(path)
-    return made

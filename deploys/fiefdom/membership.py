@@ -49,7 +49,7 @@ def agent_file(context: Context, path: str, *, tags: Mapping[str, str], state_di
         "rpc_addr": f"127.0.0.1:{serf.rpc_port}",
         "rpc_auth": rpc_auth(context),
         "profile": serf.profile,
-        "log_level": "info",
+        "log_level": "warn",
         "snapshot_path": f"{state_dir}/snapshot",
         # A host that boots before any gateway keeps asking. To join oneself always works, and would end the asking.
         "retry_join": [address for address in gateways if address != own],

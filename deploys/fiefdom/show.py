@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from fiefdom.plan import HostPlan, Plan
+from fiefdom.plan import Plan
 from fiefdom.status import Status
 
 _STYLE = {"+": "green", "~": "yellow", "-": "red", "-/+": "magenta"}
@@ -34,12 +34,6 @@ def plan_tree(plan: Plan) -> Iterable[Text]:
     counts = [f"{n} {_WORDS[sign]}" for sign, n in plan.counts.items() if n]
     summary = ", ".join(counts) if counts else "no changes"
     yield Text(f"{summary} on {changed} of {len(plan.hosts)} hosts. plan {plan.hash}", style="bold")
-
-
-def instances_summary(host: HostPlan) -> str:
-    """`3 instances` or the like."""
-    count = sum(c.role == "instance" for c in host.state.containers)
-    return f"{count} instance{'' if count == 1 else 's'}"
 
 
 class Progress:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from fiefdom import converge, snapshot
 from fiefdom.desired import Secrets
-from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
 
 if TYPE_CHECKING:
@@ -160,9 +159,3 @@ def _server(view: dict[str, Any] | str, service: str, name: str) -> str:
         if server.get("service") == service and server.get("name") == name:
             return str(server.get("state"))
     return "out"
-
-
-def require_gateway(cluster: Cluster, names: Sequence[str]) -> None:
-    """Raise FiefdomError where ``names`` hold no gateway to ask."""
-    if not set(names) & set(cluster.gateways):
-        raise FiefdomError("--limit leaves no gateway, and only gateways know the rotation; add one")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,17 @@ from operator_view import Site
 from fiefdom import lab
 
 # Files run in this order: what wants bare hosts comes before the first converge, what is slow comes last.
-ORDER = ("test_lab_hosts", "test_gateway_container", "test_converge", "test_drift", "test_refusals", "test_access")
+SCRATCH_IMAGES = ("fiefdom-test/*", "scratch-container-test/*")
+ORDER = (
+    "test_lab_hosts",
+    "test_gateway_container",
+    "test_converge",
+    "test_drift",
+    "test_refusals",
+    "test_access",
+    "test_rotation",
+    "test_resume",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,13 +39,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def bare_lab() -> None:
-    """Hosts without a trace of Fiefdom, unless asked to keep what is there."""
-    if not os.environ.get("FIEFDOM_TEST_KEEP_LAB"):
-        lab.down(lambda _: None)
+def bare_lab() -> Iterator[None]:
+    """Hosts without a trace of Fiefdom, unless asked to keep what is there; gone when the tests are through."""
+    keep = bool(os.environ.get("FIEFDOM_TEST_KEEP_LAB"))
+    if not keep:
+        lab.down()
     lab.ensure_docker(lambda _: None)
     lab.ensure_base_images(lambda _: None)
     lab.up(2)
+    yield
+    if not keep:
+        lab.down()
+    for name in SCRATCH_IMAGES:
+        ids = subprocess.run(
+            ["docker", "images", "--quiet", name], capture_output=True, text=True, check=True
+        ).stdout.split()
+        if ids:
+            subprocess.run(["docker", "image", "rm", "--force", *ids], capture_output=True, check=True)
 
 
 @pytest.fixture(scope="session")

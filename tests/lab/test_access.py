@@ -92,6 +92,7 @@ def test_nothing_secret_is_in_processes_units_or_journal(site: Site) -> None:
     for host in ("gw1", "app1"):
         seen = site.ssh(
             host,
-            "ps axww -o args; cat /etc/systemd/system/*.service; journalctl -q --no-pager -o cat; docker inspect $(docker ps -aq)",
+            "ps axww -o args; cat /etc/systemd/system/*.service; journalctl -q --no-pager -o cat; "
+            "docker inspect $(docker ps -aq)",
         )
         assert key not in seen

@@ -91,8 +91,8 @@ def _container(context: Context) -> Container:
         role="gateway",
         image=own_image_ref(cluster, "gateway"),
         args=args,
-        # The reconciler follows haproxy.cfg and reconciler.json by itself, without a restart.
-        config=(AGENT_CONFIG, env_path(NAME)),
+        # The reconciler follows haproxy.cfg, reconciler.json and agent.json by itself, without a restart.
+        config=(env_path(NAME),),
         probe=f"http://{context.host.address}:{gateway.stats_port}/healthz",
         start_timeout_s=START_TIMEOUT_S,
         stop_grace_s=gateway.stop_grace_s + LEAVE_S,
