@@ -157,11 +157,11 @@ def apply(inventory: str, limit: tuple[str, ...], as_json: bool, diff: bool, yes
 def _carry_out(run: _Run, wanted: Plan, console: Console) -> None:
     from fiefdom import converge, images, show
 
-    progress = show.Progress(console)
     refs = {c.name for h in wanted.hosts for c in h.of("image")}
-    images.ensure(run.cluster, refs, lambda text: progress("here", text))
-    converge.carry_out(wanted, run.session, run.cluster.registry is not None, progress)
-    left = _plan(run)
+    with show.Progress(console) as progress:
+        images.ensure(run.cluster, refs, lambda text: progress("here", text))
+        converge.carry_out(wanted, run.session, run.cluster.registry is not None, progress)
+        left = _plan(run)
     if not left.clean:
         names = [f"{h.host}: {c.kind} {c.name} ({c.why})" for h in left.hosts for c in h.changes]
         raise FiefdomError(f"not converged, {len(names)} left after the run: {'; '.join(names[:3])}")

@@ -44,7 +44,8 @@ class _Stages:
     def __call__(self, name: str) -> Iterator[Callable[[str], None]]:
         self._console.print(f"\n[bold cyan]{name}[/bold cyan]")
         start = time.monotonic()
-        yield lambda text: self.progress("here", text)
+        with self.progress:
+            yield lambda text: self.progress("here", text)
         self.times.append((name, time.monotonic() - start))
 
 

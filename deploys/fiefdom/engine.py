@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import IO, Any, TypeVar
 
 import gevent
+from paramiko import SSHException
 from pyinfra import context
 from pyinfra.api import Config, FactBase, FunctionCommand, Inventory, QuoteString, State, StringCommand, operation
 from pyinfra.api.exceptions import ConnectError, DeployError, NestedOperationError
@@ -208,7 +209,9 @@ class Session:
                 return function(name)
             except FiefdomError as error:
                 errors[name] = error
-                return None
+            except (OSError, EOFError, SSHException) as error:
+                errors[name] = FiefdomError(f"{name}: the connection broke off: {error}")
+            return None
 
         jobs = {name: gevent.spawn(attempt, name) for name in (self.names if names is None else names)}
         gevent.joinall(jobs.values(), raise_error=True)

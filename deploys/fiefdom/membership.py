@@ -35,7 +35,9 @@ def app_tags(cluster: Cluster, instances: Sequence[Instance]) -> dict[str, str]:
     return {"role": "app", **offers}
 
 
-def agent_file(context: Context, path: str, *, tags: Mapping[str, str], state_dir: str) -> File:
+def agent_file(
+    context: Context, path: str, *, tags: Mapping[str, str], state_dir: str, handlers: Sequence[str] = ()
+) -> File:
     """The agent's configuration, which holds the gossip key, for the container's user alone."""
     serf = context.cluster.serf
     own = f"{context.host.address}:{serf.port}"
@@ -43,6 +45,7 @@ def agent_file(context: Context, path: str, *, tags: Mapping[str, str], state_di
     config = {
         "node_name": context.name,
         "tags": dict(tags),
+        "event_handlers": list(handlers),
         "bind": own,
         "advertise": own,
         "encrypt_key": context.secrets.gossip_key,

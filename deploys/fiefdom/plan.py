@@ -110,7 +110,15 @@ def of_host(
 
     ``identities`` tells the right images as `images.identities` does; one that is not in it is right if it is there.
     """
-    changes = [
+    try:
+        changes = _differences(state, snapshot, identities, complete)
+    except FiefdomError as error:
+        raise FiefdomError(f"{host}: {error}") from error
+    return HostPlan(host, tuple(sorted(changes, key=_order)), state, snapshot)
+
+
+def _differences(state: HostState, snapshot: Snapshot, identities: Mapping[str, str], complete: bool) -> list[Change]:
+    return [
         *_hostname(state, snapshot),
         *_packages(state, snapshot),
         *_directories(state, snapshot),
@@ -122,7 +130,6 @@ def of_host(
         *(_unwanted(state, snapshot) if complete else ()),
         *_record(state, snapshot),
     ]
-    return HostPlan(host, tuple(sorted(changes, key=_order)), state, snapshot)
 
 
 def _order(change: Change) -> tuple[int, str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
@@ -37,22 +38,38 @@ def plan_tree(plan: Plan) -> Iterable[Text]:
 
 
 class Progress:
-    """One line per host and phase with the elapsed seconds; plain lines where nobody watches."""
+    """A line for each host and phase with the elapsed seconds; on a terminal also a live line of who is at what."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._start = time.monotonic()
+        self._busy: dict[str, str] = {}
+        self._live = console.status("") if console.is_terminal else None
 
     @property
     def elapsed_s(self) -> float:
         """Seconds since the progress began."""
         return time.monotonic() - self._start
 
+    def __enter__(self) -> Progress:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
     def __call__(self, who: str, what: str) -> None:
-        """Say what happens now."""
+        """Say what ``who`` does now."""
         self._console.print(
             f"[dim]{self.elapsed_s:6.1f} s[/dim]  [bold]{escape(who):<8}[/bold] {escape(what)}", highlight=False
         )
+        self._busy[who] = what
+        if self._live:
+            self._live.update(escape(", ".join(f"{name}: {text}" for name, text in self._busy.items())))
 
 
 def status_tables(status: Status) -> Iterable[Table | Text]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -39,6 +40,24 @@ def test_an_agent_that_stops_takes_its_host_out_and_brings_it_back(site: Site) -
         site.await_serving()
     print(f"agent stopped and started: {load.report()}")
     assert load.failed == 0, load.report()
+
+
+def test_a_host_leaves_only_when_its_open_requests_are_answered(site: Site) -> None:
+    """Requests of several seconds, which no fixed pause would cover, and a gateway whose word is waited for."""
+    with Load(URL, kinds=("slow",), clients=8, slow_ms=(4000, 5000)) as load:
+        await_true(lambda: open_requests(site, "app1") > 0, what="a long request on app1")
+        site.ssh("app1", "systemctl stop serf-agent")
+        assert open_requests(site, "app1") == 0
+        assert site.rotation() == {"app2:8000", "app2:8001"}
+        site.ssh("app1", "systemctl start serf-agent")
+        site.await_serving()
+    print(f"leaving with long requests open: {load.report()}")
+    assert load.failed == 0, load.report()
+
+
+def open_requests(site: Site, host: str) -> int:
+    status = json.loads(site.ssh("gw1", "docker exec gateway fiefdom-gateway status"))
+    return sum(int(s["sessions"]) for s in status["servers"] if s["name"].startswith(f"{host}-"))
 
 
 def test_a_host_that_loses_power_costs_no_request_that_can_be_retried(site: Site) -> None:

@@ -224,7 +224,7 @@ def test_hosts_that_cannot_be_converged_are_refused(snapshot: Snapshot, words: s
 def test_a_folder_in_place_of_a_file_is_refused() -> None:
     now = bare()
     now.files["/etc/x.conf"] = FoundFile("directory", 0o755, 0, 0)
-    with pytest.raises(FiefdomError, match=r"^/etc/x\.conf is a folder"):
+    with pytest.raises(FiefdomError, match=r"^app1: /etc/x\.conf is a folder"):
         plan.of_host("app1", FULL, now, {})
 
 

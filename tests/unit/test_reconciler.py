@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "images" / "gateway"))
 
 from fiefdom_gateway import haproxy, status, wanted  # noqa: E402
+from fiefdom_gateway.drained import answer  # noqa: E402
 from fiefdom_gateway.haproxy import Actual, Add, Delete, EnableHealth, SetState, State  # noqa: E402
 from fiefdom_gateway.log import Once, printable  # noqa: E402
 from fiefdom_gateway.members import Member, Offer, Rejection, Roll, Unreadable, parse_members  # noqa: E402
@@ -610,3 +611,36 @@ def test_a_fact_is_said_when_it_changes(capsys):
     for fact in ("down", "down", None, None, "down"):
         say("serf", fact, mended="up")
     assert capsys.readouterr().out == "down\nup\ndown\n"
+
+
+# --- Leaving
+
+
+def row(name: str, state: str, sessions: int = 0) -> dict[str, object]:
+    return {"service": "predictor", "name": name, "state": state, "sessions": sessions}
+
+
+@pytest.mark.parametrize(
+    ("servers", "expected"),
+    [
+        ([], "drained"),
+        ([row("app1-8000", "drain"), row("app1-8001", "maint")], "drained"),
+        ([row("app10-8000", "up"), row("app1-x-8000", "up", 3)], "drained"),
+        ([row("app1-8000", "up"), row("app1-8001", "drain")], "1 servers in rotation, 0 requests open"),
+        ([row("app1-8000", "down")], "1 servers in rotation, 0 requests open"),
+        ([row("app1-8000", "drain", 2)], "0 servers in rotation, 2 requests open"),
+    ],
+)
+def test_a_member_is_drained_when_none_of_its_servers_has_or_takes_a_request(
+    servers: list[dict[str, object]], expected: str
+) -> None:
+    assert answer("app1", {"haproxy": {}, "servers": servers}) == expected
+
+
+def test_nobody_is_drained_while_haproxy_does_not_answer() -> None:
+    assert answer("app1", {"haproxy": {"error": "gone"}, "servers": []}) == "HAProxy does not answer"
+
+
+def test_a_member_that_says_it_is_leaving_drains_although_it_is_alive() -> None:
+    entry = {"name": "app1", "addr": "10.0.0.1:7946", "status": "alive", "tags": {"role": "app", "state": "leaving"}}
+    assert [m.status for m in parse_members(json.dumps({"members": [entry]}), {}).members] == ["leaving"]

@@ -27,6 +27,9 @@ HAPROXY_CONFIG = f"{CONFIG_DIR}/haproxy.cfg"
 RECONCILER_CONFIG = f"{CONFIG_DIR}/reconciler.json"
 AGENT_CONFIG = f"{CONFIG_DIR}/agent.json"
 
+# An app host that is about to leave asks whether it may: see leave.sh.j2.
+HANDLERS = ("query:fiefdom-drained=fiefdom-gateway drained",)
+
 PIDS = 512
 START_TIMEOUT_S = 60
 # After HAProxy's own grace: Serf's leave and the container's end.
@@ -57,7 +60,7 @@ def desired(context: Context) -> HostState:
         files=(
             File(HAPROXY_CONFIG, _haproxy(context).encode()),
             File(RECONCILER_CONFIG, _reconciler(context).encode()),
-            agent_file(context, AGENT_CONFIG, tags={"role": "gateway"}, state_dir=STATE_DIR),
+            agent_file(context, AGENT_CONFIG, tags={"role": "gateway"}, state_dir=STATE_DIR, handlers=HANDLERS),
             env_file(NAME, rpc_environment(context)),
             _unit_file(container),
         ),

@@ -106,6 +106,9 @@ def _member(entry: object) -> Member:
     role = tags.get("role") if isinstance(tags, dict) else None
     if not (isinstance(role, str) and _ROLE.fullmatch(role)):
         role = ""
+    # A host says so itself before its agent leaves, and waits until it is drained.
+    if status == "alive" and isinstance(tags, dict) and tags.get("state") == "leaving":
+        status = "leaving"
     return Member(name, _address(entry.get("addr")), status, role)
 
 
