@@ -380,6 +380,9 @@ class Serf(_Model):
     port: int = Field(7946, ge=1024, le=LAST_PORT, description="Gossip port, TCP and UDP.")
     rpc_port: int = Field(7373, ge=1024, le=LAST_PORT, description="RPC port on loopback.")
     profile: Literal["lan", "wan", "local"] = Field("lan", description="Serf's timing profile.")
+    join_timeout_s: int = Field(
+        30, ge=1, le=3600, description="Seconds that a joining host waits to be in every gateway's rotation."
+    )
     drain_timeout_s: int = Field(
         60, ge=1, le=3600, description="Seconds that a leaving host waits for its open requests to end."
     )

@@ -27,8 +27,8 @@ HAPROXY_CONFIG = f"{CONFIG_DIR}/haproxy.cfg"
 RECONCILER_CONFIG = f"{CONFIG_DIR}/reconciler.json"
 AGENT_CONFIG = f"{CONFIG_DIR}/agent.json"
 
-# An app host that is about to leave asks whether it may: see leave.sh.j2.
-HANDLERS = ("query:fiefdom-drained=fiefdom-gateway drained",)
+# An app host asks before it leaves and after it joined: see rotation.sh.j2.
+HANDLERS = tuple(f"query:fiefdom-{word}=fiefdom-gateway {word}" for word in ("drained", "serving"))
 
 PIDS = 512
 START_TIMEOUT_S = 60

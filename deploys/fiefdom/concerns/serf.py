@@ -22,7 +22,7 @@ UNIT = "serf-agent.service"
 CONFIG_DIR = "/etc/fiefdom/serf"
 CONFIG = f"{CONFIG_DIR}/agent.json"
 STATE_DIR = "/var/lib/fiefdom/serf"
-LEAVE = "/usr/local/lib/fiefdom/leave"
+ROTATION = "/usr/local/lib/fiefdom/rotation"
 
 # Measured: 12 MB and 8 processes; a leave takes 1.2 to 2 s.
 PIDS = 64
@@ -49,7 +49,7 @@ def desired(context: Context) -> HostState:
             agent_file(context, CONFIG, tags=tags, state_dir=STATE_DIR),
             env_file(NAME, rpc_environment(context)),
             _unit_file(context, container, instances),
-            File(LEAVE, _leave(context).encode(), mode=0o755, check=("sh", "-n", "{}")),
+            File(ROTATION, _rotation(context).encode(), mode=0o755, check=("sh", "-n", "{}")),
         ),
         units=(Unit(UNIT),),
         images=(Image(container.image),),
@@ -90,8 +90,14 @@ def _container(context: Context) -> Container:
     )
 
 
-def _leave(context: Context) -> str:
-    return render("leave.sh.j2", name=context.name, drain_timeout_s=context.cluster.serf.drain_timeout_s)
+def _rotation(context: Context) -> str:
+    serf = context.cluster.serf
+    return render(
+        "rotation.sh.j2",
+        name=context.name,
+        join_timeout_s=serf.join_timeout_s,
+        drain_timeout_s=serf.drain_timeout_s,
+    )
 
 
 def _unit_file(context: Context, container: Container, instances: tuple[Instance, ...]) -> File:
@@ -100,7 +106,7 @@ def _unit_file(context: Context, container: Container, instances: tuple[Instance
     text = render(
         "serf-agent.service.j2",
         instances=instances,
-        start_limit_s=start_limit_s(container, others_s),
+        start_limit_s=start_limit_s(container, others_s) + context.cluster.serf.join_timeout_s,
         stop_limit_s=stop_limit_s(container) + context.cluster.serf.drain_timeout_s,
     )
     return File(f"/etc/systemd/system/{UNIT}", text.encode())

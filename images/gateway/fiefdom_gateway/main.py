@@ -1,10 +1,10 @@
-"""fiefdom-gateway: `run` is the container; `status`, `healthy` and `drained` ask it from a second process."""
+"""fiefdom-gateway: `run` is the container; the other words ask it from a second process."""
 
 import sys
 from pathlib import Path
 
 SETTINGS_FILE = Path("/etc/fiefdom/gateway/reconciler.json")
-USAGE = "usage: fiefdom-gateway run|status|healthy|drained\n"
+USAGE = "usage: fiefdom-gateway run|status|healthy|drained|serving\n"
 
 
 def main(arguments: list[str]) -> int:
@@ -15,8 +15,8 @@ def main(arguments: list[str]) -> int:
             return _status()
         case ["healthy"]:
             return _healthy()
-        case ["drained"]:
-            return _drained()
+        case ["drained" | "serving" as verb]:
+            return _answer(verb)
     sys.stderr.write(USAGE)
     return 2
 
@@ -63,13 +63,14 @@ def _healthy() -> int:
     return 0 if document and json.loads(document)["healthy"] else 1
 
 
-def _drained() -> int:
-    """Answer the Serf query of a member that wants to leave; its name comes on standard input."""
+def _answer(verb: str) -> int:
+    """Answer the Serf query of a member about itself; its name comes on standard input."""
     import json
 
-    from fiefdom_gateway.drained import answer
+    from fiefdom_gateway import rotation
 
     member = sys.stdin.readline().strip()
     document = _document()
+    answer = {"drained": rotation.drained, "serving": rotation.serving}[verb]
     sys.stdout.write(answer(member, json.loads(document)) if document else "the gateway does not answer")
     return 0
