@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from fiefdom import __version__
+from fiefdom.containers import image_ref, own_image_ref
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
 
-GATEWAY = "fiefdom/gateway"
-SERF = "fiefdom/serf"
 _CONTEXT_LABEL = "fiefdom.context"  # snapshot.sh reads it as well
 
 Say = Callable[[str], None]
@@ -33,20 +31,15 @@ class Wanted:
     context: Path | None
 
 
-def ref(cluster: Cluster, name: str, version: str) -> str:
-    """The reference of an image as hosts name it, with the registry where there is one."""
-    prefix = f"{cluster.registry.server}/" if cluster.registry else ""
-    return f"{prefix}{name}:{version}"
-
-
 def wanted(cluster: Cluster) -> tuple[Wanted, ...]:
     """Every image of a cluster: Fiefdom's own two and one for each service."""
     own = [
-        Wanted(ref(cluster, name, __version__), f"Fiefdom's own {name}", _own_context(name)) for name in (GATEWAY, SERF)
+        Wanted(own_image_ref(cluster, name), f"Fiefdom's own fiefdom/{name}", _own_context(name))
+        for name in ("gateway", "serf")
     ]
     services = [
         Wanted(
-            ref(cluster, service.image, service.version),
+            image_ref(cluster, service.image, service.version),
             f"services.{name}.image",
             cluster.path(service.build) if service.build else None,
         )
@@ -56,12 +49,11 @@ def wanted(cluster: Cluster) -> tuple[Wanted, ...]:
 
 
 def _own_context(name: str) -> Path:
-    folder = name.rpartition("/")[2]
     package = Path(__file__).parent
     for root in (package / "images", package.parents[1] / "images"):
-        if (root / folder).is_dir():
-            return root / folder
-    raise FiefdomError(f"the build context of {name} is missing from this installation; install Fiefdom anew")
+        if (root / name).is_dir():
+            return root / name
+    raise FiefdomError(f"the build folder of fiefdom/{name} is missing from this installation; install Fiefdom anew")
 
 
 def identities(cluster: Cluster) -> dict[str, str]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
+from operator_view import await_true
 
 from fiefdom import lab
 
@@ -24,13 +24,6 @@ def _the_lab() -> Iterator[None]:
 def ssh(name: str, *command: str) -> str:
     run = subprocess.run(lab.ssh_argv(name, command), capture_output=True, text=True, timeout=60, check=True)
     return run.stdout.strip()
-
-
-def await_true(condition: Callable[[], bool], timeout_s: float = 60) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.2)
 
 
 def systemd(name: str) -> str:

@@ -1,0 +1,73 @@
+"""Images from a registry instead of over SSH: a real one, with TLS, in the lab's network."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from load import Load
+from operator_view import GATEWAY_URL, ROOT, Site, await_true
+
+ADDRESS = "10.99.0.250"
+NAME = "scratch-registry-test"
+PUSH = "127.0.0.1:5443"  # Docker trusts registries on loopback without asking for their certificate
+HOSTS = ("gw1", "app1", "app2")
+
+
+def docker(*arguments: str, check: bool = True) -> str:
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=check).stdout.strip()
+
+
+@pytest.fixture
+def registry(site: Site) -> Iterator[str]:
+    """Address of a registry that holds the cluster's images and that the hosts' daemons trust."""
+    docker("build", "--quiet", "--tag", "fiefdom-test/registry", str(ROOT / "tests/lab/images/registry"))
+    docker("rm", "--force", NAME, check=False)
+    where = ("--network", "fiefdom-lab", "--ip", ADDRESS, "--publish", f"{PUSH}:5000")
+    docker("run", "--detach", "--name", NAME, *where, "fiefdom-test/registry")
+    certificates = f"/etc/docker/certs.d/{ADDRESS}:5000"
+    tags = []
+    try:
+        certificate = docker("exec", NAME, "cat", "/srv/registry/cert.pem")
+        for image in ("fiefdom/gateway:0.1.0", "fiefdom/serf:0.1.0", "fiefdom/predictor:1.0.0"):
+            tags.append(f"{PUSH}/{image}")
+            docker("tag", image, tags[-1])
+            await_true(lambda tag=tags[-1]: pushed(tag), timeout_s=30, what=f"{image} in the registry")  # type: ignore[misc]
+        for host in HOSTS:
+            site.ssh(host, f"mkdir -p {certificates} && printf '%s\\n' '{certificate}' > {certificates}/ca.crt")
+        yield f"{ADDRESS}:5000"
+    finally:
+        site.apply()
+        for host in HOSTS:
+            site.ssh(host, f"rm -r {certificates}")
+        docker("rm", "--force", NAME)
+        docker("image", "rm", *tags)
+
+
+def pushed(tag: str) -> bool:
+    """The registry may still be starting, which is the only reason to ask again."""
+    return subprocess.run(["docker", "push", "--quiet", tag], capture_output=True, check=False).returncode == 0
+
+
+def test_hosts_pull_from_the_registry_that_the_inventory_names(site: Site, registry: str) -> None:
+    inventory = site.inventory("registry", lambda d: d.update(registry={"server": registry}))
+    with Load(f"{GATEWAY_URL}/predict") as load:
+        site.apply(inventory, "--limit", "app_hosts")
+        site.await_serving(inventory)
+    print(f"instances replaced by the registry's: {load.report()}")
+    assert load.failed == 0, load.report()
+    assert site.plan(inventory, "--limit", "app_hosts")[0] == 0
+    assert f"{registry}/fiefdom/predictor:1.0.0" in site.ssh("app1", "docker ps --format '{{.Image}}'")
+
+
+def test_an_image_that_the_registry_lacks_is_told(site: Site, registry: str) -> None:
+    def missing(data: dict[str, object]) -> None:
+        data["registry"] = {"server": registry}
+        data["services"]["predictor"]["version"] = "9.9.9"  # type: ignore[index]
+
+    done = site.fiefdom("apply", site.inventory("missing", missing), "--yes", "--limit", "app1")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: app1: {registry}/fiefdom/predictor:9.9.9: cannot be pulled: ")
+    assert done.stderr.count("\n") == 1
+    assert "predictor:1.0.0" in site.ssh("app1", "docker ps --format '{{.Image}}'")
