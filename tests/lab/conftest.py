@@ -25,6 +25,7 @@ ORDER = (
     "test_refusals",
     "test_access",
     "test_rotation",
+    "test_registry",
     "test_resume",
 )
 

@@ -9,16 +9,23 @@ from collections.abc import Iterator
 
 import pytest
 from load import Load
-from operator_view import BIN, GATEWAY_URL, ROOT, Site, answers
+from operator_view import BIN, GATEWAY_URL, ROOT, Site, answers, await_true
 
 from fiefdom import lab
+
+# With a static address, so that the network changes hands while the host is being made.
+APP3 = {
+    "address": "10.99.0.23",
+    "groups": ["app_hosts"],
+    "static": {"interface": "eth0", "prefix_length": 24, "gateway": "10.99.0.1"},
+}
 
 
 @pytest.fixture(scope="module")
 def with_app3(_site: Site) -> Iterator[str]:
     """An inventory with a third, bare app host that runs."""
     lab.up(3)
-    yield _site.inventory("three", lambda d: d["hosts"].update(app3={"address": "10.99.0.23", "groups": ["app_hosts"]}))
+    yield _site.inventory("three", lambda data: data["hosts"].update(app3=APP3))
     lab.remove("app3")
     _site.apply()
 
@@ -67,3 +74,14 @@ def test_the_next_run_finishes_it_and_traffic_follows_untouched_gateway(site: Si
         site.ssh("gw1", "docker inspect gateway --format '{{.State.StartedAt}}'; md5sum /etc/fiefdom/gateway/*")
         == booted
     )
+
+
+def test_its_static_address_outlives_a_reboot(site: Site, with_app3: str) -> None:
+    assert "10.99.0.23/24" in site.ssh("app3", "networkctl status eth0 --no-pager")
+    boot = lab.boot_of("app3")
+    site.ssh("app3", "systemctl reboot", check=False)
+    await_true(lambda: lab.boot_of("app3") != boot, what="a new boot of app3")
+    lab.await_booted(["app3"])
+    site.await_serving(with_app3)
+    assert site.plan(with_app3, "--limit", "app3") == (0, {"app3": []})
+    assert site.ssh("app3", "ip -4 -o addr show dev eth0 | grep -c 'inet 10.99.0.23/24'") == "1"
