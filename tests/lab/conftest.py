@@ -51,12 +51,10 @@ def bare_lab() -> Iterator[None]:
     yield
     if not keep:
         lab.down()
-    for name in SCRATCH_IMAGES:
-        ids = subprocess.run(
-            ["docker", "images", "--quiet", name], capture_output=True, text=True, check=True
-        ).stdout.split()
-        if ids:
-            subprocess.run(["docker", "image", "rm", "--force", *ids], capture_output=True, check=True)
+    for pattern in SCRATCH_IMAGES:
+        listing = ["docker", "images", "--format", "{{.Repository}}:{{.Tag}}", pattern]
+        for tag in subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split():
+            subprocess.run(["docker", "image", "rm", tag], capture_output=True, check=True)
 
 
 @pytest.fixture(scope="session")

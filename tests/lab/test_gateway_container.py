@@ -511,10 +511,10 @@ def test_serf_killed_or_frozen_fails_no_request(cluster):
         docker("exec", GATEWAY, "sh", "-c", f"kill -KILL $({find})")
         cluster.until(lambda view: view["serf"]["ok"] and len(view["members"]) == 3)
         agent = docker("exec", GATEWAY, "sh", "-c", find, check=False)
-        docker("exec", GATEWAY, "kill", "-STOP", agent)
+        docker("exec", GATEWAY, "sh", "-c", f"kill -STOP {agent}")
         stuck = cluster.until(lambda view: not view["serf"]["ok"])
         assert len(states(stuck)) == 4
-        docker("exec", GATEWAY, "kill", "-CONT", agent)
+        docker("exec", GATEWAY, "sh", "-c", f"kill -CONT {agent}")
         cluster.until(lambda view: view["serf"]["ok"])
     assert traffic.failed() == {}
 
@@ -546,7 +546,7 @@ def test_a_gateway_that_starts_alone_serves_with_the_servers_it_remembers(cluste
 
 
 def test_a_dead_worker_ends_the_container_at_once(cluster):
-    docker("exec", GATEWAY, "kill", "-KILL", str(cluster.status()["haproxy"]["pid"]))
+    docker("exec", GATEWAY, "sh", "-c", f"kill -KILL {cluster.status()['haproxy']['pid']}")
     assert docker("wait", GATEWAY) == "1"
 
 
