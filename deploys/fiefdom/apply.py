@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fiefdom.desired import Container, Directory, File, Package, Sysctl, Unit
-from fiefdom.plan import HostPlan, made, unit_actions, unit_stamp
+from fiefdom.plan import HostPlan, claims, has_stamp, unit_actions, unit_stamp
 from fiefdom.snapshot import sysctl_path
 
 SCRIPT = (Path(__file__).parent / "apply.sh").read_text()
@@ -41,17 +41,18 @@ def phases(plan: HostPlan) -> tuple[Phase, ...]:
         phase
         for phase in (
             Phase("packages", tuple(_packages(plan))),
-            Phase("files", tuple(_files(plan)), cuts_line=_cuts_line(plan)),
+            Phase("files", tuple(_host_files(plan)), cuts_line=_cuts_line(plan)),
             Phase("images", images=tuple(c.name for c in plan.of("image"))),
-            Phase(
-                "containers",
-                tuple(_containers(plan)),
-                interrupts=any(c.running for c in plan.snapshot.containers.values()),
-            ),
+            Phase("containers", tuple(_serving(plan)), interrupts=_interrupts(plan)),
             Phase("removal", tuple(_removal(plan))),
         )
         if phase.steps or phase.images
     )
+
+
+def _interrupts(plan: HostPlan) -> bool:
+    running = any(c.running for c in plan.snapshot.containers.values())
+    return running and bool(plan.of("container"))
 
 
 def steps_text(steps: Iterable[Step]) -> str:
@@ -65,13 +66,30 @@ def _packages(plan: HostPlan) -> Iterator[Step]:
         yield ("packages", *names)
 
 
-def _files(plan: HostPlan) -> Iterator[Step]:
-    for kind, name in sorted(made(plan.state) - plan.snapshot.made):
+def _host_files(plan: HostPlan) -> Iterator[Step]:
+    for kind, name in sorted(claims(plan.state, plan.snapshot) - plan.snapshot.made):
         yield ("record", kind, name)
     for change in plan.of("directory", "+", "~"):
         if isinstance(d := change.resource, Directory):
             yield ("directory", d.path, f"{d.mode:04o}", str(d.uid), str(d.gid))
-    files = [c.resource for c in plan.of("file", "+", "~") if isinstance(c.resource, File)]
+    files = _changed_files(plan, serves=False)
+    yield from _files(files)
+    for change in plan.of("hostname"):
+        yield ("hostname", change.name)
+    for change in plan.of("sysctl"):
+        if isinstance(s := change.resource, Sysctl):
+            yield ("sysctl", sysctl_path(s.key), s.value)
+    owned = {c.unit for c in plan.state.containers}
+    yield from _units(plan, files, [u for u in plan.state.units if u.name not in owned])
+
+
+def _changed_files(plan: HostPlan, serves: bool) -> list[File]:
+    changed = [c.resource for c in plan.of("file", "+", "~")]
+    return [f for f in changed if isinstance(f, File) and f.serves is serves]
+
+
+def _files(files: list[File]) -> Iterator[Step]:
+    """All staged and checked before the first is placed, so that a mistake or a full disk changes nothing."""
     for f in files:
         yield ("stage", f.path, f"{f.mode:04o}", str(f.uid), str(f.gid), base64.b64encode(f.content).decode())
     for f in files:
@@ -79,28 +97,29 @@ def _files(plan: HostPlan) -> Iterator[Step]:
             yield ("check", f.path, *f.check)
     for f in files:
         yield ("place", f.path)
-    for change in plan.of("hostname"):
-        yield ("hostname", change.name)
-    for change in plan.of("sysctl"):
-        if isinstance(s := change.resource, Sysctl):
-            yield ("sysctl", sysctl_path(s.key), s.value)
-    yield from _units(plan, files)
 
 
-def _units(plan: HostPlan, files: list[File]) -> Iterator[Step]:
+def _units(plan: HostPlan, files: list[File], units: list[Unit]) -> Iterator[Step]:
     state, now = plan.state, plan.snapshot
     changed = {c.name for c in plan.of("unit", "+", "~")}
-    units = [u for u in state.units if u.name in changed]  # in the state's order: what others need comes first
-    verbs = {u.name: [v for a in unit_actions(u, state, now) for v in a.verbs] for u in units}
+    verbs = {u.name: [v for a in unit_actions(u, state, now) for v in a.verbs] for u in units if u.name in changed}
     if any(f.path.startswith("/etc/systemd/system/") for f in files) or any(
         "daemon-reload" in v for v in verbs.values()
     ):
         yield ("daemon-reload",)
-    for unit in units:
-        own = [v for v in verbs[unit.name] if v != "daemon-reload"]
+    for unit in units:  # in the state's order: what others need comes first
+        own = [v for v in verbs.get(unit.name, []) if v != "daemon-reload"]
         if own:
-            stamp = unit_stamp(unit, state) if unit.config else ""
+            stamp = unit_stamp(unit, state) if has_stamp(unit, now) else ""
             yield ("unit", unit.name, ",".join(own), stamp, " ".join(unit.live))
+
+
+def _serving(plan: HostPlan) -> Iterator[Step]:
+    files = _changed_files(plan, serves=True)
+    yield from _files(files)
+    owned = {c.unit for c in plan.state.containers}
+    yield from _units(plan, files, [u for u in plan.state.units if u.name in owned])
+    yield from _containers(plan)
 
 
 def _containers(plan: HostPlan) -> Iterator[Step]:

@@ -79,7 +79,7 @@ install_packages() { # names...
     # A run or a power cut may have left dpkg half way; it is a no-op otherwise.
     dpkg --configure -a >/dev/null 2>&1
     apt update
-    apt install --no-install-recommends "$@"
+    apt install --no-install-recommends --no-remove "$@"
 }
 
 why_failed() { journalctl -q -n 10 -o cat -u "$1" 2>/dev/null | tail -n 10; }
@@ -133,7 +133,10 @@ take() {
         printf '%s\n' "$1" >"$staging/hostname" && chmod 0644 "$staging/hostname" &&
             mv -f "$staging/hostname" /etc/hostname && hostname "$1" || fail hostname "cannot be set to $1"
         ;;
-    sysctl) printf '%s\n' "$2" >"$1" 2>"$staging/error" || fail "$1" "cannot be set to $2: $(cat "$staging/error")" ;;
+    sysctl)
+        [ -w "$1" ] || fail "$1" "is no kernel setting that can be changed on this host"
+        { printf '%s\n' "$2" >"$1"; } 2>"$staging/error" || fail "$1" "cannot be set to $2: $(cat "$staging/error")"
+        ;;
     daemon-reload) systemctl daemon-reload || fail systemd "daemon-reload failed" ;;
     unit) change_unit "$@" ;;
     containers) container_units "$@" ;;

@@ -47,6 +47,9 @@ class _Group(click.Group):
         # click exits 2 for a wrong option, which would read as "changes pending" here.
         try:
             return super().main(*args, **{**kwargs, "standalone_mode": False})
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
+            return FAILED
         except click.exceptions.Abort:
             _fail("interrupted")
         except click.ClickException as error:
@@ -105,7 +108,7 @@ def _plan(run: _Run) -> Plan:
 def _print_plan(run: _Run, wanted: Plan, as_json: bool, diff: bool) -> None:
     from fiefdom import diffs, show
 
-    texts = diffs.of_plan(wanted, lambda host, path: run.session.shell(host, ["cat", path])[1]) if diff else {}
+    texts = diffs.of_plan(wanted, run.session.text_of) if diff else {}
     if as_json:
         data = wanted.as_data()
         if diff:
@@ -155,13 +158,18 @@ def apply(inventory: str, limit: tuple[str, ...], as_json: bool, diff: bool, yes
 
 
 def _carry_out(run: _Run, wanted: Plan, console: Console) -> None:
-    from fiefdom import converge, images, show
+    from fiefdom import converge, images, show, status
 
     refs = {c.name for h in wanted.hosts for c in h.of("image")}
     with show.Progress(console) as progress:
         images.ensure(run.cluster, refs, lambda text: progress("here", text))
         converge.carry_out(wanted, run.session, run.cluster.registry is not None, progress)
         left = _plan(run)
+        if any(h.snapshot.docker == "down" for h in wanted.hosts):
+            # What ran on a host whose dockerd was down is only known now.
+            converge.carry_out(left, run.session, run.cluster.registry is not None, progress)
+            left = _plan(run)
+        status.await_gateways(wanted, run.session)
     if not left.clean:
         names = [f"{h.host}: {c.kind} {c.name} ({c.why})" for h in left.hosts for c in h.changes]
         raise FiefdomError(f"not converged, {len(names)} left after the run: {'; '.join(names[:3])}")

@@ -90,6 +90,11 @@ def carry_out(wanted: plan.Plan, hosts: Hosts, registry: bool, say: Callable[[st
             say(name, phase.name)
             hosts.run(name, phase, registry)
 
+    def finish(name: str) -> None:
+        run(name, after(name))
+        if phases[name]:
+            say(name, "done")
+
     def before(name: str) -> list[apply.Phase]:
         return [p for p in phases[name] if p.name in ("packages", "files", "images")]
 
@@ -102,10 +107,10 @@ def carry_out(wanted: plan.Plan, hosts: Hosts, registry: bool, say: Callable[[st
     others = [name for name in phases if name not in gateways]
     for group in (gateways, others):
         calm = [name for name in group if not any(p.interrupts for p in after(name))]
-        hosts.on_all(lambda name: run(name, after(name)), calm)
+        hosts.on_all(finish, calm)
         for name in group:
             if name not in calm:
-                run(name, after(name))
+                finish(name)
 
 
 def _require_way_back(cluster: Cluster, name: str, found: snapshot.Snapshot) -> None:

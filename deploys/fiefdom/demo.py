@@ -109,10 +109,14 @@ def _requests(cluster: Cluster, count: int) -> Counter[str]:
     """Where ``count`` requests to the first gateway were answered: `host:port version`."""
     gateway = cluster.hosts[cluster.gateways[0]].address
     answers: Counter[str] = Counter()
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the lab is no business of a proxy's
     for _ in range(count):
-        with urllib.request.urlopen(f"http://{gateway}/predict?features=5.1,3.5,1.4,0.2", timeout=5) as reply:
-            body = json.load(reply)
-        answers[f"{body['host']}:{body['port']} {body['version']}"] += 1
+        try:
+            with direct.open(f"http://{gateway}/predict?features=5.1,3.5,1.4,0.2", timeout=5) as reply:
+                body = json.load(reply)
+            answers[f"{body['host']}:{body['port']} {body['version']}"] += 1
+        except (OSError, ValueError, KeyError) as error:
+            raise FiefdomError(f"a request to the gateway at {gateway} failed: {error}") from error
     return answers
 
 
@@ -139,11 +143,16 @@ def _print_times(console: Console, stages: _Stages) -> None:
 
 def _print_next(console: Console, cluster: Cluster) -> None:
     gateway = cluster.hosts[cluster.gateways[0]].address
-    console.print(f"""
-The lab stays up. Try next:
-  curl http://{gateway}/predict?features=5.1,3.5,1.4,0.2    a prediction; again for the next instance
-  .venv/bin/fiefdom plan {INVENTORY}                 nothing to change, exit 0
-  .venv/bin/fiefdom lab ssh app1 systemctl stop ssh.socket  or any other harm; then plan again: exit 2
-  .venv/bin/fiefdom apply {INVENTORY} --yes          mends it
-  .venv/bin/fiefdom status {INVENTORY}               hosts, members, instances, rotation
-  make clean                                                the lab and the venv are gone""")
+    commands = {
+        f"curl 'http://{gateway}/predict?features=5.1,3.5,1.4,0.2'": "a prediction; again for the next instance",
+        f".venv/bin/fiefdom plan {INVENTORY}": "nothing to change, exit 0",
+        ".venv/bin/fiefdom lab ssh app1 systemctl stop predictor@8000": "or any other harm; then plan: exit 2",
+        f".venv/bin/fiefdom apply {INVENTORY} --yes": "mends it",
+        f".venv/bin/fiefdom status {INVENTORY}": "hosts, members, instances, rotation",
+        "make clean": "the lab and the venv are gone",
+    }
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for command, why in commands.items():
+        table.add_row(f"  {command}", f"[dim]{why}[/dim]")
+    console.print("\nThe lab stays up. Try next:")
+    console.print(table)

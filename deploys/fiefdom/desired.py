@@ -75,7 +75,9 @@ class File:
     """A file, whole.
 
     ``check`` validates the staged file before it is renamed into place: an argument list in which ``{}``
-    stands for the staged path. A file that is ``secret`` shows no content anywhere.
+    stands for the staged path. A file that is ``secret`` shows no content anywhere. One that ``serves`` is what a
+    container is made from: it is placed in the host's own turn, right before its containers start anew, so that a
+    run which stops half way leaves no host with a configuration that its next restart would take up alone.
     """
 
     path: str
@@ -85,6 +87,7 @@ class File:
     gid: int = 0
     secret: bool = False
     check: tuple[str, ...] = ()
+    serves: bool = False
 
     @property
     def digest(self) -> str:

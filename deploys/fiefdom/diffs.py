@@ -20,7 +20,9 @@ def of_plan(plan: Plan, read: Read) -> dict[tuple[str, str], str]:
     for host in plan.hosts:
         for change in host.of("file", "+", "~"):
             if isinstance(file := change.resource, File):
-                texts[host.host, file.path] = _of_file(host.host, file, change.sign == "+", read)
+                text = _of_file(host.host, file, change.sign == "+", read)
+                if text:  # nothing where only mode or owner differ
+                    texts[host.host, file.path] = text
     return texts
 
 

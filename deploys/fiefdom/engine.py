@@ -10,6 +10,7 @@ from gevent import monkey
 monkey.patch_all()  # before anything else opens a socket; the pyinfra command does the same
 
 # ruff: noqa: E402 -- the imports below must see the patched modules
+import base64
 import logging
 import shlex
 import socket
@@ -20,6 +21,7 @@ from types import TracebackType
 from typing import IO, Any, TypeVar
 
 import gevent
+from gevent.lock import BoundedSemaphore
 from paramiko import SSHException
 from pyinfra import context
 from pyinfra.api import Config, FactBase, FunctionCommand, Inventory, QuoteString, State, StringCommand, operation
@@ -72,10 +74,10 @@ def take(steps: str) -> Generator[StringCommand]:
 
 
 @operation()
-def ship(refs: tuple[str, ...]) -> Generator[FunctionCommand]:
-    """Send local images to the host, in one stream."""
+def ship(cluster: Cluster, refs: tuple[str, ...]) -> Generator[FunctionCommand]:
+    """Send images to the host in one stream, built before where their folders changed."""
     if refs:
-        yield FunctionCommand(_ship, [context.host, refs], {})
+        yield FunctionCommand(_ship, [context.host, cluster, refs], {})
 
 
 @operation()
@@ -85,9 +87,17 @@ def prove_login(needed: bool) -> Generator[FunctionCommand]:
         yield FunctionCommand(_prove_login, [context.host], {})
 
 
-def _ship(host: Host, refs: tuple[str, ...]) -> None:
-    with images.saved(refs) as stream:
-        error = _stream(host, stream, "docker load --quiet")
+_building = BoundedSemaphore(1)
+
+
+def _ship(host: Host, cluster: Cluster, refs: tuple[str, ...]) -> None:
+    try:
+        with _building:  # the first host builds, the others find it built
+            images.ensure(cluster, refs, host.log)
+        with images.saved(refs) as stream:
+            error = _stream(host, stream, "docker load --quiet")
+    except FiefdomError as reason:
+        error = str(reason)
     _tell(host, error)
 
 
@@ -237,11 +247,15 @@ class Session:
         if phase.images and registry:
             self._operate(host, take, label, steps=apply.steps_text(("pull", ref) for ref in phase.images))
         elif phase.images:
-            self._operate(host, ship, label, refs=phase.images)
+            self._operate(host, ship, label, cluster=self.cluster, refs=phase.images)
         if phase.steps:
             self._operate(host, take, label, steps=apply.steps_text(phase.steps))
         if phase.cuts_line:
             self._operate(host, prove_login, f"{label}: a new login still works", needed=True)
+
+    def text_of(self, name: str, path: str) -> str:
+        """Text of a file on a host; empty where it cannot be read."""
+        return _text_of(self._host(name), path)
 
     def shell(self, name: str, argv: Iterable[str]) -> tuple[bool, str, str]:
         """Run a command as root; whether it succeeded, its output and its errors."""
@@ -301,6 +315,10 @@ def deploy(*concerns: str) -> None:
     # One broken host must not leave the others half way through a fleet-wide change.
     state.config.FAIL_PERCENT = 0
     try:
+        if state.failed_hosts:
+            raise FiefdomError(
+                f"{', '.join(sorted(h.name for h in state.failed_hosts))}: no answer; nothing was changed"
+            )
         known = _known(state)
         chosen = concerns or converge.ALL
         states = converge.states_of(known.cluster, host.name, known.secrets, chosen)
@@ -319,7 +337,7 @@ def deploy(*concerns: str) -> None:
         phase = phases.get(name, nothing)
         steps = [("pull", ref) for ref in phase.images if registry] + list(phase.steps)
         if name == "images" and not registry:
-            ship(name="Fiefdom: images", refs=phase.images, _sudo=False)
+            ship(name="Fiefdom: images", cluster=known.cluster, refs=phase.images, _sudo=False)
         else:
             # Hosts take turns where one may serve less for a while.
             take(name=f"Fiefdom: {name}", steps=apply.steps_text(steps), _sudo=False, _serial=name == "containers")
@@ -346,10 +364,12 @@ def _known(state: State) -> _Known:
     return known
 
 
-def _log_diffs(host: Host, wanted: plan.HostPlan) -> None:
-    def read(_name: str, path: str) -> str:
-        ok, output = host.run_shell_command(_script(shlex.join(["cat", path])))
-        return output.stdout if ok else ""
+def _text_of(host: Host, path: str) -> str:
+    # In base64, for pyinfra hands out lines and forgets how the last one ended.
+    ok, output = host.run_shell_command(_script(shlex.join(["base64", path])))
+    return base64.b64decode(output.stdout).decode(errors="replace") if ok else ""
 
-    for (_, path), text in diffs.of_plan(plan.merge([wanted]), read).items():
+
+def _log_diffs(host: Host, wanted: plan.HostPlan) -> None:
+    for (_, path), text in diffs.of_plan(plan.merge([wanted]), lambda _, path: _text_of(host, path)).items():
         host.log(f"{path}\n{text}")

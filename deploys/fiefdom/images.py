@@ -101,28 +101,37 @@ def build(image: Wanted, say: Say) -> None:
         raise FiefdomError(f"{image.key.replace('.image', '.build')}: {context} has no Dockerfile; correct the folder")
     say(f"building {image.ref}")
     label = f"{_CONTEXT_LABEL}={_digest_of(context)}"
-    done = subprocess.run(
-        ["docker", "build", "--label", label, "--tag", image.ref, str(context)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = _docker("build", "--label", label, "--tag", image.ref, str(context))
     if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         raise FiefdomError(f"{image.ref} could not be built from {context}: " + " | ".join(lines[-3:]))
 
 
+def _docker(*arguments: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise FiefdomError(
+            "there is no docker command on this machine; install it (Debian: docker.io, docker-cli), "
+            "or name a `registry` that has the images"
+        ) from None
+
+
 @contextmanager
 def saved(refs: Iterable[str]) -> Iterator[IO[bytes]]:
-    """A stream of `docker save` for several images, so that layers they share travel once."""
+    """A stream of `docker save` for several images, so that layers they share travel once.
+
+    Raises FiefdomError where Docker failed; not where the reader stopped early, who has the better reason.
+    """
     with subprocess.Popen(["docker", "save", *refs], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None  # noqa: S101 -- both are pipes
         try:
             yield process.stdout
+            complete = not process.stdout.read(1)
         finally:
             process.stdout.close()
             error = process.stderr.read().decode(errors="replace").strip()
-        if process.wait():
+        if process.wait() and complete:
             raise FiefdomError(f"docker save {' '.join(refs)} failed: {error}")
 
 
@@ -134,7 +143,9 @@ class _Found:
 
 def _inspect(refs: list[str]) -> dict[str, _Found]:
     # Exits 1 when one of them is missing and still prints the others.
-    done = subprocess.run(["docker", "image", "inspect", *refs], capture_output=True, text=True, check=False)
+    done = _docker("image", "inspect", *refs)
+    if "Cannot connect to the Docker daemon" in done.stderr:
+        raise FiefdomError("the Docker daemon of this machine does not answer; start it, for images come from there")
     try:
         images = json.loads(done.stdout or "[]")
     except ValueError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from fiefdom.desired import Container, Directory, File, HostState, Package, Sysctl, Unit, digest, spec_hash
@@ -118,6 +118,11 @@ def of_host(
 
 
 def _differences(state: HostState, snapshot: Snapshot, identities: Mapping[str, str], complete: bool) -> list[Change]:
+    if snapshot.docker == "down" and state.containers:
+        _require_docker_startable(state, snapshot)
+        # Nobody knows what runs; starting dockerd comes first, and a second look tells the rest.
+        state = replace(state, images=(), containers=())
+        complete = False
     return [
         *_hostname(state, snapshot),
         *_packages(state, snapshot),
@@ -130,6 +135,14 @@ def _differences(state: HostState, snapshot: Snapshot, identities: Mapping[str, 
         *(_unwanted(state, snapshot) if complete else ()),
         *_record(state, snapshot),
     ]
+
+
+def _require_docker_startable(state: HostState, now: Snapshot) -> None:
+    unit = now.units.get("docker.service", FoundUnit())
+    if unit.active in _RUNNING and not unit_actions(Unit("docker.service"), state, now):
+        raise FiefdomError(
+            "dockerd does not answer although docker.service is active; see `journalctl -u docker` there"
+        )
 
 
 def _order(change: Change) -> tuple[int, str, str]:
@@ -229,12 +242,17 @@ def _unit_actions(unit: Unit, found: FoundUnit, state: HostState, now: Snapshot)
         # Installing its package may start it before its configuration is there: only `on_change` is sure to read it.
         verbs = unit.on_change if unit.config else ("start",)
         yield UnitAction(verbs, "start again after its failure" if found.active == "failed" else "start")
-    elif unit.config:
+    elif has_stamp(unit, now):
         stamp, _, live = now.stamps.get(unit.name, "").partition(" ")
         if stamp != unit_stamp(unit, state):
             yield UnitAction(unit.on_change, f"{unit.on_change[-1]}: runs an older configuration")
         elif unit.live and now.live.get(unit.name) != live:
             yield UnitAction(unit.on_change, f"{unit.on_change[-1]}: changed behind its back")
+
+
+def has_stamp(unit: Unit, now: Snapshot) -> bool:
+    """Whether the host keeps a stamp for ``unit``: it reads files of ours, or did until the inventory dropped them."""
+    return bool(unit.config) or unit.name in now.stamps
 
 
 def unit_stamp(unit: Unit, state: HostState) -> str:
@@ -304,7 +322,7 @@ def _unwanted(state: HostState, now: Snapshot) -> Iterator[Change]:
 
 
 def _record(state: HostState, now: Snapshot) -> Iterator[Change]:
-    if made(state) - now.made:
+    if claims(state, now) - now.made:
         yield Change("record", "~", "manifest", "what Fiefdom made on this host")
 
 
@@ -320,6 +338,12 @@ def made(state: HostState) -> frozenset[tuple[str, str]]:
         + [("unit", u.name) for u in state.units if _is_our_unit(u, state)]
         + [("container", c.name) for c in state.containers]
     )
+
+
+def claims(state: HostState, now: Snapshot) -> frozenset[tuple[str, str]]:
+    """What of `made` Fiefdom may call its own on this host: not the files that it found there and took over."""
+    found = {("directory" if f.kind == "directory" else "file", path) for path, f in now.files.items()}
+    return frozenset(item for item in made(state) if item in now.made or item not in found)
 
 
 def _is_our_unit(unit: Unit, state: HostState) -> bool:

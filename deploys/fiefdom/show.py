@@ -14,6 +14,7 @@ from rich.text import Text
 from fiefdom.plan import Plan
 from fiefdom.status import Status
 
+DONE = "done"
 _STYLE = {"+": "green", "~": "yellow", "-": "red", "-/+": "magenta"}
 _WORDS = {"+": "to create", "~": "to change", "-/+": "to replace", "-": "to remove"}
 
@@ -68,6 +69,8 @@ class Progress:
             f"[dim]{self.elapsed_s:6.1f} s[/dim]  [bold]{escape(who):<8}[/bold] {escape(what)}", highlight=False
         )
         self._busy[who] = what
+        if what == DONE:
+            del self._busy[who]
         if self._live:
             self._live.update(escape(", ".join(f"{name}: {text}" for name, text in self._busy.items())))
 

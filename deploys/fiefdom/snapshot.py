@@ -80,6 +80,8 @@ class Snapshot:
     release: str
     client: str = ""
     """Address that the operator's connection comes from, as the host sees it."""
+    docker: str = "absent"
+    """up, down (its client is there and gets no answer), or absent."""
     hostname: str = ""
     static_hostname: str = ""
     free_kib: int | None = None
@@ -150,7 +152,7 @@ class _Parser:
             self.complete = True
         elif kind == "uid" and rest.isdecimal():
             self.uid = int(rest)
-        elif kind in ("os", "client", "hostname", "free-kib"):
+        elif kind in ("os", "client", "docker", "hostname", "free-kib"):
             self._scalars[kind] = fields
         elif kind == "file" and len(fields) == 5:
             self._files[fields[0]] = fields[1:]
@@ -205,6 +207,7 @@ class _Parser:
             uid=self.uid,
             distribution=distribution,
             release=release,
+            docker=self._scalars.get("docker", ["absent"])[0],
             client=self._scalars.get("client", [""])[0],
             hostname=hostname,
             static_hostname=static_hostname,

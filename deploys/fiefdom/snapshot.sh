@@ -19,6 +19,11 @@ printf 'client\t%s\n' "${1%% *}" # the first word of SSH_CONNECTION
 
 docker_part() {
     command -v docker >/dev/null || return 0
+    if ! docker ps -q >/dev/null 2>&1; then
+        printf 'docker\tdown\n'
+        return 0
+    fi
+    printf 'docker\tup\n'
     ask image | xargs -d '\n' -r docker image inspect \
         --format "{{range .RepoTags}}image$tab{{.}}$tab{{\$.Id}}$tab{{index \$.Config.Labels \"fiefdom.context\"}}{{println}}{{end}}" 2>/dev/null | grep .
     {

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fiefdom import converge, snapshot
+from fiefdom import converge, plan, snapshot
 from fiefdom.desired import Secrets
+from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
 
 if TYPE_CHECKING:
@@ -56,8 +58,10 @@ class Status:
     @property
     def serving(self) -> bool:
         """Whether every instance runs and is in the rotation of every gateway."""
-        return not self.problems and all(
-            i.container == "running" and all(s == "up" for s in i.servers) for i in self.instances
+        return (
+            bool(self.gateways)
+            and not self.problems
+            and all(i.container == "running" and all(s == "up" for s in i.servers) for i in self.instances)
         )
 
     def as_data(self) -> dict[str, Any]:
@@ -72,9 +76,35 @@ def read(cluster: Cluster, secrets: Secrets, hosts: Session) -> Status:
         for name in hosts.names
     }
     found = {name: snapshot.parse(name, lines) for name, lines in hosts.snapshot_lines(queries).items()}
+    for name, host in found.items():
+        plan.require_supported(name, host)
     gateways = tuple(name for name in cluster.gateways if name in hosts.names)
     views = hosts.on_all(lambda name: gateway_view(hosts, name), gateways)
     return combine(cluster, hosts.names, found, views)
+
+
+def await_gateways(applied: plan.Plan, hosts: Session, timeout_s: float = 30.0) -> None:
+    """Wait until the gateways whose settings ``applied`` changed run them.
+
+    Raises FiefdomError for one that refuses its new configuration and keeps the last good one, and after ``timeout_s``.
+    """
+    for host in applied.hosts:
+        if any(c.name.startswith("/etc/fiefdom/gateway/") for c in host.of("file", "+", "~")):
+            digest = host.state.file("/etc/fiefdom/gateway/haproxy.cfg").digest
+            _await_gateway(host.host, digest, hosts, time.monotonic() + timeout_s)
+
+
+def _await_gateway(name: str, digest: str, hosts: Session, deadline: float) -> None:
+    while True:
+        view = gateway_view(hosts, name)
+        config = view.get("config", {}) if isinstance(view, dict) else {}
+        if config.get("ok") and config.get("digest") == digest:
+            return
+        if config.get("error"):
+            raise FiefdomError(f"{name}: HAProxy keeps its last good configuration: {config['error']}")
+        if time.monotonic() > deadline:
+            raise FiefdomError(f"{name}: the gateway has not taken its new configuration up; see `fiefdom status`")
+        time.sleep(0.2)
 
 
 def gateway_view(hosts: Session, name: str) -> dict[str, Any] | str:

@@ -51,10 +51,16 @@ def bare_lab() -> Iterator[None]:
     yield
     if not keep:
         lab.down()
+        for kind in (["ps", "--all"], ["volume", "ls"], ["network", "ls"]):
+            left = subprocess.run(
+                ["docker", *kind, "--quiet", "--filter=label=fiefdom.lab"], capture_output=True, check=True
+            )
+            assert left.stdout == b"", f"`lab down` left something of docker {kind[0]}"
+        assert not lab.lab_root().exists()
     for pattern in SCRATCH_IMAGES:
         listing = ["docker", "images", "--format", "{{.Repository}}:{{.Tag}}", pattern]
         for tag in subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split():
-            subprocess.run(["docker", "image", "rm", tag], capture_output=True, check=True)
+            subprocess.run(["docker", "image", "rm", "--force", tag], capture_output=True, check=True)
 
 
 @pytest.fixture(scope="session")

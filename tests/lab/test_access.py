@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+from typing import Any
+
 import pytest
-from operator_view import Site
+from load import Load
+from operator_view import GATEWAY_URL, LAB_YAML, Site, await_true
+
+from fiefdom import lab
 
 OPEN, CLOSED = "open", "closed"
 # From, to, port, and what is promised.
@@ -41,6 +48,57 @@ def test_that_holds_after(site: Site, event: str) -> None:
         site.ssh(host, event)
     site.await_serving()
     assert found(site) == REACH
+
+
+def test_that_holds_after_a_reboot(site: Site) -> None:
+    boot = lab.boot_of("app2")
+    site.ssh("app2", "systemctl reboot", check=False)
+    await_true(lambda: lab.boot_of("app2") != boot, what="a new boot of app2")
+    lab.await_booted(["app2"])
+    site.await_serving()
+    assert found(site) == REACH
+
+
+def test_an_operators_key_of_the_inventory_opens_the_host(site: Site, tmp_path: Path) -> None:
+    key = tmp_path / "colleague"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "colleague", "-f", str(key)], check=True)
+    public = key.with_suffix(".pub").read_text().strip()
+    site.apply(site.inventory("colleague", lambda d: d["ssh"].update(authorized_keys=[public])))
+
+    def theirs(data: dict[str, Any]) -> None:
+        data["ssh"].update(authorized_keys=[public], key=str(key))
+
+    assert site.plan(site.inventory("theirs", theirs))[0] == 0
+    site.apply()
+    refused = site.fiefdom("plan", site.inventory("theirs", theirs))
+    assert refused.returncode == 1
+    assert "uthentication" in refused.stderr
+
+
+def test_a_login_that_no_longer_works_fails_the_run_while_the_old_session_is_open(site: Site) -> None:
+    theirs = "/etc/ssh/sshd_config.d/00-theirs.conf"
+    site.ssh("app1", f"echo 'AllowUsers nobody' > {theirs}; chmod 600 /etc/ssh/sshd_config.d/10-fiefdom.conf")
+    try:
+        done = site.fiefdom("apply", LAB_YAML, "--yes")
+    finally:
+        inside = ["docker", "exec", lab.host("app1").container, "sh", "-c", f"rm {theirs}; systemctl reload ssh"]
+        subprocess.run(inside, check=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: app1: a new login does not work any more: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_new_daemon_setting_stops_no_container(site: Site) -> None:
+    processes = "docker inspect $(docker ps -q) --format '{{.Name}} {{.State.Pid}}' | sort"
+    before = {name: site.ssh(name, processes) for name in ("gw1", "app1", "app2")}
+    changed = site.inventory("daemon", lambda d: d.update(docker={"nofile": 8192}))
+    with Load(f"{GATEWAY_URL}/predict") as load:
+        site.apply(changed)
+    print(f"daemon.json changed everywhere: {load.report()}")
+    assert {name: site.ssh(name, processes) for name in before} == before
+    limit = "docker run --rm --entrypoint sh fiefdom/predictor:1.0.0 -c 'ulimit -n'"
+    assert [site.ssh(name, limit) for name in ("app1", "app2")] == ["8192", "8192"]
+    assert load.failed == 0, load.report()
 
 
 def test_container_addresses_are_not_reached_by_routing(site: Site) -> None:

@@ -55,7 +55,7 @@ def test_every_concern_runs_alone_and_finds_nothing(site: Site, concern: str) ->
     assert [o["hosts_with_change"] for o in json.loads(done.stdout)["plan"]] == [[]] * 6
 
 
-def test_a_pure_python_inventory_is_the_same_cluster(site: Site) -> None:
+def test_the_inventory_for_pyinfra_gives_the_same_plan(site: Site) -> None:
     assert site.fiefdom("plan", "inventories/lab.py").stdout == site.fiefdom("plan", LAB_YAML).stdout
 
 
@@ -74,3 +74,6 @@ def test_everything_is_the_same_after_a_reboot_of_every_host(site: Site) -> None
     lab.await_booted(boots)
     site.await_serving()
     assert site.plan() == (0, {name: [] for name in HOSTS})
+    assert "no changes on 0 of 3 hosts" in site.apply()
+    dry = site.run("pyinfra", "--json", "--dry", "inventories/lab.py", "deploys/site.py")
+    assert [o["hosts_with_change"] for o in json.loads(dry.stdout)["plan"]] == [[]] * 6

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from operator_view import await_true
 
 from fiefdom import lab
 from fiefdom.render import render
@@ -508,9 +509,11 @@ def test_what_somebody_changed_in_haproxy_is_mended(cluster):
 def test_serf_killed_or_frozen_fails_no_request(cluster):
     find = "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline | grep -q '^serf agent' && echo ${p#/proc/}; done"
     with Traffic(9) as traffic:
-        docker("exec", GATEWAY, "sh", "-c", f"kill -KILL $({find})")
-        cluster.until(lambda view: view["serf"]["ok"] and len(view["members"]) == 3)
+        killed = docker("exec", GATEWAY, "sh", "-c", find, check=False)
+        docker("exec", GATEWAY, "sh", "-c", f"kill -KILL {killed}")
+        await_true(lambda: docker("exec", GATEWAY, "sh", "-c", find, check=False) not in ("", killed), 15)
         agent = docker("exec", GATEWAY, "sh", "-c", find, check=False)
+        cluster.until(lambda view: view["serf"]["ok"] and len(view["members"]) == 3)
         docker("exec", GATEWAY, "sh", "-c", f"kill -STOP {agent}")
         stuck = cluster.until(lambda view: not view["serf"]["ok"])
         assert len(states(stuck)) == 4

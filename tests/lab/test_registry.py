@@ -40,9 +40,9 @@ def registry(site: Site) -> Iterator[str]:
     finally:
         site.apply()
         for host in HOSTS:
-            site.ssh(host, f"rm -r {certificates}")
+            site.ssh(host, f"rm -rf {certificates}")
         docker("rm", "--force", NAME)
-        docker("image", "rm", *tags)
+        docker("image", "rm", *tags, check=False)
 
 
 def pushed(tag: str) -> bool:
@@ -71,3 +71,6 @@ def test_an_image_that_the_registry_lacks_is_told(site: Site, registry: str) -> 
     assert done.stderr.startswith(f"error: app1: {registry}/fiefdom/predictor:9.9.9: cannot be pulled: ")
     assert done.stderr.count("\n") == 1
     assert "predictor:1.0.0" in site.ssh("app1", "docker ps --format '{{.Image}}'")
+    assert "9.9.9" not in site.ssh("app1", "cat /etc/fiefdom/containers/*.conf"), (
+        "a crash would start what is not there"
+    )

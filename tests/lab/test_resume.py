@@ -85,3 +85,17 @@ def test_its_static_address_outlives_a_reboot(site: Site, with_app3: str) -> Non
     site.await_serving(with_app3)
     assert site.plan(with_app3, "--limit", "app3") == (0, {"app3": []})
     assert site.ssh("app3", "ip -4 -o addr show dev eth0 | grep -c 'inet 10.99.0.23/24'") == "1"
+
+
+def test_the_readmes_undo_takes_fiefdom_off_a_host(site: Site, with_app3: str) -> None:
+    section = (ROOT / "README.md").read_text().partition("## How to undo it")[2].partition("\n## ")[0]
+    commands = "\n".join(line[4:] for line in section.splitlines() if line.startswith("    "))
+    assert commands.count("\n") == 5
+    site.await_serving(with_app3)
+    with Load(f"{GATEWAY_URL}/predict") as load:
+        site.ssh("app3", commands)
+        await_true(lambda: not any(a.startswith("app3:") for a in answers(30)), what="app3 out of rotation")
+    print(f"Fiefdom taken off a host: {load.report()}")
+    assert load.failed == 0, load.report()
+    assert site.ssh("app3", "docker ps -aq; nft list tables | grep fiefdom || :; ls /etc/fiefdom/containers || :") == ""
+    assert site.ssh("app3", "ls /etc/systemd/system | grep -E 'predictor|serf|fiefdom' || :") == ""
