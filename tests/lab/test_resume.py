@@ -77,7 +77,9 @@ def test_the_next_run_finishes_it_and_traffic_follows_untouched_gateway(site: Si
 
 
 def test_its_static_address_outlives_a_reboot(site: Site, with_app3: str) -> None:
-    assert "10.99.0.23/24" in site.ssh("app3", "networkctl status eth0 --no-pager")
+    shown = site.ssh("app3", "networkctl status eth0 --no-pager")
+    assert "/etc/systemd/network/10-fiefdom.network" in shown
+    assert "routable (configured)" in shown
     boot = lab.boot_of("app3")
     site.ssh("app3", "systemctl reboot", check=False)
     await_true(lambda: lab.boot_of("app3") != boot, what="a new boot of app3")
