@@ -56,7 +56,14 @@ def _interrupts(plan: HostPlan) -> bool:
 
 
 def steps_text(steps: Iterable[Step]) -> str:
-    """Steps as apply.sh reads them: a line each, fields separated by tabs."""
+    """Steps as apply.sh reads them: a line each, fields separated by tabs.
+
+    Raises ValueError for a field that would read as more than one.
+    """
+    steps = list(steps)
+    for step in steps:
+        if any("\n" in field or "\t" in field for field in step):
+            raise ValueError(f"a field of the step {step[:2]} holds a line break or a tab")
     return "".join("\t".join(field or "-" for field in step) + "\n" for step in steps)
 
 
@@ -73,6 +80,11 @@ def _host_files(plan: HostPlan) -> Iterator[Step]:
         if isinstance(d := change.resource, Directory):
             yield ("directory", d.path, f"{d.mode:04o}", str(d.uid), str(d.gid))
     files = _changed_files(plan, serves=False)
+    # A run that dies between a file and its reload leaves no stamp, which the next run takes for a reload still due.
+    due = {c.name for c in plan.of("unit")}
+    for unit in plan.state.units:
+        if unit.name in due and {f.path for f in files} & set(unit.config):
+            yield ("unstamp", unit.name)
     yield from _files(files)
     for change in plan.of("hostname"):
         yield ("hostname", change.name)

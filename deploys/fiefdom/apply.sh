@@ -31,18 +31,24 @@ put_manifest() {
     sort -u >"$staging/manifest" && mv -f "$staging/manifest" "$manifest" || fail "$manifest" "cannot be written"
 }
 
+staged_name() { # path; two paths never share a name
+    name=$(printf '%s' "$1" | sha256sum)
+    staged=$staging/${name%% *}
+}
+
+free() { df -Pk "$1" | awk 'NR == 2 { print $4 " KiB free" }'; }
+
 stage_file() { # path mode uid gid base64
-    staged=$staging/$(printf '%s' "$1" | tr / _)
+    staged_name "$1"
     # Born 0600, so that a secret is never wider than its final mode.
-    if ! (umask 077 && printf '%s' "${5#-}" | base64 -d >"$staged") 2>"$staging/error"; then
-        fail "$1" "cannot be staged: $(cat "$staging/error"); $(df -Pk "$staging" | awk 'NR == 2 { print $4 " KiB free" }')"
-    fi
+    output=$({ umask 077 && printf '%s' "${5#-}" | base64 -d >"$staged"; } 2>&1) ||
+        fail "$1" "cannot be staged: $output; $(free "$staging")"
     chown "$3:$4" "$staged" && chmod "$2" "$staged" || fail "$1" "cannot set owner or mode"
 }
 
 check_file() { # path argv...
     path=$1
-    staged=$staging/$(printf '%s' "$path" | tr / _)
+    staged_name "$path"
     shift
     for word; do
         [ "$word" != "{}" ] || word=$staged
@@ -53,15 +59,15 @@ check_file() { # path argv...
 }
 
 place_file() { # path
-    staged=$staging/$(printf '%s' "$1" | tr / _)
+    staged_name "$1"
     parent=$(dirname "$1")
     mkdir -p "$parent" || fail "$1" "its folder cannot be created"
     if [ "$(stat -c %d "$staging")" = "$(stat -c %d "$parent")" ]; then
-        sync -d "$staged" && mv -fT "$staged" "$1" || fail "$1" "cannot be moved into place"
+        output=$({ sync -d "$staged" && mv -fT "$staged" "$1"; } 2>&1) || fail "$1" "cannot be moved into place: $output"
     else # another file system: a rename is atomic only within one
         beside=$parent/.$(basename "$1").fiefdom
-        cp -p "$staged" "$beside" && sync -d "$beside" && mv -fT "$beside" "$1" ||
-            { rm -f "$beside"; fail "$1" "cannot be written"; }
+        output=$({ cp -p "$staged" "$beside" && sync -d "$beside" && mv -fT "$beside" "$1"; } 2>&1) ||
+            { rm -f "$beside"; fail "$1" "cannot be written: $output; $(free "$parent")"; }
     fi
 }
 
@@ -138,6 +144,7 @@ take() {
         { printf '%s\n' "$2" >"$1"; } 2>"$staging/error" || fail "$1" "cannot be set to $2: $(cat "$staging/error")"
         ;;
     daemon-reload) systemctl daemon-reload || fail systemd "daemon-reload failed" ;;
+    unstamp) rm -f "$state/stamps/$1" ;;
     unit) change_unit "$@" ;;
     containers) container_units "$@" ;;
     remove-unit)

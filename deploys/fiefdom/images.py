@@ -179,7 +179,7 @@ def _digest_of(context: Path) -> str:
     total = hashlib.sha256()
     for path in sorted(context.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
-            mode = path.stat().st_mode & 0o111
+            mode = path.stat().st_mode & 0o100  # the one bit that git keeps, whatever the umask
             total.update(f"{path.relative_to(context)}\0{mode}\0".encode())
             total.update(hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()

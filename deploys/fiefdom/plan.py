@@ -244,10 +244,18 @@ def _unit_actions(unit: Unit, found: FoundUnit, state: HostState, now: Snapshot)
         yield UnitAction(verbs, "start again after its failure" if found.active == "failed" else "start")
     elif has_stamp(unit, now):
         stamp, _, live = now.stamps.get(unit.name, "").partition(" ")
-        if stamp != unit_stamp(unit, state):
+        if any(_has_other_content(path, state, now) for path in unit.config):
+            # Whoever changed the file may have made the unit read it, which no stamp tells.
+            yield UnitAction(unit.on_change, f"{unit.on_change[-1]}: its configuration changes")
+        elif stamp != unit_stamp(unit, state):
             yield UnitAction(unit.on_change, f"{unit.on_change[-1]}: runs an older configuration")
         elif unit.live and now.live.get(unit.name) != live:
             yield UnitAction(unit.on_change, f"{unit.on_change[-1]}: changed behind its back")
+
+
+def _has_other_content(path: str, state: HostState, now: Snapshot) -> bool:
+    found = now.files.get(path)
+    return found is None or found.digest != state.file(path).digest
 
 
 def has_stamp(unit: Unit, now: Snapshot) -> bool:

@@ -150,7 +150,7 @@ class _Parser:
         fields = rest.split("\t")
         if kind == "end":
             self.complete = True
-        elif kind == "uid" and rest.isdecimal():
+        elif kind == "uid" and rest.isdecimal() and len(rest) <= 10:
             self.uid = int(rest)
         elif kind in ("os", "client", "docker", "hostname", "free-kib"):
             self._scalars[kind] = fields

@@ -77,7 +77,7 @@ def test_an_operators_key_of_the_inventory_opens_the_host(site: Site, tmp_path: 
 
 def test_a_login_that_no_longer_works_fails_the_run_while_the_old_session_is_open(site: Site) -> None:
     theirs = "/etc/ssh/sshd_config.d/00-theirs.conf"
-    site.ssh("app1", f"echo 'AllowUsers nobody' > {theirs}; chmod 600 /etc/ssh/sshd_config.d/10-fiefdom.conf")
+    site.ssh("app1", f"echo 'AllowUsers nobody' > {theirs}; echo '#' >> /etc/ssh/sshd_config.d/10-fiefdom.conf")
     try:
         done = site.fiefdom("apply", LAB_YAML, "--yes")
     finally:

@@ -14,7 +14,7 @@ HARM = {
     "a removed file": (
         "app2",
         "rm /etc/ssh/sshd_config.d/10-fiefdom.conf",
-        ["+ file /etc/ssh/sshd_config.d/10-fiefdom.conf"],
+        ["+ file /etc/ssh/sshd_config.d/10-fiefdom.conf", "~ unit ssh.service"],
     ),
     "a wrong mode": ("app1", "chmod 0666 /etc/docker/daemon.json", ["~ file /etc/docker/daemon.json"]),
     "a secret open to all": (

@@ -77,6 +77,9 @@ class SimulatedHost:
             self.now.live[name] = LIVE
             self.now.stamps[name] = f"{stamp} {LIVE if live else '-'}"
 
+    def unstamp(self, name: str) -> None:
+        self.now.stamps.pop(name, None)
+
     def containers(self, verb: str, *units: str) -> None:
         for container in self.state.containers:
             if container.unit in units:

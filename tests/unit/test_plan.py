@@ -83,7 +83,7 @@ FOUND = FoundFile("regular file", 0o644, 0, 0, CONF.digest)
 DRIFTS = {
     "an edited file": (
         lambda n: n.files.update({"/etc/x.conf": replace(FOUND, digest="0")}),
-        ["~ file /etc/x.conf: content"],
+        ["~ file /etc/x.conf: content", "~ unit x.service: restart: its configuration changes"],
     ),
     "a wrong mode": (
         lambda n: n.files.update({"/etc/x.conf": replace(FOUND, mode=0o666)}),

@@ -1,0 +1,274 @@
+"""apply.sh in a throw-away Debian: what its steps leave behind, and that a step which fails leaves nothing."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from fiefdom import apply
+from fiefdom.apply import Step
+
+pytestmark = pytest.mark.lab
+
+# Quotes, command substitutions, variables, globs, options and the format letters of printf, all of them only text.
+HOSTILE = '/srv/it\'s "$(touch /pwned)" `touch /pwned` ; touch /pwned & $HOME * \\n %s {} --help'
+
+
+@dataclass(frozen=True)
+class Debian:
+    """A running container."""
+
+    id: str
+
+    def shell(self, script: str, *arguments: str) -> str:
+        """Output of a script."""
+        command = ["docker", "exec", self.id, "sh", "-c", script, "sh", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def take(self, *steps: Step) -> tuple[int, list[str]]:
+        """Exit status and lines of apply.sh; one that succeeds says nothing on standard error."""
+        command = ["docker", "exec", "-i", self.id, "sh", "-c", apply.SCRIPT, "fiefdom"]
+        text = apply.steps_text(steps)
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        assert done.returncode or not done.stderr
+        return done.returncode, done.stdout.splitlines()
+
+    def take_all(self, *steps: Step) -> None:
+        """Take steps none of which may fail."""
+        assert self.take(*steps) == (0, ["\t".join(["done", s[0], s[1] if s[1:] else ""]) for s in steps])
+
+    def failure(self, *steps: Step) -> str:
+        """What the script says of the step that fails."""
+        status, lines = self.take(*steps)
+        assert status == 1
+        assert lines[-1].startswith("fiefdom-failed\t")
+        return lines[-1].removeprefix("fiefdom-failed\t")
+
+    def stat(self, *paths: str) -> list[str]:
+        """Kind, mode, owner and group of paths."""
+        return self.shell('stat -c "%F %a %u:%g" -- "$@"', *paths).splitlines()
+
+    def exists(self, path: str) -> bool:
+        """Whether there is anything at a path."""
+        return self.shell('[ ! -e "$1" ] || echo yes', path) == "yes\n"
+
+    def manifest(self) -> list[str]:
+        """Lines of the manifest."""
+        return self.shell("cat /var/lib/fiefdom/manifest").splitlines()
+
+    def leftovers(self) -> str:
+        """What a run must not leave: its staging folder, and half-written files beside their place."""
+        return self.shell("find /srv /etc /var/lib/fiefdom -name '*.fiefdom' -o -name staging")
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Debian]]:
+    ids = []
+
+    def run(*options: str) -> Debian:
+        command = ["docker", "run", "-d", "--rm", "--network=none", *options, "debian:trixie", "sleep", "600"]
+        ids.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
+        return Debian(ids[-1])
+
+    yield run
+    subprocess.run(["docker", "rm", "-f", *ids], capture_output=True, check=False)
+
+
+@pytest.fixture
+def debian(start: Callable[..., Debian]) -> Debian:
+    return start()
+
+
+def stage(path: str, content: bytes, mode: str = "0644", owner: int = 0, group: int = 0) -> Step:
+    return ("stage", path, mode, str(owner), str(group), base64.b64encode(content).decode())
+
+
+@pytest.mark.parametrize("options", [(), ("--tmpfs=/var/lib/fiefdom",)], ids=["same disk", "another disk"])
+def test_a_placed_file_has_its_content_mode_and_owner(start: Callable[..., Debian], options: tuple[str, ...]) -> None:
+    debian = start(*options)
+    debian.shell("mkdir -p /srv && echo old >/srv/link-target && ln -s link-target /srv/was-a-link")
+    debian.take_all(
+        stage("/srv/new folder/x", b"caf\xc3\xa9 \xff\n\n", "0640", 5, 990),
+        stage("/srv/was-a-link", b"new\n"),
+        stage("/srv/empty", b"", "4755"),
+        ("check", "/srv/was-a-link", "grep", "-qx", "new", "{}"),
+        ("place", "/srv/new folder/x"),
+        ("place", "/srv/was-a-link"),
+        ("place", "/srv/empty"),
+    )
+    assert debian.stat("/srv/new folder", "/srv/new folder/x", "/srv/was-a-link", "/srv/empty") == [
+        "directory 755 0:0",
+        "regular file 640 5:990",
+        "regular file 644 0:0",
+        "regular empty file 4755 0:0",
+    ]
+    assert base64.b64decode(debian.shell("base64 '/srv/new folder/x'")) == b"caf\xc3\xa9 \xff\n\n"
+    assert debian.shell("cat /srv/link-target /srv/was-a-link") == "old\nnew\n"
+    assert debian.leftovers() == ""
+
+
+def test_two_paths_that_look_alike_keep_their_own_content(debian: Debian) -> None:
+    debian.take_all(
+        stage("/srv/a/b", b"one\n"), stage("/srv/a_b", b"two\n"), ("place", "/srv/a/b"), ("place", "/srv/a_b")
+    )
+    assert debian.shell("cat /srv/a/b /srv/a_b") == "one\ntwo\n"
+
+
+def test_a_reader_sees_the_old_file_or_the_new_one(debian: Debian) -> None:
+    """A rename gives another inode; a write into the file would be seen half done."""
+    debian.shell("echo old >/srv/x; ln /srv/x /srv/held-open")
+    debian.take_all(stage("/srv/x", b"new\n"), ("place", "/srv/x"))
+    assert debian.shell("cat /srv/x /srv/held-open") == "new\nold\n"
+
+
+def test_a_check_that_fails_places_nothing(debian: Debian) -> None:
+    debian.shell("echo old >/srv/b")
+    words = debian.failure(
+        stage("/srv/a", b"fine\n"),
+        stage("/srv/b", b"bad\n"),
+        ("check", "/srv/a", "grep", "-q", "fine", "{}"),
+        ("check", "/srv/b", "sh", "-c", "echo line 3: unknown word; exit 2", "sh", "{}"),
+        ("place", "/srv/a"),
+        ("place", "/srv/b"),
+    )
+    assert words == "/srv/b\trefused by sh: line 3: unknown word"
+    assert not debian.exists("/srv/a")
+    assert debian.shell("cat /srv/b") == "old\n"
+    assert debian.leftovers() == ""
+
+
+@pytest.mark.parametrize("options", [(), ("--tmpfs=/var/lib/fiefdom",)], ids=["same disk", "another disk"])
+def test_a_secret_is_never_wider_than_its_mode(start: Callable[..., Debian], options: tuple[str, ...]) -> None:
+    debian = start(*options)
+    # Tools that first say how wide every file is that they are about to fill or move.
+    watch = r"""
+        for tool in base64 chown chmod sync mv; do
+            printf '#!/bin/sh\nfor f in /proc/$$/fd/1 "$@"; do [ ! -f "$f" ] || stat -L -c "%%a" "$f" >>/tmp/modes; done
+                exec /usr/bin/%s "$@"\n' $tool >/usr/local/bin/$tool
+            chmod 0755 /usr/local/bin/$tool
+        done
+        rm -f /tmp/modes"""
+    debian.shell(watch)
+    debian.take_all(
+        stage("/srv/secret", b"hunter2", "0400", 990, 990),
+        (
+            "check",
+            "/srv/secret",
+            "sh",
+            "-c",
+            'stat -c %a:%u "$1" >/tmp/checked; stat -c %a "${1%/*}" >>/tmp/checked',
+            "sh",
+            "{}",
+        ),
+        ("place", "/srv/secret"),
+    )
+    assert set(debian.shell("cat /tmp/modes").split()) == {"600", "400"}
+    assert debian.shell("cat /tmp/checked").split() == ["400:990", "700"]
+    assert debian.stat("/srv/secret") == ["regular file 400 990:990"]
+
+
+def test_a_full_disk_places_nothing(start: Callable[..., Debian]) -> None:
+    debian = start("--tmpfs=/var/lib/fiefdom:size=64k")
+    words = debian.failure(
+        ("record", "file", "/srv/small"),
+        stage("/srv/small", b"x\n"),
+        stage("/srv/large", b"x" * 100_000),
+        ("place", "/srv/small"),
+        ("place", "/srv/large"),
+    )
+    assert words.startswith("/srv/large\tcannot be staged: ")
+    assert "KiB free" in words
+    assert not debian.exists("/srv/small")
+    assert debian.leftovers() == ""
+    debian.take_all(stage("/srv/small", b"x\n"), ("place", "/srv/small"))  # and the next run has its room back
+
+
+def test_a_full_target_keeps_the_old_file(start: Callable[..., Debian]) -> None:
+    debian = start("--tmpfs=/srv:size=64k")
+    debian.shell("echo old >/srv/x")
+    assert debian.failure(stage("/srv/x", b"x" * 100_000), ("place", "/srv/x")).startswith("/srv/x\tcannot be written")
+    assert debian.shell("cat /srv/x; ls -A /srv") == "old\nx\n"
+
+
+def test_the_manifest_stays_sorted_and_unique(debian: Debian) -> None:
+    debian.take_all(
+        ("record", "file", "/srv/b"),
+        ("record", "file", "/srv/a.c"),
+        ("record", "directory", "/srv/a name"),
+        ("record", "file", "/srv/b"),
+        ("record", "file", "/srv/aXc"),
+    )
+    assert debian.manifest() == ["directory\t/srv/a name", "file\t/srv/a.c", "file\t/srv/aXc", "file\t/srv/b"]
+    debian.take_all(("forget", "file", "/srv/a.c"), ("forget", "file", "/srv/never"))
+    assert debian.manifest() == ["directory\t/srv/a name", "file\t/srv/aXc", "file\t/srv/b"]
+    debian.take_all(*(("forget", kind, name) for kind, name in (m.split("\t") for m in debian.manifest())))
+    assert debian.manifest() == []
+
+
+def test_a_folder_gets_its_mode_and_owner(debian: Debian) -> None:
+    debian.shell("mkdir -m 0777 /srv/there; touch /srv/there/kept")
+    debian.take_all(("directory", "/srv/there", "0750", "0", "4"), ("directory", "/srv/deep/new", "2700", "990", "990"))
+    assert debian.stat("/srv/there", "/srv/there/kept", "/srv/deep/new") == [
+        "directory 750 0:4",
+        "regular empty file 644 0:0",
+        "directory 2700 990:990",
+    ]
+
+
+def test_removal_leaves_what_others_put_there(debian: Debian) -> None:
+    debian.shell("mkdir -p /srv/empty /srv/shared; touch /srv/ours /srv/shared/ours /srv/shared/theirs")
+    debian.take_all(
+        ("remove-file", "/srv/ours"),
+        ("remove-file", "/srv/shared/ours"),
+        ("remove-file", "/srv/long-gone"),
+        ("remove-directory", "/srv/shared"),
+        ("remove-directory", "/srv/empty"),
+    )
+    assert debian.shell("find /srv -mindepth 1").split() == ["/srv/shared", "/srv/shared/theirs"]
+
+
+def test_an_unknown_step_fails_and_ends_the_run(debian: Debian) -> None:
+    words = debian.failure(("directory", "/srv/a", "0755", "0", "0"), ("rm", "-rf", "/srv"), ("remove-file", "/srv/b"))
+    assert words == "rm\tis not a step this script knows"
+    assert debian.stat("/srv/a") == ["directory 755 0:0"]
+    assert debian.leftovers() == ""
+
+
+def test_a_sysctl_that_does_not_exist_is_one_sentence(debian: Debian) -> None:
+    assert debian.failure(("sysctl", "/proc/sys/net/core/no_such", "1")).startswith("/proc/sys/net/core/no_such\t")
+
+
+def test_field_values_are_data(debian: Debian) -> None:
+    debian.take_all(
+        stage(HOSTILE, HOSTILE.encode()),
+        ("check", HOSTILE, "grep", "-qF", "$(touch /pwned)", "{}"),
+        ("check", HOSTILE, "sh", "-c", '[ "$2" = "$(cat "$1")" ]', "sh", "{}", HOSTILE),
+        ("record", "file", HOSTILE),
+        ("place", HOSTILE),
+        ("directory", f"{HOSTILE}.d", "0755", "0", "0"),
+    )
+    assert debian.shell('cat "$1"', HOSTILE) == HOSTILE
+    assert debian.manifest() == [f"file\t{HOSTILE}"]
+    assert debian.exists(f"{HOSTILE}.d")
+    debian.take_all(("remove-directory", f"{HOSTILE}.d"), ("remove-file", HOSTILE), ("forget", "file", HOSTILE))
+    assert not debian.exists(HOSTILE) and not debian.exists(f"{HOSTILE}.d")
+    assert debian.failure((HOSTILE, HOSTILE)) == f"{HOSTILE}\tis not a step this script knows"
+    assert not debian.exists("/pwned")
+
+
+def test_runs_take_turns(debian: Debian) -> None:
+    """The second waits for the first one's lock instead of tearing its staging folder away."""
+    slow = apply.steps_text([stage("/srv/x", b"x\n"), ("check", "/srv/x", "sleep", "1.5"), ("place", "/srv/x")])
+    command = ["docker", "exec", "-i", debian.id, "sh", "-c", apply.SCRIPT, "fiefdom"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as first:
+        assert first.stdin is not None
+        first.stdin.write(slow)
+        first.stdin.close()
+        debian.shell("until [ -e /var/lib/fiefdom/staging ]; do sleep 0.05; done")
+        debian.take_all(("remove-file", "/srv/x"))
+        assert first.wait() == 0
+    assert not debian.exists("/srv/x")

@@ -1,0 +1,139 @@
+"""Images on the operator's machine: what tells one build from another, and what a person hears where one is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from example import INVENTORY, merged
+from fiefdom import __version__, images
+from fiefdom.errors import FiefdomError
+from fiefdom.model import Cluster
+
+REF = "team/predictor:1.2.0"
+OWN = {f"fiefdom/gateway:{__version__}", f"fiefdom/serf:{__version__}"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    context = tmp_path / "predictor"
+    (context / "src").mkdir(parents=True)
+    (context / "Dockerfile").write_text("FROM scratch\n")
+    (context / "src" / "app.py").write_text("print(1)\n")
+    return context
+
+
+@pytest.fixture
+def without_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+def cluster(base_dir: Path = Path(), **changes: object) -> Cluster:
+    """One service, whose folder is `predictor` beside the inventory unless changed."""
+    built = {
+        "services": {"web": None, "predictor": {"build": "predictor"}},
+        "hosts": {"app2": {"groups": ["app_hosts"]}},
+    }
+    return Cluster.model_validate({**merged(merged(INVENTORY, built), changes), "base_dir": str(base_dir)})
+
+
+PLAIN: dict[str, object] = {"services": {"predictor": {"build": None}}}
+REGISTRY: dict[str, object] = {"registry": {"server": "registry.example.org:5000"}}
+
+
+def edit(path: str, text: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / path).write_text(text)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        edit("src/app.py", "print(2)\n"),
+        edit("src/app.py", ""),
+        edit("src/new.py", ""),
+        lambda folder: (folder / "src/app.py").rename(folder / "src/main.py"),
+        lambda folder: (folder / "src/app.py").rename(folder / "app.py"),
+        lambda folder: (folder / "src/app.py").chmod(0o755),
+        lambda folder: (folder / "src/app.py").unlink(),
+    ],
+    ids=["content", "emptied", "added", "renamed", "moved", "executable", "removed"],
+)
+def test_a_build_is_another_when_its_folder_is(folder: Path, change: Callable[[Path], object]) -> None:
+    before = images.identities(cluster(folder.parent))[REF]
+    change(folder)
+    assert images.identities(cluster(folder.parent))[REF] != before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "src/app.py").touch(),
+        lambda folder: (folder / "src/app.py").chmod(0o600),  # as another operator's umask would have it
+        lambda folder: (folder / "src/__pycache__").mkdir() or (folder / "src/__pycache__/app.pyc").write_text("x"),
+    ],
+    ids=["time", "mode", "bytecode"],
+)
+def test_a_build_is_the_same_for_two_operators(folder: Path, change: Callable[[Path], object]) -> None:
+    before = images.identities(cluster(folder.parent))[REF]
+    change(folder)
+    assert images.identities(cluster(folder.parent))[REF] == before
+
+
+def test_what_is_built_here_is_known_by_its_folder_without_asking_docker(folder: Path, without_docker: None) -> None:
+    known = images.identities(cluster(folder.parent))
+    assert known.keys() == {REF, *OWN}
+    assert all(identity.startswith("context:") for identity in known.values())
+
+
+def test_a_registry_decides_on_its_images_itself(folder: Path, without_docker: None) -> None:
+    with_registry = cluster(folder.parent, **REGISTRY)
+    assert images.identities(with_registry) == {}
+    images.ensure(with_registry, [w.ref for w in images.wanted(with_registry)], pytest.fail)
+    assert {w.ref for w in images.wanted(with_registry)} == {f"registry.example.org:5000/{r}" for r in (REF, *OWN)}
+
+
+@pytest.mark.lab
+def test_what_is_only_present_here_is_known_by_its_id() -> None:
+    present = cluster(services={"predictor": {"build": None, "image": "debian", "version": "trixie"}})
+    assert images.identities(present)["debian:trixie"].startswith("sha256:")
+
+
+@pytest.mark.lab
+def test_what_this_machine_does_not_have_is_not_known_and_is_refused() -> None:
+    assert images.identities(cluster(**PLAIN)).keys() == OWN
+    with pytest.raises(
+        FiefdomError, match=rf"^services\.predictor\.image: {REF} is not on this machine; build or pull"
+    ):
+        images.ensure(cluster(**PLAIN), [REF], pytest.fail)
+
+
+@pytest.mark.lab
+def test_a_folder_without_a_dockerfile_is_refused(folder: Path) -> None:
+    (folder / "Dockerfile").unlink()
+    with pytest.raises(FiefdomError, match=rf"^services\.predictor\.build: {folder} has no Dockerfile; correct"):
+        images.ensure(cluster(folder.parent), [REF], pytest.fail)
+
+
+@pytest.mark.lab
+def test_a_build_that_fails_says_where_and_why(folder: Path) -> None:
+    (folder / "Dockerfile").write_text("FROM scratch\nCOPY no-such-file /\n")
+    said: list[str] = []
+    with pytest.raises(FiefdomError) as error:
+        images.ensure(cluster(folder.parent), [REF], said.append)
+    assert str(error.value).startswith(f"{REF} could not be built from {folder}: ")
+    assert "no-such-file" in str(error.value) and "\n" not in str(error.value)
+    assert said == [f"building {REF}"]
+
+
+@pytest.mark.parametrize("changes", [{}, PLAIN], ids=["built", "plain"])
+def test_without_a_docker_client_a_person_hears_one_sentence(
+    folder: Path, without_docker: None, changes: dict[str, object]
+) -> None:
+    with pytest.raises(FiefdomError, match=r"^there is no docker command on this machine; install it[^\n]*$"):
+        images.ensure(cluster(folder.parent, **changes), [REF], pytest.fail)
+
+
+def test_nothing_to_send_needs_no_docker(folder: Path, without_docker: None) -> None:
+    images.ensure(cluster(folder.parent), [], pytest.fail)

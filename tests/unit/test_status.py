@@ -1,0 +1,150 @@
+"""One picture of a cluster from its hosts' snapshots and its gateways' views."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from example import context
+from fiefdom import status
+from fiefdom.model import Cluster
+from fiefdom.snapshot import FoundContainer, Snapshot
+from fiefdom.status import InstanceStatus, Status
+
+# Two gateways and one service: app1 runs four instances of it, app2 two.
+CLUSTER: Cluster = context(services={"web": None}, hosts={"app2": {"groups": ["app_hosts"]}}).cluster
+NAMES = tuple(CLUSTER.hosts)
+INSTANCES = [(name, i.port, i.container) for name in NAMES for i in CLUSTER.instances(name)]
+RUNNING = FoundContainer(True, "sha256:1", "spec", "instance", "1.2.0", True, "facts")
+
+
+def hosts() -> dict[str, Snapshot]:
+    return {
+        name: Snapshot(
+            0, "debian", "trixie", containers={container: RUNNING for n, _, container in INSTANCES if n == name}
+        )
+        for name in NAMES
+    }
+
+
+def view() -> dict[str, Any]:
+    """What a gateway says when all is well."""
+    return {
+        "serf": {"ok": True, "error": None},
+        "config": {"ok": True, "error": None},
+        "members": [{"name": name, "status": "alive"} for name in NAMES],
+        "servers": [{"service": "predictor", "name": f"{n}-{port}", "state": "up"} for n, port, _ in INSTANCES],
+        "rejected": [],
+    }
+
+
+def combined(found: dict[str, Snapshot] | None = None, **views: dict[str, Any] | str) -> Status:
+    return status.combine(CLUSTER, NAMES, found or hosts(), {"gw1": view(), "gw2": view(), **views})
+
+
+def server_of(shown: Status, host: str, port: int) -> InstanceStatus:
+    return next(i for i in shown.instances if (i.host, i.port) == (host, port))
+
+
+def test_all_is_well() -> None:
+    shown = combined()
+    assert shown.serving and shown.problems == ()
+    assert [(h.name, h.role, h.member, h.running, h.wanted, h.gateway) for h in shown.hosts] == [
+        ("gw1", "gateway", "alive", 0, 0, "serving"),
+        ("gw2", "gateway", "alive", 0, 0, "serving"),
+        ("app1", "app host", "alive", 4, 4, "-"),
+        ("app2", "app host", "alive", 2, 2, "-"),
+    ]
+    assert shown.instances[0] == InstanceStatus("predictor", "app1", 8000, "1.2.0", "running", ("up", "up"))
+    assert json.loads(json.dumps(shown.as_data()))["serving"] is True
+
+
+def test_a_gateway_that_is_down_is_a_problem_and_the_other_one_still_tells() -> None:
+    shown = combined(gw1="No such container: gateway")
+    assert not shown.serving
+    assert shown.problems == ("gw1: the gateway does not answer: No such container: gateway",)
+    assert [(h.gateway, h.member) for h in shown.hosts[:2]] == [("down", "alive"), ("serving", "alive")]
+    assert shown.instances[0].servers == ("unknown", "up")
+
+
+def test_a_server_that_one_gateway_lacks_is_out_there() -> None:
+    without = view()
+    without["servers"] = [s for s in without["servers"] if s["name"] != "app1-8002"]
+    shown = combined(gw2=without)
+    assert not shown.serving
+    assert server_of(shown, "app1", 8002).servers == ("up", "out")
+    assert server_of(shown, "app1", 8001).servers == ("up", "up")
+
+
+def test_a_server_of_another_service_is_not_this_ones() -> None:
+    other = view()
+    other["servers"][0]["service"] = "web"
+    assert combined(gw1=other).instances[0].servers == ("out", "up")
+
+
+@pytest.mark.parametrize("state", ["drain", "maint", "down"])
+def test_a_server_that_takes_no_requests_is_not_serving(state: str) -> None:
+    drained = view()
+    drained["servers"][0]["state"] = state
+    shown = combined(gw1=drained)
+    assert not shown.serving and shown.instances[0].servers == (state, "up")
+
+
+def test_a_member_that_leaves_is_shown_so_and_its_servers_drain() -> None:
+    leaving = view()
+    leaving["members"][NAMES.index("app2")]["status"] = "leaving"
+    for server in leaving["servers"]:
+        if server["name"].startswith("app2-"):
+            server["state"] = "drain"
+    shown = combined(gw1=leaving)
+    assert not shown.serving
+    assert {h.name: h.member for h in shown.hosts}["app2"] == "leaving"
+    assert {i.servers for i in shown.instances if i.host == "app2"} == {("drain", "up")}
+
+
+def test_a_host_that_no_gateway_knows_is_an_unknown_member() -> None:
+    lonely = {**view(), "members": []}
+    assert {h.member for h in combined(gw1=lonely, gw2=lonely).hosts} == {"unknown"}
+
+
+def test_a_rejected_member_is_a_problem() -> None:
+    rejecting = {**view(), "rejected": [{"member": "app9", "reason": "is not in the inventory"}]}
+    shown = combined(gw2=rejecting)
+    assert not shown.serving
+    assert shown.problems == ("gw2: refuses member app9: is not in the inventory",)
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ({"serf": {"ok": False, "error": "timed out"}}, "gw1: its Serf agent does not answer: timed out"),
+        ({"config": {"ok": False, "error": "line 3"}}, "gw1: HAProxy keeps its last good configuration: line 3"),
+    ],
+)
+def test_what_a_gateway_complains_of_is_a_problem(part: dict[str, Any], words: str) -> None:
+    shown = combined(gw1={**view(), **part})
+    assert not shown.serving and shown.problems == (words,)
+
+
+def test_containers_that_stopped_or_are_missing_are_not_serving() -> None:
+    found = hosts()
+    found["app1"].containers["predictor-8000"] = replace(RUNNING, running=False)
+    del found["app1"].containers["predictor-8003"]
+    shown = combined(found)
+    assert not shown.serving
+    assert [(i.container, i.version) for i in shown.instances if i.host == "app1"] == [
+        ("stopped", "1.2.0"),
+        ("running", "1.2.0"),
+        ("running", "1.2.0"),
+        ("missing", "-"),
+    ]
+    assert [(h.running, h.wanted) for h in shown.hosts if h.name == "app1"] == [(2, 4)]
+
+
+def test_without_a_gateway_nothing_is_known_to_serve() -> None:
+    shown = status.combine(CLUSTER, ["app1"], hosts(), {})
+    assert not shown.serving
+    assert [(h.member, h.gateway) for h in shown.hosts] == [("-", "-")]
