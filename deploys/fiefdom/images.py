@@ -101,7 +101,7 @@ def build(image: Wanted, say: Say) -> None:
         raise FiefdomError(f"{image.key.replace('.image', '.build')}: {context} has no Dockerfile; correct the folder")
     say(f"building {image.ref}")
     label = f"{_CONTEXT_LABEL}={_digest_of(context)}"
-    done = _docker("build", "--label", label, "--tag", image.ref, str(context))
+    done = _docker("build", "--force-rm", "--label", label, "--tag", image.ref, str(context))
     if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         raise FiefdomError(f"{image.ref} could not be built from {context}: " + " | ".join(lines[-3:]))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from operator_view import Site
+from operator_view import TRAFFIC, Site
 
 from fiefdom import lab
 
@@ -28,6 +28,13 @@ ORDER = (
     "test_registry",
     "test_resume",
 )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if TRAFFIC:
+        terminalreporter.section("traffic during events")
+        for line in TRAFFIC:
+            terminalreporter.line(line)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from load import Load
 
 from fiefdom import lab
 
@@ -21,6 +22,13 @@ ROOT = Path(__file__).resolve().parents[2]
 LAB_YAML = "inventories/lab.yaml"
 BIN = Path(sys.executable).parent
 GATEWAY_URL = "http://10.99.0.11"
+TRAFFIC: list[str] = []
+"""What the load generator counted during each event, for the end of the test run's report."""
+
+
+def tell(event: str, load: Load) -> None:
+    """Keep the count of ``load`` for the report, whether the test passes or not."""
+    TRAFFIC.append(f"{event}: {load.report()}")
 
 
 def await_true(condition: Callable[[], object], timeout_s: float = 60, what: str = "the condition") -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from load import Load
-from operator_view import GATEWAY_URL, LAB_YAML, Site, await_true
+from operator_view import GATEWAY_URL, LAB_YAML, Site, await_true, tell
 
 from fiefdom import lab
 
@@ -94,7 +94,7 @@ def test_a_new_daemon_setting_stops_no_container(site: Site) -> None:
     changed = site.inventory("daemon", lambda d: d.update(docker={"nofile": 8192}))
     with Load(f"{GATEWAY_URL}/predict") as load:
         site.apply(changed)
-    print(f"daemon.json changed everywhere: {load.report()}")
+    tell("daemon.json changed everywhere", load)
     assert {name: site.ssh(name, processes) for name in before} == before
     limit = "docker run --rm --entrypoint sh fiefdom/predictor:1.0.0 -c 'ulimit -n'"
     assert [site.ssh(name, limit) for name in ("app1", "app2")] == ["8192", "8192"]

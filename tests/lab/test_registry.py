@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from load import Load
-from operator_view import GATEWAY_URL, ROOT, Site, await_true
+from operator_view import GATEWAY_URL, ROOT, Site, await_true, tell
 
 ADDRESS = "10.99.0.250"
 NAME = "scratch-registry-test"
@@ -55,7 +55,7 @@ def test_hosts_pull_from_the_registry_that_the_inventory_names(site: Site, regis
     with Load(f"{GATEWAY_URL}/predict") as load:
         site.apply(inventory, "--limit", "app_hosts")
         site.await_serving(inventory)
-    print(f"instances replaced by the registry's: {load.report()}")
+    tell("instances replaced by the registry's", load)
     assert load.failed == 0, load.report()
     assert site.plan(inventory, "--limit", "app_hosts")[0] == 0
     assert f"{registry}/fiefdom/predictor:1.0.0" in site.ssh("app1", "docker ps --format '{{.Image}}'")

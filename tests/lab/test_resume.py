@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from load import Load
-from operator_view import BIN, GATEWAY_URL, ROOT, Site, answers, await_true
+from operator_view import BIN, GATEWAY_URL, ROOT, Site, answers, await_true, tell
 
 from fiefdom import lab
 
@@ -67,8 +67,8 @@ def test_the_next_run_finishes_it_and_traffic_follows_untouched_gateway(site: Si
         site.apply(with_app3, "--limit", "app3")
         site.await_serving(with_app3)
         assert {"app3:8000", "app3:8001"} <= set(answers(60))
+    tell("a third host added", load)
     assert load.failed == 0, load.report()
-    print(load.report())
     assert site.plan(with_app3, "--limit", "app3") == (0, {"app3": []})
     assert (
         site.ssh("gw1", "docker inspect gateway --format '{{.State.StartedAt}}'; md5sum /etc/fiefdom/gateway/*")
@@ -97,7 +97,7 @@ def test_the_readmes_undo_takes_fiefdom_off_a_host(site: Site, with_app3: str) -
     with Load(f"{GATEWAY_URL}/predict") as load:
         site.ssh("app3", commands)
         await_true(lambda: not any(a.startswith("app3:") for a in answers(30)), what="app3 out of rotation")
-    print(f"Fiefdom taken off a host: {load.report()}")
+    tell("Fiefdom taken off a host", load)
     assert load.failed == 0, load.report()
     assert site.ssh("app3", "docker ps -aq; nft list tables | grep fiefdom || :; ls /etc/fiefdom/containers || :") == ""
     assert site.ssh("app3", "ls /etc/systemd/system | grep -E 'predictor|serf|fiefdom' || :") == ""

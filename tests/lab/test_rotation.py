@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from load import Load
-from operator_view import GATEWAY_URL, LAB_YAML, ROOT, Site, answers, await_true
+from operator_view import GATEWAY_URL, LAB_YAML, ROOT, Site, answers, await_true, tell
 
 from fiefdom import lab
 
@@ -27,7 +27,7 @@ def test_a_reboot_of_an_app_host_fails_no_request(site: Site, name: str) -> None
     with Load(URL) as load:
         reboot(site, name)
         site.await_serving()
-    print(f"reboot of {name}: {load.report()}")
+    tell(f"reboot of {name}", load)
     assert load.failed == 0, load.report()
     assert {host.split(":")[0] for host, _ in load.answered} == {"app1", "app2"}
 
@@ -38,7 +38,7 @@ def test_an_agent_that_stops_takes_its_host_out_and_brings_it_back(site: Site) -
         await_true(lambda: site.rotation() == {"app2:8000", "app2:8001"}, what="app1 out of rotation")
         site.ssh("app1", "systemctl start serf-agent")
         site.await_serving()
-    print(f"agent stopped and started: {load.report()}")
+    tell("agent stopped and started", load)
     assert load.failed == 0, load.report()
 
 
@@ -51,7 +51,7 @@ def test_a_host_leaves_only_when_its_open_requests_are_answered(site: Site) -> N
         assert site.rotation() == {"app2:8000", "app2:8001"}
         site.ssh("app1", "systemctl start serf-agent")
         site.await_serving()
-    print(f"leaving with long requests open: {load.report()}")
+    tell("leaving with long requests open", load)
     assert load.failed == 0, load.report()
 
 
@@ -67,7 +67,7 @@ def test_a_host_that_loses_power_costs_no_request_that_can_be_retried(site: Site
         lab.power_on("app2")
         lab.await_booted(["app2"])
         site.await_serving()
-    print(f"power cut of app2: {load.report()}")
+    tell("power cut of app2", load)
     assert load.failed_of(*IDEMPOTENT) == 0, load.report()
     assert site.plan()[0] == 0
 
@@ -86,7 +86,7 @@ def test_a_killed_instance_is_back_without_help(site: Site) -> None:
             what="a new process",
         )
         site.await_serving()
-    print(f"instance killed: {load.report()}")
+    tell("instance killed", load)
     assert load.failed_of(*IDEMPOTENT) == 0, load.report()
 
 
@@ -97,7 +97,7 @@ def test_a_restart_of_dockerd_touches_no_container_and_fails_no_request(site: Si
     with Load(URL) as load:
         site.ssh(name, "systemctl restart docker")
         site.await_serving()
-    print(f"dockerd restarted on {name}: {load.report()}")
+    tell(f"dockerd restarted on {name}", load)
     assert site.ssh(name, containers) == before
     assert load.failed == 0, load.report()
     assert site.plan()[0] == 0
@@ -107,7 +107,7 @@ def test_the_gateway_serves_on_while_its_serf_agent_is_killed(site: Site) -> Non
     with Load(URL) as load:
         site.ssh("gw1", "pkill -9 -x serf")
         await_true(lambda: site.status()["serving"], what="Serf back")
-    print(f"the gateway's Serf killed: {load.report()}")
+    tell("the gateway's Serf killed", load)
     assert load.failed == 0, load.report()
     assert site.status()["problems"] == []
 
@@ -131,7 +131,7 @@ def test_two_services_of_different_technology_stand_side_by_side_as_data(site: S
     with Load(URL) as load:
         site.apply(two)
         site.await_serving(two)
-    print(f"a service added: {load.report()}")
+    tell("a service added", load)
     assert load.failed == 0, load.report()
     assert site.plan(two)[0] == 0
     hello = site.ssh("gw1", f"curl -sf {GATEWAY_URL}/hello/index.html")
@@ -140,6 +140,6 @@ def test_two_services_of_different_technology_stand_side_by_side_as_data(site: S
     with Load(URL) as load:
         site.apply(LAB_YAML)
         site.await_serving()
-    print(f"a service removed: {load.report()}")
+    tell("a service removed", load)
     assert load.failed == 0, load.report()
     assert site.ssh("app1", "docker ps -a --filter name=hello -q; ls /etc/systemd/system | grep hello || :") == ""
