@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fiefdom import converge, plan, snapshot
+from fiefdom.concerns import gateway
 from fiefdom.desired import Secrets
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
@@ -89,8 +90,8 @@ def await_gateways(applied: plan.Plan, hosts: Session, timeout_s: float = 30.0) 
     Raises FiefdomError for one that refuses its new configuration and keeps the last good one, and after ``timeout_s``.
     """
     for host in applied.hosts:
-        if any(c.name.startswith("/etc/fiefdom/gateway/") for c in host.of("file", "+", "~")):
-            digest = host.state.file("/etc/fiefdom/gateway/haproxy.cfg").digest
+        if any(c.name.startswith(f"{gateway.CONFIG_DIR}/") for c in host.of("file", "+", "~")):
+            digest = host.state.file(gateway.HAPROXY_CONFIG).digest
             _await_gateway(host.host, digest, hosts, time.monotonic() + timeout_s)
 
 
