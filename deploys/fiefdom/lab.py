@@ -283,6 +283,8 @@ def _start_daemon(say: Say) -> None:
     elif _is_running("dockerd"):
         process, log = None, "dockerd's own output"
     else:
+        # Left by one that was killed; a new one would take whoever has that process id by now for its predecessor.
+        Path("/var/run/docker.pid").unlink(missing_ok=True)
         path = Path("/var/log/dockerd.log")
         say(f"starting dockerd (no systemd here; its output goes to {path})")
         with path.open("ab") as out:
