@@ -84,19 +84,17 @@ class _Run:
 
 @contextmanager
 def _run(inventory: str, limit: Sequence[str]) -> Iterator[_Run]:
-    from rich.console import Console
+    from fiefdom import engine  # first: it patches the standard library's sockets
 
-    from fiefdom import (
-        engine,  # first: it patches the standard library's sockets
-        secret,
-    )
+    # isort: split
+    from fiefdom import secret, show
     from fiefdom.inventory import limit_hosts, load
 
     cluster = load(inventory)
     names = limit_hosts(cluster, limit)
     secrets = secret.load(cluster)
     with engine.Session(cluster, names) as session:
-        yield _Run(cluster, names, secrets, session, Console(soft_wrap=True), Console(stderr=True, soft_wrap=True))
+        yield _Run(cluster, names, secrets, session, show.console(), show.console(stderr=True))
 
 
 def _plan(run: _Run) -> Plan:
@@ -142,8 +140,6 @@ def plan(inventory: str, limit: tuple[str, ...], as_json: bool, diff: bool) -> N
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 def apply(inventory: str, limit: tuple[str, ...], as_json: bool, diff: bool, yes: bool) -> None:
     """Bring hosts to what the inventory says. Exit 0 only if they are there."""
-    from rich.console import Console
-
     with _run(inventory, limit) as run:
         wanted = _plan(run)
         _print_plan(run, wanted, as_json, diff)
@@ -154,7 +150,7 @@ def apply(inventory: str, limit: tuple[str, ...], as_json: bool, diff: bool, yes
                 raise FiefdomError("no terminal to ask on; say --yes to apply this plan unseen")
             if not click.confirm("Apply?", err=True):
                 raise FiefdomError("not applied")
-        _carry_out(run, wanted, run.err if as_json else Console(soft_wrap=True))
+        _carry_out(run, wanted, run.err if as_json else run.out)
 
 
 def _carry_out(run: _Run, wanted: Plan, console: Console) -> None:

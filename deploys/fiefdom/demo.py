@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from fiefdom import engine  # first: it patches the standard library's sockets
+
+# isort: split
 import json
 import time
 import urllib.request
@@ -16,7 +19,6 @@ from rich.table import Table
 
 from fiefdom import (
     converge,
-    engine,  # first: it patches the standard library's sockets
     images,
     inventory,
     lab,
@@ -51,7 +53,7 @@ class _Stages:
 
 def run() -> None:
     """The whole road; returns only if every step of it worked, and raises FiefdomError otherwise."""
-    console = Console(soft_wrap=True, highlight=False)
+    console = show.console()
     stages = _Stages(console)
     if not Path(INVENTORY).is_file():
         raise FiefdomError(f"{INVENTORY} is not here; run the demo in the folder of Fiefdom's repository")
@@ -151,8 +153,7 @@ def _print_next(console: Console, cluster: Cluster) -> None:
         f".venv/bin/fiefdom status {INVENTORY}": "hosts, members, instances, rotation",
         "make clean": "the lab and the venv are gone",
     }
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for command, why in commands.items():
-        table.add_row(f"  {command}", f"[dim]{why}[/dim]")
+    width = max(len(command) for command in commands)
     console.print("\nThe lab stays up. Try next:")
-    console.print(table)
+    for command, why in commands.items():
+        console.print(f"  {command.ljust(width)}  [dim]{why}[/dim]")

@@ -19,6 +19,14 @@ _STYLE = {"+": "green", "~": "yellow", "-": "red", "-/+": "magenta"}
 _WORDS = {"+": "to create", "~": "to change", "-/+": "to replace", "-": "to remove"}
 
 
+def console(stderr: bool = False) -> Console:
+    """Where output goes: as wide as the terminal; wide enough for any table where there is none to be read from."""
+    found = Console(stderr=stderr, soft_wrap=True, highlight=False)
+    if not found.is_terminal:
+        found.width = 200
+    return found
+
+
 def plan_tree(plan: Plan) -> Iterable[Text]:
     """A plan as lines: hosts, under each its changes, and a footer with counts and hash."""
     for host in plan.hosts:
