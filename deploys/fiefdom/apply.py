@@ -91,7 +91,7 @@ def _host_files(plan: HostPlan) -> Iterator[Step]:
     for change in plan.of("sysctl"):
         if isinstance(s := change.resource, Sysctl):
             yield ("sysctl", sysctl_path(s.key), s.value)
-    owned = {c.unit for c in plan.state.containers}
+    owned = plan.state.container_units
     yield from _units(plan, files, [u for u in plan.state.units if u.name not in owned])
 
 
@@ -129,7 +129,7 @@ def _units(plan: HostPlan, files: list[File], units: list[Unit]) -> Iterator[Ste
 def _serving(plan: HostPlan) -> Iterator[Step]:
     files = _changed_files(plan, serves=True)
     yield from _files(files)
-    owned = {c.unit for c in plan.state.containers}
+    owned = plan.state.container_units
     yield from _units(plan, files, [u for u in plan.state.units if u.name in owned])
     yield from _containers(plan)
 

@@ -24,6 +24,9 @@ CONCERNS: Mapping[str, Callable[[Context], HostState]] = {
 }
 ALL = tuple(CONCERNS)
 
+DONE = "done"
+"""What `carry_out` says last of a host that it changed."""
+
 
 class Hosts(Protocol):
     """What a converge needs of `engine.Session`."""
@@ -93,7 +96,7 @@ def carry_out(wanted: plan.Plan, hosts: Hosts, registry: bool, say: Callable[[st
     def finish(name: str) -> None:
         run(name, after(name))
         if phases[name]:
-            say(name, "done")
+            say(name, DONE)
 
     def before(name: str) -> list[apply.Phase]:
         return [p for p in phases[name] if p.name in ("packages", "files", "images")]

@@ -175,6 +175,11 @@ class HostState:
         }
         return HostState(hostname=self.hostname or other.hostname, **merged)
 
+    @property
+    def container_units(self) -> frozenset[str]:
+        """Names of the units that own containers."""
+        return frozenset(container.unit for container in self.containers)
+
     def file(self, path: str) -> File:
         """The file at ``path``; KeyError where the state has none."""
         for file in self.files:

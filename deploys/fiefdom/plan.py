@@ -230,7 +230,7 @@ def _unit_actions(unit: Unit, found: FoundUnit, state: HostState, now: Snapshot)
         yield UnitAction(("enable",), "enable")
     elif not unit.enabled and found.enabled == "enabled":
         yield UnitAction(("disable",), "disable")
-    if any(c.unit == unit.name for c in state.containers):
+    if unit.name in state.container_units:
         return  # whether it runs is told with its container
     running = found.active in _RUNNING
     if not unit.active:

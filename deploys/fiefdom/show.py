@@ -11,10 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from fiefdom.converge import DONE
 from fiefdom.plan import Plan
 from fiefdom.status import Status
 
-DONE = "done"
 _STYLE = {"+": "green", "~": "yellow", "-": "red", "-/+": "magenta"}
 _WORDS = {"+": "to create", "~": "to change", "-/+": "to replace", "-": "to remove"}
 
