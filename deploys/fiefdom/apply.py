@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fiefdom.containers import FAILED, conf_path
 from fiefdom.desired import Container, Directory, File, Package, Sysctl, Unit
-from fiefdom.plan import HostPlan, claims, has_stamp, unit_actions, unit_stamp
+from fiefdom.plan import Change, HostPlan, claims, has_stamp, unit_actions, unit_stamp
 from fiefdom.snapshot import sysctl_path
 
 SCRIPT = (Path(__file__).parent / "apply.sh").read_text()
+TURN = (Path(__file__).parent / "turn.sh").read_text().replace("@APPLY@\n", SCRIPT)
+"""Does what SCRIPT does, and comes to its end on the host where the operator's connection breaks off."""
 
 PHASES = ("packages", "files", "images", "containers", "removal")
 """Names of the phases, in order."""
@@ -25,7 +28,8 @@ class Phase:
     """Steps that one host takes in one round trip.
 
     ``cuts_line`` says that a mistake in it could lock the operator out, so a new login must be proven after it.
-    ``interrupts`` says that the host may serve less while it runs, so hosts take turns.
+    ``interrupts`` says that the host may serve less while it runs, so hosts take turns, and each turn is seen through
+    even if the operator goes away.
     """
 
     name: str
@@ -48,6 +52,96 @@ def phases(plan: HostPlan) -> tuple[Phase, ...]:
         )
         if phase.steps or phase.images
     )
+
+
+def turn(plan: HostPlan) -> tuple[Step, ...]:
+    """One host's turn in a rollout: out of the cluster, other containers, healthy again, back in.
+
+    ``plan`` holds the changes of the release alone. Whatever fails from the first stage on, the host puts back what it
+    kept and joins again.
+    """
+    files = _changed_files(plan, serves=True)
+    changed = [c.resource for c in plan.of("container", "+", "~", "-/+") if isinstance(c.resource, Container)]
+    units = [c.unit for c in changed if c.role == "instance"]
+    agents = [c for c in plan.state.containers if c.role == "agent"]
+    agent_units = [c.unit for c in agents]
+    return (
+        *(("remove-container", c.name) for c in plan.of("container", "-")),
+        *_staged(files),
+        ("keep", "begin"),
+        *(("keep", "file", f.path) for f in files),
+        *(("keep", "container", c.name, c.unit) for c in dict.fromkeys([*changed, *agents])),
+        ("keep", "done"),
+        ("say", "drain"),
+        ("containers", "stop", *agent_units),
+        ("say", "replace"),
+        *(("place", f.path) for f in files),
+        ("daemon-reload",),
+        ("containers", "restart", *units),
+        ("say", "join"),
+        ("containers", "restart", *agent_units),
+        ("settled",),
+    )
+
+
+def farewell(plan: HostPlan, stays: tuple[str, ...]) -> tuple[Step, ...]:
+    """A host's last turn: out of the cluster, then without all that Fiefdom made there, but for paths in ``stays``."""
+    running = [n for n, f in plan.snapshot.containers.items() if f.role == "agent" and f.ours and f.running]
+    removed = [s for s in _removal(plan) if not (s[0].startswith("remove-") and s[1].startswith(stays))]
+    return (
+        ("say", "drain"),
+        *(("containers", "stop", f"{name}.service") for name in running),
+        ("say", "remove"),
+        *(("remove-unit", c.name) for c in plan.of("unit", "-")),
+        *(("remove-container", c.name) for c in plan.of("container", "-")),
+        *removed,
+        ("daemon-reload",),
+        ("erase",),
+    )
+
+
+def turn_back(plan: HostPlan, aside: bool) -> tuple[Step, ...]:
+    """One host's turn back to what its last turn kept; ``aside`` keeps the release's containers for inspection."""
+    agents = [c.unit for c in plan.state.containers if c.role == "agent"]
+    return (
+        ("say", "drain"),
+        ("containers", "stop", *agents),
+        ("say", "restore"),
+        ("restore", "aside" if aside else "replace"),
+    )
+
+
+def release_of(plan: HostPlan, services: Collection[str]) -> HostPlan:
+    """What of ``plan`` is the release of ``services``: their running containers, what these are made from, the agent's
+    word of them, and what an earlier release left aside.
+    """
+    instances = [
+        c.resource
+        for c in plan.of("container", "-/+")
+        if isinstance(c.resource, Container) and c.resource.service in services
+    ]
+    if not instances:
+        return replace(plan, changes=())
+    agents = [c for c in plan.state.containers if c.role == "agent"]
+    paths = {path for c in (*instances, *agents) for path in (*c.config, conf_path(c.name))}
+    images = {c.image for c in (*instances, *agents)}
+    names = {c.name for c in (*instances, *agents)}
+
+    def belongs(change: Change) -> bool:
+        if change.kind == "container":
+            return change.name in names or change.name.endswith(FAILED)
+        return (change.kind == "file" and change.name in paths) or (change.kind == "image" and change.name in images)
+
+    return replace(plan, changes=tuple(c for c in plan.changes if belongs(c)))
+
+
+def versions(release: HostPlan) -> list[tuple[str, str, str]]:
+    """Service, version before and after of each instance that ``release`` replaces."""
+    return [
+        (c.resource.service, release.snapshot.containers[c.name].version, c.resource.version)
+        for c in release.of("container", "-/+")
+        if isinstance(c.resource, Container) and c.resource.role == "instance"
+    ]
 
 
 def _interrupts(plan: HostPlan) -> bool:
@@ -102,13 +196,17 @@ def _changed_files(plan: HostPlan, serves: bool) -> list[File]:
 
 def _files(files: list[File]) -> Iterator[Step]:
     """All staged and checked before the first is placed, so that a mistake or a full disk changes nothing."""
+    yield from _staged(files)
+    for f in files:
+        yield ("place", f.path)
+
+
+def _staged(files: list[File]) -> Iterator[Step]:
     for f in files:
         yield ("stage", f.path, f"{f.mode:04o}", str(f.uid), str(f.gid), base64.b64encode(f.content).decode())
     for f in files:
         if f.check:
             yield ("check", f.path, *f.check)
-    for f in files:
-        yield ("place", f.path)
 
 
 def _units(plan: HostPlan, files: list[File], units: list[Unit]) -> Iterator[Step]:
@@ -141,7 +239,9 @@ def _containers(plan: HostPlan) -> Iterator[Step]:
     instances = [c.unit for c in changed if c.role == "instance"]
     agents = {name: f for name, f in plan.snapshot.containers.items() if f.role == "agent" and f.ours}
     # Before anything that serves is touched, the host leaves the cluster; it joins again when all is healthy.
-    touched = {c.name for c in plan.of("container", "~", "-/+", "-")} - set(agents)
+    stopped = {name for name, f in plan.snapshot.containers.items() if not f.running}
+    touched = {c.name for c in plan.of("container", "~", "-/+")} | {c.name for c in plan.of("container", "-")} - stopped
+    touched -= set(agents)
     leaving = [f"{name}.service" for name, found in agents.items() if touched and found.running]
     if leaving:
         yield ("containers", "stop", *leaving)

@@ -3,6 +3,7 @@
 # what to change, and no field ever becomes part of a command's text.
 # shellcheck disable=SC2015,SC2174 # `fail` ends the script, and only the last folder is ours to close
 set -u
+undo=no
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive
 tab=$(printf '\t')
 umask 022
@@ -23,7 +24,21 @@ staging=$state/staging
 if ! { rm -rf "$staging" && mkdir -m 0700 "$staging"; } 2>/dev/null; then
     fail "$staging" "cannot be created: $(df -Pk "$state" | awk 'NR == 2 { print $4 " KiB free" }')"
 fi
-trap 'rm -rf "$staging"' EXIT
+previous=$state/previous
+
+# A release that fails puts back what was there, whatever the reason, before anybody has to ask.
+finish() {
+    code=$?
+    [ "$undo" = no ] || {
+        printf 'fiefdom-stage\trestore\n'
+        put_back aside
+        code=1
+    }
+    rm -rf "$staging"
+    exit "$code"
+}
+trap finish EXIT
+trap 'exit 1' HUP INT TERM
 
 # Lines of the manifest are added before a thing is made and taken out after it is gone, so that a run which
 # dies in between leaves a line too many, never one too few.
@@ -32,8 +47,8 @@ put_manifest() {
 }
 
 staged_name() { # path; two paths never share a name
-    name=$(printf '%s' "$1" | sha256sum)
-    staged=$staging/${name%% *}
+    staged=$(printf '%s' "$1" | sha256sum)
+    staged=$staging/${staged%% *}
 }
 
 free() { df -Pk "$1" | awk 'NR == 2 { print $4 " KiB free" }'; }
@@ -62,12 +77,18 @@ place_file() { # path
     staged_name "$1"
     parent=$(dirname "$1")
     mkdir -p "$parent" || fail "$1" "its folder cannot be created"
-    if [ "$(stat -c %d "$staging")" = "$(stat -c %d "$parent")" ]; then
-        output=$({ sync -d "$staged" && mv -fT "$staged" "$1"; } 2>&1) || fail "$1" "cannot be moved into place: $output"
+    move_file "$staged" "$1" || fail "$1" "cannot be put into place: $output; $(free "$parent")"
+}
+
+move_file() { # from to; says in $output why it could not
+    if [ "$(stat -c %d "$1")" = "$(stat -c %d "$(dirname "$2")")" ]; then
+        output=$({ sync -d "$1" && mv -fT "$1" "$2"; } 2>&1)
     else # another file system: a rename is atomic only within one
-        beside=$parent/.$(basename "$1").fiefdom
-        output=$({ cp -p "$staged" "$beside" && sync -d "$beside" && mv -fT "$beside" "$1"; } 2>&1) ||
-            { rm -f "$beside"; fail "$1" "cannot be written: $output; $(free "$parent")"; }
+        beside=$(dirname "$2")/.$(basename "$2").fiefdom
+        output=$({ cp -p "$1" "$beside" && sync -d "$beside" && mv -fT "$beside" "$2"; } 2>&1) || {
+            rm -f "$beside"
+            return 1
+        }
     fi
 }
 
@@ -109,19 +130,128 @@ change_unit() { # name modes stamp live
     printf '%s %s\n' "$3" "$live" >"$staging/stamp" && mv -f "$staging/stamp" "$state/stamps/$1"
 }
 
+# Lines of its journal for whoever asks why a unit failed; to a person they are worth more than systemctl's words.
+tell_log() { # unit
+    why_failed "$1" | while IFS= read -r line; do
+        printf 'fiefdom-log\t%s\t%s\n' "$1" "$(printf '%s' "$line" | tr '\t' ' ')"
+    done
+}
+
 # All at once: each returns when its instance is healthy, so together they take as long as the slowest.
 container_units() { # verb units...
     verb=$1
     shift
     systemctl reset-failed "$@" 2>/dev/null
-    output=$(systemctl "$verb" "$@" 2>&1) && return
+    began_s=$(date +%s)
+    output=$(systemctl "$verb" "$@" 2>&1) && {
+        tell_delays "$began_s" "$@"
+        return
+    }
     for unit; do
         case $verb:$(systemctl is-active "$unit") in
-        *start:active | stop:inactive) ;;
-        *) fail "$unit" "did not $verb: $(why_failed "$unit")" ;;
+        *start:active | reload:active | stop:inactive) ;;
+        *)
+            [ "$undo" = no ] || {
+                tell_log "$unit"
+                fail "$unit" "did not $verb"
+            }
+            fail "$unit" "did not $verb: $(why_failed "$unit")"
+            ;;
         esac
     done
     fail "$*" "$verb failed: $output"
+}
+
+# A drain or join that went on without every gateway's word says so in the journal.
+tell_delays() { # since_s units...
+    since_s=$1
+    shift
+    for unit; do
+        [ "$unit" = serf-agent.service ] || continue
+        journalctl -q -o cat -u "$unit" --since "@$since_s" 2>/dev/null | grep '^going on after ' | while IFS= read -r line; do
+            printf 'fiefdom-note\t%s\n' "$(printf '%s' "$line" | tr '\t' ' ')"
+        done
+    done
+}
+
+# What a release replaces is kept until the next one: files with their modes and owners, and images by id, for a tag may
+# have moved on. While it says "unfinished", the turn that made it never came to its end, and what it kept is still the
+# state to go back to.
+keep() { # begin | file PATH | container NAME UNIT | done
+    if [ "$1" = begin ]; then
+        keeping=$staging/previous
+        [ ! -e "$previous/unfinished" ] || keeping=
+        [ -z "$keeping" ] || mkdir -m 0700 "$keeping" || fail "$keeping" "cannot be created"
+        return
+    fi
+    case $1:$keeping in
+    done:?*)
+        : >"$keeping/unfinished" && rm -rf "$previous" && mv -T "$keeping" "$previous" || fail "$previous" "cannot be kept"
+        ;;
+    file:?*)
+        staged_name "$2"
+        if [ -e "$2" ]; then
+            cp -p "$2" "$keeping/${staged##*/}" || fail "$2" "cannot be kept; $(free "$staging")"
+        fi
+        printf 'file\t%s\n' "$2" >>"$keeping/index"
+        ;;
+    container:?*)
+        found=$(docker inspect --type container --format "{{.Id}}$tab{{.Image}}$tab{{.Config.Image}}" "$2" 2>/dev/null) ||
+            found="-$tab-$tab-"
+        printf 'container\t%s\t%s\t%s\n' "$2" "$3" "$found" >>"$keeping/index"
+        ;;
+    esac
+    [ "$1" != "done" ] || undo=yes
+}
+
+# The way back, which `finish` takes for a turn that failed and the step `restore` for one that did well. Goes on after a
+# failure: every container that comes back is one more that serves.
+put_back() { # aside: keep the release's containers under another name; or replace
+    undo=no
+    [ -e "$previous/index" ] || {
+        printf 'fiefdom-not-restored\t%s\tnothing was kept of an earlier release\n' "$previous"
+        return 1
+    }
+    while IFS=$tab read -r kind name unit id image ref; do
+        case $kind in
+        container)
+            [ "$(docker inspect --type container --format '{{.Id}}' "$name" 2>/dev/null)" != "$id" ] || continue
+            [ "$image" = - ] || docker tag "$image" "$ref" 2>/dev/null
+            systemctl stop "$unit" 2>/dev/null
+            [ "$1" = aside ] && [ "$unit" != serf-agent.service ] || continue
+            docker rm -f "$name.failed" >/dev/null 2>&1
+            docker rename "$name" "$name.failed" 2>/dev/null
+            ;;
+        file)
+            staged_name "$name"
+            kept=$previous/${staged##*/}
+            if [ ! -e "$kept" ]; then
+                rm -f "$name"
+            elif ! { output=$(cp -p "$kept" "$staged" 2>&1) && move_file "$staged" "$name"; }; then
+                printf 'fiefdom-not-restored\t%s\t%s\n' "$name" "$(printf '%s' "$output" | tr '\n\t' '; ')"
+            fi
+            ;;
+        esac
+    done <"$previous/index"
+    systemctl daemon-reload
+    agents='' instances=''
+    while IFS=$tab read -r kind name unit _; do
+        [ "$kind" = container ] || continue
+        [ "$unit" = serf-agent.service ] && agents=$unit || instances="$instances $unit"
+    done <"$previous/index"
+    # shellcheck disable=SC2086 # names of units
+    for units in "$instances" "$agents"; do
+        [ -n "$units" ] || continue
+        systemctl reset-failed $units 2>/dev/null
+        systemctl start $units 2>/dev/null || {
+            for unit in $units; do
+                systemctl -q is-active "$unit" || printf 'fiefdom-not-restored\t%s\tdid not start\n' "$unit"
+            done
+            return 1
+        }
+    done
+    rm -f "$previous/unfinished"
+    printf 'fiefdom-restored\t%s\n' "$(hostname)"
 }
 
 take() {
@@ -147,6 +277,15 @@ take() {
     unstamp) rm -f "$state/stamps/$1" ;;
     unit) change_unit "$@" ;;
     containers) container_units "$@" ;;
+    upgrade)
+        apt update
+        apt upgrade
+        ;;
+    erase) rm -rf "${state:?}" || fail "$state" "cannot be removed" ;;
+    say) printf 'fiefdom-stage\t%s\n' "$1" ;;
+    keep) keep "$@" ;;
+    settled) rm -f "$previous/unfinished" && undo=no ;;
+    restore) put_back "$1" || exit 1 ;;
     remove-unit)
         systemctl -q disable --now "$1" >/dev/null 2>&1
         rm -f "$state/stamps/$1"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -18,9 +18,8 @@ from fiefdom.errors import FiefdomError
 if TYPE_CHECKING:  # imports that a command does not need would cost every start a tenth of a second and more
     from rich.console import Console
 
-    from fiefdom.desired import Secrets
+    from fiefdom.converge import Known
     from fiefdom.engine import Session
-    from fiefdom.model import Cluster
     from fiefdom.plan import Plan
 
 CLEAN, FAILED, PENDING = 0, 1, 2
@@ -74,9 +73,9 @@ def main() -> None:
 class _Run:
     """What every command on hosts begins with."""
 
-    cluster: Cluster
+    inventory: str
+    known: Known
     names: tuple[str, ...]
-    secrets: Secrets
     session: Session
     out: Console
     err: Console
@@ -84,23 +83,24 @@ class _Run:
 
 @contextmanager
 def _run(inventory: str, limit: Sequence[str]) -> Iterator[_Run]:
+    """Connections to the hosts of ``limit``, and to the gateways besides where they answer: the ledger is there."""
     from fiefdom import engine  # first: it patches the standard library's sockets
 
     # isort: split
-    from fiefdom import secret, show
+    from fiefdom import converge, images, secret, show
     from fiefdom.inventory import limit_hosts, load
 
     cluster = load(inventory)
     names = limit_hosts(cluster, limit)
-    secrets = secret.load(cluster)
-    with engine.Session(cluster, names) as session:
-        yield _Run(cluster, names, secrets, session, show.console(), show.console(stderr=True))
+    known = converge.Known(cluster, secret.load(cluster), images.identities(cluster))
+    with engine.Session(cluster, names, cluster.gateways) as session:
+        yield _Run(inventory, known, names, session, show.console(), show.console(stderr=True))
 
 
 def _plan(run: _Run) -> Plan:
-    from fiefdom import converge, images
+    from fiefdom import converge
 
-    return converge.make_plan(run.cluster, run.names, run.secrets, images.identities(run.cluster), run.session)
+    return converge.make_plan(run.known, run.names, run.session)
 
 
 def _print_plan(run: _Run, wanted: Plan, as_json: bool, diff: bool) -> None:
@@ -113,7 +113,7 @@ def _print_plan(run: _Run, wanted: Plan, as_json: bool, diff: bool) -> None:
             data["diffs"] = {f"{host}:{path}": text for (host, path), text in texts.items()}
         click.echo(json.dumps(data, indent=2))
         return
-    for line in show.plan_tree(wanted):
+    for line in show.plan_tree(wanted, run.inventory):
         run.out.print(line)
     for (host, path), text in texts.items():
         run.out.print(show.diff(host, path, text))
@@ -143,31 +143,37 @@ def apply(inventory: str, limit: tuple[str, ...], as_json: bool, diff: bool, yes
     with _run(inventory, limit) as run:
         wanted = _plan(run)
         _print_plan(run, wanted, as_json, diff)
-        if wanted.clean:
+        if wanted.due.clean:
             return
         if not yes:
             if not (sys.stdin.isatty() and sys.stderr.isatty()):
                 raise FiefdomError("no terminal to ask on; say --yes to apply this plan unseen")
             if not click.confirm("Apply?", err=True):
                 raise FiefdomError("not applied")
-        _carry_out(run, wanted, run.err if as_json else run.out)
+        from fiefdom import ledger
+
+        ledger.require_free(run.session, run.known.cluster.gateways)
+        names = [h.host for h in wanted.due.hosts if h.changes]
+        with ledger.recorded(run.session, run.known.cluster.gateways, "apply", _warn, plan=wanted.hash, names=names):
+            _carry_out(run, wanted, run.err if as_json else run.out)
 
 
 def _carry_out(run: _Run, wanted: Plan, console: Console) -> None:
     from fiefdom import converge, images, show, status
 
-    refs = {c.name for h in wanted.hosts for c in h.of("image")}
+    cluster = run.known.cluster
+    refs = {c.name for h in wanted.due.hosts for c in h.of("image")}
     with show.Progress(console) as progress:
-        images.ensure(run.cluster, refs, lambda text: progress("here", text))
-        converge.carry_out(wanted, run.session, run.cluster.registry is not None, progress)
+        images.ensure(cluster, refs, lambda text: progress("here", text))
+        converge.carry_out(wanted, run.session, cluster.registry is not None, progress)
         left = _plan(run)
         if any(h.snapshot.docker == "down" for h in wanted.hosts):
             # What ran on a host whose dockerd was down is only known now.
-            converge.carry_out(left, run.session, run.cluster.registry is not None, progress)
+            converge.carry_out(left, run.session, cluster.registry is not None, progress)
             left = _plan(run)
         status.await_gateways(wanted, run.session)
-    if not left.clean:
-        names = [f"{h.host}: {c.kind} {c.name} ({c.why})" for h in left.hosts for c in h.changes]
+    if not left.due.clean:
+        names = [f"{h.host}: {c.kind} {c.name} ({c.why})" for h in left.due.hosts for c in h.changes]
         raise FiefdomError(f"not converged, {len(names)} left after the run: {'; '.join(names[:3])}")
     console.print(f"Converged {len(run.names)} hosts in {progress.elapsed_s:.1f} seconds.", highlight=False)
 
@@ -182,12 +188,192 @@ def status(inventory: str, limit: tuple[str, ...], as_json: bool) -> None:
     from fiefdom import status as status_module
 
     with _run(inventory, limit) as run:
-        found = status_module.read(run.cluster, run.secrets, run.session)
+        found = status_module.read(run.known.cluster, run.known.secrets, run.session)
         if as_json:
             click.echo(json.dumps(found.as_data(), indent=2))
         else:
             for part in show.status_tables(found):
                 run.out.print(part)
+
+
+take_over_option = click.option("--take-over", is_flag=True, help="Go on although a run that died left its lock.")
+force_option = click.option("--force", is_flag=True, help="Go on although the cluster is not whole already.")
+
+
+def _release_options(command: Callable[..., None]) -> Callable[..., None]:
+    options = [
+        click.option("--batch", default="1", show_default=True, metavar="N|P%", help="How many hosts at once."),
+        click.option("--order", default="", metavar="HOST,...", help="These hosts first, in this order."),
+        click.option("--all-at-once", is_flag=True, help="Allow a batch that takes a service down as a whole."),
+        click.option("--dry", is_flag=True, help="Show whose turn it would be, and change nothing."),
+        click.option("--keep", is_flag=True, help="At a failure, leave the hosts that are done on the new version."),
+        force_option,
+        take_over_option,
+        json_option,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@main.command()
+@inventory_argument
+@click.argument("service", required=False)
+@click.option(
+    "--canary", metavar="HOST", help="Stop after this host; --continue goes on, `fiefdom rollback` goes back."
+)
+@click.option("--continue", "resume", is_flag=True, help="Go on after a canary.")
+@_release_options
+def rollout(inventory: str, service: str | None, canary: str | None, resume: bool, **options: Any) -> None:
+    """Bring the inventory's version of SERVICE (or of every service) to all hosts, with no request failed.
+
+    Host by host: out of every gateway's rotation, open requests answered, instances replaced, healthy, back in, watched
+    for a while. The first failure stops it and puts back what it changed.
+    """
+    if canary and resume:
+        raise FiefdomError("--canary and --continue exclude each other")
+    with _run(inventory, ()) as run:
+        _release(run, "rollout", service, canary, resume, **options)
+
+
+@main.command()
+@inventory_argument
+@click.argument("service")
+@click.argument("version", required=False)
+@_release_options
+def rollback(inventory: str, service: str, version: str | None, **options: Any) -> None:
+    """Bring SERVICE back to VERSION, or to the last one that was healthy, as gently as a rollout."""
+    from fiefdom import release
+    from fiefdom import rollout as rollout_module
+
+    with _run(inventory, ()) as run:
+        release.chosen_services(run.known.cluster, service)
+        known = rollout_module.known_before(run.known, run.session, service, version)
+        _release(replace(run, known=known), "rollback", service, None, False, **options)
+
+
+def _release(
+    run: _Run, what: str, service: str | None, canary: str | None, resume: bool, *, as_json: bool, **options: Any
+) -> None:
+    from fiefdom import release, show
+    from fiefdom import rollout as rollout_module
+
+    first = tuple(name.strip() for name in options["order"].split(",") if name.strip())
+    order = release.Order(options["batch"], first, canary, options["all_at_once"])
+    wish = rollout_module.Wish(what, order, resume, options["keep"], options["force"], options["take_over"])
+    services = release.chosen_services(run.known.cluster, service)
+    wanted = rollout_module.prepare(run.known, run.session, services, wish)
+    report = rollout_module.Report(wanted)
+    out = run.err if as_json else run.out
+    if not wanted.batches:
+        versions = ", ".join(f"{name} {run.known.cluster.services[name].version}" for name in sorted(services))
+        where = f"on {canary}" if canary else "everywhere"
+        out.print(f"Nothing to release: {versions} runs {where} already.")
+    elif options["dry"]:
+        for line in show.release_plan(wanted):
+            out.print(line)
+    else:
+        with show.Progress(out, len(wanted.hosts)) as progress:
+            report = rollout_module.perform(run.known, run.session, wanted, wish, progress)
+        for line in show.release_report(report, run.inventory):
+            out.print(line)
+        if what == "rollback" and report.error is None:
+            out.print(
+                f"{run.inventory} still names the other version: change it, or the next rollout goes there again."
+            )
+    if as_json:
+        click.echo(json.dumps(report.as_data() | {"dry": options["dry"]}, indent=2))
+    sys.exit(FAILED if report.error else CLEAN)
+
+
+@main.command()
+@inventory_argument
+@limit_option
+@click.option("--upgrade", is_flag=True, help="Install Debian's upgrades first, while the host is out of rotation.")
+@force_option
+@take_over_option
+def reboot(inventory: str, limit: tuple[str, ...], upgrade: bool, force: bool, take_over: bool) -> None:
+    """Reboot the app hosts one after the other, with no request failed. A gateway only when --limit names it."""
+    from fiefdom import maintenance, show
+    from fiefdom.inventory import limit_hosts
+
+    with _run(inventory, ()) as run:
+        cluster = run.known.cluster
+        names = limit_hosts(cluster, limit) if limit else cluster.app_hosts
+        with show.Progress(run.out, len(names)) as progress:
+            maintenance.reboot(
+                run.known, run.session, names, upgrade=upgrade, force=force, take_over=take_over, say=progress
+            )
+        run.out.print(f"Rebooted {', '.join(names)} in {progress.elapsed_s:.1f} seconds.", style="green")
+
+
+@main.command()
+@inventory_argument
+@click.argument("host")
+@click.option("--force", is_flag=True, help="Go on although a service runs nowhere else.")
+@take_over_option
+def retire(inventory: str, host: str, force: bool, take_over: bool) -> None:
+    """Take HOST out of the cluster for good: drained, without what Fiefdom made there, forgotten by all members."""
+    from fiefdom import maintenance, show
+
+    with _run(inventory, ()) as run:
+        with show.Progress(run.out, 1) as progress:
+            maintenance.retire(run.known, run.session, host, force=force, take_over=take_over, say=progress)
+        run.out.print(
+            f"Retired {host}. Take it out of {inventory} now, or the next apply sets it up again.", style="green"
+        )
+
+
+@main.command()
+@inventory_argument
+@click.option("--why", required=True, metavar="TEXT", help="What whoever finds it locked should know.")
+def lock(inventory: str, why: str) -> None:
+    """Keep releases, reboots and retirements from this cluster until `fiefdom unlock`."""
+    from fiefdom import ledger
+
+    with _run(inventory, ("gateways",)) as run:
+        ledger.lock(run.session, run.known.cluster.gateways, ledger.operator(), why, _warn)
+    click.echo(f"Locked. When it is over: fiefdom unlock {inventory}")
+
+
+@main.command()
+@inventory_argument
+@click.option("--take-over", is_flag=True, help="Remove the lock of a run that died as well.")
+def unlock(inventory: str, take_over: bool) -> None:
+    """Remove the lock that a person set, or that a run left which died."""
+    from fiefdom import ledger
+
+    with _run(inventory, ("gateways",)) as run:
+        gateways = run.known.cluster.gateways
+        found = ledger.unlock(run.session, gateways, ledger.operator(), _warn, take_over=take_over)
+    click.echo(f"Unlocked: {found[0].who} held it for: {found[0].why}" if found else "It was not locked.")
+
+
+@main.command()
+@inventory_argument
+@click.option("--last", default=20, show_default=True, type=click.IntRange(1, 10000), help="How many acts.")
+@json_option
+def audit(inventory: str, last: int, as_json: bool) -> None:
+    """Show who did what to this cluster, when and how it ended, and who holds its lock."""
+    from fiefdom import ledger, show
+
+    with _run(inventory, ("gateways",)) as run:
+        found = ledger.read(run.session, run.known.cluster.gateways, last)
+        acts = ledger.acts(found.entries, found.live)[-last:]
+        for warning in found.warnings:
+            _warn(warning)
+        if as_json:
+            data = {"locks": [lock.as_data() for lock in found.locks], "acts": [act.as_data() for act in acts]}
+            click.echo(json.dumps(data, indent=2))
+            return
+        run.out.print(show.audit_table(acts))
+        for held in found.locks:
+            for line in show.lock_lines(held):
+                run.out.print(line)
+
+
+def _warn(text: str) -> None:
+    click.echo(f"warning: {text}", err=True)
 
 
 @main.command()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from fiefdom import apply, plan, snapshot
@@ -26,6 +27,15 @@ ALL = tuple(CONCERNS)
 
 DONE = "done"
 """What `carry_out` says last of a host that it changed."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a run knows before it looks at any host. ``identities`` tell the right images: see `images.identities`."""
+
+    cluster: Cluster
+    secrets: Secrets
+    identities: Mapping[str, str]
 
 
 class Hosts(Protocol):
@@ -55,38 +65,44 @@ def states_of(cluster: Cluster, name: str, secrets: Secrets, concerns: Sequence[
 
 
 def plan_of(
-    cluster: Cluster,
-    name: str,
-    states: Mapping[Release, HostState],
-    lines: Iterable[str],
-    identities: Mapping[str, str],
-    concerns: Sequence[str] = ALL,
+    known: Known, name: str, lines: Iterable[str], concerns: Sequence[str] = ALL, hold: Collection[str] | None = None
 ) -> plan.HostPlan:
-    """The plan of one host from the snapshot script's answer."""
+    """The plan of one host from the snapshot script's answer; ``hold`` is as in `plan.of_host`, None for all."""
+    cluster = known.cluster
     found = snapshot.parse(name, lines)
     plan.require_supported(name, found)
     _require_way_back(cluster, name, found)
     release: Release = "bookworm" if found.release == "bookworm" else "trixie"
-    return plan.of_host(name, states[release], found, identities, complete=tuple(concerns) == ALL)
+    hold = frozenset(cluster.services if hold is None else hold)
+    context = Context(name, cluster, release, known.secrets)
+    state = state_of(context, concerns)
+    if running := plan.running_versions(state, found, known.identities, hold):
+        # What the host says of itself must stay true until the release.
+        state = state_of(replace(context, running=running), concerns)
+    return plan.of_host(name, state, found, known.identities, complete=tuple(concerns) == ALL, hold=hold)
 
 
-def make_plan(
-    cluster: Cluster, names: Sequence[str], secrets: Secrets, identities: Mapping[str, str], hosts: Hosts
-) -> plan.Plan:
-    """The plan of ``names``, from one round trip to each."""
-    states = {name: states_of(cluster, name, secrets) for name in names}
-    answers = hosts.snapshot_lines({name: snapshot.query(states[name].values()) for name in names})
-    return plan.merge(plan_of(cluster, name, states[name], answers[name], identities) for name in names)
+def look(known: Known, names: Sequence[str], hosts: Hosts) -> dict[str, list[str]]:
+    """The snapshot script's answers of ``names``, from one round trip to each."""
+    states = {name: states_of(known.cluster, name, known.secrets) for name in names}
+    return hosts.snapshot_lines({name: snapshot.query(states[name].values()) for name in names})
+
+
+def make_plan(known: Known, names: Sequence[str], hosts: Hosts) -> plan.Plan:
+    """The plan of ``names``: what apply does, and the releases that it leaves to a rollout."""
+    answers = look(known, names, hosts)
+    return plan.merge(plan_of(known, name, answers[name]) for name in names)
 
 
 def carry_out(wanted: plan.Plan, hosts: Hosts, registry: bool, say: Callable[[str, str], None]) -> None:
-    """Change hosts as ``wanted`` says; ``say(host, text)`` hears of every phase.
+    """Change hosts as ``wanted`` says, less what only a rollout does; ``say(host, text)`` hears of every phase.
 
     Hosts go side by side until a phase could make one of them serve less; for those they take turns. The first
     error ends the run: what was done stays, and the next run finishes the rest.
     """
+    wanted = wanted.due
     phases = {h.host: apply.phases(h) for h in wanted.hosts}
-    _require_space(wanted)
+    require_space(wanted)
 
     def run(name: str, chosen: Iterable[apply.Phase]) -> None:
         for phase in chosen:
@@ -131,7 +147,8 @@ def _require_way_back(cluster: Cluster, name: str, found: snapshot.Snapshot) -> 
         )
 
 
-def _require_space(wanted: plan.Plan) -> None:
+def require_space(wanted: plan.Plan) -> None:
+    """Raise FiefdomError where a host's disk would not hold what it gets."""
     # Files are small; what fills a disk is packages and images, and half a gigabyte holds Docker's.
     for host in wanted.hosts:
         free = host.snapshot.free_kib

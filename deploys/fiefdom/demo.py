@@ -69,11 +69,11 @@ def run() -> None:
     names = tuple(cluster.hosts)
     with engine.Session(cluster, names) as session:
         with stages("Converge: from bare Debian to the inventory"):
-            identities = images.identities(cluster)
-            wanted = converge.make_plan(cluster, names, secrets, identities, session)
+            known = converge.Known(cluster, secrets, images.identities(cluster))
+            wanted = converge.make_plan(known, names, session)
             converge.carry_out(wanted, session, False, stages.progress)
-            left = converge.make_plan(cluster, names, secrets, identities, session)
-            if not left.clean:
+            left = converge.make_plan(known, names, session)
+            if not left.due.clean:
                 raise FiefdomError("the second plan is not clean; see `fiefdom plan inventories/lab.yaml`")
             changes = sum(wanted.counts.values())
             console.print(f"        {changes or 'zero'} changes on {len(names)} hosts; a second plan finds none")

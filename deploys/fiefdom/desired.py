@@ -36,6 +36,8 @@ class Context:
     cluster: Cluster
     release: Release
     secrets: Secrets
+    running: Mapping[str, str] = field(default_factory=dict)
+    """Version of each service that keeps, for now, another one than the inventory's: its release is pending."""
 
     @property
     def host(self) -> Host:
@@ -135,7 +137,8 @@ class Container:
 
     ``args`` are arguments of `docker create` before the image, without name and labels; ``command`` follows
     the image. ``config`` are paths of files that the container reads only when it starts.
-    ``probe`` is the URL that answers 2xx or 3xx, asked from the host, when it is up.
+    ``service`` is what an instance is one of. ``probe`` is the URL that answers 2xx or 3xx, asked from the host, when
+    it is up.
     """
 
     name: str
@@ -151,6 +154,7 @@ class Container:
     stop_signal: str = "SIGTERM"
     stop_grace_s: int = 30
     version: str = ""
+    service: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from fiefdom.containers import UID
 from fiefdom.desired import Context, File
-from fiefdom.model import Cluster, Instance
+from fiefdom.model import Instance
 
 
 def rpc_auth(context: Context) -> str:
@@ -23,13 +23,14 @@ def rpc_environment(context: Context) -> dict[str, str]:
     return {"SERF_RPC_ADDR": f"127.0.0.1:{context.cluster.serf.rpc_port}", "SERF_RPC_AUTH": rpc_auth(context)}
 
 
-def app_tags(cluster: Cluster, instances: Sequence[Instance]) -> dict[str, str]:
+def app_tags(context: Context, instances: Sequence[Instance]) -> dict[str, str]:
     """Tags that say what an app host offers: `svc:predictor` = `1.0.0;8000-8003`."""
+    services = context.cluster.services
     ports: dict[str, list[int]] = {}
     for instance in instances:
         ports.setdefault(instance.service, []).append(instance.port)
     offers = {
-        f"svc:{service}": f"{cluster.services[service].version};{min(taken)}-{max(taken)}"
+        f"svc:{service}": f"{context.running.get(service, services[service].version)};{min(taken)}-{max(taken)}"
         for service, taken in ports.items()
     }
     return {"role": "app", **offers}

@@ -408,6 +408,17 @@ class Gateway(_Model):
     stop_grace_s: int = Field(60, ge=1, le=3600, description="Seconds open requests may take when it stops.")
 
 
+class Rollout(_Model):
+    """How releases go."""
+
+    soak_s: float = Field(
+        5.0, ge=0, le=86400, description="Seconds that each batch is watched under traffic before the next begins."
+    )
+    most_errors: float = Field(
+        0.01, ge=0, le=1, description="Share of requests that may go wrong on the new version meanwhile."
+    )
+
+
 class Registry(_Model):
     """Where hosts pull images from, instead of getting them over SSH."""
 
@@ -486,6 +497,7 @@ class Cluster(_Model):
     docker: Docker = Field(default_factory=Docker, description="Docker's daemon.")
     serf: Serf = Field(default_factory=Serf, description="Membership and gossip.")
     gateway: Gateway = Field(default_factory=Gateway, description="HAProxy on the gateways.")
+    rollout: Rollout = Field(default_factory=Rollout, description="How releases go.")
     registry: Registry | None = Field(None, description="Registry to pull from; images travel over SSH when absent.")
     time_servers: Many[HostName] = Field((), description="NTP servers; Debian's own when empty.")
     base_dir: FilePath = Field(".", description="Folder that relative paths start from; the inventory's own.")
@@ -699,6 +711,14 @@ class Cluster(_Model):
             own = {name: value for name, value in override.limits if value is not None}
             changes["limits"] = base.limits.model_copy(update=own)
         return base.model_copy(update=changes)
+
+    def with_version(self, service: str, version: str) -> Cluster:
+        """This cluster with another version of ``service``, whose image is taken as it is: never built anew.
+
+        Raises ValidationError for what cannot be a version.
+        """
+        changed = Service.model_validate({**self.services[service].model_dump(), "version": version, "build": None})
+        return self.model_copy(update={"services": {**self.services, service: changed}})
 
     def ssh_of(self, host: str) -> tuple[str, int, str | None]:
         """Login user, port and private key file (absolute, or None) of ``host``."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from fiefdom.containers import FAILED, RETIRING, conf_path
 from fiefdom.desired import Container, Directory, File, HostState, Package, Sysctl, Unit, digest, spec_hash
 from fiefdom.errors import FiefdomError
 from fiefdom.snapshot import FoundContainer, FoundUnit, Snapshot, sysctl_path
@@ -25,13 +26,18 @@ _SUPPORTED = {("debian", "bookworm"), ("debian", "trixie")}
 
 @dataclass(frozen=True)
 class Change:
-    """One difference. ``why`` is for people; ``resource`` is what apply needs and never printed."""
+    """One difference. ``why`` is for people; ``resource`` is what apply needs and never printed.
+
+    ``release`` names the service whose running, healthy instances it would replace: such a change is a rollout's to
+    make, and apply leaves it alone.
+    """
 
     kind: str
     sign: Sign
     name: str
     why: str
     resource: Resource = field(default=None, repr=False, compare=False)
+    release: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,37 @@ class HostPlan:
         """The changes of a kind; with ``signs`` only those."""
         return tuple(c for c in self.changes if c.kind == kind and (not signs or c.sign in signs))
 
+    @property
+    def due(self) -> HostPlan:
+        """What apply does: all but pending releases."""
+        return replace(self, changes=tuple(c for c in self.changes if not c.release))
+
+    @property
+    def pending(self) -> dict[str, tuple[str, str]]:
+        """Versions before and after of each service whose release is pending here."""
+        return {
+            c.release: (self.snapshot.containers[c.name].version, c.resource.version)
+            for c in self.of("container", "-/+")
+            if c.release and isinstance(c.resource, Container)
+        }
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A release that waits for its rollout: a service, its versions before and after, and where."""
+
+    service: str
+    before: str
+    after: str
+    hosts: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """As a person would say it."""
+        versions = (
+            f"{self.before} -> {self.after}" if self.before != self.after else f"{self.after} with other settings"
+        )
+        return f"{self.service} {versions} on {', '.join(self.hosts)}"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -60,10 +97,24 @@ class Plan:
         return not any(h.changes for h in self.hosts)
 
     @property
+    def due(self) -> Plan:
+        """What apply does: all but pending releases."""
+        return Plan(tuple(h.due for h in self.hosts))
+
+    @property
+    def pending(self) -> tuple[Pending, ...]:
+        """The releases that wait for their rollout."""
+        found: dict[tuple[str, str, str], list[str]] = {}
+        for host in self.hosts:
+            for service, (before, after) in host.pending.items():
+                found.setdefault((service, before, after), []).append(host.host)
+        return tuple(Pending(*key, tuple(hosts)) for key, hosts in sorted(found.items()))
+
+    @property
     def counts(self) -> dict[Sign, int]:
-        """How many changes of each sign."""
+        """How many changes of each sign apply would make."""
         signs: tuple[Sign, ...] = ("+", "~", "-/+", "-")
-        return {s: sum(c.sign == s for h in self.hosts for c in h.changes) for s in signs}
+        return {s: sum(c.sign == s for h in self.due.hosts for c in h.changes) for s in signs}
 
     def as_data(self) -> dict[str, object]:
         """The plan as plain data, for JSON: no content, no secret."""
@@ -71,8 +122,14 @@ class Plan:
             "clean": self.clean,
             "hash": self.hash,
             "counts": dict(self.counts),
+            "pending": [
+                {"service": p.service, "from": p.before, "to": p.after, "hosts": list(p.hosts)} for p in self.pending
+            ],
             "hosts": {
-                h.host: [{"kind": c.kind, "sign": c.sign, "name": c.name, "why": c.why} for c in h.changes]
+                h.host: [
+                    {"kind": c.kind, "sign": c.sign, "name": c.name, "why": c.why, "release": c.release or None}
+                    for c in h.changes
+                ]
                 for h in self.hosts
             },
         }
@@ -81,7 +138,8 @@ class Plan:
     def hash(self) -> str:
         """Twelve hexadecimal digits that name this plan: equal for equal changes, on any machine."""
         shown = [
-            (h.host, [(c.kind, c.sign, c.name, c.why, _fingerprint(c.resource)) for c in h.changes]) for h in self.hosts
+            (h.host, [(c.kind, c.sign, c.name, c.why, c.release, _fingerprint(c.resource)) for c in h.changes])
+            for h in self.hosts
         ]
         return digest(json.dumps(shown))[:12]
 
@@ -104,17 +162,61 @@ def require_supported(host: str, snapshot: Snapshot) -> None:
 
 
 def of_host(
-    host: str, state: HostState, snapshot: Snapshot, identities: Mapping[str, str], complete: bool = True
+    host: str,
+    state: HostState,
+    snapshot: Snapshot,
+    identities: Mapping[str, str],
+    complete: bool = True,
+    hold: Collection[str] = (),
 ) -> HostPlan:
     """The plan of one host. Where ``state`` is not ``complete``, what it does not speak of stays.
 
     ``identities`` tells the right images as `images.identities` does; one that is not in it is right if it is there.
+    Running, healthy instances of the services in ``hold`` stay as they are: what would replace them is a release.
     """
+    held = {c.name: c for c in _held(state, snapshot, identities, hold)}
     try:
         changes = _differences(state, snapshot, identities, complete)
     except FiefdomError as error:
         raise FiefdomError(f"{host}: {error}") from error
-    return HostPlan(host, tuple(sorted(changes, key=_order)), state, snapshot)
+    marked = [replace(c, release=_release(c, held, state)) for c in changes]
+    # One that is down comes back as what its siblings are.
+    marked += [Change("container", "~", c.name, _NOT_RUNNING, c) for c in held.values() if not _is_healthy(c, snapshot)]
+    return HostPlan(host, tuple(sorted(marked, key=_order)), state, snapshot)
+
+
+def running_versions(
+    state: HostState, snapshot: Snapshot, identities: Mapping[str, str], hold: Collection[str]
+) -> dict[str, str]:
+    """Version that each service of ``hold`` keeps running, where its release is pending on this host."""
+    return {c.service: snapshot.containers[c.name].version for c in _held(state, snapshot, identities, hold)}
+
+
+def _held(state: HostState, now: Snapshot, identities: Mapping[str, str], hold: Collection[str]) -> Iterator[Container]:
+    if now.docker == "down" or not hold:
+        return
+    changes = [c for c in _containers(state, now, identities) if c.sign == "-/+"]
+    replaced = [c.resource for c in changes if isinstance(c.resource, Container) and c.resource.service in hold]
+    serving = {c.service for c in replaced if _is_healthy(c, now)}
+    yield from (c for c in replaced if c.service in serving)
+
+
+def _is_healthy(container: Container, now: Snapshot) -> bool:
+    found, unit = now.containers.get(container.name), now.units.get(container.unit, FoundUnit())
+    return found is not None and found.running and unit.active in _RUNNING
+
+
+def _release(change: Change, held: Mapping[str, Container], state: HostState) -> str:
+    """The service whose release ``change`` is a part of: a held container, what it is made from, its image."""
+    if change.kind == "container":
+        return held[change.name].service if change.name in held else ""
+    if change.kind == "file":
+        owners = (c for c in held.values() if change.name in (*c.config, conf_path(c.name)))
+        return next((c.service for c in owners), "")
+    if change.kind == "image":
+        users = [c for c in state.containers if c.image == change.name]
+        return users[0].service if users and all(c.name in held for c in users) else ""
+    return ""
 
 
 def _differences(state: HostState, snapshot: Snapshot, identities: Mapping[str, str], complete: bool) -> list[Change]:
@@ -325,8 +427,9 @@ def _unwanted(state: HostState, now: Snapshot) -> Iterator[Change]:
             yield Change(kind, "-", name, "no longer in the inventory", name)
     containers = {name for kind, name in wanted | now.made if kind == "container"}
     for name, found in now.containers.items():
-        if found.ours and name not in containers:
-            yield Change("container", "-", name, "no longer in the inventory", name)
+        if found.ours and name not in containers and RETIRING not in name:
+            why = "a failed release, kept aside" if name.endswith(FAILED) else "no longer in the inventory"
+            yield Change("container", "-", name, why, name)
 
 
 def _record(state: HostState, now: Snapshot) -> Iterator[Change]:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from types import TracebackType
 
+import rich.progress
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from fiefdom import apply
 from fiefdom.converge import DONE
+from fiefdom.ledger import Act, Lock, ago, duration
 from fiefdom.plan import Plan
+from fiefdom.release import Release
+from fiefdom.rollout import Report
 from fiefdom.status import Status
 
 _STYLE = {"+": "green", "~": "yellow", "-": "red", "-/+": "magenta"}
@@ -27,8 +33,8 @@ def console(stderr: bool = False) -> Console:
     return found
 
 
-def plan_tree(plan: Plan) -> Iterable[Text]:
-    """A plan as lines: hosts, under each its changes, and a footer with counts and hash."""
+def plan_tree(plan: Plan, inventory: str) -> Iterable[Text]:
+    """A plan as lines: hosts, under each its changes, and a footer with counts, hash and the releases that wait."""
     for host in plan.hosts:
         yield Text(host.host, style="bold")
         if not host.changes:
@@ -38,22 +44,30 @@ def plan_tree(plan: Plan) -> Iterable[Text]:
             line = Text("  ")
             line.append(f"{change.sign:<3} ", style=_STYLE[change.sign])
             line.append(f"{change.kind} {change.name}".ljust(width))
-            line.append(f"  {change.why}", style="dim")
+            line.append(f"  {change.why}{', with its rollout' if change.release else ''}", style="dim")
             yield line
-    changed = sum(bool(h.changes) for h in plan.hosts)
+    changed = sum(bool(h.due.changes) for h in plan.hosts)
     counts = [f"{n} {_WORDS[sign]}" for sign, n in plan.counts.items() if n]
     summary = ", ".join(counts) if counts else "no changes"
     yield Text(f"{summary} on {changed} of {len(plan.hosts)} hosts. plan {plan.hash}", style="bold")
+    for pending in plan.pending:
+        yield Text(f"release pending: {pending}. Do it with: ", style="magenta").append(
+            f"fiefdom rollout {inventory} {pending.service}", style="bold"
+        )
 
 
 class Progress:
-    """A line for each host and phase with the elapsed seconds; on a terminal also a live line of who is at what."""
+    """A line for each host and stage with the elapsed seconds; on a terminal also a live line of who is at what.
 
-    def __init__(self, console: Console) -> None:
+    Where it is known how many hosts take a turn, ``turns``, the live line begins with a bar of those that did.
+    """
+
+    def __init__(self, console: Console, turns: int | None = None) -> None:
         self._console = console
         self._start = time.monotonic()
         self._busy: dict[str, str] = {}
-        self._live = console.status("") if console.is_terminal else None
+        self._live = _live(console, turns) if console.is_terminal else None
+        self._task = self._live.add_task("", total=turns) if self._live else None
 
     @property
     def elapsed_s(self) -> float:
@@ -79,8 +93,17 @@ class Progress:
         self._busy[who] = what
         if what == DONE:
             del self._busy[who]
-        if self._live:
-            self._live.update(escape(", ".join(f"{name}: {text}" for name, text in self._busy.items())))
+        if self._live and self._task is not None:
+            text = escape(", ".join(f"{name}: {text}" for name, text in self._busy.items()))
+            self._live.update(self._task, description=text, advance=1 if what == DONE else 0)
+
+
+def _live(console: Console, turns: int | None) -> rich.progress.Progress:
+    what = rich.progress.TextColumn("{task.description}")
+    columns: list[rich.progress.ProgressColumn] = [rich.progress.SpinnerColumn(), what]
+    if turns is not None:
+        columns = [rich.progress.BarColumn(20), rich.progress.MofNCompleteColumn(), what]
+    return rich.progress.Progress(*columns, console=console, transient=True)
 
 
 def status_tables(status: Status) -> Iterable[Table | Text]:
@@ -122,3 +145,70 @@ def diff(host: str, path: str, text: str) -> Text:
         style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
         out.append(line, style=style)
     return out
+
+
+def release_plan(release: Release) -> Iterable[Text]:
+    """What a release would do, batch by batch."""
+    for number, batch in enumerate(release.batches, 1):
+        yield Text(f"{number}. {', '.join(batch)}", style="bold")
+        for name in batch:
+            for (service, before, after), count in Counter(apply.versions(release.turns[name])).items():
+                yield Text(f"   -/+ {service} x {count}  {before} -> {after}", style=_STYLE["-/+"])
+    if release.left:
+        yield Text(f"then it waits for --continue: {', '.join(release.left)}", style="dim")
+
+
+def release_report(report: Report, inventory: str) -> Iterable[Text]:
+    """How a release ended: what runs where now, how long it took; where it failed, why and what to type next."""
+    release, error = report.release, report.error
+    if error is None:
+        yield Text(f"Released {release} on {', '.join(release.hosts)} in {report.seconds:.1f} seconds.", style="green")
+        if release.left:
+            yield Text(
+                f"{', '.join(release.left)} keep the old version. Go on with `fiefdom rollout {inventory} --continue`, "
+                f"or back with `fiefdom rollback {inventory} {' '.join(release.services)}`."
+            )
+        return
+    for failure in error.failures:
+        yield Text(f"{failure.host}: {failure.unit}: {failure.reason}", style="red")
+        for line in failure.log:
+            yield Text(f"    {line}", style="dim")
+    if error.undone:
+        yield Text(f"put back: {', '.join(error.undone)}")
+    if error.released:
+        yield Text(f"on the new version: {', '.join(error.released)}", style="yellow")
+    for failure in error.failures:
+        if failure.host in error.undone:
+            yield Text(f"{failure.host} keeps what failed until the next run: docker ps -a, docker logs NAME.failed")
+        else:
+            yield Text(f"{failure.host} was not put back; see `fiefdom status {inventory}`", style="red")
+    yield Text(f"Mend the version in {inventory}, then: fiefdom rollout {inventory}")
+
+
+def audit_table(acts: Iterable[Act]) -> Table:
+    """What was done, the oldest first; times are the gateways', UTC."""
+    table = Table("at", "took", "who", "what", "services", "hosts", "plan", "outcome", "note", box=None, pad_edge=False)
+    for act in acts:
+        versions = (f"{name} {old or '-'} -> {new or '-'}" for name, (old, new) in act.services.items())
+        table.add_row(
+            Text(act.at.rstrip("Z").replace("T", " ")),
+            Text("" if act.took_s is None else duration(act.took_s)),
+            Text(act.who),
+            Text(act.what, style="bold"),
+            Text(", ".join(versions)),
+            Text(", ".join(act.hosts)),
+            Text(act.plan),
+            Text(act.outcome, style={"ok": "green", "running": "yellow"}.get(act.outcome, "red")),
+            Text(act.note, style="dim"),
+        )
+    return table
+
+
+def lock_lines(lock: Lock) -> Iterable[Text]:
+    """Who holds a gateway's lock, since when and why, and whether it is at work."""
+    line = Text(f"{lock.gateway}: ", style="bold")
+    line.append(f"locked by {lock.who} {ago(lock.age_s)}: {lock.why}", style="yellow")
+    yield line
+    if not lock.person:
+        state = "at work" if lock.alive else "silent, perhaps dead"
+        yield Text(f"  {state}: last sign of life {ago(lock.silence_s)}", style="dim" if lock.alive else "red")

@@ -37,7 +37,7 @@ def desired(context: Context) -> HostState:
         return HostState()
     instances = context.cluster.instances(context.name)
     container = _container(context)
-    tags = app_tags(context.cluster, instances)
+    tags = app_tags(context, instances)
     state = HostState(
         directories=(
             Directory("/etc/fiefdom"),

@@ -71,6 +71,7 @@ def _container(context: Context, instance: Instance, service: Service) -> Contai
         name=instance.container,
         unit=instance.unit,
         role="instance",
+        service=instance.service,
         image=image_ref(context.cluster, service.image, service.version),
         args=args,
         command=service.command,

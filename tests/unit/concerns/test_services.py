@@ -56,6 +56,7 @@ def test_the_whole_of_an_instance() -> None:
         start_timeout_s=20,
         stop_grace_s=5,
         version="7",
+        service="web",
     )
 
 

@@ -1,0 +1,81 @@
+# The lock and the audit of a cluster on one of its gateways: does one thing, then tells what is there.
+#   show DIR COUNT        nothing; tells the last COUNT lines of the audit as well
+#   take DIR TOKEN SEEN   puts the line on standard input in the lock's place, if the lock is still the one that TOKEN
+#                         and SEEN name; "-" for none
+#   beat DIR TOKEN        a sign of life, if the lock is TOKEN's
+#   release DIR TOKEN SEEN  removes the lock, if it is TOKEN's and, where SEEN is not "-", has not moved since
+#   append DIR            adds the line on standard input to the audit
+# ledger.py writes the lines, reads the answer and decides; nothing here does, and no content becomes a command.
+# shellcheck disable=SC2015,SC2174 # `fail` ends the script, and only the last folder is ours to close
+set -u
+export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+verb=$1 folder=$2 token=${3:--} seen=${4:--}
+lock=$folder/lock audit=$folder/audit.jsonl
+umask 077
+
+fail() {
+    printf '%s\n' "$1" >&2
+    exit 1
+}
+
+# Its line less what this gateway's clock added, so that whoever wrote it knows the token before an answer comes.
+token_of_lock() {
+    [ -e "$lock" ] || { echo - && return; }
+    sed '1s/^{"since":"[^"]*",/{/' "$lock" 2>/dev/null | sha256sum | cut -c 1-64
+}
+
+seen_of_lock() { stat -c %.Y "$lock" 2>/dev/null || echo -; }
+
+# Time comes from this host's clock: operators' clocks differ.
+stamped() { # key
+    line=$(cat)
+    printf '{"%s":"%s",%s\n' "$1" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "${line#?}"
+}
+
+take() {
+    [ "$(token_of_lock)" = "$token" ] && { [ "$token" = - ] || [ "$(seen_of_lock)" = "$seen" ]; } || return 0
+    stamped since >"$lock.new" && sync -d "$lock.new" && mv -fT "$lock.new" "$lock" && sync "$folder" ||
+        fail "$lock cannot be written"
+}
+
+beat() {
+    [ "$(token_of_lock)" != "$token" ] || touch "$lock"
+}
+
+release() {
+    [ "$(token_of_lock)" = "$token" ] && { [ "$seen" = - ] || [ "$(seen_of_lock)" = "$seen" ]; } || return 0
+    rm -f "$lock" || fail "$lock cannot be removed"
+}
+
+# dd hands the whole line to one write and waits until it is on disk. No chattr +a: it would keep root from removing
+# Fiefdom, and keeps nobody else from anything.
+append() {
+    {
+        # A full disk or a power cut may have torn the last line.
+        [ -z "$(tail -c 1 "$audit" 2>/dev/null)" ] || echo
+        stamped at
+    } | dd status=none bs=1M iflag=fullblock oflag=append conv=notrunc,fsync of="$audit" ||
+        fail "$audit cannot be written"
+}
+
+plain() { tr -c '\n -~' '?'; }
+
+# The time comes last: an answer without it broke off.
+tell() {
+    [ ! -e "$lock" ] || printf 'lock\t%s\t%s\t%s\n' "$(token_of_lock)" "$(seen_of_lock)" \
+        "$(head -c 4096 "$lock" 2>/dev/null | head -n 1 | plain)"
+    printf 'now\t%s\t%s\n' "$(date +%s.%N)" "$(cut -d . -f 1 /proc/uptime)"
+}
+
+case $verb in
+show)
+    [ ! -e "$audit" ] || tail -c 4194304 "$audit" | tail -n "$token" | plain | sed 's/^/entry\t/'
+    ;;
+take | beat | release | append)
+    (umask 022 && mkdir -p "${folder%/*}") && mkdir -p -m 0700 "$folder" || fail "$folder cannot be created"
+    exec 9>"$folder/guard" && flock -w 5 9 || fail "$folder/guard: another command has held it for 5 s"
+    "$verb"
+    ;;
+*) fail "$verb: no such verb" ;;
+esac
+tell

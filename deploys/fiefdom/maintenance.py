@@ -1,0 +1,180 @@
+"""Taking a host out of service on purpose: a rolling reboot, and a host that leaves for good."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fiefdom import apply, converge, ledger, plan, release, rollout, snapshot, status
+from fiefdom.desired import HostState
+from fiefdom.errors import FiefdomError
+from fiefdom.model import Cluster
+from fiefdom.wording import printable
+
+if TYPE_CHECKING:
+    from fiefdom.engine import Session
+
+BOOT_TIMEOUT_S = 600
+LEAVE_TIMEOUT_S = 30
+LOOK_S = 0.5
+AGENT = "serf-agent.service"
+
+# What lets the operator in and the host be found stays when Fiefdom goes.
+_STAYS = ("/etc/ssh/", "/etc/systemd/network/", "/etc/hosts", "/etc/resolv.conf", "/etc/systemd/timesyncd")
+
+Say = Callable[[str, str], None]
+
+
+def reboot(
+    known: converge.Known,
+    hosts: Session,
+    names: Sequence[str],
+    *,
+    upgrade: bool,
+    force: bool,
+    take_over: bool,
+    say: Say,
+) -> None:
+    """Reboot hosts one after the other, each when the one before it serves again, with Debian's upgrades if asked.
+
+    The host drains by itself when it shuts down; an upgrade, which may restart anything, waits until it has left.
+
+    Raises FiefdomError for a cluster that is degraded, unless ``force``, and where a host does not come back.
+    """
+    cluster = known.cluster
+    _require_fit(known, hosts, names, force)
+    gateways, who = cluster.gateways, ledger.operator()
+    why = f"reboot of {', '.join(names)}{' with upgrades' if upgrade else ''}"
+    with (
+        ledger.hold(hosts, gateways, who, why, warn=lambda text: say("ledger", text), take_over=take_over) as held,
+        held.recorded("reboot", names=names),
+    ):
+        for name in names:
+            held.beat()
+            if upgrade:
+                _upgrade(known, hosts, name, say)
+            _reboot(hosts, name, say)
+            say(name, "join")
+            _await_serving(cluster, hosts, name)
+            say(name, converge.DONE)
+
+
+def _require_fit(known: converge.Known, hosts: Session, names: Collection[str], force: bool) -> None:
+    cluster = known.cluster
+    if not force and len(cluster.gateways) == 1 and cluster.gateways[0] in names:
+        raise FiefdomError(
+            f"{cluster.gateways[0]}: no other gateway takes its clients meanwhile; "
+            "leave it out with --limit app_hosts, or say --force"
+        )
+    if not force and (reasons := release.degraded(status.read(cluster, known.secrets, hosts))):
+        raise FiefdomError(f"the cluster is degraded: {reasons[0]}; mend it, or say --force")
+    if not force:
+        release.require_others(cluster, cluster.services, [[name] for name in names])
+
+
+def _upgrade(known: converge.Known, hosts: Session, name: str, say: Say) -> None:
+    agents = [AGENT] if known.cluster.instances(name) else []
+    steps = [("say", "drain"), ("containers", "stop", *agents)] if agents else []
+    heard = rollout.Heard(name, lambda host, stage, began=None: None if began else say(host, stage))
+    hosts.follow(name, [*steps, ("say", "upgrade"), ("upgrade",)], heard)
+    if heard.failure:
+        if agents:
+            hosts.follow(name, [("containers", "start", *agents)], lambda _: None)
+        raise FiefdomError(f"{name}: {heard.failure.unit}: {heard.failure.reason}")
+
+
+def _reboot(hosts: Session, name: str, say: Say) -> None:
+    boot = _boot(hosts, name)
+    say(name, "reboot")
+    hosts.script(name, "systemctl reboot")
+    deadline = time.monotonic() + BOOT_TIMEOUT_S
+    reason: str | None = "it has not gone down"
+    while True:
+        time.sleep(LOOK_S)
+        reason = hosts.connect_anew(name)
+        if reason is None and _boot(hosts, name) not in ("", boot):
+            return
+        if time.monotonic() > deadline:
+            raise FiefdomError(
+                f"{name}: not back {BOOT_TIMEOUT_S} s after its reboot: {reason or 'it did not go down'}; "
+                "the other hosts were left alone"
+            )
+
+
+def _boot(hosts: Session, name: str) -> str:
+    try:
+        _, output, _ = hosts.script(name, "cat /proc/sys/kernel/random/boot_id")
+    except (OSError, EOFError):
+        return ""
+    return output.strip()
+
+
+def _await_serving(cluster: Cluster, hosts: Session, name: str) -> None:
+    instances = cluster.instances(name)
+    start_s = sum(cluster.services[i.service].health.start_timeout_s for i in instances)
+    deadline = time.monotonic() + start_s + cluster.serf.join_timeout_s + 60
+    while missing := release.not_up(_views(cluster, hosts), cluster, name):
+        if time.monotonic() > deadline:
+            raise FiefdomError(f"{name}: does not serve after its reboot: {missing}; the other hosts were left alone")
+        time.sleep(LOOK_S)
+
+
+def _views(cluster: Cluster, hosts: Session) -> dict[str, Any]:
+    return hosts.on_all(lambda name: status.gateway_view(hosts, name), cluster.gateways)
+
+
+def retire(known: converge.Known, hosts: Session, name: str, *, force: bool, take_over: bool, say: Say) -> None:
+    """Take a host out of the cluster for good: drained, what Fiefdom made removed, and forgotten by all members.
+
+    What lets the operator in stays: sshd's settings, addresses, names. Packages stay as well.
+
+    Raises FiefdomError for a host that the cluster cannot do without, unless ``force``.
+    """
+    cluster = known.cluster
+    if name not in cluster.hosts:
+        raise FiefdomError(f"{printable(name)!r} is no host of this inventory; it has {', '.join(cluster.hosts)}")
+    remaining = tuple(gateway for gateway in cluster.gateways if gateway != name)
+    if not remaining:
+        raise FiefdomError(f"{name}: is the only gateway; add another one first")
+    if not force:
+        release.require_others(cluster, cluster.services, [[name]])
+    who = ledger.operator()
+    with (
+        ledger.hold(
+            hosts, remaining, who, f"retire {name}", warn=lambda text: say("ledger", text), take_over=take_over
+        ) as held,
+        held.recorded("retire", names=[name]),
+    ):
+        found = snapshot.parse(name, hosts.snapshot_lines({name: snapshot.query([HostState()])})[name])
+        plan.require_supported(name, found)
+        gone = plan.of_host(name, HostState(), found, {})
+        heard = rollout.Heard(name, lambda host, stage, began=None: None if began else say(host, stage))
+        hosts.follow(name, apply.farewell(gone, _STAYS), heard)
+        if heard.failure:
+            raise FiefdomError(f"{name}: {heard.failure.unit}: {heard.failure.reason}; run it again")
+        say(name, "forget")
+        _forget(hosts, remaining, name)
+        say(name, converge.DONE)
+
+
+def _forget(hosts: Session, gateways: Sequence[str], name: str) -> None:
+    """Let the members drop a name that they would otherwise list as left for a day."""
+    deadline = time.monotonic() + LEAVE_TIMEOUT_S
+    while True:
+        hosts.shell(gateways[0], ("docker", "exec", "gateway", "serf", "force-leave", "-prune", name))
+        views = hosts.on_all(lambda gateway: status.gateway_view(hosts, gateway), gateways)
+        if not any(name in _known_names(view) for view in views.values()):
+            return
+        if time.monotonic() > deadline:
+            raise FiefdomError(
+                f"{name}: is out of service, but the gateways still list it; they forget it within a day"
+            )
+        time.sleep(LOOK_S)
+
+
+def _known_names(view: Any) -> set[str]:
+    if not isinstance(view, dict):
+        return set()
+    members = {str(m.get("name")) for m in view.get("members", []) if isinstance(m, dict)}
+    return members | {str(s.get("name")).rpartition("-")[0] for s in view.get("servers", []) if isinstance(s, dict)}

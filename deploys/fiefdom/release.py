@@ -1,0 +1,221 @@
+"""What a release is, as values: whose turn it is and when, what forbids it, and what the gateways count against it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fiefdom import apply, plan
+from fiefdom.containers import FAILED
+from fiefdom.errors import FiefdomError
+from fiefdom.model import Cluster
+from fiefdom.status import Status
+from fiefdom.wording import printable
+
+# So few errors may be anybody's: a client that gave up, a check that came late.
+LEAST_ERRORS = 3
+
+
+@dataclass(frozen=True)
+class Release:
+    """Hosts whose instances are replaced: ``turns`` holds for each, in order, the changes of the release alone."""
+
+    services: Mapping[str, tuple[str, str]]
+    """Versions before and after by service; several before are joined by commas."""
+    turns: Mapping[str, plan.HostPlan] = field(repr=False)
+    batches: tuple[tuple[str, ...], ...]
+    """Hosts that take their turn at once, batch after batch."""
+    left: tuple[str, ...] = ()
+    """Hosts that stay as they are, because a canary comes first."""
+    asked: frozenset[str] = frozenset()
+    """Services that were asked for, changed or not."""
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Every host that takes a turn, in order."""
+        return tuple(name for batch in self.batches for name in batch)
+
+    def __str__(self) -> str:
+        return ", ".join(
+            f"{name} {before} -> {after}" if before != after else f"{name} {after} with other settings"
+            for name, (before, after) in self.services.items()
+        )
+
+
+@dataclass(frozen=True)
+class Order:
+    """How a person wants the hosts to go."""
+
+    batch: str = "1"
+    first: tuple[str, ...] = ()
+    canary: str | None = None
+    all_at_once: bool = False
+
+
+def chosen_services(cluster: Cluster, service: str | None) -> frozenset[str]:
+    """The service of that name, or all. Raises FiefdomError for one that the inventory lacks."""
+    if service is None:
+        return frozenset(cluster.services)
+    if service not in cluster.services:
+        known = ", ".join(sorted(cluster.services))
+        raise FiefdomError(f"{printable(service)!r} is no service of this inventory; it has {known}")
+    return frozenset({service})
+
+
+def of_plan(cluster: Cluster, wanted: plan.Plan, services: Collection[str], order: Order) -> Release:
+    """The release of ``services`` in a plan that held nothing of them back.
+
+    Raises FiefdomError for an order that names other hosts, and for one that leaves a service without any.
+    """
+    turns = {h.host: apply.release_of(h, services) for h in wanted.hosts}
+    turns = {name: turn for name, turn in turns.items() if turn.changes}
+    versions: dict[str, tuple[dict[str, None], str]] = {}
+    for turn in turns.values():
+        for service, before, after in apply.versions(turn):
+            versions.setdefault(service, ({}, after))[0].setdefault(before)
+    queue = _queue(cluster, services, list(turns), order)
+    size = _batch_size(order.batch, len(queue))
+    batches = [tuple(queue[i : i + size]) for i in range(0, len(queue), size)]
+    left: tuple[str, ...] = ()
+    if order.canary is not None and turns:
+        left = tuple(name for name in queue if name != order.canary)
+        batches = [(order.canary,)] if order.canary in turns else []
+    if not order.all_at_once:
+        require_others(cluster, services, batches)
+    return Release(
+        {name: (", ".join(before), after) for name, (before, after) in sorted(versions.items())},
+        turns,
+        tuple(batches),
+        left,
+        frozenset(services),
+    )
+
+
+def _queue(cluster: Cluster, services: Collection[str], hosts: Sequence[str], order: Order) -> list[str]:
+    running = [name for name in cluster.hosts if any(i.service in services for i in cluster.instances(name))]
+    asked = [("--order", name) for name in order.first]
+    if order.canary is not None:
+        asked.append(("--canary", order.canary))
+    for option, name in asked:
+        if name not in running:
+            raise FiefdomError(
+                f"{option} {printable(name)!r}: runs no {' or '.join(sorted(services))}; "
+                f"these hosts do: {', '.join(running)}"
+            )
+    first = [name for name in dict.fromkeys(order.first) if name in hosts]
+    return first + [name for name in hosts if name not in first]
+
+
+def _batch_size(text: str, count: int) -> int:
+    match = re.fullmatch(r"([0-9]{1,4})(%?)", text)
+    number = int(match[1]) if match else 0
+    if not match or number < 1 or (match[2] and number > 100):
+        raise FiefdomError(f"--batch {printable(text)!r}: say a number of hosts such as 2, or a share such as 25%")
+    return max(1, number * count // 100) if match[2] else number
+
+
+def require_others(cluster: Cluster, services: Collection[str], batches: Iterable[Sequence[str]]) -> None:
+    """Raise FiefdomError for a batch that leaves a service without any host."""
+    for service in sorted(services):
+        running = [name for name in cluster.hosts if cluster.count(name, service)]
+        for batch in batches:
+            if running and set(running) <= set(batch):
+                raise FiefdomError(
+                    f"{service} runs on {', '.join(running)} only, so that this batch takes all of it out at once and "
+                    "requests fail meanwhile; choose a smaller --batch, or say --all-at-once"
+                )
+
+
+def degraded(found: Status) -> list[str]:
+    """Why no host may be taken out of a cluster now: others do not serve already."""
+    reasons = list(found.problems)
+    down = [i for i in found.instances if i.container != "running" or set(i.servers) != {"up"}]
+    for i in down[:3]:
+        states = ", ".join(f"{s} at {g}" for g, s in zip(found.gateways, i.servers, strict=True))
+        reasons.append(f"{i.service} at {i.host}:{i.port} is {i.container}, {states}")
+    if len(down) > 3:
+        reasons.append(f"{len(down) - 3} more instances are not up")
+    return reasons
+
+
+def unapplied(wanted: plan.Plan) -> list[str]:
+    """What `apply` would have to do before a release."""
+    reasons = []
+    for host in wanted.due.hosts:
+        others = [c for c in host.changes if not c.name.endswith(FAILED)]
+        if others:
+            what = f"{others[0].kind} {others[0].name}"
+            many = f" and {len(others) - 1} more" if len(others) > 1 else ""
+            reasons.append(f"{host.host}: another change is pending, {what}{many}; `fiefdom apply` makes it")
+    return reasons
+
+
+# --- What the gateways count
+
+
+@dataclass(frozen=True)
+class Count:
+    """Requests that the gateways sent to some servers, and how many of them went wrong."""
+
+    requests: int = 0
+    errors: int = 0
+
+    def __add__(self, other: Count) -> Count:
+        return Count(self.requests + other.requests, self.errors + other.errors)
+
+    def since(self, before: Count) -> Count:
+        """What was counted after ``before``; all of it where counting began anew, as a reload makes it."""
+        if self.requests < before.requests or self.errors < before.errors:
+            return self
+        return Count(self.requests - before.requests, self.errors - before.errors)
+
+
+Counts = Mapping[tuple[str, str], Count]
+"""By gateway and server."""
+
+
+def counts(views: Mapping[str, Any], hosts: Collection[str], services: Collection[str]) -> dict[tuple[str, str], Count]:
+    """What the gateways counted for the servers of ``hosts``; a gateway that did not answer counts nothing."""
+    found = {}
+    for gateway, view in views.items():
+        for server in _servers(view, hosts):
+            if server.get("service") in services:
+                errors = sum(_number(server.get(key)) for key in ("errors_5xx", "failures"))
+                found[gateway, str(server["name"])] = Count(_number(server.get("requests")), errors)
+    return found
+
+
+def verdict(before: Counts, now: Counts, most_errors: float) -> str | None:
+    """Why the servers counted do not do well, or None; ``most_errors`` is the share of requests that may go wrong."""
+    total = sum((count.since(before.get(key, Count())) for key, count in now.items()), Count())
+    if total.errors < LEAST_ERRORS or total.errors <= most_errors * max(total.requests, 1):
+        return None
+    return f"{total.errors} of {total.requests} requests went wrong on the new version, as the gateways count"
+
+
+def not_up(views: Mapping[str, Any], cluster: Cluster, host: str) -> str | None:
+    """What is missing until every gateway has each of the host's instances up in the inventory's version, or None."""
+    for gateway, view in views.items():
+        if not isinstance(view, dict):
+            return f"{gateway} does not answer: {view}"
+        states = {(s.get("service"), s.get("port")): s for s in _servers(view, [host])}
+        for i in cluster.instances(host):
+            server = states.get((i.service, i.port), {})
+            if server.get("state") != "up":
+                return f"{gateway} has {i.service} at {host}:{i.port} {server.get('state', 'out of rotation')}"
+    return None
+
+
+def _servers(view: Any, hosts: Collection[str]) -> list[Mapping[str, Any]]:
+    servers = view.get("servers") if isinstance(view, dict) else None
+    return [
+        server
+        for server in (servers if isinstance(servers, list) else [])
+        if isinstance(server, dict) and str(server.get("name")).rpartition("-")[0] in hosts
+    ]
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,388 @@
+"""Releases, host by host: out of rotation, replaced, healthy, back in, watched; the first failure undoes them."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from fiefdom import apply, containers, converge, images, ledger, plan, release, snapshot, status
+from fiefdom.errors import FiefdomError
+from fiefdom.release import Order, Release
+from fiefdom.wording import printable
+
+if TYPE_CHECKING:
+    from fiefdom.engine import Session
+
+_AUDITED = 1000
+"""How many acts of the audit a rollback looks back over."""
+
+LOOK_S = 0.5
+"""Seconds between two looks at the gateways."""
+
+Say = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a host's turn ended badly, and what became of it."""
+
+    host: str
+    unit: str
+    reason: str
+    log: tuple[str, ...] = ()
+    restored: bool = False
+
+
+class RolloutError(FiefdomError):
+    """A release that ended early; ``failures`` say where and why, ``undone`` which hosts went back."""
+
+    def __init__(self, failures: Iterable[Failure], undone: Iterable[str], released: Iterable[str]) -> None:
+        self.failures, self.undone, self.released = tuple(failures), tuple(undone), tuple(released)
+        super().__init__("; ".join(f"{f.host}: {f.unit}: {f.reason}" for f in self.failures))
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a person asked for, beside the inventory."""
+
+    what: str = "rollout"
+    order: Order = field(default_factory=Order)
+    resume: bool = False
+    """After a canary."""
+    keep: bool = False
+    force: bool = False
+    take_over: bool = False
+
+
+@dataclass
+class Report:
+    """What became of a release. ``stages`` are seconds by host and stage."""
+
+    release: Release
+    seconds: float = 0.0
+    stages: dict[str, dict[str, float]] = field(default_factory=dict)
+    error: RolloutError | None = None
+
+    def as_data(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        error = self.error
+        return {
+            "outcome": "failed" if error else "ok",
+            "services": {name: {"from": old, "to": new} for name, (old, new) in self.release.services.items()},
+            "released": [n for n in self.release.hosts if error is None or n in error.released],
+            "waiting": list(self.release.left),
+            "put_back": list(error.undone) if error else [],
+            "failures": [asdict(failure) for failure in error.failures] if error else [],
+            "seconds": round(self.seconds, 3),
+            "stages": self.stages,
+        }
+
+
+def perform(known: converge.Known, hosts: Session, wanted: Release, wish: Wish, say: Say) -> Report:
+    """Carry a prepared release out, under the cluster's lock and into its audit.
+
+    Everything that can be done beforehand is: the lock is taken and every host has its image before the first changes.
+    """
+    gateways, who = known.cluster.gateways, ledger.operator()
+
+    def warn(text: str) -> None:
+        say("ledger", text)
+
+    if wish.resume or wish.what == "rollback":
+        _end_canary(hosts, gateways, who, warn)
+    began, turns = time.monotonic(), plan.merge(wanted.turns.values())
+    canary = wish.order.canary
+    why = f"{wish.what} {wanted}" + (f", canary {canary}" if canary else "")
+    report = Report(wanted)
+    try:
+        with (
+            ledger.hold(hosts, gateways, who, why, warn=warn, take_over=wish.take_over) as held,
+            held.recorded(wish.what, plan=turns.hash, names=wanted.hosts, services=_done(wanted)),
+        ):
+            _require_unchanged(known, hosts, wanted, wish)
+            ship(known, hosts, wanted, say)
+            Rollout(known, hosts, wanted, say, held.beat, report.stages).run(wish.keep)
+    except RolloutError as error:
+        report.error = error
+    else:
+        if canary and wanted.left:
+            try:
+                ledger.lock(hosts, gateways, who, f"{_CANARY}{wanted} on {canary}", warn)
+            except FiefdomError as error:
+                warn(f"the cluster is not locked after the canary: {error}")
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def _require_unchanged(known: converge.Known, hosts: Session, wanted: Release, wish: Wish) -> None:
+    # Another run may have held the lock between our look at the hosts and now.
+    answers = converge.look(known, hosts.names, hosts)
+    now = _release(known, hosts, wanted.asked, wish, answers)
+    if plan.merge(now.turns.values()).hash != plan.merge(wanted.turns.values()).hash:
+        raise FiefdomError("the hosts changed since this run looked at them; run it again")
+
+
+_CANARY = "waits for `fiefdom rollout --continue`, or `fiefdom rollback`, after the canary of "
+
+
+def _end_canary(hosts: Session, gateways: tuple[str, ...], who: str, warn: Callable[[str], None]) -> None:
+    """Unlock a cluster that waits after a canary; any other lock stays, and speaks for itself."""
+    locks = ledger.read(hosts, gateways, 0).locks
+    if locks and all(lock.person and lock.why.startswith(_CANARY) for lock in locks):
+        ledger.unlock(hosts, gateways, who, warn)
+
+
+def _done(wanted: Release) -> dict[str, tuple[str, str]]:
+    return {name: (before.split(", ")[0], after) for name, (before, after) in wanted.services.items()}
+
+
+def prepare(known: converge.Known, hosts: Session, services: Collection[str], wish: Wish) -> Release:
+    """The release that the inventory asks for, from one look at every host; nothing is changed.
+
+    Raises FiefdomError for a cluster that is not fit for a release, unless forced.
+    """
+    hosts.on_all(lambda name: _await_turn(hosts, name))
+    answers = converge.look(known, hosts.names, hosts)
+    found = _release(known, hosts, services, wish, answers)
+    # Who goes back is in trouble already.
+    if not wish.force and wish.what != "rollback" and found.turns:
+        applied = plan.merge(converge.plan_of(known, name, answers[name]) for name in hosts.names)
+        reasons = release.degraded(status.read(known.cluster, known.secrets, hosts)) + release.unapplied(applied)
+        if reasons:
+            more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+            raise FiefdomError(f"the cluster is not fit for a release: {reasons[0]}{more}; mend it, or say --force")
+    converge.require_space(plan.merge(found.turns.values()))
+    return found
+
+
+def _release(
+    known: converge.Known, hosts: Session, services: Collection[str], wish: Wish, answers: Mapping[str, list[str]]
+) -> Release:
+    others = set(known.cluster.services) - set(services)
+    wanted = plan.merge(converge.plan_of(known, name, answers[name], hold=others) for name in hosts.names)
+    return release.of_plan(known.cluster, wanted, services, wish.order)
+
+
+def known_before(known: converge.Known, hosts: Session, service: str, version: str | None) -> converge.Known:
+    """What is known with ``service`` at ``version``, or at the last other one that was healthy by the audit's word.
+
+    Its image is taken as the hosts have it, or this machine: a version of the past is not built anew.
+    """
+    if version is None:
+        answers = converge.look(known, hosts.names, hosts)
+        seen = [snapshot.parse(name, lines).containers for name, lines in answers.items()]
+        all_instances = (i for host in known.cluster.hosts for i in known.cluster.instances(host))
+        names = {i.container for i in all_instances if i.service == service}
+        running = Counter(c.version for found in seen for name, c in found.items() if name in names)
+        if not running:
+            raise FiefdomError(f"{service} runs nowhere, so there is nothing to go back from")
+        current = running.most_common(1)[0][0]
+        entries = ledger.read(hosts, known.cluster.gateways, _AUDITED).entries
+        version = ledger.last_healthy(entries, service, current)
+        if version is None:
+            raise FiefdomError(
+                f"the audit knows no healthy version of {service} before {current}; name one: "
+                f"fiefdom rollback INVENTORY {service} VERSION"
+            )
+    try:
+        cluster = known.cluster.with_version(service, version)
+    except ValueError:
+        raise FiefdomError(f"{printable(version)!r} cannot be a version; it is an image's tag") from None
+    ref = containers.image_ref(cluster, cluster.services[service].image, version)
+    return replace(known, cluster=cluster, identities={k: v for k, v in known.identities.items() if k != ref})
+
+
+def _await_turn(hosts: Session, name: str) -> None:
+    """Wait until a turn that lost its operator has ended on the host."""
+    lock = "/var/lib/fiefdom/lock"
+    script = '[ ! -e "$1" ] || { exec 9>>"$1" && flock -w 900 9; }'
+    if not hosts.script(name, script, [lock], timeout_s=1000)[0]:
+        raise FiefdomError(f"{name}: another run has held {lock} for fifteen minutes; see fiefdom-turn.service there")
+
+
+def ship(known: converge.Known, hosts: Session, wanted: Release, say: Say) -> None:
+    """Bring every host's image to it, all hosts at once, before the first one changes."""
+    turns = {name: turn for name, turn in wanted.turns.items() if turn.of("image") and name in wanted.hosts}
+    refs = {c.name for turn in turns.values() for c in turn.of("image")}
+    images.ensure(known.cluster, refs, lambda text: say("here", text))
+
+    def send(name: str) -> None:
+        say(name, "image")
+        phase = apply.Phase("images", images=tuple(c.name for c in turns[name].of("image")))
+        hosts.run(name, phase, known.cluster.registry is not None)
+
+    hosts.on_all(send, turns)
+
+
+@dataclass
+class Rollout:
+    """One release on its way. ``say(host, what)`` hears of every stage; ``stages`` keeps how long each took."""
+
+    known: converge.Known
+    hosts: Session
+    release: Release
+    say: Say
+    beat: Callable[[], None] = lambda: None
+    """Raises where somebody took the cluster's lock over."""
+    stages: dict[str, dict[str, float]] = field(default_factory=dict)
+    released: list[str] = field(default_factory=list)
+
+    def run(self, keep: bool = False) -> None:
+        """Release to every batch in turn. The first failure ends it and undoes it, unless it may ``keep`` what is done.
+
+        Raises RolloutError.
+        """
+        for batch in self.release.batches:
+            self.beat()
+            failures = self._replace(batch)
+            well = [name for name in batch if name not in {f.host for f in failures}]
+            failures += [f for name in well if (f := self._await_up(name))]
+            if not failures:
+                failures = self._soak(batch)
+            if failures:
+                raise self._undo(failures, keep)
+            self.released += batch
+            for name in batch:
+                self.say(name, converge.DONE)
+
+    # --- The stages
+
+    def _replace(self, batch: Iterable[str]) -> list[Failure]:
+        """Let hosts take their turns, side by side. A host whose turn fails has put back what it had."""
+        found = self.hosts.on_all(self._turn, batch)
+        return [failure for failure in found.values() if failure]
+
+    def _turn(self, name: str) -> Failure | None:
+        heard = Heard(name, self._stage)
+        self.hosts.follow(name, apply.turn(self.release.turns[name]), heard)
+        heard.end()
+        return heard.failure
+
+    def _await_up(self, name: str) -> Failure | None:
+        """Wait until every gateway has all of the host's servers up. The host itself waited for their word as well."""
+        deadline = time.monotonic() + self.known.cluster.serf.join_timeout_s
+        while missing := release.not_up(self._views(), self.known.cluster, name):
+            if time.monotonic() > deadline:
+                return Failure(name, "the gateways", missing)
+            time.sleep(LOOK_S)
+        return None
+
+    def _soak(self, batch: tuple[str, ...]) -> list[Failure]:
+        """Watch what the gateways count against the new version for a while."""
+        settings, services = self.known.cluster.rollout, self.release.services
+        if not settings.soak_s:
+            return []
+        for name in batch:
+            self._stage(name, "soak")
+        began, before = time.monotonic(), release.counts(self._views(), batch, services)
+        while True:
+            left_s = began + settings.soak_s - time.monotonic()
+            time.sleep(min(LOOK_S, max(left_s, 0)))
+            now = release.counts(self._views(), batch, services)
+            failures = [
+                Failure(name, ", ".join(services), reason)
+                for name in batch
+                if (reason := release.verdict(before, _of_host(now, name), settings.most_errors))
+            ]
+            if failures or left_s <= 0:
+                self._end_stage(batch, "soak", began)
+                return failures
+
+    def _undo(self, failures: list[Failure], keep: bool) -> RolloutError:
+        """Bring back the hosts that failed, and those that were done unless they are to keep the release."""
+        failed = {f.host: f for f in failures}
+        batch = next(b for b in self.release.batches if set(b) & set(failed))
+        siblings = [name for name in batch if name not in failed]
+        undone = [name for name, f in failed.items() if f.restored]
+        for name, failure in failed.items():
+            if not failure.restored:
+                undone += self._back(name, aside=True)
+        for name in [] if keep else [*siblings, *reversed(self.released)]:
+            undone += self._back(name, aside=False)
+        if keep:
+            self.released += siblings
+        left = [name for name in self.released if name not in undone]
+        seen = [Failure(**{**_fields(f), "restored": f.host in undone}) for f in failures]
+        return RolloutError(seen, undone, left)
+
+    def _back(self, name: str, aside: bool) -> list[str]:
+        heard = Heard(name, self._stage)
+        try:
+            self.hosts.follow(name, apply.turn_back(self.release.turns[name], aside), heard)
+        except FiefdomError as error:
+            self.say(name, f"not put back: {error}")
+            return []
+        heard.end()
+        if heard.failure or not heard.restored:
+            self.say(name, f"not put back: {heard.failure.reason if heard.failure else 'it does not say why'}")
+            return []
+        self.say(name, "put back")
+        return [name]
+
+    # --- Looking and telling
+
+    def _views(self) -> Mapping[str, Any]:
+        gateways = self.known.cluster.gateways
+        return self.hosts.on_all(lambda name: status.gateway_view(self.hosts, name), gateways)
+
+    def _stage(self, name: str, stage: str, began: float | None = None) -> None:
+        if began is None:
+            self.say(name, stage)
+        else:
+            self.stages.setdefault(name, {})[stage] = round(time.monotonic() - began, 3)
+
+    def _end_stage(self, batch: Iterable[str], stage: str, began: float) -> None:
+        for name in batch:
+            self._stage(name, stage, began)
+
+
+@dataclass
+class Heard:
+    """What a host says during its turn, line by line."""
+
+    host: str
+    stage: Callable[..., None]
+    failure: Failure | None = None
+    restored: bool = False
+    _log: list[str] = field(default_factory=list)
+    _current: str = ""
+    _began: float = 0.0
+
+    def __call__(self, line: str) -> None:
+        """Take a line of apply.sh."""
+        kind, _, rest = line.partition("\t")
+        first, _, second = rest.partition("\t")
+        if kind == "fiefdom-stage":
+            self.end()
+            self._current, self._began = first, time.monotonic()
+            self.stage(self.host, first)
+        elif kind == "fiefdom-log":
+            self._log = [*self._log, second][-10:]
+        elif kind == "fiefdom-note":
+            self.stage(self.host, rest)
+        elif kind == "fiefdom-failed" and self.failure is None:
+            self.failure = Failure(self.host, first, second, tuple(self._log))
+        elif kind == "fiefdom-not-restored":
+            self.failure = self.failure or Failure(self.host, first, second)
+            self.restored = False
+        elif kind == "fiefdom-restored":
+            self.restored = True
+            if self.failure:
+                self.failure = Failure(**{**_fields(self.failure), "restored": True})
+
+    def end(self) -> None:
+        """The stage that was last spoken of is over."""
+        if self._current:
+            self.stage(self.host, self._current, self._began)
+            self._current = ""
+
+
+def _fields(failure: Failure) -> dict[str, Any]:
+    return {name: getattr(failure, name) for name in ("host", "unit", "reason", "log", "restored")}
+
+
+def _of_host(counts: release.Counts, host: str) -> release.Counts:
+    return {key: count for key, count in counts.items() if key[1].rpartition("-")[0] == host}

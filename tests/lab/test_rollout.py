@@ -1,0 +1,375 @@
+"""Releases, reboots, hosts that come and go: three app hosts with four instances each, under every kind of traffic.
+
+Each planned event runs under at least 20,000 requests, of which none may fail.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from load import Load
+from operator_view import BIN, GATEWAY_URL, LAB_YAML, ROOT, Site, await_true, tell
+
+from fiefdom import lab, ledger
+
+URL = f"{GATEWAY_URL}/predict"
+AT_LEAST = 20_000
+APP3 = {"address": "10.99.0.23", "groups": ["app_hosts"]}
+HOSTS = ("app1", "app2", "app3")
+
+
+@dataclass
+class Fleet:
+    """The lab with a third app host and four instances on each, and what its inventory says now."""
+
+    site: Site
+    version: str = "1.0.0"
+    released: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def inventory(self, version: str | None = None, **changes: Any) -> str:
+        """Path of an inventory with this version; ``changes`` are set on the service."""
+        version = version or self.version
+
+        def change(data: dict[str, Any]) -> None:
+            data["hosts"]["app3"] = APP3
+            data["services"]["predictor"] |= {"instances": 4, "version": version} | changes
+            data["rollout"] = {"soak_s": 2}
+            data.update(self.settings)
+
+        return self.site.inventory(f"fleet-{version}", change)
+
+    def next(self) -> str:
+        """A version that never ran."""
+        self.released += 1
+        return f"2.{self.released}.0"
+
+    def release(self, *options: str, **changes: Any) -> subprocess.CompletedProcess[str]:
+        """Roll a new version out and make it the fleet's."""
+        self.version = self.next()
+        return self.rollout(self.inventory(**changes), *options)
+
+    def rollout(self, inventory: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """`fiefdom rollout`, whatever its exit code."""
+        return self.site.fiefdom("rollout", inventory, *options)
+
+    def versions(self) -> dict[str, set[str]]:
+        """Versions that run, by host."""
+        found: dict[str, set[str]] = {}
+        for i in self.site.status(self.inventory())["instances"]:
+            found.setdefault(i["host"], set()).add(i["version"])
+        return found
+
+    def all_serve(self, version: str) -> bool:
+        """Whether every instance runs ``version`` and is up at the gateway."""
+        return self.site.status(self.inventory())["serving"] and self.versions() == {h: {version} for h in HOSTS}
+
+
+def ok(done: subprocess.CompletedProcess[str]) -> str:
+    """What a command printed that must have worked."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def _fleet(first_converge: tuple[Site, str]) -> Iterator[Fleet]:
+    """The third host joins under traffic: adding a host is an event like any other."""
+    site, _ = first_converge
+    fleet = Fleet(site)
+    site.apply()
+    lab.up(3)
+    four = fleet.inventory()
+    with Load(URL, at_least=AT_LEAST) as load:
+        site.apply(four, "--limit", "app3")
+        await_true(lambda: {"app3:8000", "app3:8003"} <= site.rotation(four), what="app3 in rotation")
+    tell("a host added", load)
+    assert load.failed == 0, load.report()
+    assert any(origin.startswith("app3:") for origin, _ in load.answered)
+    with Load(URL, at_least=AT_LEAST) as load:
+        site.apply(four)
+        site.await_serving(four)
+    tell("two instances on each host become four", load)
+    assert load.failed == 0, load.report()
+    yield fleet
+
+
+@pytest.fixture
+def fleet(_fleet: Fleet) -> Iterator[Fleet]:
+    """Whole again after every test, so that failures stay single."""
+    yield _fleet
+    _fleet.settings.clear()
+    lab.up(3)
+    inventory = _fleet.inventory()
+    if _fleet.site.plan(inventory)[0] != 0 or not _fleet.site.status(inventory)["serving"]:
+        _fleet.site.fiefdom("unlock", inventory)
+        _fleet.site.apply(inventory)
+        ok(_fleet.rollout(inventory, "--force", "--take-over"))
+        _fleet.site.await_serving(inventory)
+
+
+@pytest.fixture
+def hears_nothing(fleet: Fleet, request: pytest.FixtureRequest) -> Iterator[Load]:
+    """Traffic during the test, of which no request may fail."""
+    with Load(URL, at_least=AT_LEAST) as load:
+        yield load
+    tell(request.node.name.removeprefix("test_").replace("_", " "), load)
+    assert load.failed == 0, load.report()
+
+
+def test_apply_leaves_a_healthy_instance_alone_and_names_the_command(fleet: Fleet) -> None:
+    waiting = fleet.inventory("1.9.9")
+    before = fleet.site.ssh("app1", "docker ps -q --no-trunc | sort")
+    code, changes = fleet.site.plan(waiting)
+    assert code == 2 and "-/+ container predictor-8000" in changes["app1"]
+    printed = fleet.site.apply(waiting)
+    assert f"fiefdom rollout {waiting} predictor" in printed
+    assert fleet.site.ssh("app1", "docker ps -q --no-trunc | sort") == before
+    done = fleet.site.run("pyinfra", "--yes", str(ROOT / "inventories/lab.py"), "deploys/site.py")
+    assert done.returncode == 0, done.stderr
+    assert fleet.site.ssh("app1", "docker inspect -f '{{.Config.Labels}}' predictor-8000").count(fleet.version)
+
+
+def test_rollout_of_three_hosts_with_four_instances(fleet: Fleet, hears_nothing: Load) -> None:
+    printed = ok(fleet.release())
+    assert f"-> {fleet.version} on app1, app2, app3" in printed
+    order = [line.split()[2] for line in printed.splitlines() if line.endswith(" drain")]
+    assert order == list(HOSTS)
+    assert fleet.all_serve(fleet.version)
+    assert fleet.site.plan(fleet.inventory())[0] == 0
+
+
+def test_rollback_to_the_last_healthy_version(fleet: Fleet, hears_nothing: Load) -> None:
+    before = fleet.version
+    ok(fleet.release())
+    ok(fleet.site.fiefdom("rollback", fleet.inventory(), "predictor"))
+    fleet.version = before
+    assert fleet.all_serve(before)
+
+
+def test_two_hosts_at_once(fleet: Fleet, hears_nothing: Load) -> None:
+    printed = ok(fleet.release("--batch", "50%", "--order", "app3"))
+    assert next(line.split()[2] for line in printed.splitlines() if line.endswith(" drain")) == "app3"
+    assert fleet.all_serve(fleet.version)
+
+
+def test_a_release_that_never_gets_healthy_is_undone(fleet: Fleet, hears_nothing: Load) -> None:
+    bad = fleet.inventory(
+        fleet.next(), environment={"FAIL_HEALTH": "1"}, health={"path": "/health", "start_timeout_s": 4}
+    )
+    done = fleet.rollout(bad)
+    assert done.returncode == 1
+    assert "app1: predictor@800" in done.stdout and "no answer from" in done.stdout
+    assert "put back: app1" in done.stdout and f"fiefdom rollout {bad}" in done.stdout
+    assert fleet.versions() == {h: {fleet.version} for h in HOSTS}
+    assert fleet.site.ssh("app1", "docker ps -a --format '{{.Names}}' --filter name=failed | sort").split() == [
+        f"predictor-800{n}.failed" for n in range(4)
+    ]
+    ok(fleet.release())
+    assert fleet.site.ssh("app1", "docker ps -aq --filter name=failed") == ""
+
+
+def test_a_release_that_answers_500_is_caught_in_the_soak(fleet: Fleet) -> None:
+    """The new version's own 500s are all that anybody sees, and they are few."""
+    version = fleet.next()
+    bad = fleet.inventory(version, environment={"FAIL_PREDICT": "1"})
+    with Load(URL, at_least=AT_LEAST) as load:
+        done = fleet.rollout(bad)
+    tell("a release that answers 500", load)
+    assert done.returncode == 1
+    assert "went wrong on the new version" in done.stdout and "put back: app1" in done.stdout
+    assert fleet.all_serve(fleet.version)
+    assert load.failed_apart_from(500, version) == 0, load.report()
+    assert 0 < load.statuses[500, version] <= 200, load.report()
+
+
+def test_a_host_that_fails_late_undoes_those_before_it(fleet: Fleet, hears_nothing: Load) -> None:
+    """app3 has an own setting that the new version cannot live with."""
+    fleet.site.ssh("app3", "mkdir -p /etc/systemd/system/predictor@8002.service.d")
+    fleet.site.ssh(
+        "app3", "printf '[Service]\nExecStartPre=/bin/false\n' > /etc/systemd/system/predictor@8002.service.d/x.conf"
+    )
+    try:
+        done = fleet.rollout(fleet.inventory(fleet.next()))
+    finally:
+        fleet.site.ssh("app3", "rm -r /etc/systemd/system/predictor@8002.service.d; systemctl daemon-reload")
+    assert done.returncode == 1
+    assert "put back: app2, app1" in done.stdout
+    assert fleet.versions() | {"app3": set()} == {"app1": {fleet.version}, "app2": {fleet.version}, "app3": set()}
+    ok(fleet.rollout(fleet.inventory(), "--force"))
+
+
+def test_a_canary_waits_until_it_is_told_to_go_on(fleet: Fleet, hears_nothing: Load) -> None:
+    before = fleet.version
+    printed = ok(fleet.release("--canary", "app2"))
+    assert "app1, app3 keep the old version" in printed
+    assert fleet.versions() == {"app1": {before}, "app2": {fleet.version}, "app3": {before}}
+    refused = fleet.rollout(fleet.inventory())
+    assert refused.returncode == 1 and "--continue" in refused.stderr
+    ok(fleet.rollout(fleet.inventory(), "--continue"))
+    assert fleet.all_serve(fleet.version)
+
+
+def test_a_deployer_that_dies_in_any_stage(fleet: Fleet, hears_nothing: Load) -> None:
+    """Every host ends up wholly old or wholly new and serves, and the next rollout goes on."""
+    for stages in (("image", "drain", "replace"), ("join", "soak")):
+        before, fleet.version = fleet.version, fleet.next()
+        for stage in stages:
+            kill_at(fleet, stage)
+            fleet.site.await_serving(fleet.inventory())
+            assert all(len(found) == 1 and found <= {before, fleet.version} for found in fleet.versions().values())
+        ok(once_silent(lambda: fleet.rollout(fleet.inventory(), "--take-over")))
+        assert fleet.all_serve(fleet.version)
+
+
+def kill_at(fleet: Fleet, stage: str) -> None:
+    """Start a rollout and end it without a word when it comes to a stage."""
+
+    def attempt() -> subprocess.CompletedProcess[str]:
+        argv = [str(BIN / "fiefdom"), "rollout", fleet.inventory(), "--take-over"]
+        with subprocess.Popen(
+            argv,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        ) as deployer:
+            assert deployer.stdout is not None and deployer.stderr is not None
+            for line in deployer.stdout:
+                if line.rstrip().endswith(f" {stage}"):
+                    deployer.send_signal(signal.SIGKILL)
+            return subprocess.CompletedProcess(argv, deployer.wait(), "", deployer.stderr.read())
+
+    assert once_silent(attempt).returncode == -signal.SIGKILL, f"it never came to {stage}"
+
+
+def once_silent(run: Callable[[], subprocess.CompletedProcess[str]]) -> subprocess.CompletedProcess[str]:
+    """What a run comes to when the lock of the one that died may be taken over."""
+    deadline = time.monotonic() + 2 * ledger.SILENT_S
+    while "so it is at work" in (done := run()).stderr:
+        assert time.monotonic() < deadline, done.stderr
+        time.sleep(1)
+    return done
+
+
+def test_rolling_reboot(fleet: Fleet, hears_nothing: Load) -> None:
+    boots = {name: lab.boot_of(name) for name in HOSTS}
+    ok(fleet.site.fiefdom("reboot", fleet.inventory()))
+    assert all(lab.boot_of(name) != boots[name] for name in HOSTS)
+    assert fleet.all_serve(fleet.version)
+    assert fleet.site.plan(fleet.inventory())[0] == 0
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_systemctl_reboot_of(fleet: Fleet, hears_nothing: Load, name: str) -> None:
+    boot = lab.boot_of(name)
+    fleet.site.ssh(name, "systemctl reboot", check=False)
+    await_true(lambda: lab.boot_of(name) != boot, what=f"a new boot of {name}")
+    lab.await_booted([name])
+    fleet.site.await_serving(fleet.inventory())
+
+
+@pytest.mark.parametrize("name", ["app1", "gw1"])
+def test_dockerd_restarted_on(fleet: Fleet, hears_nothing: Load, name: str) -> None:
+    fleet.site.ssh(name, "systemctl restart docker")
+    fleet.site.await_serving(fleet.inventory())
+
+
+def test_an_agent_restarted_within_a_second_with_other_tags(fleet: Fleet, hears_nothing: Load) -> None:
+    """Serf sends no event then, so the gateway has to look by itself."""
+    tags = "docker exec serf-agent serf members -name app1 -format json"
+    edit = "sed -i 's/;8000-8003/;8000-8002/' /etc/fiefdom/serf/agent.json"
+    # The agent alone, without the farewell that its unit would send: this is what a crash looks like.
+    fleet.site.ssh("app1", f"{edit} && docker restart -t 0 serf-agent")
+    await_true(lambda: "8000-8002" in fleet.site.ssh("app1", tags, check=False), what="other tags")
+    await_true(lambda: "app1:8003" not in fleet.site.rotation(fleet.inventory()), what="app1:8003 out of rotation")
+    fleet.site.ssh(
+        "app1", "sed -i 's/;8000-8002/;8000-8003/' /etc/fiefdom/serf/agent.json && docker restart -t 0 serf-agent"
+    )
+    fleet.site.await_serving(fleet.inventory())
+
+
+def test_serf_restarted_on_the_gateway(fleet: Fleet, hears_nothing: Load) -> None:
+    fleet.site.ssh("gw1", "pkill -x serf")
+    await_true(lambda: fleet.site.status(fleet.inventory())["problems"] == [], what="Serf back")
+    fleet.site.await_serving(fleet.inventory())
+
+
+def test_haproxys_static_configuration_changes(fleet: Fleet, hears_nothing: Load) -> None:
+    fleet.settings["gateway"] = {"client_timeout_s": 55, "balance": "leastconn"}
+    ok(fleet.site.fiefdom("apply", fleet.inventory(), "--yes"))
+    assert "balance leastconn" in fleet.site.ssh("gw1", "cat /var/lib/fiefdom/gateway/haproxy.cfg")
+    fleet.settings.clear()
+    ok(fleet.site.fiefdom("apply", fleet.inventory(), "--yes"))
+
+
+def test_the_gateways_container_is_replaced(fleet: Fleet, hears_nothing: Load) -> None:
+    """Port 80 never refuses a connection; twice, for the second one takes the sockets of one that took them itself."""
+    for memory_mib in (600, 512):
+        before = fleet.site.ssh("gw1", "docker inspect -f '{{.Id}}' gateway")
+        fleet.settings["gateway"] = {"memory_mib": memory_mib}
+        ok(fleet.site.fiefdom("apply", fleet.inventory(), "--yes"))
+        assert fleet.site.ssh("gw1", "docker inspect -f '{{.Id}}' gateway") != before
+        fleet.site.await_serving(fleet.inventory())
+    fleet.settings.clear()
+
+
+def test_a_release_is_refused_where_it_would_do_harm(fleet: Fleet) -> None:
+    inventory = fleet.inventory("1.9.8")
+    before = fleet.versions()
+
+    def refusal(*arguments: str) -> str:
+        done = fleet.site.fiefdom("rollout", *arguments)
+        assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stdout + done.stderr
+        return done.stderr
+
+    assert "no service of this inventory" in refusal(inventory, "nosuch")
+    assert "runs no predictor" in refusal(inventory, "--canary", "gw1")
+    assert "--all-at-once" in refusal(inventory, "--batch", "3")
+    assert "--batch" in refusal(inventory, "--batch", "none")
+    unbuilt = fleet.inventory("7.7.7", image="fiefdom-test/nosuch", build=None)
+    assert "is not on this machine" in refusal(unbuilt)
+    ok(fleet.site.fiefdom("lock", inventory, "--why", "the audit of the year"))
+    assert "the audit of the year" in refusal(inventory)
+    ok(fleet.site.fiefdom("unlock", inventory))
+    fleet.site.ssh("app2", "systemctl stop predictor@8001")
+    assert "predictor at app2:8001" in refusal(inventory)
+    fleet.site.ssh("app2", "systemctl start predictor@8001")
+    fleet.site.await_serving(inventory)
+    assert fleet.versions() == before
+    acts = json.loads(ok(fleet.site.fiefdom("audit", inventory, "--json")))["acts"]
+    assert [act["what"] for act in acts[-2:]] == ["lock", "unlock"]
+
+
+def test_a_host_retires(fleet: Fleet) -> None:
+    """The last test with three hosts: the third one leaves under traffic, and nothing of Fiefdom stays on it."""
+    with Load(URL, at_least=AT_LEAST) as load:
+        ok(fleet.site.fiefdom("retire", fleet.inventory(), "app3"))
+    tell("a host retired", load)
+    assert load.failed == 0, load.report()
+    folders = "/etc/fiefdom /var/lib/fiefdom /etc/systemd/system"
+    find = f"docker ps -aq; ls {folders} 2>/dev/null | grep -i -e serf -e predictor || :"
+    assert fleet.site.ssh("app3", find) == ""
+    members = fleet.site.ssh("gw1", "docker exec gateway serf members -format json")
+    assert "app3" not in members
+    lab.remove("app3")
+
+
+def test_the_lab_goes_back_to_what_the_inventory_of_the_repository_says(first_converge: tuple[Site, str]) -> None:
+    """Fewer instances and an older version: what the tests after this file begin with."""
+    site, _ = first_converge
+    with Load(URL, at_least=AT_LEAST) as load:
+        site.apply(LAB_YAML)
+        ok(site.fiefdom("rollout", LAB_YAML))
+        site.await_serving()
+    tell("four instances become two, and an older version", load)
+    assert load.failed == 0, load.report()
+    assert site.plan()[0] == 0
