@@ -14,13 +14,15 @@ import base64
 import logging
 import shlex
 import socket
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import gevent
+from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 from paramiko import SSHException
 from pyinfra import context
@@ -30,26 +32,26 @@ from pyinfra.api.host import Host
 from pyinfra.context import ctx_host, ctx_state
 
 from fiefdom import apply, converge, diffs, images, inventory, plan, secret, snapshot
-from fiefdom.desired import Secrets
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
 
 CONNECT_TIMEOUT_S = 10
-_CHUNK = 1 << 18
+QUIET_S = 10
+"""Seconds that a host may take for a script of which nothing says more."""
 _REASON = "fiefdom_reason"
 
 # Becomes root where it can, so that the scripts know one way only; where it cannot, the snapshot says so. sudo drops
 # SSH_CONNECTION, from which a script learns where the operator comes from, so it travels as an argument.
 _AS_ROOT = (
-    'set -- sh -c "$0" fiefdom "${SSH_CONNECTION:-}"; '
+    'set -- sh -c "$0" fiefdom "${SSH_CONNECTION:-}" "$@"; '
     'if [ "$(id -u)" = 0 ] || ! sudo -n true 2>/dev/null; then exec "$@"; else exec sudo -n "$@"; fi'
 )
 
 T = TypeVar("T")
 
 
-def _script(text: str) -> StringCommand:
-    return StringCommand("sh", "-c", QuoteString(_AS_ROOT), QuoteString(text))
+def _script(text: str, *arguments: str) -> StringCommand:
+    return StringCommand("sh", "-c", QuoteString(_AS_ROOT), QuoteString(text), *map(QuoteString, arguments))
 
 
 class HostSnapshot(FactBase[list[str]]):
@@ -67,10 +69,11 @@ class HostSnapshot(FactBase[list[str]]):
 
 
 @operation()
-def take(steps: str) -> Generator[StringCommand]:
-    """Let apply.sh take ``steps``, lines as `apply.steps_text` makes them."""
+def take(steps: str, detached: bool = False) -> Generator[StringCommand]:
+    """Let apply.sh take ``steps``, lines as `apply.steps_text` makes them; ``detached`` as in `apply.TURN`."""
     if steps:
-        yield StringCommand("sh", "-c", QuoteString(_AS_ROOT), QuoteString(apply.SCRIPT), _stdin=steps)
+        script = apply.TURN if detached else apply.SCRIPT
+        yield StringCommand("sh", "-c", QuoteString(_AS_ROOT), QuoteString(script), _stdin=steps)
 
 
 @operation()
@@ -91,11 +94,15 @@ _building = BoundedSemaphore(1)
 
 
 def _ship(host: Host, cluster: Cluster, refs: tuple[str, ...]) -> None:
+    shell = partial(_stream, host)
+    error = None
     try:
         with _building:  # the first host builds, the others find it built
             images.ensure(cluster, refs, host.log)
-        with images.saved(refs) as stream:
-            error = _stream(host, stream, "docker load --quiet")
+        there = images.held(shell)
+        with _building:  # the first host has the archive read, the others find it read
+            packed = images.parcel(refs, there)
+        images.send(refs, packed, shell)
     except FiefdomError as reason:
         error = str(reason)
     _tell(host, error)
@@ -115,8 +122,8 @@ def _tell(host: Host, error: str | None) -> None:
     raise NestedOperationError(error)
 
 
-def _stream(host: Host, source: IO[bytes], script: str) -> str | None:
-    """Feed ``source`` to a root shell on the host and say why that failed, or None.
+def _stream(host: Host, script: str, pieces: Iterable[bytes]) -> str:
+    """Feed a root shell on the host and return what it printed; FiefdomError says why it failed.
 
     pyinfra itself can only send text that it holds in memory.
     """
@@ -125,18 +132,21 @@ def _stream(host: Host, source: IO[bytes], script: str) -> str | None:
     try:
         channel.exec_command(" ".join(["sh", "-c", shlex.quote(_AS_ROOT), shlex.quote(script)]))
         # Nothing is read while sending: the script may say no more than the channel's window holds.
-        with suppress(OSError):  # the far end died; its exit code and words follow
-            while chunk := source.read(_CHUNK):
-                channel.sendall(chunk)
+        for piece in pieces:
+            try:
+                channel.sendall(piece)
+            except OSError:  # the far end died; its exit code and words follow
+                break
         channel.shutdown_write()
-        error = channel.makefile_stderr("r").read()
+        output: bytes = channel.makefile("rb").read()
+        error: bytes = channel.makefile_stderr("rb").read()
         status = channel.recv_exit_status()
     finally:
         channel.close()
-    if status == 0:
-        return None
-    words = error.decode(errors="replace") if isinstance(error, bytes) else error
-    return f"`{script}` failed: {' '.join(words.split()) or f'exit {status}'}"
+    if status:
+        words = " ".join(error.decode(errors="replace").split())
+        raise FiefdomError(f"`{script}` failed: {words or f'exit {status}'}")
+    return output.decode(errors="replace")
 
 
 def login_error(host: Host, attempts: int = 5) -> str | None:
@@ -167,17 +177,20 @@ class Session:
     """Connections to some hosts of a cluster, for one run.
 
     Entering tries every host and raises one FiefdomError that names all that did not answer; leaving closes all.
+    ``others`` are connected as well where they answer.
     """
 
     cluster: Cluster
     names: tuple[str, ...]
+    others: tuple[str, ...] = ()
     _state: State = field(init=False, repr=False)
 
     def __enter__(self) -> Session:
         # Without a handler, Python prints pyinfra's warnings raw.
         logging.getLogger("pyinfra").addHandler(logging.NullHandler())
         logging.getLogger("paramiko").addHandler(logging.NullHandler())
-        data = [(name, inventory.connection(self.cluster, name)) for name in self.names]
+        everybody = dict.fromkeys((*self.names, *self.others))
+        data = [(name, inventory.connection(self.cluster, name)) for name in everybody]
         self._state = State(
             Inventory((data, {})),
             Config(CONNECT_TIMEOUT=CONNECT_TIMEOUT_S, PARALLEL=len(data)),
@@ -187,7 +200,7 @@ class Session:
         # Set once: `ctx_state.use` in one greenlet would take it away from all others when it ends.
         ctx_state.set(self._state)
         try:
-            failures = {n: e for n, e in self.on_all(self._connect).items() if e}
+            failures = {n: e for n, e in self.on_all(self._connect, everybody).items() if e and n in self.names}
             if failures:
                 raise FiefdomError("; ".join(f"{name}: {reason}" for name, reason in failures.items()))
         except BaseException:
@@ -249,7 +262,7 @@ class Session:
         elif phase.images:
             self._operate(host, ship, label, cluster=self.cluster, refs=phase.images)
         if phase.steps:
-            self._operate(host, take, label, steps=apply.steps_text(phase.steps))
+            self._operate(host, take, label, steps=apply.steps_text(phase.steps), detached=phase.interrupts)
         if phase.cuts_line:
             self._operate(host, prove_login, f"{label}: a new login still works", needed=True)
 
@@ -261,6 +274,67 @@ class Session:
         """Run a command as root; whether it succeeded, its output and its errors."""
         ok, output = self._host(name).run_shell_command(_script(shlex.join(argv)))
         return ok, output.stdout, output.stderr
+
+    def script(
+        self, name: str, text: str, arguments: Sequence[str] = (), stdin: str = "", timeout_s: int = QUIET_S
+    ) -> tuple[bool, str, str]:
+        """Run a shell script as root, its arguments from ``$1`` on; whether it succeeded, its output and its errors.
+
+        Raises OSError where the host is not connected, or says nothing for ``timeout_s``.
+        """
+        host = self._host(name)
+        if host.connector.client is None or host.connector.client.get_transport() is None:  # type: ignore[attr-defined]
+            raise OSError("not connected")
+        try:
+            # pyinfra's own limit begins when the channel is open, which a frozen link keeps from happening for an hour.
+            with gevent.Timeout(timeout_s + 1, TimeoutError):
+                command = _script(f"shift\n{text}", *arguments)
+                ok, output = host.run_shell_command(command, _stdin=stdin, _timeout=timeout_s)
+        except TimeoutError:
+            raise TimeoutError(f"no answer for {timeout_s} s") from None
+        return ok, output.stdout, output.stderr
+
+    def follow(self, name: str, steps: Iterable[apply.Step], hear: Callable[[str], None]) -> None:
+        """Let a host take a turn that it ends even if this connection breaks off; ``hear`` gets each line it prints.
+
+        Raises FiefdomError where the connection broke off, not where the turn failed: its lines say that.
+        """
+        argv = ["sh", "-c", _AS_ROOT, apply.TURN]
+        channel = self._host(name).connector.client.get_transport().open_session()  # type: ignore[attr-defined]
+        try:
+            channel.exec_command(shlex.join(argv))
+            channel.sendall(apply.steps_text(steps).encode())
+            channel.shutdown_write()
+            for line in channel.makefile("r"):
+                hear(line.rstrip("\n"))
+            if channel.recv_exit_status() == -1:
+                raise FiefdomError(f"{name}: the connection broke off; the host ends its turn by itself")
+        finally:
+            channel.close()
+
+    @contextmanager
+    def every(self, seconds: float, function: Callable[[], object]) -> Iterator[None]:
+        """Call ``function`` every so many seconds beside the block; the end waits for a call that is under way."""
+        over = Event()
+
+        def again() -> None:
+            while not over.wait(seconds):
+                function()
+
+        job = gevent.spawn(again)
+        try:
+            yield
+        finally:
+            over.set()
+            job.join()
+
+    def connect_anew(self, name: str) -> str | None:
+        """Close a host's connection and open another; why that failed, or None."""
+        host = self._host(name)
+        with suppress(Exception):
+            host.connector.client.close()  # type: ignore[attr-defined]
+        host.connected = False
+        return self._connect(name)
 
     def _operate(self, host: Host, op: Any, label: str, **arguments: Any) -> None:
         with ctx_host.use(host):
@@ -325,12 +399,14 @@ def deploy(*concerns: str) -> None:
         lines = host.get_fact(HostSnapshot, _stdin=snapshot.query(states.values()), _sudo=False)
         if lines is None:
             raise FiefdomError(f"{host.name}: the snapshot failed; its words are above")
-        wanted = converge.plan_of(known.cluster, host.name, states, lines, known.identities, chosen)
+        wanted = converge.plan_of(known, host.name, lines, chosen)
     except FiefdomError as error:
         raise DeployError(str(error)) from error
     if state.config.DIFF:
         _log_diffs(host, wanted)
-    phases = {phase.name: phase for phase in apply.phases(wanted)}
+    for pending in plan.merge([wanted]).pending:
+        host.log(f"release pending: {pending}; `fiefdom rollout` makes it")
+    phases = {phase.name: phase for phase in apply.phases(wanted.due)}
     nothing = apply.Phase("nothing")
     registry = known.cluster.registry is not None
     for name in apply.PHASES:
@@ -340,26 +416,23 @@ def deploy(*concerns: str) -> None:
             ship(name="Fiefdom: images", cluster=known.cluster, refs=phase.images, _sudo=False)
         else:
             # Hosts take turns where one may serve less for a while.
-            take(name=f"Fiefdom: {name}", steps=apply.steps_text(steps), _sudo=False, _serial=name == "containers")
+            take(
+                name=f"Fiefdom: {name}",
+                steps=apply.steps_text(steps),
+                detached=phase.interrupts,
+                _sudo=False,
+                _serial=name == "containers",
+            )
         if name == "files":
             prove_login(name="Fiefdom: a new login still works", needed=phase.cuts_line, _sudo=False)
 
 
-@dataclass(frozen=True)
-class _Known:
-    """What one pyinfra run needs to know once."""
-
-    cluster: Cluster
-    secrets: Secrets
-    identities: Mapping[str, str]
-
-
-def _known(state: State) -> _Known:
+def _known(state: State) -> converge.Known:
     # Kept on pyinfra's own object, which lives exactly as long as the run.
-    known: _Known | None = getattr(state, "fiefdom", None)
+    known: converge.Known | None = getattr(state, "fiefdom", None)
     if known is None:
         cluster = inventory.cluster_of(state.inventory)
-        known = _Known(cluster, secret.load(cluster), images.identities(cluster))
+        known = converge.Known(cluster, secret.load(cluster), images.identities(cluster))
         state.fiefdom = known  # type: ignore[attr-defined]
     return known
 

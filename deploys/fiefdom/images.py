@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import shlex
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from fiefdom import layers
 from fiefdom.containers import image_ref, own_image_ref
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
 
 _CONTEXT_LABEL = "fiefdom.context"  # snapshot.sh reads it as well
 
+_CHUNK = 1 << 18
+
 Say = Callable[[str], None]
+
+# Runs a script as root on a host, its input in pieces, and returns what it printed; FiefdomError where it failed.
+Shell = Callable[[str, Iterable[bytes]], str]
 
 
 @dataclass(frozen=True)
@@ -136,9 +144,100 @@ def saved(refs: Iterable[str]) -> Iterator[IO[bytes]]:
 
 
 @dataclass(frozen=True)
+class Parcel:
+    """What brings some images to one host.
+
+    ``names`` are all of them, each with its id on the host; ``sent`` those it lacks, by their id on this machine;
+    ``dropped`` the files of their archive that it can do without.
+    """
+
+    names: tuple[tuple[str, str], ...]
+    sent: tuple[str, ...]
+    dropped: frozenset[str]
+
+
+def held(shell: Shell) -> layers.Held:
+    """What a host has already. One that cannot say counts as having nothing: what fails there next tells why."""
+    try:
+        return layers.held(shell(layers.HELD, ()).splitlines())
+    except FiefdomError:
+        return layers.Held()
+
+
+def parcel(refs: Sequence[str], there: layers.Held) -> Parcel | None:
+    """What must travel to a host that has what ``there`` says; None where only the whole will do."""
+    here = _inspect(list(refs))
+    if not there.ids or not here.keys() >= set(refs):
+        return None
+    missing = list(dict.fromkeys(found for found in here.values() if found.id not in there.ids))
+    layouts = []
+    if any(found.layers[:1] in there.chains for found in missing):
+        named_so = _names_files_by_layer()
+        layouts = [layers.by_digest(f.id, f.layers) if named_so else _layout(f.local_id) for f in missing]
+    known = [found for found in layouts if found is not None]
+    return Parcel(
+        tuple((ref, here[ref].id) for ref in refs),
+        tuple(found.local_id for found in missing),
+        layers.superfluous(known, there) if len(known) == len(layouts) else frozenset(),
+    )
+
+
+def send(refs: Sequence[str], packed: Parcel | None, shell: Shell) -> int:
+    """Bring images to a host, and return how many bytes of archive travelled.
+
+    The host tags what came by the id that it must have, which fails unless it is there with all its layers. Whatever
+    was wrong with the parcel, the whole is sent then. Raises FiefdomError where that fails, too.
+    """
+    travelled = 0
+
+    def counted(pieces: Iterable[bytes]) -> Iterator[bytes]:
+        nonlocal travelled
+        for piece in pieces:
+            travelled += len(piece)
+            yield piece
+
+    def load(archive: Generator[bytes, None, None], *then: str) -> None:
+        with closing(archive) as pieces:
+            shell(" && ".join(["docker load --quiet", *then]), counted(pieces))
+
+    if packed is not None:
+        tags = [shlex.join(["docker", "tag", image, ref]) for ref, image in packed.names]
+        try:
+            if packed.sent:
+                load(_archive(packed.sent, packed.dropped), *tags)
+            else:
+                shell(" && ".join(tags), ())
+        except FiefdomError:  # an image may have left the host since it was asked
+            pass
+        else:
+            return travelled
+    load(_archive(refs, frozenset()))
+    return travelled
+
+
+def _archive(names: Iterable[str], dropped: frozenset[str]) -> Generator[bytes, None, None]:
+    with saved(names) as stream:
+        if dropped:
+            yield from layers.without(stream, dropped)
+        else:
+            yield from iter(functools.partial(stream.read, _CHUNK), b"")
+
+
+@functools.cache  # an id says it all, and reading an archive takes as long as writing it
+def _layout(local_id: str) -> layers.Layout | None:
+    with saved([local_id]) as stream:
+        try:
+            return layers.layout(stream)
+        except tarfile.TarError:
+            return None
+
+
+@dataclass(frozen=True)
 class _Found:
-    id: str
+    id: str  # on a host
+    local_id: str
     context: str
+    layers: layers.Chain
 
 
 def _inspect(refs: list[str]) -> dict[str, _Found]:
@@ -153,25 +252,35 @@ def _inspect(refs: list[str]) -> dict[str, _Found]:
     found = {}
     for image in images:
         labels: Mapping[str, str] = image["Config"].get("Labels") or {}
-        entry = _Found(_config_digest(image), labels.get(_CONTEXT_LABEL, ""))
+        chain = tuple(image["RootFS"].get("Layers") or ())
+        entry = _Found(_id_on_hosts(image["Id"]), image["Id"], labels.get(_CONTEXT_LABEL, ""), chain)
         found.update({tag: entry for tag in image["RepoTags"] or [] if tag in refs})
     return found
 
 
-def _config_digest(image: Mapping[str, str]) -> str:
-    """The id a host's classic image store will give it.
+def _id_on_hosts(local_id: str) -> str:
+    """The id a host's classic image store will give an image: its configuration's digest.
 
-    With Docker's containerd store (the default from Docker 29 on) the local id is the manifest's digest instead,
-    and only the saved archive tells the configuration's.
+    Docker's containerd store (the default from Docker 29 on) takes the manifest's instead, and only the saved archive
+    tells the configuration's.
     """
-    if "Descriptor" not in image:
-        return image["Id"]
-    with saved([image["Id"]]) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-        for member in archive:
-            if member.name == "manifest.json" and (file := archive.extractfile(member)):
-                config = json.load(file)[0]["Config"]
-                return "sha256:" + Path(config).name.removesuffix(".json")
-    raise FiefdomError(f"docker save {image['Id']} holds no manifest; is this Docker's own client?")
+    if layers.is_classic(_local_daemon()):
+        return local_id
+    if (layout := _layout(local_id)) is None:
+        raise FiefdomError(f"docker save {local_id} holds no manifest; is this Docker's own client?")
+    return layout.id
+
+
+def _names_files_by_layer() -> bool:
+    """Whether archives need not be read to know what lies where. A wrong yes costs time only: nothing is left out."""
+    major = _local_daemon().partition(".")[0]
+    return layers.is_classic(_local_daemon()) and major.isdecimal() and int(major) >= 25
+
+
+@functools.cache
+def _local_daemon() -> str:
+    """Its version, and what it says about its store."""
+    return _docker("info", "--format", "{{.ServerVersion}} {{json .DriverStatus}}").stdout
 
 
 def _digest_of(context: Path) -> str:
