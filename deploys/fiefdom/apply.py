@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fiefdom.containers import FAILED, conf_path
 from fiefdom.desired import Container, Directory, File, Package, Sysctl, Unit
-from fiefdom.plan import Change, HostPlan, claims, has_stamp, unit_actions, unit_stamp
+from fiefdom.plan import Change, HostPlan, claims, has_stamp, merge, unit_actions, unit_stamp
 from fiefdom.snapshot import sysctl_path
 
 SCRIPT = (Path(__file__).parent / "apply.sh").read_text()
@@ -68,20 +68,25 @@ def turn(plan: HostPlan) -> tuple[Step, ...]:
     return (
         *(("remove-container", c.name) for c in plan.of("container", "-")),
         *_staged(files),
-        ("keep", "begin"),
+        ("keep", "begin", merge([plan]).hash),
         *(("keep", "file", f.path) for f in files),
         *(("keep", "container", c.name, c.unit) for c in dict.fromkeys([*changed, *agents])),
         ("keep", "done"),
         ("say", "drain"),
-        ("containers", "stop", *agent_units),
+        *_all_at_once("stop", agent_units),
         ("say", "replace"),
         *(("place", f.path) for f in files),
         ("daemon-reload",),
         ("containers", "restart", *units),
         ("say", "join"),
-        ("containers", "restart", *agent_units),
+        *_all_at_once("restart", agent_units),
         ("settled",),
     )
+
+
+def _all_at_once(verb: str, units: list[str]) -> list[Step]:
+    # A host outside app_hosts has no agent, and systemctl takes no empty list.
+    return [("containers", verb, *units)] if units else []
 
 
 def farewell(plan: HostPlan, stays: tuple[str, ...]) -> tuple[Step, ...]:
@@ -101,11 +106,15 @@ def farewell(plan: HostPlan, stays: tuple[str, ...]) -> tuple[Step, ...]:
 
 
 def turn_back(plan: HostPlan, aside: bool) -> tuple[Step, ...]:
-    """One host's turn back to what its last turn kept; ``aside`` keeps the release's containers for inspection."""
+    """One host's way back from the turn of ``plan``; ``aside`` keeps the release's containers for inspection.
+
+    A turn that ended before it had kept anything changed nothing, and what an earlier release kept stays where it is.
+    """
     agents = [c.unit for c in plan.state.containers if c.role == "agent"]
     return (
+        ("kept", merge([plan]).hash),
         ("say", "drain"),
-        ("containers", "stop", *agents),
+        *_all_at_once("stop", agents),
         ("say", "restore"),
         ("restore", "aside" if aside else "replace"),
     )
@@ -254,7 +263,8 @@ def _containers(plan: HostPlan) -> Iterator[Step]:
     for role in ("gateway", "agent"):
         units = [c.unit for c in changed if c.role == role]
         if role == "agent":
-            units = list(dict.fromkeys([*units, *leaving]))
+            wanted = plan.state.container_units
+            units = list(dict.fromkeys([*units, *(u for u in leaving if u in wanted)]))
         if units:
             yield ("containers", "restart", *units)
 

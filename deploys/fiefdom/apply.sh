@@ -177,28 +177,34 @@ tell_delays() { # since_s units...
 # What a release replaces is kept until the next one: files with their modes and owners, and images by id, for a tag may
 # have moved on. While it says "unfinished", the turn that made it never came to its end, and what it kept is still the
 # state to go back to.
-keep() { # begin | file PATH | container NAME UNIT | done
+keep() { # begin TURN | file PATH | container NAME UNIT | done
     if [ "$1" = begin ]; then
         keeping=$staging/previous
-        [ ! -e "$previous/unfinished" ] || keeping=
-        [ -z "$keeping" ] || mkdir -m 0700 "$keeping" || fail "$keeping" "cannot be created"
+        if [ -e "$previous/unfinished" ]; then
+            cp -a "$previous" "$keeping"
+        else
+            mkdir -m 0700 "$keeping" && : >"$keeping/index"
+        fi && printf '%s\n' "$2" >"$keeping/turn" || fail "$keeping" "cannot be created; $(free "$staging")"
         return
     fi
-    case $1:$keeping in
-    done:?*)
+    # What is known of an unfinished turn stays; what it did not touch is kept beside it.
+    ! cut -f 1,2 "$keeping/index" | grep -qxF "$1$tab${2:-}" || return 0
+    case $1 in
+    done)
         : >"$keeping/unfinished" && rm -rf "$previous" && mv -T "$keeping" "$previous" || fail "$previous" "cannot be kept"
         ;;
-    file:?*)
+    file)
         staged_name "$2"
         if [ -e "$2" ]; then
             cp -p "$2" "$keeping/${staged##*/}" || fail "$2" "cannot be kept; $(free "$staging")"
         fi
-        printf 'file\t%s\n' "$2" >>"$keeping/index"
+        printf 'file\t%s\n' "$2" >>"$keeping/index" || fail "$keeping/index" "cannot be written; $(free "$staging")"
         ;;
-    container:?*)
+    container)
         found=$(docker inspect --type container --format "{{.Id}}$tab{{.Image}}$tab{{.Config.Image}}" "$2" 2>/dev/null) ||
             found="-$tab-$tab-"
-        printf 'container\t%s\t%s\t%s\n' "$2" "$3" "$found" >>"$keeping/index"
+        printf 'container\t%s\t%s\t%s\n' "$2" "$3" "$found" >>"$keeping/index" ||
+            fail "$keeping/index" "cannot be written; $(free "$staging")"
         ;;
     esac
     [ "$1" != "done" ] || undo=yes
@@ -208,6 +214,7 @@ keep() { # begin | file PATH | container NAME UNIT | done
 # failure: every container that comes back is one more that serves.
 put_back() { # aside: keep the release's containers under another name; or replace
     undo=no
+    missed=no
     [ -e "$previous/index" ] || {
         printf 'fiefdom-not-restored\t%s\tnothing was kept of an earlier release\n' "$previous"
         return 1
@@ -229,6 +236,7 @@ put_back() { # aside: keep the release's containers under another name; or repla
                 rm -f "$name"
             elif ! { output=$(cp -p "$kept" "$staged" 2>&1) && move_file "$staged" "$name"; }; then
                 printf 'fiefdom-not-restored\t%s\t%s\n' "$name" "$(printf '%s' "$output" | tr '\n\t' '; ')"
+                missed=yes
             fi
             ;;
         esac
@@ -250,6 +258,7 @@ put_back() { # aside: keep the release's containers under another name; or repla
             return 1
         }
     done
+    [ "$missed" = no ] || return 1
     rm -f "$previous/unfinished"
     printf 'fiefdom-restored\t%s\n' "$(hostname)"
 }
@@ -284,6 +293,12 @@ take() {
     erase) rm -rf "${state:?}" || fail "$state" "cannot be removed" ;;
     say) printf 'fiefdom-stage\t%s\n' "$1" ;;
     keep) keep "$@" ;;
+    kept) # a turn that never came to keep anything has nothing to put back
+        [ "$(cat "$previous/turn" 2>/dev/null)" = "$1" ] || {
+            printf 'fiefdom-restored\t%s\n' "$(hostname)"
+            exit 0
+        }
+        ;;
     settled) rm -f "$previous/unfinished" && undo=no ;;
     restore) put_back "$1" || exit 1 ;;
     remove-unit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from fiefdom import apply, converge, ledger, plan, release, rollout, snapshot, status
@@ -77,17 +78,20 @@ def _upgrade(known: converge.Known, hosts: Session, name: str, say: Say) -> None
     agents = [AGENT] if known.cluster.instances(name) else []
     steps = [("say", "drain"), ("containers", "stop", *agents)] if agents else []
     heard = rollout.Heard(name, lambda host, stage, began=None: None if began else say(host, stage))
-    hosts.follow(name, [*steps, ("say", "upgrade"), ("upgrade",)], heard)
+    rollout.take_turn(hosts, name, [*steps, ("say", "upgrade"), ("upgrade",)], heard)
     if heard.failure:
         if agents:
-            hosts.follow(name, [("containers", "start", *agents)], lambda _: None)
+            rollout.take_turn(hosts, name, [("containers", "start", *agents)], rollout.Heard(name, lambda *_: None))
         raise FiefdomError(f"{name}: {heard.failure.unit}: {heard.failure.reason}")
 
 
 def _reboot(hosts: Session, name: str, say: Say) -> None:
     boot = _boot(hosts, name)
+    if not boot:
+        raise FiefdomError(f"{name}: does not answer; it was not rebooted")
     say(name, "reboot")
-    hosts.script(name, "systemctl reboot")
+    with suppress(FiefdomError):  # the connection may end before the answer
+        _script(hosts, name, "systemctl reboot")
     deadline = time.monotonic() + BOOT_TIMEOUT_S
     reason: str | None = "it has not gone down"
     while True:
@@ -104,10 +108,14 @@ def _reboot(hosts: Session, name: str, say: Say) -> None:
 
 def _boot(hosts: Session, name: str) -> str:
     try:
-        _, output, _ = hosts.script(name, "cat /proc/sys/kernel/random/boot_id")
-    except (OSError, EOFError):
+        return _script(hosts, name, "cat /proc/sys/kernel/random/boot_id").strip()
+    except FiefdomError:
         return ""
-    return output.strip()
+
+
+def _script(hosts: Session, name: str, text: str) -> str:
+    """Output of a script. Raises FiefdomError where the connection breaks off."""
+    return hosts.on_all(lambda name: hosts.script(name, text)[1], [name])[name]
 
 
 def _await_serving(cluster: Cluster, hosts: Session, name: str) -> None:
@@ -150,7 +158,7 @@ def retire(known: converge.Known, hosts: Session, name: str, *, force: bool, tak
         plan.require_supported(name, found)
         gone = plan.of_host(name, HostState(), found, {})
         heard = rollout.Heard(name, lambda host, stage, began=None: None if began else say(host, stage))
-        hosts.follow(name, apply.farewell(gone, _STAYS), heard)
+        rollout.take_turn(hosts, name, apply.farewell(gone, _STAYS), heard)
         if heard.failure:
             raise FiefdomError(f"{name}: {heard.failure.unit}: {heard.failure.reason}; run it again")
         say(name, "forget")

@@ -189,7 +189,10 @@ def running_versions(
     state: HostState, snapshot: Snapshot, identities: Mapping[str, str], hold: Collection[str]
 ) -> dict[str, str]:
     """Version that each service of ``hold`` keeps running, where its release is pending on this host."""
-    return {c.service: snapshot.containers[c.name].version for c in _held(state, snapshot, identities, hold)}
+    held = [c for c in _held(state, snapshot, identities, hold) if _is_healthy(c, snapshot)]
+    found = {c.service: snapshot.containers[c.name].version for c in held}
+    # One that was started by hand tells none; the inventory's word stands in.
+    return {service: version for service, version in found.items() if version}
 
 
 def _held(state: HostState, now: Snapshot, identities: Mapping[str, str], hold: Collection[str]) -> Iterator[Container]:
@@ -222,8 +225,10 @@ def _release(change: Change, held: Mapping[str, Container], state: HostState) ->
 def _differences(state: HostState, snapshot: Snapshot, identities: Mapping[str, str], complete: bool) -> list[Change]:
     if snapshot.docker == "down" and state.containers:
         _require_docker_startable(state, snapshot)
-        # Nobody knows what runs; starting dockerd comes first, and a second look tells the rest.
-        state = replace(state, images=(), containers=())
+        # Nobody knows what runs; starting dockerd comes first, and a second look tells the rest. What runs must not
+        # come up as something else meanwhile, so files that it is made from wait as well.
+        files = tuple(f for f in state.files if not (f.serves and f.path in snapshot.files))
+        state = replace(state, files=files, images=(), containers=())
         complete = False
     return [
         *_hostname(state, snapshot),

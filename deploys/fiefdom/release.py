@@ -83,7 +83,8 @@ def of_plan(cluster: Cluster, wanted: plan.Plan, services: Collection[str], orde
         left = tuple(name for name in queue if name != order.canary)
         batches = [(order.canary,)] if order.canary in turns else []
     if not order.all_at_once:
-        require_others(cluster, services, batches)
+        # A host leaves as a whole, with the services that this release leaves alone.
+        require_others(cluster, cluster.services, batches)
     return Release(
         {name: (", ".join(before), after) for name, (before, after) in sorted(versions.items())},
         turns,
@@ -189,7 +190,8 @@ def counts(views: Mapping[str, Any], hosts: Collection[str], services: Collectio
 
 def verdict(before: Counts, now: Counts, most_errors: float) -> str | None:
     """Why the servers counted do not do well, or None; ``most_errors`` is the share of requests that may go wrong."""
-    total = sum((count.since(before.get(key, Count())) for key, count in now.items()), Count())
+    # What has no beginning, for its gateway did not answer then, has counted for longer than the release is there.
+    total = sum((count.since(before[key]) for key, count in now.items() if key in before), Count())
     if total.errors < LEAST_ERRORS or total.errors <= most_errors * max(total.requests, 1):
         return None
     return f"{total.errors} of {total.requests} requests went wrong on the new version, as the gateways count"
@@ -213,7 +215,10 @@ def _servers(view: Any, hosts: Collection[str]) -> list[Mapping[str, Any]]:
     return [
         server
         for server in (servers if isinstance(servers, list) else [])
-        if isinstance(server, dict) and str(server.get("name")).rpartition("-")[0] in hosts
+        if isinstance(server, dict)
+        and str(server.get("name")).rpartition("-")[0] in hosts
+        and isinstance(server.get("service"), str)
+        and isinstance(server.get("port"), int)
     ]
 
 

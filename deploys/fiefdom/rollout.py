@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -257,8 +257,11 @@ class Rollout:
 
     def _turn(self, name: str) -> Failure | None:
         heard = Heard(name, self._stage)
-        self.hosts.follow(name, apply.turn(self.release.turns[name]), heard)
-        heard.end()
+        try:
+            take_turn(self.hosts, name, apply.turn(self.release.turns[name]), heard)
+        except FiefdomError as error:
+            # The host goes on alone, and how far it comes cannot be heard.
+            return Failure(name, "its turn", str(error))
         return heard.failure
 
     def _await_up(self, name: str) -> Failure | None:
@@ -305,17 +308,16 @@ class Rollout:
         if keep:
             self.released += siblings
         left = [name for name in self.released if name not in undone]
-        seen = [Failure(**{**_fields(f), "restored": f.host in undone}) for f in failures]
+        seen = [replace(f, restored=f.host in undone) for f in failures]
         return RolloutError(seen, undone, left)
 
     def _back(self, name: str, aside: bool) -> list[str]:
         heard = Heard(name, self._stage)
         try:
-            self.hosts.follow(name, apply.turn_back(self.release.turns[name], aside), heard)
+            take_turn(self.hosts, name, apply.turn_back(self.release.turns[name], aside), heard)
         except FiefdomError as error:
             self.say(name, f"not put back: {error}")
             return []
-        heard.end()
         if heard.failure or not heard.restored:
             self.say(name, f"not put back: {heard.failure.reason if heard.failure else 'it does not say why'}")
             return []
@@ -325,8 +327,13 @@ class Rollout:
     # --- Looking and telling
 
     def _views(self) -> Mapping[str, Any]:
-        gateways = self.known.cluster.gateways
-        return self.hosts.on_all(lambda name: status.gateway_view(self.hosts, name), gateways)
+        return {name: self._view(name) for name in self.known.cluster.gateways}
+
+    def _view(self, name: str) -> Any:
+        try:
+            return self.hosts.on_all(lambda name: status.gateway_view(self.hosts, name), [name])[name]
+        except FiefdomError as error:
+            return str(error)
 
     def _stage(self, name: str, stage: str, began: float | None = None) -> None:
         if began is None:
@@ -347,6 +354,8 @@ class Heard:
     stage: Callable[..., None]
     failure: Failure | None = None
     restored: bool = False
+    taken: int = 0
+    """Steps that it is through with."""
     _log: list[str] = field(default_factory=list)
     _current: str = ""
     _began: float = 0.0
@@ -365,13 +374,15 @@ class Heard:
             self.stage(self.host, rest)
         elif kind == "fiefdom-failed" and self.failure is None:
             self.failure = Failure(self.host, first, second, tuple(self._log))
+        elif kind == "done":
+            self.taken += 1
         elif kind == "fiefdom-not-restored":
             self.failure = self.failure or Failure(self.host, first, second)
             self.restored = False
         elif kind == "fiefdom-restored":
             self.restored = True
             if self.failure:
-                self.failure = Failure(**{**_fields(self.failure), "restored": True})
+                self.failure = replace(self.failure, restored=True)
 
     def end(self) -> None:
         """The stage that was last spoken of is over."""
@@ -380,8 +391,16 @@ class Heard:
             self._current = ""
 
 
-def _fields(failure: Failure) -> dict[str, Any]:
-    return {name: getattr(failure, name) for name in ("host", "unit", "reason", "log", "restored")}
+def take_turn(hosts: Session, name: str, steps: Sequence[apply.Step], heard: Heard) -> None:
+    """Let a host take steps. One that ends before the last without saying why has failed as well.
+
+    Raises FiefdomError where the connection broke off.
+    """
+    hosts.on_all(lambda name: hosts.follow(name, steps, heard), [name])
+    heard.end()
+    if heard.failure is None and not heard.restored and heard.taken < len(steps):
+        reason = f"ended after {heard.taken} of {len(steps)} steps; see `journalctl -u fiefdom-turn` there"
+        heard.failure = Failure(name, "its turn", reason)
 
 
 def _of_host(counts: release.Counts, host: str) -> release.Counts:

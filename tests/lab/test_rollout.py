@@ -85,6 +85,7 @@ def _fleet(first_converge: tuple[Site, str]) -> Iterator[Fleet]:
     site, _ = first_converge
     fleet = Fleet(site)
     site.apply()
+    ok(site.fiefdom("rollout", LAB_YAML))
     lab.up(3)
     four = fleet.inventory()
     with Load(URL, at_least=AT_LEAST) as load:
