@@ -25,8 +25,11 @@ lint: venv ## what CI checks without running anything
 	$(VENV)/bin/shellcheck $(SCRIPTS)
 	$(VENV)/bin/shellcheck --shell sh deploys/fiefdom/*.sh
 
-bench: demo ## measure a run with nothing to do against its floor and against Ansible
+bench: demo ## measure runs, releases, joins and throughput, each as a ratio
 	$(VENV)/bin/python bench/noop.py
+	$(VENV)/bin/python bench/rollout.py
+	$(VENV)/bin/python bench/join.py
+	$(VENV)/bin/python bench/throughput.py
 
 # The lab needs nothing but the standard library, so this works without .venv.
 define LAB_DOWN

@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,7 +111,7 @@ def fleet(_fleet: Fleet) -> Iterator[Fleet]:
     lab.up(3)
     inventory = _fleet.inventory()
     if _fleet.site.plan(inventory)[0] != 0 or not _fleet.site.status(inventory)["serving"]:
-        _fleet.site.fiefdom("unlock", inventory)
+        _fleet.site.fiefdom("unlock", inventory, "--take-over")
         _fleet.site.apply(inventory)
         ok(_fleet.rollout(inventory, "--force", "--take-over"))
         _fleet.site.await_serving(inventory)
@@ -133,8 +134,11 @@ def test_apply_leaves_a_healthy_instance_alone_and_names_the_command(fleet: Flee
     printed = fleet.site.apply(waiting)
     assert f"fiefdom rollout {waiting} predictor" in printed
     assert fleet.site.ssh("app1", "docker ps -q --no-trunc | sort") == before
-    done = fleet.site.run("pyinfra", "--yes", str(ROOT / "inventories/lab.py"), "deploys/site.py")
+    beside = Path(waiting).with_suffix(".py")
+    beside.write_text((ROOT / "inventories/lab.py").read_text())
+    done = fleet.site.run("pyinfra", "--yes", str(beside), "deploys/site.py")
     assert done.returncode == 0, done.stderr
+    assert fleet.site.ssh("app1", "docker ps -q --no-trunc | sort") == before
     assert fleet.site.ssh("app1", "docker inspect -f '{{.Config.Labels}}' predictor-8000").count(fleet.version)
 
 
