@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fiefdom.containers import FAILED, conf_path
 from fiefdom.desired import Container, Directory, File, Package, Sysctl, Unit
-from fiefdom.plan import Change, HostPlan, claims, has_stamp, merge, unit_actions, unit_stamp
+from fiefdom.plan import Change, HostPlan, claims, has_stamp, is_healthy, merge, unit_actions, unit_stamp
 from fiefdom.snapshot import sysctl_path
 
 SCRIPT = (Path(__file__).parent / "apply.sh").read_text()
@@ -260,13 +260,13 @@ def _containers(plan: HostPlan) -> Iterator[Step]:
         yield ("remove-container", name)
     if instances:
         yield ("containers", "restart", *instances)
-    for role in ("gateway", "agent"):
-        units = [c.unit for c in changed if c.role == role]
-        if role == "agent":
-            wanted = plan.state.container_units
-            units = list(dict.fromkeys([*units, *(u for u in leaving if u in wanted)]))
-        if units:
-            yield ("containers", "restart", *units)
+    for gateway in (c for c in changed if c.role == "gateway"):
+        # One that serves hands its listening sockets over to the new one, so that port 80 never refuses anybody.
+        verb = "reload" if is_healthy(gateway, plan.snapshot) else "restart"
+        yield ("containers", verb, gateway.unit)
+    wanted = plan.state.container_units
+    agent_units = [c.unit for c in changed if c.role == "agent"] + [unit for unit in leaving if unit in wanted]
+    yield from _all_at_once("restart", list(dict.fromkeys(agent_units)))
 
 
 def _removal(plan: HostPlan) -> Iterator[Step]:

@@ -292,7 +292,8 @@ def _release(
 @click.option("--upgrade", is_flag=True, help="Install Debian's upgrades first, while the host is out of rotation.")
 @force_option
 @take_over_option
-def reboot(inventory: str, limit: tuple[str, ...], upgrade: bool, force: bool, take_over: bool) -> None:
+@json_option
+def reboot(inventory: str, limit: tuple[str, ...], upgrade: bool, force: bool, take_over: bool, as_json: bool) -> None:
     """Reboot the app hosts one after the other, with no request failed. A gateway only when --limit names it."""
     from fiefdom import maintenance, show
     from fiefdom.inventory import limit_hosts
@@ -300,11 +301,18 @@ def reboot(inventory: str, limit: tuple[str, ...], upgrade: bool, force: bool, t
     with _run(inventory, ()) as run:
         cluster = run.known.cluster
         names = limit_hosts(cluster, limit) if limit else cluster.app_hosts
-        with show.Progress(run.out, len(names)) as progress:
+        out = run.err if as_json else run.out
+        with show.Progress(out, len(names)) as progress:
             maintenance.reboot(
                 run.known, run.session, names, upgrade=upgrade, force=force, take_over=take_over, say=progress
             )
-        run.out.print(f"Rebooted {', '.join(names)} in {progress.elapsed_s:.1f} seconds.", style="green")
+        out.print(f"Rebooted {', '.join(names)} in {progress.elapsed_s:.1f} seconds.", style="green")
+    if as_json:
+        _print_done(names, progress.elapsed_s)
+
+
+def _print_done(names: Sequence[str], seconds: float) -> None:
+    click.echo(json.dumps({"outcome": "ok", "hosts": list(names), "seconds": round(seconds, 3)}, indent=2))
 
 
 @main.command()
@@ -312,16 +320,18 @@ def reboot(inventory: str, limit: tuple[str, ...], upgrade: bool, force: bool, t
 @click.argument("host")
 @click.option("--force", is_flag=True, help="Go on although a service runs nowhere else.")
 @take_over_option
-def retire(inventory: str, host: str, force: bool, take_over: bool) -> None:
+@json_option
+def retire(inventory: str, host: str, force: bool, take_over: bool, as_json: bool) -> None:
     """Take HOST out of the cluster for good: drained, without what Fiefdom made there, forgotten by all members."""
     from fiefdom import maintenance, show
 
     with _run(inventory, ()) as run:
-        with show.Progress(run.out, 1) as progress:
+        out = run.err if as_json else run.out
+        with show.Progress(out, 1) as progress:
             maintenance.retire(run.known, run.session, host, force=force, take_over=take_over, say=progress)
-        run.out.print(
-            f"Retired {host}. Take it out of {inventory} now, or the next apply sets it up again.", style="green"
-        )
+        out.print(f"Retired {host}. Take it out of {inventory} now, or the next apply sets it up again.", style="green")
+    if as_json:
+        _print_done([host], progress.elapsed_s)
 
 
 @main.command()

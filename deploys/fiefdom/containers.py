@@ -18,10 +18,11 @@ SCRIPT = "/usr/local/lib/fiefdom/container"
 # The user of Fiefdom's own images, chosen below 1000 so that no login user of a host has it.
 UID = 990
 
-# A release's containers that failed are kept under this ending until the next run; those of a gateway that was handed
-# over to another, until their last requests are answered.
+# A release's containers that failed are kept under this ending until the next run.
 FAILED = ".failed"
-RETIRING = ".retiring-"
+# A gateway's successor until it has taken over, and the one before until its last requests are answered: their
+# supervisor's alone.
+HANDING_OVER = (".next", ".retiring-")
 
 # How long a unit waits for dockerd, and what starting and stopping cost beside the container's own time.
 DOCKER_TIMEOUT_S = 90

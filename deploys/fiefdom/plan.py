@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from fiefdom.containers import FAILED, RETIRING, conf_path
+from fiefdom.containers import FAILED, HANDING_OVER, conf_path
 from fiefdom.desired import Container, Directory, File, HostState, Package, Sysctl, Unit, digest, spec_hash
 from fiefdom.errors import FiefdomError
 from fiefdom.snapshot import FoundContainer, FoundUnit, Snapshot, sysctl_path
@@ -181,7 +181,7 @@ def of_host(
         raise FiefdomError(f"{host}: {error}") from error
     marked = [replace(c, release=_release(c, held, state)) for c in changes]
     # One that is down comes back as what its siblings are.
-    marked += [Change("container", "~", c.name, _NOT_RUNNING, c) for c in held.values() if not _is_healthy(c, snapshot)]
+    marked += [Change("container", "~", c.name, _NOT_RUNNING, c) for c in held.values() if not is_healthy(c, snapshot)]
     return HostPlan(host, tuple(sorted(marked, key=_order)), state, snapshot)
 
 
@@ -189,7 +189,7 @@ def running_versions(
     state: HostState, snapshot: Snapshot, identities: Mapping[str, str], hold: Collection[str]
 ) -> dict[str, str]:
     """Version that each service of ``hold`` keeps running, where its release is pending on this host."""
-    held = [c for c in _held(state, snapshot, identities, hold) if _is_healthy(c, snapshot)]
+    held = [c for c in _held(state, snapshot, identities, hold) if is_healthy(c, snapshot)]
     found = {c.service: snapshot.containers[c.name].version for c in held}
     # One that was started by hand tells none; the inventory's word stands in.
     return {service: version for service, version in found.items() if version}
@@ -200,11 +200,12 @@ def _held(state: HostState, now: Snapshot, identities: Mapping[str, str], hold: 
         return
     changes = [c for c in _containers(state, now, identities) if c.sign == "-/+"]
     replaced = [c.resource for c in changes if isinstance(c.resource, Container) and c.resource.service in hold]
-    serving = {c.service for c in replaced if _is_healthy(c, now)}
+    serving = {c.service for c in replaced if is_healthy(c, now)}
     yield from (c for c in replaced if c.service in serving)
 
 
-def _is_healthy(container: Container, now: Snapshot) -> bool:
+def is_healthy(container: Container, now: Snapshot) -> bool:
+    """Whether the host runs something under this container's name, and its unit says that it answers."""
     found, unit = now.containers.get(container.name), now.units.get(container.unit, FoundUnit())
     return found is not None and found.running and unit.active in _RUNNING
 
@@ -432,7 +433,7 @@ def _unwanted(state: HostState, now: Snapshot) -> Iterator[Change]:
             yield Change(kind, "-", name, "no longer in the inventory", name)
     containers = {name for kind, name in wanted | now.made if kind == "container"}
     for name, found in now.containers.items():
-        if found.ours and name not in containers and RETIRING not in name:
+        if found.ours and name not in containers and not any(word in name for word in HANDING_OVER):
             why = "a failed release, kept aside" if name.endswith(FAILED) else "no longer in the inventory"
             yield Change("container", "-", name, why, name)
 

@@ -25,6 +25,8 @@ ORDER = (
     "test_refusals",
     "test_access",
     "test_rotation",
+    "test_losses",
+    "test_rollout",
     "test_registry",
     "test_resume",
 )
@@ -90,5 +92,5 @@ def site(_site: Site) -> Iterator[Site]:
     yield _site
     lab.up(2)
     if _site.plan()[0] != 0 or not _site.status()["serving"]:
-        _site.apply()
+        _site.converge()
         _site.await_serving()

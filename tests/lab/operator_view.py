@@ -75,6 +75,12 @@ class Site:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def converge(self, inventory: str = LAB_YAML) -> None:
+        """Bring hosts to an inventory with both commands: what is due, then the releases that wait."""
+        self.apply(inventory)
+        done = self.fiefdom("rollout", inventory, "--force")
+        assert done.returncode == 0, done.stdout + done.stderr
+
     def status(self, inventory: str = LAB_YAML) -> dict[str, Any]:
         """The status as data."""
         done = self.fiefdom("status", inventory, "--json")

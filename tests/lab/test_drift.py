@@ -74,6 +74,11 @@ def test_harm_is_seen_and_mended(site: Site, name: str) -> None:
         assert all(not found for other, found in changes.items() if other != host)
     finally:
         site.apply()
+        # What serves and is not what it should be, a rollout replaces.
+        waiting = [change for found in site.plan()[1].values() for change in found]
+        assert all("predictor-" in change for change in waiting)
+        if waiting:
+            site.converge()
     assert site.plan()[0] == 0
     site.await_serving()
 

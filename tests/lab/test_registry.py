@@ -38,7 +38,7 @@ def registry(site: Site) -> Iterator[str]:
             site.ssh(host, f"mkdir -p {certificates} && printf '%s\\n' '{certificate}' > {certificates}/ca.crt")
         yield f"{ADDRESS}:5000"
     finally:
-        site.apply()
+        site.converge()
         for host in HOSTS:
             site.ssh(host, f"rm -rf {certificates}")
         docker("rm", "--force", NAME)
@@ -54,6 +54,8 @@ def test_hosts_pull_from_the_registry_that_the_inventory_names(site: Site, regis
     inventory = site.inventory("registry", lambda d: d.update(registry={"server": registry}))
     with Load(f"{GATEWAY_URL}/predict") as load:
         site.apply(inventory, "--limit", "app_hosts")
+        done = site.fiefdom("rollout", inventory, "--force")  # the gateway's own image stays as it is
+        assert done.returncode == 0, done.stdout + done.stderr
         site.await_serving(inventory)
     tell("instances replaced by the registry's", load)
     assert load.failed == 0, load.report()
@@ -66,7 +68,7 @@ def test_an_image_that_the_registry_lacks_is_told(site: Site, registry: str) -> 
         data["registry"] = {"server": registry}
         data["services"]["predictor"]["version"] = "9.9.9"  # type: ignore[index]
 
-    done = site.fiefdom("apply", site.inventory("missing", missing), "--yes", "--limit", "app1")
+    done = site.fiefdom("rollout", site.inventory("missing", missing), "--force")
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: app1: {registry}/fiefdom/predictor:9.9.9: cannot be pulled: ")
     assert done.stderr.count("\n") == 1

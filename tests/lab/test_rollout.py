@@ -284,8 +284,11 @@ def test_systemctl_reboot_of(fleet: Fleet, hears_nothing: Load, name: str) -> No
 
 @pytest.mark.parametrize("name", ["app1", "gw1"])
 def test_dockerd_restarted_on(fleet: Fleet, hears_nothing: Load, name: str) -> None:
+    containers = "docker ps --format '{{.Names}}' | sort | xargs docker inspect --format '{{.Name}} {{.State.Pid}}'"
+    before = fleet.site.ssh(name, containers)
     fleet.site.ssh(name, "systemctl restart docker")
     fleet.site.await_serving(fleet.inventory())
+    assert fleet.site.ssh(name, containers) == before
 
 
 def test_an_agent_restarted_within_a_second_with_other_tags(fleet: Fleet, hears_nothing: Load) -> None:
@@ -303,7 +306,7 @@ def test_an_agent_restarted_within_a_second_with_other_tags(fleet: Fleet, hears_
 
 
 def test_serf_restarted_on_the_gateway(fleet: Fleet, hears_nothing: Load) -> None:
-    fleet.site.ssh("gw1", "pkill -x serf")
+    fleet.site.ssh("gw1", "pkill -9 -x serf")
     await_true(lambda: fleet.site.status(fleet.inventory())["problems"] == [], what="Serf back")
     fleet.site.await_serving(fleet.inventory())
 

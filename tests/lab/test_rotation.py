@@ -5,31 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pytest
 from load import Load
 from operator_view import GATEWAY_URL, LAB_YAML, ROOT, Site, answers, await_true, tell
 
-from fiefdom import lab
-
 URL = f"{GATEWAY_URL}/predict"
 IDEMPOTENT = ("busy", "pausing", "new", "slow")
-
-
-def reboot(site: Site, name: str) -> None:
-    boot = lab.boot_of(name)
-    site.ssh(name, "systemctl reboot", check=False)
-    await_true(lambda: lab.boot_of(name) != boot, what=f"a new boot of {name}")
-    lab.await_booted([name])
-
-
-@pytest.mark.parametrize("name", ["app1", "app2"])
-def test_a_reboot_of_an_app_host_fails_no_request(site: Site, name: str) -> None:
-    with Load(URL) as load:
-        reboot(site, name)
-        site.await_serving()
-    tell(f"reboot of {name}", load)
-    assert load.failed == 0, load.report()
-    assert {host.split(":")[0] for host, _ in load.answered} == {"app1", "app2"}
 
 
 def test_an_agent_that_stops_takes_its_host_out_and_brings_it_back(site: Site) -> None:
@@ -58,58 +38,6 @@ def test_a_host_leaves_only_when_its_open_requests_are_answered(site: Site) -> N
 def open_requests(site: Site, host: str) -> int:
     status = json.loads(site.ssh("gw1", "docker exec gateway fiefdom-gateway status"))
     return sum(int(s["sessions"]) for s in status["servers"] if s["name"].startswith(f"{host}-"))
-
-
-def test_a_host_that_loses_power_costs_no_request_that_can_be_retried(site: Site) -> None:
-    with Load(URL) as load:
-        lab.power_cut("app2")
-        await_true(lambda: not answered_by("app2", 20), what="app2 out of rotation")
-        lab.power_on("app2")
-        lab.await_booted(["app2"])
-        site.await_serving()
-    tell("power cut of app2", load)
-    assert load.failed_of(*IDEMPOTENT) == 0, load.report()
-    assert site.plan()[0] == 0
-
-
-def answered_by(host: str, count: int) -> bool:
-    return any(answer.startswith(f"{host}:") for answer in answers(count))
-
-
-def test_a_killed_instance_is_back_without_help(site: Site) -> None:
-    before = site.ssh("app1", "docker inspect predictor-8000 --format '{{.State.Pid}}'")
-    with Load(URL) as load:
-        site.ssh("app1", f"kill -9 {before}")
-        await_true(
-            lambda: site.ssh("app1", "docker inspect predictor-8000 --format '{{.State.Pid}}'") not in ("0", before),
-            timeout_s=10,
-            what="a new process",
-        )
-        site.await_serving()
-    tell("instance killed", load)
-    assert load.failed_of(*IDEMPOTENT) == 0, load.report()
-
-
-@pytest.mark.parametrize("name", ["app1", "gw1"])
-def test_a_restart_of_dockerd_touches_no_container_and_fails_no_request(site: Site, name: str) -> None:
-    containers = "docker ps --format '{{.Names}}' | sort | xargs docker inspect --format '{{.Name}} {{.State.Pid}}'"
-    before = site.ssh(name, containers)
-    with Load(URL) as load:
-        site.ssh(name, "systemctl restart docker")
-        site.await_serving()
-    tell(f"dockerd restarted on {name}", load)
-    assert site.ssh(name, containers) == before
-    assert load.failed == 0, load.report()
-    assert site.plan()[0] == 0
-
-
-def test_the_gateway_serves_on_while_its_serf_agent_is_killed(site: Site) -> None:
-    with Load(URL) as load:
-        site.ssh("gw1", "pkill -9 -x serf")
-        await_true(lambda: site.status()["serving"], what="Serf back")
-    tell("the gateway's Serf killed", load)
-    assert load.failed == 0, load.report()
-    assert site.status()["problems"] == []
 
 
 def test_two_services_of_different_technology_stand_side_by_side_as_data(site: Site) -> None:

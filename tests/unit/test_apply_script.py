@@ -190,7 +190,9 @@ def test_a_full_disk_places_nothing(start: Callable[..., Debian]) -> None:
 def test_a_full_target_keeps_the_old_file(start: Callable[..., Debian]) -> None:
     debian = start("--tmpfs=/srv:size=64k")
     debian.shell("echo old >/srv/x")
-    assert debian.failure(stage("/srv/x", b"x" * 100_000), ("place", "/srv/x")).startswith("/srv/x\tcannot be written")
+    assert debian.failure(stage("/srv/x", b"x" * 100_000), ("place", "/srv/x")).startswith(
+        "/srv/x\tcannot be put into place: "
+    )
     assert debian.shell("cat /srv/x; ls -A /srv") == "old\nx\n"
 
 
@@ -272,3 +274,209 @@ def test_runs_take_turns(debian: Debian) -> None:
         debian.take_all(("remove-file", "/srv/x"))
         assert first.wait() == 0
     assert not debian.exists("/srv/x")
+
+
+# --- Turns: what they keep, and the way back
+
+# systemd and docker are the lab's to prove. Here they write down what they are asked, and keep a file for each container.
+STUBS = r"""
+mkdir -p /stub/containers /stub/broken
+cat >/usr/local/bin/docker <<'END'
+#!/bin/sh
+echo "docker $*" >>/stub/log
+for last; do :; done
+case $1 in
+inspect)
+    [ -e "/stub/containers/$last" ] || exit 1
+    case $* in *.Image*) cat "/stub/containers/$last" ;; *) cut -f 1 "/stub/containers/$last" ;; esac ;;
+rename) mv "/stub/containers/$2" "/stub/containers/$3" ;;
+rm) rm -f "/stub/containers/$last" ;;
+esac
+END
+cat >/usr/local/bin/systemctl <<'END'
+#!/bin/sh
+case $1 in -q) shift ;; esac
+case $1 in is-active) [ ! -e "/stub/broken/$2" ] && [ "$2" != fiefdom-turn.service ]; exit ;; reset-failed) exit ;; esac
+echo "systemctl $*" >>/stub/log
+verb=$1
+shift
+for unit; do
+    [ ! -e "/stub/broken/$unit" ] || [ "$verb" = stop ] || status=1
+    case $verb:$unit in restart:web@8000.service) printf 'id-new\timage-new\tweb:2\n' >/stub/containers/web-8000 ;; esac
+done
+exit "${status:-0}"
+END
+cat >/usr/local/bin/systemd-run <<'END'
+#!/bin/sh
+for word; do
+    case $word in
+    --property=StandardInput=file:*) from=${word#*file:} ;;
+    --property=StandardOutput=append:*) to=${word#*append:} ;;
+    esac
+    last=$word
+done
+exec /bin/sh "$last" <"$from" >>"$to"
+END
+chmod 0755 /usr/local/bin/*
+printf 'id-old\timage-old\tweb:1\n' >/stub/containers/web-8000
+printf 'id-agent\timage-agent\tserf:1\n' >/stub/containers/serf-agent
+mkdir -p /srv && printf 'old' >/srv/env && chmod 0640 /srv/env && chown 5:6 /srv/env
+"""
+KEPT: tuple[Step, ...] = (
+    ("keep", "begin", "turn-1"),
+    ("keep", "file", "/srv/env"),
+    ("keep", "file", "/srv/conf"),
+    ("keep", "container", "web-8000", "web@8000.service"),
+    ("keep", "container", "serf-agent", "serf-agent.service"),
+    ("keep", "done"),
+)
+STAGED: tuple[Step, ...] = (stage("/srv/env", b"new", "0600"), stage("/srv/conf", b"new"))
+REPLACED: tuple[Step, ...] = (
+    ("containers", "stop", "serf-agent.service"),
+    ("place", "/srv/env"),
+    ("place", "/srv/conf"),
+    ("containers", "restart", "web@8000.service"),
+)
+BAD: Step = ("sysctl", "/proc/sys/no/such", "1")
+BACK = "fiefdom-restored\t"
+
+
+@pytest.fixture
+def stubbed(debian: Debian) -> Debian:
+    debian.shell(STUBS)
+    return debian
+
+
+def log(debian: Debian) -> list[str]:
+    """What systemd and docker were asked to change since the last time."""
+    lines = debian.shell("cat /stub/log 2>/dev/null; rm -f /stub/log").splitlines()
+    return [line for line in lines if not line.startswith("docker inspect")]
+
+
+def is_old(debian: Debian) -> bool:
+    """Whether the files are those of before the turn: content, mode, owner, and none that was not there."""
+    assert debian.stat("/srv/env") == ["regular file 640 5:6"]
+    return debian.shell("cat /srv/env") == "old" and not debian.exists("/srv/conf")
+
+
+def test_a_turn_that_fails_puts_everything_back_and_keeps_what_failed_aside(stubbed: Debian) -> None:
+    status, lines = stubbed.take(*STAGED, *KEPT, ("say", "replace"), *REPLACED, BAD)
+    assert status == 1
+    failed = next(i for i, line in enumerate(lines) if line.startswith("fiefdom-failed\t/proc/sys/no/such\t"))
+    assert lines[failed + 1] == "fiefdom-stage\trestore"
+    assert lines[failed + 2].startswith(BACK) and len(lines) == failed + 3
+    assert is_old(stubbed)
+    assert stubbed.leftovers() == "" and not stubbed.exists("/var/lib/fiefdom/previous/unfinished")
+    assert stubbed.shell("cat /stub/containers/web-8000.failed") == "id-new\timage-new\tweb:2\n"
+    assert log(stubbed)[-7:] == [
+        "docker tag image-old web:1",
+        "systemctl stop web@8000.service",
+        "docker rm -f web-8000.failed",
+        "docker rename web-8000 web-8000.failed",
+        "systemctl daemon-reload",
+        "systemctl start web@8000.service",
+        "systemctl start serf-agent.service",
+    ]
+
+
+@pytest.mark.parametrize("how", ["replace", "aside"])
+def test_a_turn_that_did_well_goes_back_when_asked(stubbed: Debian, how: str) -> None:
+    assert stubbed.take(*STAGED, *KEPT, *REPLACED, ("settled",))[0] == 0
+    assert stubbed.shell("cat /srv/env /srv/conf") == "newnew"
+    status, lines = stubbed.take(("kept", "turn-1"), ("say", "restore"), ("restore", how))
+    assert status == 0 and any(line.startswith(BACK) for line in lines)
+    assert is_old(stubbed)
+    assert stubbed.exists("/stub/containers/web-8000.failed") == (how == "aside")
+
+
+def test_what_another_turn_kept_is_left_alone(stubbed: Debian) -> None:
+    """A turn that failed before it kept anything must not be undone with the way back of the release before it."""
+    assert stubbed.take(*STAGED, *KEPT, *REPLACED, ("settled",))[0] == 0
+    log(stubbed)
+    stubbed.failure(stage("/srv/env", b"newer"), ("check", "/srv/env", "false"), ("keep", "begin", "turn-2"))
+    status, lines = stubbed.take(("kept", "turn-2"), ("say", "drain"), ("restore", "aside"))
+    assert status == 0 and [line.startswith(BACK) for line in lines] == [True]
+    assert stubbed.shell("cat /srv/env /srv/conf") == "newnew"
+    assert log(stubbed) == []
+
+
+def test_without_anything_kept_there_is_no_way_back(stubbed: Debian) -> None:
+    status, lines = stubbed.take(("restore", "aside"))
+    assert (status, lines) == (
+        1,
+        ["fiefdom-not-restored\t/var/lib/fiefdom/previous\tnothing was kept of an earlier release"],
+    )
+
+
+def test_a_turn_that_was_killed_leaves_its_older_state_to_the_next(stubbed: Debian) -> None:
+    """A power cut after the files were placed: the next turn keeps what was there before the first, and adds its own."""
+    stubbed.shell("echo w >/srv/other")
+    assert stubbed.take(*STAGED, *KEPT, *REPLACED)[0] == 0  # without `settled`, as if it had ended here
+    assert stubbed.exists("/var/lib/fiefdom/previous/unfinished")
+    status, lines = stubbed.take(
+        stage("/srv/other", b"newer"),
+        ("keep", "begin", "turn-2"),
+        *KEPT[1:-1],
+        ("keep", "file", "/srv/other"),
+        ("keep", "done"),
+        ("place", "/srv/other"),
+        BAD,
+    )
+    assert status == 1 and lines[-1].startswith(BACK)
+    assert is_old(stubbed)
+    assert stubbed.shell("cat /srv/other") == "w\n"
+
+
+def test_a_way_back_that_misses_a_file_says_so_and_stays_unfinished(stubbed: Debian) -> None:
+    assert stubbed.take(*STAGED, *KEPT, *REPLACED)[0] == 0
+    stubbed.shell("rm /srv/env && mkdir /srv/env && touch /srv/env/in-the-way")
+    status, lines = stubbed.take(("restore", "replace"))
+    assert status == 1
+    assert any(line.startswith("fiefdom-not-restored\t/srv/env\t") for line in lines)
+    assert not any(line.startswith(BACK) for line in lines)
+    assert stubbed.exists("/var/lib/fiefdom/previous/unfinished")
+    assert "systemctl start serf-agent.service" in log(stubbed)  # and the host serves all the same
+
+
+def test_a_unit_that_does_not_come_back_is_named(stubbed: Debian) -> None:
+    assert stubbed.take(*STAGED, *KEPT, *REPLACED, ("settled",))[0] == 0
+    stubbed.shell("touch /stub/broken/web@8000.service")
+    status, lines = stubbed.take(("restore", "aside"))
+    assert (status, lines[-1]) == (1, "fiefdom-not-restored\tweb@8000.service\tdid not start")
+
+
+@pytest.mark.parametrize("size_kib", [32, 48, 64, 72, 76, 80, 84, 88])
+def test_a_full_disk_while_keeping_changes_nothing(start: Callable[..., Debian], size_kib: int) -> None:
+    """Whichever write is the one without room: the copy, the list of copies, the mark."""
+    debian = start(f"--tmpfs=/var/lib/fiefdom:size={size_kib}k")
+    debian.shell(STUBS)
+    debian.shell("head -c 60000 /dev/zero >/srv/large")
+    steps = (("keep", "begin", "t"), ("keep", "file", "/srv/large"), *KEPT[1:], *REPLACED[:1], BAD)
+    status, lines = debian.take(*steps)
+    assert status == 1
+    if not debian.exists("/var/lib/fiefdom/previous"):
+        assert lines[-1].startswith("fiefdom-failed\t") and "KiB free" in lines[-1]
+        assert log(debian) == []
+    else:  # it had room: then for all of it
+        assert lines[-1].startswith(BACK)
+    assert is_old(debian)
+
+
+def test_a_turn_holds_the_whole_of_apply_and_prints_what_it_prints(stubbed: Debian) -> None:
+    assert apply.SCRIPT in apply.TURN and "@APPLY@" not in apply.TURN
+    assert "FIEFDOM_APPLY" not in apply.SCRIPT
+    steps = apply.steps_text([*STAGED, *KEPT, ("say", "replace"), *REPLACED, ("settled",)])
+    command = ["docker", "exec", "-i", stubbed.id, "sh", "-c", apply.TURN, "fiefdom"]
+    done = subprocess.run(command, input=steps, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "done\tsettled\t"
+    assert "fiefdom-stage\treplace" in done.stdout.splitlines()
+    assert stubbed.shell("cat /srv/env") == "new"
+    # Steps hold secrets.
+    assert not stubbed.exists("/run/fiefdom/turn/steps")
+    assert stubbed.stat("/run/fiefdom/turn") == ["directory 700 0:0"]
+
+
+def test_a_farewell_takes_the_memory_of_it_all(debian: Debian) -> None:
+    debian.take_all(("record", "file", "/srv/x"), ("erase",))
+    assert not debian.exists("/var/lib/fiefdom")

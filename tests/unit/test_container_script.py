@@ -344,3 +344,177 @@ def test_wrong_usage_is_told(supervised: Supervised) -> None:
     done = subprocess.run([supervised.script, "run"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("usage: container ")
+
+
+# --- Successors: the command HEIR is a script of ours here, and the real one is in tests/lab/test_gateway_container.py
+
+HEIR = """#!/bin/sh
+case $1 in
+  lends) exit "$(cat /shared/lends)" ;;
+  healthy) [ -e /shared/taken-over ] ;;
+esac
+"""
+PATIENT = ("perl", "-e", "$SIG{TERM} = sub { exit 0 }; sleep 1 while 1")
+
+
+@dataclass
+class Heirs:
+    """A supervised container that may have successors."""
+
+    it: Supervised
+    shared: Path
+    memory_mib: int = 64
+
+    def answers(self, *, lends: int = 0, healthy: bool = False) -> None:
+        (self.shared / "lends").write_text(f"{lends}\n")
+        if healthy:
+            (self.shared / "taken-over").touch()
+
+    def change(self) -> None:
+        self.memory_mib += 1
+        args = (*self.it.container.args[:-1], f"--memory={self.memory_mib}m")
+        self.it.container = replace(self.it.container, args=args)
+        self.it.write()
+
+    def run(self) -> subprocess.Popen[str]:
+        self.it.ready.clear()
+        env = os.environ | {"NOTIFY_SOCKET": self.it.notify_path}
+        words = [self.it.script, "run", self.it.container.name, "heir"]
+        run = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=env)
+        self.it.runs.append(run)
+        assert self.it.ready.wait(20), "never ready"
+        return run
+
+    def reload(self) -> subprocess.CompletedProcess[str]:
+        env = os.environ | {"MAINPID": str(self.it.runs[-1].pid)}
+        words = [self.it.script, "reload", self.it.container.name]
+        return subprocess.run(words, capture_output=True, text=True, check=False, env=env, timeout=60)
+
+    def containers(self) -> dict[str, str]:
+        """Ids of the containers by what follows the name."""
+        name = self.it.container.name
+        found = docker("ps", "--all", "--no-trunc", f"--filter=name=^{name}", "--format={{.Names}} {{.ID}}")
+        return {full.removeprefix(name): id_ for full, id_ in map(str.split, found.splitlines())}
+
+
+@pytest.fixture
+def heirs(supervised: Supervised, tmp_path: Path) -> Iterator[Heirs]:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "heir").write_text(HEIR)
+    (shared / "heir").chmod(0o755)
+    volumes = (f"--volume={shared}:/shared:ro", f"--volume={shared / 'heir'}:/usr/local/bin/heir:ro")
+    supervised.container = replace(
+        supervised.container, args=(*volumes, "--memory=64m"), command=PATIENT, config=(), probe=None, start_timeout_s=3
+    )
+    supervised.write()
+    it = Heirs(supervised, shared)
+    it.answers()
+    try:
+        yield it
+    finally:
+        for run in supervised.runs:
+            run.kill()
+        docker("rm", "--force", *it.containers().values(), check=False)
+
+
+def test_a_successor_gets_the_name_and_the_old_one_goes_when_it_has_ended(heirs: Heirs) -> None:
+    run = heirs.run()
+    first = heirs.it.id
+    heirs.answers(healthy=True)
+    heirs.change()
+    done = heirs.reload()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert heirs.it.id != first
+    spec, facts = heirs.it.stamp.split()
+    assert heirs.it.inspect('{{index .Config.Labels "fiefdom.spec"}}') == spec
+    assert facts == digest(heirs.it.call("facts").stdout)
+    assert heirs.containers()[".retiring-1"] == first
+    second = heirs.it.id
+    heirs.change()
+    assert heirs.reload().returncode == 0
+    assert set(heirs.containers()) == {"", ".retiring-1", ".retiring-2"}
+    assert heirs.containers()[".retiring-2"] == second
+    docker("stop", first)
+    eventually(lambda: set(heirs.containers()) == {"", ".retiring-2"})
+    third = heirs.it.id
+    assert heirs.reload().returncode == 0, "nothing to do"
+    assert heirs.it.id == third
+    run.terminate()
+    assert run.wait(20) == 0
+    assert set(heirs.containers()) == {""}
+    assert heirs.it.inspect("{{.State.Running}}") == "false"
+
+
+def test_a_successor_that_does_not_take_over_in_time_is_kept_aside(heirs: Heirs) -> None:
+    run = heirs.run()
+    first, stamp = heirs.it.id, heirs.it.stamp
+    for _ in range(2):
+        heirs.change()
+        done = heirs.reload()
+        assert done.returncode == 1
+        assert "the successor has not taken over within 3 s" in done.stderr
+        assert (heirs.it.id, heirs.it.stamp) == (first, stamp)
+        assert heirs.it.inspect("{{.State.Running}}") == "true"
+        assert set(heirs.containers()) == {"", ".failed"}
+    os.kill(heirs.it.pid, signal.SIGKILL)
+    assert run.wait(5) == 137
+
+
+@pytest.mark.parametrize("lends", [1, 2])
+def test_one_that_cannot_hand_over_is_replaced_as_ever(heirs: Heirs, lends: int) -> None:
+    heirs.run()
+    first = heirs.it.id
+    heirs.answers(lends=lends)
+    heirs.change()
+    assert heirs.reload().returncode == 0
+    assert heirs.it.id != first
+    assert set(heirs.containers()) == {""}
+
+
+def test_one_that_does_not_answer_is_not_interrupted(heirs: Heirs) -> None:
+    heirs.run()
+    first = heirs.it.id
+    heirs.answers(lends=126)
+    heirs.change()
+    done = heirs.reload()
+    assert done.returncode == 1
+    assert "does not answer whether it would hand over" in done.stderr
+    assert heirs.it.id == first
+    assert heirs.it.inspect("{{.State.Running}}") == "true"
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_a_run_finishes_what_a_killed_one_began(heirs: Heirs, renamed: bool) -> None:
+    heirs.run()
+    first = heirs.it.id
+    name = heirs.it.container.name
+    heirs.change()
+    heirs.it.container = replace(heirs.it.container, start_timeout_s=20)
+    heirs.it.write()
+    with subprocess.Popen(
+        [heirs.it.script, "reload", name],
+        env=os.environ | {"MAINPID": str(heirs.it.runs[-1].pid)},
+        stderr=subprocess.DEVNULL,
+    ) as reload:
+        eventually(lambda: docker("ps", "--quiet", f"--filter=name=^{name}.next$"))
+        heirs.it.runs[-1].kill()
+        heirs.it.runs[-1].wait()
+        assert reload.wait(10) == 1
+    if renamed:
+        docker("rename", name, f"{name}.retiring-1")
+    successor = heirs.containers()[".next"]
+    heirs.answers(healthy=True)
+    heirs.run()
+    assert heirs.it.id == successor
+    assert heirs.containers() == {"": successor, ".retiring-1": first}
+    assert heirs.reload().returncode == 0
+    assert heirs.it.id == successor
+
+
+def test_a_reload_without_a_run_says_so(heirs: Heirs) -> None:
+    env = {key: value for key, value in os.environ.items() if key != "MAINPID"}
+    words = [heirs.it.script, "reload", heirs.it.container.name]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 1
+    assert "no $MAINPID to reload" in done.stderr

@@ -1,8 +1,12 @@
 """The gateway's reconciler from values: members, memory, wanted servers, and HAProxy 3.0's recorded words."""
 
+import asyncio
+import dataclasses
 import json
 import re
+import socket
 import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,8 +17,8 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "images" / "gateway"))
 
-from fiefdom_gateway import haproxy, status, wanted  # noqa: E402
-from fiefdom_gateway.haproxy import Actual, Add, Delete, EnableHealth, SetState, State  # noqa: E402
+from fiefdom_gateway import edges, handover, haproxy, status, wanted  # noqa: E402
+from fiefdom_gateway.haproxy import Actual, Add, Delete, EnableHealth, SetState, State, Traffic  # noqa: E402
 from fiefdom_gateway.log import Once, printable  # noqa: E402
 from fiefdom_gateway.members import Member, Offer, Rejection, Roll, Unreadable, parse_members  # noqa: E402
 from fiefdom_gateway.rotation import drained, serving  # noqa: E402
@@ -356,10 +360,10 @@ def test_recorded_servers():
 
 def test_recorded_sessions_and_information():
     stat = haproxy.parse_stat(recorded("show_stat"))
-    sessions = haproxy.sessions(stat)
-    assert sessions[("predictor", "app1-8000")] == 1
-    assert sessions[("predictor", "app2-8010")] == 0
-    assert ("predictor", "BACKEND") in sessions
+    traffic = haproxy.traffic(stat)
+    assert traffic[("predictor", "app1-8000")].sessions == 1
+    assert traffic[("predictor", "app2-8010")].sessions == 0
+    assert ("predictor", "BACKEND") in traffic
     assert haproxy.parse_info(recorded("show_info"))["Version"] == "3.0.11-1+deb13u5"
 
 
@@ -403,11 +407,12 @@ def test_replies_raise_nothing_but_unreadable(state, connections):
         lambda: haproxy.parse_servers(recorded("show_servers_state") + state, recorded("show_servers_conn")),
         lambda: haproxy.parse_stat(state),
         lambda: haproxy.parse_stat("# pxname,svname,\n" + state),
-        lambda: haproxy.sessions(haproxy.parse_stat(recorded("show_stat") + state)),
+        lambda: haproxy.traffic(haproxy.parse_stat(recorded("show_stat") + state)),
     ):
         with suppress(Unreadable):
             parse()
     haproxy.parse_info(state)
+    haproxy.parse_workers(state)
     haproxy.reload_error(state)
 
 
@@ -579,22 +584,157 @@ def test_a_service_without_a_marker_is_named():
     assert haproxy.unplaced(STATIC, SERVICES) == ("echo",)
 
 
+# --- Replaced workers, and the hand-over to another container
+
+SHOW_PROC = """#<PID>          <type>          <reloads>       <uptime>        <version>
+23              master          1 [failed: 0]   0d00h00m02s     3.0.11-1+deb13u5
+# workers
+57              worker          0               0d00h00m00s     3.0.11-1+deb13u5
+# old workers
+26              worker          1               0d00h00m02s     3.0.11-1+deb13u5
+24              worker          2               0d00h00m03s     3.0.11-1+deb13u5
+# programs
+
+"""
+
+
+def test_workers_of_now_and_before():
+    assert haproxy.parse_workers(SHOW_PROC) == ((57,), (26, 24))
+    assert haproxy.parse_workers("") == ((), ())
+
+
+def test_a_replaced_worker_is_kept_from_servers_that_are_to_go():
+    found = [
+        actual(8000),
+        actual(8001),
+        actual(8002, State.DRAIN),
+        Actual("stats", "x", "10.99.0.21", 1, State.READY, True, True, False),
+    ]
+    assert haproxy.stragglers([server(8000)], found, SERVICES) == (SetState("predictor", "app1-8001", State.DRAIN),)
+    draining = dataclasses.replace(server(8000), drain=True)
+    assert SetState("predictor", "app1-8000", State.DRAIN) in haproxy.stragglers([draining], found, SERVICES)
+
+
+class Work:
+    """Stands still and goes on, and says so."""
+
+    def __init__(self):
+        self.said = []
+
+    async def stand_still(self):
+        self.said.append("stand still")
+
+    def go_on(self):
+        self.said.append("go on")
+
+
+@pytest.fixture
+def state_dir():
+    # A socket's path must be short, which pytest's folders are not.
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def test_a_loan_is_taken_up_or_goes_back(state_dir):
+    async def scene():
+        work = Work()
+        old = handover.take_place(state_dir)
+        assert await handover.borrow(old) is None
+        lender = handover.Lender(old, work)
+        await lender.open()
+
+        new = handover.take_place(state_dir)
+        loan = await handover.borrow(new)
+        assert loan.sockets == old.own
+        assert work.said == ["stand still"]
+        with pytest.raises(edges.Failed, match="another successor"):
+            await handover.borrow(new)
+
+        loan.end()
+        await until(lambda: work.said == ["stand still", "go on"])
+        assert not lender.retired.is_set()
+
+        loan = await handover.borrow(new)
+        await loan.retire_lender()
+        assert lender.retired.is_set()
+        assert work.said == ["stand still", "go on", "stand still"]
+        lender.close()
+
+    asyncio.run(scene())
+
+
+def test_a_loan_that_lasts_too_long_cannot_be_taken_up(state_dir, monkeypatch):
+    monkeypatch.setattr(handover, "LOAN_LIMIT_S", 0.05)
+
+    async def scene():
+        work = Work()
+        place = handover.take_place(state_dir)
+        lender = handover.Lender(place, work)
+        await lender.open()
+        loan = await handover.borrow(place)
+        await until(lambda: work.said == ["stand still", "go on"])
+        with pytest.raises(edges.Failed, match="taken its sockets back"):
+            await loan.retire_lender()
+        assert not lender.retired.is_set()
+        lender.close()
+
+    asyncio.run(scene())
+
+
+def test_nobody_is_waited_for_whose_process_has_ended(state_dir):
+    async def scene():
+        place = handover.take_place(state_dir)
+        server = await asyncio.start_unix_server(lambda _reader, writer: writer.close(), place.control)
+        with pytest.raises(edges.Failed, match="no answer"):
+            await handover.borrow(place)
+        server.close()
+        place.control.unlink(missing_ok=True)
+        socket.socket(socket.AF_UNIX).bind(str(place.control))
+        assert not handover.would_lend(place.control)
+        assert await handover.borrow(place) is None
+
+    asyncio.run(scene())
+
+
+def test_folders_of_ended_containers_go(state_dir):
+    ended, own = handover.take_place(state_dir), handover.take_place(state_dir)
+    assert not ended.own.folder.exists()
+    assert own.own.folder.exists()
+    with socket.socket(socket.AF_UNIX) as master:
+        master.bind(str(own.own.master))
+        master.listen()
+        handover.take_place(state_dir)
+        assert own.own.folder.exists()
+
+
+async def until(condition):
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
 # --- Status and log
 
 
 def test_status_rows():
     look = status.Look(node="gw1", services=SERVICES, wanted=(server(8000),))
     found = [actual(8000), actual(8001, State.DRAIN), actual(8002, up=False), actual(8003, State.MAINT)]
-    rows = status.server_rows(look, found, {("predictor", "app1-8000"): 3})
+    own = {("predictor", "app1-8000"): Traffic(sessions=3, requests=70, errors_5xx=4, failures=5, retries=6)}
+    rows = status.server_rows(look, found, own, {("predictor", "app1-8000"): 2, ("predictor", "app1-8001"): 1})
     assert rows[0] == {
         "service": "predictor",
         "name": "app1-8000",
         "address": "10.99.0.21",
         "port": 8000,
         "state": "up",
-        "sessions": 3,
+        "sessions": 5,
+        "requests": 70,
+        "errors_5xx": 4,
+        "failures": 5,
+        "retries": 6,
         "version": "1.0.0",
     }
+    assert [row["sessions"] for row in rows] == [5, 1, 0, 0]
     assert [row["state"] for row in rows] == ["up", "drain", "down", "maint"]
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterable
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from fiefdom import plan, show
-from fiefdom.desired import HostState
+from fiefdom.desired import Container, HostState
 from fiefdom.plan import Change, HostPlan, Plan
-from fiefdom.snapshot import Snapshot
+from fiefdom.release import Release
+from fiefdom.rollout import Failure, Report, RolloutError
+from fiefdom.snapshot import FoundContainer, Snapshot
 from fiefdom.status import HostStatus, InstanceStatus, Status
 
 
@@ -20,7 +24,7 @@ def host_plan(name: str, *changes: Change) -> HostPlan:
 
 
 def lines_of(shown: Plan) -> list[str]:
-    return [line.plain.rstrip() for line in show.plan_tree(shown)]
+    return [line.plain.rstrip() for line in show.plan_tree(shown, "inv.yaml")]
 
 
 def printed(*things: object, terminal: bool = False, width: int = 200) -> str:
@@ -69,15 +73,100 @@ def test_a_footer_leaves_out_what_does_not_occur() -> None:
     assert lines_of(one)[-1] == f"1 to create on 1 of 1 hosts. plan {one.hash}"
 
 
+def pending_plan() -> Plan:
+    """app1 and app2 would be released, app2 also gets a file."""
+    container = Container("web-8000", "web@8000.service", "instance", "w:2", (), version="2", service="web")
+    found = {"web-8000": FoundContainer(True, "sha256:1", "s", "instance", "1", True, "f")}
+    now = Snapshot(0, "debian", "trixie", containers=found)
+    release = Change("container", "-/+", "web-8000", "1 -> 2", container, release="web")
+    due = Change("file", "~", "/etc/x", "content")
+    changes = {"app1": (release,), "app2": (due, release)}
+    return Plan(tuple(HostPlan(name, found, HostState(), now) for name, found in changes.items()))
+
+
+def test_a_pending_release_is_shown_but_not_counted_and_says_what_to_type() -> None:
+    shown = pending_plan()
+    assert lines_of(shown) == [
+        "app1",
+        "  -/+ container web-8000  1 -> 2, with its rollout",
+        "app2",
+        "  ~   file /etc/x         content",
+        "  -/+ container web-8000  1 -> 2, with its rollout",
+        f"1 to change on 1 of 2 hosts. plan {shown.hash}",
+        "release pending: web 1 -> 2 on app1, app2. Do it with: fiefdom rollout inv.yaml web",
+    ]
+
+
+def a_release(left: tuple[str, ...] = ()) -> Release:
+    turns = {h.host: h for h in pending_plan().hosts}
+    return Release({"web": ("1", "2")}, turns, (("app1",), ("app2",)), left)
+
+
+def text_of(lines: Iterable[Text]) -> list[str]:
+    return [line.plain for line in lines]
+
+
+def test_a_release_is_shown_batch_by_batch() -> None:
+    assert text_of(show.release_plan(a_release(("app3",)))) == [
+        "1. app1",
+        "   -/+ web x 1  1 -> 2",
+        "2. app2",
+        "   -/+ web x 1  1 -> 2",
+        "then it waits for --continue: app3",
+    ]
+
+
+def test_a_release_that_went_well_says_where_and_how_long() -> None:
+    assert text_of(show.release_report(Report(a_release(), 12.34), "inv.yaml")) == [
+        "Released web 1 -> 2 on app1, app2 in 12.3 seconds."
+    ]
+    canary = text_of(show.release_report(Report(a_release(("app3",)), 1), "inv.yaml"))
+    assert canary[1:] == [
+        "app3 keep the old version. Go on with `fiefdom rollout inv.yaml --continue`, or back with "
+        "`fiefdom rollback inv.yaml web`."
+    ]
+
+
+def test_a_release_that_failed_says_why_where_everything_is_now_and_what_to_type() -> None:
+    failures = [
+        Failure("app2", "web@8000.service", "did not [red]start[/red]", ("line 1", "line 2"), restored=True),
+        Failure("app3", "its turn", "ended early"),
+    ]
+    report = Report(a_release(), 1, error=RolloutError(failures, ["app2", "app1"], ["app4"]))
+    assert text_of(show.release_report(report, "inv.yaml")) == [
+        "app2: web@8000.service: did not [red]start[/red]",
+        "    line 1",
+        "    line 2",
+        "app3: its turn: ended early",
+        "put back: app2, app1",
+        "on the new version: app4",
+        "app2 keeps what failed until the next run: docker ps -a, docker logs NAME.failed",
+        "app3 was not put back; see `fiefdom status inv.yaml`",
+        "Mend the version in inv.yaml, then: fiefdom rollout inv.yaml",
+    ]
+
+
+def test_progress_of_turns_counts_those_that_are_done() -> None:
+    out = io.StringIO()
+    with show.Progress(Console(file=out, force_terminal=True, width=100), turns=2) as tell:
+        tell("app1", "drain")
+        tell("app1", "done")
+        tell("app2", "drain")
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+    assert "1/2" in plain and "2/2" not in plain
+
+
 @pytest.mark.parametrize("name", ["/etc/[red]x[/red]", "/etc/[/]", "/etc/:warning:"])
 def test_names_are_not_markup(name: str) -> None:
-    shown = printed(*show.plan_tree(Plan((host_plan("app1", Change("file", "+", name, "[bold]why[/bold]")),))))
+    shown = printed(
+        *show.plan_tree(Plan((host_plan("app1", Change("file", "+", name, "[bold]why[/bold]")),)), "inv.yaml")
+    )
     assert f"file {name}  [bold]why[/bold]" in shown
 
 
 def test_a_plan_is_coloured_on_a_terminal_only() -> None:
-    assert "\x1b[" in printed(*show.plan_tree(MIXED), terminal=True)
-    assert "\x1b" not in printed(*show.plan_tree(MIXED))
+    assert "\x1b[" in printed(*show.plan_tree(MIXED, "inv.yaml"), terminal=True)
+    assert "\x1b" not in printed(*show.plan_tree(MIXED, "inv.yaml"))
 
 
 def progress(terminal: bool) -> str:

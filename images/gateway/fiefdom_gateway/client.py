@@ -2,7 +2,13 @@
 
 import socket
 
+# The container's own; and the one of whose turn it is, for a container and its successor.
 STATUS_SOCKET = "/run/fiefdom-gateway.sock"
+
+
+def shared_socket(state_dir: str) -> str:
+    """Return where the gateway answers whose turn it is."""
+    return f"{state_dir}/run/status.sock"
 
 
 def fetch(path: str, timeout_s: float = 10.0) -> str:

@@ -3,15 +3,13 @@
 import asyncio
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from fiefdom_gateway.haproxy import config_reasons
 from fiefdom_gateway.log import printable
 from fiefdom_gateway.members import Unreadable
 
-RUN_DIR = Path("/run/haproxy")
-ADMIN_SOCKET = RUN_DIR / "admin.sock"
-MASTER_SOCKET = RUN_DIR / "master.sock"
 # Of the order of a reload: seconds for thousands of servers.
 VALIDATION_TIMEOUT_S = 30.0
 
@@ -24,8 +22,33 @@ class Failed(Exception):
         self.output = output
 
 
-async def ask_haproxy(command: str, timeout_s: float = 5.0, socket: Path = ADMIN_SOCKET) -> str:
-    """Return the reply to one line on HAProxy's runtime (or master) socket. Raises Failed."""
+@dataclass(frozen=True)
+class Sockets:
+    """Where one HAProxy listens for commands: its worker at `admin`, its master at `master`."""
+
+    folder: Path
+
+    @property
+    def admin(self) -> Path:
+        return self.folder / "admin.sock"
+
+    @property
+    def master(self) -> Path:
+        return self.folder / "master.sock"
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What haproxy.cfg takes the folder from."""
+        return {"FIEFDOM_RUN": str(self.folder)}
+
+
+def all_sockets(folder: Path) -> list[Sockets]:
+    """Return the sockets of each HAProxy that has, or had, its folder in `folder`."""
+    return [Sockets(path) for path in sorted(folder.iterdir()) if path.is_dir()]
+
+
+async def ask_haproxy(command: str, socket: Path, timeout_s: float = 5.0) -> str:
+    """Return the reply to one line on HAProxy's admin or master socket. Raises Failed."""
     try:
         return await asyncio.wait_for(_exchange(command, socket), timeout_s)
     except (OSError, asyncio.TimeoutError) as error:
@@ -37,9 +60,8 @@ async def _exchange(command: str, socket: Path) -> str:
     reader, writer = await asyncio.open_unix_connection(socket)
     try:
         writer.write(command.encode() + b"\n")
-        if socket == MASTER_SOCKET:
-            # Unlike the worker's socket, the master's keeps the connection until our end says that it is done.
-            writer.write_eof()
+        # Unlike the worker's socket, the master's keeps the connection until our end says that it is done.
+        writer.write_eof()
         return (await reader.read(-1)).decode(errors="replace")
     finally:
         writer.close()

@@ -42,6 +42,21 @@ class Actual:
 
 
 @dataclass(frozen=True)
+class Traffic:
+    """What a worker counted for a server since it has it: a reload or a hand-over begins at 0.
+
+    `failures` are connections that were refused and answers that broke off or never came; `retries` are requests that
+    were sent again, here or elsewhere. A 500 that made HAProxy ask elsewhere counts as a retry and nowhere else.
+    """
+
+    sessions: int = 0
+    requests: int = 0
+    errors_5xx: int = 0
+    failures: int = 0
+    retries: int = 0
+
+
+@dataclass(frozen=True)
 class Add:
     backend: str
     name: str
@@ -137,9 +152,30 @@ def parse_stat(reply: str) -> list[dict[str, str]]:
         raise Unreadable("HAProxy's statistics are not CSV") from None
 
 
-def sessions(stat: Iterable[Mapping[str, str]]) -> dict[tuple[str, str], int]:
-    """Return the current and queued sessions of each (backend, server)."""
-    return {(row.get("pxname", ""), row.get("svname", "")): _count(row, "scur") + _count(row, "qcur") for row in stat}
+def traffic(stat: Iterable[Mapping[str, str]]) -> dict[tuple[str, str], Traffic]:
+    """Return what was counted for each (backend, server); `sessions` are those of now, queued ones too."""
+    return {
+        (row.get("pxname", ""), row.get("svname", "")): Traffic(
+            sessions=_count(row, "scur") + _count(row, "qcur"),
+            requests=_count(row, "req_tot") or _count(row, "stot"),
+            errors_5xx=_count(row, "hrsp_5xx"),
+            failures=_count(row, "econ") + _count(row, "eresp"),
+            retries=_count(row, "wretr"),
+        )
+        for row in stat
+    }
+
+
+def parse_workers(reply: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the pids of the workers of now and of the replaced ones that are not done, from `show proc`."""
+    pids: dict[str, list[int]] = {"workers": [], "old workers": []}
+    section = ""
+    for line in reply.splitlines():
+        if line.startswith("# "):
+            section = line[2:].strip()
+        elif section in pids and (match := re.match(r"([0-9]{1,10})\s+worker\s", line, re.ASCII)):
+            pids[section].append(int(match[1]))
+    return tuple(pids["workers"]), tuple(pids["old workers"])
 
 
 def _count(row: Mapping[str, str], column: str) -> int:
@@ -229,6 +265,21 @@ def _removal(server: Actual) -> list[Command]:
         return []
     # Maintenance closes the idle connections, which a drained server would keep for many seconds.
     return [SetState(*key, State.MAINT), Delete(*key)] if server.state is State.DRAIN else [Delete(*key)]
+
+
+def stragglers(
+    wanted: Iterable[Server], actual: Iterable[Actual], services: Mapping[str, Service]
+) -> tuple[Command, ...]:
+    """Return what keeps a replaced worker, which serves its open connections on, from servers no longer wanted."""
+    ready = {(services[s.service].backend, s.name, s.address, s.port) for s in wanted if not s.drain}
+    ours = {service.backend for service in services.values()}
+    return tuple(
+        SetState(server.backend, server.name, State.DRAIN)
+        for server in actual
+        if server.backend in ours
+        and server.state is State.READY
+        and (server.backend, server.name, server.address, server.port) not in ready
+    )
 
 
 def settled(wanted: Iterable[Server], actual: Iterable[Actual], services: Mapping[str, Service]) -> bool:

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 SETTINGS_FILE = Path("/etc/fiefdom/gateway/reconciler.json")
-USAGE = "usage: fiefdom-gateway run|status|healthy|drained|serving\n"
+USAGE = "usage: fiefdom-gateway run|status|healthy|lends|drained|serving\n"
 
 
 def main(arguments: list[str]) -> int:
@@ -15,6 +15,8 @@ def main(arguments: list[str]) -> int:
             return _status()
         case ["healthy"]:
             return _healthy()
+        case ["lends"]:
+            return _lends()
         case ["drained" | "serving" as verb]:
             return _answer(verb)
     sys.stderr.write(USAGE)
@@ -41,6 +43,7 @@ def _run() -> int:
 
 
 def _document() -> str | None:
+    """Return the document of this container's gateway."""
     from fiefdom_gateway.client import STATUS_SOCKET, fetch
 
     try:
@@ -50,8 +53,21 @@ def _document() -> str | None:
         return None
 
 
+def _document_of_the_host() -> str | None:
+    """Return the document of the gateway whose turn it is, be it this container's or one before or after it."""
+    import json
+
+    from fiefdom_gateway.client import fetch, shared_socket
+
+    try:
+        return fetch(shared_socket(json.loads(SETTINGS_FILE.read_text())["state_dir"]))
+    except (OSError, ValueError, KeyError) as error:
+        sys.stderr.write(f"no gateway answers: {error}\n")
+        return None
+
+
 def _status() -> int:
-    document = _document()
+    document = _document_of_the_host()
     sys.stdout.write(document or "")
     return 0 if document else 1
 
@@ -63,6 +79,15 @@ def _healthy() -> int:
     return 0 if document and json.loads(document)["healthy"] else 1
 
 
+def _lends() -> int:
+    """Whether the gateway would lend its listening sockets to a successor; images without this word exit with 2."""
+    from fiefdom_gateway import edges, handover
+    from fiefdom_gateway.settings import parse_settings
+
+    settings = parse_settings(edges.read_text(SETTINGS_FILE))
+    return 0 if handover.would_lend(handover.control_socket(settings.state_dir)) else 1
+
+
 def _answer(verb: str) -> int:
     """Answer the Serf query of a member about itself; its name comes on standard input."""
     import json
@@ -70,7 +95,7 @@ def _answer(verb: str) -> int:
     from fiefdom_gateway import rotation
 
     member = sys.stdin.readline().strip()
-    document = _document()
+    document = _document_of_the_host()
     answer = {"drained": rotation.drained, "serving": rotation.serving}[verb]
     sys.stdout.write(answer(member, json.loads(document)) if document else "the gateway does not answer")
     return 0

@@ -7,8 +7,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from fiefdom_gateway import edges, haproxy
-from fiefdom_gateway.edges import Failed
+from fiefdom_gateway import edges, haproxy, workers
+from fiefdom_gateway.edges import Failed, Sockets
 from fiefdom_gateway.log import Once, say
 from fiefdom_gateway.members import Unreadable, parse_members
 from fiefdom_gateway.settings import BadSettings, Settings, parse_settings
@@ -27,8 +27,11 @@ RELOAD_TIMEOUT_S = 60.0
 class Reconciler:
     """Owns the state between rounds. Rounds run one after the other in one task, so no two changes ever meet."""
 
-    def __init__(self, settings: Settings, settings_file: Path) -> None:
+    def __init__(self, settings: Settings, settings_file: Path, sockets: Sockets) -> None:
         self.settings = settings
+        self.caught_up = asyncio.Event()
+        self._sockets = sockets
+        self._turn = asyncio.Lock()
         self.look = Look(node=settings.node, services=settings.services)
         self._settings_file = settings_file
         self._static = ""
@@ -55,6 +58,16 @@ class Reconciler:
         """Say that something may have changed."""
         self._again.set()
 
+    async def stand_still(self) -> None:
+        """End the round that runs, and begin none: another container writes the files now."""
+        await self._turn.acquire()
+
+    def go_on(self) -> None:
+        """Go on after `stand_still`."""
+        self._written.clear()
+        self.look_again()
+        self._turn.release()
+
     async def prepare(self) -> None:
         """Put a configuration in place for HAProxy to start with: today's static part, else the last good one.
 
@@ -75,15 +88,18 @@ class Reconciler:
         """Look and apply until cancelled."""
         looked_at_s = -self.settings.interval_s
         while True:
-            if self._again.is_set() or time.monotonic() - looked_at_s >= self._patience_s():
-                await asyncio.sleep(DEBOUNCE_S)
-                self._again.clear()
-                looked_at_s = time.monotonic()
-                self._take_up_settings()
-                await self._take_up_static()
-                await self._look_at_members()
-            done = await self._apply()
-            await self._keep_last_good()
+            async with self._turn:
+                if self._again.is_set() or time.monotonic() - looked_at_s >= self._patience_s():
+                    await asyncio.sleep(DEBOUNCE_S)
+                    self._again.clear()
+                    looked_at_s = time.monotonic()
+                    self._take_up_settings()
+                    await self._take_up_static()
+                    await self._look_at_members()
+                done = await self._apply()
+                await self._keep_last_good()
+            if self.look.reconciled_at_s is not None:
+                self.caught_up.set()
             pause_s = self._patience_s() - (time.monotonic() - looked_at_s)
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._again.wait(), max(min(pause_s, pause_s if done else SETTLE_S), 0.01))
@@ -164,7 +180,7 @@ class Reconciler:
         self.look = replace(self.look, config_digest=haproxy.digest(static))
 
     async def _reload(self) -> None:
-        reason = haproxy.reload_error(await edges.ask_haproxy("reload", RELOAD_TIMEOUT_S, edges.MASTER_SOCKET))
+        reason = haproxy.reload_error(await edges.ask_haproxy("reload", self._sockets.master, RELOAD_TIMEOUT_S))
         if reason is not None:
             raise Failed(f"HAProxy did not reload: {reason}")
 
@@ -225,6 +241,8 @@ class Reconciler:
     async def _apply(self) -> bool:
         """Do what can be done now; return whether HAProxy has exactly the wanted servers."""
         services = self.settings.services
+        # First, so that a host whose servers are drained here gets nothing new from there either.
+        await self._drain_stragglers()
         try:
             actual = await self._actual()
             commands = haproxy.next_commands(self.look.wanted, actual, services)
@@ -242,9 +260,21 @@ class Reconciler:
         self.look = replace(self.look, reconciled_at_s=at_s, ready=self.look.ready or known)
         return done
 
+    async def _drain_stragglers(self) -> None:
+        """Keep replaced workers, which know no reconciler of their own any more, from servers that are to go."""
+        for worker in await workers.replaced(self._sockets):
+            try:
+                for command in haproxy.stragglers(self.look.wanted, await worker.servers(), self.settings.services):
+                    await worker.ask(haproxy.command_line(command))
+            except (Failed, Unreadable):
+                continue  # it ended just now
+
     async def _actual(self) -> tuple[haproxy.Actual, ...]:
-        states = await edges.ask_haproxy("show servers state")
-        return haproxy.parse_servers(states, await edges.ask_haproxy("show servers conn"))
+        states = await self._ask("show servers state")
+        return haproxy.parse_servers(states, await self._ask("show servers conn"))
+
+    async def _ask(self, command: str) -> str:
+        return await edges.ask_haproxy(command, self._sockets.admin)
 
     async def _command(self, commands: Iterable[haproxy.Command]) -> None:
         refused: set[tuple[str, str]] = set()
@@ -253,7 +283,7 @@ class Reconciler:
             if key in refused:
                 continue
             line = haproxy.command_line(command)
-            refusal = haproxy.command_error(command, await edges.ask_haproxy(line))
+            refusal = haproxy.command_error(command, await self._ask(line))
             if refusal is None:
                 self._tell_command(command)
             else:

@@ -3,11 +3,12 @@
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fiefdom_gateway import edges, haproxy
+from fiefdom_gateway import edges, haproxy, workers
 from fiefdom_gateway.members import Member, Rejection, Unreadable
 from fiefdom_gateway.settings import Service
 from fiefdom_gateway.wanted import Server
@@ -31,14 +32,19 @@ class Look:
     ready: bool = False
 
 
-async def document(look: Look) -> dict[str, object]:
+async def document(look: Look, sockets: edges.Sockets) -> dict[str, object]:
     """Return the status document. HAProxy not answering is a fact in it, not an error."""
+
+    async def ask(command: str) -> str:
+        return await edges.ask_haproxy(command, sockets.admin, 2.0)
+
     try:
-        states = await edges.ask_haproxy("show servers state", 2.0)
-        connections = await edges.ask_haproxy("show servers conn", 2.0)
-        stat = haproxy.parse_stat(await edges.ask_haproxy("show stat", 2.0))
-        info = haproxy.parse_info(await edges.ask_haproxy("show info", 2.0))
-        servers = server_rows(look, haproxy.parse_servers(states, connections), haproxy.sessions(stat))
+        states = await ask("show servers state")
+        connections = await ask("show servers conn")
+        stat = haproxy.parse_stat(await ask("show stat"))
+        info = haproxy.parse_info(await ask("show info"))
+        elsewhere = await _sessions_elsewhere(sockets)
+        servers = server_rows(look, haproxy.parse_servers(states, connections), haproxy.traffic(stat), elsewhere)
         own: dict[str, object] = {
             "version": info.get("Version"),
             "pid": _whole(info.get("Pid")),
@@ -65,10 +71,25 @@ async def document(look: Look) -> dict[str, object]:
     }
 
 
+async def _sessions_elsewhere(sockets: edges.Sockets) -> Counter[tuple[str, str]]:
+    """Count the open sessions of each server in replaced workers: a host that leaves must wait for these, too."""
+    sessions: Counter[tuple[str, str]] = Counter()
+    for worker in await workers.replaced(sockets):
+        try:
+            found = haproxy.traffic(haproxy.parse_stat(await worker.ask("show stat")))
+        except (edges.Failed, Unreadable):
+            continue  # it ended just now
+        sessions.update({key: counted.sessions for key, counted in found.items()})
+    return sessions
+
+
 def server_rows(
-    look: Look, actual: Iterable[haproxy.Actual], sessions: Mapping[tuple[str, str], int]
+    look: Look,
+    actual: Iterable[haproxy.Actual],
+    traffic: Mapping[tuple[str, str], haproxy.Traffic],
+    elsewhere: Mapping[tuple[str, str], int],
 ) -> list[dict[str, object]]:
-    """Return a row per server that HAProxy has in the services' backends."""
+    """Return a row per server that HAProxy has in the services' backends; `elsewhere` are sessions of other workers."""
     service_of = {service.backend: service.name for service in look.services.values()}
     version_of = {(server.service, server.name): server.version for server in look.wanted}
     return [
@@ -78,12 +99,22 @@ def server_rows(
             "address": server.address,
             "port": server.port,
             "state": _shown_state(server),
-            "sessions": sessions.get((server.backend, server.name), 0),
+            **_counted(server, traffic, elsewhere),
             "version": version_of.get((service_of[server.backend], server.name)),
         }
         for server in actual
         if server.backend in service_of
     ]
+
+
+def _counted(
+    server: haproxy.Actual,
+    traffic: Mapping[tuple[str, str], haproxy.Traffic],
+    elsewhere: Mapping[tuple[str, str], int],
+) -> dict[str, int]:
+    key = (server.backend, server.name)
+    own = traffic.get(key, haproxy.Traffic())
+    return {**asdict(own), "sessions": own.sessions + elsewhere.get(key, 0)}
 
 
 def _shown_state(server: haproxy.Actual) -> str:
@@ -96,12 +127,14 @@ def _whole(text: str | None) -> int | None:
     return int(text) if text is not None and text.isascii() and text.isdigit() else None
 
 
-async def serve(path: Path, look: Callable[[], Look]) -> asyncio.AbstractServer:
-    """Answer every connection to a unix socket with the document."""
+async def serve(
+    path: Path, shared: Path, look: Callable[[], Look], sockets: edges.Sockets
+) -> tuple[asyncio.AbstractServer, asyncio.AbstractServer]:
+    """Answer every connection to two unix sockets with the document; `shared` is taken over from who had it before."""
 
     async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            writer.write(json.dumps(await document(look())).encode() + b"\n")
+            writer.write(json.dumps(await document(look(), sockets)).encode() + b"\n")
             await writer.drain()
         except OSError:
             pass  # who asked has gone
@@ -109,4 +142,7 @@ async def serve(path: Path, look: Callable[[], Look]) -> asyncio.AbstractServer:
             writer.close()
 
     path.unlink(missing_ok=True)
-    return await asyncio.start_unix_server(answer, path)
+    beside = sockets.folder / shared.name
+    servers = await asyncio.start_unix_server(answer, path), await asyncio.start_unix_server(answer, beside)
+    beside.replace(shared)
+    return servers

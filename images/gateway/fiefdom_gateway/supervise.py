@@ -4,12 +4,13 @@ import asyncio
 import hashlib
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from fiefdom_gateway import edges, status
-from fiefdom_gateway.client import STATUS_SOCKET
+from fiefdom_gateway import edges, handover, status
+from fiefdom_gateway.client import STATUS_SOCKET, shared_socket
 from fiefdom_gateway.log import say
 from fiefdom_gateway.reconcile import Reconciler
 from fiefdom_gateway.settings import Settings
@@ -19,8 +20,14 @@ MONITOR_BACKOFF_S = (0.1, 0.2, 0.5, 1.0)
 # A child that lived this long was healthy: the next failure starts the backoff anew.
 HEALTHY_AFTER_S = 10.0
 LEAVE_GRACE_S = 6.0
+# For an agent that ends without a farewell, and for requests that a successor took before it failed.
+QUIET_END_S = 2.0
+FAILED_GRACE_S = 5.0
 AGENT_CONFIG_LOOK_S = 2.0
 REAP_EVERY_S = 5.0
+
+# Lets SIGINT end the agent without a farewell, its snapshot written: the successor's agent is the same member.
+QUIET_CONFIG = Path("/usr/local/lib/fiefdom-gateway/agent.json")
 
 # Serf holds events back for a second to merge them, but logs them at once; "leaving" is no event at all, only this
 # message. What else it logs (our own questions to it, too) must not make us look.
@@ -31,34 +38,76 @@ Process = asyncio.subprocess.Process
 
 async def supervise(settings: Settings, settings_file: Path) -> int:
     """Run the gateway until it is told to stop; return the exit code. Raises edges.Failed when it cannot start."""
-    edges.RUN_DIR.mkdir(mode=0o700, exist_ok=True)
-    reconciler = Reconciler(settings, settings_file)
-    await reconciler.prepare()
-    stop = _listen_to_signals(reconciler.look_again)
-    haproxy = await _start_haproxy(reconciler.config_file)
-    server = await status.serve(Path(STATUS_SOCKET), lambda: reconciler.look)
+    place = handover.take_place(settings.state_dir)
+    try:
+        return await _supervise(settings, settings_file, place)
+    finally:
+        handover.leave_place(place)
+
+
+async def _supervise(settings: Settings, settings_file: Path, place: handover.Place) -> int:
+    reconciler = Reconciler(settings, settings_file, place.own)
     agent = Agent(settings)
+    stop = _listen_to_signals(reconciler.look_again)
+    loan = await handover.borrow(place)
+    await reconciler.prepare()
+    haproxy = await _start_haproxy(reconciler.config_file, place.own, loan)
     tasks = [
         asyncio.create_task(work)
         for work in (reconciler.run(), agent.run(), _follow_events(settings, reconciler.look_again), _reap_orphans())
     ]
-    stopped = asyncio.create_task(stop.wait())
     died = asyncio.create_task(haproxy.wait())
-    await asyncio.wait([stopped, died, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    ends: set[asyncio.Task[Any]] = {asyncio.create_task(stop.wait()), died, *tasks}
+    if loan is not None:
+        try:
+            await _take_over(loan, reconciler.caught_up, ends)
+        except edges.Failed:
+            await _cancel(tasks)
+            await agent.stand_still()
+            loan.end()
+            await _soft_stop(haproxy, FAILED_GRACE_S)
+            raise
+    lender = handover.Lender(place, reconciler, agent)
+    await lender.open()
+    shared = Path(shared_socket(str(settings.state_dir)))
+    servers = await status.serve(Path(STATUS_SOCKET), shared, lambda: reconciler.look, place.own)
+    retired = asyncio.create_task(lender.retired.wait())
+    await asyncio.wait([retired, *ends], return_when=asyncio.FIRST_COMPLETED)
     broken = [task for task in tasks if task.done()]
-    for task in (*tasks, stopped):
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    server.close()
+    lender.close()
+    for server in servers:
+        server.close()
+    await _cancel(tasks)
     if died.done():
         # Nobody is served now, so there is no time for farewells: whoever runs the container starts it again.
         say(f"HAProxy ended with {died.result()}: the container ends too")
         return 1
-    await agent.leave()
+    if retired.done():
+        say("the successor has taken over")
+    else:
+        await agent.leave()
     await _soft_stop(haproxy, reconciler.settings.stop_grace_s)
     for task in broken:
         task.result()
     return 0
+
+
+async def _take_over(loan: handover.Loan, caught_up: asyncio.Event, ends: set[asyncio.Task[Any]]) -> None:
+    """Await that this container serves as well as the old one, and take its turn. Raises edges.Failed."""
+    ready = asyncio.create_task(caught_up.wait())
+    limit_s = handover.SUCCESSOR_LIMIT_S
+    done, _ = await asyncio.wait({ready, *ends}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+    ready.cancel()
+    if done != {ready}:
+        raise edges.Failed("it ended before it was ready" if done else f"it was not ready within {limit_s:g} s")
+    await loan.retire_lender()
+    say("this container has taken over")
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _listen_to_signals(look_again: Callable[[], None]) -> asyncio.Event:
@@ -70,9 +119,16 @@ def _listen_to_signals(look_again: Callable[[], None]) -> asyncio.Event:
     return stop
 
 
-async def _start_haproxy(config: Path) -> Process:
+async def _start_haproxy(config: Path, sockets: edges.Sockets, loan: handover.Loan | None) -> Process:
+    """Start HAProxy, with the listening sockets of the old container if there is one.
+
+    `noreuseport` in its configuration sees to it that it never listens beside the old one on sockets of its own: what
+    waits in the queue of such a socket is lost when it is closed.
+    """
+    take = [] if loan is None else ["-x", str(loan.sockets.admin)]
     haproxy = await asyncio.create_subprocess_exec(
-        "haproxy", "-W", "-db", "-S", f"{edges.MASTER_SOCKET},mode,600", "-f", str(config)
+        *("haproxy", "-W", "-db", "-S", f"{sockets.master},mode,600", *take, "-f", str(config)),
+        env={**os.environ, **sockets.environ},
     )
     say(f"HAProxy started as process {haproxy.pid}")
     return haproxy
@@ -98,21 +154,46 @@ class Agent:
     def __init__(self, settings: Settings) -> None:
         self._config = settings.serf_config
         self._process: Process | None = None
+        self._starting = asyncio.Lock()
+        self._wanted = asyncio.Event()
+        self._wanted.set()
 
     async def run(self) -> None:
         await _keep_running("the Serf agent", self._once, AGENT_BACKOFF_S)
 
     async def leave(self) -> None:
         """Leave the cluster, so that the others need not find out."""
-        if self._process is not None and self._process.returncode is None:
-            _send(self._process, signal.SIGTERM)
-            if not await _ends_within(self._process, LEAVE_GRACE_S):
-                say(f"the Serf agent did not leave within {LEAVE_GRACE_S:g} s")
-                _send(self._process, signal.SIGKILL)
+        if not await self._end(signal.SIGTERM, LEAVE_GRACE_S):
+            say(f"the Serf agent did not leave within {LEAVE_GRACE_S:g} s")
+
+    async def stand_still(self) -> None:
+        """End without leaving the cluster, and do not start again: another agent goes on as the same member."""
+        self._wanted.clear()
+        async with self._starting:
+            await self._end(signal.SIGINT, QUIET_END_S)
+
+    def go_on(self) -> None:
+        """Go on after `stand_still`."""
+        self._wanted.set()
+
+    async def _end(self, number: signal.Signals, limit_s: float) -> bool:
+        if self._process is None:
+            return True
+        _send(self._process, number)
+        if await _ends_within(self._process, limit_s):
+            return True
+        _send(self._process, signal.SIGKILL)
+        await self._process.wait()
+        return False
 
     async def _once(self) -> None:
+        await self._wanted.wait()
         started_with = _digest(self._config)
-        self._process = await asyncio.create_subprocess_exec("serf", "agent", "-config-file", str(self._config))
+        async with self._starting:
+            if not self._wanted.is_set():
+                return
+            configs = (f"-config-file={path}" for path in (self._config, QUIET_CONFIG))
+            self._process = await asyncio.create_subprocess_exec("serf", "agent", *configs)
         while not await _ends_within(self._process, AGENT_CONFIG_LOOK_S):
             if _digest(self._config) not in (started_with, None):
                 say(f"{self._config} has changed: the Serf agent starts again")

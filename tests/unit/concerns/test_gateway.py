@@ -36,16 +36,22 @@ def test_the_reconciler_is_told_each_service() -> None:
             "backend": "predictor",
             "base_port": 8000,
             "max_instances": 100,
-            "server_options": "check inter 1000ms fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down",
+            "server_options": "check inter 1000ms fall 2 rise 1 observe layer7 error-limit 5 on-error mark-down",
         },
         {
             "name": "web",
             "backend": "web",
             "base_port": 9000,
             "max_instances": 100,
-            "server_options": "check inter 500ms fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down",
+            "server_options": "check inter 500ms fall 2 rise 1 observe layer7 error-limit 5 on-error mark-down",
         },
     ]
+
+
+@pytest.mark.parametrize(("retries", "limit"), [(0, 1), (3, 3), (5, 5), (20, 5)])
+def test_an_instance_is_out_before_the_retries_are_used_up(retries: int, limit: int) -> None:
+    (first, *_) = loaded(gateway.RECONCILER_CONFIG, gateway={"retries": retries})["services"]
+    assert f" error-limit {limit} " in first["server_options"]
 
 
 @pytest.mark.parametrize(
@@ -98,3 +104,15 @@ def test_routes_become_listeners() -> None:
 def test_it_answers_when_haproxy_does() -> None:
     (container,) = desired().containers
     assert container.probe == "http://10.1.0.11:8404/healthz"
+
+
+def test_a_reload_asks_the_run_that_owns_the_container() -> None:
+    text = desired().file(f"/etc/systemd/system/{gateway.UNIT}").content.decode()
+    assert "ExecStart=/usr/local/lib/fiefdom/container run gateway fiefdom-gateway\n" in text
+    assert "ExecReload=/usr/local/lib/fiefdom/container reload gateway\n" in text
+
+
+def test_a_second_haproxy_never_listens_beside_the_first() -> None:
+    text = desired().file(gateway.HAPROXY_CONFIG).content.decode()
+    assert "    noreuseport\n" in text
+    assert '    stats socket "${FIEFDOM_RUN-/run/haproxy}/admin.sock" ' in text
