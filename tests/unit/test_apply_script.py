@@ -278,7 +278,7 @@ def test_runs_take_turns(debian: Debian) -> None:
 
 # --- Turns: what they keep, and the way back
 
-# systemd and docker are the lab's to prove. Here they write down what they are asked, and keep a file for each container.
+# systemd and docker are the lab's to prove. Here they write down what they are asked; a file stands for a container.
 STUBS = r"""
 mkdir -p /stub/containers /stub/broken
 cat >/usr/local/bin/docker <<'END'
@@ -409,10 +409,10 @@ def test_without_anything_kept_there_is_no_way_back(stubbed: Debian) -> None:
 
 
 def test_a_turn_that_was_killed_leaves_its_older_state_to_the_next(stubbed: Debian) -> None:
-    """A power cut after the files were placed: the next turn keeps what was there before the first, and adds its own."""
+    """A power cut after the files were placed: the next turn keeps what was there before the first, and its own."""
     stubbed.shell("echo w >/srv/other")
-    assert stubbed.take(*STAGED, *KEPT, *REPLACED)[0] == 0  # without `settled`, as if it had ended here
-    assert stubbed.exists("/var/lib/fiefdom/previous/unfinished")
+    assert stubbed.take(*STAGED, *KEPT, *REPLACED, ("settled",))[0] == 0
+    stubbed.shell("touch /var/lib/fiefdom/previous/unfinished")  # as if it had ended one step before
     status, lines = stubbed.take(
         stage("/srv/other", b"newer"),
         ("keep", "begin", "turn-2"),
@@ -428,8 +428,10 @@ def test_a_turn_that_was_killed_leaves_its_older_state_to_the_next(stubbed: Debi
 
 
 def test_a_way_back_that_misses_a_file_says_so_and_stays_unfinished(stubbed: Debian) -> None:
-    assert stubbed.take(*STAGED, *KEPT, *REPLACED)[0] == 0
-    stubbed.shell("rm /srv/env && mkdir /srv/env && touch /srv/env/in-the-way")
+    assert stubbed.take(*STAGED, *KEPT, *REPLACED, ("settled",))[0] == 0
+    stubbed.shell(
+        "touch /var/lib/fiefdom/previous/unfinished; rm /srv/env && mkdir /srv/env && touch /srv/env/in-the-way"
+    )
     status, lines = stubbed.take(("restore", "replace"))
     assert status == 1
     assert any(line.startswith("fiefdom-not-restored\t/srv/env\t") for line in lines)

@@ -146,3 +146,14 @@ def test_a_host_without_room_is_refused_before_any_host_changes(free_kib: int | 
 
 def test_a_plan_without_changes_touches_no_host() -> None:
     assert carry_out(plan_of(app1=(HostState(), BARE)), FakeHosts()) == []
+
+
+def test_what_only_a_rollout_does_is_left_to_it() -> None:
+    container = APP.containers[0]
+    release = plan.Change("container", "-/+", container.name, "1 -> 2", container, release="web")
+    due = plan.Change("file", "+", CONF.path, "mode 0644", CONF)
+    made = replace(SERVING, made=plan.made(APP))
+    hosts = FakeHosts()
+    carry_out(plan.merge([plan.HostPlan("app1", (due, release), APP, made)]), hosts)
+    assert hosts.log == ["app1 files"]
+    assert carry_out(plan.merge([plan.HostPlan("app1", (release,), APP, made)]), FakeHosts()) == []

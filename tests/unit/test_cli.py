@@ -26,9 +26,33 @@ def refusal(*arguments: str) -> str:
     return done.stderr
 
 
-@pytest.mark.parametrize("command", ["plan", "apply", "status", "build", "keygen"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("plan", "apply", "status", "build", "keygen", "rollout", "reboot", "unlock", "audit"),
+        *("rollback predictor", "retire app1", "lock --why=inventory"),
+    ],
+)
 def test_every_command_refuses_a_path_that_is_not_there(command: str) -> None:
-    assert "nowhere.yaml" in refusal(command, "nowhere.yaml")
+    verb, *more = command.split()
+    assert "nowhere.yaml" in refusal(verb, "nowhere.yaml", *more)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["rollout", "x.yaml", "--canary", "app1", "--continue"], "--canary and --continue exclude each other"),
+        (["rollout", "x.yaml", "--batch"], "--batch"),
+        (["rollout", "x.yaml", "predictor", "1.1.0"], "1.1.0"),
+        (["rollback", "x.yaml"], "SERVICE"),
+        (["retire", "x.yaml"], "HOST"),
+        (["lock", "x.yaml"], "--why"),
+        (["audit", "x.yaml", "--last", "0"], "--last"),
+        (["reboot", "x.yaml", "--limit"], "--limit"),
+    ],
+)
+def test_what_is_said_wrong_is_one_line_before_any_host_is_asked(arguments: list[str], words: str) -> None:
+    assert words in refusal(*arguments)
 
 
 BAD = {
@@ -76,7 +100,10 @@ def test_a_limit_that_matches_nothing_is_told_before_any_login() -> None:
 def test_help_names_every_command_and_version_is_told() -> None:
     helped = fiefdom("--help")
     assert helped.returncode == 0
-    for command in ("plan", "apply", "status", "build", "keygen", "schema", "demo", "lab"):
+    for command in (
+        *("plan", "apply", "status", "build", "keygen", "schema", "demo", "lab"),
+        *("rollout", "rollback", "reboot", "retire", "lock", "unlock", "audit"),
+    ):
         assert f"  {command} " in helped.stdout
     assert fiefdom("--version").stdout.strip().endswith("0.1.0")
 

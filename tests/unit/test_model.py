@@ -94,6 +94,19 @@ def test_a_host_limits_only_what_it_names_differently() -> None:
     assert cluster.service_on("app2", "web") == cluster.services["web"]
 
 
+def test_with_another_version_only_that_and_the_build_change() -> None:
+    cluster = Cluster.model_validate(changed({"services/web/build": "images/web"}))
+    other = cluster.with_version("web", "0.9")
+    assert (other.services["web"].version, other.services["web"].build) == ("0.9", None)
+    assert other.services["api"] == cluster.services["api"]
+    assert other.with_version("web", "1.0").services["web"].model_dump(exclude={"build"}) == cluster.services[
+        "web"
+    ].model_dump(exclude={"build"})
+    for version in ("", "a b", "a;b", "a/b", "v" * 65):
+        with pytest.raises(ValidationError):
+            cluster.with_version("web", version)
+
+
 def test_whole_numbers_in_an_environment_are_text() -> None:
     cluster = Cluster.model_validate(
         changed({"services/web/environment": {"PORT": 80}, "hosts/gw1/sysctls": {"net.core.somaxconn": 4096}})
@@ -145,6 +158,10 @@ STRICT = [
     {"services/we_b": {"image": "a", "version": "1"}},
     {"gateway": {"server_timeout_s": float("inf")}},
     {"gateway": {"balance": "round"}},
+    {"rollout": {"soak_s": -1}},
+    {"rollout": {"soak_s": float("inf")}},
+    {"rollout": {"most_errors": 1.1}},
+    {"rollout": {"most_errors": "1%"}},
     {"docker": {"live_restore": False}},
     {"docker": {"bridge_address": "172.31.255.0/24"}},
     {"docker": {"bridge_address": "172.31.255.1"}},

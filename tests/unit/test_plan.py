@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fiefdom import apply, plan
+from fiefdom.containers import with_containers
 from fiefdom.desired import Container, Directory, File, HostState, Image, Package, Sysctl, Unit, spec_hash
 from fiefdom.errors import FiefdomError
 from fiefdom.snapshot import FoundContainer, FoundFile, FoundUnit, Snapshot
@@ -249,6 +251,156 @@ def test_spec_hash_covers_config_files() -> None:
     state = HostState(files=(CONF,))
     container = replace(INSTANCE, config=(CONF.path,))
     assert spec_hash(container, state) != spec_hash(container, HostState(files=(replace(CONF, mode=0o600),)))
+
+
+# --- What is a rollout's to make
+
+HELD = {"predictor"}
+
+
+def serving(version: str = "1.0.0", count: int = 3, image: str = "fiefdom/predictor", **more: object) -> HostState:
+    """Instances of `predictor` with all that they are made from, and an agent."""
+    state = HostState(
+        units=(*(Unit(f"predictor@{8000 + i}.service") for i in range(count)), Unit("serf-agent.service")),
+        images=(Image(f"{image}:{version}"), Image(AGENT.image)),
+    )
+    instances = [
+        replace(
+            INSTANCE,
+            name=f"predictor-{8000 + i}",
+            unit=f"predictor@{8000 + i}.service",
+            image=f"{image}:{version}",
+            config=(f"/etc/fiefdom/containers/predictor-{8000 + i}.env",),
+            version=version,
+            service="predictor",
+            **more,
+        )
+        for i in range(count)
+    ]
+    files = tuple(File(c.config[0], f"V={version}\n".encode(), mode=0o600, secret=True) for c in instances)
+    return with_containers(replace(state, files=files), *instances, AGENT)
+
+
+def held(state: HostState, host: SimulatedHost, hold: set[str] = HELD) -> plan.HostPlan:
+    return plan.of_host("app1", state, copy.deepcopy(host.now), host.identities, hold=hold)
+
+
+def shown(changes: tuple[plan.Change, ...]) -> list[str]:
+    return [f"{c.sign} {c.kind} {c.name.rpartition('/')[2]}" for c in changes]
+
+
+def on(state: HostState) -> SimulatedHost:
+    host = apply_all(SimulatedHost(state, {}))
+    host.now = replace(host.now, docker="up")
+    return host
+
+
+OTHERS = {
+    "another version": serving("2.0.0"),
+    "other settings": serving(args=("--memory=1g",)),
+    "another image": serving(image="fiefdom/other"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_would_replace_healthy_instances_is_pending_with_all_it_is_made_from(name: str) -> None:
+    found = held(OTHERS[name], on(serving()))
+    assert found.due.changes == ()
+    assert {c.name for c in found.of("container")} == {"predictor-8000", "predictor-8001", "predictor-8002"}
+    assert {c.release for c in found.changes} == HELD
+    assert {c.name.rpartition("/")[2] for c in found.of("file")} >= {"predictor-8000.conf"}
+    assert found.pending == {"predictor": ("1.0.0", OTHERS[name].containers[0].version)}
+
+
+def test_an_instance_that_was_started_by_hand_is_pending() -> None:
+    host = on(serving())
+    host.now.containers["predictor-8001"] = FoundContainer(True, "sha256:1", "", "", "", False, "f")
+    found = held(serving(), host)
+    assert (shown(found.changes), shown(found.due.changes)) == (["-/+ container predictor-8001"], [])
+
+
+def test_what_is_down_beside_healthy_siblings_comes_back_as_what_they_are() -> None:
+    host, wanted = on(serving()), serving("2.0.0")
+    host.containers("stop", "predictor@8001.service")
+    found = held(wanted, host)
+    assert shown(found.due.changes) == ["~ container predictor-8001"]
+    host.state = wanted
+    for phase in apply.phases(found.due):
+        host.take(phase)
+    assert {c.version for n, c in host.now.containers.items() if n.startswith("predictor")} == {"1.0.0"}
+    assert held(wanted, host).due.changes == ()
+
+
+def test_where_no_sibling_is_healthy_apply_replaces_them() -> None:
+    host = on(serving())
+    host.containers("stop", *(f"predictor@{8000 + i}.service" for i in range(3)))
+    found = held(serving("2.0.0"), host)
+    assert found.due == found and len(found.of("container", "-/+")) == 3
+
+
+def test_more_instances_come_with_their_image_and_fewer_go_at_once() -> None:
+    more = held(serving("2.0.0", count=4), on(serving()))
+    assert shown(more.due.of("container", "+")) == ["+ container predictor-8003"]
+    assert shown(more.due.of("image")) == ["+ image predictor:2.0.0"]
+    assert {c.name for c in more.due.of("file", "~")} == set()
+    fewer = held(serving("2.0.0", count=2), on(serving()))
+    assert shown(fewer.due.of("container")) == ["- container predictor-8002"]
+
+
+def test_a_service_that_is_not_held_is_replaced() -> None:
+    assert held(serving("2.0.0"), on(serving()), hold={"web"}).pending == {}
+    assert len(held(serving("2.0.0"), on(serving()), hold={"web"}).due.of("container", "-/+")) == 3
+
+
+def test_while_dockerd_is_down_nothing_changes_what_its_containers_are_made_from() -> None:
+    host = on(serving())
+    host.now = replace(host.now, docker="down")
+    found = held(serving("2.0.0"), host)
+    assert [c for c in found.changes if c.kind in ("file", "image", "container")] == []
+
+
+def test_a_pending_release_is_in_hash_and_data_but_not_in_the_counts() -> None:
+    whole = plan.merge([held(serving("2.0.0"), on(serving()))])
+    assert not whole.clean and whole.due.clean
+    assert set(whole.counts.values()) == {0}
+    data = whole.as_data()
+    assert data["pending"] == [{"service": "predictor", "from": "1.0.0", "to": "2.0.0", "hosts": ["app1"]}]
+    assert {c["release"] for c in data["hosts"]["app1"]} == HELD  # type: ignore[index]
+    unheld = plan.merge([held(serving("2.0.0"), on(serving()), hold=set())])
+    assert whole.hash != unheld.hash != whole.due.hash
+    json.dumps(data)
+
+
+sizes = st.integers(1, 3)
+choices = st.builds(serving, version=st.sampled_from(["1.0.0", "2.0.0"]), count=sizes)
+
+
+@given(before=choices, after=choices, down=st.sets(st.integers(8000, 8002)), by_hand=st.sets(st.integers(8000, 8002)))
+@settings(max_examples=100, deadline=None)
+def test_apply_leaves_exactly_what_is_pending_and_a_turn_leaves_nothing(
+    before: HostState, after: HostState, down: set[int], by_hand: set[int]
+) -> None:
+    host = on(before)
+    for port in down:
+        if f"predictor-{port}" in host.now.containers:
+            host.containers("stop", f"predictor@{port}.service")
+    for port in by_hand:
+        if found := host.now.containers.get(f"predictor-{port}"):
+            host.now.containers[f"predictor-{port}"] = replace(found, ours=False, spec="", version="")
+    wanted = held(after, host)
+    waiting = {c.name for c in wanted.changes if c.release and c.kind == "container"}
+    host.state = after
+    for phase in apply.phases(wanted.due):
+        host.take(phase)
+    left = held(after, host)
+    assert left.due.changes == ()
+    assert {c.name for c in left.of("container")} <= waiting
+    turn = apply.release_of(held(after, host, hold=set()), HELD)
+    if turn.changes:
+        host.take(apply.Phase("images", images=tuple(c.name for c in turn.of("image"))))
+        for step in apply.turn(turn):
+            host.take_step(step)
+    assert held(after, host, hold=set()).changes == ()
 
 
 names = st.sampled_from(["a", "b", "c", "d"])

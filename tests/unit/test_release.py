@@ -238,11 +238,13 @@ def test_what_apply_would_do_comes_first_but_not_what_a_failed_release_left() ->
     aside = Change("container", "-", "predictor-8000.failed", "a failed release, kept aside")
     pending = Change("container", "-/+", "predictor-8000", "", release="predictor")
     due = Change("file", "~", "/etc/x", "content")
-    assert release.unapplied(host(aside, pending)) == []
-    assert release.unapplied(host(due, aside)) == [
+    assert release.unapplied(host(aside, pending), {}) == []
+    assert release.unapplied(host(due, aside), {}) == [
         "app1: another change is pending, file /etc/x; `fiefdom apply` makes it"
     ]
-    assert "file /etc/x and 1 more;" in release.unapplied(host(due, replace(due, name="/etc/y")))[0]
+    assert "file /etc/x and 1 more;" in release.unapplied(host(due, replace(due, name="/etc/y")), {})[0]
+    # What the turn itself makes need not come before it.
+    assert release.unapplied(host(due), {h.host: h for h in host(due).hosts}) == []
 
 
 # --- A turn's own changes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -573,3 +573,29 @@ def test_apply_after_a_failed_release_only_clears_what_was_kept_aside(hosts: Sim
     bring(hosts, hosts.known)
     assert hosts.versions("predictor") == before
     assert not any(n.endswith(FAILED) for n in hosts.hosts["app1"].now.containers)
+
+
+def test_apply_leaves_a_pending_release_alone_and_agents_keep_telling_what_runs(hosts: SimulatedHosts) -> None:
+    bring(hosts, hosts.known)
+    assert hosts.log == []
+    assert versions(hosts) == all_on(OLD)
+    assert pending(hosts) == [f"predictor {OLD} -> {NEW} on {', '.join(APPS)}"]
+
+
+def test_more_instances_beside_a_pending_release_are_told_of_in_the_version_that_runs(hosts: SimulatedHosts) -> None:
+    more = known(NEW, hosts={"app1": {"services": {"predictor": {"instances": 3}}}})
+    bring(hosts, more)
+    assert hosts.tags["app1"]["svc:predictor"] == f"{OLD};8000-8002"
+    assert due(hosts) == []
+    assert pending(hosts) == [f"predictor {OLD} -> {NEW} on {', '.join(APPS)}"]
+
+
+def test_an_instance_started_by_hand_does_not_make_its_host_tell_of_no_version(hosts: SimulatedHosts) -> None:
+    bring(hosts, known(OLD))
+    containers = hosts.hosts["app1"].now.containers
+    for name in ("predictor-8000", "predictor-8001"):
+        containers[name] = replace(containers[name], ours=False, spec="", version="")
+    hosts.log.clear()
+    bring(hosts, known(OLD))
+    assert hosts.log == []
+    assert hosts.tags["app1"]["svc:predictor"] == f"{OLD};8000-8001"

@@ -1,0 +1,131 @@
+"""Reboots and retirements on simulated hosts: what is refused, in which order hosts go, and what is left of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fiefdom import ledger, maintenance, rollout
+from fiefdom.errors import FiefdomError
+from simulated import SimulatedHosts, Trouble, converged
+from test_rollout import Clock, Said, known
+
+
+@pytest.fixture
+def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimulatedHosts:
+    clock = Clock()
+    for module in (maintenance, rollout):
+        monkeypatch.setattr(module, "time", clock)
+    return converged(known(), tmp_path)
+
+
+class Rebooting:
+    """Answers of a host's shell: another boot id once it was told to reboot and asked to be connected anew."""
+
+    def __init__(self, hosts: SimulatedHosts, stuck: str = "") -> None:
+        self.hosts, self.stuck, self.boots = hosts, stuck, dict.fromkeys(hosts.names, 0)
+        self.script_of_ledger = hosts.script
+        hosts.script = self.script  # type: ignore[method-assign]
+        hosts.connect_anew = self.connect_anew  # type: ignore[attr-defined]
+
+    def script(self, name: str, text: str, *arguments: Any, **more: Any) -> tuple[bool, str, str]:
+        if "boot_id" in text:
+            return True, f"boot {self.boots[name]}\n", ""
+        if "reboot" in text:
+            self.hosts.log.append(f"{name} reboot")
+            self.boots[name] += name != self.stuck
+            host = self.hosts.hosts[name]
+            host.containers("start", *(c.unit for c in host.state.containers))
+            self.hosts._gossip(name)
+            raise ConnectionResetError("the host went down while it answered")
+        return self.script_of_ledger(name, text, *arguments, **more)
+
+    def connect_anew(self, _name: str) -> str | None:
+        return None
+
+
+def reboot(hosts: SimulatedHosts, *names: str, said: Said | None = None, **options: Any) -> None:
+    tell = said if said is not None else []
+    asked = {"upgrade": False, "force": False, "take_over": False} | options
+    maintenance.reboot(hosts.known, hosts, names, say=lambda *words: tell.append(words), **asked)
+
+
+def test_hosts_reboot_one_after_the_other_under_the_lock(hosts: SimulatedHosts) -> None:
+    Rebooting(hosts)
+    said: Said = []
+    reboot(hosts, "app2", "app1", said=said)
+    assert [line for line in hosts.log if line.endswith("reboot")] == ["app2 reboot", "app1 reboot"]
+    assert said == [(name, what) for name in ("app2", "app1") for what in ("reboot", "join", "done")]
+    (act,) = ledger.acts(ledger.read(hosts, ("gw1", "gw2")).entries)
+    assert (act.what, act.outcome, act.hosts) == ("reboot", "ok", ("app2", "app1"))
+
+
+def test_a_host_that_does_not_come_back_ends_it(hosts: SimulatedHosts) -> None:
+    Rebooting(hosts, stuck="app1")
+    with pytest.raises(
+        FiefdomError, match=r"^app1: not back 600 s after its reboot: .*the other hosts were left alone$"
+    ):
+        reboot(hosts, "app1", "app2")
+    assert "app2 reboot" not in hosts.log
+    assert ledger.read(hosts, ("gw1", "gw2")).locks == ()
+
+
+def test_an_upgrade_waits_until_the_host_has_left(hosts: SimulatedHosts) -> None:
+    Rebooting(hosts)
+    reboot(hosts, "app1", upgrade=True)
+    steps = hosts.hosts["app1"].log
+    assert steps[-4:] == [
+        ("say", "drain"),
+        ("containers", "stop", "serf-agent.service"),
+        ("say", "upgrade"),
+        ("upgrade",),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["fail", "killed"])
+def test_an_upgrade_that_fails_brings_the_host_back_in_and_reboots_nothing(hosts: SimulatedHosts, kind: str) -> None:
+    Rebooting(hosts)
+    hosts.trouble["app1"] = Trouble(kind, 3)
+    with pytest.raises(FiefdomError, match=r"^app1: "):
+        reboot(hosts, "app1", "app2", upgrade=True)
+    assert not any(line.endswith("reboot") for line in hosts.log)
+    assert "app1" in hosts.tags
+
+
+def test_a_degraded_cluster_or_the_only_host_of_a_service_is_refused(hosts: SimulatedHosts) -> None:
+    Rebooting(hosts)
+    hosts.hosts["app3"].containers("stop", "predictor@8001.service")
+    with pytest.raises(FiefdomError, match="the cluster is degraded: predictor at app3:8001 is stopped"):
+        reboot(hosts, "app1")
+    assert not any(line.endswith(("reboot", "take")) for line in hosts.log)
+
+
+def retire(hosts: SimulatedHosts, name: str, **options: Any) -> None:
+    asked = {"force": False, "take_over": False} | options
+    maintenance.retire(hosts.known, hosts, name, say=lambda *_: None, **asked)
+
+
+def test_a_retired_host_keeps_what_lets_its_operator_in_and_nothing_else(hosts: SimulatedHosts) -> None:
+    retire(hosts, "app2")
+    left = hosts.hosts["app2"].now
+    assert left.containers == {}
+    assert all(path.startswith(maintenance._STAYS) for path, f in left.files.items() if f.kind != "directory")
+    assert any(path.startswith("/etc/ssh/") for path in left.files)
+    steps = [step[:3] for step in hosts.hosts["app2"].log]
+    drained = steps.index(("containers", "stop", "serf-agent.service"))
+    assert all(steps.index(step) > drained for step in steps if step[0].startswith("remove-"))
+    assert steps[-1] == ("erase",)
+    assert "app2" not in hosts.tags
+
+
+def test_a_farewell_that_breaks_off_says_to_run_it_again(hosts: SimulatedHosts) -> None:
+    hosts.trouble["app2"] = Trouble("killed", 4)
+    with pytest.raises(FiefdomError, match=r"^app2: .*run it again$"):
+        retire(hosts, "app2")
+
+
+def test_a_host_that_is_not_there_is_refused(hosts: SimulatedHosts) -> None:
+    with pytest.raises(FiefdomError, match=r"^'app9' is no host of this inventory; it has gw1, gw2, app1, "):
+        retire(hosts, "app9")
