@@ -121,8 +121,8 @@ def turn_back(plan: HostPlan, aside: bool) -> tuple[Step, ...]:
 
 
 def release_of(plan: HostPlan, services: Collection[str]) -> HostPlan:
-    """What of ``plan`` is the release of ``services``: their running containers, what these are made from, the agent's
-    word of them, and what an earlier release left aside.
+    """What of ``plan`` is the release of ``services``: their running containers, what these are made from and owned by,
+    the agent's word of them, and what an earlier release left aside.
     """
     instances = [
         c.resource
@@ -133,6 +133,8 @@ def release_of(plan: HostPlan, services: Collection[str]) -> HostPlan:
         return replace(plan, changes=())
     agents = [c for c in plan.state.containers if c.role == "agent"]
     paths = {path for c in (*instances, *agents) for path in (*c.config, conf_path(c.name))}
+    paths |= {f"/etc/systemd/system/{c.service}@.service" for c in instances}
+    paths |= {f"/etc/systemd/system/{c.unit}" for c in agents}
     images = {c.image for c in (*instances, *agents)}
     names = {c.name for c in (*instances, *agents)}
 

@@ -191,7 +191,7 @@ keep() { # begin TURN | file PATH | container NAME UNIT | done
     ! cut -f 1,2 "$keeping/index" | grep -qxF "$1$tab${2:-}" || return 0
     case $1 in
     done)
-        : >"$keeping/unfinished" && rm -rf "$previous" && mv -T "$keeping" "$previous" || fail "$previous" "cannot be kept"
+        : >"$keeping/unfinished" && sync -f "$keeping" && rm -rf "$previous" && mv -T "$keeping" "$previous" || fail "$previous" "cannot be kept"
         ;;
     file)
         staged_name "$2"
@@ -231,10 +231,11 @@ put_back() { # aside: keep the release's containers under another name; or repla
             ;;
         file)
             staged_name "$name"
+            # Linked, for a full disk may be why there is something to put back.
             kept=$previous/${staged##*/}
             if [ ! -e "$kept" ]; then
                 rm -f "$name"
-            elif ! { output=$(cp -p "$kept" "$staged" 2>&1) && move_file "$staged" "$name"; }; then
+            elif ! { output=$(ln "$kept" "$staged" 2>&1) && move_file "$staged" "$name"; }; then
                 printf 'fiefdom-not-restored\t%s\t%s\n' "$name" "$(printf '%s' "$output" | tr '\n\t' '; ')"
                 missed=yes
             fi

@@ -20,7 +20,9 @@ if TYPE_CHECKING:  # imports that a command does not need would cost every start
 
     from fiefdom.converge import Known
     from fiefdom.engine import Session
+    from fiefdom.model import Cluster
     from fiefdom.plan import Plan
+    from fiefdom.release import Order
 
 CLEAN, FAILED, PENDING = 0, 1, 2
 
@@ -82,8 +84,11 @@ class _Run:
 
 
 @contextmanager
-def _run(inventory: str, limit: Sequence[str]) -> Iterator[_Run]:
-    """Connections to the hosts of ``limit``, and to the gateways besides where they answer: the ledger is there."""
+def _run(inventory: str, limit: Sequence[str], check: Callable[[Cluster], object] = lambda _: None) -> Iterator[_Run]:
+    """Connections to the hosts of ``limit``, and to the gateways besides where they answer: the ledger is there.
+
+    ``check`` may refuse the cluster before any host is asked.
+    """
     from fiefdom import engine  # first: it patches the standard library's sockets
 
     # isort: split
@@ -92,6 +97,7 @@ def _run(inventory: str, limit: Sequence[str]) -> Iterator[_Run]:
 
     cluster = load(inventory)
     names = limit_hosts(cluster, limit)
+    check(cluster)
     known = converge.Known(cluster, secret.load(cluster), images.identities(cluster))
     with engine.Session(cluster, names, cluster.gateways) as session:
         yield _Run(inventory, known, names, session, show.console(), show.console(stderr=True))
@@ -230,10 +236,13 @@ def rollout(inventory: str, service: str | None, canary: str | None, resume: boo
     Host by host: out of every gateway's rotation, open requests answered, instances replaced, healthy, back in, watched
     for a while. The first failure stops it and puts back what it changed.
     """
+    from fiefdom import release
+
     if canary and resume:
         raise FiefdomError("--canary and --continue exclude each other")
-    with _run(inventory, ()) as run:
-        _release(run, "rollout", service, canary, resume, **options)
+    order = _order(canary, **options)
+    with _run(inventory, (), lambda cluster: release.check(cluster, service, order)) as run:
+        _release(run, "rollout", service, order, resume, **options)
 
 
 @main.command()
@@ -246,28 +255,33 @@ def rollback(inventory: str, service: str, version: str | None, **options: Any) 
     from fiefdom import release
     from fiefdom import rollout as rollout_module
 
-    with _run(inventory, ()) as run:
-        release.chosen_services(run.known.cluster, service)
+    order = _order(None, **options)
+    with _run(inventory, (), lambda cluster: release.check(cluster, service, order)) as run:
         known = rollout_module.known_before(run.known, run.session, service, version)
-        _release(replace(run, known=known), "rollback", service, None, False, **options)
+        _release(replace(run, known=known), "rollback", service, order, False, **options)
+
+
+def _order(canary: str | None, *, batch: str, order: str, all_at_once: bool, **_: Any) -> Order:
+    from fiefdom import release
+
+    first = tuple(name.strip() for name in order.split(",") if name.strip())
+    return release.Order(batch, first, canary, all_at_once)
 
 
 def _release(
-    run: _Run, what: str, service: str | None, canary: str | None, resume: bool, *, as_json: bool, **options: Any
+    run: _Run, what: str, service: str | None, asked: Order, resume: bool, *, as_json: bool, **options: Any
 ) -> None:
     from fiefdom import release, show
     from fiefdom import rollout as rollout_module
 
-    first = tuple(name.strip() for name in options["order"].split(",") if name.strip())
-    order = release.Order(options["batch"], first, canary, options["all_at_once"])
-    wish = rollout_module.Wish(what, order, resume, options["keep"], options["force"], options["take_over"])
+    wish = rollout_module.Wish(what, asked, resume, options["keep"], options["force"], options["take_over"])
     services = release.chosen_services(run.known.cluster, service)
     wanted = rollout_module.prepare(run.known, run.session, services, wish)
     report = rollout_module.Report(wanted)
     out = run.err if as_json else run.out
     if not wanted.batches:
         versions = ", ".join(f"{name} {run.known.cluster.services[name].version}" for name in sorted(services))
-        where = f"on {canary}" if canary else "everywhere"
+        where = f"on {asked.canary}" if asked.canary else "everywhere"
         out.print(f"Nothing to release: {versions} runs {where} already.")
     elif options["dry"]:
         for line in show.release_plan(wanted):

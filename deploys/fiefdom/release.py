@@ -60,8 +60,14 @@ def chosen_services(cluster: Cluster, service: str | None) -> frozenset[str]:
         return frozenset(cluster.services)
     if service not in cluster.services:
         known = ", ".join(sorted(cluster.services))
-        raise FiefdomError(f"{printable(service)!r} is no service of this inventory; it has {known}")
+        raise FiefdomError(f"{printable(service)} is no service of this inventory; it has {known}")
     return frozenset({service})
+
+
+def check(cluster: Cluster, service: str | None, order: Order) -> None:
+    """Raise FiefdomError for what no host has to be asked for: an unknown service, host or batch."""
+    _queue(cluster, chosen_services(cluster, service), [], order)
+    _batch_size(order.batch, 1)
 
 
 def of_plan(cluster: Cluster, wanted: plan.Plan, services: Collection[str], order: Order) -> Release:
@@ -141,11 +147,12 @@ def degraded(found: Status) -> list[str]:
     return reasons
 
 
-def unapplied(wanted: plan.Plan) -> list[str]:
-    """What `apply` would have to do before a release."""
+def unapplied(wanted: plan.Plan, turns: Mapping[str, plan.HostPlan]) -> list[str]:
+    """What `apply` would have to do before a release of ``turns``."""
     reasons = []
     for host in wanted.due.hosts:
-        others = [c for c in host.changes if not c.name.endswith(FAILED)]
+        released = {(c.kind, c.name) for c in turns[host.host].changes} if host.host in turns else set()
+        others = [c for c in host.changes if (c.kind, c.name) not in released and not c.name.endswith(FAILED)]
         if others:
             what = f"{others[0].kind} {others[0].name}"
             many = f" and {len(others) - 1} more" if len(others) > 1 else ""
@@ -198,7 +205,7 @@ def verdict(before: Counts, now: Counts, most_errors: float) -> str | None:
 
 
 def not_up(views: Mapping[str, Any], cluster: Cluster, host: str) -> str | None:
-    """What is missing until every gateway has each of the host's instances up in the inventory's version, or None."""
+    """What is missing until every gateway has each of the host's instances up, or None."""
     for gateway, view in views.items():
         if not isinstance(view, dict):
             return f"{gateway} does not answer: {view}"

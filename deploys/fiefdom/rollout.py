@@ -150,7 +150,9 @@ def prepare(known: converge.Known, hosts: Session, services: Collection[str], wi
     # Who goes back is in trouble already.
     if not wish.force and wish.what != "rollback" and found.turns:
         applied = plan.merge(converge.plan_of(known, name, answers[name]) for name in hosts.names)
-        reasons = release.degraded(status.read(known.cluster, known.secrets, hosts)) + release.unapplied(applied)
+        reasons = release.degraded(status.read(known.cluster, known.secrets, hosts)) + release.unapplied(
+            applied, found.turns
+        )
         if reasons:
             more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
             raise FiefdomError(f"the cluster is not fit for a release: {reasons[0]}{more}; mend it, or say --force")
@@ -176,7 +178,7 @@ def known_before(known: converge.Known, hosts: Session, service: str, version: s
         seen = [snapshot.parse(name, lines).containers for name, lines in answers.items()]
         all_instances = (i for host in known.cluster.hosts for i in known.cluster.instances(host))
         names = {i.container for i in all_instances if i.service == service}
-        running = Counter(c.version for found in seen for name, c in found.items() if name in names)
+        running = Counter(c.version for found in seen for name, c in found.items() if name in names and c.version)
         if not running:
             raise FiefdomError(f"{service} runs nowhere, so there is nothing to go back from")
         current = running.most_common(1)[0][0]
