@@ -16,6 +16,8 @@ SCRIPT = (Path(__file__).parent / "apply.sh").read_text()
 TURN = (Path(__file__).parent / "turn.sh").read_text().replace("@APPLY@\n", SCRIPT)
 """Does what SCRIPT does, and comes to its end on the host where the operator's connection breaks off."""
 
+_END = "end"  # what breaks off on its way must not be taken for all
+
 PHASES = ("packages", "files", "images", "containers", "removal")
 """Names of the phases, in order."""
 
@@ -169,7 +171,8 @@ def steps_text(steps: Iterable[Step]) -> str:
     for step in steps:
         if any("\n" in field or "\t" in field for field in step):
             raise ValueError(f"a field of the step {step[:2]} holds a line break or a tab")
-    return "".join("\t".join(field or "-" for field in step) + "\n" for step in steps)
+    lines = ["\t".join(field or "-" for field in step) for step in steps]
+    return "".join(f"{line}\n" for line in [*lines, _END]) if lines else ""
 
 
 def _packages(plan: HostPlan) -> Iterator[Step]:
@@ -251,8 +254,7 @@ def _containers(plan: HostPlan) -> Iterator[Step]:
     agents = {name: f for name, f in plan.snapshot.containers.items() if f.role == "agent" and f.ours}
     # Before anything that serves is touched, the host leaves the cluster; it joins again when all is healthy.
     stopped = {name for name, f in plan.snapshot.containers.items() if not f.running}
-    touched = {c.name for c in plan.of("container", "~", "-/+")} | {c.name for c in plan.of("container", "-")} - stopped
-    touched -= set(agents)
+    touched = {c.name for c in plan.of("container", "~", "-/+", "-")} - stopped - set(agents)
     leaving = [f"{name}.service" for name, found in agents.items() if touched and found.running]
     if leaving:
         yield ("containers", "stop", *leaving)

@@ -1,9 +1,10 @@
 # Changes a host: reads steps on standard input and takes them in order; the first that fails ends it.
-# A step is one line of tab-separated fields, "-" for an empty one. apply.py writes them. Nothing here decides
-# what to change, and no field ever becomes part of a command's text.
+# A step is one line of tab-separated fields, "-" for an empty one; after the last comes "end". apply.py writes them.
+# Nothing here decides what to change, and no field ever becomes part of a command's text.
 # shellcheck disable=SC2015,SC2174 # `fail` ends the script, and only the last folder is ours to close
 set -u
 undo=no
+resting=''
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive
 tab=$(printf '\t')
 umask 022
@@ -20,6 +21,11 @@ mkdir -p "$state/stamps" "$state/containers" || fail "$state" "cannot be created
 exec 9>"$state/lock" && flock -w 300 9 || fail "$state/lock" "another run has held it for five minutes"
 
 steps=$(cat)
+case $steps in
+*"
+end") steps=${steps%end} ;;
+*) fail steps "were cut off on their way; nothing was changed" ;;
+esac
 staging=$state/staging
 if ! { rm -rf "$staging" && mkdir -m 0700 "$staging"; } 2>/dev/null; then
     fail "$staging" "cannot be created: $(df -Pk "$state" | awk 'NR == 2 { print $4 " KiB free" }')"
@@ -34,6 +40,8 @@ finish() {
         put_back aside
         code=1
     }
+    # shellcheck disable=SC2086 # names of units
+    [ -z "$resting" ] || systemctl start $resting 2>/dev/null
     rm -rf "$staging"
     exit "$code"
 }
@@ -219,6 +227,8 @@ put_back() { # aside: keep the release's containers under another name; or repla
         printf 'fiefdom-not-restored\t%s\tnothing was kept of an earlier release\n' "$previous"
         return 1
     }
+    # systemd starts a failed unit again, and it must not join while its instances go.
+    ! cut -f 3 "$previous/index" | grep -qxF serf-agent.service || systemctl stop serf-agent.service 2>/dev/null
     while IFS=$tab read -r kind name unit id image ref; do
         case $kind in
         container)
@@ -256,7 +266,8 @@ put_back() { # aside: keep the release's containers under another name; or repla
             for unit in $units; do
                 systemctl -q is-active "$unit" || printf 'fiefdom-not-restored\t%s\tdid not start\n' "$unit"
             done
-            return 1
+            # The agent is started all the same: systemd tries both again, and the host joins when all answer.
+            missed=yes
         }
     done
     [ "$missed" = no ] || return 1
@@ -287,7 +298,8 @@ take() {
     unstamp) rm -f "$state/stamps/$1" ;;
     unit) change_unit "$@" ;;
     containers) container_units "$@" ;;
-    upgrade)
+    upgrade) # units that are down meanwhile come up again however it ends: its operator may be gone by then
+        resting=$*
         apt update
         apt upgrade
         ;;

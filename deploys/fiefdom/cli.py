@@ -165,17 +165,21 @@ def apply(inventory: str, limit: tuple[str, ...], as_json: bool, diff: bool, yes
 
 
 def _carry_out(run: _Run, wanted: Plan, console: Console) -> None:
-    from fiefdom import converge, images, show, status
+    from fiefdom import converge, images, maintenance, show, status
 
     cluster = run.known.cluster
+
+    def gate(name: str) -> None:
+        maintenance.await_serving(cluster, run.session, name)
+
     refs = {c.name for h in wanted.due.hosts for c in h.of("image")}
     with show.Progress(console) as progress:
         images.ensure(cluster, refs, lambda text: progress("here", text))
-        converge.carry_out(wanted, run.session, cluster.registry is not None, progress)
+        converge.carry_out(wanted, run.session, cluster.registry is not None, progress, gate)
         left = _plan(run)
         if any(h.snapshot.docker == "down" for h in wanted.hosts):
             # What ran on a host whose dockerd was down is only known now.
-            converge.carry_out(left, run.session, cluster.registry is not None, progress)
+            converge.carry_out(left, run.session, cluster.registry is not None, progress, gate)
             left = _plan(run)
         status.await_gateways(wanted, run.session)
     if not left.due.clean:
@@ -276,6 +280,8 @@ def _release(
 
     wish = rollout_module.Wish(what, asked, resume, options["keep"], options["force"], options["take_over"])
     services = release.chosen_services(run.known.cluster, service)
+    if not options["dry"]:
+        rollout_module.require_free(run.session, run.known.cluster.gateways, wish)
     wanted = rollout_module.prepare(run.known, run.session, services, wish)
     report = rollout_module.Report(wanted)
     out = run.err if as_json else run.out
@@ -296,7 +302,8 @@ def _release(
                 f"{run.inventory} still names the other version: change it, or the next rollout goes there again."
             )
     if as_json:
-        click.echo(json.dumps(report.as_data() | {"dry": options["dry"]}, indent=2))
+        dry = {"dry": True, "released": []} if options["dry"] else {"dry": False}
+        click.echo(json.dumps(report.as_data() | dry, indent=2))
     sys.exit(FAILED if report.error else CLEAN)
 
 

@@ -94,11 +94,18 @@ def make_plan(known: Known, names: Sequence[str], hosts: Hosts) -> plan.Plan:
     return plan.merge(plan_of(known, name, answers[name]) for name in names)
 
 
-def carry_out(wanted: plan.Plan, hosts: Hosts, registry: bool, say: Callable[[str, str], None]) -> None:
+def carry_out(
+    wanted: plan.Plan,
+    hosts: Hosts,
+    registry: bool,
+    say: Callable[[str, str], None],
+    gate: Callable[[str], None] = lambda _: None,
+) -> None:
     """Change hosts as ``wanted`` says, less what only a rollout does; ``say(host, text)`` hears of every phase.
 
     Hosts go side by side until a phase could make one of them serve less; for those they take turns. The first
-    error ends the run: what was done stays, and the next run finishes the rest.
+    error ends the run: what was done stays, and the next run finishes the rest. ``gate`` is called between two turns
+    and raises FiefdomError where the host of the first does not serve again.
     """
     wanted = wanted.due
     phases = {h.host: apply.phases(h) for h in wanted.hosts}
@@ -127,9 +134,13 @@ def carry_out(wanted: plan.Plan, hosts: Hosts, registry: bool, say: Callable[[st
     for group in (gateways, others):
         calm = [name for name in group if not any(p.interrupts for p in after(name))]
         hosts.on_all(finish, calm)
+        before_this = ""
         for name in group:
             if name not in calm:
+                if before_this:
+                    gate(before_this)
                 finish(name)
+                before_this = name
 
 
 def _require_way_back(cluster: Cluster, name: str, found: snapshot.Snapshot) -> None:

@@ -36,6 +36,8 @@ from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
 
 CONNECT_TIMEOUT_S = 10
+LOST_S = 30
+"""Seconds without a sign of a host, while something is to be heard from it, after which its connection is lost."""
 QUIET_S = 10
 """Seconds that a host may take for a script of which nothing says more."""
 _REASON = "fiefdom_reason"
@@ -272,7 +274,7 @@ class Session:
 
     def shell(self, name: str, argv: Iterable[str]) -> tuple[bool, str, str]:
         """Run a command as root; whether it succeeded, its output and its errors."""
-        ok, output = self._host(name).run_shell_command(_script(shlex.join(argv)))
+        ok, output = self._connected(name).run_shell_command(_script(shlex.join(argv)))
         return ok, output.stdout, output.stderr
 
     def script(
@@ -282,9 +284,7 @@ class Session:
 
         Raises OSError where the host is not connected, or says nothing for ``timeout_s``.
         """
-        host = self._host(name)
-        if host.connector.client is None or host.connector.client.get_transport() is None:  # type: ignore[attr-defined]
-            raise OSError("not connected")
+        host = self._connected(name)
         try:
             # pyinfra's own limit begins when the channel is open, which a frozen link keeps from happening for an hour.
             with gevent.Timeout(timeout_s + 1, TimeoutError):
@@ -300,13 +300,14 @@ class Session:
         Raises FiefdomError where the connection broke off, not where the turn failed: its lines say that.
         """
         argv = ["sh", "-c", _AS_ROOT, apply.TURN]
-        channel = self._host(name).connector.client.get_transport().open_session()  # type: ignore[attr-defined]
+        channel = self._connected(name).connector.client.get_transport().open_session()  # type: ignore[attr-defined]
         try:
             channel.exec_command(shlex.join(argv))
             channel.sendall(apply.steps_text(steps).encode())
             channel.shutdown_write()
-            for line in channel.makefile("r"):
-                hear(line.rstrip("\n"))
+            # In bytes: a service may log anything, and its last words are among what the host says.
+            for line in channel.makefile("rb"):
+                hear(line.decode(errors="replace").rstrip("\n"))
             if channel.recv_exit_status() == -1:
                 raise FiefdomError(f"{name}: the connection broke off; the host ends its turn by itself")
         finally:
@@ -353,6 +354,12 @@ class Session:
         found: Host = self._state.inventory.get_host(name)
         return found
 
+    def _connected(self, name: str) -> Host:
+        host = self._host(name)
+        if host.connector.client is None or host.connector.client.get_transport() is None:  # type: ignore[attr-defined]
+            raise OSError("not connected")
+        return host
+
     def _connect(self, name: str) -> str | None:
         host = self._host(name)
         try:
@@ -363,9 +370,12 @@ class Session:
             return f"{type(error).__name__}: {error}"
         self._state.activate_host(host)
         # Without it every command waits for a delayed acknowledgement: 48 ms instead of 6.
-        sock = host.connector.client.get_transport().sock  # type: ignore[attr-defined]
+        transport = host.connector.client.get_transport()  # type: ignore[attr-defined]
         with suppress(OSError, AttributeError):  # a ProxyJump's channel is no socket
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, LOST_S * 1000)
+        # A host that dies while it is listened to would be waited for without an end.
+        transport.set_keepalive(LOST_S // 3)
         return None
 
 

@@ -441,15 +441,32 @@ def _act(pair: Mapping[str, Entry], live: Collection[str]) -> Act:
     )
 
 
+def last_brought(entries: Iterable[Entry], service: str, running: Collection[str]) -> str | None:
+    """Of the versions of ``service`` that run side by side the one that came last; None if the entries do not know.
+
+    A rollback that ended early leaves behind what it was to leave.
+    """
+    for act in reversed(acts(entries)):
+        if service in act.services:
+            old, new = act.services[service]
+            version = old if act.what == "rollback" and act.outcome != "ok" else new
+            if version in running:
+                return version
+    return None
+
+
 def last_healthy(entries: Iterable[Entry], service: str, running: str) -> str | None:
     """The newest version of ``service`` other than ``running`` that was healthy, from merged entries; None if unknown.
 
     What an act that ended well led to was healthy, and what it started from had been, unless that act was a rollback.
     A version that a release failed to bring, or that was rolled back, is not. The newest word about a version counts.
+    An act that was interrupted, and a rollback that failed, say nothing: the next rollback tries the same again.
     """
     judged = {running, ""}
     for entry in reversed(tuple(entries)):
-        if entry.event != "end" or service not in entry.services:
+        if entry.event != "end" or service not in entry.services or entry.outcome == "interrupted":
+            continue
+        if entry.what == "rollback" and entry.outcome == "failed":
             continue
         old, new = entry.services[service]
         good = entry.outcome == "ok"

@@ -57,7 +57,7 @@ def reboot(
                 _upgrade(known, hosts, name, say)
             _reboot(hosts, name, say)
             say(name, "join")
-            _await_serving(cluster, hosts, name)
+            await_serving(cluster, hosts, name)
             say(name, converge.DONE)
 
 
@@ -78,7 +78,7 @@ def _upgrade(known: converge.Known, hosts: Session, name: str, say: Say) -> None
     agents = [AGENT] if known.cluster.instances(name) else []
     steps = [("say", "drain"), ("containers", "stop", *agents)] if agents else []
     heard = rollout.Heard(name, lambda host, stage, began=None: None if began else say(host, stage))
-    rollout.take_turn(hosts, name, [*steps, ("say", "upgrade"), ("upgrade",)], heard)
+    rollout.take_turn(hosts, name, [*steps, ("say", "upgrade"), ("upgrade", *agents)], heard)
     if heard.failure:
         if agents:
             rollout.take_turn(hosts, name, [("containers", "start", *agents)], rollout.Heard(name, lambda *_: None))
@@ -118,13 +118,14 @@ def _script(hosts: Session, name: str, text: str) -> str:
     return hosts.on_all(lambda name: hosts.script(name, text)[1], [name])[name]
 
 
-def _await_serving(cluster: Cluster, hosts: Session, name: str) -> None:
+def await_serving(cluster: Cluster, hosts: Session, name: str) -> None:
+    """Wait until every gateway has all of a host's servers up. Raises FiefdomError where that takes too long."""
     instances = cluster.instances(name)
     start_s = sum(cluster.services[i.service].health.start_timeout_s for i in instances)
     deadline = time.monotonic() + start_s + cluster.serf.join_timeout_s + 60
     while missing := release.not_up(_views(cluster, hosts), cluster, name):
         if time.monotonic() > deadline:
-            raise FiefdomError(f"{name}: does not serve after its reboot: {missing}; the other hosts were left alone")
+            raise FiefdomError(f"{name}: does not serve again: {missing}; the other hosts were left alone")
         time.sleep(LOOK_S)
 
 
@@ -168,9 +169,10 @@ def retire(known: converge.Known, hosts: Session, name: str, *, force: bool, tak
 
 def _forget(hosts: Session, gateways: Sequence[str], name: str) -> None:
     """Let the members drop a name that they would otherwise list as left for a day."""
+    command = ("docker", "exec", "gateway", "serf", "force-leave", "-prune", name)
     deadline = time.monotonic() + LEAVE_TIMEOUT_S
     while True:
-        hosts.shell(gateways[0], ("docker", "exec", "gateway", "serf", "force-leave", "-prune", name))
+        hosts.on_all(lambda gateway: hosts.shell(gateway, command), gateways[:1])
         views = hosts.on_all(lambda gateway: status.gateway_view(hosts, gateway), gateways)
         if not any(name in _known_names(view) for view in views.values()):
             return

@@ -217,6 +217,18 @@ def not_up(views: Mapping[str, Any], cluster: Cluster, host: str) -> str | None:
     return None
 
 
+def alone(views: Mapping[str, Any], cluster: Cluster, host: str) -> str | None:
+    """What would have no server up while ``host`` is out, or None; a service that runs nowhere else does not count."""
+    others = [name for name in cluster.hosts if name != host]
+    for service in cluster.services:
+        if not cluster.count(host, service) or not any(cluster.count(name, service) for name in others):
+            continue
+        for gateway, view in views.items():
+            if not any(s["service"] == service and s.get("state") == "up" for s in _servers(view, others)):
+                return f"{gateway} has {service} up nowhere else"
+    return None
+
+
 def _servers(view: Any, hosts: Collection[str]) -> list[Mapping[str, Any]]:
     servers = view.get("servers") if isinstance(view, dict) else None
     return [

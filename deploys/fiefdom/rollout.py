@@ -181,8 +181,9 @@ def known_before(known: converge.Known, hosts: Session, service: str, version: s
         running = Counter(c.version for found in seen for name, c in found.items() if name in names and c.version)
         if not running:
             raise FiefdomError(f"{service} runs nowhere, so there is nothing to go back from")
-        current = running.most_common(1)[0][0]
         entries = ledger.read(hosts, known.cluster.gateways, _AUDITED).entries
+        # After a canary, or a run that ended half way, most hosts may still be where the others are to go back to.
+        current = ledger.last_brought(entries, service, running) or running.most_common(1)[0][0]
         version = ledger.last_healthy(entries, service, current)
         if version is None:
             raise FiefdomError(
@@ -195,6 +196,15 @@ def known_before(known: converge.Known, hosts: Session, service: str, version: s
         raise FiefdomError(f"{printable(version)!r} cannot be a version; it is an image's tag") from None
     ref = containers.image_ref(cluster, cluster.services[service].image, version)
     return replace(known, cluster=cluster, identities={k: v for k, v in known.identities.items() if k != ref})
+
+
+def require_free(hosts: Session, gateways: tuple[str, ...], wish: Wish) -> None:
+    """Raise FiefdomError for a locked cluster, before `prepare` waits for the turn of the run that locked it."""
+    lifts = wish.resume or wish.what == "rollback"
+    for lock in ledger.read(hosts, gateways, 0).locks:
+        waits = lock.person and lock.why.startswith(_CANARY)
+        if not (lifts and waits) and (reason := ledger.refusal(lock, wish.take_over)):
+            raise FiefdomError(f"{lock.gateway}: {reason}")
 
 
 def _await_turn(hosts: Session, name: str) -> None:
@@ -293,6 +303,8 @@ class Rollout:
                 if (reason := release.verdict(before, _of_host(now, name), settings.most_errors))
             ]
             if failures or left_s <= 0:
+                # A version may do well for a moment only, and die before a request finds out.
+                failures = failures or [f for name in batch if (f := self._await_up(name))]
                 self._end_stage(batch, "soak", began)
                 return failures
 
@@ -306,9 +318,12 @@ class Rollout:
             if not failure.restored:
                 undone += self._back(name, aside=True)
         for name in [] if keep else [*siblings, *reversed(self.released)]:
-            undone += self._back(name, aside=False)
-        if keep:
-            self.released += siblings
+            # A host that failed and is gone must not take with it the one that serves in its place.
+            if alone := release.alone(self._views(), self.known.cluster, name):
+                self.say(name, f"not put back: {alone}")
+            else:
+                undone += self._back(name, aside=False)
+        self.released += siblings
         left = [name for name in self.released if name not in undone]
         seen = [replace(f, restored=f.host in undone) for f in failures]
         return RolloutError(seen, undone, left)

@@ -97,7 +97,7 @@ def await_gateways(applied: plan.Plan, hosts: Session, timeout_s: float = 30.0) 
 
 def _await_gateway(name: str, digest: str, hosts: Session, deadline: float) -> None:
     while True:
-        view = gateway_view(hosts, name)
+        view = hosts.on_all(lambda name: gateway_view(hosts, name), [name])[name]
         config = view.get("config", {}) if isinstance(view, dict) else {}
         if config.get("ok") and config.get("digest") == digest:
             return

@@ -165,7 +165,7 @@ class SimulatedHost:
     def erase(self) -> None:
         self.kept = None
 
-    def upgrade(self) -> None: ...
+    def upgrade(self, *units: str) -> None: ...
 
     # --- What only a turn does
 

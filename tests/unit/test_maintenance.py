@@ -80,7 +80,7 @@ def test_an_upgrade_waits_until_the_host_has_left(hosts: SimulatedHosts) -> None
         ("say", "drain"),
         ("containers", "stop", "serf-agent.service"),
         ("say", "upgrade"),
-        ("upgrade",),
+        ("upgrade", "serf-agent.service"),
     ]
 
 

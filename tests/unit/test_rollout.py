@@ -599,3 +599,21 @@ def test_an_instance_started_by_hand_does_not_make_its_host_tell_of_no_version(h
     bring(hosts, known(OLD))
     assert hosts.log == []
     assert hosts.tags["app1"]["svc:predictor"] == f"{OLD};8000-8001"
+
+
+def test_a_rollback_after_a_canary_goes_back_to_what_the_others_run(hosts: SimulatedHosts) -> None:
+    perform(hosts, order=Order(canary="app2"))
+    known_then = rollout.known_before(hosts.known, hosts, "predictor", None)
+    assert known_then.cluster.services["predictor"].version == OLD
+
+
+def test_a_rollback_that_failed_is_tried_again_and_not_gone_beyond(hosts: SimulatedHosts) -> None:
+    perform(hosts)
+    hosts.known = known("3.0.0")
+    perform(hosts)
+    hosts.known = rollout.known_before(hosts.known, hosts, "predictor", None)
+    hosts.trouble["app2"] = Trouble("fail", 9)
+    assert perform(hosts, what="rollback").error is not None
+    hosts.trouble.clear()
+    again = rollout.known_before(known("3.0.0"), hosts, "predictor", None)
+    assert again.cluster.services["predictor"].version == NEW
