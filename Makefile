@@ -4,7 +4,7 @@ STAMP := $(VENV)/.installed
 # The container supervisor is a template; what is checked is what it becomes.
 SCRIPTS = $(shell grep -rlE '^\#!/(usr/)?bin/(env )?(ba)?sh' images .ci tests/unit/expected)
 
-.PHONY: help venv demo test lint bench clean
+.PHONY: help venv demo test proof lint bench clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -15,8 +15,11 @@ venv: $(STAMP) ## make .venv with Fiefdom and its tools
 demo: venv ## bare hosts on this machine, converged, serving behind their gateway
 	@$(VENV)/bin/fiefdom demo
 
-test: venv ## every test; brings the lab up where a test needs it
+test: venv ## every test but the longest; brings the lab up where a test needs it
 	$(VENV)/bin/pytest
+
+proof: venv ## every planned event and loss under traffic, the longest ones too: half an hour
+	$(VENV)/bin/pytest -m "proof or not proof" tests/lab/test_losses.py tests/lab/test_rollout.py
 
 lint: venv ## what CI checks without running anything
 	$(VENV)/bin/ruff check .

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fiefdom import apply, containers, converge, images, ledger, plan, release, snapshot, status
 from fiefdom.errors import FiefdomError
-from fiefdom.release import Order, Release
+from fiefdom.release import Counts, Order, Release
 from fiefdom.wording import printable
 
 if TYPE_CHECKING:
@@ -249,11 +249,12 @@ class Rollout:
         """
         for batch in self.release.batches:
             self.beat()
+            before = release.counts(self._views(), batch, self.release.services)
             failures = self._replace(batch)
             well = [name for name in batch if name not in {f.host for f in failures}]
-            failures += [f for name in well if (f := self._await_up(name))]
+            failures += [f for name in well if (f := self._await_up(name, before))]
             if not failures:
-                failures = self._soak(batch)
+                failures = self._soak(batch, before)
             if failures:
                 raise self._undo(failures, keep)
             self.released += batch
@@ -276,35 +277,40 @@ class Rollout:
             return Failure(name, "its turn", str(error))
         return heard.failure
 
-    def _await_up(self, name: str) -> Failure | None:
+    def _await_up(self, name: str, before: Counts) -> Failure | None:
         """Wait until every gateway has all of the host's servers up. The host itself waited for their word as well."""
         deadline = time.monotonic() + self.known.cluster.serf.join_timeout_s
-        while missing := release.not_up(self._views(), self.known.cluster, name):
+        while missing := release.not_up(views := self._views(), self.known.cluster, name):
+            # Servers that answer with errors are taken out again and again, so that all are hardly ever up at once.
+            if failure := self._judged(views, name, before):
+                return failure
             if time.monotonic() > deadline:
                 return Failure(name, "the gateways", missing)
             time.sleep(LOOK_S)
         return None
 
-    def _soak(self, batch: tuple[str, ...]) -> list[Failure]:
+    def _judged(self, views: Mapping[str, Any], name: str, before: Counts) -> Failure | None:
+        """What the gateways count against a host since its turn began; its servers count anew when they come back."""
+        now = release.counts(views, [name], self.release.services)
+        reason = release.verdict(before, now, self.known.cluster.rollout.most_errors)
+        return Failure(name, ", ".join(self.release.services), reason) if reason else None
+
+    def _soak(self, batch: tuple[str, ...], before: Counts) -> list[Failure]:
         """Watch what the gateways count against the new version for a while."""
-        settings, services = self.known.cluster.rollout, self.release.services
-        if not settings.soak_s:
+        soak_s = self.known.cluster.rollout.soak_s
+        if not soak_s:
             return []
         for name in batch:
             self._stage(name, "soak")
-        began, before = time.monotonic(), release.counts(self._views(), batch, services)
+        began = time.monotonic()
         while True:
-            left_s = began + settings.soak_s - time.monotonic()
+            left_s = began + soak_s - time.monotonic()
             time.sleep(min(LOOK_S, max(left_s, 0)))
-            now = release.counts(self._views(), batch, services)
-            failures = [
-                Failure(name, ", ".join(services), reason)
-                for name in batch
-                if (reason := release.verdict(before, _of_host(now, name), settings.most_errors))
-            ]
+            views = self._views()
+            failures = [failure for name in batch if (failure := self._judged(views, name, before))]
             if failures or left_s <= 0:
                 # A version may do well for a moment only, and die before a request finds out.
-                failures = failures or [f for name in batch if (f := self._await_up(name))]
+                failures = failures or [f for name in batch if (f := self._await_up(name, before))]
                 self._end_stage(batch, "soak", began)
                 return failures
 
@@ -418,7 +424,3 @@ def take_turn(hosts: Session, name: str, steps: Sequence[apply.Step], heard: Hea
     if heard.failure is None and not heard.restored and heard.taken < len(steps):
         reason = f"ended after {heard.taken} of {len(steps)} steps; see `journalctl -u fiefdom-turn` there"
         heard.failure = Failure(name, "its turn", reason)
-
-
-def _of_host(counts: release.Counts, host: str) -> release.Counts:
-    return {key: count for key, count in counts.items() if key[1].rpartition("-")[0] == host}

@@ -756,8 +756,8 @@ def test_a_fact_is_said_when_it_changes(capsys):
 # --- Leaving
 
 
-def row(name: str, state: str, sessions: int = 0) -> dict[str, object]:
-    return {"service": "predictor", "name": name, "state": state, "sessions": sessions}
+def row(name: str, state: str, sessions: int = 0, requests: int = 0) -> dict[str, object]:
+    return {"service": "predictor", "name": name, "state": state, "sessions": sessions, "requests": requests}
 
 
 @pytest.mark.parametrize(
@@ -792,6 +792,7 @@ def test_a_member_that_says_it_is_leaving_drains_although_it_is_alive() -> None:
         ([], "0 of 2 servers up"),
         ([row("app1-8000", "up"), row("app1-8001", "down")], "1 of 2 servers up"),
         ([row("app1-8000", "up"), row("app1-8001", "up"), row("app2-8000", "down")], "serving"),
+        ([row("app1-8000", "up"), row("app1-8001", "down", requests=5)], "serving"),
     ],
 )
 def test_a_member_serves_when_all_that_it_offers_is_up(servers: list[dict[str, object]], expected: str) -> None:

@@ -25,10 +25,13 @@ def drained(member: str, status: Mapping[str, Any]) -> str:
 
 
 def serving(member: str, status: Mapping[str, Any]) -> str:
-    """Return "serving" when every server that the member offers is up; else how many are, in words."""
+    """Return "serving" when every server that the member offers is in rotation; else how many are, in words.
+
+    One that is down but has answered was in rotation: it answers with errors, and waiting would not better it.
+    """
     offers = [offer for known in status["members"] if known["name"] == member for offer in known["offers"]]
     offered = sum(offer["last_port"] - offer["first_port"] + 1 for offer in offers)
-    up = sum(server["state"] == "up" for server in _servers_of(member, status))
+    up = sum(server["state"] == "up" or server["requests"] > 0 for server in _servers_of(member, status))
     return SERVING if 0 < offered == up else f"{up} of {offered} servers up"
 
 
