@@ -57,8 +57,8 @@ def servers_up(host: str) -> int:
     ("loss", "break_it", "mend_it"),
     [
         ("power cut", lab.power_cut, lab.power_on),
-        ("hang", lab.freeze, lab.thaw),
-        ("partition", lab.disconnect, lab.reconnect),
+        pytest.param("hang", lab.freeze, lab.thaw, marks=pytest.mark.proof),
+        pytest.param("partition", lab.disconnect, lab.reconnect, marks=pytest.mark.proof),
     ],
 )
 def test_a_lost_app_host(
