@@ -19,7 +19,7 @@ test: venv ## every test but the longest; brings the lab up where a test needs i
 	$(VENV)/bin/pytest
 
 proof: venv ## every planned event and loss under traffic, the longest ones too: half an hour
-	$(VENV)/bin/pytest -m "proof or not proof" tests/lab/test_losses.py tests/lab/test_rollout.py
+	$(VENV)/bin/pytest -m "proof or not proof" tests/lab/test_losses.py tests/lab/test_releases.py
 
 lint: venv ## what CI checks without running anything
 	$(VENV)/bin/ruff check .

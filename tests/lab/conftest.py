@@ -26,7 +26,7 @@ ORDER = (
     "test_access",
     "test_rotation",
     "test_losses",
-    "test_rollout",
+    "test_releases",
     "test_registry",
     "test_resume",
 )
