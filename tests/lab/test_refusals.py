@@ -16,7 +16,7 @@ DRIFT = "echo '# by hand' >> /etc/hosts"
 def refused(site: Site, inventory: str = LAB_YAML, command: str = "apply") -> str:
     """The one line of a refusal. A drift on app1 shows that the run did not touch even a healthy host."""
     site.ssh("app1", DRIFT)
-    done = site.fiefdom(command, inventory, *(["--yes"] if command == "apply" else []))
+    done = site.fiefdom(command, inventory, *{"apply": ["--yes"], "rollout": ["--force"]}.get(command, []))
     assert done.returncode == 1, done.stdout
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     assert "# by hand" in site.ssh("app1", "cat /etc/hosts")
@@ -95,14 +95,14 @@ def test_an_image_that_does_not_exist_is_told_before_hosts_change(site: Site) ->
         data["services"]["predictor"].update(image="team/nowhere")
         del data["services"]["predictor"]["build"]
 
-    line = refused(site, site.inventory("image", no_such))
+    line = refused(site, site.inventory("image", no_such), "rollout")
     assert line.startswith("services.predictor.image: team/nowhere:1.0.0 is not on this machine")
 
 
 def test_an_image_that_cannot_be_built_is_told(site: Site, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text("FROM debian:trixie\nRUN false\n")
     inventory = site.inventory("broken", lambda d: d["services"]["predictor"].update(build=str(tmp_path), version="9"))
-    assert "could not be built" in refused(site, inventory)
+    assert "could not be built" in refused(site, inventory, "rollout")
 
 
 def test_a_full_disk_in_staging_places_no_file(site: Site) -> None:
