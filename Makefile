@@ -3,8 +3,9 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 # The container supervisor is a template; what is checked is what it becomes.
 SCRIPTS = $(shell grep -rlE '^\#!/(usr/)?bin/(env )?(ba)?sh' images .ci tests/unit/expected)
+DOCKERFILES = $(shell find images tests -name Dockerfile)
 
-.PHONY: help venv demo test proof lint bench clean
+.PHONY: help venv demo test proof lint pip-audit lock bases bench clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -27,6 +28,17 @@ lint: venv ## what CI checks without running anything
 	$(VENV)/bin/mypy
 	$(VENV)/bin/shellcheck $(SCRIPTS)
 	$(VENV)/bin/shellcheck --shell sh deploys/fiefdom/*.sh
+	$(VENV)/bin/hadolint $(DOCKERFILES)
+
+pip-audit: venv ## known vulnerabilities of what is locked
+	@$(VENV)/bin/python .ci/audit_lock.py requirements.lock .ci/pip-audit.exceptions
+
+lock: venv ## write requirements.lock anew: newest versions that pyproject.toml allows, for every Python from 3.10 on
+	$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes \
+	  --no-emit-index-url --custom-compile-command 'make lock' --extra dev --output-file requirements.lock pyproject.toml
+
+bases: venv ## pin the base images that the registry has today
+	$(VENV)/bin/python -m fiefdom.bases
 
 bench: demo ## measure runs, releases, joins and throughput, each as a ratio
 	$(VENV)/bin/python bench/noop.py
@@ -56,7 +68,7 @@ define fail_unless
 $(1) || { echo $(2) >&2; exit 1; }
 endef
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml requirements.lock
 	@$(call fail_unless,command -v $(PYTHON) > /dev/null,"There is no $(PYTHON) here: install Python 3.10 or newer.")
 	@$(call fail_unless,$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))',"$(PYTHON) is too old: install Python 3.10 or newer and say where it is: make PYTHON=/path/to/python3.")
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null \
@@ -65,5 +77,10 @@ $(STAMP): pyproject.toml
 	  || { echo '$(PYTHON) cannot make virtual environments: sudo apt-get install python3-venv, then try again.' >&2; exit 1; }
 	@echo 'installing Fiefdom into $(VENV)'
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/pip install -qq --disable-pip-version-check -e '.[dev]'
+	@$(VENV)/bin/pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(VENV)/bin/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
+
+.PHONY: audit
+audit: demo ## what the field's scanners say of the demo's hosts
+	$(VENV)/bin/pytest -m audit tests/audit

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fiefdom import lab
+from fiefdom import bases, lab
 from fiefdom.concerns import gateway, serf, services
 from fiefdom.desired import Container, Context, HostState, Secrets
 from fiefdom.model import Cluster
@@ -87,7 +87,8 @@ def stage(hosts: tuple[str, ...], service: Mapping[str, Any]) -> Iterator[Stage]
     _remove()
     try:
         for name in ("gateway", "serf", "predictor"):
-            docker("build", "--quiet", "--tag", image_of(name), str(ROOT / "images" / name))
+            context = ROOT / "images" / name
+            docker("build", "--quiet", *bases.build_arguments(context), "--tag", image_of(name), str(context))
         docker("network", "create", "--internal", PREFIX)
         addresses = {name: _start_host(name) for name in hosts}
         cidr = docker("network", "inspect", "--format={{(index .IPAM.Config 0).Subnet}}", PREFIX)

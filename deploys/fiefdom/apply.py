@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fiefdom import guard
 from fiefdom.containers import FAILED, conf_path
 from fiefdom.desired import Container, Directory, File, Package, Sysctl, Unit
 from fiefdom.plan import Change, HostPlan, claims, has_stamp, is_healthy, merge, unit_actions, unit_stamp
@@ -18,7 +19,7 @@ TURN = (Path(__file__).parent / "turn.sh").read_text().replace("@APPLY@\n", SCRI
 
 _END = "end"  # what breaks off on its way must not be taken for all
 
-PHASES = ("packages", "files", "images", "containers", "removal")
+PHASES = ("packages", "access", "files", "images", "containers", "removal")
 """Names of the phases, in order."""
 
 Step = tuple[str, ...]
@@ -29,7 +30,7 @@ Step = tuple[str, ...]
 class Phase:
     """Steps that one host takes in one round trip.
 
-    ``cuts_line`` says that a mistake in it could lock the operator out, so a new login must be proven after it.
+    ``guarded`` says what is kept of the host because a mistake could lock the operator out: see `guard`.
     ``interrupts`` says that the host may serve less while it runs, so hosts take turns, and each turn is seen through
     even if the operator goes away.
     """
@@ -37,20 +38,27 @@ class Phase:
     name: str
     steps: tuple[Step, ...] = ()
     images: tuple[str, ...] = ()
-    cuts_line: bool = False
+    guarded: guard.Backup | None = None
     interrupts: bool = False
 
 
-def phases(plan: HostPlan) -> tuple[Phase, ...]:
-    """What brings a host from its snapshot to its state, in order; only phases with something to do."""
+def phases(plan: HostPlan, confirm_s: int = guard.CONFIRM_S) -> tuple[Phase, ...]:
+    """What brings a host from its snapshot to its state, in order; only phases with something to do.
+
+    ``confirm_s`` is how long a change that could lock the operator out waits for a new login.
+    """
+    access = replace(plan, changes=tuple(c for c in plan.changes if guard.cuts_line(c)))
+    calm = replace(plan, changes=tuple(c for c in plan.changes if not guard.cuts_line(c)))
+    kept = guard.backup(access, confirm_s)
     return tuple(
         phase
         for phase in (
-            Phase("packages", tuple(_packages(plan))),
-            Phase("files", tuple(_host_files(plan)), cuts_line=_cuts_line(plan)),
-            Phase("images", images=tuple(c.name for c in plan.of("image"))),
-            Phase("containers", tuple(_serving(plan)), interrupts=_interrupts(plan)),
-            Phase("removal", tuple(_removal(plan))),
+            Phase("packages", tuple(_packages(calm))),
+            Phase("access", tuple(_access(access, kept)) if access.changes else (), guarded=kept),
+            Phase("files", tuple(_host_files(calm))),
+            Phase("images", images=tuple(c.name for c in calm.of("image"))),
+            Phase("containers", tuple(_serving(calm)), interrupts=_interrupts(calm)),
+            Phase("removal", tuple(_removal(calm))),
         )
         if phase.steps or phase.images
     )
@@ -181,26 +189,71 @@ def _packages(plan: HostPlan) -> Iterator[Step]:
         yield ("packages", *names)
 
 
+def _access(plan: HostPlan, kept: guard.Backup) -> Iterator[Step]:
+    """All that could cut the line, in one stroke: checked, kept, live, and then it waits for a new login."""
+    files = _changed_files(plan, serves=False)
+    yield from guard.staged()
+    yield from _staged(files)
+    yield from guard.before(kept)
+    yield from _records(plan)
+    yield from _directories(plan)
+    yield from _unstamps(plan, files)
+    for f in files:
+        yield ("place", f.path)
+    for change in plan.of("unit", "-"):
+        yield ("remove-unit", change.name)
+    gone = [c.name for c in plan.of("file", "-")]
+    for path in gone:
+        yield ("remove-file", path)
+    if any(path.startswith("/etc/systemd/system/") for path in gone):
+        yield ("daemon-reload",)
+    yield from _sysctls(plan)
+    yield from _units(plan, files, list(plan.state.units))
+    for kind, name in kept.items:
+        if kind == "link":
+            yield ("reconfigure", name)
+    yield from guard.after()
+    yield from _forgotten(plan)
+
+
 def _host_files(plan: HostPlan) -> Iterator[Step]:
+    files = _changed_files(plan, serves=False)
+    yield from _records(plan)
+    yield from _directories(plan)
+    yield from _unstamps(plan, files)
+    yield from _files(files)
+    for change in plan.of("hostname"):
+        yield ("hostname", change.name)
+    owned = plan.state.container_units
+    yield from _units(plan, files, [u for u in plan.state.units if u.name not in owned])
+
+
+def _records(plan: HostPlan) -> Iterator[Step]:
+    """Steps that note in the manifest what is made, before it is; what is there but not noted goes with `record`."""
+    changed = {(c.kind, c.name) for c in plan.changes}
     for kind, name in sorted(claims(plan.state, plan.snapshot) - plan.snapshot.made):
-        yield ("record", kind, name)
+        if plan.of("record") or (kind, name) in changed:
+            yield ("record", kind, name)
+
+
+def _directories(plan: HostPlan) -> Iterator[Step]:
     for change in plan.of("directory", "+", "~"):
         if isinstance(d := change.resource, Directory):
             yield ("directory", d.path, f"{d.mode:04o}", str(d.uid), str(d.gid))
-    files = _changed_files(plan, serves=False)
+
+
+def _unstamps(plan: HostPlan, files: list[File]) -> Iterator[Step]:
     # A run that dies between a file and its reload leaves no stamp, which the next run takes for a reload still due.
     due = {c.name for c in plan.of("unit")}
     for unit in plan.state.units:
         if unit.name in due and {f.path for f in files} & set(unit.config):
             yield ("unstamp", unit.name)
-    yield from _files(files)
-    for change in plan.of("hostname"):
-        yield ("hostname", change.name)
+
+
+def _sysctls(plan: HostPlan) -> Iterator[Step]:
     for change in plan.of("sysctl"):
         if isinstance(s := change.resource, Sysctl):
             yield ("sysctl", sysctl_path(s.key), s.value)
-    owned = plan.state.container_units
-    yield from _units(plan, files, [u for u in plan.state.units if u.name not in owned])
 
 
 def _changed_files(plan: HostPlan, serves: bool) -> list[File]:
@@ -281,16 +334,10 @@ def _removal(plan: HostPlan) -> Iterator[Step]:
         yield ("remove-directory", path)
     if any(path.startswith("/etc/systemd/system/") for path in files):
         yield ("daemon-reload",)
+    yield from _forgotten(plan)
+
+
+def _forgotten(plan: HostPlan) -> Iterator[Step]:
     gone = {(c.kind, c.name) for c in plan.changes if c.sign == "-"}
     for kind, name in sorted(gone & plan.snapshot.made):
         yield ("forget", kind, name)
-
-
-# What sshd, the firewall and the network read: a mistake in any of these can end the operator's access.
-_LINE = ("/etc/ssh/", "/etc/fiefdom/firewall", "/etc/systemd/network/", "/etc/sysctl.d/")
-
-
-def _cuts_line(plan: HostPlan) -> bool:
-    paths = [c.name for c in plan.of("file", "+", "~")]
-    units = [c.resource for c in plan.of("unit", "+", "~") if isinstance(c.resource, Unit)]
-    return any(p.startswith(_LINE) for p in [*paths, *(path for u in units for path in u.config)])

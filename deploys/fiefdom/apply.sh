@@ -4,6 +4,7 @@
 # shellcheck disable=SC2015,SC2174 # `fail` ends the script, and only the last folder is ours to close
 set -u
 undo=no
+guarded=no
 resting=''
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive
 tab=$(printf '\t')
@@ -38,6 +39,10 @@ finish() {
     [ "$undo" = no ] || {
         printf 'fiefdom-stage\trestore\n'
         put_back aside
+        code=1
+    }
+    [ "$guarded" = no ] || {
+        GUARD_WITHIN=yes sh "$guarded" revert "a step failed" >/dev/null 2>&1 && printf 'fiefdom-reverted\t%s\n' "$(hostname)"
         code=1
     }
     # shellcheck disable=SC2086 # names of units
@@ -115,6 +120,15 @@ install_packages() { # names...
     dpkg --configure -a >/dev/null 2>&1
     apt update
     apt install --no-install-recommends --no-remove "$@"
+}
+
+# A reload leaves addresses and routes that somebody else set on the interface; after a reboot they would be missing.
+reconfigure() { # interface
+    for _ in 1 2 3 4 5 6 7 8 9 10; do # a networkd that has just started does not know it yet
+        output=$(networkctl reconfigure "$1" 2>&1) && return
+        sleep 0.2
+    done
+    fail "$1" "cannot be configured: $output"
 }
 
 why_failed() { journalctl -q -n 10 -o cat -u "$1" 2>/dev/null | tail -n 10; }
@@ -275,6 +289,14 @@ put_back() { # aside: keep the release's containers under another name; or repla
     printf 'fiefdom-restored\t%s\n' "$(hostname)"
 }
 
+# Between these two, a step that fails takes all back at once.
+guard() { # verb argument...
+    staged_name /var/lib/fiefdom/guard/guard.sh
+    [ "$1" != arm ] || guarded=$staged
+    sh "$staged" "$@" || exit 1
+    [ "$1" != applied ] || guarded=no
+}
+
 take() {
     action=$1
     shift
@@ -295,6 +317,7 @@ take() {
         { printf '%s\n' "$2" >"$1"; } 2>"$staging/error" || fail "$1" "cannot be set to $2: $(cat "$staging/error")"
         ;;
     daemon-reload) systemctl daemon-reload || fail systemd "daemon-reload failed" ;;
+    reconfigure) reconfigure "$1" ;;
     unstamp) rm -f "$state/stamps/$1" ;;
     unit) change_unit "$@" ;;
     containers) container_units "$@" ;;
@@ -305,6 +328,7 @@ take() {
         ;;
     erase) rm -rf "${state:?}" || fail "$state" "cannot be removed" ;;
     say) printf 'fiefdom-stage\t%s\n' "$1" ;;
+    guard) guard "$@" ;;
     keep) keep "$@" ;;
     kept) # a turn that never came to keep anything has nothing to put back
         [ "$(cat "$previous/turn" 2>/dev/null)" = "$1" ] || {
@@ -325,7 +349,10 @@ take() {
         ;;
     remove-file) rm -f "$1" || fail "$1" "cannot be removed" ;;
     remove-directory) rmdir "$1" 2>/dev/null || : ;; # what somebody else put in it stays
-    pull) output=$(docker pull -q "$1" 2>&1) || fail "$1" "cannot be pulled: $output" ;;
+    pull)
+        [ ! -e /etc/fiefdom/docker/config.json ] || export DOCKER_CONFIG=/etc/fiefdom/docker # the registry's password
+        output=$(docker pull -q "$1" 2>&1) || fail "$1" "cannot be pulled: $output"
+        ;;
     *) fail "$action" "is not a step this script knows" ;;
     esac
 }

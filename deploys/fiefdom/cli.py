@@ -27,6 +27,12 @@ if TYPE_CHECKING:  # imports that a command does not need would cost every start
 CLEAN, FAILED, PENDING = 0, 1, 2
 
 inventory_argument = click.argument("inventory", type=click.Path())
+at_option = click.option(
+    "--at",
+    multiple=True,
+    metavar="HOST=ADDRESS[:PORT]",
+    help="Where HOST answers now, while the inventory already says where it shall answer.",
+)
 limit_option = click.option(
     "--limit", multiple=True, metavar="PATTERN", help="Only these hosts or groups; globs and commas are understood."
 )
@@ -84,7 +90,12 @@ class _Run:
 
 
 @contextmanager
-def _run(inventory: str, limit: Sequence[str], check: Callable[[Cluster], object] = lambda _: None) -> Iterator[_Run]:
+def _run(
+    inventory: str,
+    limit: Sequence[str],
+    check: Callable[[Cluster], object] = lambda _: None,
+    at: Sequence[str] = (),
+) -> Iterator[_Run]:
     """Connections to the hosts of ``limit``, and to the gateways besides where they answer: the ledger is there.
 
     ``check`` may refuse the cluster before any host is asked.
@@ -93,13 +104,14 @@ def _run(inventory: str, limit: Sequence[str], check: Callable[[Cluster], object
 
     # isort: split
     from fiefdom import converge, images, secret, show
-    from fiefdom.inventory import limit_hosts, load
+    from fiefdom.inventory import answers_at, limit_hosts, load
 
     cluster = load(inventory)
     names = limit_hosts(cluster, limit)
+    now_at = answers_at(cluster, at)
     check(cluster)
     known = converge.Known(cluster, secret.load(cluster), images.identities(cluster))
-    with engine.Session(cluster, names, cluster.gateways) as session:
+    with engine.Session(cluster, names, cluster.gateways, now_at) as session:
         yield _Run(inventory, known, names, session, show.console(), show.console(stderr=True))
 
 
@@ -128,11 +140,12 @@ def _print_plan(run: _Run, wanted: Plan, as_json: bool, diff: bool) -> None:
 @main.command()
 @inventory_argument
 @limit_option
+@at_option
 @json_option
 @click.option("--diff", is_flag=True, help="Show how text files would change; secrets stay masked.")
-def plan(inventory: str, limit: tuple[str, ...], as_json: bool, diff: bool) -> None:
+def plan(inventory: str, limit: tuple[str, ...], at: tuple[str, ...], as_json: bool, diff: bool) -> None:
     """Show what would change. Exit 0: nothing, 2: changes pending, 1: error."""
-    with _run(inventory, limit) as run:
+    with _run(inventory, limit, at=at) as run:
         wanted = _plan(run)
         _print_plan(run, wanted, as_json, diff)
     sys.exit(CLEAN if wanted.clean else PENDING)
@@ -141,16 +154,25 @@ def plan(inventory: str, limit: tuple[str, ...], as_json: bool, diff: bool) -> N
 @main.command()
 @inventory_argument
 @limit_option
+@at_option
 @json_option
 @click.option("--diff", is_flag=True, help="Show how text files change; secrets stay masked.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-def apply(inventory: str, limit: tuple[str, ...], as_json: bool, diff: bool, yes: bool) -> None:
-    """Bring hosts to what the inventory says. Exit 0 only if they are there."""
-    with _run(inventory, limit) as run:
-        wanted = _plan(run)
+def apply(inventory: str, limit: tuple[str, ...], at: tuple[str, ...], as_json: bool, diff: bool, yes: bool) -> None:
+    """Bring hosts to what the inventory says. Exit 0 only if they are there.
+
+    A change of sshd, firewall or network stays only if a new login confirms it in time; else the host takes it back.
+    """
+    from fiefdom import converge
+
+    with _run(inventory, limit, at=at) as run:
+        wanted = converge.settled_plan(run.known, run.names, run.session, lambda text: click.echo(text, err=True))
         _print_plan(run, wanted, as_json, diff)
         if wanted.due.clean:
             return
+        from fiefdom import keyring
+
+        keyring.require_same_key(run.known, run.session, wanted)
         if not yes:
             if not (sys.stdin.isatty() and sys.stderr.isatty()):
                 raise FiefdomError("no terminal to ask on; say --yes to apply this plan unseen")
@@ -175,17 +197,30 @@ def _carry_out(run: _Run, wanted: Plan, console: Console) -> None:
     refs = {c.name for h in wanted.due.hosts for c in h.of("image")}
     with show.Progress(console) as progress:
         images.ensure(cluster, refs, lambda text: progress("here", text))
-        converge.carry_out(wanted, run.session, cluster.registry is not None, progress, gate)
+        converge.carry_out(wanted, run.session, cluster, progress, gate)
         left = _plan(run)
         if any(h.snapshot.docker == "down" for h in wanted.hosts):
             # What ran on a host whose dockerd was down is only known now.
-            converge.carry_out(left, run.session, cluster.registry is not None, progress, gate)
+            converge.carry_out(left, run.session, cluster, progress, gate)
             left = _plan(run)
         status.await_gateways(wanted, run.session)
+        for name in _forget_gone(run):
+            progress(name, "forgotten, for it left the inventory")
     if not left.due.clean:
         names = [f"{h.host}: {c.kind} {c.name} ({c.why})" for h in left.due.hosts for c in h.changes]
         raise FiefdomError(f"not converged, {len(names)} left after the run: {'; '.join(names[:3])}")
     console.print(f"Converged {len(run.names)} hosts in {progress.elapsed_s:.1f} seconds.", highlight=False)
+
+
+def _forget_gone(run: _Run) -> list[str]:
+    """What `strangers.forget_gone` does, where it can: the hosts are converged, whatever becomes of this."""
+    from fiefdom import strangers
+
+    try:
+        return strangers.forget_gone(run.known.cluster, run.session)
+    except FiefdomError as error:
+        _warn(f"members that left the inventory may still be listed: {error}")
+        return []
 
 
 @main.command()
@@ -355,6 +390,26 @@ def retire(inventory: str, host: str, force: bool, take_over: bool, as_json: boo
         _print_done([host], progress.elapsed_s)
 
 
+@main.command("rotate-key")
+@inventory_argument
+@force_option
+@take_over_option
+@json_option
+def rotate_key(inventory: str, force: bool, take_over: bool, as_json: bool) -> None:
+    """Give all members another gossip key, host by host, with no request failed; the old one opens nothing any more."""
+    from fiefdom import keyring, show
+
+    with _run(inventory, ()) as run:
+        out = run.err if as_json else run.out
+        with show.Progress(out, len(keyring.ROUNDS) * len(run.names)) as progress:
+            left = keyring.rotate(run.known, run.session, force=force, take_over=take_over, say=progress)
+        out.print(f"All members have another gossip key, after {progress.elapsed_s:.1f} seconds.", style="green")
+        for line in left:
+            out.print(line)
+    if as_json:
+        _print_done(run.names, progress.elapsed_s)
+
+
 @main.command()
 @inventory_argument
 @click.option("--why", required=True, metavar="TEXT", help="What whoever finds it locked should know.")
@@ -409,28 +464,109 @@ def _warn(text: str) -> None:
 
 @main.command()
 @inventory_argument
-def build(inventory: str) -> None:
+@click.option("--contents", is_flag=True, help="Then list what is in each image: its base and its Debian packages.")
+def build(inventory: str, contents: bool) -> None:
     """Build the cluster's images on this machine, where their folders changed."""
     from fiefdom import images
     from fiefdom.inventory import load
 
     cluster = load(inventory)
     images.ensure(cluster, [w.ref for w in images.wanted(cluster)], click.echo)
+    if contents:
+        for image in images.contents(cluster):
+            for line in image.lines():
+                click.echo(line)
 
 
 @main.command()
 @inventory_argument
 def keygen(inventory: str) -> None:
-    """Make the gossip key that the inventory names, once; it never overwrites."""
-    from fiefdom import secret
+    """Make the gossip key where the inventory says, once; it never overwrites."""
+    from fiefdom import secret, vault
     from fiefdom.inventory import load
 
     cluster = load(inventory)
-    if cluster.serf.key_file is None:
+    source = cluster.serf.key
+    if source is not None and source.secret is not None:
+        vault.change(cluster, vault.adding(source.secret, secret.new_key(), replace=False), os.environ)
+        click.echo(f"{cluster.secrets and cluster.secrets.file} holds a new gossip key as {source.secret}.")
+    elif source is not None:
+        raise FiefdomError(
+            f"{inventory}: serf.key: comes from {source}, where Fiefdom cannot put it; "
+            "make one with `openssl rand -base64 32`"
+        )
+    elif cluster.serf.key_file is not None:
+        path = cluster.path(cluster.serf.key_file)
+        secret.generate(path)
+        click.echo(f"{path} holds a new gossip key. Keep it out of version control, and keep a copy.")
+    else:
         raise FiefdomError(f"{inventory}: serf.key_file: not set; name a file outside version control for the key")
-    path = cluster.path(cluster.serf.key_file)
-    secret.generate(path)
-    click.echo(f"{path} holds a new gossip key. Keep it out of version control, and keep a copy.")
+
+
+@main.group("secret")
+def secret_group() -> None:
+    """Secrets in the inventory's encrypted file, which only `secrets.recipients` can read."""
+
+
+name_argument = click.argument("name")
+
+
+@secret_group.command("set")
+@inventory_argument
+@name_argument
+def secret_set(inventory: str, name: str) -> None:
+    """Put a secret in: from standard input, or asked for. It never stands on a command line."""
+    from fiefdom import secret, vault
+    from fiefdom.inventory import load
+
+    cluster = load(inventory)
+    vault.require_name(name)
+    if sys.stdin.isatty():
+        text = click.prompt(f"Value of {name}", hide_input=True, confirmation_prompt=True, err=True)
+    else:
+        text = secret.decoded(sys.stdin.buffer.read(), f"the value of {name}")
+    secret.require_one_line(text, f"the value of {name}")
+    vault.change(cluster, vault.adding(name, text), os.environ)
+    click.echo(f"{name} is set. `fiefdom plan {inventory}` shows what it changes.")
+
+
+@secret_group.command("list")
+@inventory_argument
+def secret_list(inventory: str) -> None:
+    """Show the names of the secrets, and nothing else of them."""
+    from fiefdom import vault
+    from fiefdom.inventory import load
+    from fiefdom.wording import printable
+
+    for name in sorted(vault.read(load(inventory), os.environ)):
+        click.echo(printable(name))
+
+
+@secret_group.command("remove")
+@inventory_argument
+@name_argument
+def secret_remove(inventory: str, name: str) -> None:
+    """Take a secret out."""
+    from fiefdom import vault
+    from fiefdom.inventory import load
+
+    vault.change(load(inventory), vault.removing(name), os.environ)
+    click.echo(f"{name} is removed. Whoever knew it still does: where it opens something, change it there as well.")
+
+
+@secret_group.command("rekey")
+@inventory_argument
+def secret_rekey(inventory: str) -> None:
+    """Encrypt the file anew after a change of `secrets.recipients`."""
+    from fiefdom import vault
+    from fiefdom.inventory import load
+
+    cluster = load(inventory)
+    vault.change(cluster, vault.as_it_is, os.environ)
+    click.echo(
+        f"Encrypted anew; recipients: {cluster.secrets and len(cluster.secrets.recipients)}. Whoever was taken out has "
+        "the old values and older versions of the file: change the secrets themselves as well."
+    )
 
 
 @main.command()

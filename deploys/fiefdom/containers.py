@@ -113,7 +113,10 @@ def env_path(container: str) -> str:
 
 
 def env_file(container: str, environment: Mapping[str, str]) -> File:
-    """A container's environment, for root's eyes only, in the format of `docker create --env-file`."""
+    """A container's environment, for root's eyes only, in the format of `docker create --env-file`.
+
+    `docker inspect` shows it as well, to whoever may use Docker's socket: that is root alone.
+    """
     text = "".join(f"{name}={value}\n" for name, value in sorted(environment.items()))
     return File(env_path(container), text.encode(), mode=0o600, secret=True)
 
@@ -158,7 +161,8 @@ def with_containers(state: HostState, *containers: Container) -> HostState:
             Directory(CONF_DIR),
             Directory("/usr/local/lib/fiefdom"),
             Directory("/var/lib/fiefdom"),
-            Directory(STAMP_DIR),
+            # Stamps are digests that cover secrets, as the specification's: see `conf_file`.
+            Directory(STAMP_DIR, mode=0o700),
         ),
         files=(File(SCRIPT, script().encode(), mode=0o755, check=("sh", "-n", "{}")),),
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from fiefdom import apply, plan, snapshot
+from fiefdom import apply, guard, plan, snapshot
 from fiefdom.concerns import docker, firewall, gateway, network, serf, services, sshd
 from fiefdom.desired import RELEASES, Context, HostState, Release, Secrets
 from fiefdom.errors import FiefdomError
@@ -24,6 +25,10 @@ CONCERNS: Mapping[str, Callable[[Context], HostState]] = {
     "sshd": sshd.desired,
 }
 ALL = tuple(CONCERNS)
+
+SETTLE_S = 1.0
+SETTLED_WITHIN_S = 60
+"""Seconds beyond a host's own limit within which it must have taken back what nobody confirmed."""
 
 DONE = "done"
 """What `carry_out` says last of a host that it changed."""
@@ -94,21 +99,58 @@ def make_plan(known: Known, names: Sequence[str], hosts: Hosts) -> plan.Plan:
     return plan.merge(plan_of(known, name, answers[name]) for name in names)
 
 
+def settled_plan(known: Known, names: Sequence[str], hosts: Hosts, say: Callable[[str], None]) -> plan.Plan:
+    """`make_plan`, once no host waits for the confirmation of an earlier run that died, or of another one under way.
+
+    Raises FiefdomError where a host does not take it back in time.
+    """
+    deadline = None
+    while True:
+        wanted = make_plan(known, names, hosts)
+        waiting = {h.host: h.snapshot.unconfirmed_s for h in wanted.hosts if h.snapshot.unconfirmed_s is not None}
+        if not waiting:
+            return wanted
+        listed = ", ".join(waiting)
+        if deadline is None:
+            longest_s = max(waiting.values())
+            deadline = time.monotonic() + longest_s + SETTLED_WITHIN_S
+            say(f"{listed}: an earlier change waits for its confirmation; for at most {longest_s} s")
+        if time.monotonic() > deadline:
+            raise FiefdomError(
+                f"{listed}: an earlier change was neither confirmed nor taken back in time; look there at "
+                "`systemctl status fiefdom-revert.timer fiefdom-revert.service`"
+            )
+        time.sleep(SETTLE_S)
+
+
+def leaders(wanted: plan.Plan, cluster: Cluster) -> tuple[str, ...]:
+    """Of the hosts with a change that could cut the line, the first of each group: they go before all others, alone."""
+    found: list[str] = []
+    covered: set[str] = set()
+    for host in wanted.hosts:
+        if any(guard.cuts_line(c) for c in host.changes) and not covered.issuperset(cluster.hosts[host.host].groups):
+            found.append(host.host)
+            covered.update(cluster.hosts[host.host].groups)
+    return tuple(found)
+
+
 def carry_out(
     wanted: plan.Plan,
     hosts: Hosts,
-    registry: bool,
+    cluster: Cluster,
     say: Callable[[str, str], None],
     gate: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Change hosts as ``wanted`` says, less what only a rollout does; ``say(host, text)`` hears of every phase.
 
-    Hosts go side by side until a phase could make one of them serve less; for those they take turns. The first
+    Hosts go side by side but for two phases. What could lock the operator out is done on the first host of each group
+    alone, and on the others once it is confirmed there. Where a host could serve less, hosts take turns. The first
     error ends the run: what was done stays, and the next run finishes the rest. ``gate`` is called between two turns
     and raises FiefdomError where the host of the first does not serve again.
     """
     wanted = wanted.due
-    phases = {h.host: apply.phases(h) for h in wanted.hosts}
+    phases = {h.host: apply.phases(h, cluster.ssh.confirm_s) for h in wanted.hosts}
+    registry = cluster.registry is not None
     require_space(wanted)
 
     def run(name: str, chosen: Iterable[apply.Phase]) -> None:
@@ -121,13 +163,25 @@ def carry_out(
         if phases[name]:
             say(name, DONE)
 
-    def before(name: str) -> list[apply.Phase]:
-        return [p for p in phases[name] if p.name in ("packages", "files", "images")]
+    def those(name: str, *wanted: str) -> list[apply.Phase]:
+        return [p for p in phases[name] if p.name in wanted]
 
     def after(name: str) -> list[apply.Phase]:
-        return [p for p in phases[name] if p.name in ("containers", "removal")]
+        return those(name, "containers", "removal")
 
-    hosts.on_all(lambda name: run(name, before(name)), phases)
+    if ahead := leaders(wanted, cluster):
+        hosts.on_all(lambda name: run(name, those(name, "packages")), phases)
+    for name in ahead:
+        run(name, those(name, "access"))
+
+    def rest(name: str) -> list[apply.Phase]:
+        return [
+            *(those(name, "packages") if not ahead else ()),
+            *(those(name, "access") if name not in ahead else ()),
+            *those(name, "files", "images"),
+        ]
+
+    hosts.on_all(lambda name: run(name, rest(name)), phases)
     # Gateways first, so that app hosts have somewhere to join.
     gateways = [h.host for h in wanted.hosts if any(c.role == "gateway" for c in h.state.containers)]
     others = [name for name in phases if name not in gateways]

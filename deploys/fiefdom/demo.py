@@ -71,7 +71,7 @@ def run() -> None:
         with stages("Converge: from bare Debian to the inventory"):
             known = converge.Known(cluster, secrets, images.identities(cluster))
             wanted = converge.make_plan(known, names, session)
-            converge.carry_out(wanted, session, False, stages.progress)
+            converge.carry_out(wanted, session, cluster, stages.progress)
             left = converge.make_plan(known, names, session)
             if not left.due.clean:
                 raise FiefdomError("the second plan is not clean; see `fiefdom plan inventories/lab.yaml`")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from fiefdom.model import Cluster, Host
+from fiefdom.model import Cluster, Host, SecretSource
 
 Release = Literal["bookworm", "trixie"]
 RELEASES: tuple[Release, ...] = ("bookworm", "trixie")
@@ -26,6 +26,14 @@ class Secrets:
 
     gossip_key: str = field(repr=False)
     """Serf's encryption key: 32 random bytes in base64."""
+    values: Mapping[SecretSource, str] = field(default_factory=dict, repr=False)
+    """Every other one by where it comes from: one line of text each."""
+    other_gossip_keys: tuple[str, ...] = field(default=(), repr=False)
+    """Keys that agents understand beside it, while one key gives way to another."""
+
+    def text(self, value: str | SecretSource) -> str:
+        """What stands in the inventory, or what it refers to."""
+        return self.values[value] if isinstance(value, SecretSource) else value
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import json
 import shlex
 import shutil
@@ -15,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from fiefdom import layers
+from fiefdom import bases, layers
 from fiefdom.containers import image_ref, own_image_ref
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
 
 _CONTEXT_LABEL = "fiefdom.context"  # snapshot.sh reads it as well
+
+_PACKAGES = "/usr/share/fiefdom/packages.txt"  # `dpkg-query --show`, written by the Dockerfiles
 
 _CHUNK = 1 << 18
 
@@ -57,11 +60,12 @@ def wanted(cluster: Cluster) -> tuple[Wanted, ...]:
 
 
 def _own_context(name: str) -> Path:
-    package = Path(__file__).parent
-    for root in (package / "images", package.parents[1] / "images"):
-        if (root / name).is_dir():
-            return root / name
-    raise FiefdomError(f"the build folder of fiefdom/{name} is missing from this installation; install Fiefdom anew")
+    context = bases.images_dir() / name
+    if not context.is_dir():
+        raise FiefdomError(
+            f"the build folder of fiefdom/{name} is missing from this installation; install Fiefdom anew"
+        )
+    return context
 
 
 def identities(cluster: Cluster) -> dict[str, str]:
@@ -109,10 +113,62 @@ def build(image: Wanted, say: Say) -> None:
         raise FiefdomError(f"{image.key.replace('.image', '.build')}: {context} has no Dockerfile; correct the folder")
     say(f"building {image.ref}")
     label = f"{_CONTEXT_LABEL}={_digest_of(context)}"
-    done = _docker("build", "--force-rm", "--label", label, "--tag", image.ref, str(context))
+    base = bases.build_arguments(context)
+    done = _docker("build", "--force-rm", "--label", label, *base, "--tag", image.ref, str(context))
     if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         raise FiefdomError(f"{image.ref} could not be built from {context}: " + " | ".join(lines[-3:]))
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What an image is made of: what it was built on, and its Debian packages as name and version.
+
+    Both are empty for an image that says nothing of them; ``id`` is where the image is not on this machine.
+    """
+
+    ref: str
+    id: str
+    base: str
+    packages: tuple[tuple[str, str], ...]
+
+    def lines(self) -> Iterator[str]:
+        """As a person reads it: what the image is, then a line for each package."""
+        if not self.id:
+            yield f"{self.ref}: not on this machine"
+            return
+        count = f"{len(self.packages)} packages" if self.packages else "no list of packages"
+        yield f"{self.ref}: {self.id}, on {self.base or 'a base it does not name'}, {count}"
+        yield from (f"  {name} {version}" for name, version in self.packages)
+
+
+def contents(cluster: Cluster) -> Iterator[Contents]:
+    """What is in each of a cluster's images on this machine; nothing in them is run."""
+    refs = [w.ref for w in wanted(cluster)]
+    present = _inspect(refs)
+    for ref in refs:
+        found = present.get(ref)
+        if found is None:
+            yield Contents(ref, "", "", ())
+        else:
+            yield Contents(ref, found.local_id, found.base, _packages(found.local_id))
+
+
+def _packages(image: str) -> tuple[tuple[str, str], ...]:
+    made = _docker("create", "--network=none", image, "never-run")
+    if made.returncode:
+        raise FiefdomError(f"docker could not open {image}: {made.stderr.strip().splitlines()[-1]}")
+    container = made.stdout.strip()
+    try:
+        copied = subprocess.run(["docker", "cp", f"{container}:{_PACKAGES}", "-"], capture_output=True, check=False)
+    finally:
+        _docker("rm", container)
+    if copied.returncode:
+        return ()
+    with tarfile.open(fileobj=io.BytesIO(copied.stdout)) as archive:
+        listed = archive.extractfile(archive.getmembers()[0])
+        lines = listed.read().decode().splitlines() if listed else []
+    return tuple((name, version) for name, _, version in (line.partition("\t") for line in lines))
 
 
 def _docker(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -237,6 +293,7 @@ class _Found:
     id: str  # on a host
     local_id: str
     context: str
+    base: str
     layers: layers.Chain
 
 
@@ -253,7 +310,9 @@ def _inspect(refs: list[str]) -> dict[str, _Found]:
     for image in images:
         labels: Mapping[str, str] = image["Config"].get("Labels") or {}
         chain = tuple(image["RootFS"].get("Layers") or ())
-        entry = _Found(_id_on_hosts(image["Id"]), image["Id"], labels.get(_CONTEXT_LABEL, ""), chain)
+        entry = _Found(
+            _id_on_hosts(image["Id"]), image["Id"], labels.get(_CONTEXT_LABEL, ""), labels.get(bases.LABEL, ""), chain
+        )
         found.update({tag: entry for tag in image["RepoTags"] or [] if tag in refs})
     return found
 

@@ -7,6 +7,7 @@ their order, the inventory, the host's own keys. Mappings merge at every depth, 
 
 from __future__ import annotations
 
+import ipaddress
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from pydantic import ValidationError
 
 from fiefdom.complaint import first_of, refused, unknown_key
 from fiefdom.errors import FiefdomError
-from fiefdom.model import Cluster, Host
+from fiefdom.model import LAST_PORT, Cluster, Host
 from fiefdom.source import Origin, Written, read_group_data, read_python, read_yaml, written
 from fiefdom.wording import KeyPath, printable
 
@@ -158,6 +159,29 @@ def limit_hosts(cluster: Cluster, patterns: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in cluster.hosts if name in chosen or not wanted)
 
 
+def answers_at(cluster: Cluster, values: Iterable[str]) -> dict[str, tuple[str | None, int | None]]:
+    """Address and port by host of ``values`` such as ``app1=10.20.0.21``, ``app1=10.20.0.21:2222`` or ``app1=:2222``.
+
+    Raises:
+        FiefdomError: one of them is no such thing, or names a host that there is not.
+    """
+    found: dict[str, tuple[str | None, int | None]] = {}
+    for value in values:
+        name, equals, place = value.partition("=")
+        address, colon, port = place.partition(":")
+        try:
+            where = str(ipaddress.IPv4Address(address)) if address else None
+            known = bool(equals and place) and (not colon or 1 <= int(port) <= LAST_PORT)
+        except ValueError:
+            known = False
+        if not known:
+            raise FiefdomError(printable(f"--at {value!r}: write HOST=ADDRESS, HOST=ADDRESS:PORT or HOST=:PORT"))
+        if name not in cluster.hosts:
+            raise FiefdomError(printable(f"--at {value!r}: no such host; hosts are {', '.join(cluster.hosts)}"))
+        found[name] = (where, int(port) if colon else None)
+    return found
+
+
 def _document(path: str | Path) -> Document:
     content = read_yaml(path)
     if "base_dir" in content.value:
@@ -281,6 +305,7 @@ def _paths(cluster: Cluster) -> Iterator[tuple[KeyPath, str]]:
         ("ssh", "key"): cluster.ssh.key,
         ("ssh", "known_hosts"): cluster.ssh.known_hosts,
         ("serf", "key_file"): cluster.serf.key_file,
+        ("secrets", "file"): cluster.secrets.file if cluster.secrets is not None else None,
         **{("services", name, "build"): service.build for name, service in cluster.services.items()},
         **{("hosts", name, "ssh", "key"): host.ssh.key for name, host in cluster.hosts.items()},
     }

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from fiefdom import bases
 from fiefdom.errors import FiefdomError
 
 Say = Callable[[str], None]
@@ -332,13 +333,15 @@ def _apt_install(packages: Sequence[str], where_known: Sequence[str] = ()) -> No
 
 
 def ensure_base_images(say: Say) -> None:
-    """debian:bookworm and debian:trixie: what is there, else pulled, else made with mmdebstrap. Every image of this
-    project stands on them."""
-    missing = {release: f"debian:{release}" for release in RELEASES if not _image_id(f"debian:{release}")}
+    """debian:bookworm and debian:trixie: what is there, else pulled by the pinned digest, else made with mmdebstrap.
+    Every image of this project stands on them."""
+    missing = {release: bases.tag_of(release) for release in RELEASES if bases.here(release) is None}
     for release, tag in list(missing.items()):
         say(f"pulling {tag}")
-        problem = _pull(tag)
+        pin = bases.pins()[release]
+        problem = _pull(pin)
         if problem is None:
+            _docker("tag", pin, tag)
             del missing[release]
         else:
             say(f"no registry: {problem}")
@@ -399,7 +402,8 @@ def _make_base_image(release: str, tag: str) -> None:
         argv = ["mmdebstrap", "--quiet", "--variant=minbase", "--include=ca-certificates"]
         argv += [f"--keyring={keyring}", *without]
         _run([*argv, "--dpkgopt=path-include=/usr/share/doc/*/copyright", release, tar], timeout_s=900)
-        _docker("import", '--change=CMD ["bash"]', tar, tag, timeout_s=300)
+        label = f'--change=LABEL {bases.LABEL}="{bases.MADE_HERE}"'
+        _docker("import", '--change=CMD ["bash"]', label, tar, tag, timeout_s=300)
 
 
 def _host_image(release: str) -> str:
@@ -409,14 +413,15 @@ def _host_image(release: str) -> str:
 def _ensure_host_image(release: str, say: Say) -> None:
     """Build a release's host image, unless the one that is there came from the same base and the same files."""
     tag = _host_image(release)
-    digest = _context_digest(_context(), _image_id(f"debian:{release}"))
+    base = bases.here(release) or bases.pins()[release]
+    digest = _context_digest(_context(), _image_id(base))
     old = _docker("image", "ls", "--quiet", f"--filter=label={_IMAGE_LABEL}={digest}", tag)
     if old:
         return
     say(f"building {tag}")
     stale = _image_id(tag)
     label = f"--label={_IMAGE_LABEL}={digest}"
-    build = ["build", "--quiet", f"--build-arg=RELEASE={release}", label, f"--tag={tag}", str(_context())]
+    build = ["build", "--quiet", f"--build-arg=BASE={base}", label, f"--tag={tag}", str(_context())]
     _docker(*build, timeout_s=900)
     if stale and stale != _image_id(tag):
         _docker("image", "rm", stale, check=False)

@@ -49,7 +49,7 @@ def agent_file(
         "event_handlers": list(handlers),
         "bind": own,
         "advertise": own,
-        "encrypt_key": context.secrets.gossip_key,
+        **_key(context, path),
         "rpc_addr": f"127.0.0.1:{serf.rpc_port}",
         "rpc_auth": rpc_auth(context),
         "profile": serf.profile,
@@ -64,5 +64,29 @@ def agent_file(
         "leave_on_terminate": True,
         "disable_name_resolution": True,
     }
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    return _private(path, config)
+
+
+def ring_path(agent_path: str) -> str:
+    """Where the keys stand beside an agent's configuration: sorted before it, and so in place before it names them."""
+    return f"{agent_path.removesuffix('.json')}-keys.json"
+
+
+def ring_files(context: Context, agent_path: str) -> tuple[File, ...]:
+    """The agent's keys while one gives way to another, the one it encrypts with first; at other times none."""
+    secrets = context.secrets
+    if not secrets.other_gossip_keys:
+        return ()
+    return (_private(ring_path(agent_path), [secrets.gossip_key, *secrets.other_gossip_keys]),)
+
+
+def _key(context: Context, path: str) -> dict[str, str]:
+    # Serf takes a key or a file of them, not both.
+    if context.secrets.other_gossip_keys:
+        return {"keyring_file": ring_path(path)}
+    return {"encrypt_key": context.secrets.gossip_key}
+
+
+def _private(path: str, data: object) -> File:
+    text = json.dumps(data, indent=2, sort_keys=True) + "\n"
     return File(path, text.encode(), mode=0o400, uid=UID, gid=UID, secret=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     Strict,
+    TypeAdapter,
     WithJsonSchema,
+    WrapValidator,
     field_validator,
     model_validator,
 )
@@ -42,10 +45,14 @@ Problem = tuple[KeyPath, str]
 
 @dataclass(frozen=True)
 class _Matches:
-    """Text of one shape. ``says`` follows "must be" in the error; the pattern goes into the JSON schema."""
+    """Text of one shape. ``says`` follows "must be" in the error; the pattern goes into the JSON schema.
+
+    A ``private`` text is not repeated in the error.
+    """
 
     pattern: str
     says: str
+    private: bool = False
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
@@ -55,7 +62,8 @@ class _Matches:
 
     def _check(self, value: str) -> str:
         if not re.fullmatch(self.pattern, value):
-            raise ValueError(f"{shown(value)} is not possible here; it must be {self.says}")
+            given = "what stands there" if self.private else shown(value)
+            raise ValueError(f"{given} is not possible here; it must be {self.says}")
         return value
 
 
@@ -115,7 +123,9 @@ EnvName = Annotated[
         "letters, digits and underscores, not from a digit; names in FIEFDOM_ are Fiefdom's own",
     ),
 ]
-EnvText = Annotated[_TextOrNumber, _Matches(r"[^\x00\n\r]*", "one line, which is all that Docker's env files carry")]
+EnvText = Annotated[
+    _TextOrNumber, _Matches(r"[^\x00\n\r]*", "one line, which is all that Docker's env files carry", private=True)
+]
 SysctlKey = Annotated[str, _Matches(r"[a-z0-9_]+([./][A-Za-z0-9_-]+)+", "a kernel setting such as net.core.somaxconn")]
 SysctlText = Annotated[_TextOrNumber, _Matches(r"[!-~]([ -~\t]*[!-~])?", "one line of plain text")]
 User = Annotated[str, _Matches("[a-z_][a-z0-9_-]{0,31}", "a login name such as root or operator")]
@@ -124,6 +134,9 @@ Argument = Annotated[str, _Matches(r"[^\x00\n\r]*", "one line")]
 UrlPath = Annotated[str, _Matches("/[!-~]*", "a path from / without blanks")]
 PathPrefix = Annotated[str, _Matches("/[A-Za-z0-9._~/-]*", "a path from /, of letters, digits and . _ ~ - /")]
 HostName = Annotated[str, _Matches("[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", "a host name or address")]
+SecretName = Annotated[
+    str, _Matches("[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", "at most 64 letters, digits, dots, dashes and underscores")
+]
 
 
 def _cidr(value: str) -> str:
@@ -166,6 +179,65 @@ class _Model(BaseModel):
         if isinstance(value, dict):
             return {k: v for k, v in value.items() if not (isinstance(k, str) and k.startswith("x-"))}
         return value
+
+
+_SOURCES = ("env", "command", "secret")
+
+
+class SecretSource(_Model):
+    """Where a secret comes from: one of three places, none of them the inventory."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "patternProperties": {"^x-": {}},
+            "oneOf": [{"required": [name]} for name in _SOURCES],
+        },
+    )
+
+    env: Annotated[str, _Matches("[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")] | None = Field(
+        None, description="Environment variable of the operator that holds it."
+    )
+    command: Annotated[Many[Argument], Field(min_length=1)] | None = Field(
+        None,
+        description="Command that prints it, as a list such as [pass, show, web/token]; "
+        "run without a shell in the inventory's folder, on the operator's machine.",
+    )
+    secret: SecretName | None = Field(None, description="Name under which the encrypted file `secrets.file` holds it.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _exactly_one(cls, value: object) -> object:
+        mend = "write one of {env: NAME}, {command: [PROGRAM, ARGUMENT]}, {secret: NAME}"
+        if isinstance(value, SecretSource):
+            return value
+        if not isinstance(value, dict):
+            # Not told what stands there: it may be the secret itself.
+            raise ValueError(f"a secret does not stand in the inventory, only where it comes from; {mend}")
+        given = [str(name) for name, content in value.items() if content is not None and not str(name).startswith("x-")]
+        if len(given) != 1 or given[0] not in _SOURCES:
+            raise ValueError(f"has {' and '.join(map(shown, given)) or 'no source'}; {mend}")
+        return value
+
+    def __str__(self) -> str:
+        """As a person would say it."""
+        if self.env is not None:
+            return f"the environment variable {self.env}"
+        if self.command is not None:
+            return f"the command `{shlex.join(self.command)}`"
+        return f"the secret {self.secret}"
+
+
+_ENV_TEXT: TypeAdapter[str] = TypeAdapter(EnvText, config=ConfigDict(strict=True))
+
+
+def _text_or_source(value: object, _: object) -> str | SecretSource:
+    # Not pydantic's own choice, which complains of either kind in words that no person has written.
+    if isinstance(value, dict | SecretSource):
+        return SecretSource.model_validate(value)
+    return _ENV_TEXT.validate_python(value)
+
+
+EnvValue = Annotated[EnvText | SecretSource, WrapValidator(_text_or_source)]
 
 
 class Health(_Model):
@@ -230,7 +302,7 @@ class Service(_Model):
     container_port: Port = Field(8000, description="Port that the process in the container listens on.")
     groups: Many[Group] = Field((APP_HOSTS,), description="Groups whose hosts run the service.", min_length=1)
     health: Health = Field(default_factory=Health, description="Health check.")
-    environment: dict[EnvName, EnvText] = Field(
+    environment: dict[EnvName, EnvValue] = Field(
         default_factory=dict, description="Environment of the process; kept in a root-only file on the host."
     )
     limits: Limits = Field(default_factory=Limits, description="Resource limits of one instance.")
@@ -252,7 +324,9 @@ class ServiceOverride(_Model):
     """What one host does differently for a service."""
 
     instances: int | None = Field(None, ge=0, le=1000, description="Instances on this host.")
-    environment: dict[EnvName, EnvText] = Field(default_factory=dict, description="Added to the service's environment.")
+    environment: dict[EnvName, EnvValue] = Field(
+        default_factory=dict, description="Added to the service's environment."
+    )
     limits: LimitsOverride | None = Field(None, description="Limits on this host where they differ.")
 
 
@@ -262,6 +336,7 @@ class HostSsh(_Model):
     user: User | None = Field(None, description="Login user: root, or one with passwordless sudo.")
     port: Port | None = Field(None, description="SSH port.")
     key: FilePath | None = Field(None, description="Private key file; relative to the inventory.")
+    listen: Many[Address] = Field((), description="Addresses that sshd listens on; all of the host's when empty.")
 
 
 class Static(_Model):
@@ -292,6 +367,9 @@ class Host(_Model):
     )
 
 
+_RULE = _Matches("[ -~]*[!-~]", "a line of nftables such as 'ip saddr 10.20.0.9 tcp dport 9100 accept'")
+
+
 class Network(_Model):
     """Addresses, and who may reach what."""
 
@@ -304,6 +382,9 @@ class Network(_Model):
         description="Networks that may reach the gateways' service ports; the cluster's own when absent.",
     )
     firewall: bool = Field(True, description="Whether Fiefdom manages an nftables table of its own.")
+    input_rules: Many[Annotated[str, _RULE]] = Field(
+        (), description="Rules of your own for packets to the hosts, in nftables' words; they come before Fiefdom's."
+    )
 
     @property
     def clients(self) -> tuple[str, ...]:
@@ -332,8 +413,23 @@ class Ssh(_Model):
         ]
     ] = Field((), description="Operators' public keys, allowed for every login user besides the user's own file.")
     permit_root: bool = Field(True, description="Whether root may log in, by key only.")
+    crypto: Literal["compat", "pq"] = Field(
+        "compat",
+        description="sshd's algorithms. pq is what ssh-audit's policy of the host's Debian asks for, on 13 nothing but "
+        "post-quantum key exchanges; a host whose sshd this client could then not talk to is refused.",
+    )
     max_auth_tries: int = Field(3, ge=2, le=10, description="Keys a client may offer.")
     client_alive_interval_s: int = Field(300, ge=10, le=3600, description="Seconds until an idle link is probed.")
+    allow_users: Many[Annotated[str, _Matches("[!-~]+", "a pattern of sshd's AllowUsers such as deploy@10.20.0.*")]] = (
+        Field((), description="Who may log in at all, as patterns of sshd's AllowUsers; everybody when empty.")
+    )
+    confirm_s: int = Field(
+        60,
+        ge=10,
+        le=3600,
+        description="Seconds in which a new login must confirm a change of sshd, firewall or network; else the host "
+        "takes it back.",
+    )
 
 
 class Docker(_Model):
@@ -377,6 +473,7 @@ class Serf(_Model):
         description="File with the gossip key, relative to the inventory. "
         "The environment variable FIEFDOM_GOSSIP_KEY comes first. `fiefdom keygen` makes one.",
     )
+    key: SecretSource | None = Field(None, description="Where the gossip key comes from, in place of a file.")
     port: int = Field(7946, ge=1024, le=LAST_PORT, description="Gossip port, TCP and UDP.")
     rpc_port: int = Field(7373, ge=1024, le=LAST_PORT, description="RPC port on loopback.")
     profile: Literal["lan", "wan", "local"] = Field("lan", description="Serf's timing profile.")
@@ -387,6 +484,29 @@ class Serf(_Model):
         60, ge=1, le=3600, description="Seconds that a leaving host waits for its open requests to end."
     )
     memory_mib: int = Field(64, ge=32, le=1 << 24, description="Memory limit of an agent in MiB.")
+
+
+class SourceLimits(_Model):
+    """What one client address may use of a gateway."""
+
+    requests_per_s: int | None = Field(
+        None,
+        ge=1,
+        le=1000000,
+        description="Requests per second of one address, over 10 seconds; further ones get 429, and count as well.",
+    )
+    connections: int | None = Field(
+        None, ge=1, le=200000, description="Connections of one address at once; further ones are closed."
+    )
+    exempt_cidrs: Many[Cidr] = Field(
+        (), description="Networks without limits, such as that of proxies, which send many clients' requests."
+    )
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> SourceLimits:
+        if self.requests_per_s is None and self.connections is None:
+            raise ValueError("limits nothing; set requests_per_s or connections, or leave it out")
+        return self
 
 
 class Gateway(_Model):
@@ -404,6 +524,20 @@ class Gateway(_Model):
     connect_timeout_s: float = Field(2.0, gt=0, le=86400, description="Seconds to connect to an instance.")
     server_timeout_s: float = Field(60.0, gt=0, le=86400, description="Seconds an instance may take to answer.")
     client_timeout_s: float = Field(60.0, gt=0, le=86400, description="Seconds a client may be silent.")
+    request_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        le=86400,
+        description="Seconds a client may take for a request's headers, and then for its body or 8 KiB of that.",
+    )
+    source_limits: SourceLimits | None = Field(
+        None, description="Limits for each client address; none when absent. Counted by each gateway for itself."
+    )
+    known_hosts_only: bool = Field(
+        False,
+        description="Whether a host gets traffic only once the gateways know it from the inventory; "
+        "otherwise a new one joins before they are converged.",
+    )
     memory_mib: int = Field(512, ge=128, le=1 << 24, description="Memory limit of the gateway container in MiB.")
     stop_grace_s: int = Field(60, ge=1, le=3600, description="Seconds open requests may take when it stops.")
 
@@ -428,6 +562,30 @@ class Registry(_Model):
             "[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)*", "a registry such as registry.example.org:5000/team, no https://"
         ),
     ] = Field(description="Registry, and a path prefix if any, such as registry.example.org:5000/team.")
+    user: Annotated[str, _Matches("[!-9;-~]+", "a login name without blanks and colons")] | None = Field(
+        None, description="Whom the registry knows; anonymous when absent."
+    )
+    password: SecretSource | None = Field(None, description="Where the user's password or token comes from.")
+
+
+class EncryptedFile(_Model):
+    """The cluster's secrets, encrypted, to be kept in the repository."""
+
+    file: FilePath = Field(description="Encrypted file, relative to the inventory. `fiefdom secret set` makes it.")
+    recipients: Many[
+        Annotated[
+            str,
+            # Not ECDSA keys nor keys in hardware, which age cannot encrypt to.
+            _Matches(
+                "age1[a-z0-9]{58}|ssh-(ed25519|rsa) [A-Za-z0-9+/=]+( [ -~]*)?",
+                "an age key (age1...) or an SSH public key line of type ssh-ed25519 or ssh-rsa",
+            ),
+        ]
+    ] = Field(
+        description="Who may read it: age keys or SSH public keys (ssh-ed25519, ssh-rsa). "
+        "`fiefdom secret rekey` takes a change up.",
+        min_length=1,
+    )
 
 
 class Instance(_Model):
@@ -499,6 +657,7 @@ class Cluster(_Model):
     gateway: Gateway = Field(default_factory=Gateway, description="HAProxy on the gateways.")
     rollout: Rollout = Field(default_factory=Rollout, description="How releases go.")
     registry: Registry | None = Field(None, description="Registry to pull from; images travel over SSH when absent.")
+    secrets: EncryptedFile | None = Field(None, description="Encrypted file that holds secrets by name.")
     time_servers: Many[HostName] = Field((), description="NTP servers; Debian's own when empty.")
     base_dir: FilePath = Field(".", description="Folder that relative paths start from; the inventory's own.")
 
@@ -514,6 +673,7 @@ class Cluster(_Model):
                 self._route_problems,
                 self._tag_problems,
                 self._docker_problems,
+                self._secret_problems,
             )
             for problem in check()
         ] or list(self._idle_problems())  # an idle host is mostly what comes of another mistake
@@ -673,6 +833,37 @@ class Cluster(_Model):
                 f"no /{self.docker.address_pool_size} fits into docker.address_pool {pool}; "
                 f"write {pool.prefixlen} or more",
             )
+
+    def _secret_problems(self) -> Iterator[Problem]:
+        if self.serf.key is not None and self.serf.key_file is not None:
+            yield ("serf", "key"), "the key comes from serf.key_file already; take one of the two out"
+        if self.registry is not None and (self.registry.user is None) != (self.registry.password is None):
+            yield ("registry",), "user and password go together; add the other one"
+        if self.secrets is None:
+            for key, source in dict(self.secret_sources()).items():
+                if source.secret is not None:
+                    says = f"there is no encrypted file to hold {source.secret}"
+                    yield key, f"{says}; add `secrets` with file and recipients"
+
+    def secret_sources(self) -> Iterator[tuple[KeyPath, SecretSource]]:
+        """Where each secret comes from, with the key that says so; those that nothing here uses are left out.
+
+        The gossip key comes first, in case that `serf.key` names it. What several hosts share is named several times.
+        """
+        if self.serf.key is not None:
+            yield ("serf", "key"), self.serf.key
+        if self.registry is not None and self.registry.password is not None:
+            yield ("registry", "password"), self.registry.password
+        for host in self.hosts:
+            for name in self.services:
+                if not self.count(host, name):
+                    continue
+                override = self.hosts[host].services.get(name)
+                own = override.environment if override is not None else {}
+                for variable, value in self.service_on(host, name).environment.items():
+                    if isinstance(value, SecretSource):
+                        above: KeyPath = ("hosts", host) if variable in own else ()
+                        yield (*above, "services", name, "environment", variable), value
 
     @property
     def gateways(self) -> tuple[str, ...]:

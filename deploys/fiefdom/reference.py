@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from fiefdom.errors import FiefdomError
-from fiefdom.model import Cluster
+from fiefdom.model import Cluster, SecretSource
 
 BEGIN = "<!-- keys:begin -->"
 END = "<!-- keys:end -->"
@@ -94,6 +94,8 @@ def _inner_model(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
     options = [a for a in get_args(annotation) or (annotation,) if a is not type(None)]
     by_name = get_origin(annotation) is dict
     last = options[-1]
+    if last is SecretSource:  # told once, in the README's own words
+        return None, False
     return (last, by_name) if isinstance(last, type) and issubclass(last, BaseModel) else (None, by_name)
 
 
@@ -129,8 +131,9 @@ def _words(annotation: Any) -> str:
         return f"list of {_words(arguments[0])}"
     options = [a for a in arguments if a is not type(None)]
     if options:
-        return _words(options[0])
-    return {str: "text", int: "whole number", float: "number", bool: "true or false"}[annotation]
+        return " or ".join(_words(option) for option in options)
+    words = {SecretSource: "secret", str: "text", int: "whole number", float: "number", bool: "true or false"}
+    return words[annotation]
 
 
 def _default(field: FieldInfo) -> str:

@@ -144,7 +144,7 @@ def prepare(known: converge.Known, hosts: Session, services: Collection[str], wi
 
     Raises FiefdomError for a cluster that is not fit for a release, unless forced.
     """
-    hosts.on_all(lambda name: _await_turn(hosts, name))
+    hosts.on_all(lambda name: await_turn(hosts, name))
     answers = converge.look(known, hosts.names, hosts)
     found = _release(known, hosts, services, wish, answers)
     # Who goes back is in trouble already.
@@ -207,7 +207,7 @@ def require_free(hosts: Session, gateways: tuple[str, ...], wish: Wish) -> None:
             raise FiefdomError(f"{lock.gateway}: {reason}")
 
 
-def _await_turn(hosts: Session, name: str) -> None:
+def await_turn(hosts: Session, name: str) -> None:
     """Wait until a turn that lost its operator has ended on the host."""
     lock = "/var/lib/fiefdom/lock"
     script = '[ ! -e "$1" ] || { exec 9>>"$1" && flock -w 900 9; }'

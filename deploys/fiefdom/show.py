@@ -126,7 +126,7 @@ def status_tables(status: Status) -> Iterable[Table | Text]:
     instances = Table("service", "instance", "version", "container", *status.gateways, box=None, pad_edge=False)
     for i in status.instances:
         instances.add_row(
-            i.service, f"{i.host}:{i.port}", i.version, _state(i.container), *(_state(s) for s in i.servers)
+            i.service, f"{i.host}:{i.port}", Text(i.version), _state(i.container), *(_state(s) for s in i.servers)
         )
     yield instances
     for line in status.problems:

@@ -85,6 +85,8 @@ class Snapshot:
     hostname: str = ""
     static_hostname: str = ""
     free_kib: int | None = None
+    unconfirmed_s: int | None = None
+    """Seconds until the host takes back a change that waits for its confirmation, where one does; see `guard`."""
     files: dict[str, FoundFile] = field(default_factory=dict)
     packages: dict[str, str] = field(default_factory=dict)
     units: dict[str, FoundUnit] = field(default_factory=dict)
@@ -146,13 +148,16 @@ class _Parser:
         self._made: set[tuple[str, str]] = set()
 
     def take(self, line: str) -> None:
+        if not line.replace("\t", "").isprintable():
+            # Nothing that Fiefdom made is named so, and some of it is printed.
+            line = "\t".join(_visible(part) for part in line.split("\t"))
         kind, _, rest = line.partition("\t")
         fields = rest.split("\t")
         if kind == "end":
             self.complete = True
         elif kind == "uid" and rest.isdecimal() and len(rest) <= 10:
             self.uid = int(rest)
-        elif kind in ("os", "client", "docker", "hostname", "free-kib"):
+        elif kind in ("os", "client", "docker", "hostname", "free-kib", "guard"):
             self._scalars[kind] = fields
         elif kind == "file" and len(fields) == 5:
             self._files[fields[0]] = fields[1:]
@@ -201,6 +206,7 @@ class _Parser:
         distribution, release = self._scalars.get("os", ["", ""])[:2]
         hostname, static_hostname = self._scalars.get("hostname", ["", ""])[:2]
         free = self._scalars.get("free-kib", [""])[0]
+        left = self._scalars.get("guard", [""])[0]
         if self.uid is None:
             raise ValueError("no user id")
         return Snapshot(
@@ -212,6 +218,7 @@ class _Parser:
             hostname=hostname,
             static_hostname=static_hostname,
             free_kib=int(free) if free.isdecimal() else None,
+            unconfirmed_s=int(left) if left.lstrip("-").isdecimal() else None,
             files={
                 path: FoundFile(kind, int(mode, 8), int(uid), int(gid), self._digests.get(path))
                 for path, (kind, mode, uid, gid) in self._files.items()
@@ -243,6 +250,10 @@ def _found_unit(shown: dict[str, str]) -> FoundUnit:
 
 def _under(root: str, values: dict[str, str]) -> dict[str, str]:
     return {path.removeprefix(root): value for path, value in values.items() if path.startswith(root)}
+
+
+def _visible(text: str) -> str:
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _words(value: str) -> str:

@@ -19,6 +19,7 @@ from fiefdom.wording import KeyPath, dotted, printable, shown
 # Aliases let a few lines stand for millions of values; no inventory of ours comes near this many.
 _VALUES_MAX = 200_000
 _DEPTH_MAX = 50
+_SECRETS = (("serf", "key"), ("registry", "password"))
 _PLAIN_INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 
 
@@ -76,9 +77,11 @@ class Written:
         return Written(_merged(under.value, self.value), {**under.origins, **self.origins})
 
 
-def _merged(under: object, over: object) -> object:
-    if isinstance(under, dict) and isinstance(over, dict):
-        both = {key: _merged(value, over[key]) if key in over else value for key, value in under.items()}
+def _merged(under: object, over: object, at: KeyPath = ()) -> object:
+    # A secret has one source; `{env: X}` on top of `{command: [...]}` replaces it.
+    is_source = at[-2:] in _SECRETS or (at[-4:-3] == ("services",) and at[-2:-1] == ("environment",))
+    if isinstance(under, dict) and isinstance(over, dict) and not is_source:
+        both = {key: _merged(value, over[key], (*at, key)) if key in over else value for key, value in under.items()}
         return {**both, **{key: value for key, value in over.items() if key not in under}}
     return over
 

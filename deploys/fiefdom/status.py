@@ -14,11 +14,13 @@ from fiefdom.concerns import gateway
 from fiefdom.desired import Secrets
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
+from fiefdom.wording import printable
 
 if TYPE_CHECKING:
     from fiefdom.engine import Session
 
 GATEWAY_STATUS = ("docker", "exec", "gateway", "fiefdom-gateway", "status")
+_WORDS_MAX = 400
 
 
 @dataclass(frozen=True)
@@ -111,13 +113,40 @@ def _await_gateway(name: str, digest: str, hosts: Session, deadline: float) -> N
 def gateway_view(hosts: Session, name: str) -> dict[str, Any] | str:
     """What a gateway says of itself, as data; or in words why it does not."""
     ok, output, error = hosts.shell(name, GATEWAY_STATUS)
-    if not ok:
-        return " ".join(error.split())[:200] or "no answer"
+    return parse_view(output) if ok else printable(error)[:200] or "no answer"
+
+
+def parse_view(text: str) -> dict[str, Any] | str:
+    """A gateway's status document, every part in its shape and fit to be printed; or in words why it is none.
+
+    What a part holds besides texts and numbers is left out.
+    """
     try:
-        view = json.loads(output)
-    except ValueError:
+        view = json.loads(text)
+    except (ValueError, RecursionError):
         return "its answer is not JSON"
-    return view if isinstance(view, dict) else "its answer is not an object"
+    if not isinstance(view, dict):
+        return "its answer is not an object"
+    facts = {key: view.get(key, {}) for key in ("serf", "config")}
+    lists = {key: view.get(key, []) for key in ("members", "servers", "rejected")}
+    for key, part in facts.items():
+        if not isinstance(part, dict):
+            return f"its answer has no object in {key}"
+    for key, entries in lists.items():
+        if not (isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)):
+            return f"its answer has no list of objects in {key}"
+    return {
+        **{key: _flat(part) for key, part in facts.items()},
+        **{key: [_flat(entry) for entry in entries] for key, entries in lists.items()},
+    }
+
+
+def _flat(part: Mapping[str, object]) -> dict[str, Any]:
+    return {
+        key: printable(value[:_WORDS_MAX])[:_WORDS_MAX] if isinstance(value, str) else value
+        for key, value in part.items()
+        if isinstance(value, str | int | float | bool | None)
+    }
 
 
 def combine(

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from operator_view import TRAFFIC, Site
+from operator_view import LOCKOUTS, TRAFFIC, Site
 
 from fiefdom import lab
 
@@ -24,6 +24,8 @@ ORDER = (
     "test_drift",
     "test_refusals",
     "test_access",
+    "test_strangers",
+    "test_lockout",
     "test_rotation",
     "test_losses",
     "test_releases",
@@ -37,6 +39,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("traffic during events")
         for line in TRAFFIC:
             terminalreporter.line(line)
+    if LOCKOUTS:
+        recovered = sum(tried.recovered_s is not None for tried in LOCKOUTS)
+        terminalreporter.section("lock-outs")
+        terminalreporter.line(f"recovered without a console: {recovered} of {len(LOCKOUTS)}")
+        for tried in LOCKOUTS:
+            took = "not recovered" if tried.recovered_s is None else f"{tried.recovered_s:.0f} s"
+            terminalreporter.line(f"{tried.event}: {took}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,6 +26,18 @@ TRAFFIC: list[str] = []
 """What the load generator counted during each event, for the end of the test run's report."""
 
 
+@dataclass
+class LockOut:
+    """A way to lock oneself out, and the seconds until the host had taken it back; None where it did not."""
+
+    event: str
+    recovered_s: float | None = None
+
+
+LOCKOUTS: list[LockOut] = []
+"""Every one that a test tried."""
+
+
 def tell(event: str, load: Load) -> None:
     """Keep the count of ``load`` for the report, whether the test passes or not."""
     TRAFFIC.append(f"{event}: {load.report()}")

@@ -84,7 +84,10 @@ def test_a_login_that_no_longer_works_fails_the_run_while_the_old_session_is_ope
         inside = ["docker", "exec", lab.host("app1").container, "sh", "-c", f"rm {theirs}; systemctl reload ssh"]
         subprocess.run(inside, check=True)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: app1: a new login does not work any more: ")
+    assert done.stderr.startswith(
+        "error: app1: the change of sshd was taken back: a new login to 10.99.0.21:22 failed: "
+    )
+    assert "a login as before fails as well" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from operator_view import await_true
 
-from fiefdom import lab
+from fiefdom import bases, lab
 from fiefdom.containers import conf_file, script
 from fiefdom.desired import Container, HostState
 from fiefdom.render import render
@@ -58,6 +58,7 @@ PLAIN = {
     "connect_timeout_s": 2.0,
     "server_timeout_s": 60.0,
     "client_timeout_s": 60.0,
+    "request_timeout_s": 10.0,
 }
 
 
@@ -111,6 +112,9 @@ class Cluster:
             "absent_grace_s": 120,
             "stop_grace_s": 30,
             "services": [{**service, "server_options": OPTIONS}],
+            "network": "10.99.0.0/24",
+            "known_hosts_only": False,
+            "hosts": {name: {"address": address, "services": ["predictor"]} for name, address in ADDRESSES.items()},
         }
         self._write(self.folder / "gateway" / "reconciler.json", json.dumps({**settings, **changes}))
 
@@ -288,7 +292,8 @@ def _cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     lab.ensure_docker(lambda _: None)
     lab.ensure_base_images(lambda _: None)
     for name in ("gateway", "serf", "predictor"):
-        docker("build", "--quiet", "--tag", image(name), str(ROOT / "images" / name))
+        context = ROOT / "images" / name
+        docker("build", "--quiet", *bases.build_arguments(context), "--tag", image(name), str(context))
     remove_all()
     # Under /tmp and readable on the way there: pytest's own folders are for root's eyes only.
     folder = tmp_path_factory.mktemp("containers")
@@ -344,8 +349,9 @@ SERVERS = "".join(f"    server app{i}-8000 10.99.0.{20 + i}:8000 {OPTIONS}\n" fo
         {**PLAIN, "listeners": [listener(80, None, route("predictor"), route("predictor", path_prefix="/"))]},
         {**PLAIN, "balance": "leastconn", "nbthread": 1, "http_reuse": "aggressive"},
         {**PLAIN, "balance": "random", "connect_timeout_s": 0.25},
+        {**BY_PREFIX, "source_limits": {"requests_per_s": 5, "connections": 9, "exempt_cidrs": ["10.0.0.0/8"]}},
     ],
-    ids=["one", "two by prefix", "two by port", "two by host", "everything", "leastconn", "random"],
+    ids=["one", "two by prefix", "two by port", "two by host", "everything", "leastconn", "random", "limits"],
 )
 def test_haproxy_takes_the_template_without_a_warning(_cluster, tmp_path, variables, servers):
     text = render("haproxy.cfg.j2", **variables)
@@ -463,7 +469,8 @@ def test_a_new_static_part_is_taken_up_and_a_broken_one_is_not(cluster):
 def test_two_services_on_one_port(cluster):
     predictor = {"name": "predictor", "backend": "predictor", "base_port": 8000, "max_instances": 10}
     echo = {"name": "echo", "backend": "echo", "base_port": 8010, "max_instances": 10}
-    cluster.write_reconciler(services=[{**each, "server_options": OPTIONS} for each in (predictor, echo)])
+    hosts = {name: {"address": address, "services": ["predictor", "echo"]} for name, address in ADDRESSES.items()}
+    cluster.write_reconciler(services=[{**each, "server_options": OPTIONS} for each in (predictor, echo)], hosts=hosts)
     cluster.write_static({**BY_PREFIX, "backends": [{**each, "health_path": "/health"} for each in TWO]})
     docker("rm", "--force", f"{PREFIX}-app2-serf")
     agent = json.loads((cluster.folder / "app2" / "agent.json").read_text())

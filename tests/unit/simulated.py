@@ -21,6 +21,14 @@ from fiefdom.snapshot import FoundContainer, FoundFile, FoundImage, FoundUnit, S
 
 LIVE = "live output"
 AGENT_FILE = "/etc/fiefdom/serf/agent.json"
+GATEWAY_AGENT_FILE = "/etc/fiefdom/gateway/agent.json"
+
+Ring = tuple[str, ...]
+
+
+def understand(one: Ring, other: Ring) -> bool:
+    """Whether two agents with these keys understand each other: each encrypts with its first."""
+    return bool(one and other) and one[0] in other and other[0] in one
 
 
 @dataclass(frozen=True)
@@ -172,6 +180,12 @@ class SimulatedHost:
     def say(self, stage: str) -> None:
         self.said.append(f"fiefdom-stage\t{stage}")
 
+    def guard(self, *_words: str) -> None:
+        """Nothing that a simulated host has could lock anybody out."""
+
+    def reconfigure(self, interface: str) -> None:
+        """A simulated host has no interfaces."""
+
     def keep(self, what: str, name: str = "", unit: str = "") -> None:
         if what == "begin":
             before = self.kept if self.unfinished and self.kept else Kept()
@@ -275,7 +289,14 @@ class SimulatedHosts:
     views: dict[str, Any] = field(default_factory=dict)
     """What a gateway answers instead of the truth."""
     tags: dict[str, dict[str, str]] = field(default_factory=dict)
+    rings: dict[str, Ring] = field(default_factory=dict)
+    """Keys of each agent that runs, the one it encrypts with first."""
+    strangers: dict[str, Ring] = field(default_factory=dict)
+    """Members that are no host of the cluster, with the keys that they have."""
+    watch: Callable[[str], object] = lambda _name: None
+    """Called after every step of a host."""
     _specs: dict[str, str] = field(default_factory=dict)
+    _ring_specs: dict[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -301,8 +322,10 @@ class SimulatedHosts:
 
     def run(self, name: str, phase: Phase, _registry: bool) -> None:
         self.log.append(f"{name} {phase.name}")
-        self.hosts[name].take(phase)
-        self._gossip(name)
+        self.hosts[name].take(replace(phase, steps=()))
+        for step in phase.steps:
+            self.hosts[name].take_step(step)
+            self._gossip(name)
 
     def follow(self, name: str, steps: Iterable[Step], hear: Callable[[str], None]) -> None:
         steps = list(steps)
@@ -369,7 +392,11 @@ class SimulatedHosts:
     def script(
         self, name: str, text: str, arguments: Sequence[str] = (), stdin: str = "", **_: Any
     ) -> tuple[bool, str, str]:
-        """Only the ledger's script is run, with a folder for each gateway; the others find what they hope for."""
+        """The ledger's script is run with a folder for each gateway, and one that reads an agent's configuration with
+        that; the others find what they hope for.
+        """
+        if arguments and arguments[0] in (AGENT_FILE, GATEWAY_AGENT_FILE):
+            return self._read(name, text, arguments)
         if "/var/lib/fiefdom/ledger" not in arguments:
             return True, "", ""
         self.log.append(f"{name} ledger {arguments[0]}")
@@ -378,8 +405,21 @@ class SimulatedHosts:
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
         return done.returncode == 0, done.stdout.rstrip("\n"), done.stderr
 
-    def shell(self, name: str, _argv: Iterable[str]) -> tuple[bool, str, str]:
-        """Every command is taken for the one that asks a gateway how it is."""
+    def _read(self, name: str, text: str, paths: Sequence[str]) -> tuple[bool, str, str]:
+        own = [self.root / f"{name}-{number}" for number in range(len(paths))]
+        for path, copy in zip(paths, own, strict=True):
+            copy.unlink(missing_ok=True)
+            if path in self.hosts[name].contents:
+                copy.write_bytes(self.hosts[name].contents[path])
+        command = ["sh", "-c", text, "fiefdom", *map(str, own)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.returncode == 0, done.stdout, done.stderr
+
+    def shell(self, name: str, argv: Iterable[str]) -> tuple[bool, str, str]:
+        """What Serf is asked and told; every other command is taken for the one that asks a gateway how it is."""
+        words = list(argv)
+        if "serf" in words:
+            return self._serf(name, words[words.index("serf") + 1 :])
         members = [{"name": member, "status": "alive"} for member in self.tags]
         well = {"ok": True, "error": None}
         truth = {"serf": well, "config": well, "members": members, "servers": self.servers(), "rejected": []}
@@ -388,9 +428,42 @@ class SimulatedHosts:
             raise view
         return (False, "", view) if isinstance(view, str) else (True, json.dumps(view), "")
 
+    def _serf(self, name: str, words: Sequence[str]) -> tuple[bool, str, str]:
+        if words[0] == "force-leave":
+            self.log.append(f"{name} {' '.join(words)}")
+            if not understand(self.rings[name], self.strangers.get(words[-1], ())):
+                self.strangers.pop(words[-1], None)
+            return True, "", ""
+        rows = [
+            {"name": member, "addr": "10.1.0.99:7946", "status": "alive" if known else "failed"}
+            for member, ring in (self.rings | self.strangers).items()
+            for known in [understand(self.rings[name], ring)]
+        ]
+        return True, json.dumps({"members": rows}), ""
+
     # --- What gateways see
 
+    def ring_on_disk(self, name: str) -> Ring:
+        """Keys with which a host's agent would start now; none where it could not."""
+        contents = self.hosts[name].contents
+        text = contents.get(GATEWAY_AGENT_FILE if name in self.known.cluster.gateways else AGENT_FILE)
+        config = json.loads(text) if text else {}
+        if "keyring_file" in config:
+            return tuple(json.loads(contents.get(config["keyring_file"], b"[]")))
+        return (config["encrypt_key"],) if config else ()
+
+    def _take_up_ring(self, name: str) -> None:
+        role = "gateway" if name in self.known.cluster.gateways else "serf-agent"
+        agent = self.hosts[name].now.containers.get(role)
+        if not (agent and agent.running):
+            self.rings.pop(name, None)
+        elif name not in self.rings or self._ring_specs.get(name) != agent.spec:
+            self._ring_specs[name] = agent.spec
+            self.rings[name] = self.ring_on_disk(name)
+        self.watch(name)
+
     def _gossip(self, name: str) -> None:
+        self._take_up_ring(name)
         host = self.hosts[name]
         agent = host.now.containers.get("serf-agent")
         if not (agent and agent.running):

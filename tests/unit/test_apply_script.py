@@ -479,6 +479,18 @@ def test_a_turn_holds_the_whole_of_apply_and_prints_what_it_prints(stubbed: Debi
     assert stubbed.stat("/run/fiefdom/turn") == ["directory 700 0:0"]
 
 
+def test_pulls_take_the_registrys_password_where_there_is_one(debian: Debian) -> None:
+    stub = '#!/bin/sh\necho "${DOCKER_CONFIG:-none} $*" >>/pulled\n'
+    debian.shell('printf %s "$1" >/usr/local/bin/docker && chmod 755 /usr/local/bin/docker', stub)
+    config = "/etc/fiefdom/docker/config.json"
+    debian.take_all(("pull", "r/team/web:1"))
+    debian.take_all(stage(config, b"{}", "0600"), ("place", config), ("pull", "r/team/web:2"))
+    assert debian.shell("cat /pulled").splitlines() == [
+        "none pull -q r/team/web:1",
+        "/etc/fiefdom/docker pull -q r/team/web:2",
+    ]
+
+
 def test_a_farewell_takes_the_memory_of_it_all(debian: Debian) -> None:
     debian.take_all(("record", "file", "/srv/x"), ("erase",))
     assert not debian.exists("/var/lib/fiefdom")

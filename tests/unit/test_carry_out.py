@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from example import context
 from fiefdom import apply, converge, plan
 from fiefdom.desired import Container, File, HostState, Image
 from fiefdom.errors import FiefdomError
@@ -15,6 +16,9 @@ from fiefdom.snapshot import FoundContainer, Snapshot
 BARE = Snapshot(0, "debian", "trixie", docker="up")
 SERVING = replace(BARE, containers={"old": FoundContainer(True, "sha256:1", "s", "instance", "1", True, "f")})
 CONF = File("/etc/x.conf", b"x\n")
+
+RULES = File("/etc/fiefdom/firewall.nft", b"rules\n")
+CLUSTER = context().cluster
 
 
 def of_role(role: str) -> HostState:
@@ -61,7 +65,7 @@ def plan_of(**hosts: tuple[HostState, Snapshot]) -> plan.Plan:
 def carry_out(wanted: plan.Plan, hosts: FakeHosts) -> list[str]:
     said: list[str] = []
     try:
-        converge.carry_out(wanted, hosts, False, lambda who, what: said.append(f"{who} {what}"))
+        converge.carry_out(wanted, hosts, CLUSTER, lambda who, what: said.append(f"{who} {what}"))
     finally:
         assert [line for line in said if not line.endswith(" done")] == hosts.log
     return hosts.log
@@ -157,3 +161,23 @@ def test_what_only_a_rollout_does_is_left_to_it() -> None:
     carry_out(plan.merge([plan.HostPlan("app1", (due, release), APP, made)]), hosts)
     assert hosts.log == ["app1 files"]
     assert carry_out(plan.merge([plan.HostPlan("app1", (release,), APP, made)]), FakeHosts()) == []
+
+
+ACCESS = HostState(files=(RULES,))
+
+
+def test_what_could_lock_out_goes_to_the_first_host_of_each_group_alone() -> None:
+    wanted = plan_of(**dict.fromkeys(("gw1", "gw2", "app1", "app2"), (ACCESS + APP, BARE)))
+    hosts = FakeHosts()
+    log = carry_out(wanted, hosts)
+    # app2 is the first of web_hosts, which app1 is not in.
+    assert log[:3] == ["gw1 access", "app1 access", "app2 access"]
+    assert log.index("gw2 access") > log.index("app2 access")
+    assert log.index("gw1 files") > log.index("app2 access")
+
+
+def test_a_first_host_that_takes_it_back_keeps_all_others_from_changing() -> None:
+    hosts = FakeHosts(fails=("gw1", "access"))
+    with pytest.raises(FiefdomError, match=r"^gw1: out of luck$"):
+        carry_out(plan_of(gw1=(ACCESS + GATEWAY, BARE), gw2=(ACCESS, BARE), app1=(ACCESS, BARE)), hosts)
+    assert hosts.log == ["gw1 access"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from example import INVENTORY, merged
-from fiefdom import __version__, images
+from fiefdom import __version__, bases, images
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
 
@@ -137,3 +138,48 @@ def test_without_a_docker_client_a_person_hears_one_sentence(
 
 def test_nothing_to_send_needs_no_docker(folder: Path, without_docker: None) -> None:
     images.ensure(cluster(folder.parent), [], pytest.fail)
+
+
+# --- contents
+
+
+def test_contents_are_listed_by_image_and_package() -> None:
+    own = images.Contents(
+        "fiefdom/serf:1", "sha256:1", "debian:trixie@sha256:2", (("libc6", "2.41"), ("serf", "0.10.1"))
+    )
+    assert list(own.lines()) == [
+        "fiefdom/serf:1: sha256:1, on debian:trixie@sha256:2, 2 packages",
+        "  libc6 2.41",
+        "  serf 0.10.1",
+    ]
+    assert list(images.Contents("x:1", "sha256:1", "", ()).lines()) == [
+        "x:1: sha256:1, on a base it does not name, no list of packages"
+    ]
+    assert list(images.Contents("x:1", "", "", ()).lines()) == ["x:1: not on this machine"]
+
+
+@pytest.mark.parametrize("name", ["gateway", "serf", "predictor"])
+def test_every_image_writes_down_its_packages(name: str) -> None:
+    dockerfile = (bases.images_dir() / name / "Dockerfile").read_text()
+    _, _, after_installing = dockerfile.partition("apt-get install")
+    assert f"dpkg-query --show > {images._PACKAGES}" in after_installing
+
+
+@pytest.mark.lab
+def test_contents_are_those_of_the_image(tmp_path: Path) -> None:
+    """Of a real image, which is opened and not run: it has nothing that could run."""
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY packages.txt /usr/share/fiefdom/packages.txt\n")
+    (tmp_path / "packages.txt").write_text("libc6:amd64\t2.41-12\nserf\t0.10.1\n")
+    context = tmp_path / "predictor"
+    context.mkdir()
+    for file in ("Dockerfile", "packages.txt"):
+        (tmp_path / file).rename(context / file)
+    of = cluster(tmp_path, services={"predictor": {"build": "predictor", "image": "fiefdom-test/contents"}})
+    ref = "fiefdom-test/contents:1.2.0"
+    images.ensure(of, [ref], lambda _: None)
+    try:
+        found = {c.ref: c for c in images.contents(of)}
+        assert found[ref].packages == (("libc6:amd64", "2.41-12"), ("serf", "0.10.1"))
+        assert found[ref].base == ""
+    finally:
+        subprocess.run(["docker", "rmi", ref], capture_output=True, check=False)

@@ -43,6 +43,8 @@ services:
     instances: 2
 """
 
+NAMES = (("TOKEN", "A"), ("OTHER", "B"))
+
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -558,6 +560,36 @@ def test_the_two_lines_take_yml_as_well_and_name_what_is_missing() -> None:
     write(Path(), {"test.yml": TEXT, "test.py": TWO_LINES, "other.py": TWO_LINES})
     assert inventory.load("test.py") == inventory.load("test.yml")
     assert refusal("other.py").startswith("other.yaml: no such file")
+
+
+@pytest.mark.parametrize(
+    ("under", "over", "found"),
+    [
+        ({"TOKEN": {"env": "A"}}, {"TOKEN": {"command": ["b"]}}, {"TOKEN": "the command `b`"}),
+        ({"TOKEN": {"env": "A"}}, {"TOKEN": "plain"}, {"TOKEN": "plain"}),
+        ({"TOKEN": {"env": "A"}}, {"OTHER": {"env": "B"}}, {n: f"the environment variable {v}" for n, v in NAMES}),
+        ({"env": "A"}, {"command": "b"}, {"env": "A", "command": "b"}),
+    ],
+)
+def test_a_secret_on_top_of_another_replaces_it_whole(
+    under: dict[str, Any], over: dict[str, Any], found: dict[str, str]
+) -> None:
+    data = yaml.safe_load(TEXT)
+    data["services"]["web"]["environment"] = over
+    Path("test.yaml").write_text(yaml.safe_dump(data))
+    services = {"web": {"environment": under}}
+    write(Path(), {"group_data/all.py": f"services = {services!r}\nserf = {{'key': {{'env': 'A'}}}}\n"})
+    cluster = inventory.load("test.yaml")
+    assert {name: str(value) for name, value in cluster.services["web"].environment.items()} == found
+    # As host data, where services are overridden.
+    data["hosts"]["app1"]["services"] = {"web": {"environment": over}}
+    del data["services"]["web"]["environment"]
+    data["serf"] = {"key": {"command": ["b"]}}
+    Path("test.yaml").write_text(yaml.safe_dump(data))
+    write(Path(), {"group_data/app_hosts.py": f"services = {services!r}\n"})
+    cluster = inventory.load("test.yaml")
+    assert {name: str(v) for name, v in cluster.hosts["app1"].services["web"].environment.items()} == found
+    assert str(cluster.serf.key) == "the command `b`"
 
 
 def test_data_on_its_way_through_pyinfra_does_not_show_environments() -> None:

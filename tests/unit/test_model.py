@@ -281,3 +281,78 @@ def test_the_same_ports_on_different_hosts_are_fine() -> None:
             }
         )
     )
+
+
+# --- Secrets
+
+RECIPIENT = f"age1{'q' * 58}"
+ENCRYPTED = {"secrets": {"file": "secrets.age", "recipients": [RECIPIENT]}}
+
+
+def test_secrets_are_named_with_the_key_that_names_them() -> None:
+    cluster = Cluster.model_validate(
+        changed(
+            {
+                **ENCRYPTED,
+                "services/web/environment": {"A": {"env": "A"}, "B": {"secret": "b"}, "C": "plain"},
+                "services/api/environment": {"D": {"command": ["pass", "show", "d"]}},
+                "hosts/app1/services": {"web": {"environment": {"A": {"env": "OTHER"}}}},
+                "registry": {"server": "r.example.org", "user": "ann", "password": {"env": "PW"}},
+                "serf": {"key": {"env": "KEY"}},
+            }
+        )
+    )
+    found = {dotted(key): str(source) for key, source in cluster.secret_sources()}
+    assert found == {
+        "serf.key": "the environment variable KEY",
+        "registry.password": "the environment variable PW",
+        "hosts.app1.services.web.environment.A": "the environment variable OTHER",
+        "services.web.environment.A": "the environment variable A",  # on app2
+        "services.web.environment.B": "the secret b",
+        "services.api.environment.D": "the command `pass show d`",
+    }
+    assert Cluster.model_validate(cluster.model_dump(mode="json")) == cluster
+    assert cluster.with_version("web", "2").services["web"].environment == cluster.services["web"].environment
+
+
+ONE_SOURCE = "write one of {env: NAME}, {command: [PROGRAM, ARGUMENT]}, {secret: NAME}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"services/web/environment": {"A": {}}}, f"environment.A: Value error, has no source; {ONE_SOURCE}"),
+        ({"services/web/environment": {"A": {"env": None}}}, "has no source"),
+        ({"services/web/environment": {"A": {"env": "X", "secret": "y"}}}, "has 'env' and 'secret'"),
+        ({"services/web/environment": {"A": {"enf": "X"}}}, f"has 'enf'; {ONE_SOURCE}"),
+        ({"services/web/environment": {"A": {"env": "1X"}}}, "A.env: Value error, '1X' is not possible here"),
+        ({"services/web/environment": {"A": {"env": 1}}}, "A.env: Input should be a valid string"),
+        ({"services/web/environment": {"A": {"command": []}}}, "A.command: Tuple should have at least 1 item"),
+        ({"services/web/environment": {"A": {"command": "pass x"}}}, "A.command: Input should be a valid tuple"),
+        ({"services/web/environment": {"A": {"secret": "a b"}}}, "A.secret: Value error, 'a b' is not possible here"),
+        ({"services/web/environment": {"A": {"secret": "a"}}}, "no encrypted file to hold a; add `secrets`"),
+        ({"serf": {"key": {"secret": "a"}}}, "serf.key: there is no encrypted file"),
+        ({"serf": {"key": {"env": "A"}, "key_file": "x"}}, "serf.key: the key comes from serf.key_file already"),
+        ({"registry": {"server": "r", "user": "ann"}}, "registry: user and password go together"),
+        ({"registry": {"server": "r", "password": {"env": "A"}}}, "registry: user and password go together"),
+        ({"registry": {"server": "r", "user": "a:b", "password": {"env": "A"}}}, "a login name without blanks and"),
+        ({"secrets": {"file": "x", "recipients": []}}, "secrets.recipients: Tuple should have at least 1 item"),
+        ({"secrets": {"file": "x", "recipients": ["ecdsa-sha2-nistp256 AAAA"]}}, "an age key (age1...) or"),
+    ],
+)
+def test_a_source_that_cannot_be_is_refused_with_its_key(changes: dict[str, Any], says: str) -> None:
+    assert says in refusal(changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"serf": {"key": "hunter2"}},
+        {"registry": {"server": "r", "user": "ann", "password": "hunter2"}},
+        {"registry": {"server": "r", "user": "ann", "password": 2}},
+        {"services/web/environment": {"A": "hunter2\nhunter2"}},
+        {"hosts/app1/services": {"web": {"environment": {"A": "-----BEGIN KEY\nhunter2"}}}},
+    ],
+)
+def test_what_may_be_a_secret_is_refused_without_being_told(changes: dict[str, Any]) -> None:
+    assert "hunter2" not in refusal(changes)

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import ipaddress
 import json
 import re
 import socket
@@ -18,11 +19,12 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "images" / "gateway"))
 
 from fiefdom_gateway import edges, handover, haproxy, status, wanted  # noqa: E402
+from fiefdom_gateway.belief import believe  # noqa: E402
 from fiefdom_gateway.haproxy import Actual, Add, Delete, EnableHealth, SetState, State, Traffic  # noqa: E402
 from fiefdom_gateway.log import Once, printable  # noqa: E402
 from fiefdom_gateway.members import Member, Offer, Rejection, Roll, Unreadable, parse_members  # noqa: E402
 from fiefdom_gateway.rotation import drained, serving  # noqa: E402
-from fiefdom_gateway.settings import BadSettings, Service, parse_settings  # noqa: E402
+from fiefdom_gateway.settings import BadSettings, Host, Inventory, Service, parse_settings  # noqa: E402
 from fiefdom_gateway.wanted import Known, Server  # noqa: E402
 
 DATA = Path(__file__).parent / "data"
@@ -75,6 +77,12 @@ SETTINGS = {
             "server_options": OPTIONS,
         }
     ],
+    "network": "10.99.0.0/24",
+    "known_hosts_only": False,
+    "hosts": {
+        "gw1": {"address": "10.99.0.11", "services": []},
+        "app1": {"address": "10.99.0.21", "services": ["predictor"]},
+    },
 }
 
 
@@ -83,6 +91,8 @@ def test_settings_of_the_deploy_are_read():
     assert settings.services == {"predictor": PREDICTOR}
     assert settings.state_dir == Path("/var/lib/fiefdom/gateway")
     assert settings.interval_s == 5.0
+    hosts = {"gw1": Host("10.99.0.11", frozenset()), "app1": Host("10.99.0.21", frozenset(["predictor"]))}
+    assert settings.inventory == Inventory(ipaddress.IPv4Network("10.99.0.0/24"), False, hosts)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +111,15 @@ def test_settings_of_the_deploy_are_read():
         ),
         ({"services": [{**SETTINGS["services"][0], "server_options": "check; quit"}]}, r"services\[0\].server_options"),
         ({"services": [{**SETTINGS["services"][0], "server_options": "check\n"}]}, r"services\[0\].server_options"),
+        ({"network": None}, "network: must be a string"),
+        ({"network": "10.99.0.1/24"}, "network: must be an IPv4 network"),
+        ({"known_hosts_only": 0}, "known_hosts_only: must be true or false"),
+        ({"hosts": []}, "hosts: must be an object"),
+        ({"hosts": {"app1": None}}, "hosts.app1: must be an object"),
+        ({"hosts": {"app1": {"address": "app1", "services": []}}}, "hosts.app1.address: must be an IPv4 address"),
+        ({"hosts": {"app1": {"services": []}}}, "hosts.app1.address: must be a string"),
+        ({"hosts": {"app1": {"address": "10.99.0.21", "services": [1]}}}, "hosts.app1.services: must be a list"),
+        ({"hosts": dict.fromkeys(("a", "b"), SETTINGS["hosts"]["gw1"])}, "hosts: two have the same address"),
     ],
 )
 def test_a_mistake_in_the_settings_is_named(change, complaint):
@@ -234,6 +253,96 @@ def test_no_unvalidated_text_reaches_a_command_or_the_configuration(entries):
     static = "# fiefdom:servers predictor\n# fiefdom:servers echo\n"
     for line in haproxy.render(static, servers, SERVICES).splitlines():
         assert line.startswith("# ") or re.fullmatch(r"    server [A-Za-z0-9.-]+ \S+ [a-z0-9 -]+", line)
+
+
+# --- Belief
+
+INVENTORY = Inventory(
+    ipaddress.IPv4Network("10.99.0.0/24"),
+    False,
+    {
+        "gw1": Host("10.99.0.11", frozenset()),
+        "app1": Host("10.99.0.21", frozenset(["predictor"])),
+        "app2": Host("10.99.0.22", frozenset(["predictor", "echo"])),
+    },
+)
+KNOWN_ONLY = dataclasses.replace(INVENTORY, known_hosts_only=True)
+
+
+def judged(*members: Member, inventory: Inventory = INVENTORY) -> tuple[list[str], list[str]]:
+    """Return whose claims are believed, and what is said of the others."""
+    roll = believe(Roll(members), inventory)
+    return [found.name for found in roll.members], [f"{r.member} {r.reason}" for r in roll.rejected]
+
+
+def test_known_hosts_at_their_addresses_are_believed():
+    members = member(), member("app2", "10.99.0.22", "leaving"), member("gw1", "10.99.0.11", role="gateway")
+    for inventory in (INVENTORY, KNOWN_ONLY):
+        assert believe(Roll(members), inventory) == Roll(members)
+
+
+def test_a_host_that_is_new_in_the_network_is_believed_unless_only_known_ones_are():
+    new = member("app3", "10.99.0.23")
+    assert judged(new) == (["app3"], [])
+    assert judged(new, inventory=KNOWN_ONLY) == ([], ["app3 at 10.99.0.23 is no host of the inventory"])
+
+
+@pytest.mark.parametrize("role", ["app", "gateway", ""])
+@pytest.mark.parametrize(
+    ("name", "address", "reason"),
+    [
+        ("app1", "10.99.0.66", "claims the name at 10.99.0.66, the inventory has it at 10.99.0.21"),
+        ("app1", "10.99.0.22", "claims the name at 10.99.0.22, the inventory has it at 10.99.0.21"),
+        ("App1", "10.99.0.66", "at 10.99.0.66 has a name too much like a host's of the inventory"),
+        ("evil", "10.99.0.21", "claims 10.99.0.21, which the inventory has as the address of app1"),
+        ("evil", "10.99.0.11", "claims 10.99.0.11, which the inventory has as the address of gw1"),
+        ("evil", "10.98.0.66", "claims 10.98.0.66, outside 10.99.0.0/24"),
+        ("evil", "fd00::66", "claims fd00::66, outside 10.99.0.0/24"),
+    ],
+)
+def test_who_cannot_be_who_it_says_is_not_believed(name, address, reason, role):
+    assert judged(member(name, address, role=role)) == ([], [f"{name} {reason}"])
+
+
+@pytest.mark.parametrize("status", ["left", "failed"])
+def test_who_is_gone_is_neither_believed_nor_complained_about(status):
+    assert judged(member("old", "10.99.0.21", status)) == ([], [])
+
+
+def test_a_known_host_is_believed_the_services_that_it_is_to_run():
+    offers = tuple(Offer(name, "1", port, port) for name, port in (("echo", 9000), ("predictor", 8000)))
+    for name, address, believed in (("app1", "10.99.0.21", offers[1:]), ("app2", "10.99.0.22", offers)):
+        roll = believe(Roll((Member(name, address, "alive", "app", offers),)), INVENTORY)
+        assert roll.members[0].offers == believed
+    gateway = Member("gw1", "10.99.0.11", "alive", "app", offers[1:])
+    assert believe(Roll((gateway,)), INVENTORY).members[0].offers == ()
+    says = "offers predictor, which the inventory does not let it run"
+    assert believe(Roll((gateway,)), INVENTORY).rejected == (Rejection("gw1", says),)
+
+
+def test_what_serfs_list_was_refused_for_is_still_said():
+    refused = Rejection("x", "is listed twice")
+    assert believe(Roll((), (refused,)), INVENTORY).rejected == (refused,)
+
+
+def test_a_member_that_takes_a_known_name_does_not_take_its_servers():
+    memory = after({}, member())
+    roll = believe(Roll((member(address="10.99.0.66"), member("app2", "10.99.0.22"))), INVENTORY)
+    memory = wanted.remember(memory, roll, 1000.0, 120.0)
+    assert {known.member.address for known in memory.values()} == {"10.99.0.21", "10.99.0.22"}
+
+
+def test_memory_follows_an_inventory_that_has_changed():
+    memory = known(member(), member("app2", "10.99.0.22"), member("app3", "10.99.0.23"))
+    assert wanted.still_believed(memory, INVENTORY) == memory
+    moved = {
+        **INVENTORY.hosts,
+        "app1": Host("10.99.0.31", frozenset(["predictor"])),
+        "app2": Host("10.99.0.22", frozenset()),
+    }
+    changed = dataclasses.replace(KNOWN_ONLY, hosts=moved)
+    (kept,) = wanted.still_believed(memory, changed).values()
+    assert (kept.member.name, kept.member.offers) == ("app2", ())
 
 
 # --- Memory
@@ -398,6 +507,13 @@ def test_recorded_reloads():
 def test_a_recorded_validation():
     reason = "parsing [/tmp/bad.cfg:52] : unknown keyword 'bogus' in 'frontend' section"
     assert haproxy.config_reasons(recorded("validate_failed")) == reason
+
+
+@pytest.mark.parametrize("name", ["x;shutdown", "x\\", "x\t-", "é", "x" * 201])
+def test_a_name_that_no_server_has_never_gets_into_a_command(name):
+    reply = recorded("show_servers_state").replace("app1-8000", name)
+    with pytest.raises(Unreadable, match="a name that no server can have"):
+        haproxy.parse_servers(reply, recorded("show_servers_conn"))
 
 
 @given(st.text(), st.text())
@@ -748,7 +864,7 @@ def test_a_log_line_is_one_line_of_visible_ascii(text):
 
 def test_a_fact_is_said_when_it_changes(capsys):
     say = Once()
-    for fact in ("down", "down", None, None, "down"):
+    for fact in (None, "down", "down", None, None, "down"):
         say("serf", fact, mended="up")
     assert capsys.readouterr().out == "down\nup\ndown\n"
 

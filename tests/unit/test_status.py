@@ -117,6 +117,36 @@ def test_a_rejected_member_is_a_problem() -> None:
     assert shown.problems == ("gw2: refuses member app9: is not in the inventory",)
 
 
+def test_a_gateways_answer_is_what_it_says_less_what_nobody_reads() -> None:
+    offers = {"offers": [{"service": "predictor"}]}
+    sent = {**view(), "node": "gw1", "members": [{"name": "app1", "status": "alive", **offers}]}
+    assert status.parse_view(json.dumps(sent)) == {**view(), "members": [{"name": "app1", "status": "alive"}]}
+    # What an older gateway does not say is not there.
+    assert status.parse_view("{}") == {"serf": {}, "config": {}, "members": [], "servers": [], "rejected": []}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "its answer is not JSON"),
+        ("[" * 100_000, "its answer is not JSON"),
+        ("[]", "its answer is not an object"),
+        ('{"serf": []}', "its answer has no object in serf"),
+        ('{"rejected": {}}', "its answer has no list of objects in rejected"),
+        ('{"members": ["app1"]}', "its answer has no list of objects in members"),
+    ],
+)
+def test_an_answer_that_is_none_is_told(text: str, words: str) -> None:
+    assert status.parse_view(text) == words
+
+
+def test_what_a_gateway_says_is_one_printable_line() -> None:
+    sent = {**view(), "rejected": [{"member": "app9\x1b[2J", "reason": "says\n" + "x" * 1000}]}
+    (line,) = combined(gw1=status.parse_view(json.dumps(sent))).problems
+    assert line.startswith("gw1: refuses member app9\\x1b[2J: says xxx")
+    assert line.isprintable() and len(line) < 500
+
+
 @pytest.mark.parametrize(
     ("part", "words"),
     [

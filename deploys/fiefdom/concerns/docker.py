@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 from fiefdom.desired import Context, Directory, File, HostState, Package, Release, Unit
+from fiefdom.model import Registry
 from fiefdom.render import render
 
 CONFIG = "/etc/docker/daemon.json"
+CLIENT_DIR = "/etc/fiefdom/docker"
+CLIENT_CONFIG = f"{CLIENT_DIR}/config.json"  # apply.sh pulls with it where it is there
 LIMITS = "/etc/systemd/system/docker.service.d/10-fiefdom.conf"
 
 # docker.io only recommends the client on Debian 13, and iptables on neither pulls itself in without recommends.
@@ -26,7 +30,7 @@ CHECKS: dict[Release, tuple[str, ...]] = {
 
 def desired(context: Context) -> HostState:
     """The host's Docker. The first reload turns live-restore on, so that the restart after it stops no container."""
-    return HostState(
+    return _login(context) + HostState(
         packages=tuple(Package(name) for name in PACKAGES[context.release]),
         directories=(Directory("/etc/docker"), Directory("/etc/systemd/system/docker.service.d")),
         files=(
@@ -35,6 +39,27 @@ def desired(context: Context) -> HostState:
         ),
         units=(Unit("docker.service", config=(CONFIG,), on_change=("reload", "restart")),),
     )
+
+
+def _login(context: Context) -> HostState:
+    """What root's `docker pull` shows the registry, as `docker login` would write it: no login, no password in argv."""
+    registry = context.cluster.registry
+    if registry is None or registry.password is None:
+        return HostState()
+    pair = f"{registry.user}:{context.secrets.text(registry.password)}"
+    auths = {_authority(registry): {"auth": base64.b64encode(pair.encode()).decode()}}
+    text = json.dumps({"auths": auths}, indent=2) + "\n"
+    return HostState(
+        directories=(Directory("/etc/fiefdom"), Directory(CLIENT_DIR, mode=0o700)),
+        files=(File(CLIENT_CONFIG, text.encode(), mode=0o600, secret=True),),
+    )
+
+
+def _authority(registry: Registry) -> str:
+    """The registry's name in a client's configuration, which for Docker Hub is an old address of its."""
+    host = registry.server.partition("/")[0]
+    is_host = "." in host or ":" in host or host == "localhost"
+    return host if is_host and host not in ("docker.io", "index.docker.io") else "https://index.docker.io/v1/"
 
 
 def _daemon_json(context: Context) -> str:

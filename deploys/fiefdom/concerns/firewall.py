@@ -56,6 +56,7 @@ def _rules(context: Context) -> str:
         members=_networks((network.cidr,)),
         gateways=sorted(ipaddress.IPv4Address(cluster.hosts[name].address) for name in cluster.gateways),
         docker_networks=_networks((str(ipaddress.IPv4Interface(docker.bridge_address).network), docker.address_pool)),
+        rules=network.input_rules,
         is_gateway=context.is_gateway,
         ssh_port=cluster.ssh_of(context.name)[1],
         gossip_port=cluster.serf.port,

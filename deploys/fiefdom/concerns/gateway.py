@@ -15,7 +15,7 @@ from fiefdom.containers import (
     with_containers,
 )
 from fiefdom.desired import Container, Context, Directory, File, HostState, Image, Unit
-from fiefdom.membership import agent_file, rpc_environment
+from fiefdom.membership import agent_file, ring_files, rpc_environment
 from fiefdom.model import LAST_PORT, Cluster, Service
 from fiefdom.render import render
 
@@ -48,8 +48,9 @@ def desired(context: Context) -> HostState:
     """The host's gateway; nothing where it is none.
 
     Its container is replaced by `systemctl reload`: a new one takes the listening sockets over, and no request notices.
-    No file of it depends on the app hosts, so hosts come and go without touching it. HAProxy's configuration is not
-    among what makes the container another one: the reconciler watches the file and reloads HAProxy itself.
+    Its reconciler knows the inventory's hosts, and believes new ones in the cluster's network meanwhile, so hosts come
+    and go without touching it first. HAProxy's configuration is not among what makes the container another one: the
+    reconciler watches the file and reloads HAProxy itself.
     """
     if not context.is_gateway:
         return HostState()
@@ -64,6 +65,7 @@ def desired(context: Context) -> HostState:
         files=(
             File(HAPROXY_CONFIG, _haproxy(context).encode()),
             File(RECONCILER_CONFIG, _reconciler(context).encode()),
+            *ring_files(context, AGENT_CONFIG),
             agent_file(context, AGENT_CONFIG, tags={"role": "gateway"}, state_dir=STATE_DIR, handlers=HANDLERS),
             env_file(NAME, rpc_environment(context)),
             _unit_file(container),
@@ -99,7 +101,7 @@ def _container(context: Context) -> Container:
         image=own_image_ref(cluster, "gateway"),
         args=args,
         # The reconciler follows haproxy.cfg, reconciler.json and agent.json by itself, without a restart.
-        config=(env_path(NAME),),
+        config=(env_path(NAME), *(file.path for file in ring_files(context, AGENT_CONFIG))),
         probe=f"http://{context.host.address}:{gateway.stats_port}/healthz",
         start_timeout_s=START_TIMEOUT_S,
         stop_grace_s=gateway.stop_grace_s + LEAVE_S,
@@ -124,6 +126,8 @@ def _haproxy(context: Context) -> str:
         connect_timeout_s=gateway.connect_timeout_s,
         server_timeout_s=gateway.server_timeout_s,
         client_timeout_s=gateway.client_timeout_s,
+        request_timeout_s=gateway.request_timeout_s,
+        source_limits=gateway.source_limits,
     )
 
 
@@ -159,6 +163,9 @@ def _reconciler(context: Context) -> str:
         "interval_s": 5,
         "absent_grace_s": 120,
         "stop_grace_s": cluster.gateway.stop_grace_s,
+        "network": cluster.network.cidr,
+        "known_hosts_only": cluster.gateway.known_hosts_only,
+        "hosts": {name: _as_known(cluster, name) for name in cluster.hosts},
         "services": [
             {
                 "name": name,
@@ -171,6 +178,11 @@ def _reconciler(context: Context) -> str:
         ],
     }
     return json.dumps(config, indent=2, sort_keys=True) + "\n"
+
+
+def _as_known(cluster: Cluster, host: str) -> dict[str, object]:
+    services = sorted({instance.service for instance in cluster.instances(host)})
+    return {"address": cluster.hosts[host].address, "services": services}
 
 
 def server_options(service: Service, retries: int) -> str:

@@ -15,6 +15,7 @@ from fiefdom.render import render
 
 HOSTS = "/etc/hosts"
 SYSCTLS = "/etc/sysctl.d/60-fiefdom.conf"
+MODPROBE = "/etc/modprobe.d/fiefdom.conf"
 TIMESYNCD = "/etc/systemd/timesyncd.conf.d/10-fiefdom.conf"
 NETWORKD = "/etc/systemd/network/10-fiefdom.network"
 RESOLV_CONF = "/etc/resolv.conf"
@@ -52,7 +53,8 @@ def desired(context: Context) -> HostState:
     state = HostState(
         hostname=context.name,
         packages=(Package("ca-certificates"), Package("curl")),
-        files=(File(HOSTS, _hosts(context).encode()),),
+        directories=(Directory("/etc/modprobe.d"),),  # kmod's, which not every host has
+        files=(File(HOSTS, _hosts(context).encode()), File(MODPROBE, render("modprobe.conf.j2").encode())),
     )
     return state + _sysctls(context) + _time(context) + _static(context)
 
@@ -123,5 +125,5 @@ def _static(context: Context) -> HostState:
     return HostState(
         directories=(Directory("/etc/systemd/network"),),
         files=tuple(files),
-        units=(Unit("systemd-networkd.service", config=(NETWORKD,)),),
+        units=(Unit("systemd-networkd.service", config=(NETWORKD,), on_change=("reload",)),),
     )

@@ -13,7 +13,7 @@ from fiefdom.containers import (
     with_containers,
 )
 from fiefdom.desired import Container, Context, Directory, File, HostState, Image, Unit
-from fiefdom.membership import agent_file, app_tags, rpc_environment
+from fiefdom.membership import agent_file, app_tags, ring_files, rpc_environment
 from fiefdom.model import Instance
 from fiefdom.render import render
 
@@ -46,6 +46,7 @@ def desired(context: Context) -> HostState:
             Directory(STATE_DIR, mode=0o700, uid=UID, gid=UID),
         ),
         files=(
+            *ring_files(context, CONFIG),
             agent_file(context, CONFIG, tags=tags, state_dir=STATE_DIR),
             env_file(NAME, rpc_environment(context)),
             _unit_file(context, container, instances),
@@ -80,7 +81,7 @@ def _container(context: Context) -> Container:
         role="agent",
         image=own_image_ref(cluster, "serf"),
         args=args,
-        config=(CONFIG, env_path(NAME)),
+        config=(CONFIG, env_path(NAME), *(file.path for file in ring_files(context, CONFIG))),
         probe=f"tcp://127.0.0.1:{cluster.serf.rpc_port}",
         start_timeout_s=START_TIMEOUT_S,
         # On SIGTERM it would end as "failed" for its peers, were it not for leave_on_terminate; SIGINT always leaves.

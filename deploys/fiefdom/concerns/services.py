@@ -38,7 +38,7 @@ def _instance(context: Context, instance: Instance) -> HostState:
 
 def _environment(context: Context, instance: Instance, service: Service) -> dict[str, str]:
     return {
-        **service.environment,
+        **{name: context.secrets.text(value) for name, value in service.environment.items()},
         "FIEFDOM_SERVICE": instance.service,
         "FIEFDOM_VERSION": service.version,
         "FIEFDOM_HOST": context.name,

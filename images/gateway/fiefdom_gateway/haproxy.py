@@ -20,6 +20,9 @@ _CHECK_CONFIGURED = 0x02
 _CHECK_ENABLED = 0x04
 _OPERATIONAL_STOPPED = 0
 
+# HAProxy's own alphabet for names. They come back to it in commands, where ; begins another one.
+_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,200}", re.ASCII)
+
 
 class State(str, Enum):
     READY = "ready"
@@ -96,6 +99,8 @@ def parse_servers(servers_state: str, servers_conn: str) -> tuple[Actual, ...]:
     found: list[Actual] = []
     for row in _rows(servers_state, ("be_name", "srv_name", "srv_addr", "srv_port", "srv_admin_state")):
         backend, name = row["be_name"], row["srv_name"]
+        if not (_NAME.fullmatch(backend) and _NAME.fullmatch(name)):
+            raise Unreadable("HAProxy's reply has a name that no server can have")
         check = _whole(row, "srv_check_state")
         found.append(
             Actual(

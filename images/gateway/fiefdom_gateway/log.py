@@ -21,13 +21,15 @@ class Once:
     """Says a fact about a subject when it changes, not every time it is found again."""
 
     def __init__(self) -> None:
-        self._last: dict[str, str | None] = {}
+        self._last: dict[str, str] = {}
 
     def __call__(self, subject: str, fact: str | None, mended: str = "") -> None:
         if self._last.get(subject) == fact:
             return
-        self._last[subject] = fact
         if fact is not None:
+            self._last[subject] = fact
             say(fact)
-        elif mended:
-            say(mended)
+        else:
+            del self._last[subject]
+            if mended:
+                say(mended)

@@ -154,4 +154,5 @@ def _offer(name: str, value: object, services: Mapping[str, Service]) -> Offer:
 
 
 def _quoted(value: object) -> str:
-    return printable(repr(value), 60)
+    # Serf's own are all text; of anything else only its kind is told, for its text could be without end.
+    return printable(repr(value) if isinstance(value, str) else f"a {type(value).__name__}", 60)

@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from fiefdom_gateway import edges, haproxy, workers
+from fiefdom_gateway.belief import believe
 from fiefdom_gateway.edges import Failed, Sockets
 from fiefdom_gateway.log import Once, say
 from fiefdom_gateway.members import Unreadable, parse_members
 from fiefdom_gateway.settings import BadSettings, Settings, parse_settings
 from fiefdom_gateway.status import Look
-from fiefdom_gateway.wanted import Known, dump_memory, load_memory, none_alive, remember, wanted_servers
+from fiefdom_gateway.wanted import Known, dump_memory, load_memory, none_alive, remember, still_believed, wanted_servers
 
 # Events come in bursts: a host that joins changes several members' views at once.
 DEBOUNCE_S = 0.02
@@ -40,6 +41,8 @@ class Reconciler:
         self._written: dict[Path, str] = {}
         self._again = asyncio.Event()
         self._say_once = Once()
+        self._told: set[str] = set()
+        self._doubted: set[str] = set()
 
     @property
     def config_file(self) -> Path:
@@ -111,7 +114,7 @@ class Reconciler:
     # --- What was asked for
 
     def _take_up_settings(self) -> None:
-        """Follow reconciler.json: services and times change while HAProxy serves, names and paths at the next start."""
+        """Follow reconciler.json: services, hosts and times change while HAProxy serves, names and paths at a start."""
         try:
             new = parse_settings(edges.read_text(self._settings_file))
         except (Unreadable, BadSettings) as error:
@@ -125,12 +128,14 @@ class Reconciler:
             absent_grace_s=new.absent_grace_s,
             stop_grace_s=new.stop_grace_s,
             services=new.services,
+            inventory=new.inventory,
         )
         late = None if self.settings == new else f"{self._settings_file}: new names and paths count from the next start"
         self._say_once("late settings", late)
         if self.settings != old:
             say(f"{self._settings_file} was taken up, services: {', '.join(sorted(new.services)) or 'none'}")
             self.look = replace(self.look, services=new.services)
+            self._memory = still_believed(self._memory, new.inventory)
             self._choose_servers()
 
     async def _take_up_static(self) -> None:
@@ -196,7 +201,7 @@ class Reconciler:
         environ = edges.serf_environ(self.settings.rpc_addr, self.settings.serf_config)
         try:
             text = await edges.run(["serf", "members", "-format", "json"], environ, SERF_TIMEOUT_S)
-            roll = parse_members(text, self.settings.services)
+            roll = believe(parse_members(text, self.settings.services), self.settings.inventory)
         except (Failed, Unreadable) as error:
             self.look = replace(self.look, serf_error=str(error))
             # Right after a start the agent is not up yet, which is no news.
@@ -214,8 +219,12 @@ class Reconciler:
         for member in self.look.members:
             self._say_once(f"member {member.name}", f"{member.name} at {member.address} is {member.status}")
         listed = {member.name for member in self.look.members}
-        for name in self._memory.keys() - listed:
+        absent = self._memory.keys() - listed
+        for name in absent:
             self._say_once(f"member {name}", f"{name} is absent without having left")
+        for name in self._told - listed - absent:
+            self._say_once(f"member {name}", None)
+        self._told = listed | absent
         alone = "no app host is alive: the servers stay, HAProxy's health checks judge them"
         self._say_once("alone", alone if none_alive(self._memory) else None, mended="app hosts are alive again")
 
@@ -223,14 +232,19 @@ class Reconciler:
         wanted, contested = wanted_servers(self._memory, self.settings.services)
         rejected = (*self.look.refused, *contested)
         self.look = replace(self.look, wanted=wanted, rejected=rejected)
-        for member in {rejection.member for rejection in rejected}:
+        members = {rejection.member for rejection in rejected}
+        for member in sorted(members):
             reasons = sorted(rejection.reason for rejection in rejected if rejection.member == member)
             self._say_once(f"rejected {member}", f"{member} {'; '.join(reasons)}: not believed")
+        for member in sorted(self._doubted - members):
+            self._say_once(f"rejected {member}", None, mended=f"{member} claims nothing any more that is not believed")
+        self._doubted = members
 
     def _recall(self) -> None:
         """Start from the members of the last run: gossip is not back yet, and HAProxy's health checks judge them."""
         try:
-            self._memory = load_memory(edges.read_text(self._memory_file), self.settings.services)
+            memory = load_memory(edges.read_text(self._memory_file), self.settings.services)
+            self._memory = still_believed(memory, self.settings.inventory)
         except Unreadable as error:
             if self._memory_file.exists():
                 say(f"the members of the last run are forgotten: {error}")

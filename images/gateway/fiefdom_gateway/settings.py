@@ -1,5 +1,6 @@
-"""reconciler.json, validated: what this gateway routes and where its files are."""
+"""reconciler.json, validated: what this gateway routes, which hosts it knows and where its files are."""
 
+import ipaddress
 import json
 import re
 from collections.abc import Mapping
@@ -30,6 +31,27 @@ class Service:
 
 
 @dataclass(frozen=True)
+class Host:
+    """What the inventory says of a host: its address, and the services that it runs."""
+
+    address: str
+    services: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The hosts of the inventory; `network` is where others may be, unless `known_hosts_only`."""
+
+    network: ipaddress.IPv4Network
+    known_hosts_only: bool
+    hosts: Mapping[str, Host]
+
+    def owner(self, address: str) -> str | None:
+        """Return the name of the host that has an address."""
+        return next((name for name, host in self.hosts.items() if host.address == address), None)
+
+
+@dataclass(frozen=True)
 class Settings:
     cluster: str
     node: str
@@ -41,6 +63,7 @@ class Settings:
     absent_grace_s: float
     stop_grace_s: float
     services: Mapping[str, Service]
+    inventory: Inventory
 
 
 def parse_settings(text: str) -> Settings:
@@ -69,7 +92,41 @@ def parse_settings(text: str) -> Settings:
         absent_grace_s=_seconds(data, "absent_grace_s"),
         stop_grace_s=_seconds(data, "stop_grace_s"),
         services=by_name,
+        inventory=_inventory(data),
     )
+
+
+def _inventory(data: Mapping[str, Any]) -> Inventory:
+    network, only, listed = data.get("network"), data.get("known_hosts_only"), data.get("hosts")
+    if not isinstance(network, str):
+        raise BadSettings("network: must be a string")
+    try:
+        allowed = ipaddress.IPv4Network(network)
+    except ValueError:
+        raise BadSettings("network: must be an IPv4 network") from None
+    if not isinstance(only, bool):
+        raise BadSettings("known_hosts_only: must be true or false")
+    if not isinstance(listed, dict):
+        raise BadSettings("hosts: must be an object")
+    hosts = {name: _host(entry, f"hosts.{name}") for name, entry in listed.items()}
+    if len({host.address for host in hosts.values()}) != len(hosts):
+        raise BadSettings("hosts: two have the same address")
+    return Inventory(allowed, only, hosts)
+
+
+def _host(entry: object, where: str) -> Host:
+    if not isinstance(entry, dict):
+        raise BadSettings(f"{where}: must be an object")
+    services = entry.get("services")
+    if not isinstance(services, list) or not all(isinstance(name, str) for name in services):
+        raise BadSettings(f"{where}.services: must be a list of names")
+    try:
+        address = str(ipaddress.IPv4Address(_text(entry, "address", where)))
+    except ValueError as error:
+        if isinstance(error, BadSettings):
+            raise
+        raise BadSettings(f"{where}.address: must be an IPv4 address") from None
+    return Host(address, frozenset(services))
 
 
 def _service(entry: object, where: str) -> Service:

@@ -4,8 +4,9 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from fiefdom_gateway.belief import believe
 from fiefdom_gateway.members import APP_ROLE, Member, Rejection, Roll, parse_members
-from fiefdom_gateway.settings import Service
+from fiefdom_gateway.settings import Inventory, Service
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,12 @@ def remember(memory: Memory, roll: Roll, now_s: float, absent_grace_s: float) ->
         if now_s - since < absent_grace_s:
             known[name] = replace(before, absent_since=since)
     return known
+
+
+def still_believed(memory: Memory, inventory: Inventory) -> dict[str, Known]:
+    """Return the memory without what an inventory, which may have changed, does not bear out."""
+    roll = believe(Roll(tuple(known.member for known in memory.values())), inventory)
+    return {member.name: replace(memory[member.name], member=member) for member in roll.members}
 
 
 def none_alive(memory: Memory) -> bool:

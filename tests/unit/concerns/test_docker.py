@@ -1,10 +1,14 @@
 """The docker concern by value."""
 
+import base64
 import json
+from dataclasses import replace
+
+import pytest
 
 from example import context
 from fiefdom.concerns import docker
-from fiefdom.desired import Package, Release
+from fiefdom.desired import Directory, HostState, Package, Release
 
 
 def daemon_json(**changes: object) -> dict[str, object]:
@@ -46,3 +50,34 @@ def test_only_keys_that_docker_20_10_knows() -> None:
 def test_it_is_validated_where_the_daemon_can() -> None:
     assert docker.desired(context(release="bookworm")).file(docker.CONFIG).check == ()
     assert docker.desired(context(release="trixie")).file(docker.CONFIG).check[:2] == ("dockerd", "--validate")
+
+
+def with_login(server: str) -> HostState:
+    it = context(registry={"server": server, "user": "ann", "password": {"env": "PASSWORD"}})
+    ((_, source),) = it.cluster.secret_sources()
+    return docker.desired(replace(it, secrets=replace(it.secrets, values={source: "pass:word ä"})))
+
+
+@pytest.mark.parametrize(
+    ("server", "name"),
+    [
+        ("registry.example.org:5000/team", "registry.example.org:5000"),
+        ("registry.example.org", "registry.example.org"),
+        ("localhost/team", "localhost"),
+        ("docker.io/team", "https://index.docker.io/v1/"),
+        ("team", "https://index.docker.io/v1/"),
+    ],
+)
+def test_the_registrys_password_is_where_only_root_finds_it(server: str, name: str) -> None:
+    state = with_login(server)
+    file = state.file("/etc/fiefdom/docker/config.json")
+    assert (file.mode, file.uid, file.secret) == (0o600, 0, True)
+    assert Directory("/etc/fiefdom/docker", mode=0o700) in state.directories
+    auths = json.loads(file.content)["auths"]
+    assert base64.b64decode(auths[name]["auth"]).decode() == "ann:pass:word ä"
+    assert list(auths) == [name]
+
+
+def test_an_open_registry_needs_no_login() -> None:
+    state = docker.desired(context(registry={"server": "registry.example.org"}))
+    assert state == docker.desired(context())

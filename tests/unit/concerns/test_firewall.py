@@ -59,6 +59,23 @@ def test_a_host_without_instances_lets_nothing_into_a_container() -> None:
     assert 'oifname { "docker0", "br-*" } counter drop' in chain("forward", "gw1")
 
 
+def test_what_somebody_publishes_by_hand_is_for_nobody() -> None:
+    """On a bridge with a name of its own, only the address translation tells it."""
+    rules = chain("forward", "app2")
+    published = rules.index("ct status dnat counter drop")
+    assert [rule for rule in rules[:published] if "accept" in rule] == [
+        "type filter hook forward priority filter - 10; policy accept;",
+        "ct state established,related accept",
+        'iifname { "docker0", "br-*" } accept',
+        next(rule for rule in rules if "ct original" in rule),
+    ]
+
+
+@pytest.mark.parametrize("host", ["gw1", "app1"])
+def test_a_host_forwards_for_its_containers_only(host: str) -> None:
+    assert chain("forward", host)[-1] == 'meta iifkind != "bridge" counter drop'
+
+
 def test_neighbours_cannot_reach_what_is_published_on_loopback() -> None:
     assert 'iifname != "lo" ip daddr 127.0.0.0/8 counter drop' in chain("prerouting", "app1")
 
@@ -77,6 +94,15 @@ def test_the_rules_in_the_kernel_are_watched() -> None:
     (unit,) = (u for u in firewall.desired(context()).units if u.name == "fiefdom-firewall.service")
     assert unit.live == ("nft", "-s", "list", "table", "inet", "fiefdom")
     assert unit.on_change == ("reload",)
+
+
+def test_the_unit_is_up_before_anything_that_listens_and_a_restart_leaves_no_moment_without_rules() -> None:
+    unit = firewall.desired(context()).file(firewall.SERVICE).content.decode()
+    settings = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line and not line.startswith("#"))
+    assert {"network-pre.target", "sysinit.target", "docker.service"} <= set(settings["Before"].split())
+    assert settings["DefaultDependencies"] == "no"
+    assert settings["StartLimitIntervalSec"] == "0"
+    assert "list-jobs --no-legend %n | grep -qw restart || nft delete table inet fiefdom" in settings["ExecStop"]
 
 
 def test_it_can_be_kept_out() -> None:

@@ -48,6 +48,38 @@ def test_the_reconciler_is_told_each_service() -> None:
     ]
 
 
+def test_the_reconciler_knows_every_host_its_address_and_services() -> None:
+    config = loaded(gateway.RECONCILER_CONFIG)
+    assert (config["network"], config["known_hosts_only"]) == ("10.1.0.0/24", False)
+    assert config["hosts"] == {
+        "gw1": {"address": "10.1.0.11", "services": []},
+        "gw2": {"address": "10.1.0.12", "services": []},
+        "app1": {"address": "10.1.0.21", "services": ["predictor"]},
+        "app2": {"address": "10.1.0.22", "services": ["predictor", "web"]},
+    }
+    assert loaded(gateway.RECONCILER_CONFIG, gateway={"known_hosts_only": True})["known_hosts_only"] is True
+
+
+def test_a_new_host_makes_no_other_container() -> None:
+    new = {"app3": {"address": "10.1.0.23", "groups": ["app_hosts"]}}
+    assert "app3" in loaded(gateway.RECONCILER_CONFIG, hosts=new)["hosts"]
+    assert spec(hosts=new) == spec()
+
+
+def test_limits_for_sources_are_haproxys() -> None:
+    limits = {"requests_per_s": 20, "exempt_cidrs": ["10.2.0.0/16"]}
+    state = desired(gateway={"source_limits": limits, "request_timeout_s": 3})
+    text = state.file(gateway.HAPROXY_CONFIG).content.decode()
+    assert "    acl exempt src 10.2.0.0/16\n" in text
+    assert "if { sc0_http_req_rate gt 200 }" in text
+    assert "    timeout http-request 3000ms\n" in text
+
+
+def test_limits_that_limit_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="limits nothing; set requests_per_s or connections, or leave it out"):
+        desired(gateway={"source_limits": {"exempt_cidrs": ["10.2.0.0/16"]}})
+
+
 @pytest.mark.parametrize(("retries", "limit"), [(0, 1), (3, 3), (5, 5), (20, 5)])
 def test_an_instance_is_out_before_the_retries_are_used_up(retries: int, limit: int) -> None:
     (first, *_) = loaded(gateway.RECONCILER_CONFIG, gateway={"retries": retries})["services"]

@@ -55,7 +55,7 @@ def test_the_hosts_file_names_every_host_by_address() -> None:
 
 def test_addressing_and_time_are_left_alone_unless_asked_for() -> None:
     state = network.desired(context("app2", time_servers=None))
-    assert {f.path for f in state.files} == {network.HOSTS, network.SYSCTLS}
+    assert {f.path for f in state.files} == {network.HOSTS, network.SYSCTLS, network.MODPROBE}
     assert [unit.name for unit in state.units] == ["systemd-timesyncd.service"]
 
 
@@ -63,6 +63,12 @@ def test_a_static_address_without_name_servers_keeps_the_hosts_own() -> None:
     state = network.desired(context(hosts={"app1": {"static": {"dns": []}}}))
     assert network.RESOLV_CONF not in {f.path for f in state.files}
     assert b"DNS=" not in state.file(network.NETWORKD).content
+
+
+def test_protocols_that_nobody_speaks_are_not_loaded() -> None:
+    text = network.desired(context()).file(network.MODPROBE).content.decode()
+    refused = [line.split()[1] for line in text.splitlines() if line.endswith("/bin/true")]
+    assert refused == ["dccp", "rds", "sctp", "tipc"]
 
 
 def test_the_hostname_is_the_inventorys() -> None:

@@ -1,6 +1,7 @@
 """The sshd concern by value."""
 
 import pytest
+from ssh_audit.builtin_policies import BUILTIN_POLICIES
 
 from example import context
 from fiefdom.concerns import sshd
@@ -26,12 +27,14 @@ def test_keys_only(release: Release) -> None:
 @pytest.mark.parametrize("release", RELEASES)
 def test_pyinfras_ssh_client_finds_a_key_exchange(release: Release) -> None:
     # paramiko 4 knows no post-quantum one; without these two Fiefdom locks itself out.
-    assert {"curve25519-sha256", "curve25519-sha256@libssh.org"} <= set(sshd.CRYPTO[release]["KexAlgorithms"])
+    assert {"curve25519-sha256", "curve25519-sha256@libssh.org"} <= set(
+        settings(release=release)["KexAlgorithms"].split(",")
+    )
 
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_nothing_weak_is_offered(release: Release) -> None:
-    offered = " ".join(name for names in sshd.CRYPTO[release].values() for name in names)
+    offered = " ".join(name for names in sshd.COMPAT[release].values() for name in names)
     for weak in ("sha1", "nistp", "diffie-hellman", "umac-64", "cbc", "ssh-rsa,", "ecdsa"):
         assert weak not in offered
 
@@ -40,6 +43,40 @@ def test_keywords_that_debian_12_does_not_know_are_left_out() -> None:
     assert "PerSourcePenaltyExemptList" not in settings(release="bookworm")
     assert settings(release="trixie")["PerSourcePenaltyExemptList"] == "192.0.2.7/32,10.9.0.0/16"
     assert "mlkem768x25519-sha256" not in settings(release="bookworm")["KexAlgorithms"]
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_pq_offers_what_ssh_audits_policy_of_the_release_lists(release: Release) -> None:
+    name = {"bookworm": "Hardened Debian 12 (version 3)", "trixie": "Hardened Debian 13 (version 1)"}[release]
+    policy = BUILTIN_POLICIES[name]
+    found = settings(release=release, crypto="pq")
+    # What sshd announces by itself is no algorithm.
+    kex = [k for k in policy["kex"] if not k.startswith(("kex-strict-", "ext-info-"))]
+    assert found["KexAlgorithms"].split(",") == kex
+    assert found["Ciphers"].split(",") == policy["ciphers"]
+    assert found["MACs"].split(",") == policy["macs"]
+
+
+def test_pq_makes_its_own_keys_before_sshd_reads_them() -> None:
+    state = sshd.desired(context(ssh={"crypto": "pq"}))
+    assert [u.name for u in state.units] == [sshd.KEYS_UNIT, "ssh.service"]
+    text = state.file(f"/etc/systemd/system/{sshd.KEYS_UNIT}").content.decode()
+    assert "Before=ssh.service" in text
+    assert f'-b 4096 -N "" -C "" -f {sshd.RSA_KEY}' in text
+    found = settings(crypto="pq")
+    assert found["HostKey"] == sshd.RSA_KEY
+    assert found["ModuliFile"] == sshd.MODULI in text
+    # It has no group exchange.
+    trixie = sshd.desired(context(release="trixie", ssh={"crypto": "pq"}))
+    assert not any(sshd.MODULI.encode() in f.content for f in trixie.files)
+
+
+@pytest.mark.parametrize("crypto", ["compat", "pq"])
+def test_who_knows_the_host_by_its_ed25519_key_goes_on_knowing_it(crypto: str) -> None:
+    text = sshd.desired(context(ssh={"crypto": crypto})).file(sshd.CONFIG).content.decode()
+    keys = [line.split()[1] for line in text.splitlines() if line.startswith("HostKey ")]
+    assert keys[0] == "/etc/ssh/ssh_host_ed25519_key"
+    assert len(keys) == 2
 
 
 def test_the_port_is_the_hosts() -> None:

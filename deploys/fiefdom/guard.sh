@@ -1,0 +1,207 @@
+# Commit-confirm on a host. What can cut the operator's line is kept before it changes, and put back unless a new login
+# confirms the change in time; a reboot meanwhile puts it back as well. guard.py and apply.sh call it, with a verb.
+# shellcheck disable=SC2015 # `fail` ends the script
+set -u
+export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+tab=$(printf '\t')
+state=/var/lib/fiefdom
+kept=$state/guard       # complete, with `pending` in it, exactly while a change waits for its confirmation
+draft=$state/guard.new  # on its way there
+verdict=$state/reverted # what was put back last, and why
+armed=/run/fiefdom/guard-armed # gone after a reboot
+timer=fiefdom-revert
+at_boot=fiefdom-revert-boot.service
+umask 077
+
+fail() {
+    printf 'fiefdom-failed\t%s\t%s\n' "$1" "$2"
+    exit 1
+}
+
+seconds_up() { cut -d . -f 1 /proc/uptime; }
+
+copy_name() { # path; two paths never share a name
+    copy=$(printf '%s' "$1" | sha256sum)
+    copy=${copy%% *}
+}
+
+begin() {
+    [ ! -e "$kept/pending" ] || fail "$kept" "another change waits for its confirmation; it takes itself back within $(($(cat "$kept/until") - $(seconds_up))) s"
+    rm -rf "$draft" && mkdir -p "$draft" && : >"$draft/index" || fail "$draft" "cannot be created"
+}
+
+keep() { # kind name
+    case $1 in
+    file)
+        copy_name "$2"
+        [ ! -e "$2" ] || cp -a "$2" "$draft/$copy" || fail "$2" "cannot be kept"
+        found=''
+        ;;
+    unit) found=$(systemctl is-enabled "$2" 2>/dev/null)$tab$(systemctl is-active "$2" 2>/dev/null) ;;
+    sysctl) found=$(tr '\t' ' ' <"$2") || fail "$2" "cannot be read" ;;
+    link)
+        # Only what was set there: the kernel makes the routes of an address by itself.
+        ip -o -4 addr show dev "$2" scope global >"$draft/addresses" 2>/dev/null
+        ip -4 route show dev "$2" 2>/dev/null | grep -v 'proto kernel' >"$draft/routes"
+        found=''
+        ;;
+    esac
+    printf '%s\t%s\t%s\n' "$1" "$2" "$found" >>"$draft/index" || fail "$draft/index" "cannot be written"
+}
+
+arm() { # attempt seconds
+    printf '%s\n' "$(($(seconds_up) + $2))" >"$draft/until" && cp "$0" "$draft/guard.sh" && printf '%s\n' "$1" >"$draft/pending" &&
+        sync -f "$draft" && rm -rf "$kept" "$verdict" && mv -T "$draft" "$kept" && sync -f "$state" || fail "$kept" "cannot be written"
+    mkdir -p "${armed%/*}" && : >"$armed" && (umask 022 && cat >"/etc/systemd/system/$at_boot") <<EOF || fail "$at_boot" "cannot be written"
+[Unit]
+Description=Fiefdom: take back a change that nobody confirmed before the reboot
+DefaultDependencies=no
+ConditionPathExists=$kept/pending
+RequiresMountsFor=$kept /etc
+After=local-fs.target
+Before=network-pre.target systemd-sysctl.service systemd-networkd.service networking.service fiefdom-firewall.service nftables.service ssh.service ssh.socket
+
+[Service]
+Type=oneshot
+ExecStart=/bin/sh $kept/guard.sh revert "the host rebooted before it was confirmed"
+
+[Install]
+WantedBy=sysinit.target
+EOF
+    systemctl reset-failed "$timer.service" 2>/dev/null
+    systemctl daemon-reload && systemctl -q enable "$at_boot" &&
+        systemd-run --quiet --collect --unit="$timer" --on-active="$2" --timer-property=AccuracySec=500ms --service-type=oneshot \
+            --description="Fiefdom: take back a change that nobody confirmed" \
+            /bin/sh "$kept/guard.sh" revert "nobody confirmed it within $2 s" || fail "$timer.timer" "cannot be started"
+}
+
+disarm() {
+    systemctl stop "$timer.timer" 2>/dev/null
+    systemctl -q disable "$at_boot" 2>/dev/null
+    rm -f "/etc/systemd/system/$at_boot" "$armed"
+    systemctl daemon-reload
+    rm -rf "$kept"
+}
+
+each() { # kind function
+    while IFS=$tab read -r kind name first second; do
+        [ "$kind" != "$1" ] || "$2" "$name" "$first" "$second"
+    done <"$kept/index"
+}
+
+stop_new() { # unit enabled active: while its file still says how to stop it
+    case $3 in active | reloading | activating) return ;; esac
+    # At boot its start is queued, and only a queued stop takes that away.
+    if [ -e "$armed" ]; then
+        systemctl -q is-active "$1" || return 0
+        # Its sockets would start it again.
+        [ "$1" != systemd-networkd.service ] ||
+            systemctl stop systemd-networkd.socket systemd-networkd-varlink.socket 2>/dev/null
+        systemctl stop "$1"
+    elif [ "$1" = systemd-networkd.service ]; then # and who would wait for it
+        systemctl --no-block stop "$1" systemd-networkd.socket systemd-networkd-wait-online.service
+    else
+        systemctl --no-block stop "$1"
+    fi
+}
+
+put_back_file() { # path
+    copy_name "$1"
+    if [ -e "$kept/$copy" ]; then
+        (umask 022 && mkdir -p "${1%/*}") && cp -a "$kept/$copy" "${1%/*}/.fiefdom-revert" && mv -fT "${1%/*}/.fiefdom-revert" "$1"
+    else
+        rm -f "$1"
+    fi
+}
+
+put_back_enabled() { # unit enabled
+    case $2 in
+    enabled) systemctl -q enable "$1" ;;
+    disabled | masked | '') systemctl -q disable "$1" ;;
+    esac 2>/dev/null
+}
+
+put_back_sysctl() { printf '%s\n' "$2" >"$1"; } # path value
+
+put_back_link() { # interface
+    ip -4 addr flush dev "$1" scope global
+    sed -n 's/^.* inet \([0-9./]*\) .*$/\1/p' "$kept/addresses" | while read -r address; do
+        ip addr add "$address" brd + dev "$1"
+    done
+    # shellcheck disable=SC2086 # the words of a route
+    while read -r route; do
+        ip -4 route replace $route dev "$1"
+    done <"$kept/routes"
+}
+
+start_again() { # unit enabled active
+    case $3 in active | reloading | activating) ;; *) return ;; esac
+    systemctl reset-failed "$1" 2>/dev/null
+    case $1 in
+    # A new table takes the old one's place at once, with no moment without rules.
+    fiefdom-firewall.service) systemctl reload-or-restart "$1" ;;
+    *) systemctl restart "$1" ;;
+    esac
+}
+
+# In the order of the index: the network, then the firewall, then sshd, so that each finds what lets the operator in.
+revert() { # why
+    # Of a change that hangs, no step may come after the way back. It takes the way back itself as it ends.
+    [ -e "$kept/applied" ] || [ ! -e "$armed" ] || [ -n "${GUARD_WITHIN:-}" ] || systemctl stop fiefdom-turn.service 2>/dev/null
+    exec 7>"$state/guard.lock" && flock 7
+    [ -e "$kept/pending" ] || return 0
+    each unit stop_new
+    each file put_back_file
+    sync -f /etc
+    systemctl daemon-reload
+    each unit put_back_enabled
+    if [ -e "$armed" ]; then
+        each sysctl put_back_sysctl
+        each link put_back_link
+        each unit start_again
+    fi
+    printf '%s\t%s\n' "$(cat "$kept/pending")" "$1" >"$verdict"
+    rm -f "$kept/pending" && sync -f "$kept"
+    disarm
+    logger -t fiefdom "took back a change: $1" 2>/dev/null
+    return 0
+}
+
+ask() { # attempt; prints what has become of it
+    if [ "$(cat "$kept/pending" 2>/dev/null)" != "$1" ]; then
+        [ "$(cut -f 1 "$verdict" 2>/dev/null)" = "$1" ] && printf 'reverted\t%s\n' "$(cut -f 2 "$verdict")" || printf 'unknown\n'
+    elif [ ! -e "$kept/applied" ]; then
+        printf 'applying\n'
+    else
+        printf 'waiting\n'
+    fi
+}
+
+confirm() { # attempt
+    exec 7>"$state/guard.lock" && flock 7
+    answer=$(ask "$1")
+    if [ "$answer" != waiting ]; then
+        printf '%s\n' "$answer"
+    else
+        rm -f "$kept/pending" && sync -f "$kept"
+        disarm
+        printf 'confirmed\n'
+    fi
+}
+
+verb=$1
+shift
+case $verb in
+begin) begin ;;
+keep) keep "$@" ;;
+arm) arm "$@" ;;
+applied) : >"$kept/applied" ;;
+ask) ask "$1" ;;
+confirm) confirm "$1" ;;
+revert) revert "$1" ;;
+revert-now) # from a session that may not outlive it; the unit's own words are about its time
+    [ -e "$kept/pending" ] || exit 0
+    systemctl start "$timer.service"
+    ;;
+*) fail "$verb" "is nothing this script knows" ;;
+esac

@@ -1,0 +1,64 @@
+"""Whom the gateway believes: what members say of themselves, against what the inventory knows of hosts.
+
+A known host is believed at its own address, for the services that it is to run. A host that the inventory does not know
+yet is believed in the cluster's network, at an address that no known host has, so that it can be added without a change
+of the gateways; unless the inventory says that only known hosts are.
+"""
+
+import ipaddress
+from dataclasses import replace
+
+from fiefdom_gateway.members import Member, Rejection, Roll
+from fiefdom_gateway.settings import Inventory
+
+# Who left, or failed, claims nothing any more: Serf lists both for a day.
+_CLAIMING = frozenset({"alive", "leaving"})
+
+
+def believe(roll: Roll, inventory: Inventory) -> Roll:
+    """Return the members that are believed, with what is believed of their offers, and all that is not."""
+    members: list[Member] = []
+    rejected = list(roll.rejected)
+    for member in roll.members:
+        reason = doubt(member, inventory)
+        if reason is None:
+            kept, refused = _offers(member, inventory)
+            members.append(kept)
+        else:
+            refused = [reason]
+        if member.status in _CLAIMING:
+            rejected += [Rejection(member.name, each) for each in refused]
+    return Roll(tuple(members), tuple(sorted(rejected)))
+
+
+def doubt(member: Member, inventory: Inventory) -> str | None:
+    """Return why a member cannot be the host that it says it is; None when it can."""
+    host = inventory.hosts.get(member.name)
+    if host is None:
+        return _doubt_of_new(member, inventory)
+    if member.address == host.address:
+        return None
+    return f"claims the name at {member.address}, the inventory has it at {host.address}"
+
+
+def _doubt_of_new(member: Member, inventory: Inventory) -> str | None:
+    if inventory.known_hosts_only:
+        return f"at {member.address} is no host of the inventory"
+    # Serf's names differ by their case, and people's do not.
+    if member.name.lower() in inventory.hosts:
+        return f"at {member.address} has a name too much like a host's of the inventory"
+    owner = inventory.owner(member.address)
+    if owner is not None:
+        return f"claims {member.address}, which the inventory has as the address of {owner}"
+    if ipaddress.ip_address(member.address) not in inventory.network:
+        return f"claims {member.address}, outside {inventory.network}"
+    return None
+
+
+def _offers(member: Member, inventory: Inventory) -> tuple[Member, list[str]]:
+    host = inventory.hosts.get(member.name)
+    if host is None:
+        return member, []
+    kept = tuple(offer for offer in member.offers if offer.service in host.services)
+    strange = sorted({offer.service for offer in member.offers} - host.services)
+    return replace(member, offers=kept), [f"offers {name}, which the inventory does not let it run" for name in strange]

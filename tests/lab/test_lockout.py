@@ -1,0 +1,354 @@
+"""Nobody locks himself out: every mistake of this file is taken back by the host, with nobody at its console."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from operator_view import BIN, LAB_YAML, LOCKOUTS, ROOT, LockOut, Site, await_true
+
+from fiefdom import apply, guard, lab
+
+Data = dict[str, Any]
+Mistake = Callable[[Data, str], object]
+
+HOSTS = {"app1": "10.99.0.21", "app2": "10.99.0.22"}
+"""A host of each Debian release."""
+CONFIRM_S = 12
+LONG_S = 600
+WRONG = {"app1": "10.99.0.121", "app2": "10.99.0.122"}
+OUTSIDE = "10.98.77.1"
+"""An address of the operator's that lab hosts reach by their default route only."""
+
+
+def shut_firewall(data: Data, _host: str) -> None:
+    data["network"]["input_rules"] = ["tcp dport 22 drop"]
+
+
+def move_sshd_to_a_shut_port(data: Data, host: str) -> None:
+    data["hosts"][host].setdefault("ssh", {})["port"] = 2222
+    data["network"]["input_rules"] = ["tcp dport 2222 drop"]
+
+
+def listen_elsewhere(data: Data, host: str) -> None:
+    data["hosts"][host].setdefault("ssh", {})["listen"] = ["10.99.0.77"]
+
+
+def allow_somebody_else(data: Data, _host: str) -> None:
+    data["ssh"]["allow_users"] = ["root@10.99.0.250", "operator@10.99.0.250"]
+
+
+def move_to_a_wrong_address(data: Data, host: str) -> None:
+    data["hosts"][host].update(address=WRONG[host], static={"interface": "eth0", "prefix_length": 32})
+
+
+def break_sshd_and_network(data: Data, host: str) -> None:
+    listen_elsewhere(data, host)
+    move_to_a_wrong_address(data, host)
+
+
+MISTAKES: list[Mistake] = [
+    shut_firewall,
+    move_sshd_to_a_shut_port,
+    listen_elsewhere,
+    allow_somebody_else,
+    move_to_a_wrong_address,
+    break_sshd_and_network,
+]
+
+# All that may decide who gets in, and the live state of it; then what this change has nothing to do with.
+LOOK = """
+cd /etc && find ssh fiefdom systemd sysctl.d hosts resolv.conf docker -type f -exec sha256sum {} + | sort -k 2
+find /etc/systemd -type l | sort
+sshd -T | sort | sha256sum
+nft -s list table inet fiefdom
+ip -br -4 addr show scope global | sed s,@[^ ]*,,
+ip -4 route
+systemctl is-active ssh fiefdom-firewall systemd-networkd
+docker inspect $(docker ps -q) --format '{{.Name}} {{.State.Pid}}' | sort
+"""
+
+
+def look(host: str) -> str:
+    """As from the host's console: whether anybody can log in is what is asked."""
+    return console(host, f"({LOOK}) 2>&1").stdout
+
+
+def with_mistake(site: Site, mistake: Mistake, host: str, confirm_s: int = CONFIRM_S) -> str:
+    def change(data: Data) -> None:
+        data["ssh"]["confirm_s"] = confirm_s
+        mistake(data, host)
+
+    return site.inventory(f"{mistake.__name__}-{host}", change)
+
+
+def arguments(inventory: str, host: str) -> list[str]:
+    return ["apply", inventory, "--yes", "--limit", host, "--at", f"{host}={HOSTS[host]}:22"]
+
+
+def pending(host: str) -> bool:
+    """Whether a change is live on ``host`` and waits."""
+    test = "test -e /var/lib/fiefdom/guard/applied -a -e /var/lib/fiefdom/guard/pending"
+    return console(host, test).returncode == 0
+
+
+def console(host: str, command: str) -> subprocess.CompletedProcess[str]:
+    argv = ["docker", "exec", lab.host(host).container, "sh", "-c", command]
+    return subprocess.run(argv, capture_output=True, text=True, check=False)
+
+
+def answers(host: str) -> bool:
+    """Whether a login works, as an operator would try it."""
+    done = subprocess.run(
+        lab.ssh_argv(host, ["true"]), stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
+    )
+    return done.returncode == 0
+
+
+@contextmanager
+def locked_out(site: Site, event: str, host: str, inventory: str = LAB_YAML, rebooted: bool = False) -> Iterator[None]:
+    """A mistake in the block is the host's to mend: after it, all is as before, and ``inventory`` finds it so."""
+    trial = LockOut(f"{event} on {host}")
+    LOCKOUTS.append(trial)
+    before, began = look(host), time.monotonic()
+    yield
+    seconds = time.monotonic() - began
+    now = look(host)
+    if rebooted:
+        before, now = (re.sub(r"(?m)^(/\S+) \d+$", r"\1", text) for text in (before, now))
+    changed = [line for line in difflib.ndiff(before.splitlines(), now.splitlines()) if line[0] in "+-"]
+    assert changed == []
+    assert answers(host)
+    left = "test -e /var/lib/fiefdom/guard -o -e /etc/systemd/system/fiefdom-revert-boot.service"
+    assert console(host, left).returncode == 1
+    assert site.plan(inventory, "--limit", host) == (0, {host: []})
+    trial.recovered_s = seconds
+
+
+def on_both(test: Callable[[str], object]) -> None:
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(test, HOSTS))
+
+
+def refused(done: subprocess.CompletedProcess[str], host: str) -> None:
+    assert done.returncode == 1, done.stdout
+    says = rf"error: {host}: the change of [a-z, ]+ was taken back: [^\n]+\n"
+    assert re.fullmatch(says, done.stderr), done.stderr
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda m: m.__name__)
+def test_a_mistake_is_taken_back(site: Site, mistake: Mistake) -> None:
+    def on(host: str) -> None:
+        with locked_out(site, mistake.__name__, host):
+            refused(site.fiefdom(*arguments(with_mistake(site, mistake, host), host)), host)
+
+    on_both(on)
+
+
+def start(site: Site, inventory: str, host: str) -> subprocess.Popen[str]:
+    """A deployer under way, whose change is live and waits for its confirmation."""
+    argv = [str(BIN / "fiefdom"), *arguments(inventory, host)]
+    deployer = subprocess.Popen(
+        argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    await_true(lambda: pending(host) or deployer.poll() is not None, what=f"a change that waits on {host}")
+    assert deployer.poll() is None
+    return deployer
+
+
+def kill(deployer: subprocess.Popen[str]) -> None:
+    os.kill(deployer.pid, signal.SIGKILL)
+    deployer.communicate()
+
+
+def test_a_deployer_that_is_killed_leaves_a_host_that_takes_it_back(site: Site) -> None:
+    def on(host: str) -> None:
+        with locked_out(site, "deployer killed", host):
+            kill(start(site, with_mistake(site, shut_firewall, host), host))
+            assert not answers(host)
+            await_true(lambda: not pending(host), what=f"nothing that waits on {host}")
+            await_true(lambda: answers(host), what=f"a login on {host}")
+
+    on_both(on)
+
+
+def reboot(host: str) -> None:
+    boot = lab.boot_of(host)
+    console(host, "systemctl reboot --force --force")
+    await_true(lambda: lab.boot_of(host) != boot, what=f"a new boot of {host}")
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["deployer waits", "deployer killed"])
+@pytest.mark.parametrize("mistake", [shut_firewall, move_to_a_wrong_address], ids=lambda m: m.__name__)
+def test_a_reboot_takes_it_back(site: Site, mistake: Mistake, killed: bool) -> None:
+    """Long before the time for the confirmation is over."""
+
+    def on(host: str) -> None:
+        event = f"{mistake.__name__}, reboot{', deployer killed' if killed else ''}"
+        with locked_out(site, event, host, rebooted=True):
+            deployer = start(site, with_mistake(site, mistake, host, LONG_S), host)
+            if killed:
+                kill(deployer)
+            reboot(host)
+            await_true(lambda: answers(host), what=f"a login on {host}")
+            if not killed:
+                _, says = deployer.communicate(timeout=LONG_S)
+                assert deployer.returncode == 1
+                assert f"{host}: the change of" in says
+                assert "taken back: the host rebooted before it was confirmed" in says
+            lab.await_booted([host])
+            await_true(lambda: not site.plan(LAB_YAML, "--limit", host)[1][host], what="nothing to change")
+
+    on_both(on)
+    site.await_serving()
+
+
+@contextmanager
+def keys_of_the_inventory_only() -> Iterator[None]:
+    """App hosts whose login user has no keys of its own."""
+    homes = "for home in /root /home/operator; do mv $home/.ssh/{} $home/.ssh/{}; done"
+    for host in HOSTS:
+        console(host, homes.format("authorized_keys", "away"))
+    try:
+        yield
+    finally:
+        for host in HOSTS:
+            console(host, homes.format("away", "authorized_keys"))
+
+
+def public_key() -> str:
+    return Path(f"{lab.lab_root() / 'id_ed25519'}.pub").read_text().strip()
+
+
+def test_emptied_keys_are_taken_back(site: Site) -> None:
+    mine = site.inventory("mine", lambda d: d["ssh"].update(authorized_keys=[public_key()], confirm_s=CONFIRM_S))
+    none = site.inventory("none", lambda d: d["ssh"].update(confirm_s=CONFIRM_S))
+    site.apply(mine)
+    try:
+        with keys_of_the_inventory_only():
+
+            def on(host: str) -> None:
+                with locked_out(site, "emptied keys", host, mine):
+                    refused(site.fiefdom(*arguments(none, host)), host)
+
+            on_both(on)
+    finally:
+        site.apply()
+
+
+@contextmanager
+def operator_from_outside() -> Iterator[None]:
+    """The operator's connections to app hosts come from another network, which these reach by their default route."""
+    link = lab.NETWORK
+    routes = [["ip", "addr", "add", f"{OUTSIDE}/32", "dev", link]]
+    routes += [["ip", "route", "add", f"{address}/32", "dev", link, "src", OUTSIDE] for address in HOSTS.values()]
+    done: list[list[str]] = []
+    try:
+        for argv in routes:
+            subprocess.run(argv, check=True)
+            done.append(argv)
+        yield
+    finally:
+        for argv in reversed(done):
+            subprocess.run([*argv[:2], "del", *argv[3:]], check=True)
+
+
+def test_a_default_route_that_goes_is_taken_back(site: Site) -> None:
+    def static(gateway: dict[str, str]) -> Callable[[Data], None]:
+        def change(data: Data) -> None:
+            data["network"]["admin_cidrs"].append(f"{OUTSIDE}/32")
+            data["ssh"]["confirm_s"] = CONFIRM_S
+            for host in HOSTS:
+                data["hosts"][host]["static"] = {"interface": "eth0", **gateway}
+
+        return change
+
+    routed = site.inventory("routed", static({"gateway": lab.OPERATOR_ADDRESS}))
+    unrouted = site.inventory("unrouted", static({}))
+    site.apply(routed)
+    try:
+        with operator_from_outside():
+
+            def on(host: str) -> None:
+                with locked_out(site, "default route removed", host, routed):
+                    refused(site.fiefdom(*arguments(unrouted, host)), host)
+
+            on_both(on)
+    finally:
+        site.apply()
+
+
+def test_another_port_is_confirmed_there(site: Site) -> None:
+    moved = site.inventory("port", lambda d: d["ssh"].update(port=2222))
+    site.apply(moved)
+    assert site.plan(moved)[0] == 0
+    site.apply(LAB_YAML, *(f"--at={host}=:2222" for host in ("gw1", *HOSTS)))
+    assert site.plan()[0] == 0
+
+
+def test_another_address_is_confirmed_there(site: Site) -> None:
+    def change(data: Data) -> None:
+        static = {"interface": "eth0", "gateway": lab.OPERATOR_ADDRESS}
+        data["hosts"]["app2"].update(address=WRONG["app2"], static=static)
+
+    def back(data: Data) -> None:
+        data["hosts"]["app2"]["static"] = {"interface": "eth0", "gateway": lab.OPERATOR_ADDRESS}
+
+    moved, returned = site.inventory("address", change), site.inventory("returned", back)
+    site.apply(moved, f"--at=app2={HOSTS['app2']}")
+    try:
+        assert site.plan(moved)[0] == 0
+        site.await_serving(moved)
+    finally:
+        site.apply(returned, f"--at=app2={WRONG['app2']}")
+        site.apply()
+    site.await_serving()
+
+
+def test_another_key_of_the_operator_is_confirmed_with_it(site: Site, tmp_path: Path) -> None:
+    key = tmp_path / "new"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "new", "-f", str(key)], check=True)
+    public = key.with_suffix(".pub").read_text().strip()
+    both = site.inventory("both", lambda d: d["ssh"].update(authorized_keys=[public_key(), public]))
+    new = site.inventory("new", lambda d: d["ssh"].update(authorized_keys=[public], key=str(key)))
+    site.apply(both)
+    try:
+        with keys_of_the_inventory_only():
+            site.apply(new, "--limit", "app_hosts")
+            assert site.plan(new, "--limit", "app_hosts")[0] == 0
+            assert not any(answers(host) for host in HOSTS)
+    finally:
+        site.apply()
+
+
+def test_a_change_that_nobody_confirmed_yet_is_waited_for(site: Site) -> None:
+    """The next run after a deployer that died finds nothing to mend by hand, and sees what the host went back to."""
+    kept = guard.Backup("of a run that died", "sshd", CONFIRM_S, ())
+    steps = apply.steps_text((*guard.staged(), *guard.before(kept), *guard.after()))
+    argv = ["docker", "exec", "-i", lab.host("app2").container, "sh", "-c", apply.SCRIPT, "fiefdom"]
+    subprocess.run(argv, input=steps, text=True, capture_output=True, check=True)
+    assert pending("app2")
+    done = site.fiefdom("apply", LAB_YAML, "--yes")
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"app2: an earlier change waits for its confirmation; for at most \d+ s\n", done.stderr)
+    assert not pending("app2")
+
+
+def test_that_is_so_with_pyinfras_own_command(site: Site) -> None:
+    inventory = Path(with_mistake(site, allow_somebody_else, "app1"))
+    (inventory.with_suffix(".py")).write_text((ROOT / "inventories" / "lab.py").read_text())
+    before = look("app1")
+    done = site.run("pyinfra", str(inventory.with_suffix(".py")), "deploys/sshd.py", "-y", "--limit", "app1")
+    assert done.returncode != 0
+    assert "the change of sshd was taken back" in done.stdout + done.stderr
+    assert look("app1") == before
