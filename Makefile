@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 SCRIPTS = $(shell grep -rlE '^\#!/(usr/)?bin/(env )?(ba)?sh' images .ci tests/unit/expected)
 DOCKERFILES = $(shell find images tests -name Dockerfile)
 
-.PHONY: help venv demo test proof lint pip-audit lock bases bench clean
+.PHONY: help venv demo test audit proof lint pip-audit lock bases bench clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -19,8 +19,9 @@ demo: venv ## bare hosts on this machine, converged, serving behind their gatewa
 test: venv ## every test but the longest; brings the lab up where a test needs it
 	$(VENV)/bin/pytest
 
-proof: venv ## every planned event and loss under traffic, the longest ones too: half an hour
-	$(VENV)/bin/pytest -m "proof or not proof" tests/lab/test_losses.py tests/lab/test_releases.py
+proof: venv ## every planned event, loss and lock-out, the longest ones too: an hour
+	$(VENV)/bin/pytest -m "proof or not proof" tests/lab/test_lockout.py tests/lab/test_losses.py tests/lab/test_releases.py \
+	  tests/lab/test_rotate_key.py tests/lab/test_secrets.py
 
 lint: venv ## what CI checks without running anything
 	$(VENV)/bin/ruff check .

@@ -205,6 +205,8 @@ def _access(plan: HostPlan, kept: guard.Backup) -> Iterator[Step]:
     gone = [c.name for c in plan.of("file", "-")]
     for path in gone:
         yield ("remove-file", path)
+    if any(path.startswith(guard.LINKS) for path in gone):
+        yield ("leave-network",)
     if any(path.startswith("/etc/systemd/system/") for path in gone):
         yield ("daemon-reload",)
     yield from _sysctls(plan)

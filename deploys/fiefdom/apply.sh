@@ -318,6 +318,9 @@ take() {
         ;;
     daemon-reload) systemctl daemon-reload || fail systemd "daemon-reload failed" ;;
     reconfigure) reconfigure "$1" ;;
+    leave-network) # one that has nothing to do keeps the next boot waiting for two minutes; addresses stay as they are
+        ls /etc/systemd/network/*.network >/dev/null 2>&1 || systemctl -q disable systemd-networkd.service 2>/dev/null
+        ;;
     unstamp) rm -f "$state/stamps/$1" ;;
     unit) change_unit "$@" ;;
     containers) container_units "$@" ;;

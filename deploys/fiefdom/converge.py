@@ -81,6 +81,9 @@ def plan_of(
     hold = frozenset(cluster.services if hold is None else hold)
     context = Context(name, cluster, release, known.secrets)
     state = state_of(context, concerns)
+    if _moves(state, found):
+        # Its instances listen where the host will not be any more: none of them is worth waiting for a release.
+        hold = frozenset()
     if running := plan.running_versions(state, found, known.identities, hold):
         # What the host says of itself must stay true until the release.
         state = state_of(replace(context, running=running), concerns)
@@ -195,6 +198,13 @@ def carry_out(
                     gate(before_this)
                 finish(name)
                 before_this = name
+
+
+def _moves(state: HostState, found: snapshot.Snapshot) -> bool:
+    """Whether the host's static address is about to change, or to become one."""
+    wanted = {f.path: f.digest for f in state.files}.get(network.NETWORKD)
+    now = found.files.get(network.NETWORKD)
+    return wanted is not None and (now is None or now.digest != wanted)
 
 
 def _require_way_back(cluster: Cluster, name: str, found: snapshot.Snapshot) -> None:

@@ -211,12 +211,13 @@ class _Line:
         def listen() -> None:
             with suppress(FiefdomError, OSError, EOFError, SSHException):  # what the host did is asked anew
                 _follow(self._host, steps, hear)
+            heard.set()
 
         job = gevent.spawn(listen)
         while not job.ready():
             heard.clear()
             # Before the change, the host may wait for another run; after it, silence means that the line is cut.
-            if not heard.wait(QUIET_S / 2 if last in lines else 1.0) and last in lines and not job.ready():
+            if not heard.wait(QUIET_S / 2 if last in lines else None):
                 break
         job.kill()
         return lines

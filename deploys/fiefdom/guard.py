@@ -36,17 +36,19 @@ AGAIN_S = 15
 """Seconds within which it must after it said that all is as before."""
 
 # What sshd, the firewall and the network read; units in the order that lets the operator back in.
+LINKS = "/etc/systemd/network/"
+NETWORKD = "systemd-networkd.service"
 _PATHS = (
     "/etc/ssh/",
     "/etc/fiefdom/firewall",
-    "/etc/systemd/network/",
+    LINKS,
     "/etc/sysctl.d/",
     "/etc/systemd/system/fiefdom-firewall.service",
     "/etc/systemd/system/nftables.service.d",
     "/etc/systemd/system/fiefdom-sshd-keys.service",
 )
 _UNITS = (
-    "systemd-networkd.service",
+    NETWORKD,
     "fiefdom-firewall.service",
     "nftables.service",
     "fiefdom-sshd-keys.service",
@@ -110,8 +112,9 @@ def cuts_line(change: Change) -> bool:
 def backup(plan: HostPlan, confirm_s: int) -> Backup:
     """What has to be kept before the changes of ``plan``, all of which may cut the line."""
     files = [c.name for c in plan.of("file")]
-    units = [name for name in _UNITS if any(c.name == name for c in plan.of("unit"))]
-    links = [u for u in units if u == "systemd-networkd.service"] and _interfaces(plan)
+    left = any(c.name.startswith(LINKS) for c in plan.of("file", "-"))
+    units = [name for name in _UNITS if any(c.name == name for c in plan.of("unit")) or (name == NETWORKD and left)]
+    links = [u for u in units if u == NETWORKD] and _interfaces(plan)
     items = [
         *(("file", name) for name in files),
         ("file", MANIFEST),
@@ -128,7 +131,7 @@ def _interfaces(plan: HostPlan) -> list[str]:
     names = [
         line.removeprefix("Name=")
         for f in plan.state.files
-        if f.path.startswith("/etc/systemd/network/")
+        if f.path.startswith(LINKS)
         for line in f.content.decode().splitlines()
         if line.startswith("Name=")
     ]

@@ -20,15 +20,18 @@ SCRATCH_IMAGES = ("fiefdom-test/*", "scratch-container-test/*")
 ORDER = (
     "test_lab_hosts",
     "test_gateway_container",
+    "test_gateway_refuses",
     "test_converge",
     "test_drift",
     "test_refusals",
     "test_access",
     "test_strangers",
     "test_lockout",
+    "test_secrets",
     "test_rotation",
     "test_losses",
     "test_releases",
+    "test_rotate_key",
     "test_registry",
     "test_resume",
 )

@@ -15,6 +15,8 @@ import yaml
 from load import Load
 from operator_view import BIN, GATEWAY_URL, LAB_YAML, ROOT, Site, await_true, tell
 
+pytestmark = pytest.mark.proof
+
 URL = f"{GATEWAY_URL}/predict"
 AT_LEAST = 20_000
 AGENTS = {

@@ -29,6 +29,8 @@ from fiefdom.desired import Context, Secrets
 from fiefdom.membership import rpc_auth
 from fiefdom.model import Cluster
 
+pytestmark = pytest.mark.proof
+
 HOSTS = ("gw1", "app1", "app2")
 FIRST = {"env": "swordfish-by-env-1", "command": "swordfish-by-command-1", "secret": "swordfish-by-file-1"}
 SECOND = {kind: text.replace("-1", "-2") for kind, text in FIRST.items()}
@@ -61,7 +63,7 @@ wait
 # Where a host may keep one, each for root or the agent's user alone.
 MAY_HOLD = ("/etc/fiefdom/containers/", "/etc/fiefdom/serf/agent.json", "/etc/fiefdom/gateway/agent.json")
 MAY_HOLD += ("/var/lib/fiefdom/previous/", "/var/lib/docker/containers/")
-BUNDLES = ("/run/docker/containerd/", "/run/containerd/")
+BUNDLES = ("/run/docker/containerd/", "/run/containerd/", "/var/lib/containerd/")
 
 
 def words(cluster: Cluster, known: Secrets) -> list[str]:

@@ -183,6 +183,9 @@ class SimulatedHost:
     def guard(self, *_words: str) -> None:
         """Nothing that a simulated host has could lock anybody out."""
 
+    def leave_network(self) -> None:
+        """A simulated host has no interfaces."""
+
     def reconfigure(self, interface: str) -> None:
         """A simulated host has no interfaces."""
 
