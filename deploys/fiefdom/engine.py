@@ -120,8 +120,7 @@ def _commit(state: State, host: Host, cluster: Cluster, steps: tuple[apply.Step,
     if stopped := getattr(state, "fiefdom_locked_out", None):
         _tell(host, f"left alone, for {stopped} took such a change back")
     try:
-        with _Line(host, inventory.connection(cluster, host.name), _known_hosts(cluster)) as line:
-            guard.perform(line, steps, kept)
+        _guarded(host, cluster, steps, kept)
     except FiefdomError as error:
         state.fiefdom_locked_out = host.name  # type: ignore[attr-defined] # lives exactly as long as the run
         _tell(host, str(error).removeprefix(f"{host.name}: "))
@@ -307,6 +306,17 @@ def _answer(connector: Any, verb: str, attempt: str) -> tuple[guard.Answer, str]
     return _ANSWERS.get(answer, "unknown"), words
 
 
+def _guarded(host: Host, cluster: Cluster, steps: Sequence[apply.Step], kept: guard.Backup) -> None:
+    """As `guard.perform`."""
+    try:
+        with _Line(host, inventory.connection(cluster, host.name), _known_hosts(cluster)) as line:
+            guard.perform(line, steps, kept)
+    except _BROKEN as error:
+        raise FiefdomError(
+            f"{host.name}: the connection broke off before the change of {kept.about}: {error}; run it again"
+        ) from error
+
+
 def _server_key(connector: Any) -> PKey:
     key: PKey = connector.client.get_transport().get_remote_server_key()
     return key
@@ -477,8 +487,7 @@ class Session:
         elif phase.images:
             self._operate(host, ship, label, cluster=self.cluster, refs=phase.images)
         if phase.guarded is not None:
-            with _Line(host, inventory.connection(self.cluster, name), _known_hosts(self.cluster)) as line:
-                guard.perform(line, phase.steps, phase.guarded)
+            _guarded(host, self.cluster, phase.steps, phase.guarded)
         elif phase.steps:
             self._operate(host, take, label, steps=apply.steps_text(phase.steps), detached=phase.interrupts)
 
