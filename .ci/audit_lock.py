@@ -1,6 +1,7 @@
 """Asks pip-audit whether a locked package is known to be vulnerable: `audit_lock.py LOCK EXCEPTIONS`.
 
-Exit 1 where one is and no exception says why it may stay, or where an exception is no longer needed. pip-audit itself
+Exit 1 where one is and no exception says why it may stay, where an exception is no longer needed, or where pip-audit
+fails for any other reason than that its service cannot be reached. pip-audit itself
 exits 0 with "No known vulnerabilities found" where its service knows none of the packages, as some mirrors of PyPI do;
 what no service answered for is named here in a line that begins with "not checked".
 """
@@ -8,14 +9,22 @@ what no service answered for is named here in a line that begins with "not check
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _SERVICES = ("pypi", "osv")
 _TIMEOUT_S = 300.0
+# What pip-audit says where it reaches nobody: its own words, or the last line of a traceback.
+_UNREACHABLE = re.compile(
+    r"Could not connect to |is not redirecting properly"
+    r"|^requests\.exceptions\.(ConnectionError|ConnectTimeout|ReadTimeout|ProxyError)\b",
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True)
@@ -40,12 +49,21 @@ class Answer:
     findings: tuple[Finding, ...] = ()
 
 
-def read_answer(report: str) -> Answer:
-    """What pip-audit's JSON report says. No report at all, as after a lost connection, says nothing."""
-    try:
-        packages = json.loads(report)["dependencies"]
-    except ValueError:
+def read_answer(report: str, errors: str = "") -> Answer:
+    """What pip-audit's JSON report says; nothing where there is none because ``errors`` tell of a lost connection.
+
+    Raises ValueError for any other answer.
+    """
+    if not report.strip() and _UNREACHABLE.search(errors):
         return Answer()
+    try:
+        return _answer(json.loads(report)["dependencies"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        said = (errors.strip() or report.strip() or "nothing").splitlines()[-1][:200]
+        raise ValueError(f"pip-audit gave no report ({type(error).__name__}), and says: {said}") from None
+
+
+def _answer(packages: Sequence[Mapping[str, Any]]) -> Answer:
     answered = [p for p in packages if "skip_reason" not in p]
     return Answer(
         frozenset(p["name"] for p in answered),
@@ -113,7 +131,7 @@ def _ask(lock: Path) -> Iterator[Answer]:
                 )
             except subprocess.TimeoutExpired:
                 continue
-            answer = read_answer(run.stdout)
+            answer = read_answer(run.stdout, run.stderr)
             missing -= answer.known
             yield answer
 
@@ -124,7 +142,12 @@ def main(lock: str, exceptions: str) -> int:
     except ValueError as error:
         print(f"{exceptions}: {error}")
         return 1
-    fine, lines = verdict(locked_here(Path(lock)), list(_ask(Path(lock))), excepted)
+    try:
+        answers = list(_ask(Path(lock)))
+    except ValueError as error:
+        print(f"not checked: {error}; run `make pip-audit` again, or mend it")
+        return 1
+    fine, lines = verdict(locked_here(Path(lock)), answers, excepted)
     print("\n".join(f"pip-audit: {line}" for line in lines))
     return 0 if fine else 1
 

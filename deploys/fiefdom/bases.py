@@ -39,8 +39,8 @@ def here(release: str) -> str | None:
 
     An image that bears Debian's name but was pulled without the pin is neither.
     """
-    pin = pins()[release]
-    if _made_here(pin) is not None:
+    pin = pins().get(release)
+    if pin is not None and _made_here(pin) is not None:
         return pin
     tag = tag_of(release)
     return tag if _made_here(tag) else None

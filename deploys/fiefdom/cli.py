@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # imports that a command does not need would cost every start
     from fiefdom.converge import Known
     from fiefdom.engine import Session
     from fiefdom.model import Cluster
-    from fiefdom.plan import Plan
+    from fiefdom.plan import HostPlan, Plan
     from fiefdom.release import Order
 
 CLEAN, FAILED, PENDING = 0, 1, 2
@@ -170,9 +170,7 @@ def apply(inventory: str, limit: tuple[str, ...], at: tuple[str, ...], as_json: 
         _print_plan(run, wanted, as_json, diff)
         if wanted.due.clean:
             return
-        from fiefdom import keyring
-
-        keyring.require_same_key(run.known, run.session, wanted)
+        _require_same_key(run, wanted.due.hosts)
         if not yes:
             if not (sys.stdin.isatty() and sys.stderr.isatty()):
                 raise FiefdomError("no terminal to ask on; say --yes to apply this plan unseen")
@@ -181,13 +179,22 @@ def apply(inventory: str, limit: tuple[str, ...], at: tuple[str, ...], as_json: 
         from fiefdom import ledger
 
         ledger.require_free(run.session, run.known.cluster.gateways)
+        # Another run may have brought another key while we asked.
+        _require_same_key(run, wanted.due.hosts)
         names = [h.host for h in wanted.due.hosts if h.changes]
         with ledger.recorded(run.session, run.known.cluster.gateways, "apply", _warn, plan=wanted.hash, names=names):
             _carry_out(run, wanted, run.err if as_json else run.out)
 
 
+def _require_same_key(run: _Run, hosts: Iterable[HostPlan]) -> None:
+    from fiefdom import keyring
+
+    if keyring.touches_keys(hosts):
+        keyring.require_same_key(run.known, run.session)
+
+
 def _carry_out(run: _Run, wanted: Plan, console: Console) -> None:
-    from fiefdom import converge, images, maintenance, show, status
+    from fiefdom import converge, images, maintenance, show, status, strangers
 
     cluster = run.known.cluster
 
@@ -209,6 +216,7 @@ def _carry_out(run: _Run, wanted: Plan, console: Console) -> None:
     if not left.due.clean:
         names = [f"{h.host}: {c.kind} {c.name} ({c.why})" for h in left.due.hosts for c in h.changes]
         raise FiefdomError(f"not converged, {len(names)} left after the run: {'; '.join(names[:3])}")
+    strangers.require_believed(cluster, run.session, run.names)
     console.print(f"Converged {len(run.names)} hosts in {progress.elapsed_s:.1f} seconds.", highlight=False)
 
 
@@ -318,6 +326,7 @@ def _release(
     if not options["dry"]:
         rollout_module.require_free(run.session, run.known.cluster.gateways, wish)
     wanted = rollout_module.prepare(run.known, run.session, services, wish)
+    _require_same_key(run, wanted.turns.values())
     report = rollout_module.Report(wanted)
     out = run.err if as_json else run.out
     if not wanted.batches:
@@ -405,7 +414,7 @@ def rotate_key(inventory: str, force: bool, take_over: bool, as_json: bool) -> N
             left = keyring.rotate(run.known, run.session, force=force, take_over=take_over, say=progress)
         out.print(f"All members have another gossip key, after {progress.elapsed_s:.1f} seconds.", style="green")
         for line in left:
-            out.print(line)
+            out.print(line, markup=False, highlight=False)
     if as_json:
         _print_done(run.names, progress.elapsed_s)
 

@@ -621,6 +621,7 @@ def deploy(*concerns: str) -> None:
         if lines is None:
             raise FiefdomError(f"{host.name}: the snapshot failed; its words are above")
         wanted = converge.plan_of(known, host.name, lines, chosen)
+        _require_same_key(state, known, wanted)
     except FiefdomError as error:
         raise DeployError(str(error)) from error
     if state.config.DIFF:
@@ -665,6 +666,17 @@ def _known(state: State) -> converge.Known:
         known = converge.Known(cluster, secret.load(cluster), images.identities(cluster))
         state.fiefdom = known  # type: ignore[attr-defined]
     return known
+
+
+def _require_same_key(state: State, known: converge.Known, wanted: plan.HostPlan) -> None:
+    """As `keyring.require_same_key`, of the hosts that pyinfra is connected to; once for a run."""
+    from fiefdom import keyring
+
+    if keyring.touches_keys([wanted.due]) and not hasattr(state, "fiefdom_same_key"):
+        session = Session(known.cluster, tuple(host.name for host in state.activated_hosts))
+        session._state = state
+        keyring.require_same_key(known, session)
+        state.fiefdom_same_key = True  # type: ignore[attr-defined] # lives exactly as long as the run
 
 
 def _text_of(host: Host, path: str) -> str:

@@ -118,19 +118,20 @@ def _script(hosts: Session, name: str, text: str) -> str:
     return hosts.on_all(lambda name: hosts.script(name, text)[1], [name])[name]
 
 
-def await_serving(cluster: Cluster, hosts: Session, name: str) -> None:
-    """Wait until every gateway has all of a host's servers up. Raises FiefdomError where that takes too long."""
+def await_serving(cluster: Cluster, hosts: Session, name: str, gateways: Collection[str] | None = None) -> None:
+    """Wait until every gateway, or these, have all of a host's servers up. Raises FiefdomError where that takes long."""
     instances = cluster.instances(name)
     start_s = sum(cluster.services[i.service].health.start_timeout_s for i in instances)
     deadline = time.monotonic() + start_s + cluster.serf.join_timeout_s + 60
-    while missing := release.not_up(_views(cluster, hosts), cluster, name):
+    while missing := release.not_up(_views(cluster, hosts, gateways), cluster, name):
         if time.monotonic() > deadline:
             raise FiefdomError(f"{name}: does not serve again: {missing}; the other hosts were left alone")
         time.sleep(LOOK_S)
 
 
-def _views(cluster: Cluster, hosts: Session) -> dict[str, Any]:
-    return hosts.on_all(lambda name: status.gateway_view(hosts, name), cluster.gateways)
+def _views(cluster: Cluster, hosts: Session, gateways: Collection[str] | None = None) -> dict[str, Any]:
+    asked = cluster.gateways if gateways is None else gateways
+    return hosts.on_all(lambda name: status.gateway_view(hosts, name), asked)
 
 
 def retire(known: converge.Known, hosts: Session, name: str, *, force: bool, take_over: bool, say: Say) -> None:

@@ -219,9 +219,9 @@ def next_key(cluster: Cluster, *, make: bool, environ: Mapping[str, str] | None 
             )
         return _checked(environ[NEXT_VARIABLE], NEXT_VARIABLE)
     following = _next_path(path)
-    if make and not following.exists():
+    if make and not vault.is_there(following):
         generate(following)
-    if not following.exists():
+    if not vault.is_there(following):
         raise FiefdomError(f"{following}: is missing, though hosts have it already; bring it from where it was made")
     return _checked(_private_text(following), str(following))
 
@@ -256,7 +256,8 @@ def adopt_next(cluster: Cluster, environ: Mapping[str, str] | None = None) -> li
 def _key_path(cluster: Cluster, environ: Mapping[str, str]) -> Path | None:
     if VARIABLE in environ or cluster.serf.key is not None or cluster.serf.key_file is None:
         return None
-    return cluster.path(cluster.serf.key_file)
+    # Where a link leads to: the link itself is to stay one.
+    return Path(os.path.realpath(cluster.path(cluster.serf.key_file)))
 
 
 def _next_path(path: Path) -> Path:

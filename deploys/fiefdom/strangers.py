@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fiefdom import status
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
 from fiefdom.wording import printable
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from fiefdom.engine import Session
 
 FORGET_TIMEOUT_S = 30
+BELIEF_TIMEOUT_S = 15
 LOOK_S = 0.5
 
 _SERF = ("docker", "exec", "gateway", "serf")
@@ -65,9 +67,37 @@ def forget_gone(cluster: Cluster, hosts: Session) -> list[str]:
     return [name for name in sorted(gone) if forget(cluster, hosts, name)]
 
 
-def all_members(cluster: Cluster, hosts: Session) -> dict[str, tuple[Member, ...]]:
-    """Whom each gateway's Serf agent knows. Raises FiefdomError for a gateway that does not tell."""
-    return hosts.on_all(lambda gateway: members(hosts, gateway), cluster.gateways)
+def all_members(
+    cluster: Cluster, hosts: Session, gateways: Collection[str] | None = None
+) -> dict[str, tuple[Member, ...]]:
+    """Whom the Serf agent of each gateway, or of these, knows. Raises FiefdomError for a gateway that does not tell."""
+    return hosts.on_all(lambda gateway: members(hosts, gateway), cluster.gateways if gateways is None else gateways)
+
+
+def require_believed(cluster: Cluster, hosts: Session, names: Collection[str]) -> None:
+    """Raise FiefdomError where a gateway does not believe what hosts say of themselves, and goes on so for 15 s.
+
+    A gateway that does not answer, or is not connected, says nothing of it.
+    """
+    deadline = time.monotonic() + BELIEF_TIMEOUT_S
+    while refused := _refused(cluster, hosts, names):
+        # A gateway that has just been given another inventory takes it up within one of its rounds.
+        if time.monotonic() > deadline:
+            mend = "see `fiefdom status`" if set(cluster.gateways) <= set(names) else "apply the gateways too"
+            raise FiefdomError(f"{refused[0]}; {mend}")
+        time.sleep(LOOK_S)
+
+
+def _refused(cluster: Cluster, hosts: Session, names: Collection[str]) -> list[str]:
+    def ask(gateway: str) -> list[str]:
+        try:
+            view = status.gateway_view(hosts, gateway)
+        except (OSError, EOFError):
+            return []
+        rows = view["rejected"] if isinstance(view, dict) else []
+        return [f"{r.get('member')}: refused by {gateway}: {r.get('reason')}" for r in rows if r.get("member") in names]
+
+    return [line for lines in hosts.on_all(ask, cluster.gateways).values() for line in lines]
 
 
 def forget(cluster: Cluster, hosts: Session, name: str) -> bool:

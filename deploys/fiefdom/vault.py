@@ -42,9 +42,9 @@ def read(cluster: Cluster, environ: Mapping[str, str]) -> Entries:
         FiefdomError: there is no file, no key opens it, or it holds something else. What it holds is never told.
     """
     path = cluster.path(_settings(cluster).file)
-    if not path.exists():
+    if not is_there(path):
         raise FiefdomError(f"{path}: there is no such file; {_SET} makes it")
-    return _parsed(path, _decrypted(path, _content(path), _Keys.of(environ)))
+    return _texts(path, _parsed(path, _decrypted(path, _content(path), _Keys.of(environ))))
 
 
 def change(cluster: Cluster, edit: Callable[[dict[str, str]], Entries], environ: Mapping[str, str]) -> None:
@@ -56,11 +56,14 @@ def change(cluster: Cluster, edit: Callable[[dict[str, str]], Entries], environ:
         FiefdomError: as `read`; or the file cannot be written, or you could not read it any more.
     """
     settings = _settings(cluster)
-    path, keys = cluster.path(settings.file), _Keys.of(environ)
+    # Where a link leads to: the link itself is to stay one.
+    path, keys = Path(os.path.realpath(cluster.path(settings.file))), _Keys.of(environ)
     recipients = _recipients(settings)
     with _turn(path):
-        before = dict(_parsed(path, _decrypted(path, _content(path), keys))) if path.exists() else {}
-        text = yaml.safe_dump(dict(edit(before)), default_flow_style=False)
+        before = dict(_parsed(path, _decrypted(path, _content(path), keys))) if is_there(path) else {}
+        # What is no text counts afterwards, so that it can be taken out or written over.
+        after = _texts(path, edit(before))
+        text = yaml.safe_dump(dict(after), default_flow_style=False)
         sealed = _encrypted(text.encode(), recipients)
         try:
             _decrypted(path, sealed, keys)
@@ -174,9 +177,13 @@ class _Keys:
     def of(cls, environ: Mapping[str, str]) -> _Keys:
         """Keys at the usual places of the user, or at the one that FIEFDOM_IDENTITY names."""
         named = environ.get(IDENTITY)
-        keys = cls([Path(p).expanduser() for p in ([named] if named else _IDENTITIES)], bool(named))
+        try:
+            keys = cls([Path(p).expanduser() for p in ([named] if named else _IDENTITIES)], bool(named))
+        except RuntimeError:  # a home that nobody knows
+            where = f"{printable(named)}: its" if named else "your"
+            raise FiefdomError(f"{IDENTITY}: {where} home folder is unknown; give a whole path") from None
         for path in keys.paths:
-            if named or path.exists():
+            if named or is_there(path):
                 keys._load(path)
         return keys
 
@@ -198,7 +205,7 @@ class _Keys:
             data = _private(path)
             lines = [line.strip() for line in data.splitlines() if line.strip().startswith(_AGE_KEY)]
             if lines:
-                self.opened += [pyrage.x25519.Identity.from_str(line.decode()) for line in lines]
+                self.opened += [pyrage.x25519.Identity.from_str(line.decode(errors="replace")) for line in lines]
             else:
                 self.opened.append(pyrage.ssh.Identity.from_buffer(data))
             self.tried.append(str(path))
@@ -228,10 +235,23 @@ def _unlocked(path: Path, data: bytes) -> Any:
     passphrase = getpass.getpass(f"Passphrase of {path}: ")
     try:
         key = serialization.load_ssh_private_key(data, passphrase.encode())
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # the latter for an empty one
         raise FiefdomError(f"{path}: this is not its passphrase; try again") from error
     kind = serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-    return pyrage.ssh.Identity.from_buffer(key.private_bytes(*kind))
+    try:
+        return pyrage.ssh.Identity.from_buffer(key.private_bytes(*kind))
+    except pyrage.IdentityError as error:
+        raise FiefdomError(
+            f"{path}: cannot be used ({error}); name an age, Ed25519 or RSA key with {IDENTITY}"
+        ) from None
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file, or something that keeps us from knowing, which opening it tells."""
+    try:
+        return path.exists()
+    except OSError:
+        return True
 
 
 def _content(path: Path) -> bytes:
@@ -241,17 +261,24 @@ def _content(path: Path) -> bytes:
         raise FiefdomError(f"{path}: cannot be read ({error.strerror}); check its owner and mode") from error
 
 
-def _parsed(path: Path, text: bytes) -> Entries:
-    mend = f"take it out with `fiefdom secret remove`, then {_SET}"
+def _parsed(path: Path, text: bytes) -> dict[str, Any]:
+    mend = f"remove the file, and set its secrets anew with {_SET}"
     try:
         entries = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 -- knows text only, so that 0123 stays 0123
     except (yaml.YAMLError, RecursionError):  # its words repeat the text
-        raise FiefdomError(f"{path}: what it holds is no YAML; write it anew with {_SET}") from None
+        raise FiefdomError(f"{path}: what it holds is no YAML; {mend}") from None
     if not isinstance(entries, dict):
-        raise FiefdomError(f"{path}: what it holds is no mapping of names to text; write it anew with {_SET}")
+        raise FiefdomError(f"{path}: what it holds is no mapping of names to text; {mend}")
+    return {str(name): value for name, value in entries.items()}
+
+
+def _texts(path: Path, entries: Mapping[str, Any]) -> Entries:
     for name, value in entries.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise FiefdomError(f"{path}: {name}: what it holds is not text; put it in quotes, or {mend}")
+        if not isinstance(value, str):
+            raise FiefdomError(
+                f"{path}: {printable(name)}: what it holds is not text; set it anew with {_SET}, or take it out with "
+                "`fiefdom secret remove`"
+            )
     return entries
 
 
@@ -273,7 +300,7 @@ def _turn(path: Path) -> Iterator[None]:
 def _write(path: Path, sealed: bytes) -> None:
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o644  # nobody but the recipients can read it
+        mode = path.stat().st_mode & 0o777 if is_there(path) else 0o644  # nobody but the recipients can read it
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:

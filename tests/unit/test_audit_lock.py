@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -39,6 +41,42 @@ VULNERABLE = {
 UNKNOWN = {"name": "paramiko", "skip_reason": "Dependency not found on PyPI and could not be audited: paramiko (4.0.0)"}
 
 
+LOST = "Traceback\nrequests.exceptions.ConnectionError: HTTPSConnectionPool(host='api.osv.dev'): no route"
+
+
+@pytest.mark.parametrize(
+    "words", [LOST, "ERROR:pip_audit._cli:Could not connect to PyPI's vulnerability feed\nERROR: Tip: try another"]
+)
+def test_a_service_that_cannot_be_reached_knows_nothing(audit: ModuleType, words: str) -> None:
+    assert audit.read_answer("", words) == audit.Answer()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("", ""),
+        ("", "No module named pip_audit"),
+        ("", "requests.exceptions.HTTPError: 500"),
+        ("not JSON", LOST),
+        ("[]", ""),
+        ("{}", ""),
+        ('{"dependencies": null}', ""),
+        ('{"dependencies": [1]}', ""),
+        ('{"dependencies": [{}]}', ""),
+        (report({"name": "click", "version": "1", "vulns": [{"id": "X", "aliases": None, "fix_versions": []}]}), ""),
+    ],
+)
+def test_any_other_failure_fails(
+    audit: ModuleType, answer: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    done = subprocess.CompletedProcess([], 1, answer, words)
+    monkeypatch.setattr(audit.subprocess, "run", lambda *_, **__: done)
+    (tmp_path / "lock").write_text("click==8.5.1 \\\n    --hash=sha256:0\n")
+    (tmp_path / "exceptions").touch()
+    assert audit.main(str(tmp_path / "lock"), str(tmp_path / "exceptions")) == 1
+    assert "pip-audit gave no report" in capsys.readouterr().out
+
+
 def test_a_vulnerability_fails_and_is_told_with_its_mend(audit: ModuleType) -> None:
     fine, lines = audit.verdict(NAMES, [audit.read_answer(report(FINE, VULNERABLE))], {})
     assert not fine
@@ -62,7 +100,7 @@ def test_an_exception_that_outlived_its_reason_fails(audit: ModuleType) -> None:
 def test_what_no_service_knows_is_said_and_never_called_checked(audit: ModuleType) -> None:
     """pip-audit itself exits 0 with "No known vulnerabilities found" here."""
     fine, lines = audit.verdict(
-        NAMES, [audit.read_answer(report(FINE, UNKNOWN)), audit.read_answer("")], {"CVE-2026-1": "x"}
+        NAMES, [audit.read_answer(report(FINE, UNKNOWN)), audit.read_answer("", LOST)], {"CVE-2026-1": "x"}
     )
     assert fine
     (line,) = lines

@@ -118,6 +118,13 @@ def test_a_build_takes_no_other_image_that_was_pulled(docker: FakeDocker, images
     assert bases.build_arguments(ROOT / "images/serf") == [f"--label=fiefdom.base={TRIXIE}"]
 
 
+def test_a_build_on_a_release_of_its_own_keeps_its_pin(docker: FakeDocker, tmp_path: Path) -> None:
+    docker({})
+    pin = f"debian:bullseye@sha256:{'3' * 64}"
+    (tmp_path / "Dockerfile").write_text(f"ARG BASE={pin}\nFROM ${{BASE}}\n")
+    assert bases.build_arguments(tmp_path) == [f"--label=fiefdom.base={pin}"]
+
+
 def test_a_build_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text("FROM debian:trixie\n")
     assert bases.build_arguments(tmp_path) == []

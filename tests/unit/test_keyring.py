@@ -241,6 +241,77 @@ def rotate_until(hosts: SimulatedHosts, line: str) -> None:
     hosts.run = run  # type: ignore[method-assign]
 
 
+def half_way(hosts: SimulatedHosts) -> None:
+    """An earlier run died when it had gone through the first round with gw1, gw2 and app1."""
+    rotate_until(hosts, "app1 containers")
+    hosts.log.clear()
+
+
+def test_one_that_goes_on_refuses_a_stranger_that_has_come_meanwhile(hosts: SimulatedHosts) -> None:
+    half_way(hosts)
+    hosts.strangers["app9"] = (OLD,)
+    assert refusal(hosts).startswith("app9 (10.1.0.99:7946) is a member and no host of the inventory")
+    assert not [line for line in hosts.log if "containers" in line]
+    rotate(hosts, force=True)
+    require_rotated(hosts)
+
+
+def test_a_stranger_that_comes_between_two_rounds_ends_it(hosts: SimulatedHosts) -> None:
+    run = hosts.run
+
+    def late(name: str, *arguments: Any) -> None:
+        run(name, *arguments)
+        if name == "app2":
+            hosts.strangers["app9"] = hosts.rings["app2"]
+
+    hosts.run = late  # type: ignore[method-assign]
+    line = refusal(hosts)
+    assert line.startswith("app9 (10.1.0.99:7946) is a member") and "the key is half way" in line
+    assert [line for line in hosts.log if "gw1 containers" in line] == ["gw1 containers"]
+
+
+def test_a_stranger_that_got_the_new_key_is_told_at_the_end(hosts: SimulatedHosts) -> None:
+    run = hosts.run
+
+    def learns(name: str, *arguments: Any) -> None:
+        run(name, *arguments)
+        if name == "app2":
+            hosts.strangers["app9"] = hosts.rings["app2"]
+
+    hosts.run = learns  # type: ignore[method-assign]
+    assert "app9 (10.1.0.99:7946) is no host of the inventory and still a member, so it has the new key" in refusal(
+        hosts, force=True
+    )
+    assert hosts.rings == dict.fromkeys(MEMBERS, (key_file(hosts).read_text().strip(),))
+
+
+def test_one_that_goes_on_waits_for_all_others_first(hosts: SimulatedHosts) -> None:
+    half_way(hosts)
+    hosts.views["gw1"] = "it is on fire"
+    assert "does not serve again: gw1" in refusal(hosts)
+    del hosts.views["gw1"]
+    del hosts.rings["app1"]
+    assert refusal(hosts).startswith("app1: gw1 has it not at all as a member")
+    assert not [line for line in hosts.log if "containers" in line]
+
+
+def test_one_that_goes_on_leaves_all_else_to_an_apply(hosts: SimulatedHosts) -> None:
+    half_way(hosts)
+    hosts.hosts["app2"].remove_file("/etc/hosts")
+    hosts.hosts["gw1"].contents.pop(gateway.HAPROXY_CONFIG)
+    hosts.hosts["gw1"].now.files.pop(gateway.HAPROXY_CONFIG)
+    rotate(hosts)
+    assert sorted(left(hosts)) == [("app2", "/etc/hosts"), ("gw1", gateway.HAPROXY_CONFIG)]
+    assert hosts.rings == dict.fromkeys(MEMBERS, (key_file(hosts).read_text().strip(),))
+
+
+def test_a_round_that_a_host_did_not_go_through_is_the_last(hosts: SimulatedHosts) -> None:
+    half_way(hosts)
+    hosts.hosts["app2"].now = replace(hosts.hosts["app2"].now, docker="down")
+    assert "app2: its agent has other keys than it was given" in refusal(hosts, force=True)
+    assert {len(ring) for ring in hosts.rings.values()} == {1, 2}
+
+
 # --- What is refused
 
 
@@ -305,6 +376,29 @@ def test_what_is_no_list_of_members_is_told(hosts: SimulatedHosts, answer: str) 
         strangers.members(hosts, "gw1")
 
 
+def test_a_host_that_a_gateway_goes_on_refusing_is_told(hosts: SimulatedHosts) -> None:
+    cluster = hosts.known.cluster
+    strangers.require_believed(cluster, hosts, MEMBERS)
+    rows = [{"member": name, "reason": "offers web, which the inventory does not let it run"} for name in ("x", "app1")]
+    hosts.views |= {"gw1": OSError("not connected"), "gw2": {"rejected": rows}}
+    strangers.require_believed(cluster, hosts, ["app2"])
+    with pytest.raises(FiefdomError) as caught:
+        strangers.require_believed(cluster, hosts, ["app1"])
+    assert str(caught.value) == (
+        "app1: refused by gw2: offers web, which the inventory does not let it run; apply the gateways too"
+    )
+    with pytest.raises(FiefdomError, match=r"see `fiefdom status`$"):
+        strangers.require_believed(cluster, hosts, MEMBERS)
+
+
+def test_a_gateway_that_believes_after_a_moment_is_waited_for(
+    hosts: SimulatedHosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts.views["gw2"] = {"rejected": [{"member": "app1", "reason": "claims the name"}]}
+    monkeypatch.setattr(strangers, "time", Clock(meanwhile=hosts.views.clear))
+    strangers.require_believed(hosts.known.cluster, hosts, MEMBERS)
+
+
 # --- Where the key comes from
 
 
@@ -342,6 +436,15 @@ def test_the_next_key_is_private_and_made_once(hosts: SimulatedHosts) -> None:
         secret.next_key(cluster, make=True, environ={})
 
 
+def test_a_link_to_the_key_stays_a_link(hosts: SimulatedHosts) -> None:
+    path = key_file(hosts)
+    target = path.rename(path.with_name("kept-elsewhere"))
+    path.symlink_to(target)
+    key = secret.next_key(hosts.known.cluster, make=True, environ={})
+    assert secret.adopt_next(hosts.known.cluster, {}) == []
+    assert path.is_symlink() and target.read_text().strip() == key
+
+
 def test_a_key_that_cannot_be_put_in_place_is_one_line(hosts: SimulatedHosts) -> None:
     with pytest.raises(FiefdomError, match=r"gossip\.key: cannot be replaced by gossip\.key\.next"):
         secret.adopt_next(hosts.known.cluster, {})
@@ -350,9 +453,31 @@ def test_a_key_that_cannot_be_put_in_place_is_one_line(hosts: SimulatedHosts) ->
 # --- apply with another key
 
 
-def require_same(hosts: SimulatedHosts, key: str) -> None:
+def require_same(hosts: Any, key: str) -> None:
     other = replace(hosts.known, secrets=replace(hosts.known.secrets, gossip_key=key))
-    keyring.require_same_key(other, hosts, converge.make_plan(other, hosts.names, hosts))
+    if keyring.touches_keys(converge.make_plan(other, hosts.names, hosts).due.hosts):
+        keyring.require_same_key(other, hosts)
+
+
+class Limited:
+    """A session with some hosts, and the gateways besides."""
+
+    def __init__(self, hosts: SimulatedHosts, *names: str) -> None:
+        self.names, self.hosts = names, hosts
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.hosts, name)
+
+
+def give(hosts: SimulatedHosts, key: str, *names: str) -> None:
+    """Let hosts have another key alone, or none."""
+    for name in names:
+        path = gateway.AGENT_CONFIG if name.startswith("gw") else serf.CONFIG
+        contents = hosts.hosts[name].contents
+        if key:
+            contents[path] = contents[path].replace(OLD.encode(), key.encode())
+        else:
+            del contents[path]
 
 
 def test_apply_with_another_key_is_refused(hosts: SimulatedHosts) -> None:
@@ -361,18 +486,66 @@ def test_apply_with_another_key_is_refused(hosts: SimulatedHosts) -> None:
         require_same(hosts, GIVEN)
 
 
-@pytest.mark.parametrize(("number", "old_may", "new_may"), [(0, True, False), (1, False, False), (2, False, True)])
-def test_apply_while_a_key_is_half_way_is_refused_where_it_would_cut_the_cluster(
-    hosts: SimulatedHosts, number: int, old_may: bool, new_may: bool
-) -> None:
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_apply_while_a_key_is_half_way_is_refused(hosts: SimulatedHosts, number: int) -> None:
     rotate_until_round(hosts, number)
     new = key_file(hosts).with_name("gossip.key.next").read_text().strip()
-    for key, may in ((OLD, old_may), (new, new_may)):
-        if may:
+    for key in (OLD, new):
+        with pytest.raises(FiefdomError, match=r"another gossip key is on its way"):
             require_same(hosts, key)
-        else:
-            with pytest.raises(FiefdomError, match=r"another gossip key is on its way|is not this machine's"):
-                require_same(hosts, key)
+        # A host that the rotation has not come to yet has nothing but the old key; the gateways tell.
+        with pytest.raises(FiefdomError, match=r"^gw1: another gossip key is on its way"):
+            require_same(Limited(hosts, "app2"), key)
+
+
+@pytest.mark.parametrize(
+    ("asked", "foreign", "without", "may"),
+    [
+        (MEMBERS, [], MEMBERS, True),  # a first converge
+        (MEMBERS, ["app1"], [], True),
+        (MEMBERS, ["gw1"], [], True),
+        (["app1"], ["app1"], [], True),
+        (["app1"], ["app1"], ["gw1"], True),
+        (["app1"], [], ["app1"], True),
+        # The key here is the one that a rotation took away.
+        (MEMBERS, ["gw1", "gw2", "app1"], [], False),
+        (MEMBERS, ["gw1", "gw2", "app1"], ["app2"], False),
+        (MEMBERS, ["gw1", "app1", "app2"], [], False),
+        (["app1"], ["gw1", "gw2", "app2"], [], False),
+        (["app1"], ["gw1", "gw2", "app2"], ["app1"], False),
+        (["gw1"], ["gw1"], [], False),  # of two gateways nobody knows which one is right
+    ],
+)
+def test_only_a_host_that_drifted_is_given_this_machines_key(
+    hosts: SimulatedHosts, asked: Sequence[str], foreign: Sequence[str], without: Sequence[str], may: bool
+) -> None:
+    give(hosts, GIVEN, *foreign)
+    give(hosts, "", *without)
+    session: Any = Limited(hosts, *asked)
+    if may:
+        keyring.require_same_key(hosts.known, session)
+    else:
+        with pytest.raises(FiefdomError, match="the gossip key there is not this machine's"):
+            keyring.require_same_key(hosts.known, session)
+
+
+def test_a_gateway_that_is_down_does_not_keep_an_app_host_from_its_mend(hosts: SimulatedHosts) -> None:
+    give(hosts, GIVEN, "app1")
+    script = hosts.script
+
+    def down(name: str, *arguments: Any, **more: Any) -> tuple[bool, str, str]:
+        if name == "gw1":
+            raise OSError("not connected")
+        return script(name, *arguments, **more)
+
+    hosts.script = down  # type: ignore[method-assign]
+    keyring.require_same_key(hosts.known, Limited(hosts, "app1"))
+
+
+def test_a_plan_for_a_new_host_is_looked_at_and_one_of_something_else_is_not(hosts: SimulatedHosts) -> None:
+    assert not keyring.touches_keys(converge.make_plan(hosts.known, ["app1"], hosts).hosts)
+    hosts.hosts["app1"].remove_file(serf.CONFIG)
+    assert keyring.touches_keys(converge.make_plan(hosts.known, ["app1"], hosts).hosts)
 
 
 def rotate_until_round(hosts: SimulatedHosts, number: int) -> None:

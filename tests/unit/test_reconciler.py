@@ -301,7 +301,28 @@ def test_a_host_that_is_new_in_the_network_is_believed_unless_only_known_ones_ar
     ],
 )
 def test_who_cannot_be_who_it_says_is_not_believed(name, address, reason, role):
-    assert judged(member(name, address, role=role)) == ([], [f"{name} {reason}"])
+    there = [member(n, host.address, role="") for n, host in INVENTORY.hosts.items() if n != name]
+    assert judged(member(name, address, role=role), *there) == ([m.name for m in there], [f"{name} {reason}"])
+
+
+@pytest.mark.parametrize("before", [[], [member(status="left")], [member(status="failed")]])
+def test_a_host_that_was_renamed_is_believed_once_the_old_name_is_gone(before):
+    renamed = member("app9", "10.99.0.21")
+    assert judged(*before, renamed) == ([m.name for m in (*before, renamed)], [])
+    for status in ("alive", "leaving"):
+        says = "app9 claims 10.99.0.21, which the inventory has as the address of app1"
+        assert judged(member(status=status), renamed) == (["app1"], [says])
+    # Of a name that is not at home nothing follows for its address.
+    assert judged(member("app1", "10.99.0.66"), renamed)[0] == ["app9"]
+    assert judged(renamed, inventory=KNOWN_ONLY)[0] == []
+
+
+def test_under_another_name_a_host_is_believed_no_other_services():
+    offers = tuple(Offer(name, "1", port, port) for name, port in (("echo", 9000), ("predictor", 8000)))
+    roll = believe(Roll((Member("app9", "10.99.0.21", "alive", "app", offers),)), INVENTORY)
+    assert roll.members[0].offers == offers[1:]
+    roll = believe(Roll((Member("evil", "10.99.0.11", "alive", "app", offers),)), INVENTORY)
+    assert roll.members[0].offers == ()
 
 
 @pytest.mark.parametrize("status", ["left", "failed"])

@@ -124,6 +124,20 @@ def test_a_key_with_a_passphrase_is_opened_where_somebody_can_be_asked(
     assert "not its passphrase" in refusal(vault.read, it, environ)
 
 
+@pytest.mark.parametrize(
+    ("kind", "given", "says"), [("ed25519", "", "not its passphrase"), ("ecdsa", "open sesame", "cannot be used")]
+)
+def test_a_locked_key_that_does_not_open_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, given: str, says: str
+) -> None:
+    path, _ = ssh_key(tmp_path, kind, "open sesame")
+    it = filled(tmp_path)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("getpass.getpass", lambda _: given)
+    line = refusal(vault.read, it, {vault.IDENTITY: str(path)})
+    assert line.startswith(f"{path}: ") and says in line
+
+
 def test_nobody_else_can_read_it(tmp_path: Path) -> None:
     it = filled(tmp_path)
     line = refusal(vault.read, it, key_file(tmp_path, OTHER))
@@ -270,6 +284,54 @@ def test_a_key_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     assert "No such file" in refusal(vault.read, it, {vault.IDENTITY: str(tmp_path / "nowhere")})
     ecdsa, _ = ssh_key(tmp_path, "ecdsa")
     assert str(ecdsa) in refusal(vault.read, it, {vault.IDENTITY: str(ecdsa)})
+    line = refusal(vault.read, it, {vault.IDENTITY: "~nouser-of-this-name/key"})
+    assert line == f"{vault.IDENTITY}: ~nouser-of-this-name/key: its home folder is unknown; give a whole path"
+    odd = tmp_path / "odd"
+    odd.write_bytes(b"AGE-SECRET-KEY-1\xc3\xa4\xff\n")
+    odd.chmod(0o600)
+    assert str(odd) in refusal(vault.read, it, {vault.IDENTITY: str(odd)})
+
+
+def test_a_folder_that_may_not_be_looked_into_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    it = filled(tmp_path)
+    environ = key_file(tmp_path)
+    looked = Path.exists
+
+    def closed(path: Path) -> bool:
+        if path.name in ("secrets.age", "id_rsa"):
+            raise PermissionError(13, "Permission denied")
+        return looked(path)
+
+    monkeypatch.setattr(Path, "exists", closed)
+    assert vault.read(it, environ) == {"token": VALUE}
+    monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+    assert "id_rsa: No such file" in refusal(vault.read, it, {})
+    (tmp_path / "secrets.age").unlink()
+    assert "cannot be read" in refusal(vault.change, it, vault.adding("a", "b"), environ)
+
+
+def test_a_link_to_the_file_stays_a_link(tmp_path: Path) -> None:
+    it = filled(tmp_path)
+    path, target = tmp_path / "secrets.age", tmp_path / "elsewhere" / "kept.age"
+    target.parent.mkdir()
+    path.rename(target)
+    path.symlink_to(target)
+    vault.change(it, vault.adding("token", "new"), key_file(tmp_path))
+    assert path.is_symlink() and vault.read(it, key_file(tmp_path)) == {"token": "new"}
+
+
+def test_an_entry_that_is_no_text_is_taken_out_or_set_anew(tmp_path: Path) -> None:
+    it, environ = cluster(tmp_path), key_file(tmp_path)
+    sealed(tmp_path, b'{"pin\\n\\e[31m": [1234], "token": {a: b}}')
+    assert (
+        "pin" in (line := refusal(vault.read, it, environ)) and "fiefdom secret remove" in line and line.isprintable()
+    )
+    vault.change(
+        it, lambda found: vault.removing(next(n for n in found if n != "token"))(found) | {"token": "x"}, environ
+    )
+    assert vault.read(it, environ) == {"token": "x"}
+    sealed(tmp_path, b"no mapping")
+    assert "remove the file" in refusal(vault.change, it, vault.adding("a", "b"), environ)
 
 
 def test_a_recipient_that_is_no_whole_key_is_named(tmp_path: Path) -> None:

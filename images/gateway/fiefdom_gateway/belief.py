@@ -1,11 +1,13 @@
 """Whom the gateway believes: what members say of themselves, against what the inventory knows of hosts.
 
 A known host is believed at its own address, for the services that it is to run. A host that the inventory does not know
-yet is believed in the cluster's network, at an address that no known host has, so that it can be added without a change
-of the gateways; unless the inventory says that only known hosts are.
+yet is believed in the cluster's network, so that it can be added without a change of the gateways; unless the inventory
+says that only known hosts are. At a known host's address it is believed while that host is not there itself, as after a
+change of name, and for that host's services.
 """
 
 import ipaddress
+from collections.abc import Set
 from dataclasses import replace
 
 from fiefdom_gateway.members import Member, Rejection, Roll
@@ -19,8 +21,9 @@ def believe(roll: Roll, inventory: Inventory) -> Roll:
     """Return the members that are believed, with what is believed of their offers, and all that is not."""
     members: list[Member] = []
     rejected = list(roll.rejected)
+    taken = frozenset(m.address for m in roll.members if m.status in _CLAIMING and _is_at_home(m, inventory))
     for member in roll.members:
-        reason = doubt(member, inventory)
+        reason = doubt(member, inventory, taken)
         if reason is None:
             kept, refused = _offers(member, inventory)
             members.append(kept)
@@ -31,24 +34,32 @@ def believe(roll: Roll, inventory: Inventory) -> Roll:
     return Roll(tuple(members), tuple(sorted(rejected)))
 
 
-def doubt(member: Member, inventory: Inventory) -> str | None:
-    """Return why a member cannot be the host that it says it is; None when it can."""
+def doubt(member: Member, inventory: Inventory, taken: Set[str]) -> str | None:
+    """Return why a member cannot be the host that it says it is; None when it can.
+
+    `taken` are the addresses at which known hosts are members now.
+    """
     host = inventory.hosts.get(member.name)
     if host is None:
-        return _doubt_of_new(member, inventory)
-    if member.address == host.address:
+        return _doubt_of_new(member, inventory, taken)
+    if _is_at_home(member, inventory):
         return None
     return f"claims the name at {member.address}, the inventory has it at {host.address}"
 
 
-def _doubt_of_new(member: Member, inventory: Inventory) -> str | None:
+def _is_at_home(member: Member, inventory: Inventory) -> bool:
+    host = inventory.hosts.get(member.name)
+    return host is not None and host.address == member.address
+
+
+def _doubt_of_new(member: Member, inventory: Inventory, taken: Set[str]) -> str | None:
     if inventory.known_hosts_only:
         return f"at {member.address} is no host of the inventory"
     # Serf's names differ by their case, and people's do not.
     if member.name.lower() in inventory.hosts:
         return f"at {member.address} has a name too much like a host's of the inventory"
-    owner = inventory.owner(member.address)
-    if owner is not None:
+    if member.address in taken:
+        owner = inventory.owner(member.address)
         return f"claims {member.address}, which the inventory has as the address of {owner}"
     if ipaddress.ip_address(member.address) not in inventory.network:
         return f"claims {member.address}, outside {inventory.network}"
@@ -56,7 +67,7 @@ def _doubt_of_new(member: Member, inventory: Inventory) -> str | None:
 
 
 def _offers(member: Member, inventory: Inventory) -> tuple[Member, list[str]]:
-    host = inventory.hosts.get(member.name)
+    host = inventory.hosts.get(member.name) or inventory.hosts.get(inventory.owner(member.address) or "")
     if host is None:
         return member, []
     kept = tuple(offer for offer in member.offers if offer.service in host.services)
