@@ -327,7 +327,7 @@ def test_under_another_name_a_host_is_believed_no_other_services():
 
 @pytest.mark.parametrize("status", ["left", "failed"])
 def test_who_is_gone_is_neither_believed_nor_complained_about(status):
-    assert judged(member("old", "10.99.0.21", status)) == ([], [])
+    assert judged(member(), member("old", "10.99.0.21", status)) == (["app1"], [])
 
 
 def test_a_known_host_is_believed_the_services_that_it_is_to_run():

@@ -583,7 +583,8 @@ def test_apply_leaves_a_pending_release_alone_and_agents_keep_telling_what_runs(
 
 
 def test_more_instances_beside_a_pending_release_are_told_of_in_the_version_that_runs(hosts: SimulatedHosts) -> None:
-    more = known(NEW, hosts={"app1": {"services": {"predictor": {"instances": 3}}}})
+    app1 = {"address": "10.1.0.30", "groups": ["app_hosts"], "services": {"predictor": {"instances": 3}}}
+    more = known(NEW, hosts={"app1": app1})
     bring(hosts, more)
     assert hosts.tags["app1"]["svc:predictor"] == f"{OLD};8000-8002"
     assert due(hosts) == []
