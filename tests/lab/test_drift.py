@@ -51,9 +51,12 @@ HARM = {
     "a container with our labels and another environment": (
         "app1",
         "systemctl stop predictor@8000; "
-        "labels=$(docker inspect predictor-8000 --format "
-        "'{{range $k, $v := .Config.Labels}}--label {{$k}}={{$v}} {{end}}'); docker rm -f predictor-8000 >/dev/null; "
-        "docker run -d --name predictor-8000 $labels -e X=1 -p 10.99.0.21:8000:8000 fiefdom/predictor:1.0.0",
+        # By file: what a label says may hold spaces.
+        "docker inspect predictor-8000 --format "
+        "'{{range $k, $v := .Config.Labels}}{{$k}}={{$v}}{{println}}{{end}}' >/run/labels; "
+        "docker rm -f predictor-8000 >/dev/null; "
+        "docker run -d --name predictor-8000 --label-file /run/labels -e X=1 -p 10.99.0.21:8000:8000 "
+        "fiefdom/predictor:1.0.0; rm /run/labels",
         ["-/+ container predictor-8000"],
     ),
     "a container's limit changed": (
