@@ -267,7 +267,7 @@ def _of_the_key(wanted: plan.Plan) -> plan.Plan:
 
 
 def await_members(cluster: Cluster, hosts: Session, names: Collection[str], gateways: Collection[str]) -> None:
-    """Wait until the Serf agents of ``gateways`` have ``names`` alive. Raises FiefdomError where that takes too long."""
+    """Wait until the Serf agents of ``gateways`` have ``names`` alive. Raises FiefdomError where that takes long."""
     deadline = time.monotonic() + cluster.serf.join_timeout_s + 60
     while missing := _not_alive(cluster, hosts, names, gateways):
         if time.monotonic() > deadline:

@@ -119,7 +119,7 @@ def _script(hosts: Session, name: str, text: str) -> str:
 
 
 def await_serving(cluster: Cluster, hosts: Session, name: str, gateways: Collection[str] | None = None) -> None:
-    """Wait until every gateway, or these, have all of a host's servers up. Raises FiefdomError where that takes long."""
+    """Wait until all gateways, or these, have a host's servers up. Raises FiefdomError where that takes long."""
     instances = cluster.instances(name)
     start_s = sum(cluster.services[i.service].health.start_timeout_s for i in instances)
     deadline = time.monotonic() + start_s + cluster.serf.join_timeout_s + 60

@@ -309,9 +309,9 @@ def test_who_cannot_be_who_it_says_is_not_believed(name, address, reason, role):
 def test_a_host_that_was_renamed_is_believed_once_the_old_name_is_gone(before):
     renamed = member("app9", "10.99.0.21")
     assert judged(*before, renamed) == ([m.name for m in (*before, renamed)], [])
-    for status in ("alive", "leaving"):
+    for there in ("alive", "leaving"):
         says = "app9 claims 10.99.0.21, which the inventory has as the address of app1"
-        assert judged(member(status=status), renamed) == (["app1"], [says])
+        assert judged(member(status=there), renamed) == (["app1"], [says])
     # Of a name that is not at home nothing follows for its address.
     assert judged(member("app1", "10.99.0.66"), renamed)[0] == ["app9"]
     assert judged(renamed, inventory=KNOWN_ONLY)[0] == []
