@@ -214,8 +214,8 @@ def _access(plan: HostPlan, kept: guard.Backup) -> Iterator[Step]:
     for kind, name in kept.items:
         if kind == "link":
             yield ("reconfigure", name)
-    yield from guard.after()
     yield from _forgotten(plan)
+    yield from guard.after()
 
 
 def _host_files(plan: HostPlan) -> Iterator[Step]:

@@ -127,13 +127,15 @@ def settled_plan(known: Known, names: Sequence[str], hosts: Hosts, say: Callable
 
 
 def leaders(wanted: plan.Plan, cluster: Cluster) -> tuple[str, ...]:
-    """Of the hosts with a change that could cut the line, the first of each group: they go before all others, alone."""
+    """Of the hosts with a change that could cut the line, the first of each group and topic: they go ahead, alone."""
     found: list[str] = []
-    covered: set[str] = set()
+    covered: set[tuple[str, str]] = set()
     for host in wanted.hosts:
-        if any(guard.cuts_line(c) for c in host.changes) and not covered.issuperset(cluster.hosts[host.host].groups):
+        topics = {guard.topic(c) for c in host.changes if guard.cuts_line(c)}
+        risks = {(group, topic) for topic in topics for group in cluster.hosts[host.host].groups}
+        if not risks <= covered:
             found.append(host.host)
-            covered.update(cluster.hosts[host.host].groups)
+            covered |= risks
     return tuple(found)
 
 

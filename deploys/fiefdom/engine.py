@@ -215,8 +215,10 @@ class _Line:
         job = gevent.spawn(listen)
         while not job.ready():
             heard.clear()
-            # Before the change, the host may wait for another run; after it, silence means that the line is cut.
-            if not heard.wait(QUIET_S / 2 if last in lines else None):
+            # Before the change, the host may wait for another run; after it, silence means that the line is cut, or
+            # that a step failed and the host takes its time to put back what came before.
+            failed = any(line.startswith("fiefdom-failed\t") for line in lines)
+            if not heard.wait(guard.BACK_S if failed else QUIET_S / 2 if last in lines else None):
                 break
         job.kill()
         return lines
@@ -228,14 +230,14 @@ class _Line:
 
     def confirm(self, attempt: str) -> tuple[guard.Answer, str]:
         """As in `guard.Line`."""
+        if self._moved is not None:
+            _remember(self._known_hosts, *self._moved)
         try:
             answer, words = _answer(self._fresh, "confirm", attempt)
         except _BROKEN:
             return "applying", ""  # asked again over another connection
         if answer == "confirmed":
             self._adopt()
-            if self._moved is not None:
-                _remember(self._known_hosts, *self._moved)
         return answer, words
 
     def ask(self, attempt: str) -> tuple[guard.Answer, str]:
@@ -329,7 +331,7 @@ def _known_hosts(cluster: Cluster) -> Path:
 
 def _trust(known_hosts: Path, name: str, key: PKey) -> str:
     """A file that knows what ``known_hosts`` does, and ``key`` under ``name``."""
-    text = known_hosts.read_text() if known_hosts.exists() else ""
+    text = _text(known_hosts)
     with tempfile.NamedTemporaryFile("w", prefix="fiefdom-known-hosts-", delete=False) as file:
         file.write(f"{text.rstrip()}\n{_known_hosts_line(name, key)}")
     return file.name
@@ -337,11 +339,22 @@ def _trust(known_hosts: Path, name: str, key: PKey) -> str:
 
 def _remember(known_hosts: Path, name: str, key: PKey) -> None:
     line = _known_hosts_line(name, key)
-    text = known_hosts.read_text() if known_hosts.exists() else ""
-    if line.strip() not in text.splitlines():
+    text = _text(known_hosts)
+    if line.strip() in text.splitlines():
+        return
+    try:
         known_hosts.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with known_hosts.open("a") as file:
             file.write(line if not text or text.endswith("\n") else f"\n{line}")
+    except OSError as error:
+        raise FiefdomError(f"{known_hosts}: cannot be added to: {error.strerror}") from error
+
+
+def _text(known_hosts: Path) -> str:
+    try:
+        return known_hosts.read_text() if known_hosts.exists() else ""
+    except OSError as error:
+        raise FiefdomError(f"{known_hosts}: cannot be read: {error.strerror}") from error
 
 
 def _known_hosts_line(name: str, key: PKey) -> str:
@@ -402,6 +415,7 @@ class Session:
     others: tuple[str, ...] = ()
     at: Mapping[str, tuple[str | None, int | None]] = field(default_factory=dict)
     _state: State = field(init=False, repr=False)
+    _unconfirmed: dict[str, guard.Backup] = field(init=False, repr=False, default_factory=dict)
 
     def __enter__(self) -> Session:
         # Without a handler, Python prints pyinfra's warnings raw.
@@ -430,6 +444,11 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        if kind is KeyboardInterrupt and self._unconfirmed:
+            back = (
+                f"{n} takes back the change of {k.about} within {k.confirm_s} s" for n, k in self._unconfirmed.items()
+            )
+            raise FiefdomError(f"interrupted; {', '.join(back)}; what was done before stays") from error
 
     def _connection(self, name: str) -> dict[str, Any]:
         address, port = self.at.get(name, (None, None))
@@ -487,7 +506,9 @@ class Session:
         elif phase.images:
             self._operate(host, ship, label, cluster=self.cluster, refs=phase.images)
         if phase.guarded is not None:
+            self._unconfirmed[name] = phase.guarded
             _guarded(host, self.cluster, phase.steps, phase.guarded)
+            del self._unconfirmed[name]
         elif phase.steps:
             self._operate(host, take, label, steps=apply.steps_text(phase.steps), detached=phase.interrupts)
 

@@ -8,6 +8,7 @@ host's half is guard.sh; `apply` writes the steps, and `engine` is the line.
 from __future__ import annotations
 
 import base64
+import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ _PATHS = (
     "/etc/sysctl.d/",
     "/etc/systemd/system/fiefdom-firewall.service",
     "/etc/systemd/system/nftables.service.d",
+    "/etc/systemd/system/ssh.service.d",
     "/etc/systemd/system/fiefdom-sshd-keys.service",
 )
 _UNITS = (
@@ -62,7 +64,7 @@ Answer = Literal["confirmed", "waiting", "applying", "reverted", "unknown"]
 
 @dataclass(frozen=True)
 class Backup:
-    """What of one host is kept before a change: ``attempt`` names the change, ``about`` says it to a person."""
+    """What of one host is kept before a change: ``attempt`` names this try of it, ``about`` says it to a person."""
 
     attempt: str
     about: str
@@ -124,7 +126,9 @@ def backup(plan: HostPlan, confirm_s: int) -> Backup:
         *(("link", name) for name in links),
         *(("unit", name) for name in units),
     ]
-    return Backup(merge([plan]).hash, about(plan.changes), confirm_s, tuple(items))
+    # What became of an earlier run's try of the same plan must not be taken for this one's.
+    attempt = f"{merge([plan]).hash}-{secrets.token_hex(4)}"
+    return Backup(attempt, about(plan.changes), confirm_s, tuple(items))
 
 
 def _interfaces(plan: HostPlan) -> list[str]:
@@ -140,12 +144,20 @@ def _interfaces(plan: HostPlan) -> list[str]:
 
 def about(changes: Iterable[Change]) -> str:
     """What the changes are about, as a person says it: sshd, firewall, network."""
-    found = {_topic(c) for c in changes}
-    return ", ".join(topic for topic in ("network", "firewall", "sshd") if topic in found)
+    found = {topic(c) for c in changes}
+    return ", ".join(each for each in ("network", "firewall", "sshd") if each in found)
 
 
-def _topic(change: Change) -> str:
-    if change.name.startswith("/etc/ssh/") or change.name == "ssh.service":
+def topic(change: Change) -> str:
+    """What of the line a change is about."""
+    sshd = (
+        "/etc/ssh/",
+        "ssh.service",
+        "/etc/systemd/system/ssh.service.d",
+        "fiefdom-sshd",
+        "/etc/systemd/system/fiefdom-sshd",
+    )
+    if change.name.startswith(sshd):
         return "sshd"
     firewall = ("/etc/fiefdom/", "/etc/systemd/system/", "fiefdom-firewall", "nftables")
     return "firewall" if change.name.startswith(firewall) else "network"
@@ -223,6 +235,8 @@ def _unconfirmed(line: Line, kept: Backup, deadline: float, clock: Callable[[], 
             why = f"a new login to {line.where} failed: {reason}"
             refused += reason.startswith(_REFUSED)
             answer, words = line.ask(kept.attempt)
+            if answer == "confirmed":  # and the word of it was lost
+                return None
             if answer == "reverted":
                 return words
         if refused >= LOGINS or clock() >= deadline:

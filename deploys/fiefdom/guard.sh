@@ -8,6 +8,7 @@ state=/var/lib/fiefdom
 kept=$state/guard       # complete, with `pending` in it, exactly while a change waits for its confirmation
 draft=$state/guard.new  # on its way there
 verdict=$state/reverted # what was put back last, and why
+confirmed=$state/confirmed # what was confirmed last: the answer may be lost on its way
 armed=/run/fiefdom/guard-armed # gone after a reboot
 timer=fiefdom-revert
 at_boot=fiefdom-revert-boot.service
@@ -25,7 +26,10 @@ copy_name() { # path; two paths never share a name
     copy=${copy%% *}
 }
 
+locked() { exec 7>"$state/guard.lock" && flock 7; }
+
 begin() {
+    locked
     [ ! -e "$kept/pending" ] || fail "$kept" "another change waits for its confirmation; it takes itself back within $(($(cat "$kept/until") - $(seconds_up))) s"
     rm -rf "$draft" && mkdir -p "$draft" && : >"$draft/index" || fail "$draft" "cannot be created"
 }
@@ -34,25 +38,35 @@ keep() { # kind name
     case $1 in
     file)
         copy_name "$2"
-        [ ! -e "$2" ] || cp -a "$2" "$draft/$copy" || fail "$2" "cannot be kept"
+        { [ ! -e "$2" ] && [ ! -L "$2" ]; } || cp -a "$2" "$draft/$copy" || fail "$2" "cannot be kept"
         found=''
         ;;
-    unit) found=$(systemctl is-enabled "$2" 2>/dev/null)$tab$(systemctl is-active "$2" 2>/dev/null) ;;
+    unit)
+        # An empty field would let the next one take its place.
+        found=$(systemctl is-enabled "$2" 2>/dev/null)
+        found=${found:--}$tab$(systemctl is-active "$2" 2>/dev/null)
+        ;;
     sysctl) found=$(tr '\t' ' ' <"$2") || fail "$2" "cannot be read" ;;
     link)
-        # Only what was set there: the kernel makes the routes of an address by itself.
-        ip -o -4 addr show dev "$2" scope global >"$draft/addresses" 2>/dev/null
-        ip -4 route show dev "$2" 2>/dev/null | grep -v 'proto kernel' >"$draft/routes"
+        # Only what was set there: the kernel makes the routes of an address by itself, and routers tell of others.
+        for family in -4 -6; do
+            ip -o "$family" addr show dev "$2" scope global 2>/dev/null | grep -v ' mngtmpaddr ' >"$draft/addresses$family"
+            ip "$family" route show dev "$2" 2>/dev/null | grep -v -e 'proto kernel' -e 'proto ra' >"$draft/routes$family"
+        done
         found=''
         ;;
     esac
     printf '%s\t%s\t%s\n' "$1" "$2" "$found" >>"$draft/index" || fail "$draft/index" "cannot be written"
 }
 
+# `pending` comes last: where it is, the timer runs and the next boot knows of it.
 arm() { # attempt seconds
+    locked
+    systemctl stop "$timer.timer" "$timer.service" 2>/dev/null # of a run that died before it had one
+    systemctl reset-failed "$timer.service" 2>/dev/null
     printf '%s\n' "$(($(seconds_up) + $2))" >"$draft/until" && cp "$0" "$draft/guard.sh" && printf '%s\n' "$1" >"$draft/pending" &&
-        sync -f "$draft" && rm -rf "$kept" "$verdict" && mv -T "$draft" "$kept" && sync -f "$state" || fail "$kept" "cannot be written"
-    mkdir -p "${armed%/*}" && : >"$armed" && (umask 022 && cat >"/etc/systemd/system/$at_boot") <<EOF || fail "$at_boot" "cannot be written"
+        sync -f "$draft" && rm -rf "$kept" "$verdict" "$confirmed" || fail "$draft" "cannot be written"
+    (umask 022 && cat >"/etc/systemd/system/$at_boot") <<EOF || fail "$at_boot" "cannot be written"
 [Unit]
 Description=Fiefdom: take back a change that nobody confirmed before the reboot
 DefaultDependencies=no
@@ -63,16 +77,24 @@ Before=network-pre.target systemd-sysctl.service systemd-networkd.service networ
 
 [Service]
 Type=oneshot
-ExecStart=/bin/sh $kept/guard.sh revert "the host rebooted before it was confirmed"
+TimeoutStartSec=60
+ExecStart=/bin/sh $kept/guard.sh boot
 
 [Install]
 WantedBy=sysinit.target
 EOF
-    systemctl reset-failed "$timer.service" 2>/dev/null
-    systemctl daemon-reload && systemctl -q enable "$at_boot" &&
-        systemd-run --quiet --collect --unit="$timer" --on-active="$2" --timer-property=AccuracySec=500ms --service-type=oneshot \
-            --description="Fiefdom: take back a change that nobody confirmed" \
-            /bin/sh "$kept/guard.sh" revert "nobody confirmed it within $2 s" || fail "$timer.timer" "cannot be started"
+    systemctl daemon-reload && systemctl -q enable "$at_boot" && sync -f /etc || fail "$at_boot" "cannot be enabled"
+    mkdir -p "${armed%/*}" && : >"$armed" || fail "$armed" "cannot be written"
+    start_timer "$2" "nobody confirmed it within $2 s" || fail "$timer.timer" "cannot be started"
+    mv -T "$draft" "$kept" && sync -f "$state" || fail "$kept" "cannot be written"
+}
+
+# What cannot be put back, as on a full disk, is tried until it can.
+start_timer() { # seconds why
+    systemd-run --quiet --collect --unit="$timer" --on-active="$1" --timer-property=AccuracySec=500ms --service-type=oneshot \
+        --property=Restart=on-failure --property=RestartSec=5 --property=StartLimitIntervalSec=0 \
+        --description="Fiefdom: take back a change that nobody confirmed" \
+        /bin/sh "$kept/guard.sh" revert "$2"
 }
 
 disarm() {
@@ -107,36 +129,57 @@ stop_new() { # unit enabled active: while its file still says how to stop it
 
 put_back_file() { # path
     copy_name "$1"
-    if [ -e "$kept/$copy" ]; then
-        (umask 022 && mkdir -p "${1%/*}") && cp -a "$kept/$copy" "${1%/*}/.fiefdom-revert" && mv -fT "${1%/*}/.fiefdom-revert" "$1"
+    beside=${1%/*}/.fiefdom-revert
+    if [ -e "$kept/$copy" ] || [ -L "$kept/$copy" ]; then
+        (umask 022 && mkdir -p "${1%/*}")
+        rm -f "$beside"
+        # Linked, for a full disk may be why there is something to put back.
+        { ln "$kept/$copy" "$beside" 2>/dev/null || cp -a "$kept/$copy" "$beside"; } && mv -fT "$beside" "$1"
     else
         rm -f "$1"
-    fi
+    fi || missed="$1 cannot be put back"
+}
+
+put_back_disabled() { # unit enabled: while its file still says what that is
+    case $2 in disabled | masked | not-found | -) systemctl -q disable "$1" 2>/dev/null ;; esac
 }
 
 put_back_enabled() { # unit enabled
-    case $2 in
-    enabled) systemctl -q enable "$1" ;;
-    disabled | masked | '') systemctl -q disable "$1" ;;
-    esac 2>/dev/null
+    [ "$2" != enabled ] || systemctl -q enable "$1" 2>/dev/null
 }
 
 put_back_sysctl() { printf '%s\n' "$2" >"$1"; } # path value
 
 put_back_link() { # interface
     ip -4 addr flush dev "$1" scope global
-    sed -n 's/^.* inet \([0-9./]*\) .*$/\1/p' "$kept/addresses" | while read -r address; do
-        ip addr add "$address" brd + dev "$1"
+    for family in -4 -6; do
+        while read -r _ _ _ address peer other _; do
+            if [ "$peer" = peer ]; then
+                ip addr replace "$address" peer "$other" dev "$1"
+            elif [ "$family" = -4 ]; then
+                ip addr replace "$address" brd + dev "$1"
+            else
+                ip addr replace "$address" dev "$1"
+            fi
+        done <"$kept/addresses$family"
+        # Twice: a gateway outside the address's network is reached by a route that may stand below its own.
+        for _ in 1 2; do
+            # shellcheck disable=SC2086 # the words of a route
+            while read -r route; do
+                ip "$family" route replace $route dev "$1" 2>/dev/null
+            done <"$kept/routes$family"
+        done
     done
-    # shellcheck disable=SC2086 # the words of a route
-    while read -r route; do
-        ip -4 route replace $route dev "$1"
-    done <"$kept/routes"
 }
 
 start_again() { # unit enabled active
     case $3 in active | reloading | activating) ;; *) return ;; esac
     systemctl reset-failed "$1" 2>/dev/null
+    # At boot this unit is what the others wait for, and what the change had turned off is not among them.
+    [ -e "$armed" ] || {
+        systemctl --no-block start "$1"
+        return
+    }
     case $1 in
     # A new table takes the old one's place at once, with no moment without rules.
     fiefdom-firewall.service) systemctl reload-or-restart "$1" ;;
@@ -147,19 +190,27 @@ start_again() { # unit enabled active
 # In the order of the index: the network, then the firewall, then sshd, so that each finds what lets the operator in.
 revert() { # why
     # Of a change that hangs, no step may come after the way back. It takes the way back itself as it ends.
-    [ -e "$kept/applied" ] || [ ! -e "$armed" ] || [ -n "${GUARD_WITHIN:-}" ] || systemctl stop fiefdom-turn.service 2>/dev/null
-    exec 7>"$state/guard.lock" && flock 7
+    [ -e "$kept/applied" ] || [ -e "$kept/reverting" ] || [ ! -e "$armed" ] || [ -n "${GUARD_WITHIN:-}" ] ||
+        timeout 15 systemctl stop fiefdom-turn.service 2>/dev/null ||
+        systemctl kill --signal=KILL fiefdom-turn.service 2>/dev/null
+    locked
     [ -e "$kept/pending" ] || return 0
+    # From here on nobody can confirm it. Renamed, which a full disk allows.
+    mv -f "$kept/applied" "$kept/reverting" 2>/dev/null
+    missed=''
     each unit stop_new
+    each unit put_back_disabled
     each file put_back_file
-    sync -f /etc
     systemctl daemon-reload
     each unit put_back_enabled
+    sync -f /etc
     if [ -e "$armed" ]; then
         each sysctl put_back_sysctl
         each link put_back_link
-        each unit start_again
     fi
+    each unit start_again
+    # The host may let nobody in as it is: its backup stays, and so do the timer and the unit of the next boot.
+    [ -z "$missed" ] || fail "$kept" "$missed"
     printf '%s\t%s\n' "$(cat "$kept/pending")" "$1" >"$verdict"
     rm -f "$kept/pending" && sync -f "$kept"
     disarm
@@ -167,9 +218,24 @@ revert() { # why
     return 0
 }
 
+boot() {
+    rm -f "$armed" # a soft reboot keeps it
+    why="the host rebooted before it was confirmed"
+    (revert "$why") && return
+    mkdir -p "${armed%/*}" && : >"$armed"
+    start_timer 5 "$why"
+    return 1
+}
+
 ask() { # attempt; prints what has become of it
     if [ "$(cat "$kept/pending" 2>/dev/null)" != "$1" ]; then
-        [ "$(cut -f 1 "$verdict" 2>/dev/null)" = "$1" ] && printf 'reverted\t%s\n' "$(cut -f 2 "$verdict")" || printf 'unknown\n'
+        if [ "$(cat "$confirmed" 2>/dev/null)" = "$1" ]; then
+            printf 'confirmed\n'
+        elif [ "$(cut -f 1 "$verdict" 2>/dev/null)" = "$1" ]; then
+            printf 'reverted\t%s\n' "$(cut -f 2 "$verdict")"
+        else
+            printf 'unknown\n'
+        fi
     elif [ ! -e "$kept/applied" ]; then
         printf 'applying\n'
     else
@@ -178,15 +244,15 @@ ask() { # attempt; prints what has become of it
 }
 
 confirm() { # attempt
-    exec 7>"$state/guard.lock" && flock 7
+    locked
     answer=$(ask "$1")
-    if [ "$answer" != waiting ]; then
-        printf '%s\n' "$answer"
-    else
+    if [ "$answer" = waiting ]; then
+        printf '%s\n' "$1" >"$confirmed"
         rm -f "$kept/pending" && sync -f "$kept"
         disarm
-        printf 'confirmed\n'
+        answer=confirmed
     fi
+    printf '%s\n' "$answer"
 }
 
 verb=$1
@@ -199,6 +265,7 @@ applied) : >"$kept/applied" ;;
 ask) ask "$1" ;;
 confirm) confirm "$1" ;;
 revert) revert "$1" ;;
+boot) boot ;;
 revert-now) # from a session that may not outlive it; the unit's own words are about its time
     [ -e "$kept/pending" ] || exit 0
     systemctl start "$timer.service"

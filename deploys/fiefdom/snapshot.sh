@@ -50,8 +50,12 @@ host_part() {
     ask unit | xargs -d '\n' -r systemctl show -p Id -p LoadState -p ActiveState -p SubState -p UnitFileState \
         -p NeedDaemonReload -p ConditionResult -p ConditionTimestampMonotonic -- 2>/dev/null | sed "s/^/unit$tab/"
     ask sysctl | xargs -d '\n' -r grep -H . 2>/dev/null | sed "s/^/sysctl$tab/"
-    [ ! -e /var/lib/fiefdom/guard/pending ] ||
-        printf 'guard\t%s\n' "$(($(cat /var/lib/fiefdom/guard/until) - $(cut -d . -f 1 /proc/uptime)))"
+    [ ! -e /var/lib/fiefdom/guard/pending ] || {
+        left=$(($(cat /var/lib/fiefdom/guard/until) - $(cut -d . -f 1 /proc/uptime)))
+        # After a reboot, an uptime of before says nothing; an hour is the most that an inventory can ask for.
+        [ "$left" -le 3600 ] || left=0
+        printf 'guard\t%s\n' "$left"
+    }
     [ ! -e /var/lib/fiefdom/manifest ] || sed "s/^/made$tab/" /var/lib/fiefdom/manifest
     find /var/lib/fiefdom/stamps /var/lib/fiefdom/containers -type f -exec grep . /dev/null {} + 2>/dev/null |
         sed "s/^/stamp$tab/"

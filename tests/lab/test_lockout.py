@@ -166,15 +166,21 @@ def start(site: Site, inventory: str, host: str) -> subprocess.Popen[str]:
     return deployer
 
 
-def kill(deployer: subprocess.Popen[str]) -> None:
-    os.kill(deployer.pid, signal.SIGKILL)
-    deployer.communicate()
+def kill(deployer: subprocess.Popen[str], how: signal.Signals = signal.SIGKILL) -> str:
+    os.kill(deployer.pid, how)
+    return deployer.communicate()[1]
 
 
-def test_a_deployer_that_is_killed_leaves_a_host_that_takes_it_back(site: Site) -> None:
+@pytest.mark.parametrize(
+    "how",
+    [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGINT, id="interrupted", marks=pytest.mark.proof)],
+)
+def test_a_deployer_that_ends_early_leaves_a_host_that_takes_it_back(site: Site, how: signal.Signals) -> None:
     def on(host: str) -> None:
-        with locked_out(site, "deployer killed", host):
-            kill(start(site, with_mistake(site, shut_firewall, host), host))
+        with locked_out(site, f"deployer ended by {how.name}", host):
+            said = kill(start(site, with_mistake(site, shut_firewall, host), host), how)
+            if how == signal.SIGINT:
+                assert f"error: interrupted; {host} takes back the change of firewall within {CONFIRM_S} s" in said
             assert not answers(host)
             await_true(lambda: not pending(host), what=f"nothing that waits on {host}")
             await_true(lambda: answers(host), what=f"a login on {host}")
@@ -218,6 +224,56 @@ def test_a_reboot_takes_it_back(site: Site, mistake: Mistake, killed: bool) -> N
 
     on_both(on)
     site.await_serving()
+
+
+@pytest.mark.proof
+def test_a_unit_that_the_change_turned_off_runs_again_after_a_reboot(site: Site) -> None:
+    """Nothing of the boot itself asks for it any more."""
+
+    def static(data: Data) -> None:
+        for host in HOSTS:
+            data["hosts"][host]["static"] = {"interface": "eth0", "gateway": lab.OPERATOR_ADDRESS}
+
+    kept = site.inventory("static", static)
+    site.apply(kept)
+    try:
+
+        def on(host: str) -> None:
+            event = "static address dropped, firewall shut, reboot, deployer killed"
+            with locked_out(site, event, host, kept, rebooted=True):
+                kill(start(site, with_mistake(site, shut_firewall, host, LONG_S), host))
+                reboot(host)
+                await_true(lambda: answers(host), what=f"a login on {host}")
+                lab.await_booted([host])
+                await_true(lambda: not site.plan(kept, "--limit", host)[1][host], what="nothing to change")
+
+        on_both(on)
+    finally:
+        site.apply()
+    site.await_serving()
+
+
+@pytest.mark.proof
+def test_a_way_back_that_fails_is_taken_again(site: Site) -> None:
+    def mistake(data: Data, host: str) -> None:
+        shut_firewall(data, host)
+        allow_somebody_else(data, host)
+
+    def on(host: str) -> None:
+        with locked_out(site, "a file that cannot be put back", host):
+            folder = "/etc/ssh/sshd_config.d"
+            kill(start(site, with_mistake(site, mistake, host), host))
+            shut = f"mount --bind {folder} {folder} && mount -o remount,bind,ro {folder}"
+            assert console(host, shut).returncode == 0
+            failed = "systemctl show -p NRestarts --value fiefdom-revert.service | grep -vx 0"
+            await_true(lambda: console(host, failed).returncode == 0, what="a second try")
+            assert console(host, "test -e /var/lib/fiefdom/guard/pending").returncode == 0
+            assert console(host, f"umount {folder}").returncode == 0
+            await_true(lambda: answers(host), what=f"a login on {host}")
+            gone = "! test -e /var/lib/fiefdom/guard && ! systemctl is-active -q fiefdom-revert.service"
+            await_true(lambda: console(host, gone).returncode == 0, what="nothing that waits")
+
+    on_both(on)
 
 
 @contextmanager

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 from fiefdom.desired import Context, Directory, File, HostState, Package, Release, Unit
 from fiefdom.errors import FiefdomError
 from fiefdom.render import render
 
 # Debian's sshd_config includes the folder first and the first value wins: ahead of cloud-init's 50-.
 CONFIG = "/etc/ssh/sshd_config.d/10-fiefdom.conf"
+UNIT_DROP_IN = "/etc/systemd/system/ssh.service.d/10-fiefdom.conf"
 KEYS_DIR = "/etc/ssh/fiefdom_authorized_keys"
 
 # What only the mode "pq" has. A new RSA key changes nothing for who knows the host by its Ed25519 key.
@@ -102,14 +105,26 @@ def desired(context: Context) -> HostState:
         exempt=context.cluster.network.admin_cidrs if context.release == "trixie" else (),
     )
     made_first = _keys(context.release) if pq else HostState()
-    return made_first + HostState(
-        packages=(Package("openssh-server"),),
-        directories=(Directory(KEYS_DIR),) if ssh.authorized_keys else (),
-        files=(
-            File(CONFIG, text.encode(), mode=0o600, check=("/usr/sbin/sshd", "-t", "-f", "{}")),
-            *_authorized_keys(context, user),
-        ),
-        units=(Unit("ssh.service", config=(CONFIG,), on_change=("reload",)),),
+    return (
+        made_first
+        + HostState(
+            packages=(Package("openssh-server"),),
+            directories=(Directory(KEYS_DIR),) if ssh.authorized_keys else (),
+            files=(
+                File(CONFIG, text.encode(), mode=0o600, check=("/usr/sbin/sshd", "-t", "-f", "{}")),
+                *_authorized_keys(context, user),
+            ),
+            units=(Unit("ssh.service", config=(CONFIG,), on_change=("reload",)),),
+        )
+        + (_patience() if context.host.ssh.listen else HostState())
+    )
+
+
+def _patience() -> HostState:
+    """At boot, an address to listen at may come later than sshd, which Debian's unit takes for a final failure."""
+    return HostState(
+        directories=(Directory(str(PurePath(UNIT_DROP_IN).parent)),),
+        files=(File(UNIT_DROP_IN, render("ssh.service.conf.j2").encode()),),
     )
 
 
