@@ -176,6 +176,14 @@ def test_what_could_lock_out_goes_to_the_first_host_of_each_group_alone() -> Non
     assert log.index("gw1 files") > log.index("app2 access")
 
 
+def test_a_host_with_another_kind_of_change_goes_alone_as_well() -> None:
+    """That sshd takes its new configuration says nothing of the firewall's rules."""
+    sshd = HostState(files=(File("/etc/ssh/sshd_config.d/10-fiefdom.conf", b"x"),))
+    hosts = {"gw1": (sshd, BARE), "gw2": (sshd + ACCESS, BARE), "app1": (APP, BARE)}
+    assert converge.leaders(plan_of(**hosts), CLUSTER) == ("gw1", "gw2")
+    assert converge.leaders(plan_of(**{**hosts, "gw2": (sshd, BARE)}), CLUSTER) == ("gw1",)
+
+
 def test_a_first_host_that_takes_it_back_keeps_all_others_from_changing() -> None:
     hosts = FakeHosts(fails=("gw1", "access"))
     with pytest.raises(FiefdomError, match=r"^gw1: out of luck$"):

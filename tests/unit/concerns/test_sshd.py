@@ -84,6 +84,15 @@ def test_the_port_is_the_hosts() -> None:
     assert settings("app2")["Port"] == "22"
 
 
+def test_an_address_to_listen_at_may_come_later_than_sshd() -> None:
+    """Debian's unit gives up for good where sshd ends with 255, as it does for an address that is not there yet."""
+    calm = sshd.desired(context())
+    patient = sshd.desired(context(hosts={"app1": {"ssh": {"listen": ["10.1.0.21"]}}}))
+    assert not [f for f in calm.files if f.path == sshd.UNIT_DROP_IN]
+    lines = patient.file(sshd.UNIT_DROP_IN).content.decode().splitlines()
+    assert {"RestartPreventExitStatus=", "StartLimitIntervalSec=0"} <= set(lines)
+
+
 def test_operators_keys_are_added_to_each_login_users_own() -> None:
     state = sshd.desired(context("app1"))
     keys = [f for f in state.files if f.path.startswith(sshd.KEYS_DIR)]
