@@ -130,7 +130,9 @@ stop_new() { # unit enabled active: while its file still says how to stop it
 put_back_file() { # path
     copy_name "$1"
     beside=${1%/*}/.fiefdom-revert
-    if [ -e "$kept/$copy" ] || [ -L "$kept/$copy" ]; then
+    if [ "$kept/$copy" -ef "$1" ] && [ ! -L "$1" ]; then
+        : # by an earlier try, and `mv` takes no two names of one file
+    elif [ -e "$kept/$copy" ] || [ -L "$kept/$copy" ]; then
         (umask 022 && mkdir -p "${1%/*}")
         rm -f "$beside"
         # Linked, for a full disk may be why there is something to put back.

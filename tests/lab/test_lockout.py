@@ -239,6 +239,9 @@ def test_a_unit_that_the_change_turned_off_runs_again_after_a_reboot(site: Site)
     try:
 
         def on(host: str) -> None:
+            reboot(host)  # after which Docker's own default route is there as well, as it will be at the end
+            lab.await_booted([host])
+            await_true(lambda: not site.plan(kept, "--limit", host)[1][host], what="nothing to change")
             event = "static address dropped, firewall shut, reboot, deployer killed"
             with locked_out(site, event, host, kept, rebooted=True):
                 kill(start(site, with_mistake(site, shut_firewall, host, LONG_S), host))
