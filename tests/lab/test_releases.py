@@ -161,6 +161,7 @@ def test_rollback_to_the_last_healthy_version(fleet: Fleet, hears_nothing: Load)
     assert fleet.all_serve(before)
 
 
+@pytest.mark.proof
 def test_a_release_that_never_gets_healthy_is_undone(fleet: Fleet, hears_nothing: Load) -> None:
     bad = fleet.inventory(
         fleet.next(), environment={"FAIL_HEALTH": "1"}, health={"path": "/health", "start_timeout_s": 4}
