@@ -358,6 +358,17 @@ def test_a_default_route_that_goes_is_taken_back(site: Site) -> None:
     assert [console(host, "systemctl is-enabled systemd-networkd").stdout for host in HOSTS] == ["disabled\n"] * 2
 
 
+def test_an_sshd_that_this_client_could_not_talk_to_never_becomes_live(site: Site) -> None:
+    """Debian 13's has no key exchange in this mode that pyinfra's client knows."""
+    pq = site.inventory("pq", lambda d: d["ssh"].update(crypto="pq"))
+    before = look("app2")
+    done = site.fiefdom("apply", pq, "--yes", "--limit", "app2")
+    assert done.returncode == 1
+    why = r"nothing was changed, for the new sshd would keep this client out: [^\n]+; write `ssh\.crypto: compat`"
+    assert re.fullmatch(rf"error: app2: {why}\n", done.stderr), done.stderr
+    assert look("app2") == before
+
+
 def test_another_port_is_confirmed_there(site: Site) -> None:
     moved = site.inventory("port", lambda d: d["ssh"].update(port=2222))
     site.apply(moved)
