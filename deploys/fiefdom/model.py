@@ -310,8 +310,12 @@ class Service(_Model):
     stop_grace_s: int = Field(
         30, ge=1, le=3600, description="Seconds between SIGTERM and SIGKILL when an instance stops."
     )
-    user: Annotated[str, _Matches("[0-9]{1,9}(:[0-9]{1,9})?", "a number or two, such as 1000:1000")] | None = Field(
-        None, description="uid or uid:gid of the process; the image's own when absent."
+    user: (
+        Annotated[str, _Matches("[1-9][0-9]{0,8}(:[0-9]{1,9})?", "a number or two and not root, such as 1000:1000")]
+        | None
+    ) = Field(
+        None,
+        description="uid or uid:gid of the process, never root's; the image's own when absent, which may not be root's either.",
     )
     tmpfs: Many[Annotated[str, _Matches("/[A-Za-z0-9._/-]+", "an absolute folder such as /tmp")]] = Field(
         ("/tmp",),  # noqa: S108 -- a path inside the container, which is its own

@@ -148,6 +148,7 @@ def supervised(tmp_path: Path) -> Iterator[Supervised]:
         image=IMAGE,
         args=(
             "--network=bridge",
+            "--user=1000:1000",
             f"--publish=127.0.0.1:{port}:8000",
             f"--env-file={tmp_path / 'env'}",
             "--memory=64m",
@@ -270,6 +271,20 @@ def test_replaces_a_container_that_is_not_what_is_wanted(supervised: Supervised,
     supervised.runs[-1].kill()
     supervised.start_until_ready()
     assert supervised.id == again, "what it made was not what it wanted"
+
+
+@pytest.mark.parametrize("user", [None, "0:1000", "root"])
+def test_no_container_runs_as_root(supervised: Supervised, user: str | None) -> None:
+    args = [arg for arg in supervised.container.args if not arg.startswith("--user")]
+    supervised.container = replace(supervised.container, args=(*args, *([f"--user={user}"] if user else [])))
+    run = supervised.start()
+    assert run.wait(20) == 1
+    assert run.stderr is not None
+    assert run.stderr.read() == (
+        f"{supervised.container.name}: {IMAGE} would run as root: give the service a user, such as 1000:1000, or the "
+        "Dockerfile a USER\n"
+    )
+    assert docker("ps", "--all", "--quiet", f"--filter=name=^{supervised.container.name}$") == ""
 
 
 def test_an_instance_that_is_not_healthy_in_time_is_stopped_and_its_words_are_shown(supervised: Supervised) -> None:
@@ -405,7 +420,12 @@ def heirs(supervised: Supervised, tmp_path: Path) -> Iterator[Heirs]:
     (shared / "heir").chmod(0o755)
     volumes = (f"--volume={shared}:/shared:ro", f"--volume={shared / 'heir'}:/usr/local/bin/heir:ro")
     supervised.container = replace(
-        supervised.container, args=(*volumes, "--memory=64m"), command=PATIENT, config=(), probe=None, start_timeout_s=3
+        supervised.container,
+        args=(*volumes, "--user=1000:1000", "--memory=64m"),
+        command=PATIENT,
+        config=(),
+        probe=None,
+        start_timeout_s=3,
     )
     supervised.write()
     it = Heirs(supervised, shared)
