@@ -507,7 +507,7 @@ def keygen(inventory: str) -> None:
     elif cluster.serf.key_file is not None:
         path = cluster.path(cluster.serf.key_file)
         secret.generate(path)
-        click.echo(f"{path} holds a new gossip key. Keep it out of version control, and keep a copy.")
+        click.echo(f"{path} holds a new gossip key. Keep {path.name}* out of version control, and keep a copy.")
     else:
         raise FiefdomError(f"{inventory}: serf.key_file: not set; name a file outside version control for the key")
 

@@ -162,7 +162,7 @@ def _packages(image: str) -> tuple[tuple[str, str], ...]:
     try:
         copied = subprocess.run(["docker", "cp", f"{container}:{_PACKAGES}", "-"], capture_output=True, check=False)
     finally:
-        _docker("rm", container)
+        _docker("rm", "--volumes", container)
     if copied.returncode:
         return ()
     with tarfile.open(fileobj=io.BytesIO(copied.stdout)) as archive:
