@@ -110,9 +110,27 @@ make_directory() { # path mode uid gid
     chown "$3:$4" "$1" && chmod "$2" "$1" || fail "$1" "cannot set owner or mode"
 }
 
+# apt-get waits for dpkg's locks itself, but not for those of its lists and archives, which apt-daily.service takes too.
+missed=''
 apt() {
-    output=$(apt-get -q -y -o DPkg::Lock::Timeout=120 -o Dpkg::Options::=--force-confold "$@" 2>&1) ||
-        fail "apt-get $1" "$(printf '%s\n' "$output" | grep -E '^(E|Err|W):' | head -n 3)"
+    tries=0
+    until output=$(apt-get -q -y -o DPkg::Lock::Timeout=120 -o Dpkg::Options::=--force-confold "$@" 2>&1); do
+        case $output in
+        *"Could not get lock /var/lib/apt/lists/"* | *"Could not get lock /var/cache/apt/archives/"*) limit=120 ;;
+        *"dpkg was interrupted"*) dpkg --configure -a >/dev/null 2>&1 && limit=2 || limit=0 ;;
+        *) limit=0 ;;
+        esac
+        [ "$tries" -lt "$limit" ] || fail "apt-get $1" "$(complaints "$missed
+$output")"
+        tries=$((tries + 1))
+        sleep 1
+    done
+    # What could not be reached is no error of `update`, but is why `install` finds nothing.
+    [ "$1" != update ] || missed=$(complaints "$output")
+}
+
+complaints() { # what apt-get printed
+    printf '%s\n' "$1" | grep -E '^(E:|Err:|W:|dpkg: error)' | head -n 3
 }
 
 install_packages() { # names...
