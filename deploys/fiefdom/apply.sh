@@ -177,6 +177,18 @@ tell_log() { # unit
     done
 }
 
+# An image counts as there by its name, so one with a broken layer is sent again only once it is gone.
+storage_mend() { # unit words
+    case $2 in
+    *"error creating overlay mount"* | *"layer does not exist"* | */overlay2/*"no such file or directory"*) ;;
+    *) return ;;
+    esac
+    image=$(printf '%s' "${1%.service}" | tr @ -)
+    image=$(sed -n 's/^image //p' "/etc/fiefdom/containers/$image.conf" 2>/dev/null)
+    printf 'Docker has broken files of %s; remove its containers with docker rm -f, then docker image rm %s, and apply again: ' \
+        "$image" "$image"
+}
+
 # All at once: each returns when its instance is healthy, so together they take as long as the slowest.
 container_units() { # verb units...
     verb=$1
@@ -195,7 +207,8 @@ container_units() { # verb units...
                 tell_log "$unit"
                 fail "$unit" "did not $verb"
             }
-            fail "$unit" "did not $verb: $(why_failed "$unit")"
+            why=$(why_failed "$unit")
+            fail "$unit" "did not $verb: $(storage_mend "$unit" "$why")$why"
             ;;
         esac
     done
