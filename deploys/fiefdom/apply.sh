@@ -110,9 +110,27 @@ make_directory() { # path mode uid gid
     chown "$3:$4" "$1" && chmod "$2" "$1" || fail "$1" "cannot set owner or mode"
 }
 
+# apt-get waits for dpkg's locks itself, but not for those of its lists and archives, which apt-daily.service takes too.
+missed=''
 apt() {
-    output=$(apt-get -q -y -o DPkg::Lock::Timeout=120 -o Dpkg::Options::=--force-confold "$@" 2>&1) ||
-        fail "apt-get $1" "$(printf '%s\n' "$output" | grep -E '^(E|Err|W):' | head -n 3)"
+    tries=0
+    until output=$(apt-get -q -y -o DPkg::Lock::Timeout=120 -o Dpkg::Options::=--force-confold "$@" 2>&1); do
+        case $output in
+        *"Could not get lock /var/lib/apt/lists/"* | *"Could not get lock /var/cache/apt/archives/"*) limit=120 ;;
+        *"dpkg was interrupted"*) dpkg --configure -a >/dev/null 2>&1 && limit=2 || limit=0 ;;
+        *) limit=0 ;;
+        esac
+        [ "$tries" -lt "$limit" ] || fail "apt-get $1" "$(complaints "$missed
+$output")"
+        tries=$((tries + 1))
+        sleep 1
+    done
+    # What could not be reached is no error of `update`, but is why `install` finds nothing.
+    [ "$1" != update ] || missed=$(complaints "$output")
+}
+
+complaints() { # what apt-get printed
+    printf '%s\n' "$1" | grep -E '^(E:|Err:|W:|dpkg: error)' | head -n 3
 }
 
 install_packages() { # names...
@@ -159,6 +177,18 @@ tell_log() { # unit
     done
 }
 
+# An image counts as there by its name, so one with a broken layer is sent again only once it is gone.
+storage_mend() { # unit words
+    case $2 in
+    *"error creating overlay mount"* | *"layer does not exist"* | */overlay2/*"no such file or directory"*) ;;
+    *) return ;;
+    esac
+    image=$(printf '%s' "${1%.service}" | tr @ -)
+    image=$(sed -n 's/^image //p' "/etc/fiefdom/containers/$image.conf" 2>/dev/null)
+    printf 'Docker has broken files of %s; remove its containers with docker rm -f, then docker image rm %s, and apply again: ' \
+        "$image" "$image"
+}
+
 # All at once: each returns when its instance is healthy, so together they take as long as the slowest.
 container_units() { # verb units...
     verb=$1
@@ -177,7 +207,8 @@ container_units() { # verb units...
                 tell_log "$unit"
                 fail "$unit" "did not $verb"
             }
-            fail "$unit" "did not $verb: $(why_failed "$unit")"
+            why=$(why_failed "$unit")
+            fail "$unit" "did not $verb: $(storage_mend "$unit" "$why")$why"
             ;;
         esac
     done

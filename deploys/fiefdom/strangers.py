@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fiefdom import status
@@ -64,7 +65,7 @@ def forget_gone(cluster: Cluster, hosts: Session) -> list[str]:
     """
     found = all_members(cluster, hosts)
     gone = {m.name for m in of(cluster, found)} - {m.name for ms in found.values() for m in ms if m.status == "alive"}
-    return [name for name in sorted(gone) if forget(cluster, hosts, name)]
+    return _forget_all(cluster, hosts, sorted(gone))
 
 
 def all_members(
@@ -102,14 +103,25 @@ def _refused(cluster: Cluster, hosts: Session, names: Collection[str]) -> list[s
 
 def forget(cluster: Cluster, hosts: Session, name: str) -> bool:
     """Let the cluster forget a member that is gone; whether no gateway lists it any more within 30 s."""
-    if not _NAME.fullmatch(name):
-        return False
-    command = (*_SERF, "force-leave", "-prune", name)
+    return bool(_forget_all(cluster, hosts, [name]))
+
+
+def _forget_all(cluster: Cluster, hosts: Session, names: Sequence[str]) -> list[str]:
+    # Hundreds may have come and gone: the gateways are asked for their lists once for all of them.
+    asked = [name for name in names if _NAME.fullmatch(name)]
+    left = asked
     deadline = time.monotonic() + FORGET_TIMEOUT_S
-    while True:
-        hosts.on_all(lambda gateway: hosts.shell(gateway, command), cluster.gateways[:1])
-        if not any(m.name == name for listed in all_members(cluster, hosts).values() for m in listed):
-            return True
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(LOOK_S)
+    while left:
+        for name in left:
+            hosts.on_all(partial(_prune, hosts, name), cluster.gateways[:1])
+        listed = {m.name for known in all_members(cluster, hosts).values() for m in known}
+        left = [name for name in left if name in listed]
+        if left and time.monotonic() > deadline:
+            break
+        if left:
+            time.sleep(LOOK_S)
+    return [name for name in asked if name not in left]
+
+
+def _prune(hosts: Session, name: str, gateway: str) -> None:
+    hosts.shell(gateway, (*_SERF, "force-leave", "-prune", name))

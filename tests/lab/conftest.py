@@ -34,6 +34,7 @@ ORDER = (
     "test_rotate_key",
     "test_registry",
     "test_resume",
+    "test_faults",
 )
 
 

@@ -244,6 +244,36 @@ def test_a_sysctl_that_does_not_exist_is_one_sentence(debian: Debian) -> None:
     assert debian.failure(("sysctl", "/proc/sys/net/core/no_such", "1")).startswith("/proc/sys/net/core/no_such\t")
 
 
+def fake_apt(debian: Debian, body: str) -> None:
+    """In place of apt-get: a script that finds its verb in $verb."""
+    verb = "for verb; do case $verb in update | install) break ;; esac; done"
+    debian.shell('printf "#!/bin/sh\n%s\n%s\n" "$1" "$2" >$0 && chmod 755 $0'.replace("$0", APT), verb, body)
+
+
+APT = "/usr/local/sbin/apt-get"
+
+
+def test_locks_that_apt_itself_does_not_wait_for_are_waited_for(debian: Debian) -> None:
+    lists = "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 9 (apt-get)"
+    archives = "E: Could not get lock /var/cache/apt/archives/lock. It is held by process 9 (apt-get)"
+    fake_apt(
+        debian,
+        f'echo "$verb" >>/calls; [ "$(grep -c "$verb" /calls)" -gt 1 ] && exit\n'
+        f'[ "$verb" = update ] && echo "{lists}" || echo "{archives}"; exit 100',
+    )
+    debian.take_all(("packages", "curl"))
+    assert debian.shell("cat /calls").split() == ["update", "update", "install", "install"]
+
+
+def test_what_could_not_be_reached_is_why_nothing_is_found(debian: Debian) -> None:
+    gone = "Err:1 http://10.99.0.1:9/gone stable InRelease"
+    fake_apt(
+        debian,
+        f'[ "$verb" != update ] || {{ echo "{gone}"; exit 0; }}\necho "E: Unable to locate package curl"; exit 100',
+    )
+    assert debian.failure(("packages", "curl")) == f"apt-get install\t{gone};E: Unable to locate package curl"
+
+
 def test_field_values_are_data(debian: Debian) -> None:
     debian.take_all(
         stage(HOSTILE, HOSTILE.encode()),
