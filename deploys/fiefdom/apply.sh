@@ -111,7 +111,7 @@ make_directory() { # path mode uid gid
 }
 
 # apt-get waits for dpkg's locks itself, but not for those of its lists and archives, which apt-daily.service takes too.
-missed=''
+unreached=''
 apt() {
     tries=0
     until output=$(apt-get -q -y -o DPkg::Lock::Timeout=120 -o Dpkg::Options::=--force-confold "$@" 2>&1); do
@@ -120,13 +120,13 @@ apt() {
         *"dpkg was interrupted"*) dpkg --configure -a >/dev/null 2>&1 && limit=2 || limit=0 ;;
         *) limit=0 ;;
         esac
-        [ "$tries" -lt "$limit" ] || fail "apt-get $1" "$(complaints "$missed
+        [ "$tries" -lt "$limit" ] || fail "apt-get $1" "$(complaints "$unreached
 $output")"
         tries=$((tries + 1))
         sleep 1
     done
     # What could not be reached is no error of `update`, but is why `install` finds nothing.
-    [ "$1" != update ] || missed=$(complaints "$output")
+    [ "$1" != update ] || unreached=$(complaints "$output")
 }
 
 complaints() { # what apt-get printed

@@ -315,7 +315,7 @@ class Service(_Model):
         | None
     ) = Field(
         None,
-        description="uid or uid:gid of the process, never root's; the image's own when absent, which may not be root's either.",
+        description="uid or uid:gid of the process; the image's own when absent. Neither may be root's.",
     )
     tmpfs: Many[Annotated[str, _Matches("/[A-Za-z0-9._/-]+", "an absolute folder such as /tmp")]] = Field(
         ("/tmp",),  # noqa: S108 -- a path inside the container, which is its own
