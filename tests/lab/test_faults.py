@@ -316,7 +316,7 @@ def test_an_image_whose_layer_is_broken(site: Site) -> None:
 @pytest.mark.proof
 def test_a_slow_host_serves_and_converges(site: Site) -> None:
     """200 ms and 5 % loss by an NFQUEUE, for kernels without netem."""
-    with slow("app1", 0.2, 0.05), Load(URL, at_least=10_000, rate=200) as load:
+    with slow("app1", 0.2, 0.05), Load(URL, at_least=3_000, rate=200) as load:
         site.ssh("app1", "echo '# by hand' >> /etc/hosts")
         settle(site)
     tell("a host with 200 ms and 5 % loss", load)
