@@ -50,6 +50,7 @@ def pushed(tag: str) -> bool:
     return subprocess.run(["docker", "push", "--quiet", tag], capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.proof
 def test_hosts_pull_from_the_registry_that_the_inventory_names(site: Site, registry: str) -> None:
     inventory = site.inventory("registry", lambda d: d.update(registry={"server": registry}))
     with Load(f"{GATEWAY_URL}/predict") as load:
