@@ -666,8 +666,8 @@ def test_an_instance_that_does_not_answer_is_a_504(cluster: Cluster) -> None:
 
 def test_slow_clients_keep_nobody_from_being_served(cluster: Cluster) -> None:
     """Half of them send headers for ever, half bodies, from more connections than the gateway may hold at once."""
-    cluster.use(**QUICK, maxconn=200, source_limits={**NO_LIMITS, "connections": 100})
-    took_s: list[float] = []
+    patient = {"request_timeout_s": 120.0, "client_timeout_s": 120.0}
+    cluster.use(**patient, maxconn=200, source_limits={**NO_LIMITS, "connections": 100})
     with ExitStack() as stack:
         held: list[socket.socket] = []
         for number in range(300):
@@ -675,14 +675,23 @@ def test_slow_clients_keep_nobody_from_being_served(cluster: Cluster) -> None:
             with suppress(ConnectionError):
                 connection.sendall(get()[:-2] if number % 2 else post(b"Content-Length: 500\r\n"))
             held.append(connection)
-        for _ in range(10):
-            began_s = time.monotonic()
-            assert elsewhere(1) == {"200": 1}
-            took_s.append(time.monotonic() - began_s)
-            for connection in held:
-                with suppress(OSError):
-                    connection.sendall(b"x")
-    assert max(took_s) < 3, "docker run takes most of this"
+        for _ in range(3):
+            assert elsewhere(10) == {"200": 10}
+            # Whoever was let in was so all the time, and still asks for more of it.
+            held = [connection for connection in held if goes_on(connection)]
+            assert len(held) == 100
+
+
+def goes_on(connection: socket.socket) -> bool:
+    """Send one more byte to a gateway that neither answers nor hangs up."""
+    connection.setblocking(False)
+    try:
+        connection.recv(1)
+    except BlockingIOError:
+        return connection.send(b"x") == 1
+    except ConnectionError:
+        pass
+    return False
 
 
 NO_LIMITS = {"requests_per_s": None, "connections": None, "exempt_cidrs": ()}
