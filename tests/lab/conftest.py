@@ -35,6 +35,7 @@ ORDER = (
     "test_registry",
     "test_resume",
     "test_faults",
+    "test_two_gateways",
 )
 
 

@@ -39,9 +39,9 @@ def idempotent(load: Load) -> int:
 
 
 def down_after_s(host: str, break_it: Callable[[], object]) -> float:
-    """Seconds from a loss until HAProxy has none of the host's servers up."""
-    break_it()
+    """Seconds from the beginning of a loss until HAProxy has none of the host's servers up."""
     began = time.monotonic()
+    break_it()
     await_true(lambda: not servers_up(host), what=f"{host} out of rotation")
     return time.monotonic() - began
 

@@ -278,6 +278,32 @@ def test_rolling_reboot(fleet: Fleet, hears_nothing: Load) -> None:
     assert fleet.site.plan(fleet.inventory())[0] == 0
 
 
+# The engine that the host has, packed anew as the next version, in a repository of its own.
+NEXT_ENGINE = r"""
+cd "$(mktemp -d)" && mkdir -p /srv/engine && apt-get -qq update && apt-get -qq download docker.io
+dpkg-deb -R docker.io_*.deb unpacked && sed -i 's/^Version: .*/&+fiefdom1/' unpacked/DEBIAN/control
+dpkg-deb -Zgzip -z1 -b unpacked /srv/engine/docker.io.deb >/dev/null
+{ dpkg-deb -f /srv/engine/docker.io.deb; echo 'Filename: ./docker.io.deb'; stat -c 'Size: %s' /srv/engine/docker.io.deb
+  sha256sum </srv/engine/docker.io.deb | sed 's/ .*//; s/^/SHA256: /'; } >/srv/engine/Packages
+echo 'deb [trusted=yes] file:/srv/engine ./' >/etc/apt/sources.list.d/engine.list
+"""
+
+
+@pytest.mark.proof
+def test_an_upgrade_of_dockers_engine(fleet: Fleet, hears_nothing: Load) -> None:
+    """It replaces and restarts dockerd and the runtime of the instances, so it waits until the host has left."""
+    boot = lab.boot_of("app1")
+    fleet.site.ssh("app1", NEXT_ENGINE)
+    try:
+        ok(fleet.site.fiefdom("reboot", fleet.inventory(), "--upgrade", "--limit", "app1"))
+    finally:
+        fleet.site.ssh("app1", "rm -r /srv/engine /etc/apt/sources.list.d/engine.list")
+    assert fleet.site.ssh("app1", "dpkg-query -W -f '${Version}' docker.io").endswith("+fiefdom1")
+    assert lab.boot_of("app1") != boot
+    assert fleet.all_serve(fleet.version)
+    assert fleet.site.plan(fleet.inventory())[0] == 0
+
+
 @pytest.mark.parametrize("name", ["app1", "app2", pytest.param("app3", marks=pytest.mark.proof)])
 def test_systemctl_reboot_of(fleet: Fleet, hears_nothing: Load, name: str) -> None:
     boot = lab.boot_of(name)
