@@ -459,6 +459,28 @@ def test_a_leaving_member_drains():
     assert servers_of(member(status="leaving", last=8000)) == [("app1-8000", "10.99.0.21", 8000, True)]
 
 
+def test_a_member_whose_agent_dies_while_it_drains_goes_on_draining():
+    says = {"state": "leaving"}
+    roll = parse_members(serf(offering("1;8000-8000", status="failed", **says)), SERVICES)
+    (found,) = roll.members
+    # It claims nothing any more, so that a renamed host gets its address; and it is shown as what Serf has it as.
+    assert (found.status, found.drains) == ("failed", True)
+    memory = wanted.remember({}, roll, 0.0, 60.0)
+    remembered = wanted.load_memory(wanted.dump_memory(memory), SERVICES)
+    assert remembered == memory
+    for each in (memory, remembered):
+        (server,) = wanted.wanted_servers(each, SERVICES)[0]
+        assert server.drain
+    back = parse_members(serf(offering("1;8000-8000")), SERVICES)
+    (server,) = wanted.wanted_servers(wanted.remember(memory, back, 1.0, 60.0), SERVICES)[0]
+    assert not server.drain
+
+
+def test_a_member_that_fails_without_a_word_of_leaving_serves_on():
+    roll = parse_members(serf(offering("1;8000-8000", status="failed")), SERVICES)
+    assert [s.drain for s in wanted.wanted_servers(wanted.remember({}, roll, 0.0, 60.0), SERVICES)[0]] == [False]
+
+
 def test_a_renamed_host_is_used_under_its_living_name():
     memory = known(member("old", status="failed", last=8000), member("renamed", last=8001))
     servers, rejected = wanted.wanted_servers(memory, SERVICES)
