@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 import shlex
 from collections import Counter
@@ -484,8 +485,12 @@ class Serf(_Model):
     join_timeout_s: int = Field(
         30, ge=1, le=3600, description="Seconds that a joining host waits to be in every gateway's rotation."
     )
-    drain_timeout_s: int = Field(
-        60, ge=1, le=3600, description="Seconds that a leaving host waits for its open requests to end."
+    drain_timeout_s: int | None = Field(
+        None,
+        ge=1,
+        le=3600,
+        description="Seconds that a leaving host waits for its open requests to end; when absent, "
+        "gateway.server_timeout_s, but 60 to 3600.",
     )
     memory_mib: int = Field(64, ge=32, le=1 << 24, description="Memory limit of an agent in MiB.")
 
@@ -543,7 +548,22 @@ class Gateway(_Model):
         "otherwise a new one joins before they are converged.",
     )
     memory_mib: int = Field(512, ge=128, le=1 << 24, description="Memory limit of the gateway container in MiB.")
-    stop_grace_s: int = Field(60, ge=1, le=3600, description="Seconds open requests may take when it stops.")
+    stop_grace_s: int | None = Field(
+        None,
+        ge=1,
+        le=3600,
+        description="Seconds open requests may take when it stops; when absent, server_timeout_s, but 60 to 3600.",
+    )
+
+    @property
+    def patience_s(self) -> int:
+        """Seconds that is waited for open requests where the person set no other limit: what an instance may take."""
+        return min(max(60, math.ceil(self.server_timeout_s)), 3600)
+
+    @property
+    def grace_s(self) -> int:
+        """Seconds open requests may take when it stops."""
+        return self.patience_s if self.stop_grace_s is None else self.stop_grace_s
 
 
 class Rollout(_Model):
@@ -878,6 +898,11 @@ class Cluster(_Model):
     def app_hosts(self) -> tuple[str, ...]:
         """Names of the app hosts, in the inventory's order."""
         return tuple(name for name, host in self.hosts.items() if APP_HOSTS in host.groups)
+
+    @property
+    def drain_timeout_s(self) -> int:
+        """Seconds that a leaving host waits for its open requests to end."""
+        return self.gateway.patience_s if self.serf.drain_timeout_s is None else self.serf.drain_timeout_s
 
     def count(self, host: str, service: str) -> int:
         """How many instances of ``service`` run on ``host``."""

@@ -289,9 +289,15 @@ def _files(state: HostState, now: Snapshot) -> Iterator[Change]:
         if found.kind == "directory":
             raise FiefdomError(f"{file.path} is a folder where a file should be; move it away")
         why = [] if found.digest == file.digest and found.kind.startswith("regular") else ["content"]
-        why += filter(None, [_ownership(file, found.mode, found.uid, found.gid)])
+        why += filter(None, [_ownership(file, found.mode, found.uid, found.gid), _refusal(file, now)])
         if why:
             yield Change("file", "~", file.path, ", ".join(why), file)
+
+
+def _refusal(file: File, now: Snapshot) -> str:
+    """Why what reads ``file`` runs an older one, where it says so itself: placed again, it is awaited again."""
+    refused, _, reason = now.refused.get(file.path, "").partition(" ")
+    return f"refused, the last good one runs: {reason}" if refused == file.digest else ""
 
 
 def _ownership(wanted: File | Directory, mode: int, uid: int, gid: int) -> str:

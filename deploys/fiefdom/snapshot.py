@@ -96,6 +96,8 @@ class Snapshot:
     stamps: dict[str, str] = field(default_factory=dict)
     container_stamps: dict[str, str] = field(default_factory=dict)
     live: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    """By the path of a file, the digest of the content that its reader refused, and why; it keeps the last good one."""
     made: frozenset[tuple[str, str]] = frozenset()
 
 
@@ -142,7 +144,7 @@ class _Parser:
         self._files: dict[str, list[str]] = {}
         self._digests: dict[str, str] = {}
         self._units: list[dict[str, str]] = [{}]
-        self._maps: dict[str, dict[str, str]] = {"live": {}, "sysctl": {}, "stamp": {}, "package": {}}
+        self._maps: dict[str, dict[str, str]] = {"live": {}, "sysctl": {}, "stamp": {}, "package": {}, "refused": {}}
         self._images: dict[str, FoundImage] = {}
         self._containers: dict[str, FoundContainer] = {}
         self._made: set[tuple[str, str]] = set()
@@ -174,7 +176,7 @@ class _Parser:
                 self._maps[kind][fields[0]] = fields[2]
         elif kind == "image" and len(fields) == 3:
             self._images[fields[0]] = FoundImage(fields[1], fields[2].replace("<no value>", ""))
-        elif kind == "live" and len(fields) == 2:
+        elif kind in ("live", "refused") and len(fields) == 2:
             self._maps[kind][fields[0]] = fields[1]
         elif kind in ("sysctl", "stamp"):
             path, _, value = rest.partition(":")
@@ -231,6 +233,7 @@ class _Parser:
             stamps=_under(STAMPS, self._maps["stamp"]),
             container_stamps=_under(CONTAINER_STAMPS, self._maps["stamp"]),
             live=self._maps["live"],
+            refused=self._maps["refused"],
             made=frozenset(self._made),
         )
 

@@ -59,6 +59,10 @@ host_part() {
     [ ! -e /var/lib/fiefdom/manifest ] || sed "s/^/made$tab/" /var/lib/fiefdom/manifest
     find /var/lib/fiefdom/stamps /var/lib/fiefdom/containers -type f -exec grep . /dev/null {} + 2>/dev/null |
         sed "s/^/stamp$tab/"
+    # What a gateway's HAProxy does not run, and why. The container's user writes it, so it is neither followed nor read on.
+    word=/var/lib/fiefdom/gateway/refused
+    [ ! -f "$word" ] || [ -L "$word" ] ||
+        printf 'refused\t/etc/fiefdom/gateway/haproxy.cfg\t%s\n' "$(head -c 600 "$word" | head -n 1)"
     ask live | while IFS=$tab read -r unit command; do
         # shellcheck disable=SC2086 # the command is words of our own
         printf 'live\t%s\t%s\n' "$unit" "$($command 2>/dev/null | sha256sum | cut -c 1-64)"

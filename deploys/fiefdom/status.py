@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 GATEWAY_STATUS = ("docker", "exec", "gateway", "fiefdom-gateway", "status")
 _WORDS_MAX = 400
+LOOK_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ def read(cluster: Cluster, secrets: Secrets, hosts: Session) -> Status:
 def await_gateways(applied: plan.Plan, hosts: Session, timeout_s: float = 30.0) -> None:
     """Wait until the gateways whose settings ``applied`` changed run them.
 
-    Raises FiefdomError for one that refuses its new configuration and keeps the last good one, and after ``timeout_s``.
+    Raises FiefdomError for one that refuses its new configuration for good and keeps the last good one, and after
+    ``timeout_s`` with what the gateway says until then.
     """
     for host in applied.hosts:
         if any(c.name.startswith(f"{gateway.CONFIG_DIR}/") for c in host.of("file", "+", "~")):
@@ -103,11 +105,22 @@ def _await_gateway(name: str, digest: str, hosts: Session, deadline: float) -> N
         config = view.get("config", {}) if isinstance(view, dict) else {}
         if config.get("ok") and config.get("digest") == digest:
             return
-        if config.get("error"):
+        late = time.monotonic() > deadline
+        if config.get("error") and (late or _is_final(config, digest)):
             raise FiefdomError(f"{name}: HAProxy keeps its last good configuration: {config['error']}")
-        if time.monotonic() > deadline:
+        if late:
             raise FiefdomError(f"{name}: the gateway has not taken its new configuration up; see `fiefdom status`")
-        time.sleep(0.2)
+        time.sleep(LOOK_S)
+
+
+def _is_final(config: Mapping[str, Any], digest: str) -> bool:
+    """Whether an error of a gateway's configuration is its last word on the one with ``digest``.
+
+    It may be about the one before, which the gateway has not looked beyond yet, or about what it will try again.
+    """
+    if "refused" not in config:
+        return True  # an older gateway does not say what its error is about
+    return config["refused"] == digest and config.get("retry_in_s") is None
 
 
 def gateway_view(hosts: Session, name: str) -> dict[str, Any] | str:

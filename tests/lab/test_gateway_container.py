@@ -461,8 +461,35 @@ def test_a_new_static_part_is_taken_up_and_a_broken_one_is_not(cluster):
         refused = cluster.until(lambda view: not view["config"]["ok"])
         assert "unknown keyword 'bogus'" in refused["config"]["error"]
         assert refused["config"]["digest"] == second["config"]["digest"]
+        # HAProxy's own verdict: no second try, and the host's plan finds it.
+        assert refused["config"]["retry_in_s"] is None
+        word = cluster.folder / "gateway-state" / "refused"
+        await_true(word.exists, 5)
+        assert word.read_text().startswith(f"{refused['config']['refused']} ")
         cluster.write_static(PLAIN)
         cluster.until(lambda view: view["config"]["ok"] and view["config"]["digest"] == first)
+        assert not word.exists()
+    assert traffic.failed() == {}
+
+
+def test_a_port_that_was_taken_is_tried_again_until_it_is_free(cluster):
+    first = cluster.status()["config"]["digest"]
+    name = f"{PREFIX}-squatter"
+    listen = "import socket, time; s = socket.create_server(('0.0.0.0', 8081)); time.sleep(600)"
+    squat = ("run", "--detach", "--name", name, f"--network=container:{NETWORK}", "--entrypoint=python3")
+    docker(*squat, image("gateway"), "-c", listen)
+    try:
+        with Traffic(12) as traffic:
+            cluster.write_static({**PLAIN, "listeners": [*PLAIN["listeners"], listener(8081, "predictor")]})
+            taken = cluster.until(lambda view: not view["config"]["ok"])
+            assert taken["config"]["digest"] == first
+            assert taken["config"]["retry_in_s"] is not None
+            assert "is tried again" in taken["config"]["error"]
+            docker("rm", "--force", name)
+            cluster.until(lambda view: view["config"]["ok"] and view["config"]["digest"] != first)
+    finally:
+        docker("rm", "--force", name, check=False)
+    assert get("/predict", port=8081)[0] == 200
     assert traffic.failed() == {}
 
 

@@ -177,6 +177,18 @@ def test_drift_is_seen_and_mended(name: str) -> None:
     assert changes(FULL, host.now) == []
 
 
+def test_a_file_that_its_reader_refused_is_drift_until_it_is_another_one() -> None:
+    now = converged()
+    now.refused[CONF.path] = f"{CONF.digest} line 3"
+    wanted = plan.of_host("app1", FULL, now, IDENTITIES)
+    (change,) = wanted.changes
+    assert (change.kind, change.name, change.why) == ("file", CONF.path, "refused, the last good one runs: line 3")
+    # Placed again, whoever waits for its reader to take it up hears of it.
+    assert ("place", CONF.path) in [step[:2] for phase in apply.phases(wanted) for step in phase.steps]
+    now.refused[CONF.path] = f"{SECRET.digest} line 3"
+    assert changes(FULL, now) == []
+
+
 def test_a_new_build_of_an_image_replaces_its_containers_in_one_run() -> None:
     now, rebuilt = converged(), {IMAGE: "context:def"}
     assert changes(FULL, now, rebuilt) == [

@@ -4,10 +4,12 @@ import asyncio
 import dataclasses
 import ipaddress
 import json
+import os
 import re
 import socket
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "images" / "gateway"))
 
-from fiefdom_gateway import edges, handover, haproxy, status, wanted  # noqa: E402
+from fiefdom_gateway import edges, handover, haproxy, reconcile, refusal, status, wanted  # noqa: E402
 from fiefdom_gateway.belief import believe  # noqa: E402
 from fiefdom_gateway.haproxy import Actual, Add, Delete, EnableHealth, SetState, State, Traffic  # noqa: E402
 from fiefdom_gateway.log import Once, printable  # noqa: E402
@@ -459,6 +461,28 @@ def test_a_leaving_member_drains():
     assert servers_of(member(status="leaving", last=8000)) == [("app1-8000", "10.99.0.21", 8000, True)]
 
 
+def test_a_member_whose_agent_dies_while_it_drains_goes_on_draining():
+    says = {"state": "leaving"}
+    roll = parse_members(serf(offering("1;8000-8000", status="failed", **says)), SERVICES)
+    (found,) = roll.members
+    # It claims nothing any more, so that a renamed host gets its address; and it is shown as what Serf has it as.
+    assert (found.status, found.drains) == ("failed", True)
+    memory = wanted.remember({}, roll, 0.0, 60.0)
+    remembered = wanted.load_memory(wanted.dump_memory(memory), SERVICES)
+    assert remembered == memory
+    for each in (memory, remembered):
+        (server,) = wanted.wanted_servers(each, SERVICES)[0]
+        assert server.drain
+    back = parse_members(serf(offering("1;8000-8000")), SERVICES)
+    (server,) = wanted.wanted_servers(wanted.remember(memory, back, 1.0, 60.0), SERVICES)[0]
+    assert not server.drain
+
+
+def test_a_member_that_fails_without_a_word_of_leaving_serves_on():
+    roll = parse_members(serf(offering("1;8000-8000", status="failed")), SERVICES)
+    assert [s.drain for s in wanted.wanted_servers(wanted.remember({}, roll, 0.0, 60.0), SERVICES)[0]] == [False]
+
+
 def test_a_renamed_host_is_used_under_its_living_name():
     memory = known(member("old", status="failed", last=8000), member("renamed", last=8001))
     servers, rejected = wanted.wanted_servers(memory, SERVICES)
@@ -719,6 +743,208 @@ def test_servers_stand_below_their_marker():
 
 def test_a_service_without_a_marker_is_named():
     assert haproxy.unplaced(STATIC, SERVICES) == ("echo",)
+
+
+# --- Static parts that are not taken up
+
+FRONTEND = "frontend f\n    bind :80\n\nbackend predictor\n    # fiefdom:servers predictor\n"
+BETTER = FRONTEND + "    retries 5\n"
+WORSE = FRONTEND + "    bogus\n"
+
+
+class Gateway:
+    """A reconciler, with an HAProxy that refuses what is bogus and otherwise does as the test says."""
+
+    def __init__(self, folder: Path, monkeypatch) -> None:
+        self.validated: list[str] = []
+        self.reloads = 0
+        self.port_taken = self.disk_full = self.slow = False
+        self.given, self.state_dir = folder / "haproxy.cfg", folder / "state"
+        self.settings_file = folder / "reconciler.json"
+        self.place(FRONTEND)
+        self.configure()
+        sockets = edges.Sockets(self.state_dir / "run" / "own")
+        sockets.folder.mkdir(parents=True)
+        self.settings = parse_settings(self.settings_file.read_text())
+        self.reconciler = reconcile.Reconciler(self.settings, self.settings_file, sockets)
+        for name, edge in (("validate", self.validate), ("ask_haproxy", self.ask), ("run", self.serf)):
+            monkeypatch.setattr(edges, name, edge)
+        write = edges.write_atomically
+        monkeypatch.setattr(edges, "write_atomically", lambda path, text: self.write(write, path, text))
+        monkeypatch.setattr(refusal, "FIRST_PAUSE_S", 0.2)
+
+    def place(self, static: str) -> None:
+        self.given.write_text(static)
+
+    def configure(self, **changes: object) -> None:
+        paths = {"haproxy_config": str(self.given), "state_dir": str(self.state_dir), "interval_s": 0.03}
+        self.settings_file.write_text(json.dumps({**SETTINGS, **paths, **changes}))
+
+    async def validate(self, path: Path) -> None:
+        text = path.read_text()
+        self.validated.append(text)
+        if self.slow and "retries" in text:
+            raise edges.Failed("haproxy -dW took more than 30 s")
+        if "bogus" in text:
+            raise edges.Refused("unknown keyword 'bogus'")
+
+    async def ask(self, command: str, _socket: Path, _timeout_s: float = 5.0) -> str:
+        if command != "reload":
+            raise edges.Failed("is not what this is about")
+        self.reloads += 1
+        return "Success=0\n[ALERT] (1) : cannot bind socket\n" if self.port_taken else "Success=1\n"
+
+    async def serf(self, *_: object) -> str:
+        raise edges.Failed("is not what this is about")
+
+    def write(self, write, path: Path, text: str) -> None:
+        if self.disk_full:
+            raise edges.Failed(f"{path} cannot be written: No space left on device")
+        write(path, text)
+
+    @property
+    def config(self) -> dict[str, object]:
+        return status.config_part(self.reconciler.look, time.monotonic())
+
+    def runs(self, static: str) -> bool:
+        return self.config["ok"] and self.config["digest"] == haproxy.digest(static)
+
+    def last_good(self) -> str:
+        text = (self.state_dir / "haproxy.cfg").read_text()
+        return text.partition("# Written by")[0]
+
+    def word(self) -> str | None:
+        path = self.state_dir / "refused"
+        return path.read_text() if path.exists() else None
+
+
+@pytest.fixture
+def played(state_dir, monkeypatch):
+    """Play a scene with a gateway whose reconciler runs."""
+
+    def play(scene) -> None:
+        async def whole() -> None:
+            gateway = Gateway(state_dir, monkeypatch)
+            await gateway.reconciler.prepare()
+            running = asyncio.create_task(gateway.reconciler.run())
+            await until(lambda: gateway.runs(FRONTEND))
+            await scene(gateway)
+            running.cancel()
+
+        asyncio.run(whole())
+
+    return play
+
+
+def test_what_haproxy_itself_refuses_is_not_tried_again_until_the_text_changes(played):
+    async def scene(gateway):
+        gateway.place(WORSE)
+        await until(lambda: not gateway.config["ok"])
+        assert gateway.config == {
+            "ok": False,
+            "error": f"{gateway.given} was refused, the last good one stays: unknown keyword 'bogus'",
+            "digest": haproxy.digest(FRONTEND),
+            "refused": haproxy.digest(WORSE),
+            "retry_in_s": None,
+        }
+        await asyncio.sleep(0.5)
+        assert sum("bogus" in text for text in gateway.validated) == 1
+        assert gateway.reloads == 0
+        assert gateway.word() == f"{haproxy.digest(WORSE)} unknown keyword 'bogus'\n"
+        gateway.place(BETTER)
+        await until(lambda: gateway.runs(BETTER) and gateway.word() is None)
+        assert gateway.config["refused"] is None
+
+    played(scene)
+
+
+def test_a_refused_text_is_tried_again_when_the_servers_options_change(played):
+    async def scene(gateway):
+        gateway.place(WORSE)
+        await until(lambda: not gateway.config["ok"])
+        gateway.configure(services=[{**SETTINGS["services"][0], "server_options": "check"}])
+        await until(lambda: sum("bogus" in text for text in gateway.validated) == 2)
+
+    played(scene)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        ("port_taken", "HAProxy did not reload: cannot bind socket"),
+        ("disk_full", "No space left on device"),
+        ("slow", "took more than 30 s"),
+    ],
+)
+def test_what_passes_is_tried_again_until_it_has_passed(played, trouble, reason):
+    async def scene(gateway):
+        setattr(gateway, trouble, True)
+        gateway.place(BETTER)
+        await until(lambda: not gateway.config["ok"])
+        assert gateway.config["refused"] == haproxy.digest(BETTER)
+        assert 0 < gateway.config["retry_in_s"] <= 0.2
+        assert "was not taken up and is tried again, the last good one stays: " in gateway.config["error"]
+        assert reason in gateway.config["error"]
+        assert gateway.config["digest"] == haproxy.digest(FRONTEND)
+        await until(lambda: gateway.last_good() == FRONTEND)
+        setattr(gateway, trouble, False)
+        await until(lambda: gateway.runs(BETTER) and gateway.last_good() == BETTER and gateway.word() is None)
+        assert (gateway.state_dir / "static.cfg").read_text() == BETTER
+
+    played(scene)
+
+
+def test_a_start_with_the_last_good_configuration_goes_on_to_the_given_one(played):
+    async def scene(gateway):
+        await until((gateway.state_dir / "static.cfg").exists)
+        gateway.slow = True
+        gateway.place(BETTER)
+        await until(lambda: not gateway.config["ok"])
+        await gateway.reconciler.stand_still()
+        sockets = edges.Sockets(gateway.state_dir / "run" / "another")
+        gateway.reconciler = reconcile.Reconciler(gateway.settings, gateway.settings_file, sockets)
+        await gateway.reconciler.prepare()
+        assert gateway.config["digest"] == haproxy.digest(FRONTEND)
+        assert gateway.config["refused"] == haproxy.digest(BETTER)
+        gateway.slow = False
+        running = asyncio.create_task(gateway.reconciler.run())
+        await until(lambda: gateway.runs(BETTER))
+        running.cancel()
+
+    played(scene)
+
+
+def test_the_pause_before_another_try_doubles_up_to_a_minute():
+    found, pauses = None, []
+    for _ in range(6):
+        found = refusal.refused("aa", edges.Failed("taken"), found, 100.0)
+        pauses.append(found.pause_s)
+        assert not found.allows("aa", 100.0 + found.pause_s - 0.1)
+        assert found.allows("aa", 100.0 + found.pause_s)
+    assert pauses == [5, 10, 20, 40, 60, 60]
+    assert refusal.refused("bb", edges.Failed("taken"), found, 100.0).pause_s == 5
+    assert found.allows("bb", 100.0)
+    final = refusal.refused("aa", edges.Refused("bogus"), found, 100.0)
+    assert not final.allows("aa", 1e9)
+    assert refusal.refused("aa", edges.Failed("taken"), final, 100.0).pause_s == 5
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "kind"),
+    [
+        (1, recorded("validate_failed"), edges.Refused),
+        (1, "haproxy: out of memory", edges.Failed),
+        (137, "", edges.Failed),
+    ],
+)
+def test_only_a_verdict_of_haproxys_own_is_final(tmp_path, monkeypatch, code, said, kind):
+    (tmp_path / "said").write_text(said)
+    (tmp_path / "haproxy").write_text(f"#!/bin/sh\ncat {tmp_path}/said >&2\nexit {code}\n")
+    (tmp_path / "haproxy").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(edges.Failed) as caught:
+        asyncio.run(edges.validate(tmp_path / "candidate.cfg"))
+    assert type(caught.value) is kind
 
 
 # --- Replaced workers, and the hand-over to another container

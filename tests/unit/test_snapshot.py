@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fiefdom import snapshot
+from fiefdom.concerns import gateway
 from fiefdom.desired import Container, Directory, File, HostState, Image, Package, Sysctl, Unit, digest
 from fiefdom.errors import FiefdomError
 from fiefdom.snapshot import FoundContainer, FoundFile, FoundImage, FoundUnit, Snapshot
@@ -63,6 +64,7 @@ made	container	predictor-8000
 stamp	/var/lib/fiefdom/stamps/x.service:{SHA} -
 stamp	/var/lib/fiefdom/containers/predictor-8000:spec1 {SHA}
 live	x.service	{SHA}
+refused	/etc/fiefdom/gateway/haproxy.cfg	{SHA} line 3
 
 end""".splitlines()
 
@@ -101,6 +103,7 @@ def test_a_recorded_answer_becomes_values() -> None:
         stamps={"x.service": f"{SHA} -"},
         container_stamps={"predictor-8000": f"spec1 {SHA}"},
         live={"x.service": SHA},
+        refused={"/etc/fiefdom/gateway/haproxy.cfg": f"{SHA} line 3"},
         made=frozenset({("file", "/etc/x.conf"), ("container", "predictor-8000")}),
     )
 
@@ -206,7 +209,8 @@ def test_the_script_tells_what_a_debian_holds() -> None:
     prepare = """
         printf 'x\\n' >'/etc/a $(name)' && chmod 0640 '/etc/a $(name)' && chown 0:4 '/etc/a $(name)' && : >/etc/empty
         mkdir -m 0750 /etc/fiefdom && ln -s empty /etc/link
-        mkdir -p /var/lib/fiefdom/stamps /var/lib/fiefdom/containers
+        mkdir -p /var/lib/fiefdom/stamps /var/lib/fiefdom/containers /var/lib/fiefdom/gateway
+        printf 'abc line 3\\nand more' >/var/lib/fiefdom/gateway/refused
         printf 'container\\tweb-1\\nfile\\t/etc/a b\\n' >/var/lib/fiefdom/manifest
         echo 'abc -' >/var/lib/fiefdom/stamps/x.service
         echo 'spec facts' >/var/lib/fiefdom/containers/web-1
@@ -239,6 +243,18 @@ def test_the_script_tells_what_a_debian_holds() -> None:
     assert found.made == {("container", "web-1"), ("file", "/etc/a b")}
     assert (found.stamps, found.container_stamps) == ({"x.service": "abc -"}, {"web-1": "spec facts"})
     assert found.live == {"x.service": digest("rules")}
+    assert found.refused == {gateway.HAPROXY_CONFIG: "abc line 3"}
+
+
+def test_the_script_knows_where_a_gateway_says_what_it_refused() -> None:
+    assert f"word={gateway.STATE_DIR}/refused\n" in snapshot.SCRIPT
+    assert f"refused\\t{gateway.HAPROXY_CONFIG}\\t" in snapshot.SCRIPT
+
+
+@pytest.mark.lab
+def test_the_script_follows_no_link_of_the_gateways_user() -> None:
+    prepare = "mkdir -p /var/lib/fiefdom/gateway && ln -s /etc/shadow /var/lib/fiefdom/gateway/refused"
+    assert on_debian(prepare, HostState()).refused == {}
 
 
 @pytest.mark.lab

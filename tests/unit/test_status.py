@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from example import context
-from fiefdom import status
+from fiefdom import plan, status
+from fiefdom.concerns import gateway
+from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
 from fiefdom.snapshot import FoundContainer, Snapshot
 from fiefdom.status import InstanceStatus, Status
@@ -178,3 +180,82 @@ def test_without_a_gateway_nothing_is_known_to_serve() -> None:
     shown = status.combine(CLUSTER, ["app1"], hosts(), {})
     assert not shown.serving
     assert [(h.member, h.gateway) for h in shown.hosts] == [("-", "-")]
+
+
+# --- What a change of the gateways waits for
+
+STATE = gateway.desired(context("gw1"))
+NEW = STATE.file(gateway.HAPROXY_CONFIG)
+OLD = "0" * 64
+
+
+class Views:
+    """A session whose gateway shows one view of its configuration after the other, and the last one for ever."""
+
+    def __init__(self, *configs: dict[str, Any] | None) -> None:
+        self.answers = [None if c is None else json.dumps({**view(), "config": c}) for c in configs]
+
+    def on_all(self, function: Any, names: Any = None) -> dict[str, Any]:
+        return {name: function(name) for name in names}
+
+    def shell(self, *_: Any) -> tuple[bool, str, str]:
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        return answer is not None, answer or "", "no such container"
+
+
+def awaited(*configs: dict[str, Any] | None, timeout_s: float = 30.0) -> int:
+    """Await the change of a configuration; how many views were not looked at."""
+    changed = plan.HostPlan("gw1", (plan.Change("file", "~", NEW.path, "content", NEW),), STATE, Snapshot(0, "", ""))
+    hosts = Views(*configs)
+    status.await_gateways(plan.Plan((changed,)), hosts, timeout_s)  # type: ignore[arg-type] # all it needs of a Session
+    return len(hosts.answers) - 1
+
+
+def config(digest: str = OLD, error: str | None = None, **more: object) -> dict[str, Any]:
+    return {"ok": error is None, "error": error, "digest": digest, **more}
+
+
+RUNS = config(NEW.digest, refused=None, retry_in_s=None)
+BEFORE_REFUSED = config(error="line 3", refused="1" * 64, retry_in_s=None)
+REFUSED = config(error="line 7", refused=NEW.digest, retry_in_s=None)
+RETRIED = config(error="the port is taken", refused=NEW.digest, retry_in_s=4.0)
+# Its reconciler.json has not arrived yet.
+UNPLACED = config(NEW.digest, "no line for web", refused=None, retry_in_s=None)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "LOOK_S", 0.001)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("before", [None, config(), BEFORE_REFUSED, RETRIED, UNPLACED])
+def test_what_a_gateway_says_before_it_runs_the_new_configuration_is_waited_out(before: dict[str, Any] | None) -> None:
+    assert awaited(before, before, RUNS) == 0
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_refusal_of_the_new_configuration_ends_the_wait() -> None:
+    with pytest.raises(FiefdomError, match=r"^gw1: HAProxy keeps its last good configuration: line 7$"):
+        awaited(BEFORE_REFUSED, REFUSED, RUNS)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("shown", "words"),
+    [
+        (RETRIED, "HAProxy keeps its last good configuration: the port is taken"),
+        (BEFORE_REFUSED, "HAProxy keeps its last good configuration: line 3"),
+        (config(refused=None, retry_in_s=None), "has not taken its new configuration up; see `fiefdom status`"),
+        (None, "has not taken its new configuration up; see `fiefdom status`"),
+    ],
+)
+def test_the_wait_ends_with_what_the_gateway_says_by_then(shown: dict[str, Any] | None, words: str) -> None:
+    with pytest.raises(FiefdomError, match=words):
+        awaited(shown, timeout_s=0.05)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_error_of_an_older_gateway_ends_the_wait() -> None:
+    with pytest.raises(FiefdomError, match=r"^gw1: HAProxy keeps its last good configuration: line 3$"):
+        awaited(config(error="line 3"), config(NEW.digest))

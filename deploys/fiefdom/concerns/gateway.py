@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 from fiefdom.containers import (
     UID,
@@ -16,7 +17,7 @@ from fiefdom.containers import (
 )
 from fiefdom.desired import Container, Context, Directory, File, HostState, Image, Unit
 from fiefdom.membership import agent_file, ring_files, rpc_environment
-from fiefdom.model import LAST_PORT, Cluster, Service
+from fiefdom.model import LAST_PORT, Cluster, Gateway, Service
 from fiefdom.render import render
 
 NAME = "gateway"
@@ -34,6 +35,7 @@ PIDS = 512
 START_TIMEOUT_S = 60
 # After HAProxy's own grace: Serf's leave and the container's end.
 LEAVE_S = 15
+HARD_STOP_AFTER_S = 900
 # Beside two for each connection: checks, sockets, pipes, and what Serf and the reconciler hold.
 SPARE_NOFILE = 4096
 
@@ -104,7 +106,7 @@ def _container(context: Context) -> Container:
         config=(env_path(NAME), *(file.path for file in ring_files(context, AGENT_CONFIG))),
         probe=f"http://{context.host.address}:{gateway.stats_port}/healthz",
         start_timeout_s=START_TIMEOUT_S,
-        stop_grace_s=gateway.stop_grace_s + LEAVE_S,
+        stop_grace_s=gateway.grace_s + LEAVE_S,
         version=own_image_ref(cluster, "gateway").rpartition(":")[2],
     )
 
@@ -127,8 +129,18 @@ def _haproxy(context: Context) -> str:
         server_timeout_s=gateway.server_timeout_s,
         client_timeout_s=gateway.client_timeout_s,
         request_timeout_s=gateway.request_timeout_s,
+        hard_stop_after_s=hard_stop_after_s(gateway),
         source_limits=gateway.source_limits,
     )
+
+
+def hard_stop_after_s(gateway: Gateway) -> int:
+    """Seconds that a replaced worker of HAProxy has for its open requests.
+
+    Longer than a request may take and than a stop waits: it is there for clients that never end.
+    """
+    longest_s = math.ceil(gateway.server_timeout_s + gateway.client_timeout_s)
+    return max(HARD_STOP_AFTER_S, longest_s + LEAVE_S, gateway.grace_s + LEAVE_S)
 
 
 def _listeners(cluster: Cluster) -> list[dict[str, object]]:
@@ -162,7 +174,7 @@ def _reconciler(context: Context) -> str:
         "rpc_addr": f"127.0.0.1:{cluster.serf.rpc_port}",
         "interval_s": 5,
         "absent_grace_s": 120,
-        "stop_grace_s": cluster.gateway.stop_grace_s,
+        "stop_grace_s": cluster.gateway.grace_s,
         "network": cluster.network.cidr,
         "known_hosts_only": cluster.gateway.known_hosts_only,
         "hosts": {name: _as_known(cluster, name) for name in cluster.hosts},

@@ -92,12 +92,11 @@ def _container(context: Context) -> Container:
 
 
 def _rotation(context: Context) -> str:
-    serf = context.cluster.serf
     return render(
         "rotation.sh.j2",
         name=context.name,
-        join_timeout_s=serf.join_timeout_s,
-        drain_timeout_s=serf.drain_timeout_s,
+        join_timeout_s=context.cluster.serf.join_timeout_s,
+        drain_timeout_s=context.cluster.drain_timeout_s,
     )
 
 
@@ -108,6 +107,6 @@ def _unit_file(context: Context, container: Container, instances: tuple[Instance
         "serf-agent.service.j2",
         instances=instances,
         start_limit_s=start_limit_s(container, others_s) + context.cluster.serf.join_timeout_s,
-        stop_limit_s=stop_limit_s(container) + context.cluster.serf.drain_timeout_s,
+        stop_limit_s=stop_limit_s(container) + context.cluster.drain_timeout_s,
     )
     return File(f"/etc/systemd/system/{UNIT}", text.encode())

@@ -22,6 +22,10 @@ class Failed(Exception):
         self.output = output
 
 
+class Refused(Failed):
+    """HAProxy read a configuration and will not have it: another try of the same text ends the same."""
+
+
 @dataclass(frozen=True)
 class Sockets:
     """Where one HAProxy listens for commands: its worker at `admin`, its master at `master`."""
@@ -93,11 +97,15 @@ async def run(argv: list[str], environ: dict[str, str], timeout_s: float) -> str
 
 
 async def validate(config: Path) -> None:
-    """Have HAProxy check a configuration file, warnings counting as errors. Raises Failed with its reasons."""
+    """Have HAProxy check a configuration file, warnings counting as errors.
+
+    Raises Refused with its reasons, and Failed when it did not come to any.
+    """
     try:
         await run(["haproxy", "-dW", "-c", "-f", str(config)], {}, VALIDATION_TIMEOUT_S)
     except Failed as error:
-        raise Failed(config_reasons(error.output) or str(error)) from None
+        reasons = config_reasons(error.output)
+        raise (Refused(reasons) if reasons else error) from None
 
 
 def serf_environ(rpc_addr: str, agent_config: Path) -> dict[str, str]:

@@ -8,12 +8,14 @@ import ipaddress
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fiefdom_gateway.log import printable
 from fiefdom_gateway.settings import Service
 
 APP_ROLE = "app"
+# What the tag `state` of a host says that is to get no new requests.
+LEAVING = "leaving"
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?", re.ASCII)
 _ROLE = re.compile(r"[a-z0-9-]{1,32}", re.ASCII)
 _OFFER = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.+-]{0,127});([0-9]{1,5})-([0-9]{1,5})", re.ASCII)
@@ -39,11 +41,19 @@ class Offer:
 
 @dataclass(frozen=True, order=True)
 class Member:
+    """`failed_leaving`: its agent died after the host had said that it leaves, so nothing takes that word back."""
+
     name: str
     address: str
     status: str
     role: str
     offers: tuple[Offer, ...] = ()
+    failed_leaving: bool = False
+
+    @property
+    def drains(self) -> bool:
+        """Whether its instances get no new requests."""
+        return self.status == "leaving" or self.failed_leaving
 
 
 @dataclass(frozen=True, order=True)
@@ -86,7 +96,7 @@ def parse_members(text: str, services: Mapping[str, Service]) -> Roll:
             continue
         offers, refused = _offers(entry.get("tags"), services) if member.role == APP_ROLE else ((), ())
         rejected += [Rejection(shown, reason) for reason in refused]
-        members[member.name] = Member(member.name, member.address, member.status, member.role, offers)
+        members[member.name] = replace(member, offers=offers)
     return Roll(tuple(members[name] for name in sorted(members)), tuple(sorted(rejected)))
 
 
@@ -107,9 +117,10 @@ def _member(entry: object) -> Member:
     if not (isinstance(role, str) and _ROLE.fullmatch(role)):
         role = ""
     # A host says so itself before its agent leaves, and waits until it is drained.
-    if status == "alive" and isinstance(tags, dict) and tags.get("state") == "leaving":
+    says_leaving = isinstance(tags, dict) and tags.get("state") == LEAVING
+    if says_leaving and status == "alive":
         status = "leaving"
-    return Member(name, _address(entry.get("addr")), status, role)
+    return Member(name, _address(entry.get("addr")), status, role, failed_leaving=says_leaving and status == "failed")
 
 
 def _address(value: object) -> str:

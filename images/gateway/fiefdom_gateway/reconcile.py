@@ -7,10 +7,10 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from fiefdom_gateway import edges, haproxy, workers
+from fiefdom_gateway import edges, haproxy, refusal, workers
 from fiefdom_gateway.belief import believe
 from fiefdom_gateway.edges import Failed, Sockets
-from fiefdom_gateway.log import Once, say
+from fiefdom_gateway.log import Once, printable, say
 from fiefdom_gateway.members import Unreadable, parse_members
 from fiefdom_gateway.settings import BadSettings, Settings, parse_settings
 from fiefdom_gateway.status import Look
@@ -36,7 +36,6 @@ class Reconciler:
         self.look = Look(node=settings.node, services=settings.services)
         self._settings_file = settings_file
         self._static = ""
-        self._refused_static: str | None = None
         self._memory: dict[str, Known] = {}
         self._written: dict[Path, str] = {}
         self._again = asyncio.Event()
@@ -56,6 +55,11 @@ class Reconciler:
     @property
     def _memory_file(self) -> Path:
         return self.settings.state_dir / "members.json"
+
+    @property
+    def _refused_file(self) -> Path:
+        """Where the host's plan finds what HAProxy does not run: its digest and why; absent when there is nothing."""
+        return self.settings.state_dir / "refused"
 
     def look_again(self) -> None:
         """Say that something may have changed."""
@@ -79,13 +83,13 @@ class Reconciler:
         self._recall()
         given = self.settings.haproxy_config
         try:
-            await self._install(edges.read_text(given))
-        except (Unreadable, Failed) as refusal:
+            self._runs(await self._install(edges.read_text(given)))
+        except (Unreadable, Failed) as refused:
             try:
-                await self._install(edges.read_text(self._static_file))
+                self._runs(await self._install(edges.read_text(self._static_file)))
             except (Unreadable, Failed) as error:
-                raise Failed(f"no usable configuration: {refusal}; nor a last good one: {error}") from None
-            self._refuse(_read_or_none(given), refusal)
+                raise Failed(f"no usable configuration: {refused}; nor a last good one: {error}") from None
+            self._refuse(_read_or_none(given), refused)
 
     async def run(self) -> None:
         """Look and apply until cancelled."""
@@ -98,6 +102,7 @@ class Reconciler:
                     looked_at_s = time.monotonic()
                     self._take_up_settings()
                     await self._take_up_static()
+                    self._leave_word()
                     await self._look_at_members()
                 done = await self._apply()
                 await self._keep_last_good()
@@ -135,6 +140,9 @@ class Reconciler:
         if self.settings != old:
             say(f"{self._settings_file} was taken up, services: {', '.join(sorted(new.services)) or 'none'}")
             self.look = replace(self.look, services=new.services)
+            if self.look.refusal is not None:
+                # HAProxy judged the static part together with the servers' options, which are others now.
+                self.look = replace(self.look, refusal=replace(self.look.refusal, again_at_s=0.0))
             self._memory = still_believed(self._memory, new.inventory)
             self._choose_servers()
 
@@ -145,42 +153,55 @@ class Reconciler:
         except Unreadable as error:
             self._refuse(None, error)
             return
-        if static == self._refused_static:
-            return
         if static == self._static:
             self._accept()
             return
-        before = self._static
+        before = self.look.refusal
+        if before is not None and not before.allows(haproxy.digest(static), time.monotonic()):
+            return
         try:
             await self._install(static)
             await self._reload()
-        except Failed as refusal:
-            self._refuse(static, refusal)
-            if self._static != before:
-                await self._put_back(before)
+        except Failed as error:
+            # `_keep_last_good` puts back what was put in place.
+            self._refuse(static, error)
             return
+        self._runs(static)
         say(f"HAProxy runs the static part {haproxy.digest(static)[:12]}")
         self._accept()
 
     def _refuse(self, static: str | None, reason: Exception) -> None:
-        self._refused_static = static
-        error = f"{self.settings.haproxy_config} was refused, the last good one stays: {reason}"
-        self.look = replace(self.look, config_error=error)
+        digest = None if static is None else haproxy.digest(static)
+        found = refusal.refused(digest, reason, self.look.refusal, time.monotonic())
+        fate = "was refused" if found.again_at_s is None else "was not taken up and is tried again"
+        error = f"{self.settings.haproxy_config} {fate}, the last good one stays: {reason}"
+        self.look = replace(self.look, config_error=error, refusal=found)
         self._say_once("config", error)
 
     def _accept(self) -> None:
-        self._refused_static = None
         unplaced = haproxy.unplaced(self._static, self.settings.services)
         error = None
         if unplaced:
             error = f"{self.settings.haproxy_config} has no '# fiefdom:servers' line for {', '.join(unplaced)}"
-        self.look = replace(self.look, config_error=error)
+        self.look = replace(self.look, config_error=error, refusal=None)
         self._say_once("config", error, mended=f"{self.settings.haproxy_config} is good again")
 
-    async def _install(self, static: str) -> None:
+    def _leave_word(self) -> None:
+        """Tell the host what HAProxy does not run: nobody may be asking for the status."""
+        found = self.look.refusal
+        if found is None or found.digest is None:
+            self._written.pop(self._refused_file, None)
+            with suppress(OSError):
+                self._refused_file.unlink(missing_ok=True)
+        else:
+            self._try_write(self._refused_file, f"{found.digest} {printable(found.reason)}\n")
+
+    async def _install(self, static: str) -> str:
         """Make a static part, with today's servers, the configuration that HAProxy reads next. Raises Failed."""
         await self._write_config(haproxy.render(static, self.look.wanted, self.settings.services))
-        self._write(self._static_file, static)
+        return static
+
+    def _runs(self, static: str) -> None:
         self._static = static
         self.look = replace(self.look, config_digest=haproxy.digest(static))
 
@@ -188,12 +209,6 @@ class Reconciler:
         reason = haproxy.reload_error(await edges.ask_haproxy("reload", self._sockets.master, RELOAD_TIMEOUT_S))
         if reason is not None:
             raise Failed(f"HAProxy did not reload: {reason}")
-
-    async def _put_back(self, static: str) -> None:
-        try:
-            await self._install(static)
-        except Failed as error:
-            self._say_once("put back", f"the last good configuration could not be put back: {error}")
 
     # --- What there is
 
@@ -320,7 +335,8 @@ class Reconciler:
     async def _keep_last_good(self) -> None:
         """Write the running servers into the configuration that a restarted HAProxy begins with."""
         try:
-            await self._write_config(haproxy.render(self._static, self.look.wanted, self.settings.services))
+            await self._install(self._static)
+            self._write(self._static_file, self._static)
         except Failed as error:
             self._say_once("last good", f"the last good configuration is not of today: {error}")
             return

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fiefdom_gateway import edges, haproxy, workers
 from fiefdom_gateway.members import Member, Rejection, Unreadable
+from fiefdom_gateway.refusal import Refusal
 from fiefdom_gateway.settings import Service
 from fiefdom_gateway.wanted import Server
 
@@ -27,6 +28,7 @@ class Look:
     serf_error: str | None = "has not answered yet"
     config_error: str | None = None
     config_digest: str | None = None
+    refusal: Refusal | None = None
     reconciled_at_s: float | None = None
     looked: bool = False
     ready: bool = False
@@ -60,14 +62,23 @@ async def document(look: Look, sockets: edges.Sockets) -> dict[str, object]:
         "members": [asdict(member) for member in look.members],
         "servers": servers,
         "rejected": [asdict(rejection) for rejection in look.rejected],
-        "config": {
-            "ok": look.config_error is None,
-            "error": look.config_error,
-            "digest": look.config_digest,
-        },
+        "config": config_part(look, time.monotonic()),
         "reconciled_s_ago": None if since is None else round(time.monotonic() - since, 3),
         "haproxy": own,
         "healthy": look.ready and answers,
+    }
+
+
+def config_part(look: Look, now_s: float) -> dict[str, object]:
+    """Return what HAProxy runs, and what it does not and when that is tried again, if ever."""
+    refusal = look.refusal
+    again_at_s = None if refusal is None else refusal.again_at_s
+    return {
+        "ok": look.config_error is None,
+        "error": look.config_error,
+        "digest": look.config_digest,
+        "refused": None if refusal is None else refusal.digest,
+        "retry_in_s": None if again_at_s is None else round(max(again_at_s - now_s, 0.0), 1),
     }
 
 

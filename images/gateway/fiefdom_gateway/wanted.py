@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from fiefdom_gateway.belief import believe
-from fiefdom_gateway.members import APP_ROLE, Member, Rejection, Roll, parse_members
+from fiefdom_gateway.members import APP_ROLE, LEAVING, Member, Rejection, Roll, parse_members
 from fiefdom_gateway.settings import Inventory, Service
 
 
@@ -79,8 +79,7 @@ def wanted_servers(memory: Memory, services: Mapping[str, Service]) -> tuple[tup
                     at = f"{offer.service} at {member.address} on ports"
                     rejected.add(Rejection(name, f"offers {at} that {other[0]} holds for {other[1]}"))
                     continue
-                drain = member.status == "leaving"
-                server = Server(offer.service, f"{name}-{port}", member.address, port, drain, offer.version)
+                server = Server(offer.service, f"{name}-{port}", member.address, port, member.drains, offer.version)
                 servers.append(server)
     return tuple(sorted(servers)), tuple(sorted(rejected))
 
@@ -111,5 +110,5 @@ def _as_listed(member: Member) -> dict[str, object]:
         "name": member.name,
         "addr": f"{host}:7946",
         "status": member.status,
-        "tags": {"role": member.role, **offers},
+        "tags": {"role": member.role, **offers, **({"state": LEAVING} if member.failed_leaving else {})},
     }

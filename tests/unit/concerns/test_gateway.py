@@ -119,6 +119,27 @@ def test_it_stops_later_than_haproxy_may_take() -> None:
     assert loaded(gateway.RECONCILER_CONFIG, gateway={"stop_grace_s": 90})["stop_grace_s"] == 90
 
 
+@pytest.mark.parametrize(
+    ("settings", "grace_s", "hard_stop_s"),
+    [
+        ({}, 60, 900),
+        ({"server_timeout_s": 5}, 60, 900),
+        ({"server_timeout_s": 300.5}, 301, 900),
+        ({"server_timeout_s": 300, "stop_grace_s": 20}, 20, 900),
+        ({"server_timeout_s": 1800, "client_timeout_s": 600}, 1800, 2415),
+        ({"server_timeout_s": 86400, "client_timeout_s": 86400}, 3600, 172815),
+        ({"stop_grace_s": 3600}, 3600, 3615),
+    ],
+)
+def test_open_requests_get_as_long_as_an_instance_may_take(
+    settings: dict[str, Any], grace_s: int, hard_stop_s: int
+) -> None:
+    state = desired(gateway=settings)
+    assert state.containers[0].stop_grace_s == grace_s + gateway.LEAVE_S
+    assert json.loads(state.file(gateway.RECONCILER_CONFIG).content)["stop_grace_s"] == grace_s
+    assert f"    hard-stop-after {hard_stop_s}s\n" in state.file(gateway.HAPROXY_CONFIG).content.decode()
+
+
 def test_open_files_are_enough_for_every_connection_twice() -> None:
     (container,) = desired(gateway={"maxconn": 6000}).containers
     assert "--ulimit=nofile=16096:16096" in container.args

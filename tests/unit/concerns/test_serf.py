@@ -1,9 +1,13 @@
 """The serf concern by value."""
 
 import json
+from typing import Any
+
+import pytest
 
 from example import GOSSIP_KEY, context
 from fiefdom.concerns import serf
+from fiefdom.containers import stop_limit_s
 from fiefdom.desired import HostState, spec_hash
 
 
@@ -61,3 +65,21 @@ def test_another_version_or_count_makes_it_another_one() -> None:
 
     assert spec() == spec()
     assert len({spec(), spec(version="2"), spec(instances=5)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "drain_timeout_s"),
+    [
+        ({}, 60),
+        ({"gateway": {"server_timeout_s": 300}}, 300),
+        ({"gateway": {"server_timeout_s": 86400}}, 3600),
+        ({"gateway": {"server_timeout_s": 300}, "serf": {"drain_timeout_s": 20}}, 20),
+    ],
+)
+def test_it_waits_for_open_requests_as_long_as_an_instance_may_take(
+    changes: dict[str, Any], drain_timeout_s: int
+) -> None:
+    state = serf.desired(context("app2", **changes))
+    assert f"\ndrain_timeout_s={drain_timeout_s}\n" in state.file(serf.ROTATION).content.decode()
+    limit_s = stop_limit_s(state.containers[0]) + drain_timeout_s
+    assert f"TimeoutStopSec={limit_s}\n" in state.file(f"/etc/systemd/system/{serf.UNIT}").content.decode()
