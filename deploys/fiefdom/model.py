@@ -372,6 +372,19 @@ class Host(_Model):
 
 
 _RULE = _Matches("[ -~]*[!-~]", "a line of nftables such as 'ip saddr 10.20.0.9 tcp dport 9100 accept'")
+# `fib` has words of its own: fib saddr . iif oif missing drop.
+_FIB = re.compile(r"\bfib\s+[a-z]+(\s*\.\s*[a-z]+)*\s+(oif|oifname|type)\b")
+_BY_INDEX = re.compile(r"\b([io]if)\s")
+
+
+def _interfaces_by_name(rule: str) -> str:
+    found = _BY_INDEX.search(_FIB.sub("", rule))
+    if found:
+        raise ValueError(
+            f"{shown(rule)} wants an interface that is up, and at boot none is; write {found[1]}name in place of "
+            f"{found[1]}"
+        )
+    return rule
 
 
 class Network(_Model):
@@ -386,8 +399,10 @@ class Network(_Model):
         description="Networks that may reach the gateways' service ports; the cluster's own when absent.",
     )
     firewall: bool = Field(True, description="Whether Fiefdom manages an nftables table of its own.")
-    input_rules: Many[Annotated[str, _RULE]] = Field(
-        (), description="Rules of your own for packets to the hosts, in nftables' words; they come before Fiefdom's."
+    input_rules: Many[Annotated[str, _RULE, AfterValidator(_interfaces_by_name)]] = Field(
+        (),
+        description="Rules of your own for packets to the hosts, in nftables' words; they come before Fiefdom's. They "
+        "must load before the network is up: no host names, and iifname in place of iif.",
     )
 
     @property

@@ -1,6 +1,9 @@
 """The firewall's rules by value. That they hold, `tests/lab` proves with packets."""
 
 import re
+import shlex
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -103,6 +106,55 @@ def test_the_unit_is_up_before_anything_that_listens_and_a_restart_leaves_no_mom
     assert settings["DefaultDependencies"] == "no"
     assert settings["StartLimitIntervalSec"] == "0"
     assert "list-jobs --no-legend %n | grep -qw restart || nft delete table inet fiefdom" in settings["ExecStop"]
+
+
+RULE = "ip saddr 192.0.2.9 tcp dport 9100 accept"
+
+
+def test_a_host_has_the_rules_without_the_inventorys_own_as_well() -> None:
+    state = firewall.desired(context(network={"input_rules": [RULE]}))
+    rules, base = (state.file(path).content.decode().splitlines() for path in (firewall.RULES, firewall.BASE_RULES))
+    assert [line.strip() for line in rules if line not in base] == [RULE]
+    assert [line for line in rules if RULE not in line] == base
+
+
+def test_rules_are_checked_where_there_is_no_network_as_at_boot() -> None:
+    state = firewall.desired(context())
+    for path in (firewall.RULES, firewall.BASE_RULES):
+        assert state.file(path).check == ("unshare", "--net", "nft", "-c", "-f", "{}")
+
+
+NFT = """#!/bin/sh
+echo "$*" >> {folder}/log
+case $* in {refused}) exit 1 ;; esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("refused", "code", "asked"),
+    [
+        ("nothing", 0, ["-f rules"]),
+        ("*firewall.nft", 1, ["-f rules", "list table inet fiefdom"]),
+        ("*firewall.nft | list*", 1, ["-f rules", "list table inet fiefdom", "-f base"]),
+    ],
+    ids=["all is well", "there is a table already", "at boot"],
+)
+def test_where_the_rules_cannot_be_loaded_the_base_is_and_the_unit_fails(
+    tmp_path: Path, refused: str, code: int, asked: list[str]
+) -> None:
+    unit = firewall.desired(context()).file(firewall.SERVICE).content.decode().replace("\\\n", "")
+    (start,) = re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE)
+    (tmp_path / "nft").write_text(NFT.format(folder=tmp_path, refused=refused))
+    (tmp_path / "nft").chmod(0o755)
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    assert subprocess.run(shlex.split(start), env=path, check=False).returncode == code
+    words = (tmp_path / "log").read_text().replace(firewall.BASE_RULES, "base").replace(firewall.RULES, "rules")
+    assert words.splitlines() == asked
+
+
+def test_a_reload_that_fails_leaves_what_stands() -> None:
+    unit = firewall.desired(context()).file(firewall.SERVICE).content.decode()
+    assert f"\nExecReload=/usr/sbin/nft -f {firewall.RULES}\n" in unit
 
 
 def test_it_can_be_kept_out() -> None:
