@@ -324,6 +324,45 @@ def test_a_host_forwards_for_its_containers_only(site: Site) -> None:
         assert scan({way: [CONTROL]}).of(way) == {}
 
 
+# A neighbour on a bridge that bears an address of the host's own, as where a host's uplink is a bridge.
+_NEIGHBOUR = """
+ip link add br-lan type bridge
+ip addr add 192.168.99.1/24 dev br-lan
+ip link set br-lan up
+ip netns add neighbour
+ip link add to-neighbour type veth peer name eth0 netns neighbour
+ip link set to-neighbour master br-lan up
+ip -n neighbour addr add 192.168.99.9/24 dev eth0
+ip -n neighbour link set eth0 up
+ip -n neighbour route add default via 192.168.99.1
+"""
+_NO_NEIGHBOUR = "ip netns del neighbour; ip link del br-lan; ip link del to-neighbour 2>/dev/null || :"
+
+
+def test_a_neighbour_on_a_bridge_is_no_container(site: Site) -> None:
+    """Not even where the bridge is called like one of Docker's; and what is on one bridge together goes on talking."""
+    host = "app1"
+    ways = [f"192.168.99.1:{port}" for port in (8000, BY_HAND, BY_HAND_ELSEWHERE)]
+    ways += [f"{address}:{CONTAINER_PORT}" for address in (instance_address(host), CONTAINERS[host])]
+
+    def reached() -> list[str]:
+        ask = "nsenter --net=/run/netns/neighbour curl -s -o /dev/null -m 2 http://"
+        return [way for way in ways if site.ssh(host, f"{ask}{way} && echo reached || :") == "reached"]
+
+    console(host, _NEIGHBOUR)
+    try:
+        assert reached() == []
+        site.ssh(host, "systemctl stop fiefdom-firewall")
+        assert reached() == ways
+    finally:
+        site.ssh(host, "systemctl start fiefdom-firewall")
+        console(host, _NO_NEIGHBOUR)
+    beside = "docker run --rm --network by-hand --entrypoint python3"
+    image = "$(docker inspect by-hand --format '{{.Config.Image}}')"
+    connect = f"import socket; socket.create_connection(('{CONTAINERS[host]}', {CONTAINER_PORT}), 3)"
+    site.ssh(host, f'{beside} {image} -c "{connect}"')
+
+
 _UDP = """
 import json, socket, sys, time
 asked = json.loads(sys.argv[1])

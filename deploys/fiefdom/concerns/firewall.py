@@ -1,7 +1,7 @@
 """The firewall: one nftables table of ours, replaced whole, that lives beside Docker's tables.
 
 A published port is never seen by an input chain, because Docker's DNAT forwards it, so the table has a forward chain
-of its own ahead of Docker's. A drop in any base chain is final, an accept is not.
+of its own ahead of Docker's, and one behind its address translation. A drop in any base chain is final, an accept is not.
 """
 
 from __future__ import annotations
@@ -57,14 +57,13 @@ def desired(context: Context) -> HostState:
 
 def _rules(context: Context, own: Iterable[str]) -> str:
     cluster = context.cluster
-    network, docker = cluster.network, cluster.docker
+    network = cluster.network
     return render(
         "firewall.nft.j2",
         admins=_networks(network.admin_cidrs),
         clients=_networks(network.clients),
         members=_networks((network.cidr,)),
         gateways=sorted(ipaddress.IPv4Address(cluster.hosts[name].address) for name in cluster.gateways),
-        docker_networks=_networks((str(ipaddress.IPv4Interface(docker.bridge_address).network), docker.address_pool)),
         rules=own,
         is_gateway=context.is_gateway,
         ssh_port=cluster.ssh_of(context.name)[1],
