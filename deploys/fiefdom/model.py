@@ -390,7 +390,10 @@ def _interfaces_by_name(rule: str) -> str:
 class Network(_Model):
     """Addresses, and who may reach what."""
 
-    cidr: Cidr = Field(description="Network that every host's address lies in; gossip is accepted from it only.")
+    cidr: Cidr = Field(
+        description="Network that every host's address lies in; gossip is accepted from it only, and with "
+        "gateway.known_hosts_only from its hosts only."
+    )
     admin_cidrs: Many[Cidr] = Field(
         description="Networks that may reach SSH and the gateways' statistics.", min_length=1
     )

@@ -62,7 +62,7 @@ def _rules(context: Context, own: Iterable[str]) -> str:
         "firewall.nft.j2",
         admins=_networks(network.admin_cidrs),
         clients=_networks(network.clients),
-        members=_networks((network.cidr,)),
+        members=_networks(_members(context)),
         gateways=sorted(ipaddress.IPv4Address(cluster.hosts[name].address) for name in cluster.gateways),
         rules=own,
         is_gateway=context.is_gateway,
@@ -72,6 +72,14 @@ def _rules(context: Context, own: Iterable[str]) -> str:
         route_ports=ranges(service.route.port for service in cluster.services.values()),
         instance_ports=ranges(instance.port for instance in cluster.instances(context.name)),
     )
+
+
+def _members(context: Context) -> Iterable[str]:
+    """Who may gossip: the cluster's network, so that a new host joins without a change here, or its hosts alone."""
+    cluster = context.cluster
+    if not cluster.gateway.known_hosts_only:
+        return (cluster.network.cidr,)
+    return (cluster.hosts[name].address for name in (*cluster.gateways, *cluster.app_hosts))
 
 
 def _networks(cidrs: Iterable[str]) -> tuple[str, ...]:

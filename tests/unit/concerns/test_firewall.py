@@ -1,5 +1,6 @@
 """The firewall's rules by value. That they hold, `tests/lab` proves with packets."""
 
+import ipaddress
 import re
 import shlex
 import subprocess
@@ -36,6 +37,18 @@ def test_ssh_is_for_admins_on_the_hosts_own_port() -> None:
 def test_gossip_is_for_members() -> None:
     for protocol in ("tcp", "udp"):
         assert f"ip saddr {{ 10.1.0.0/24 }} {protocol} dport 7946 accept" in chain("input", "app1")
+
+
+def test_gossip_is_for_known_hosts_where_nobody_else_is_believed() -> None:
+    """Addresses that lie side by side become networks; a host of no role has no agent."""
+    hosts = {"box": {"address": "10.1.0.99", "groups": ["boxes"]}}
+    known = chain("input", "app1", gateway={"known_hosts_only": True}, hosts=hosts)
+    cluster = context("app1").cluster
+    addresses = {cluster.hosts[name].address for name in (*cluster.gateways, *cluster.app_hosts)}
+    for protocol in ("tcp", "udp"):
+        (rule,) = [r for r in known if r.endswith(f" {protocol} dport 7946 accept")]
+        networks = [ipaddress.ip_network(n) for n in re.findall(r"[0-9][0-9./]*", rule.split("}")[0])]
+        assert {str(address) for network in networks for address in network} == addresses
 
 
 def test_only_a_gateway_serves_clients_and_statistics() -> None:
