@@ -137,7 +137,7 @@ def test_members_say_nothing_that_gets_out_of_its_place(text: str, only: bool) -
     memory = wanted.remember({}, roll, 0.0, 60.0)
     servers, contested = wanted.wanted_servers(memory, SERVICES)
     for refused in (*roll.rejected, *contested):
-        assert printable(f"{refused.member} {refused.reason}") == f"{refused.member} {refused.reason}"
+        assert (printable(refused.member), printable(refused.reason)) == (refused.member, refused.reason)
     for server in servers:
         name, service = server.name.rpartition("-")[0], SERVICES[server.service]
         host = inventory.hosts.get(name)

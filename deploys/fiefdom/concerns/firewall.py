@@ -1,7 +1,8 @@
 """The firewall: one nftables table of ours, replaced whole, that lives beside Docker's tables.
 
 A published port is never seen by an input chain, because Docker's DNAT forwards it, so the table has a forward chain
-of its own ahead of Docker's, and one behind its address translation. A drop in any base chain is final, an accept is not.
+of its own ahead of Docker's, and a chain behind its address translation. A drop in any base chain is final, an accept
+is not.
 """
 
 from __future__ import annotations
