@@ -104,7 +104,7 @@ SERVICES = {
 INVENTORY = Inventory(
     ipaddress.IPv4Network("10.99.0.0/24"),
     False,
-    {"gw1": Host("10.99.0.11", frozenset()), "app1": Host("10.99.0.21", frozenset(["predictor"]))},
+    {"gw1": Host("10.99.0.11", frozenset()), "app1": Host("10.99.0.21", frozenset(["predictor"]), {"predictor": 8000})},
 )
 NAME = r"[A-Za-z0-9][A-Za-z0-9.-]*-[0-9]+"
 ENDPOINT = r"([0-9.]+|\[[0-9a-f:]+\]):[0-9]+"
@@ -144,6 +144,7 @@ def test_members_say_nothing_that_gets_out_of_its_place(text: str, only: bool) -
         assert service.base_port <= server.port <= service.last_port
         if host is not None:
             assert server.address == host.address and server.service in host.services
+            assert server.port <= host.last_ports[server.service]
         else:
             owner = inventory.hosts.get(inventory.owner(server.address) or "")
             assert not only and (owner is None or server.service in owner.services)
