@@ -9,6 +9,8 @@ import pytest
 from load import Load
 from operator_view import GATEWAY_URL, ROOT, Site, await_true, tell
 
+from fiefdom import bases
+
 ADDRESS = "10.99.0.250"
 NAME = "scratch-registry-test"
 PUSH = "127.0.0.1:5443"  # Docker trusts registries on loopback without asking for their certificate
@@ -22,7 +24,8 @@ def docker(*arguments: str, check: bool = True) -> str:
 @pytest.fixture
 def registry(site: Site) -> Iterator[str]:
     """Address of a registry that holds the cluster's images and that the hosts' daemons trust."""
-    docker("build", "--quiet", "--tag", "fiefdom-test/registry", str(ROOT / "tests/lab/images/registry"))
+    context = ROOT / "tests/lab/images/registry"
+    docker("build", "--quiet", *bases.build_arguments(context), "--tag", "fiefdom-test/registry", str(context))
     docker("rm", "--force", NAME, check=False)
     where = ("--network", "fiefdom-lab", "--ip", ADDRESS, "--publish", f"{PUSH}:5000")
     docker("run", "--detach", "--name", NAME, *where, "fiefdom-test/registry")
