@@ -372,13 +372,13 @@ class Host(_Model):
 
 
 _RULE = _Matches("[ -~]*[!-~]", "a line of nftables such as 'ip saddr 10.20.0.9 tcp dport 9100 accept'")
-# `fib` has words of its own: fib saddr . iif oif missing drop.
-_FIB = re.compile(r"\bfib\s+[a-z]+(\s*\.\s*[a-z]+)*\s+(oif|oifname|type)\b")
-_BY_INDEX = re.compile(r"\b([io]if)\s")
+# Comments say what they like, and `fib` has words of its own: fib saddr . iif oif missing drop.
+_OTHER_WORDS = re.compile(r"\"[^\"]*\"|\bfib\s+[a-z]+(\s*\.\s*[a-z]+)*\s+(oif|oifname|type)\b")
+_BY_INDEX = re.compile(r"\b([io]if)\b")
 
 
 def _interfaces_by_name(rule: str) -> str:
-    found = _BY_INDEX.search(_FIB.sub("", rule))
+    found = _BY_INDEX.search(_OTHER_WORDS.sub("", rule))
     if found:
         raise ValueError(
             f"{shown(rule)} wants an interface that is up, and at boot none is; write {found[1]}name in place of "

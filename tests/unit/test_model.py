@@ -196,6 +196,8 @@ RULES = {
     'iifname "wg0" tcp dport 9100 accept': None,
     "fib saddr . iif oif missing drop": None,
     "fib daddr type local iif lo accept": "iif",
+    "iif!=lo tcp dport 9100 accept": "iif",
+    'tcp dport 9100 accept comment "no iif here"': None,
 }
 
 
