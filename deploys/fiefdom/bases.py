@@ -86,7 +86,7 @@ def _made_here(ref: str) -> bool | None:
 
 
 def renew(folder: Path, say: Say) -> None:
-    """Pull every base by its name, and pin what came: in bases.lock and in each Dockerfile.
+    """Pull every base by its name, and pin what came: in bases.lock and in each Dockerfile, the tests' ones too.
 
     Raises FiefdomError where a registry does not give one; nothing is written then.
     """
@@ -99,7 +99,8 @@ def renew(folder: Path, say: Say) -> None:
             reason = (done.stderr.strip() or "it named no digest").splitlines()[-1]
             raise FiefdomError(f"{tag_of(release)} could not be pulled, and no pin was changed: {reason}")
         new[pin] = f"{tag_of(release)}@{digest[1]}"
-    for path in (folder / "bases.lock", *sorted(folder.glob("*/Dockerfile"))):
+    own, tests = folder.glob("*/Dockerfile"), folder.parent.glob("tests/lab/images/*/Dockerfile")
+    for path in (folder / "bases.lock", *sorted(own), *sorted(tests)):
         text = path.read_text()
         for old, pin in new.items():
             text = text.replace(old, pin)

@@ -99,9 +99,7 @@ def _left_out(cluster: Cluster, hosts: Session, say: Say) -> list[strangers.Memb
 
 
 def _strangers_alive(cluster: Cluster, hosts: Session, gateways: Collection[str]) -> list[strangers.Member]:
-    found = strangers.all_members(cluster, hosts, gateways)
-    alive = {member.name for listed in found.values() for member in listed if member.status == "alive"}
-    return [member for member in strangers.of(cluster, found) if member.name in alive]
+    return strangers.living(cluster, strangers.all_members(cluster, hosts, gateways))
 
 
 def _require_no_stranger(cluster: Cluster, hosts: Session, gateways: Collection[str]) -> None:

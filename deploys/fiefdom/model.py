@@ -373,12 +373,28 @@ class Host(_Model):
 
 
 _RULE = _Matches("[ -~]*[!-~]", "a line of nftables such as 'ip saddr 10.20.0.9 tcp dport 9100 accept'")
+# Comments say what they like, and `fib` has words of its own: fib saddr . iif oif missing drop.
+_OTHER_WORDS = re.compile(r"\"[^\"]*\"|\bfib\s+[a-z]+(\s*\.\s*[a-z]+)*\s+(oif|oifname|type)\b")
+_BY_INDEX = re.compile(r"\b([io]if)\b")
+
+
+def _interfaces_by_name(rule: str) -> str:
+    found = _BY_INDEX.search(_OTHER_WORDS.sub("", rule))
+    if found:
+        raise ValueError(
+            f"{shown(rule)} wants an interface that is up, and at boot none is; write {found[1]}name in place of "
+            f"{found[1]}"
+        )
+    return rule
 
 
 class Network(_Model):
     """Addresses, and who may reach what."""
 
-    cidr: Cidr = Field(description="Network that every host's address lies in; gossip is accepted from it only.")
+    cidr: Cidr = Field(
+        description="Network that every host's address lies in; gossip is accepted from it only, and with "
+        "gateway.known_hosts_only from its hosts only."
+    )
     admin_cidrs: Many[Cidr] = Field(
         description="Networks that may reach SSH and the gateways' statistics.", min_length=1
     )
@@ -387,8 +403,10 @@ class Network(_Model):
         description="Networks that may reach the gateways' service ports; the cluster's own when absent.",
     )
     firewall: bool = Field(True, description="Whether Fiefdom manages an nftables table of its own.")
-    input_rules: Many[Annotated[str, _RULE]] = Field(
-        (), description="Rules of your own for packets to the hosts, in nftables' words; they come before Fiefdom's."
+    input_rules: Many[Annotated[str, _RULE, AfterValidator(_interfaces_by_name)]] = Field(
+        (),
+        description="Rules of your own for packets to the hosts, in nftables' words; they come before Fiefdom's. They "
+        "must load before the network is up: no host names, and iifname in place of iif.",
     )
 
     @property

@@ -174,6 +174,7 @@ def combine(
     for name, view in views.items():
         if isinstance(view, dict):
             problems += _complaints(name, view)
+    problems += _strangers(cluster, views)
     instances = [
         InstanceStatus(
             service=i.service,
@@ -208,6 +209,23 @@ def _members(views: Mapping[str, dict[str, Any] | str]) -> dict[str, str]:
         for member in view.get("members", []) if isinstance(view, dict) else []:
             members.setdefault(str(member.get("name")), str(member.get("status")))
     return members
+
+
+def _strangers(cluster: Cluster, views: Mapping[str, dict[str, Any] | str]) -> list[str]:
+    """Of living members that no gateway refuses; a refusal is told already."""
+    own = {*cluster.gateways, *cluster.app_hosts}
+    rows = [row for view in views.values() if isinstance(view, dict) for row in view.get("members", [])]
+    alive = {str(row.get("name")): str(row.get("address")) for row in rows if row.get("status") == "alive"}
+    return [of_stranger(cluster, f"{name} ({alive[name]})") for name in sorted(alive.keys() - own)]
+
+
+def of_stranger(cluster: Cluster, who: str) -> str:
+    """What there is to say of a living member that is no host of the inventory."""
+    fate = "no traffic" if cluster.gateway.known_hosts_only else "traffic, as a new host does"
+    return (
+        f"{who} is a member and no host of the inventory, and gets {fate}; add it there, or stop its agent and then "
+        "run `fiefdom rotate-key`"
+    )
 
 
 def _complaints(name: str, view: dict[str, Any]) -> list[str]:

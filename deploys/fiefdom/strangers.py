@@ -61,11 +61,22 @@ def of(cluster: Cluster, found: Mapping[str, Collection[Member]]) -> list[Member
 def forget_gone(cluster: Cluster, hosts: Session) -> list[str]:
     """Let the cluster forget members that the inventory does not know and that are gone; their names.
 
-    Serf would list them for a day, and ask for them. One that is alive stays a member: it would be back at once.
+    Serf would list them for a day, and ask for them. One that is alive stays a member, for it would be back at once,
+    and nobody can tell it from a host that has just joined: FiefdomError names those, once the others are forgotten.
     """
     found = all_members(cluster, hosts)
-    gone = {m.name for m in of(cluster, found)} - {m.name for ms in found.values() for m in ms if m.status == "alive"}
-    return _forget_all(cluster, hosts, sorted(gone))
+    alive = living(cluster, found)
+    gone = {member.name for member in of(cluster, found)} - {member.name for member in alive}
+    forgotten = _forget_all(cluster, hosts, sorted(gone))
+    if alive:
+        raise FiefdomError("; ".join(status.of_stranger(cluster, str(member)) for member in alive))
+    return forgotten
+
+
+def living(cluster: Cluster, found: Mapping[str, Collection[Member]]) -> list[Member]:
+    """Members that are no host of the inventory and alive, each once, from what every gateway lists."""
+    alive = {member.name for listed in found.values() for member in listed if member.status == "alive"}
+    return [member for member in of(cluster, found) if member.name in alive]
 
 
 def all_members(

@@ -20,6 +20,7 @@ def test_no_unit_is_exposed_more_than_its_work_needs(target: Target) -> None:
 
 
 def own_units(target: Target) -> list[str]:
+    """Those that stay. What changes a host for a moment (`fiefdom-turn`, `fiefdom-revert`) is root's by design."""
     made = [line.split("\t") for line in target.run("cat /var/lib/fiefdom/manifest").splitlines()]
     return sorted(name for kind, name in made if kind == "unit")
 

@@ -825,3 +825,16 @@ def test_a_known_host_gets_the_services_that_the_inventory_lets_it_run(cluster: 
     finally:
         cluster.write_reconciler()
     cluster.until(lambda view: states(view) == {"app1-8000": "up"})
+
+
+def test_a_known_host_gets_as_many_ports_as_the_inventory_gives_it(cluster: Cluster) -> None:
+    cluster.use()
+    two = {**KNOWN, "app2": {**KNOWN["app2"], "last_ports": {"predictor": 8001}}}
+    with cluster.stranger("app2", "10.98.7.22", ports="8000-8099"):
+        cluster.until(lambda view: len(view["servers"]) == 101)
+        try:
+            cluster.write_reconciler(hosts=two)
+            view = cluster.until(lambda view: states(view).keys() == {"app1-8000", "app2-8000", "app2-8001"})
+            assert refusals(view) == ["app2 offers predictor on ports up to 8099, the inventory has it up to 8001"]
+        finally:
+            cluster.write_reconciler()

@@ -21,7 +21,8 @@ from typing import Any
 
 import pyrage
 import pytest
-from operator_view import ROOT, Site
+from operator_view import ROOT, Site, await_true
+from test_registry import running
 
 from fiefdom import inventory, secret
 from fiefdom.concerns import docker
@@ -33,6 +34,7 @@ pytestmark = pytest.mark.proof
 
 HOSTS = ("gw1", "app1", "app2")
 FIRST = {"env": "swordfish-by-env-1", "command": "swordfish-by-command-1", "secret": "swordfish-by-file-1"}
+REGISTRY_USER, REGISTRY_PASSWORD = "ann", "swordfish-by-registry"
 SECOND = {kind: text.replace("-1", "-2") for kind, text in FIRST.items()}
 WORDS = "/root/fiefdom-test-words"
 CANARY = "canary-that-is-seen"
@@ -62,13 +64,14 @@ wait
 
 # Where a host may keep one, each for root or the agent's user alone.
 MAY_HOLD = ("/etc/fiefdom/containers/", "/etc/fiefdom/serf/agent.json", "/etc/fiefdom/gateway/agent.json")
-MAY_HOLD += ("/var/lib/fiefdom/previous/", "/var/lib/docker/containers/")
+MAY_HOLD += ("/etc/fiefdom/docker/config.json", "/var/lib/fiefdom/previous/", "/var/lib/docker/containers/")
 BUNDLES = ("/run/docker/containerd/", "/run/containerd/", "/var/lib/containerd/")
 
 
 def words(cluster: Cluster, known: Secrets) -> list[str]:
     """Every secret of the cluster, as it is and in base64."""
     plain = [known.gossip_key, *FIRST.values(), *SECOND.values()]
+    plain += [REGISTRY_PASSWORD, f"{REGISTRY_USER}:{REGISTRY_PASSWORD}"]
     plain += [rpc_auth(Context(name, cluster, "trixie", known)) for name in cluster.hosts]
     return plain + [base64.b64encode(text.encode()).decode().rstrip("=") for text in plain]
 
@@ -96,14 +99,32 @@ def stop_sampler(site: Site, host: str) -> set[str]:
     return (argv | files) - expected
 
 
+def careless_files(folder: Path, seen: list[str]) -> Iterator[str]:
+    """Files below a folder that others may open, or that hold a secret."""
+    for path in folder.rglob("*"):
+        try:
+            if not path.is_file():
+                continue
+            mode, text = path.stat().st_mode & 0o777, path.read_bytes().decode(errors="replace")
+        except OSError:  # it is gone by now
+            continue
+        if mode & 0o177:
+            yield f"{path} has the mode {mode:o}"
+        yield from (f"{path} holds a secret" for word in seen if word in text)
+
+
 @contextmanager
-def watched_here(seen: list[str]) -> Iterator[list[str]]:
-    """Command lines of this machine that hold a secret, while the block runs; lab hosts share its kernel."""
+def watched_here(seen: list[str], folder: Path) -> Iterator[list[str]]:
+    """Command lines of this machine that hold a secret, and careless temporary files, while the block runs.
+
+    Lab hosts share its kernel, and so its command lines.
+    """
     found: list[str] = []
     over = threading.Event()
 
     def look() -> None:
         while not over.wait(0.05):
+            found.extend(careless_files(folder, seen))
             for path in Path("/proc").glob("[0-9]*/cmdline"):
                 try:
                     line = path.read_bytes().decode(errors="replace")
@@ -114,15 +135,33 @@ def watched_here(seen: list[str]) -> Iterator[list[str]]:
     thread = threading.Thread(target=look)
     thread.start()
     try:
+        canary = folder / "canary"
+        canary.write_text(seen[0])
+        canary.chmod(0o640)
+        wanted = {f"{canary} has the mode 640", f"{canary} holds a secret"}
+        await_true(lambda: wanted <= {*found}, 5, "a look at temporary files")
+        canary.unlink()
         yield found
     finally:
         over.set()
         thread.join()
+    found[:] = [line for line in found if line not in wanted]
 
 
 @pytest.fixture
-def operator(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An inventory whose predictor has a secret from every source; its hosts are cleaned of the samplers' files."""
+def registry(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Address of a registry that asks for a password, which the environment holds."""
+    monkeypatch.setenv("FIEFDOM_TEST_REGISTRY", REGISTRY_PASSWORD)
+    with running(site, (REGISTRY_USER, REGISTRY_PASSWORD)) as address:
+        yield address
+
+
+@pytest.fixture
+def operator(site: Site, registry: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An inventory whose predictor has a secret from every source, and whose images come with another.
+
+    Its hosts are cleaned of the samplers' files.
+    """
     identity = pyrage.x25519.Identity.generate()
     key = site.scratch / "identity"
     key.write_text(str(identity))
@@ -130,6 +169,8 @@ def operator(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("FIEFDOM_IDENTITY", str(key))
 
     def change(data: dict[str, Any]) -> None:
+        data["registry"] = {"server": registry, "user": REGISTRY_USER}
+        data["registry"]["password"] = {"env": "FIEFDOM_TEST_REGISTRY"}
         data["secrets"] = {"file": "secrets.age", "recipients": [str(identity.to_public())]}
         service = data["services"]["predictor"]
         # One instance more, so that `apply` has one to start as well as a rollout some to replace.
@@ -159,8 +200,9 @@ def give(site: Site, path: str, values: dict[str, str], monkeypatch: pytest.Monk
 
 
 def test_no_secret_is_seen_on_its_way_or_left_where_others_may_look(
-    site: Site, operator: str, monkeypatch: pytest.MonkeyPatch
+    site: Site, operator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     cluster = inventory.load(operator)
     seen = words(cluster, secret.load(cluster))
     python = str(Path(operator).with_suffix(".py"))
@@ -174,7 +216,7 @@ def test_no_secret_is_seen_on_its_way_or_left_where_others_may_look(
 
     for host in HOSTS:
         start_sampler(site, host, seen)
-    with watched_here(seen) as lines:
+    with watched_here(seen, tmp_path) as lines:
         first = json.loads(run("fiefdom", "plan", operator, "--diff", "--json", codes=(2,)))
         give(site, operator, SECOND, monkeypatch)
         second = json.loads(run("fiefdom", "plan", operator, "--diff", "--json", codes=(2,)))
@@ -194,6 +236,7 @@ def test_no_secret_is_seen_on_its_way_or_left_where_others_may_look(
     assert first["hash"] == second["hash"] and first == second
     assert [(command, word) for command, text in printed for word in seen if word in text] == []
     assert lines == []
+    assert all(REGISTRY_USER in site.ssh(host, _WHO_PULLS) for host in HOSTS)
     for host in HOSTS:
         assert stop_sampler(site, host) == set(), host
         look_around(site, host)
@@ -203,6 +246,10 @@ def test_no_secret_is_seen_on_its_way_or_left_where_others_may_look(
             assert {f"BY_{n}={SECOND[k]}" for n, k in (("ENV", "env"), ("COMMAND", "command"), ("FILE", "secret"))} <= {
                 *environment
             }
+
+
+# The user in the file that `docker pull` is given.
+_WHO_PULLS = 'sed -n \'s/.*"auth": "\\(.*\\)".*/\\1/p\' /etc/fiefdom/docker/config.json | base64 -d | cut -d : -f 1'
 
 
 def look_around(site: Site, host: str) -> None:

@@ -324,6 +324,45 @@ def test_a_host_forwards_for_its_containers_only(site: Site) -> None:
         assert scan({way: [CONTROL]}).of(way) == {}
 
 
+# A neighbour on a bridge that bears an address of the host's own, as where a host's uplink is a bridge.
+_NEIGHBOUR = """
+ip link add br-lan type bridge
+ip addr add 192.168.99.1/24 dev br-lan
+ip link set br-lan up
+ip netns add neighbour
+ip link add to-neighbour type veth peer name eth0 netns neighbour
+ip link set to-neighbour master br-lan up
+ip -n neighbour addr add 192.168.99.9/24 dev eth0
+ip -n neighbour link set eth0 up
+ip -n neighbour route add default via 192.168.99.1
+"""
+_NO_NEIGHBOUR = "ip netns del neighbour; ip link del br-lan; ip link del to-neighbour 2>/dev/null || :"
+
+
+def test_a_neighbour_on_a_bridge_is_no_container(site: Site) -> None:
+    """Not even where the bridge is called like one of Docker's; and what is on one bridge together goes on talking."""
+    host = "app1"
+    ways = [f"192.168.99.1:{port}" for port in (8000, BY_HAND, BY_HAND_ELSEWHERE)]
+    ways += [f"{address}:{CONTAINER_PORT}" for address in (instance_address(host), CONTAINERS[host])]
+
+    def reached() -> list[str]:
+        ask = "nsenter --net=/run/netns/neighbour curl -s -o /dev/null -m 2 http://"
+        return [way for way in ways if site.ssh(host, f"{ask}{way} && echo reached || :") == "reached"]
+
+    console(host, _NEIGHBOUR)
+    try:
+        assert reached() == []
+        site.ssh(host, "systemctl stop fiefdom-firewall")
+        assert reached() == ways
+    finally:
+        site.ssh(host, "systemctl start fiefdom-firewall")
+        console(host, _NO_NEIGHBOUR)
+    beside = "docker run --rm --network by-hand --entrypoint python3"
+    image = "$(docker inspect by-hand --format '{{.Config.Image}}')"
+    connect = f"import socket; socket.create_connection(('{CONTAINERS[host]}', {CONTAINER_PORT}), 3)"
+    site.ssh(host, f'{beside} {image} -c "{connect}"')
+
+
 _UDP = """
 import json, socket, sys, time
 asked = json.loads(sys.argv[1])
@@ -448,6 +487,55 @@ def test_the_rules_stand_before_the_network(site: Site, host: str) -> None:
     assert stood_us > 0
     assert {one: began > stood_us for one, began in began_us.items()} == dict.fromkeys(after, True)
     assert {"network-pre.target", "sysinit.target", "docker.service"} <= set(facts[unit]["Before"].split())
+
+
+# A rule that is right once wg0 is up, past the model and the check of an apply.
+_TOO_EARLY = """
+cp -p /etc/fiefdom/firewall.nft /root/whole.nft
+sed -i '/ tcp dport 22 accept$/i iif wg0 tcp dport 9100 accept' /etc/fiefdom/firewall.nft
+"""
+_MENDED = "if [ -e /root/whole.nft ]; then mv /root/whole.nft /etc/fiefdom/firewall.nft; fi"
+
+
+def test_a_host_that_cannot_load_its_rules_keeps_what_stands_and_boots_with_the_base(
+    site: Site, link_local: dict[str, str]
+) -> None:
+    host, unit = "app2", "fiefdom-firewall"
+    table = "nft -s list table inet fiefdom"
+    ways = {way: PORTS for way, at in ways_to_hosts(link_local).items() if at == host and ":" not in way[0]}
+    before, boot = site.ssh(host, table), lab.boot_of(host)
+    site.ssh(host, _TOO_EARLY)
+    try:
+        for verb in ("reload", "restart"):
+            assert site.ssh(host, f"systemctl {verb} {unit} 2>/dev/null || echo failed") == "failed"
+            assert site.ssh(host, table) == before
+        site.ssh(host, "systemctl --no-block reboot", check=False)
+        await_true(lambda: lab.boot_of(host) != boot, what=f"a new boot of {host}")
+        lab.await_booted([host])
+        console(host, f"ip addr add {ULAS[host]}/64 dev eth0 nodad")
+        assert site.ssh(host, f"systemctl is-failed {unit}") == "failed"
+        # The base knows nothing of the port that was opened by hand, and is as closed as ever.
+        seen = scan(ways)
+        assert {way: seen.of(way) for way in ways} == {
+            way: dict.fromkeys(promised(way[0], host) - {CONTROL}, "open") for way in ways
+        }
+        assert f"~ unit {unit}.service" in site.plan()[1][host]
+    finally:
+        site.ssh(host, f"{_MENDED}; systemctl reload-or-restart {unit}")
+    assert site.ssh(host, f"systemctl is-active {unit}") == "active"
+    assert site.ssh(host, table) == before
+    site.await_serving()
+
+
+def test_a_rule_that_cannot_be_loaded_at_boot_is_refused_before_anything_is_touched(site: Site) -> None:
+    """The name is known to the host, but not without a network."""
+    rule = "ip saddr deb.debian.org tcp dport 9100 accept"
+    own = site.inventory("name", lambda data: data["network"].update(input_rules=[rule]))
+    done = site.fiefdom("apply", own, "--yes", "--limit", "app2")
+    assert done.returncode == 1
+    assert "/etc/fiefdom/firewall.nft: refused by unshare: " in done.stderr
+    assert "Could not resolve hostname" in done.stderr
+    assert rule not in site.ssh("app2", "cat /etc/fiefdom/firewall.nft")
 
 
 # --- on the host itself ----------------------------------------------------------------------------------------------

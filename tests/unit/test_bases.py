@@ -70,10 +70,16 @@ PINNED = image(None, TRIXIE.replace(":trixie", ""))
 MADE_HERE = image({bases.LABEL: bases.MADE_HERE})
 
 
+def dockerfiles() -> list[Path]:
+    found = [path for top in ("images", "tests/lab/images") for path in (ROOT / top).glob("*/Dockerfile")]
+    assert {path.parent.name for path in found} >= {"gateway", "serf", "predictor", "lab-host", "hello", "registry"}
+    return found
+
+
 def test_every_release_has_one_pin_and_every_dockerfile_the_same() -> None:
     pins = bases.pins()
     assert set(pins) == set(lab.RELEASES)
-    for dockerfile in (ROOT / "images").glob("*/Dockerfile"):
+    for dockerfile in dockerfiles():
         text = dockerfile.read_text()
         assert re.findall(r"^FROM (.*)$", text, re.MULTILINE) == ["${BASE}"], dockerfile
         (default,) = re.findall(r"^ARG BASE=?(.*)$", text, re.MULTILINE)
@@ -151,9 +157,9 @@ def test_where_the_pin_is_not_to_be_had_the_base_is_made_and_not_pulled_by_name(
 
 
 def images_folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "images"
-    shutil.copytree(ROOT / "images", folder, ignore=shutil.ignore_patterns("__pycache__", "rootfs"))
-    return folder
+    for name in ("images", "tests/lab/images"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "rootfs"))
+    return tmp_path / "images"
 
 
 def test_renewing_pins_what_the_registry_gave_everywhere(docker: FakeDocker, tmp_path: Path) -> None:
@@ -161,7 +167,7 @@ def test_renewing_pins_what_the_registry_gave_everywhere(docker: FakeDocker, tmp
     docker({}, {"debian:bookworm": f"sha256:{'b' * 64}", "debian:trixie": f"sha256:{'c' * 64}"})
     bases.renew(folder, lambda _: None)
     assert bases.pins(folder) == {r: f"debian:{r}@sha256:{c * 64}" for r, c in (("bookworm", "b"), ("trixie", "c"))}
-    for name in ("gateway", "serf", "predictor"):
+    for name in ("gateway", "serf", "predictor", "../tests/lab/images/hello", "../tests/lab/images/registry"):
         assert f"ARG BASE=debian:trixie@sha256:{'c' * 64}\n" in (folder / name / "Dockerfile").read_text()
 
 
@@ -195,6 +201,12 @@ def test_nothing_turns_signatures_off() -> None:
     assert {"Dockerfile", "lab.py", "apply.sh", "Makefile"} <= {p.name for p in files}
     for path in files:
         assert not UNSIGNED.search(path.read_text(errors="replace")), path
+
+
+def test_no_image_is_built_on_a_list_of_packages_that_could_not_be_had_anew() -> None:
+    for path in dockerfiles():
+        updates = re.findall(r"apt-get update(.*)", path.read_text())
+        assert updates and all(rest.startswith(" --error-on=any") for rest in updates), path
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ Nor does any of it get out of its place: into a command for HAProxy, its configu
 
 from __future__ import annotations
 
+import asyncio
 import io
 import ipaddress
 import json
@@ -26,7 +27,7 @@ from fiefdom.plan import merge
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "images" / "gateway"))
 
-from fiefdom_gateway import haproxy, rotation, wanted  # noqa: E402
+from fiefdom_gateway import haproxy, rotation, supervise, wanted  # noqa: E402
 from fiefdom_gateway import status as gateway_status  # noqa: E402
 from fiefdom_gateway.belief import believe  # noqa: E402
 from fiefdom_gateway.log import printable  # noqa: E402
@@ -104,7 +105,7 @@ SERVICES = {
 INVENTORY = Inventory(
     ipaddress.IPv4Network("10.99.0.0/24"),
     False,
-    {"gw1": Host("10.99.0.11", frozenset()), "app1": Host("10.99.0.21", frozenset(["predictor"]))},
+    {"gw1": Host("10.99.0.11", frozenset()), "app1": Host("10.99.0.21", frozenset(["predictor"]), {"predictor": 8000})},
 )
 NAME = r"[A-Za-z0-9][A-Za-z0-9.-]*-[0-9]+"
 ENDPOINT = r"([0-9.]+|\[[0-9a-f:]+\]):[0-9]+"
@@ -137,13 +138,14 @@ def test_members_say_nothing_that_gets_out_of_its_place(text: str, only: bool) -
     memory = wanted.remember({}, roll, 0.0, 60.0)
     servers, contested = wanted.wanted_servers(memory, SERVICES)
     for refused in (*roll.rejected, *contested):
-        assert printable(f"{refused.member} {refused.reason}") == f"{refused.member} {refused.reason}"
+        assert (printable(refused.member), printable(refused.reason)) == (refused.member, refused.reason)
     for server in servers:
         name, service = server.name.rpartition("-")[0], SERVICES[server.service]
         host = inventory.hosts.get(name)
         assert service.base_port <= server.port <= service.last_port
         if host is not None:
             assert server.address == host.address and server.service in host.services
+            assert server.port <= host.last_ports[server.service]
         else:
             owner = inventory.hosts.get(inventory.owner(server.address) or "")
             assert not only and (owner is None or server.service in owner.services)
@@ -188,6 +190,31 @@ def test_haproxys_other_words_are_only_shown(reload: str, validation: str, worke
     for command in (haproxy.Delete("predictor", "app1-8000"), haproxy.Add("predictor", "a-1", "10.0.0.1", 1, "")):
         haproxy.command_error(command, reload)
     assert all(isinstance(pid, int) for pids in haproxy.parse_workers(workers) for pid in pids)
+
+
+EVENTS = [
+    "2026/01/02 [INFO] serf: EventMemberJoin: app1 10.99.0.21",
+    "2026/01/02 [DEBUG] memberlist: Stream connection",
+]
+
+
+@given(bent_lines(EVENTS * 3), st.lists(st.integers(0, 300), max_size=3), st.booleans())
+@SLOW_TO_DRAW
+def test_serfs_log_only_makes_the_gateway_look(lines: list[str], long: list[int], ends: bool) -> None:
+    """However long its lines are: one that does not fit the reader may have said anything."""
+    looks: list[None] = []
+    chunks = [line.encode(errors="replace") for line in lines] + [b"x" * (64 + more) for more in long]
+    text = b"\n".join(chunks) + b"\n" * ends
+
+    async def follow() -> None:
+        log = asyncio.StreamReader(limit=64)
+        log.feed_data(text)
+        log.feed_eof()
+        await asyncio.wait_for(supervise._watch(log, lambda: looks.append(None)), 5)
+
+    asyncio.run(follow())
+    words = supervise._MEMBER_WORDS
+    assert len(looks) == sum(len(line) > 64 or any(word in line for word in words) for line in text.split(b"\n"))
 
 
 # --- The gateways' word to the operator

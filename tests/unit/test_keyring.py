@@ -363,10 +363,25 @@ def test_a_stranger_that_is_alive_is_refused_and_left_out_where_forced(hosts: Si
 
 
 def test_apply_forgets_who_is_gone_and_nobody_else(hosts: SimulatedHosts) -> None:
-    hosts.strangers = {"app8": (OLD,), "app9": (GIVEN,), "-rpc-addr=10.6.6.6:1": (GIVEN,)}
+    hosts.strangers = {"app9": (GIVEN,), "-rpc-addr=10.6.6.6:1": (GIVEN,)}
     assert strangers.forget_gone(hosts.known.cluster, hosts) == ["app9"]
-    assert sorted(hosts.strangers) == ["-rpc-addr=10.6.6.6:1", "app8"]
+    assert sorted(hosts.strangers) == ["-rpc-addr=10.6.6.6:1"]
     assert [line for line in hosts.log if "force-leave" in line] == ["gw1 force-leave -prune app9"]
+
+
+@pytest.mark.parametrize(("only", "fate"), [(False, "traffic, as a new host does"), (True, "no traffic")])
+def test_apply_names_who_is_alive_when_the_others_are_forgotten(hosts: SimulatedHosts, only: bool, fate: str) -> None:
+    hosts.strangers = {"app7": (OLD,), "app8": (OLD,), "app9": (GIVEN,)}
+    cluster = hosts.known.cluster
+    cluster = cluster.model_copy(update={"gateway": cluster.gateway.model_copy(update={"known_hosts_only": only})})
+    with pytest.raises(FiefdomError) as caught:
+        strangers.forget_gone(cluster, hosts)
+    assert sorted(hosts.strangers) == ["app7", "app8"]
+    mend = "add it there, or stop its agent and then run `fiefdom rotate-key`"
+    assert str(caught.value) == "; ".join(
+        f"{name} (10.1.0.99:7946) is a member and no host of the inventory, and gets {fate}; {mend}"
+        for name in ("app7", "app8")
+    )
 
 
 @pytest.mark.parametrize("answer", ["", "[]", "{}", '{"members": 3}', '{"members": [{}]}', '{"members": ["x"]}'])

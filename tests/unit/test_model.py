@@ -189,6 +189,28 @@ def test_what_is_not_meant_is_refused_and_never_guessed(changes: dict[str, Any])
     refusal(changes)
 
 
+RULES = {
+    "iif wg0 tcp dport 9100 accept": "iif",
+    "meta iif eth0 accept": "iif",
+    'oif "wg0" accept': "oif",
+    'iifname "wg0" tcp dport 9100 accept': None,
+    "fib saddr . iif oif missing drop": None,
+    "fib daddr type local iif lo accept": "iif",
+    "iif!=lo tcp dport 9100 accept": "iif",
+    'tcp dport 9100 accept comment "no iif here"': None,
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_names_interfaces_that_need_not_be_there_yet(rule: str) -> None:
+    changes = {"network/input_rules": [rule]}
+    word = RULES[rule]
+    if word is None:
+        assert Cluster.model_validate(changed(changes)).network.input_rules == (rule,)
+    else:
+        assert f"write {word}name in place of {word}" in refusal(changes)
+
+
 INCONSISTENT = [
     ({"hosts/gw1/address": "10.0.0.21"}, "hosts.app1.address: 10.0.0.21 is also the address of gw1"),
     ({"hosts/gw1/address": "10.0.1.11"}, "hosts.gw1.address: 10.0.1.11 is outside network.cidr 10.0.0.0/24"),

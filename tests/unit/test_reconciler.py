@@ -121,6 +121,14 @@ def test_settings_of_the_deploy_are_read():
         ({"hosts": {"app1": {"address": "app1", "services": []}}}, "hosts.app1.address: must be an IPv4 address"),
         ({"hosts": {"app1": {"services": []}}}, "hosts.app1.address: must be a string"),
         ({"hosts": {"app1": {"address": "10.99.0.21", "services": [1]}}}, "hosts.app1.services: must be a list"),
+        (
+            {"hosts": {"a": {"address": "10.99.0.21", "services": [], "last_ports": []}}},
+            "hosts.a.last_ports: must be an",
+        ),
+        (
+            {"hosts": {"a": {"address": "10.99.0.21", "services": [], "last_ports": {"predictor": "1"}}}},
+            "hosts.a.last_ports.predictor: must be a whole number from 1 to 65535",
+        ),
         ({"hosts": dict.fromkeys(("a", "b"), SETTINGS["hosts"]["gw1"])}, "hosts: two have the same address"),
     ],
 )
@@ -341,6 +349,37 @@ def test_a_known_host_is_believed_the_services_that_it_is_to_run():
     assert believe(Roll((gateway,)), INVENTORY).members[0].offers == ()
     says = "offers predictor, which the inventory does not let it run"
     assert believe(Roll((gateway,)), INVENTORY).rejected == (Rejection("gw1", says),)
+
+
+@pytest.mark.parametrize(
+    ("offered", "believed"),
+    [((8000, 8000), (8000, 8000)), ((8000, 8001), (8000, 8001)), ((8000, 8003), (8000, 8001)), ((8002, 8003), None)],
+)
+def test_a_known_host_is_believed_as_many_ports_as_it_is_to_have(offered, believed):
+    """Fewer as well: the gateways are told before the host changes, and must not lose what it keeps."""
+    app1 = dataclasses.replace(INVENTORY.hosts["app1"], last_ports={"predictor": 8001})
+    inventory = dataclasses.replace(KNOWN_ONLY, hosts={**INVENTORY.hosts, "app1": app1})
+    says = f"offers predictor on ports up to {offered[1]}, the inventory has it up to 8001"
+    roll = believe(
+        Roll((Member("app1", app1.address, "alive", "app", (Offer("predictor", "1", *offered),)),)), inventory
+    )
+    assert roll.members[0].offers == ((Offer("predictor", "1", *believed),) if believed else ())
+    assert roll.rejected == ((Rejection("app1", says),) if offered[1] > 8001 else ())
+
+
+def test_a_host_that_is_to_have_fewer_instances_keeps_the_others_while_those_drain():
+    memory = known(Member("app1", "10.99.0.21", "alive", "app", (Offer("predictor", "1", 8000, 8003),)))
+    before, _ = wanted.wanted_servers(memory, SERVICES)
+    app1 = dataclasses.replace(INVENTORY.hosts["app1"], last_ports={"predictor": 8001})
+    inventory = dataclasses.replace(INVENTORY, hosts={**INVENTORY.hosts, "app1": app1})
+    now, _ = wanted.wanted_servers(wanted.still_believed(memory, inventory), SERVICES)
+    serving = [
+        haproxy.Actual(SERVICES[s.service].backend, s.name, s.address, s.port, haproxy.State.READY, True, True, True)
+        for s in before
+    ]
+    assert haproxy.next_commands(now, serving, SERVICES) == tuple(
+        haproxy.SetState("predictor", f"app1-{port}", haproxy.State.DRAIN) for port in (8002, 8003)
+    )
 
 
 def test_what_serfs_list_was_refused_for_is_still_said():

@@ -27,6 +27,19 @@ def test_the_table_in_the_readme_is_current() -> None:
     assert text == reference.update_readme(text)
 
 
+def test_the_readme_counts_what_is_linted() -> None:
+    text = (ROOT / "README.md").read_text()
+    scripts = [p for top in ("images", ".ci", "tests/unit/expected") for p in (ROOT / top).rglob("*") if is_script(p)]
+    dockerfiles = [p for top in ("images", "tests") for p in (ROOT / top).rglob("Dockerfile")]
+    assert f"| 0 findings on {len(dockerfiles)} Dockerfiles |" in text
+    assert f"| 0 findings on {len(scripts) + len([*ROOT.glob('deploys/fiefdom/*.sh')])} scripts |" in text
+
+
+def is_script(path: Path) -> bool:
+    """As the Makefile has it."""
+    return path.is_file() and re.match(rb"#!/(usr/)?bin/(env )?(ba)?sh", path.read_bytes()) is not None
+
+
 def resolved(node: Any, schema: dict[str, Any]) -> Any:
     if "$ref" in node:
         return resolved(schema["$defs"][node["$ref"].rsplit("/", 1)[1]], schema)

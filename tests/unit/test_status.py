@@ -119,6 +119,21 @@ def test_a_rejected_member_is_a_problem() -> None:
     assert shown.problems == ("gw2: refuses member app9: is not in the inventory",)
 
 
+def test_a_living_member_that_the_inventory_does_not_know_is_a_problem() -> None:
+    """Each once, however many gateways list it; who has left or failed is none."""
+    seen = view()
+    seen["members"] += [
+        {"name": "app9", "address": "10.1.0.99", "status": "alive"},
+        {"name": "app8", "address": "10.1.0.98", "status": "left"},
+    ]
+    shown = combined(gw1=seen, gw2=seen)
+    assert not shown.serving
+    assert shown.problems == (
+        "app9 (10.1.0.99) is a member and no host of the inventory, and gets traffic, as a new host does; add it "
+        "there, or stop its agent and then run `fiefdom rotate-key`",
+    )
+
+
 def test_a_gateways_answer_is_what_it_says_less_what_nobody_reads() -> None:
     offers = {"offers": [{"service": "predictor"}]}
     sent = {**view(), "node": "gw1", "members": [{"name": "app1", "status": "alive", **offers}]}

@@ -193,8 +193,8 @@ def _reconciler(context: Context) -> str:
 
 
 def _as_known(cluster: Cluster, host: str) -> dict[str, object]:
-    services = sorted({instance.service for instance in cluster.instances(host)})
-    return {"address": cluster.hosts[host].address, "services": services}
+    last_ports = {instance.service: instance.port for instance in cluster.instances(host)}
+    return {"address": cluster.hosts[host].address, "services": sorted(last_ports), "last_ports": last_ports}
 
 
 def server_options(service: Service, retries: int) -> str:

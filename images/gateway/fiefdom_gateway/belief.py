@@ -1,16 +1,17 @@
 """Whom the gateway believes: what members say of themselves, against what the inventory knows of hosts.
 
-A known host is believed at its own address, for the services that it is to run. A host that the inventory does not know
-yet is believed in the cluster's network, so that it can be added without a change of the gateways; unless the inventory
-says that only known hosts are. At a known host's address it is believed while that host is not there itself, as after a
-change of name, and for that host's services.
+A known host is believed at its own address, for the services that it is to run and on as many ports. Gateways are told
+first, so that one may still have more: its ports above are drained, and the others serve on. A host that the inventory
+does not know yet is believed in the cluster's network, so that it can be added without a change of the gateways; unless
+the inventory says that only known hosts are. At a known host's address it is believed while that host is not there
+itself, as after a change of name, and for that host's services and ports.
 """
 
 import ipaddress
 from collections.abc import Set
 from dataclasses import replace
 
-from fiefdom_gateway.members import Member, Rejection, Roll
+from fiefdom_gateway.members import Member, Offer, Rejection, Roll
 from fiefdom_gateway.settings import Inventory
 
 # Who left, or failed, claims nothing any more: Serf lists both for a day.
@@ -70,6 +71,15 @@ def _offers(member: Member, inventory: Inventory) -> tuple[Member, list[str]]:
     host = inventory.hosts.get(member.name) or inventory.hosts.get(inventory.owner(member.address) or "")
     if host is None:
         return member, []
-    kept = tuple(offer for offer in member.offers if offer.service in host.services)
-    strange = sorted({offer.service for offer in member.offers} - host.services)
-    return replace(member, offers=kept), [f"offers {name}, which the inventory does not let it run" for name in strange]
+    kept: list[Offer] = []
+    refused: list[str] = []
+    for offer in member.offers:
+        name = offer.service
+        last_port = host.last_ports.get(name, offer.last_port)
+        if name not in host.services:
+            refused.append(f"offers {name}, which the inventory does not let it run")
+        elif offer.last_port > last_port:
+            refused.append(f"offers {name} on ports up to {offer.last_port}, the inventory has it up to {last_port}")
+        if name in host.services and offer.first_port <= last_port:
+            kept.append(replace(offer, last_port=min(offer.last_port, last_port)))
+    return replace(member, offers=tuple(kept)), refused

@@ -72,15 +72,18 @@ async def _exchange(command: str, socket: Path) -> str:
 
 
 async def run(argv: list[str], environ: dict[str, str], timeout_s: float) -> str:
-    """Return what a program prints. Raises Failed when it exits other than 0 or takes too long."""
-    child = await asyncio.create_subprocess_exec(
-        *argv,
-        env={**os.environ, **environ},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    """Return what a program prints. Raises Failed when it cannot be started, exits other than 0 or takes too long."""
     program = " ".join(argv[:2])
+    try:
+        child = await asyncio.create_subprocess_exec(
+            *argv,
+            env={**os.environ, **environ},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except OSError as error:  # as at the container's limit of processes
+        raise Failed(f"{program} cannot be started: {error}") from None
     try:
         output, errors = await asyncio.wait_for(child.communicate(), timeout_s)
     except BaseException as error:

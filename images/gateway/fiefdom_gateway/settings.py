@@ -4,7 +4,7 @@ import ipaddress
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,14 @@ class Service:
 
 @dataclass(frozen=True)
 class Host:
-    """What the inventory says of a host: its address, and the services that it runs."""
+    """What the inventory says of a host: its address, and the services that it runs, with the last port of each.
+
+    A service without a last port is one that an older Fiefdom wrote: it may have all that the service may have.
+    """
 
     address: str
     services: frozenset[str]
+    last_ports: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -120,13 +124,17 @@ def _host(entry: object, where: str) -> Host:
     services = entry.get("services")
     if not isinstance(services, list) or not all(isinstance(name, str) for name in services):
         raise BadSettings(f"{where}.services: must be a list of names")
+    ports = entry.get("last_ports", {})
+    if not isinstance(ports, dict):
+        raise BadSettings(f"{where}.last_ports: must be an object")
+    last_ports = {name: _whole(ports, name, f"{where}.last_ports", 1, 65535) for name in ports}
     try:
         address = str(ipaddress.IPv4Address(_text(entry, "address", where)))
     except ValueError as error:
         if isinstance(error, BadSettings):
             raise
         raise BadSettings(f"{where}.address: must be an IPv4 address") from None
-    return Host(address, frozenset(services))
+    return Host(address, frozenset(services), last_ports)
 
 
 def _service(entry: object, where: str) -> Service:

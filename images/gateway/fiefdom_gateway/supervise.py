@@ -214,14 +214,25 @@ async def _follow_events(settings: Settings, look_again: Callable[[], None]) -> 
         )
         try:
             assert monitor.stdout is not None  # noqa: S101 - PIPE was asked for
-            while line := await monitor.stdout.readline():
-                if any(word in line for word in _MEMBER_WORDS):
-                    look_again()
+            await _watch(monitor.stdout, look_again)
         finally:
             _send(monitor, signal.SIGKILL)
             await monitor.wait()
 
     await _keep_running("the Serf event stream", once, MONITOR_BACKOFF_S, quiet=True)
+
+
+async def _watch(log: asyncio.StreamReader, look_again: Callable[[], None]) -> None:
+    while True:
+        try:
+            line = await log.readline()
+        except ValueError:  # longer than the reader holds: it has dropped it, and nobody knows what it said
+            look_again()
+            continue
+        if not line:
+            return
+        if any(word in line for word in _MEMBER_WORDS):
+            look_again()
 
 
 async def _keep_running(
@@ -231,7 +242,10 @@ async def _keep_running(
     failures = 0
     while True:
         began_s = loop.time()
-        await once()
+        try:
+            await once()
+        except OSError as error:  # as at the container's limit of processes
+            say(f"{what} cannot be run: {error}")
         lived_s = loop.time() - began_s
         failures = 0 if lived_s >= HEALTHY_AFTER_S else min(failures + 1, len(backoff_s) - 1)
         if not quiet:

@@ -52,10 +52,14 @@ def test_the_reconciler_knows_every_host_its_address_and_services() -> None:
     config = loaded(gateway.RECONCILER_CONFIG)
     assert (config["network"], config["known_hosts_only"]) == ("10.1.0.0/24", False)
     assert config["hosts"] == {
-        "gw1": {"address": "10.1.0.11", "services": []},
-        "gw2": {"address": "10.1.0.12", "services": []},
-        "app1": {"address": "10.1.0.21", "services": ["predictor"]},
-        "app2": {"address": "10.1.0.22", "services": ["predictor", "web"]},
+        "gw1": {"address": "10.1.0.11", "services": [], "last_ports": {}},
+        "gw2": {"address": "10.1.0.12", "services": [], "last_ports": {}},
+        "app1": {"address": "10.1.0.21", "services": ["predictor"], "last_ports": {"predictor": 8003}},
+        "app2": {
+            "address": "10.1.0.22",
+            "services": ["predictor", "web"],
+            "last_ports": {"predictor": 8001, "web": 9000},
+        },
     }
     assert loaded(gateway.RECONCILER_CONFIG, gateway={"known_hosts_only": True})["known_hosts_only"] is True
 
