@@ -286,11 +286,11 @@ put_back() { # aside: keep the release's containers under another name; or repla
             ;;
         file)
             staged_name "$name"
-            # Linked, for a full disk may be why there is something to put back.
+            # Linked, for a full disk may be why there is something to put back; over what went to another file system.
             kept=$previous/${staged##*/}
             if [ ! -e "$kept" ]; then
                 rm -f "$name"
-            elif ! { output=$(ln "$kept" "$staged" 2>&1) && move_file "$staged" "$name"; }; then
+            elif ! { output=$(ln -f "$kept" "$staged" 2>&1) && move_file "$staged" "$name"; }; then
                 printf 'fiefdom-not-restored\t%s\t%s\n' "$name" "$(printf '%s' "$output" | tr '\n\t' '; ')"
                 missed=yes
             fi

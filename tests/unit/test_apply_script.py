@@ -409,6 +409,14 @@ def test_a_turn_that_fails_puts_everything_back_and_keeps_what_failed_aside(stub
     ]
 
 
+def test_a_turn_that_fails_puts_back_what_went_to_another_disk(start: Callable[..., Debian]) -> None:
+    debian = start("--tmpfs=/var/lib/fiefdom")
+    debian.shell(STUBS)
+    status, lines = debian.take(*STAGED, *KEPT, *REPLACED, BAD)
+    assert status == 1 and lines[-1].startswith(BACK)
+    assert is_old(debian) and debian.leftovers() == ""
+
+
 @pytest.mark.parametrize("how", ["replace", "aside"])
 def test_a_turn_that_did_well_goes_back_when_asked(stubbed: Debian, how: str) -> None:
     assert stubbed.take(*STAGED, *KEPT, *REPLACED, ("settled",))[0] == 0
