@@ -358,7 +358,8 @@ take() {
     upgrade) # units that are down meanwhile come up again however it ends: its operator may be gone by then
         resting=$*
         apt update
-        apt upgrade
+        # Without new ones, every new kernel would be held back: its package has another name.
+        apt upgrade --with-new-pkgs --no-install-recommends
         ;;
     erase) rm -rf "${state:?}" || fail "$state" "cannot be removed" ;;
     say) printf 'fiefdom-stage\t%s\n' "$1" ;;

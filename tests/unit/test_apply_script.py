@@ -246,7 +246,7 @@ def test_a_sysctl_that_does_not_exist_is_one_sentence(debian: Debian) -> None:
 
 def fake_apt(debian: Debian, body: str) -> None:
     """In place of apt-get: a script that finds its verb in $verb."""
-    verb = "for verb; do case $verb in update | install) break ;; esac; done"
+    verb = "for verb; do case $verb in update | install | upgrade) break ;; esac; done"
     debian.shell('printf "#!/bin/sh\n%s\n%s\n" "$1" "$2" >$0 && chmod 755 $0'.replace("$0", APT), verb, body)
 
 
@@ -272,6 +272,14 @@ def test_what_could_not_be_reached_is_why_nothing_is_found(debian: Debian) -> No
         f'[ "$verb" != update ] || {{ echo "{gone}"; exit 0; }}\necho "E: Unable to locate package curl"; exit 100',
     )
     assert debian.failure(("packages", "curl")) == f"apt-get install\t{gone};E: Unable to locate package curl"
+
+
+def test_an_upgrade_brings_kernels_which_are_packages_of_another_name(debian: Debian) -> None:
+    fake_apt(debian, 'echo "$*" >>/calls')
+    debian.take_all(("upgrade",))
+    update, upgrade = debian.shell("cat /calls").splitlines()
+    assert update.endswith(" update")
+    assert upgrade.endswith(" upgrade --with-new-pkgs --no-install-recommends")
 
 
 def test_field_values_are_data(debian: Debian) -> None:
