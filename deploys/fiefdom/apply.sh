@@ -45,8 +45,11 @@ finish() {
         GUARD_WITHIN=yes sh "$guarded" revert "a step failed" >/dev/null 2>&1 && printf 'fiefdom-reverted\t%s\n' "$(hostname)"
         code=1
     }
-    # shellcheck disable=SC2086 # names of units
-    [ -z "$resting" ] || systemctl start $resting 2>/dev/null
+    # An agent waits for every instance of its host, so that the host joins whole or not at all. Where one is dead that
+    # takes until somebody mends it: systemd goes on trying, and this run ends.
+    [ "$code" = 0 ] && block='' || block=--no-block
+    # shellcheck disable=SC2086 # an option and names of units
+    [ -z "$resting" ] || systemctl $block start $resting 2>/dev/null
     rm -rf "$staging"
     exit "$code"
 }
@@ -355,7 +358,8 @@ take() {
     unstamp) rm -f "$state/stamps/$1" ;;
     unit) change_unit "$@" ;;
     containers) container_units "$@" ;;
-    upgrade) # units that are down meanwhile come up again however it ends: its operator may be gone by then
+    rest) resting=$* ;; # units that are down meanwhile come up again however it ends: its operator may be gone by then
+    upgrade)
         resting=$*
         apt update
         # Without new ones, every new kernel would be held back: its package has another name.

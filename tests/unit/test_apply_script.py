@@ -425,6 +425,18 @@ def test_a_turn_that_fails_puts_back_what_went_to_another_disk(start: Callable[.
     assert is_old(debian) and debian.leftovers() == ""
 
 
+def test_a_host_whose_instance_does_not_start_joins_by_itself_once_it_does(stubbed: Debian) -> None:
+    """The agent waits for all instances, so its start is asked for and not waited for."""
+    stubbed.shell("touch /stub/broken/web@8001.service")
+    resting: tuple[Step, ...] = (("rest", "serf-agent.service"), ("containers", "stop", "serf-agent.service"))
+    assert stubbed.failure(*resting, ("containers", "restart", "web@8001.service")).startswith("web@8001.service\t")
+    assert log(stubbed)[-1] == "systemctl --no-block start serf-agent.service"
+    stubbed.take_all(*resting, ("containers", "restart", "web@8000.service", "serf-agent.service"))
+    assert log(stubbed)[-1] == "systemctl start serf-agent.service"  # which is up
+    stubbed.take_all(("containers", "stop", "serf-agent.service"))
+    assert log(stubbed) == ["systemctl stop serf-agent.service"]
+
+
 @pytest.mark.parametrize("how", ["replace", "aside"])
 def test_a_turn_that_did_well_goes_back_when_asked(stubbed: Debian, how: str) -> None:
     assert stubbed.take(*STAGED, *KEPT, *REPLACED, ("settled",))[0] == 0
