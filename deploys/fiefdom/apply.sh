@@ -215,7 +215,8 @@ container_units() { # verb units...
             ;;
         esac
     done
-    fail "$*" "$verb failed: $output"
+    # All are up, so what failed is told nowhere else: a reload leaves the old one in its place.
+    fail "$*" "$verb failed: $output; $(for unit; do why_failed "$unit"; done)"
 }
 
 # A drain or join that went on without every gateway's word says so in the journal.

@@ -425,6 +425,19 @@ def test_a_turn_that_fails_puts_back_what_went_to_another_disk(start: Callable[.
     assert is_old(debian) and debian.leftovers() == ""
 
 
+def test_a_reload_that_fails_says_why_although_the_old_one_serves_on(stubbed: Debian) -> None:
+    stubbed.shell(
+        "for tool in systemctl journalctl; do rm -f /usr/local/bin/$tool; done;"
+        "printf '#!/bin/sh\ncase $1 in reload) echo Job failed.; exit 1 ;; is-active) echo active ;; esac\n'"
+        " >/usr/local/bin/systemctl;"
+        "printf '#!/bin/sh\necho gateway: the successor ended before it had taken over\n' >/usr/local/bin/journalctl;"
+        "chmod 755 /usr/local/bin/*"
+    )
+    assert stubbed.failure(("containers", "reload", "gateway.service")) == (
+        "gateway.service\treload failed: Job failed.; gateway: the successor ended before it had taken over"
+    )
+
+
 def test_a_host_whose_instance_does_not_start_joins_by_itself_once_it_does(stubbed: Debian) -> None:
     """The agent waits for all instances, so its start is asked for and not waited for."""
     stubbed.shell("touch /stub/broken/web@8001.service")
