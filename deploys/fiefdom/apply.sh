@@ -27,6 +27,13 @@ case $steps in
 end") steps=${steps%end} ;;
 *) fail steps "were cut off on their way; nothing was changed" ;;
 esac
+# It may still put back files, and the manifest of before it: what this run made would be forgotten.
+[ ! -e "$state/guard/pending" ] || {
+    left=$(($(cat "$state/guard/until") - $(cut -d . -f 1 /proc/uptime)))
+    # After a reboot, an uptime of before says nothing; an hour is the most that an inventory can ask for.
+    [ "$left" -ge 0 ] && [ "$left" -le 3600 ] || left=0
+    fail "$state/guard" "an earlier change waits for its confirmation; it takes itself back within $left s: try again then"
+}
 staging=$state/staging
 if ! { rm -rf "$staging" && mkdir -m 0700 "$staging"; } 2>/dev/null; then
     fail "$staging" "cannot be created: $(df -Pk "$state" | awk 'NR == 2 { print $4 " KiB free" }')"

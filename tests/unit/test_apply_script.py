@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -312,6 +313,21 @@ def test_runs_take_turns(debian: Debian) -> None:
         debian.take_all(("remove-file", "/srv/x"))
         assert first.wait() == 0
     assert not debian.exists("/srv/x")
+
+
+@pytest.mark.parametrize(("until", "words"), [("+ 40", "40 s|39 s"), ("- 3", "0 s"), ("+ 90000", "0 s")])
+def test_nothing_is_made_while_a_change_may_still_be_taken_back(debian: Debian, until: str, words: str) -> None:
+    """The timer restores the manifest as well, and would forget it."""
+    debian.shell(
+        "mkdir -p /var/lib/fiefdom/guard && touch /var/lib/fiefdom/guard/pending;"
+        f"echo $(($(cut -d . -f 1 /proc/uptime) {until})) >/var/lib/fiefdom/guard/until"
+    )
+    said = debian.failure(("record", "file", "/srv/x"), stage("/srv/x", b"x"), ("place", "/srv/x"))
+    waits = "an earlier change waits for its confirmation; it takes itself back within"
+    assert re.fullmatch(rf"/var/lib/fiefdom/guard\t{waits} ({words}): try again then", said)
+    assert not debian.exists("/srv/x") and not debian.exists("/var/lib/fiefdom/manifest")
+    debian.shell("rm /var/lib/fiefdom/guard/pending")
+    debian.take_all(("record", "file", "/srv/x"))
 
 
 # --- Turns: what they keep, and the way back
