@@ -642,6 +642,7 @@ def deploy(*concerns: str) -> None:
         if lines is None:
             raise FiefdomError(f"{host.name}: the snapshot failed; its words are above")
         wanted = converge.plan_of(known, host.name, lines, chosen)
+        converge.require_settled(wanted)
         _require_same_key(state, known, wanted)
     except FiefdomError as error:
         raise DeployError(str(error)) from error
