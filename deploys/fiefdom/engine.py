@@ -165,12 +165,13 @@ def _stream(host: Host, script: str, pieces: Iterable[bytes]) -> str:
 class _Line:
     """One host's line, as `guard.Line` wants it. Leaving closes what did not take the old connection's place."""
 
-    def __init__(self, host: Host, wanted: Mapping[str, Any], known_hosts: Path) -> None:
+    def __init__(self, host: Host, wanted: Mapping[str, Any], known_hosts: Path, crypto: str) -> None:
         self.name = host.name
         self.where = f"{wanted['ssh_hostname']}:{wanted['ssh_port']}"
         self._host = host
         self._wanted = dict(wanted)
         self._known_hosts = known_hosts
+        self._crypto = crypto
         self._fresh: Any = None
         self._moved: tuple[str, PKey] | None = None
         self._trusted: str | None = None
@@ -196,7 +197,7 @@ class _Line:
         """As in `guard.Line`."""
         channel = self._host.connector.client.get_transport().open_session()  # type: ignore[attr-defined]
         channel.exec_command(shlex.join(["sh", "-c", _AS_ROOT, f"shift\n{trial.SCRIPT}", config]))
-        return trial.negotiates(channel)
+        return trial.negotiates(channel, self._crypto)
 
     def take(self, steps: Sequence[apply.Step], last: str) -> list[str]:
         """As in `guard.Line`."""
@@ -311,7 +312,8 @@ def _answer(connector: Any, verb: str, attempt: str) -> tuple[guard.Answer, str]
 def _guarded(host: Host, cluster: Cluster, steps: Sequence[apply.Step], kept: guard.Backup) -> None:
     """As `guard.perform`."""
     try:
-        with _Line(host, inventory.connection(cluster, host.name), _known_hosts(cluster)) as line:
+        wanted = inventory.connection(cluster, host.name)
+        with _Line(host, wanted, _known_hosts(cluster), cluster.ssh.crypto) as line:
             guard.perform(line, steps, kept)
     except _BROKEN as error:
         raise FiefdomError(

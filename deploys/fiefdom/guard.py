@@ -58,6 +58,9 @@ _UNITS = (
 )
 _REFUSED = ("Authentication", "root ")
 
+_ARMED = "done\tguard\tarm"
+"""The line after which something may have changed."""
+
 Step = tuple[str, ...]
 Answer = Literal["confirmed", "waiting", "applying", "reverted", "unknown"]
 
@@ -80,7 +83,10 @@ class Line(Protocol):
     """Address and port that the inventory now says."""
 
     def trial(self, config: str) -> str | None:
-        """Why this client could not come back through an sshd with ``config``, found out before it is live, or None."""
+        """Why this client could not come back through an sshd with ``config``, found out before it is live, or None.
+
+        Ends in the mend where there is one.
+        """
 
     def take(self, steps: Sequence[Step], last: str) -> list[str]:
         """Let the host take steps over the connection that is there, in a turn that it ends by itself; the lines heard.
@@ -189,12 +195,10 @@ def perform(line: Line, steps: Sequence[Step], kept: Backup, clock: Callable[[],
     """
     config = _sshd_config(steps)
     if config is not None and (reason := line.trial(config)) is not None:
-        raise FiefdomError(
-            f"{line.name}: nothing was changed, for the new sshd would keep this client out: {reason}; "
-            "write `ssh.crypto: compat`"
-        )
-    if words := _failure(line.take(steps, "done\tguard\tarm"), kept.about):
-        raise FiefdomError(f"{line.name}: {words}")
+        raise FiefdomError(f"{line.name}: nothing was changed, for the new sshd would keep this client out: {reason}")
+    lines = line.take(steps, _ARMED)
+    if words := _failure(lines):
+        raise FiefdomError(f"{line.name}: {_after_failure(line, kept, lines, words, clock)}")
     began = clock()
     why = _unconfirmed(line, kept, began + kept.confirm_s / 2, clock)
     if why is None:
@@ -250,11 +254,27 @@ def _not_back(line: Line, deadline: float, clock: Callable[[], float]) -> str | 
     return reason
 
 
-def _failure(lines: Sequence[str], topics: str) -> str | None:
-    """What a step complained of, and whether the host has put back what came before it."""
+def _failure(lines: Sequence[str]) -> str | None:
+    """What a step complained of, if one did."""
     complaints = [text.split("\t")[1:] for text in lines if text.startswith("fiefdom-failed\t")]
-    if not complaints:
-        return None
-    words = ": ".join(complaints[0])
-    back = any(text.startswith("fiefdom-reverted\t") for text in lines)
-    return f"the change of {topics} was taken back: {words}" if back else words
+    return ": ".join(complaints[0]) if complaints else None
+
+
+def _after_failure(line: Line, kept: Backup, lines: Sequence[str], words: str, clock: Callable[[], float]) -> str:
+    """What a step that failed with ``words`` left of the host: it has put back what came before, or is still at it."""
+    taken_back = f"the change of {kept.about} was taken back: {words}"
+    if any(text.startswith("fiefdom-reverted\t") for text in lines):
+        return taken_back
+    if _ARMED not in lines:
+        return words
+    if reason := _not_back(line, clock() + kept.confirm_s + BACK_S, clock):
+        return (
+            f"{words}; and it does not answer as before either, which it should {kept.confirm_s} s after the change of "
+            f"{kept.about} at the latest: {reason}"
+        )
+    if line.ask(kept.attempt)[0] == "reverted":
+        return taken_back
+    return (
+        f"{words}; and the host is not as before yet: it goes on taking back the change of {kept.about}, so look there "
+        "at `systemctl status fiefdom-revert.timer fiefdom-revert.service`"
+    )
