@@ -25,7 +25,7 @@ logging.getLogger(_LOG).addHandler(logging.NullHandler())
 logging.getLogger(_LOG).propagate = False
 
 
-def negotiates(channel: Channel, crypto: str, timeout_s: float = HANDSHAKE_S) -> str | None:
+def negotiates(channel: Channel, crypto: str = "compat", timeout_s: float = HANDSHAKE_S) -> str | None:
     """Why this client could not come back through the sshd that serves ``channel``; None where it could.
 
     ``crypto`` is the inventory's choice of algorithms; the reason ends in the mend where that choice is to blame.
