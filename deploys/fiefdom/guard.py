@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal, Protocol
 
 from fiefdom.errors import FiefdomError
@@ -125,6 +125,8 @@ def backup(plan: HostPlan, confirm_s: int) -> Backup:
     links = [u for u in units if u == NETWORKD] and _interfaces(plan)
     items = [
         *(("file", name) for name in files),
+        # The manifest of before it does not name them.
+        *(("directory", name) for name in _new_directories(plan)),
         ("file", MANIFEST),
         # Without its stamp, a unit that is as it was would look as if it ran something else.
         *(("file", f"/var/lib/fiefdom/stamps/{name}") for name in units),
@@ -135,6 +137,12 @@ def backup(plan: HostPlan, confirm_s: int) -> Backup:
     # What became of an earlier run's try of the same plan must not be taken for this one's.
     attempt = f"{merge([plan]).hash}-{secrets.token_hex(4)}"
     return Backup(attempt, about(plan.changes), confirm_s, tuple(items))
+
+
+def _new_directories(plan: HostPlan) -> list[str]:
+    """What may have to be made, whether it is asked for or only holds a file; what is inside comes first."""
+    made = {c.name for c in plan.of("directory", "+")}
+    return sorted(made | {str(PurePath(c.name).parent) for c in plan.of("file", "+")}, reverse=True)
 
 
 def _interfaces(plan: HostPlan) -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from fiefdom import apply, guard, plan
-from fiefdom.desired import Container, File, HostState, Sysctl, Unit
+from fiefdom.desired import Container, Directory, File, HostState, Sysctl, Unit
 from fiefdom.errors import FiefdomError
 from fiefdom.snapshot import Snapshot
 
@@ -248,6 +248,18 @@ def test_all_that_changes_is_kept() -> None:
     assert ("link", "eth7") in kept.items
     assert ("sysctl", "/proc/sys/net/ipv4/ip_forward") in kept.items
     assert kept.about == "network, firewall, sshd"
+
+
+def test_folders_that_a_change_may_make_are_kept_as_what_is_not_there() -> None:
+    """The host's manifest of before it does not name them, so nobody would ever remove them."""
+    deep = File("/etc/ssh/fiefdom_authorized_keys/ann", b"key\n")
+    state = HostState(files=(RULES, deep), directories=(Directory("/etc/ssh/fiefdom_authorized_keys"),))
+    (phase,) = (p for p in apply.phases(plan.of_host("app1", state, BARE, {})) if p.name == "access")
+    assert phase.guarded is not None
+    assert [name for kind, name in phase.guarded.items if kind == "directory"] == [
+        "/etc/ssh/fiefdom_authorized_keys",
+        "/etc/fiefdom",
+    ]
 
 
 def test_units_come_back_in_the_order_that_lets_the_operator_in() -> None:
