@@ -96,6 +96,24 @@ check_file() { # path argv...
     output=$("$@" 2>&1) || fail "$path" "refused by $1: $(printf '%s' "$output" | tail -n 3)"
 }
 
+# sshd reads a drop-in among others, and may refuse the whole where it takes each part; what it refuses ends it at its
+# reload, whoever wrote it.
+# shellcheck disable=SC2329 # a File's check
+sshd() { # installed staged: alone, then in its place
+    /usr/sbin/sshd -t -f "$2" || return 1
+    parts=$(
+        { ls -d "${1%/*}"/*.conf 2>/dev/null; printf '%s\n' "$1"; } | sort -u | while IFS= read -r part; do
+            [ "$part" != "$1" ] || part=$2
+            printf 'Include "%s"\n' "$part"
+        done
+    )
+    export parts
+    # shellcheck disable=SC2016 # awk's own
+    awk 'tolower($0) ~ /^[ \t]*include[ \t=]+"?(\/etc\/ssh\/)?sshd_config\.d\/\*(\.conf)?"?[ \t]*(#.*)?$/ {
+        print ENVIRON["parts"]; next } { print }' /etc/ssh/sshd_config >"$staging/sshd_config" &&
+        /usr/sbin/sshd -t -f "$staging/sshd_config"
+}
+
 place_file() { # path
     staged_name "$1"
     parent=$(dirname "$1")
