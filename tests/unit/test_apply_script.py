@@ -354,7 +354,7 @@ def test_runs_take_turns(debian: Debian) -> None:
     assert not debian.exists("/srv/x")
 
 
-@pytest.mark.parametrize(("until", "words"), [("+ 40", "40 s|39 s"), ("- 3", "0 s"), ("+ 90000", "0 s")])
+@pytest.mark.parametrize(("until", "words"), [("+ 45", r"[34]\d s"), ("- 3", "0 s"), ("+ 90000", "0 s")])
 def test_nothing_is_made_while_a_change_may_still_be_taken_back(debian: Debian, until: str, words: str) -> None:
     """The timer restores the manifest as well, and would forget it."""
     debian.shell(
