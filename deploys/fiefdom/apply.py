@@ -311,6 +311,10 @@ def _containers(plan: HostPlan) -> Iterator[Step]:
     stopped = {name for name, f in plan.snapshot.containers.items() if not f.running}
     touched = {c.name for c in plan.of("container", "~", "-/+", "-")} - stopped - set(agents)
     leaving = [f"{name}.service" for name, found in agents.items() if touched and found.running]
+    wanted = plan.state.container_units
+    returning = [unit for unit in leaving if unit in wanted]
+    if returning:
+        yield ("rest", *returning)
     if leaving:
         yield ("containers", "stop", *leaving)
     for unit in unwanted_units:
@@ -323,8 +327,7 @@ def _containers(plan: HostPlan) -> Iterator[Step]:
         # One that serves hands its listening sockets over to the new one, so that port 80 never refuses anybody.
         verb = "reload" if is_healthy(gateway, plan.snapshot) else "restart"
         yield ("containers", verb, gateway.unit)
-    wanted = plan.state.container_units
-    agent_units = [c.unit for c in changed if c.role == "agent"] + [unit for unit in leaving if unit in wanted]
+    agent_units = [c.unit for c in changed if c.role == "agent"] + returning
     yield from _all_at_once("restart", list(dict.fromkeys(agent_units)))
 
 

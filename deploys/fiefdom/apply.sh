@@ -27,6 +27,13 @@ case $steps in
 end") steps=${steps%end} ;;
 *) fail steps "were cut off on their way; nothing was changed" ;;
 esac
+# It may still put back files, and the manifest of before it: what this run made would be forgotten.
+[ ! -e "$state/guard/pending" ] || {
+    left=$(($(cat "$state/guard/until") - $(cut -d . -f 1 /proc/uptime)))
+    # After a reboot, an uptime of before says nothing; an hour is the most that an inventory can ask for.
+    [ "$left" -ge 0 ] && [ "$left" -le 3600 ] || left=0
+    fail "$state/guard" "an earlier change waits for its confirmation; it takes itself back within $left s: try again then"
+}
 staging=$state/staging
 if ! { rm -rf "$staging" && mkdir -m 0700 "$staging"; } 2>/dev/null; then
     fail "$staging" "cannot be created: $(df -Pk "$state" | awk 'NR == 2 { print $4 " KiB free" }')"
@@ -45,8 +52,11 @@ finish() {
         GUARD_WITHIN=yes sh "$guarded" revert "a step failed" >/dev/null 2>&1 && printf 'fiefdom-reverted\t%s\n' "$(hostname)"
         code=1
     }
-    # shellcheck disable=SC2086 # names of units
-    [ -z "$resting" ] || systemctl start $resting 2>/dev/null
+    # An agent waits for every instance of its host, so that the host joins whole or not at all. Where one is dead that
+    # takes until somebody mends it: systemd goes on trying, and this run ends.
+    [ "$code" = 0 ] && block='' || block=--no-block
+    # shellcheck disable=SC2086 # an option and names of units
+    [ -z "$resting" ] || systemctl $block start $resting 2>/dev/null
     rm -rf "$staging"
     exit "$code"
 }
@@ -84,6 +94,24 @@ check_file() { # path argv...
         shift
     done
     output=$("$@" 2>&1) || fail "$path" "refused by $1: $(printf '%s' "$output" | tail -n 3)"
+}
+
+# sshd reads a drop-in among others, and may refuse the whole where it takes each part; what it refuses ends it at its
+# reload, whoever wrote it.
+# shellcheck disable=SC2329 # a File's check
+sshd() { # installed staged: alone, then in its place
+    /usr/sbin/sshd -t -f "$2" || return 1
+    parts=$(
+        { ls -d "${1%/*}"/*.conf 2>/dev/null; printf '%s\n' "$1"; } | sort -u | while IFS= read -r part; do
+            [ "$part" != "$1" ] || part=$2
+            printf 'Include "%s"\n' "$part"
+        done
+    )
+    export parts
+    # shellcheck disable=SC2016 # awk's own
+    awk 'tolower($0) ~ /^[ \t]*include[ \t=]+"?(\/etc\/ssh\/)?sshd_config\.d\/\*(\.conf)?"?[ \t]*(#.*)?$/ {
+        print ENVIRON["parts"]; next } { print }' /etc/ssh/sshd_config >"$staging/sshd_config" &&
+        /usr/sbin/sshd -t -f "$staging/sshd_config"
 }
 
 place_file() { # path
@@ -212,7 +240,8 @@ container_units() { # verb units...
             ;;
         esac
     done
-    fail "$*" "$verb failed: $output"
+    # All are up, so what failed is told nowhere else: a reload leaves the old one in its place.
+    fail "$*" "$verb failed: $output; $(for unit; do why_failed "$unit"; done)"
 }
 
 # A drain or join that went on without every gateway's word says so in the journal.
@@ -286,11 +315,11 @@ put_back() { # aside: keep the release's containers under another name; or repla
             ;;
         file)
             staged_name "$name"
-            # Linked, for a full disk may be why there is something to put back.
+            # Linked, for a full disk may be why there is something to put back; over what went to another file system.
             kept=$previous/${staged##*/}
             if [ ! -e "$kept" ]; then
                 rm -f "$name"
-            elif ! { output=$(ln "$kept" "$staged" 2>&1) && move_file "$staged" "$name"; }; then
+            elif ! { output=$(ln -f "$kept" "$staged" 2>&1) && move_file "$staged" "$name"; }; then
                 printf 'fiefdom-not-restored\t%s\t%s\n' "$name" "$(printf '%s' "$output" | tr '\n\t' '; ')"
                 missed=yes
             fi
@@ -355,10 +384,12 @@ take() {
     unstamp) rm -f "$state/stamps/$1" ;;
     unit) change_unit "$@" ;;
     containers) container_units "$@" ;;
-    upgrade) # units that are down meanwhile come up again however it ends: its operator may be gone by then
+    rest) resting=$* ;; # units that are down meanwhile come up again however it ends: its operator may be gone by then
+    upgrade)
         resting=$*
         apt update
-        apt upgrade
+        # Without new ones, every new kernel would be held back: its package has another name.
+        apt upgrade --with-new-pkgs --no-install-recommends
         ;;
     erase) rm -rf "${state:?}" || fail "$state" "cannot be removed" ;;
     say) printf 'fiefdom-stage\t%s\n' "$1" ;;

@@ -145,8 +145,10 @@ def _print_plan(run: _Run, wanted: Plan, as_json: bool, diff: bool) -> None:
 @click.option("--diff", is_flag=True, help="Show how text files would change; secrets stay masked.")
 def plan(inventory: str, limit: tuple[str, ...], at: tuple[str, ...], as_json: bool, diff: bool) -> None:
     """Show what would change. Exit 0: nothing, 2: changes pending, 1: error."""
+    from fiefdom import converge
+
     with _run(inventory, limit, at=at) as run:
-        wanted = _plan(run)
+        wanted = converge.settled_plan(run.known, run.names, run.session, lambda text: click.echo(text, err=True))
         _print_plan(run, wanted, as_json, diff)
     sys.exit(CLEAN if wanted.clean else PENDING)
 

@@ -126,6 +126,16 @@ def settled_plan(known: Known, names: Sequence[str], hosts: Hosts, say: Callable
         time.sleep(SETTLE_S)
 
 
+def require_settled(wanted: plan.HostPlan) -> None:
+    """Raise FiefdomError where the host may still take back a change, and with it what ``wanted`` was made from."""
+    left_s = wanted.snapshot.unconfirmed_s
+    if left_s is not None:
+        raise FiefdomError(
+            f"{wanted.host}: an earlier change waits for its confirmation; it takes itself back within "
+            f"{max(left_s, 0)} s: try again then"
+        )
+
+
 def leaders(wanted: plan.Plan, cluster: Cluster) -> tuple[str, ...]:
     """Of the hosts with a change that could cut the line, the first of each group and topic: they go ahead, alone."""
     found: list[str] = []

@@ -165,12 +165,13 @@ def _stream(host: Host, script: str, pieces: Iterable[bytes]) -> str:
 class _Line:
     """One host's line, as `guard.Line` wants it. Leaving closes what did not take the old connection's place."""
 
-    def __init__(self, host: Host, wanted: Mapping[str, Any], known_hosts: Path) -> None:
+    def __init__(self, host: Host, wanted: Mapping[str, Any], known_hosts: Path, crypto: str) -> None:
         self.name = host.name
         self.where = f"{wanted['ssh_hostname']}:{wanted['ssh_port']}"
         self._host = host
         self._wanted = dict(wanted)
         self._known_hosts = known_hosts
+        self._crypto = crypto
         self._fresh: Any = None
         self._moved: tuple[str, PKey] | None = None
         self._trusted: str | None = None
@@ -181,6 +182,7 @@ class _Line:
             # The host goes on being the one that it is: its key is known, only not yet under the new name.
             address, port = self._wanted["ssh_hostname"], int(self._wanted["ssh_port"])
             self._moved = (f"[{address}]:{port}" if port != 22 else address, _server_key(old))
+            _require_writable(self._known_hosts, *self._moved, self.name)
             self._trusted = _trust(self._known_hosts, *self._moved)
             self._wanted["ssh_known_hosts_file"] = self._trusted
         return self
@@ -196,7 +198,7 @@ class _Line:
         """As in `guard.Line`."""
         channel = self._host.connector.client.get_transport().open_session()  # type: ignore[attr-defined]
         channel.exec_command(shlex.join(["sh", "-c", _AS_ROOT, f"shift\n{trial.SCRIPT}", config]))
-        return trial.negotiates(channel)
+        return trial.negotiates(channel, self._crypto)
 
     def take(self, steps: Sequence[apply.Step], last: str) -> list[str]:
         """As in `guard.Line`."""
@@ -230,24 +232,27 @@ class _Line:
 
     def confirm(self, attempt: str) -> tuple[guard.Answer, str]:
         """As in `guard.Line`."""
-        if self._moved is not None:
-            _remember(self._known_hosts, *self._moved)
         try:
             answer, words = _answer(self._fresh, "confirm", attempt)
         except _BROKEN:
             return "applying", ""  # asked again over another connection
         if answer == "confirmed":
             self._adopt()
+            self._remember()
         return answer, words
 
     def ask(self, attempt: str) -> tuple[guard.Answer, str]:
         """As in `guard.Line`."""
         for _ in range(2):
             try:
-                return _answer(self._host.connector, "ask", attempt)
+                answer, words = _answer(self._host.connector, "ask", attempt)
             except _BROKEN:
                 if self.back() is not None:
                     break
+            else:
+                if answer == "confirmed":
+                    self._remember()
+                return answer, words
         return "unknown", ""
 
     def revert(self) -> bool:
@@ -265,6 +270,10 @@ class _Line:
         if reason is None:
             self._adopt()
         return reason
+
+    def _remember(self) -> None:
+        if self._moved is not None:
+            _remember(self._known_hosts, *self._moved)
 
     def _open(self, data: Mapping[str, Any]) -> str | None:
         fresh: Any = self._host.connector_cls(self._host.state, self._host)
@@ -311,7 +320,8 @@ def _answer(connector: Any, verb: str, attempt: str) -> tuple[guard.Answer, str]
 def _guarded(host: Host, cluster: Cluster, steps: Sequence[apply.Step], kept: guard.Backup) -> None:
     """As `guard.perform`."""
     try:
-        with _Line(host, inventory.connection(cluster, host.name), _known_hosts(cluster)) as line:
+        wanted = inventory.connection(cluster, host.name)
+        with _Line(host, wanted, _known_hosts(cluster), cluster.ssh.crypto) as line:
             guard.perform(line, steps, kept)
     except _BROKEN as error:
         raise FiefdomError(
@@ -337,17 +347,34 @@ def _trust(known_hosts: Path, name: str, key: PKey) -> str:
     return file.name
 
 
+def _require_writable(known_hosts: Path, name: str, key: PKey, host: str) -> None:
+    """Raise FiefdomError where `_remember` would, while nothing of ``host`` has changed yet."""
+    try:
+        _add(known_hosts, name, key, dry=True)
+    except OSError as error:
+        raise FiefdomError(
+            f"{host}: was not moved, for {known_hosts} cannot be added to, where its key has to be known as that of "
+            f"{name}: {error.strerror}; make it writable"
+        ) from error
+
+
 def _remember(known_hosts: Path, name: str, key: PKey) -> None:
+    try:
+        _add(known_hosts, name, key)
+    except OSError as error:
+        raise FiefdomError(
+            f"{known_hosts}: cannot be added to: {error.strerror}; the host is {name} by now: add its key there"
+        ) from error
+
+
+def _add(known_hosts: Path, name: str, key: PKey, dry: bool = False) -> None:
     line = _known_hosts_line(name, key)
     text = _text(known_hosts)
     if line.strip() in text.splitlines():
         return
-    try:
-        known_hosts.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with known_hosts.open("a") as file:
-            file.write(line if not text or text.endswith("\n") else f"\n{line}")
-    except OSError as error:
-        raise FiefdomError(f"{known_hosts}: cannot be added to: {error.strerror}") from error
+    known_hosts.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with known_hosts.open("a") as file:
+        file.write("" if dry else line if not text or text.endswith("\n") else f"\n{line}")
 
 
 def _text(known_hosts: Path) -> str:
@@ -642,6 +669,7 @@ def deploy(*concerns: str) -> None:
         if lines is None:
             raise FiefdomError(f"{host.name}: the snapshot failed; its words are above")
         wanted = converge.plan_of(known, host.name, lines, chosen)
+        converge.require_settled(wanted)
         _require_same_key(state, known, wanted)
     except FiefdomError as error:
         raise DeployError(str(error)) from error

@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal, Protocol
 
 from fiefdom.errors import FiefdomError
@@ -58,6 +58,9 @@ _UNITS = (
 )
 _REFUSED = ("Authentication", "root ")
 
+_ARMED = "done\tguard\tarm"
+"""The line after which something may have changed."""
+
 Step = tuple[str, ...]
 Answer = Literal["confirmed", "waiting", "applying", "reverted", "unknown"]
 
@@ -80,7 +83,10 @@ class Line(Protocol):
     """Address and port that the inventory now says."""
 
     def trial(self, config: str) -> str | None:
-        """Why this client could not come back through an sshd with ``config``, found out before it is live, or None."""
+        """Why this client could not come back through an sshd with ``config``, found out before it is live, or None.
+
+        Ends in the mend where there is one.
+        """
 
     def take(self, steps: Sequence[Step], last: str) -> list[str]:
         """Let the host take steps over the connection that is there, in a turn that it ends by itself; the lines heard.
@@ -119,6 +125,8 @@ def backup(plan: HostPlan, confirm_s: int) -> Backup:
     links = [u for u in units if u == NETWORKD] and _interfaces(plan)
     items = [
         *(("file", name) for name in files),
+        # The manifest of before it does not name them.
+        *(("directory", name) for name in _new_directories(plan)),
         ("file", MANIFEST),
         # Without its stamp, a unit that is as it was would look as if it ran something else.
         *(("file", f"/var/lib/fiefdom/stamps/{name}") for name in units),
@@ -129,6 +137,12 @@ def backup(plan: HostPlan, confirm_s: int) -> Backup:
     # What became of an earlier run's try of the same plan must not be taken for this one's.
     attempt = f"{merge([plan]).hash}-{secrets.token_hex(4)}"
     return Backup(attempt, about(plan.changes), confirm_s, tuple(items))
+
+
+def _new_directories(plan: HostPlan) -> list[str]:
+    """What may have to be made, whether it is asked for or only holds a file; what is inside comes first."""
+    made = {c.name for c in plan.of("directory", "+")}
+    return sorted(made | {str(PurePath(c.name).parent) for c in plan.of("file", "+")}, reverse=True)
 
 
 def _interfaces(plan: HostPlan) -> list[str]:
@@ -189,12 +203,10 @@ def perform(line: Line, steps: Sequence[Step], kept: Backup, clock: Callable[[],
     """
     config = _sshd_config(steps)
     if config is not None and (reason := line.trial(config)) is not None:
-        raise FiefdomError(
-            f"{line.name}: nothing was changed, for the new sshd would keep this client out: {reason}; "
-            "write `ssh.crypto: compat`"
-        )
-    if words := _failure(line.take(steps, "done\tguard\tarm"), kept.about):
-        raise FiefdomError(f"{line.name}: {words}")
+        raise FiefdomError(f"{line.name}: nothing was changed, for the new sshd would keep this client out: {reason}")
+    lines = line.take(steps, _ARMED)
+    if words := _failure(lines):
+        raise FiefdomError(f"{line.name}: {_after_failure(line, kept, lines, words, clock)}")
     began = clock()
     why = _unconfirmed(line, kept, began + kept.confirm_s / 2, clock)
     if why is None:
@@ -250,11 +262,27 @@ def _not_back(line: Line, deadline: float, clock: Callable[[], float]) -> str | 
     return reason
 
 
-def _failure(lines: Sequence[str], topics: str) -> str | None:
-    """What a step complained of, and whether the host has put back what came before it."""
+def _failure(lines: Sequence[str]) -> str | None:
+    """What a step complained of, if one did."""
     complaints = [text.split("\t")[1:] for text in lines if text.startswith("fiefdom-failed\t")]
-    if not complaints:
-        return None
-    words = ": ".join(complaints[0])
-    back = any(text.startswith("fiefdom-reverted\t") for text in lines)
-    return f"the change of {topics} was taken back: {words}" if back else words
+    return ": ".join(complaints[0]) if complaints else None
+
+
+def _after_failure(line: Line, kept: Backup, lines: Sequence[str], words: str, clock: Callable[[], float]) -> str:
+    """What a step that failed with ``words`` left of the host: it has put back what came before, or is still at it."""
+    taken_back = f"the change of {kept.about} was taken back: {words}"
+    if any(text.startswith("fiefdom-reverted\t") for text in lines):
+        return taken_back
+    if _ARMED not in lines:
+        return words
+    if reason := _not_back(line, clock() + kept.confirm_s + BACK_S, clock):
+        return (
+            f"{words}; and it does not answer as before either, which it should {kept.confirm_s} s after the change of "
+            f"{kept.about} at the latest: {reason}"
+        )
+    if line.ask(kept.attempt)[0] == "reverted":
+        return taken_back
+    return (
+        f"{words}; and the host is not as before yet: it goes on taking back the change of {kept.about}, so look there "
+        "at `systemctl status fiefdom-revert.timer fiefdom-revert.service`"
+    )

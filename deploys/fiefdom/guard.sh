@@ -46,6 +46,7 @@ keep() { # kind name
         found=$(systemctl is-enabled "$2" 2>/dev/null)
         found=${found:--}$tab$(systemctl is-active "$2" 2>/dev/null)
         ;;
+    directory) [ -d "$2" ] && found=there || found=absent ;;
     sysctl) found=$(tr '\t' ' ' <"$2") || fail "$2" "cannot be read" ;;
     link)
         # Only what was set there: the kernel makes the routes of an address by itself, and routers tell of others.
@@ -85,16 +86,21 @@ WantedBy=sysinit.target
 EOF
     systemctl daemon-reload && systemctl -q enable "$at_boot" && sync -f /etc || fail "$at_boot" "cannot be enabled"
     mkdir -p "${armed%/*}" && : >"$armed" || fail "$armed" "cannot be written"
-    start_timer "$2" "nobody confirmed it within $2 s" || fail "$timer.timer" "cannot be started"
-    mv -T "$draft" "$kept" && sync -f "$state" || fail "$kept" "cannot be written"
+    start_timer "$2" "nobody confirmed it within $2 s" || not_armed "$timer.timer" "cannot be started"
+    mv -T "$draft" "$kept" && sync -f "$state" || not_armed "$kept" "cannot be written"
 }
 
-# What cannot be put back, as on a full disk, is tried until it can.
+not_armed() { # thing reason
+    disarm
+    fail "$1" "$2"
+}
+
+# What cannot be put back, as on a full disk, is tried until it can; where there is nothing to put back, it ends.
 start_timer() { # seconds why
     systemd-run --quiet --collect --unit="$timer" --on-active="$1" --timer-property=AccuracySec=500ms --service-type=oneshot \
         --property=Restart=on-failure --property=RestartSec=5 --property=StartLimitIntervalSec=0 \
         --description="Fiefdom: take back a change that nobody confirmed" \
-        /bin/sh "$kept/guard.sh" revert "$2"
+        /bin/sh -c "[ ! -e $kept/guard.sh ] || exec /bin/sh $kept/guard.sh revert '$2'"
 }
 
 disarm() {
@@ -140,6 +146,10 @@ put_back_file() { # path
     else
         rm -f "$1"
     fi || missed="$1 cannot be put back"
+}
+
+remove_new() { # directory found
+    [ "$2" != absent ] || rmdir "$1" 2>/dev/null # what somebody else put in it stays
 }
 
 put_back_disabled() { # unit enabled: while its file still says what that is
@@ -196,13 +206,17 @@ revert() { # why
         timeout 15 systemctl stop fiefdom-turn.service 2>/dev/null ||
         systemctl kill --signal=KILL fiefdom-turn.service 2>/dev/null
     locked
-    [ -e "$kept/pending" ] || return 0
+    [ -e "$kept/pending" ] || {
+        disarm # of one that died on its way, here or there
+        return 0
+    }
     # From here on nobody can confirm it. Renamed, which a full disk allows.
     mv -f "$kept/applied" "$kept/reverting" 2>/dev/null
     missed=''
     each unit stop_new
     each unit put_back_disabled
     each file put_back_file
+    each directory remove_new
     systemctl daemon-reload
     each unit put_back_enabled
     sync -f /etc

@@ -25,8 +25,10 @@ logging.getLogger(_LOG).addHandler(logging.NullHandler())
 logging.getLogger(_LOG).propagate = False
 
 
-def negotiates(channel: Channel, timeout_s: float = HANDSHAKE_S) -> str | None:
+def negotiates(channel: Channel, crypto: str = "compat", timeout_s: float = HANDSHAKE_S) -> str | None:
     """Why this client could not come back through the sshd that serves ``channel``; None where it could.
+
+    ``crypto`` is the inventory's choice of algorithms; the reason ends in the mend where that choice is to blame.
 
     Offers what the connection below the channel offered, so the operator's own settings count, and wants the same host
     key where it is one of the same kind; whether the operator knows the host by another kind as well is for the login
@@ -42,7 +44,8 @@ def negotiates(channel: Channel, timeout_s: float = HANDSHAKE_S) -> str | None:
         trial.start_client(timeout=timeout_s)
         shown, known = trial.get_remote_server_key(), below.get_remote_server_key()
     except IncompatiblePeer as error:
-        return f"this client (paramiko {version('paramiko')}) has no algorithm in common with it: {_words(error)}"
+        mend = "; write `ssh.crypto: compat`" if crypto == "pq" else ""
+        return f"this client (paramiko {version('paramiko')}) has no algorithm in common with it: {_words(error)}{mend}"
     except (SSHException, EOFError, OSError) as error:
         return f"it does not answer this client: {_words(error)}{_said(channel)}"
     finally:

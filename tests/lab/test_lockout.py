@@ -369,6 +369,23 @@ def test_an_sshd_that_this_client_could_not_talk_to_never_becomes_live(site: Sit
     assert look("app2") == before
 
 
+@pytest.mark.proof
+def test_an_sshd_with_the_policys_own_algorithms_is_lived_with_where_this_client_has_one_of_them(site: Site) -> None:
+    """Debian 12's policy keeps curve25519, which pyinfra's client knows."""
+    pq = site.inventory("pq", lambda d: d["ssh"].update(crypto="pq"))
+    kex = "sshd -T | grep '^kexalgorithms '"
+    try:
+        site.apply(pq, "--limit", "app1")
+        assert site.plan(pq, "--limit", "app1") == (0, {"app1": []})
+        assert "hostkey /etc/ssh/fiefdom_host_rsa_key" in site.ssh("app1", "sshd -T").splitlines()
+        assert "diffie-hellman-group16-sha512" in site.ssh("app1", kex)
+        assert answers("app1")
+    finally:
+        site.apply(LAB_YAML, "--limit", "app1")
+    assert site.plan(LAB_YAML, "--limit", "app1") == (0, {"app1": []})
+    assert "diffie-hellman" not in site.ssh("app1", kex)
+
+
 def test_another_port_is_confirmed_there(site: Site) -> None:
     moved = site.inventory("port", lambda d: d["ssh"].update(port=2222))
     site.apply(moved)
@@ -416,14 +433,28 @@ def test_another_key_of_the_operator_is_confirmed_with_it(site: Site, tmp_path: 
 
 def test_a_change_that_nobody_confirmed_yet_is_waited_for(site: Site) -> None:
     """The next run after a deployer that died finds nothing to mend by hand, and sees what the host went back to."""
-    kept = guard.Backup("of a run that died", "sshd", CONFIRM_S, ())
-    steps = apply.steps_text((*guard.staged(), *guard.before(kept), *guard.after()))
-    argv = ["docker", "exec", "-i", lab.host("app2").container, "sh", "-c", apply.SCRIPT, "fiefdom"]
-    subprocess.run(argv, input=steps, text=True, capture_output=True, check=True)
+
+    def take(*steps: apply.Step) -> subprocess.CompletedProcess[str]:
+        argv = ["docker", "exec", "-i", lab.host("app2").container, "sh", "-c", apply.SCRIPT, "fiefdom"]
+        return subprocess.run(argv, input=apply.steps_text(steps), text=True, capture_output=True, check=False)
+
+    # Long enough for what does not wait to be refused meanwhile.
+    kept = guard.Backup("of a run that died", "sshd", 2 * CONFIRM_S, ())
+    assert take(*guard.staged(), *guard.before(kept), *guard.after()).returncode == 0
     assert pending("app2")
-    done = site.fiefdom("apply", LAB_YAML, "--yes")
-    assert done.returncode == 0, done.stderr
-    assert re.match(r"app2: an earlier change waits for its confirmation; for at most \d+ s\n", done.stderr)
+    waits = "an earlier change waits for its confirmation"
+    # What it recorded as made would be forgotten when the host puts its manifest back.
+    made = take(("record", "file", "/srv/made-meanwhile"))
+    assert made.returncode == 1 and waits in made.stdout
+    refused = site.run("pyinfra", "inventories/lab.py", "deploys/site.py", "-y", "--limit", "app2")
+    assert refused.returncode != 0
+    assert f"app2: {waits}; it takes itself back within" in refused.stdout + refused.stderr
+    assert pending("app2")
+    with ThreadPoolExecutor() as pool:
+        runs = [pool.submit(site.fiefdom, *argv) for argv in (("plan", LAB_YAML), ("apply", LAB_YAML, "--yes"))]
+        for done in (run.result() for run in runs):
+            assert done.returncode == 0, done.stderr
+            assert re.match(rf"app2: {waits}; for at most \d+ s\n", done.stderr)
     assert not pending("app2")
 
 

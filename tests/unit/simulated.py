@@ -173,6 +173,8 @@ class SimulatedHost:
     def erase(self) -> None:
         self.kept = None
 
+    def rest(self, *units: str) -> None: ...
+
     def upgrade(self, *units: str) -> None: ...
 
     # --- What only a turn does

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -141,6 +142,45 @@ def test_a_check_that_fails_places_nothing(debian: Debian) -> None:
     assert debian.leftovers() == ""
 
 
+SSHD = "/etc/ssh/sshd_config.d/10-fiefdom.conf"
+# Prints what the real one would read, in the order in which it would, and dislikes one word.
+SSHD_STUB = r"""#!/bin/sh
+[ "$1 $2" = "-t -f" ] || exit 9
+read_config() {
+    while read -r word rest; do
+        case $word in
+        Include) rest=${rest#\"} && (read_config "${rest%\"}") || exit 1 ;;
+        Foo) echo "$1: Bad configuration option: Foo" && exit 1 ;;
+        *) echo "$word $rest" >>/seen ;;
+        esac
+    done <"$1"
+}
+echo "--" >>/seen
+read_config "$3"
+"""
+
+
+@pytest.mark.parametrize(
+    "include", ["Include /etc/ssh/sshd_config.d/*.conf", '  include "sshd_config.d/*.conf" # theirs']
+)
+def test_an_sshd_drop_in_is_checked_alone_and_in_its_place(debian: Debian, include: str) -> None:
+    debian.shell(
+        'printf %s "$1" >/usr/sbin/sshd && chmod 755 /usr/sbin/sshd && mkdir -p /etc/ssh/sshd_config.d', SSHD_STUB
+    )
+    debian.shell('rm -f /etc/ssh/sshd_config.d/*; printf "%s\\nport 22\\n" "$1" >/etc/ssh/sshd_config', include)
+    debian.shell("cd /etc/ssh/sshd_config.d; for n in 05-a 50-b; do echo $n x >$n.conf; done; echo no x >60-no.other")
+    check: tuple[Step, ...] = (stage(SSHD, b"ours new\n", "0600"), ("check", SSHD, "sshd", SSHD, "{}"))
+    read = ["--", "ours new", "--", "05-a x", "ours new", "50-b x", "port 22"]
+    debian.take_all(*check)
+    assert debian.shell("cat /seen; rm /seen").splitlines() == read
+    debian.shell('echo "ours old" >"$1"', SSHD)
+    debian.take_all(*check)
+    assert debian.shell("cat /seen").splitlines() == read
+    debian.shell("echo Foo >/etc/ssh/sshd_config.d/50-b.conf")
+    theirs = "/etc/ssh/sshd_config.d/50-b.conf: Bad configuration option: Foo"
+    assert debian.failure(*check) == f"{SSHD}\trefused by sshd: {theirs}"
+
+
 @pytest.mark.parametrize("options", [(), ("--tmpfs=/var/lib/fiefdom",)], ids=["same disk", "another disk"])
 def test_a_secret_is_never_wider_than_its_mode(start: Callable[..., Debian], options: tuple[str, ...]) -> None:
     debian = start(*options)
@@ -246,7 +286,7 @@ def test_a_sysctl_that_does_not_exist_is_one_sentence(debian: Debian) -> None:
 
 def fake_apt(debian: Debian, body: str) -> None:
     """In place of apt-get: a script that finds its verb in $verb."""
-    verb = "for verb; do case $verb in update | install) break ;; esac; done"
+    verb = "for verb; do case $verb in update | install | upgrade) break ;; esac; done"
     debian.shell('printf "#!/bin/sh\n%s\n%s\n" "$1" "$2" >$0 && chmod 755 $0'.replace("$0", APT), verb, body)
 
 
@@ -272,6 +312,14 @@ def test_what_could_not_be_reached_is_why_nothing_is_found(debian: Debian) -> No
         f'[ "$verb" != update ] || {{ echo "{gone}"; exit 0; }}\necho "E: Unable to locate package curl"; exit 100',
     )
     assert debian.failure(("packages", "curl")) == f"apt-get install\t{gone};E: Unable to locate package curl"
+
+
+def test_an_upgrade_brings_kernels_which_are_packages_of_another_name(debian: Debian) -> None:
+    fake_apt(debian, 'echo "$*" >>/calls')
+    debian.take_all(("upgrade",))
+    update, upgrade = debian.shell("cat /calls").splitlines()
+    assert update.endswith(" update")
+    assert upgrade.endswith(" upgrade --with-new-pkgs --no-install-recommends")
 
 
 def test_field_values_are_data(debian: Debian) -> None:
@@ -304,6 +352,21 @@ def test_runs_take_turns(debian: Debian) -> None:
         debian.take_all(("remove-file", "/srv/x"))
         assert first.wait() == 0
     assert not debian.exists("/srv/x")
+
+
+@pytest.mark.parametrize(("until", "words"), [("+ 45", r"[34]\d s"), ("- 3", "0 s"), ("+ 90000", "0 s")])
+def test_nothing_is_made_while_a_change_may_still_be_taken_back(debian: Debian, until: str, words: str) -> None:
+    """The timer restores the manifest as well, and would forget it."""
+    debian.shell(
+        "mkdir -p /var/lib/fiefdom/guard && touch /var/lib/fiefdom/guard/pending;"
+        f"echo $(($(cut -d . -f 1 /proc/uptime) {until})) >/var/lib/fiefdom/guard/until"
+    )
+    said = debian.failure(("record", "file", "/srv/x"), stage("/srv/x", b"x"), ("place", "/srv/x"))
+    waits = "an earlier change waits for its confirmation; it takes itself back within"
+    assert re.fullmatch(rf"/var/lib/fiefdom/guard\t{waits} ({words}): try again then", said)
+    assert not debian.exists("/srv/x") and not debian.exists("/var/lib/fiefdom/manifest")
+    debian.shell("rm /var/lib/fiefdom/guard/pending")
+    debian.take_all(("record", "file", "/srv/x"))
 
 
 # --- Turns: what they keep, and the way back
@@ -407,6 +470,39 @@ def test_a_turn_that_fails_puts_everything_back_and_keeps_what_failed_aside(stub
         "systemctl start web@8000.service",
         "systemctl start serf-agent.service",
     ]
+
+
+def test_a_turn_that_fails_puts_back_what_went_to_another_disk(start: Callable[..., Debian]) -> None:
+    debian = start("--tmpfs=/var/lib/fiefdom")
+    debian.shell(STUBS)
+    status, lines = debian.take(*STAGED, *KEPT, *REPLACED, BAD)
+    assert status == 1 and lines[-1].startswith(BACK)
+    assert is_old(debian) and debian.leftovers() == ""
+
+
+def test_a_reload_that_fails_says_why_although_the_old_one_serves_on(stubbed: Debian) -> None:
+    stubbed.shell(
+        "for tool in systemctl journalctl; do rm -f /usr/local/bin/$tool; done;"
+        "printf '#!/bin/sh\ncase $1 in reload) echo Job failed.; exit 1 ;; is-active) echo active ;; esac\n'"
+        " >/usr/local/bin/systemctl;"
+        "printf '#!/bin/sh\necho gateway: the successor ended before it had taken over\n' >/usr/local/bin/journalctl;"
+        "chmod 755 /usr/local/bin/*"
+    )
+    assert stubbed.failure(("containers", "reload", "gateway.service")) == (
+        "gateway.service\treload failed: Job failed.; gateway: the successor ended before it had taken over"
+    )
+
+
+def test_a_host_whose_instance_does_not_start_joins_by_itself_once_it_does(stubbed: Debian) -> None:
+    """The agent waits for all instances, so its start is asked for and not waited for."""
+    stubbed.shell("touch /stub/broken/web@8001.service")
+    resting: tuple[Step, ...] = (("rest", "serf-agent.service"), ("containers", "stop", "serf-agent.service"))
+    assert stubbed.failure(*resting, ("containers", "restart", "web@8001.service")).startswith("web@8001.service\t")
+    assert log(stubbed)[-1] == "systemctl --no-block start serf-agent.service"
+    stubbed.take_all(*resting, ("containers", "restart", "web@8000.service", "serf-agent.service"))
+    assert log(stubbed)[-1] == "systemctl start serf-agent.service"  # which is up
+    stubbed.take_all(("containers", "stop", "serf-agent.service"))
+    assert log(stubbed) == ["systemctl stop serf-agent.service"]
 
 
 @pytest.mark.parametrize("how", ["replace", "aside"])

@@ -287,6 +287,26 @@ def test_no_container_runs_as_root(supervised: Supervised, user: str | None) -> 
     assert docker("ps", "--all", "--quiet", f"--filter=name=^{supervised.container.name}$") == ""
 
 
+def test_no_container_runs_as_root_by_another_name(supervised: Supervised, tmp_path: Path) -> None:
+    name = supervised.container.name
+    (tmp_path / "passwd").write_text("root:x:0:0::/root:/bin/sh\napp:x:0:0::/:/bin/sh\n")
+    image = f"{name}:1"
+    docker("create", f"--name={name}-made", IMAGE)
+    try:
+        docker("cp", str(tmp_path / "passwd"), f"{name}-made:/etc/passwd")
+        docker("commit", "--change=USER app", f"{name}-made", image)
+        args = [arg for arg in supervised.container.args if not arg.startswith("--user")]
+        supervised.container = replace(supervised.container, args=tuple(args), image=image)
+        run = supervised.start()
+        _, errors = run.communicate(timeout=20)
+        assert run.returncode == 1
+        assert f"{name}: {image} would run as root: give the service a user" in errors
+        assert docker("ps", "--all", "--quiet", f"--filter=name=^{name}$") == ""
+    finally:
+        docker("rm", "-f", f"{name}-made", name, check=False)
+        docker("image", "rm", image, check=False)
+
+
 def test_an_instance_that_is_not_healthy_in_time_is_stopped_and_its_words_are_shown(supervised: Supervised) -> None:
     supervised.environment = "STATUS=503\n"
     command = ("perl", "-e", f"$| = 1; print qq(model not found\\n); {SERVER}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from fiefdom import apply, guard, plan
-from fiefdom.desired import Container, File, HostState, Sysctl, Unit
+from fiefdom.desired import Container, Directory, File, HostState, Sysctl, Unit
 from fiefdom.errors import FiefdomError
 from fiefdom.snapshot import Snapshot
 
@@ -100,7 +100,9 @@ def test_a_change_is_confirmed_by_a_new_login_and_nothing_else(clock: list[float
 def test_an_sshd_that_this_client_cannot_talk_to_is_not_let_live(clock: list[float]) -> None:
     steps = (("stage", SSHD.path, "0600", "0", "0", base64.b64encode(SSHD.content).decode()),)
     line = FakeLine(tried="no algorithm in common")
-    with pytest.raises(FiefdomError, match=r"^app1: nothing was changed, .*no algorithm in common; write `ssh\.crypto"):
+    with pytest.raises(
+        FiefdomError, match=r"^app1: nothing was changed, .*keep this client out: no algorithm in common$"
+    ):
         guard.perform(line, steps, KEPT, clock=lambda: clock[0])
     assert line.log == ["trial of 'Port 22\\n'"]
     tried = FakeLine()
@@ -188,6 +190,38 @@ def test_a_step_that_fails_needs_no_login(clock: list[float], reverted: list[str
     assert line.log == ["take until arm"]
 
 
+FULL_DISK = ("done\tguard\tarm", "fiefdom-failed\t/etc/x\tcannot be put into place: no space")
+
+
+@pytest.mark.parametrize("asked", [("applying", ""), ("unknown", "")])
+def test_a_step_that_fails_and_cannot_be_taken_back_is_no_harmless_failure(
+    clock: list[float], asked: tuple[guard.Answer, str]
+) -> None:
+    line = FakeLine(heard=FULL_DISK, asked=[asked])
+    words = (
+        r"^app1: /etc/x: cannot be put into place: no space; and the host is not as before yet: .* change of sshd, so"
+    )
+    with pytest.raises(FiefdomError, match=words):
+        perform(line, clock)
+    assert line.log == ["take until arm", "back", "ask abc"]
+
+
+def test_a_way_back_that_was_only_not_heard_of_is_asked_for(clock: list[float]) -> None:
+    line = FakeLine(heard=FULL_DISK, returns=["no route", None], asked=[("reverted", "a step failed")])
+    with pytest.raises(
+        FiefdomError, match=r"^app1: the change of sshd was taken back: /etc/x: cannot be put into place"
+    ):
+        perform(line, clock)
+    assert line.log.count("back") == 2
+
+
+def test_a_host_that_no_longer_answers_after_a_step_failed_is_said_to(clock: list[float]) -> None:
+    line = FakeLine(heard=FULL_DISK, returns=["no route"])
+    with pytest.raises(FiefdomError, match=r"no space; and it does not answer as before either.*: no route$"):
+        perform(line, clock)
+    assert clock[0] == pytest.approx(KEPT.confirm_s + guard.BACK_S, abs=1)
+
+
 def access() -> apply.Phase:
     phases = {p.name: p for p in apply.phases(plan.of_host("app1", STATE, BARE, {}), confirm_s=45)}
     assert not {s[1] for s in phases["files"].steps if s[0] == "place"} & {SSHD.path, RULES.path, LINK.path}
@@ -214,6 +248,18 @@ def test_all_that_changes_is_kept() -> None:
     assert ("link", "eth7") in kept.items
     assert ("sysctl", "/proc/sys/net/ipv4/ip_forward") in kept.items
     assert kept.about == "network, firewall, sshd"
+
+
+def test_folders_that_a_change_may_make_are_kept_as_what_is_not_there() -> None:
+    """The host's manifest of before it does not name them, so nobody would ever remove them."""
+    deep = File("/etc/ssh/fiefdom_authorized_keys/ann", b"key\n")
+    state = HostState(files=(RULES, deep), directories=(Directory("/etc/ssh/fiefdom_authorized_keys"),))
+    (phase,) = (p for p in apply.phases(plan.of_host("app1", state, BARE, {})) if p.name == "access")
+    assert phase.guarded is not None
+    assert [name for kind, name in phase.guarded.items if kind == "directory"] == [
+        "/etc/ssh/fiefdom_authorized_keys",
+        "/etc/fiefdom",
+    ]
 
 
 def test_units_come_back_in_the_order_that_lets_the_operator_in() -> None:

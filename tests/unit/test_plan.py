@@ -202,11 +202,20 @@ def test_a_host_leaves_before_a_running_instance_is_replaced_and_joins_last() ->
     now = converged()
     changed = replace(FULL, containers=(replace(INSTANCE, args=("--memory=1g",)), AGENT))
     host = apply_all(SimulatedHost(changed, IDENTITIES, now))
-    assert [step for step in host.log if step[0] == "containers"] == [
+    assert [step for step in host.log if step[0] in ("rest", "containers")] == [
+        ("rest", "serf-agent.service"),
         ("containers", "stop", "serf-agent.service"),
         ("containers", "restart", "predictor@8000.service"),
         ("containers", "restart", "serf-agent.service"),
     ]
+
+
+def test_an_agent_that_is_no_longer_wanted_does_not_come_back() -> None:
+    changed = replace(INSTANCE, args=("--memory=1g",))
+    unwanted = replace(FULL, containers=(changed,), units=tuple(u for u in FULL.units if u.name != AGENT.unit))
+    host = apply_all(SimulatedHost(unwanted, IDENTITIES, converged()))
+    assert ("containers", "stop", AGENT.unit) in host.log
+    assert not [step for step in host.log if step[0] == "rest"]
 
 
 def test_files_are_all_staged_and_checked_before_the_first_is_placed() -> None:

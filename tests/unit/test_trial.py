@@ -55,7 +55,7 @@ def ask() -> Iterator[Callable[..., str | None]]:
     """What the trial says of a candidate, over a connection that was made with ``options``."""
     ends: list[Transport] = []
 
-    def ask(candidate: Candidate, **options: object) -> str | None:
+    def ask(candidate: Candidate, crypto: str = "compat", **options: object) -> str | None:
         near, far = socket.socketpair()
         server, client = quiet(Transport(far)), quiet(Transport(near, **options))  # type: ignore[arg-type]
         ends.extend((client, server))
@@ -65,7 +65,7 @@ def ask() -> Iterator[Callable[..., str | None]]:
         client.auth_none("root")
         channel = client.open_session()
         channel.exec_command("sshd")
-        said = trial.negotiates(channel, timeout_s=10)
+        said = trial.negotiates(channel, crypto, timeout_s=10)
         assert channel.closed
         assert client.is_active()  # whatever became of the candidate, the line below it is the operator's
         return said
@@ -87,6 +87,16 @@ def test_one_without_a_common_key_exchange_does(ask: Callable[..., str | None]) 
     assert said is not None
     assert "no algorithm in common" in said
     assert "kex" in said
+    assert "ssh.crypto" not in said  # which is compat already
+
+
+def test_only_algorithms_that_the_inventory_asks_for_are_mended_there(ask: Callable[..., str | None]) -> None:
+    kex = "diffie-hellman-group16-sha512"
+    said = ask(sshd(kex=kex), crypto="pq", disabled_algorithms={"kex": [kex]})
+    assert said is not None
+    assert said.endswith("; write `ssh.crypto: compat`")
+    said = ask(sshd(key=RSAKey.generate(2048)), crypto="pq")
+    assert said == "it shows this client another host key than the host's"
 
 
 def test_one_that_shows_another_host_key_would_be_refused_by_known_hosts(ask: Callable[..., str | None]) -> None:

@@ -111,7 +111,8 @@ def desired(context: Context) -> HostState:
             packages=(Package("openssh-server"),),
             directories=(Directory(KEYS_DIR),) if ssh.authorized_keys else (),
             files=(
-                File(CONFIG, text.encode(), mode=0o600, check=("/usr/sbin/sshd", "-t", "-f", "{}")),
+                # apply.sh's own: `sshd -t` of it alone, and of all that sshd reads with it.
+                File(CONFIG, text.encode(), mode=0o600, check=("sshd", CONFIG, "{}")),
                 *_authorized_keys(context, user),
             ),
             units=(Unit("ssh.service", config=(CONFIG,), on_change=("reload",)),),

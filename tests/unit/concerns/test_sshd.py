@@ -121,6 +121,6 @@ def test_it_does_not_saw_off_the_branch_it_sits_on() -> None:
 
 def test_a_change_is_checked_and_reloaded() -> None:
     state = sshd.desired(context())
-    assert state.file(sshd.CONFIG).check == ("/usr/sbin/sshd", "-t", "-f", "{}")
+    assert state.file(sshd.CONFIG).check == ("sshd", sshd.CONFIG, "{}")
     (unit,) = state.units
     assert (unit.name, unit.on_change) == ("ssh.service", ("reload",))
