@@ -321,13 +321,15 @@ def _release(
     from fiefdom import release, show
     from fiefdom import rollout as rollout_module
 
-    wish = rollout_module.Wish(what, asked, resume, options["keep"], options["force"], options["take_over"])
+    wish = rollout_module.Wish(
+        what, service or "", asked, resume, options["keep"], options["force"], options["take_over"]
+    )
     services = release.chosen_services(run.known.cluster, service)
     if not options["dry"]:
         rollout_module.require_free(run.session, run.known.cluster.gateways, wish)
     wanted = rollout_module.prepare(run.known, run.session, services, wish)
     _require_same_key(run, wanted.turns.values())
-    report = rollout_module.Report(wanted)
+    report = rollout_module.Report(wanted, wish)
     out = run.err if as_json else run.out
     if not wanted.batches:
         versions = ", ".join(f"{name} {run.known.cluster.services[name].version}" for name in sorted(services))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -130,6 +131,7 @@ def test_hosts_take_turns_and_all_are_new(hosts: SimulatedHosts) -> None:
         "outcome": "ok",
         "services": {"predictor": {"from": OLD, "to": NEW}},
         "released": [*APPS],
+        "on_new_version": [*APPS],
         "waiting": [],
         "put_back": [],
         "failures": [],
@@ -335,6 +337,7 @@ def test_what_failed_is_kept_aside_and_told_with_its_last_words(hosts: Simulated
     (failure,) = report.error.failures
     assert (failure.host, failure.unit, failure.reason) == ("app2", "say join", "out of luck")
     assert failure.log == ("last words",)
+    assert failure.kept == ("predictor-8000.failed", "predictor-8001.failed")
     aside = [n for n in hosts.hosts["app2"].now.containers if n.endswith(FAILED)]
     assert aside == ["predictor-8000.failed", "predictor-8001.failed"]
     assert not any(n.endswith(FAILED) for n in hosts.hosts["app1"].now.containers)
@@ -368,6 +371,68 @@ def test_a_host_that_cannot_be_put_back_is_told_and_the_others_still_go_back(hos
     assert hosts.versions("predictor")["app1"] == {(OLD, True)}
 
 
+def test_a_host_whose_link_dropped_is_put_back_over_another_one_once_its_turn_has_ended(hosts: SimulatedHosts) -> None:
+    hosts.trouble["app2"] = Trouble("cut", 9)
+    report = perform(hosts)
+    assert report.error is not None
+    assert report.error.undone == ("app2", "app1")
+    assert versions(hosts) == all_on(OLD)
+    here = hosts.log[hosts.log.index("app2 end") :]
+    steps = ["app2 connected anew", "app2 awaited", "app2 back"]
+    assert [line for line in here if line in steps] == steps
+
+
+def test_what_is_kept_aside_is_told_only_where_something_is(hosts: SimulatedHosts) -> None:
+    hosts.trouble["app2"] = Trouble("fail", 1)  # before anything is replaced
+    report = perform(hosts)
+    assert report.error is not None
+    (failure,) = report.error.failures
+    assert (failure.restored, failure.kept, failure.log) == (True, (), ("last words",))
+
+
+# --- Others that die meanwhile
+
+
+def dies_after(hosts: SimulatedHosts, done: str, *dead: str) -> Callable[[str, str], None]:
+    """Hosts whose servers the gateways see down once ``done`` is through."""
+    whole, down = hosts.servers, set[str]()
+    hosts.servers = lambda: [  # type: ignore[method-assign]
+        r | {"state": "down"} if r["name"].rpartition("-")[0] in down else r for r in whole()
+    ]
+
+    def tell(who: str, what: str) -> None:
+        if (who, what) == (done, "done"):
+            down.update(dead)
+
+    return tell
+
+
+@pytest.mark.parametrize("careless", [None, "force", "all_at_once"])
+def test_a_turn_that_would_take_a_service_down_by_now_is_not_begun(hosts: SimulatedHosts, careless: str | None) -> None:
+    tell = dies_after(hosts, "app2", "app1", "app2")
+    wish = Wish(order=Order("2", all_at_once=careless == "all_at_once"), force=careless == "force")
+    wanted = rollout.prepare(hosts.known, hosts, frozenset({"predictor"}), wish)
+    report = rollout.perform(hosts.known, hosts, wanted, wish, tell)
+    assert ("app3 turn" in hosts.log) == bool(careless)
+    if not careless:
+        assert report.error is not None
+        words = "the gateways: the turn was not begun: gw1 has predictor up nowhere else"
+        assert str(report.error) == f"app3: {words}; app4: {words}"
+        # Those that were done go back, for the others serve.
+        assert report.error.undone == ("app2", "app1")
+        assert not any(f.begun or f.kept for f in report.error.failures)
+
+
+def test_a_canary_that_a_failure_leaves_on_the_new_version_is_told(hosts: SimulatedHosts) -> None:
+    perform(hosts, order=Order(canary="app2"))
+    hosts.trouble["app3"] = Trouble("fail", STEPS - 1)
+    report = perform(hosts, resume=True)
+    assert report.error is not None
+    assert versions(hosts) == all_on(OLD) | {"app2": NEW}
+    data = report.as_data()
+    assert (data["on_new_version"], data["released"], data["put_back"]) == (["app2"], [], ["app3", "app1"])
+
+
 def test_a_gateway_that_breaks_off_is_one_that_does_not_answer(hosts: SimulatedHosts, clock: Clock) -> None:
     """The release is undone; it is not left where it stands."""
 
@@ -391,7 +456,11 @@ def test_a_host_that_gateways_do_not_see_is_put_back_after_its_time(hosts: Simul
     began_s = clock.now_s
     report = perform(hosts)
     assert report.error is not None
-    assert str(report.error) == "app1: the gateways: gw1 has predictor at app1:8001 down"
+    assert str(report.error) == "app1: predictor@8001.service: gw1 has predictor at app1:8001 down"
+    # Of what was kept aside, the one to blame tells why.
+    (failure,) = report.error.failures
+    assert failure.kept == ("predictor-8001.failed", "predictor-8000.failed")
+    assert failure.log == ("words of predictor-8001.failed",)
     limit_s = hosts.known.cluster.serf.join_timeout_s
     assert limit_s < clock.now_s - began_s < limit_s + 2
     assert versions(hosts) == all_on(OLD)
@@ -417,7 +486,8 @@ def test_errors_on_the_new_version_end_a_release_early(hosts: SimulatedHosts, cl
     report = perform(hosts)
     assert report.error is not None
     (failure,) = report.error.failures
-    assert (failure.host, failure.unit) == ("app2", "predictor")
+    assert (failure.host, failure.unit) == ("app2", "predictor@8000.service, predictor@8001.service")
+    assert failure.log == ("words of predictor-8000.failed",)
     assert failure.reason == "20 of 400 requests went wrong on the new version, as the gateways count"
     assert report.stages["app2"]["soak"] < 2.0
     assert report.error.undone == ("app2", "app1")
@@ -618,3 +688,21 @@ def test_a_rollback_that_failed_is_tried_again_and_not_gone_beyond(hosts: Simula
     hosts.trouble.clear()
     again = rollout.known_before(known("3.0.0"), hosts, "predictor", None)
     assert again.cluster.services["predictor"].version == NEW
+
+
+def test_what_a_host_says_of_containers_kept_aside(tmp_path: Path) -> None:
+    """Which are there, and the last words of the first that said any."""
+    docker = """#!/bin/sh
+case "$*" in
+"inspect "*b.failed | "inspect "*c.failed) ;;
+"logs --tail 10 b.failed") ;;
+"logs --tail 10 c.failed") printf 'one\\n\\ntwo\\tthree\\n' >&2 ;;
+*) exit 1 ;;
+esac
+"""
+    (tmp_path / "docker").write_text(docker)
+    (tmp_path / "docker").chmod(0o755)
+    command = ["sh", "-c", rollout._KEPT, "fiefdom", "a.failed", "b.failed", "c.failed"]
+    path = f"{tmp_path}:/usr/bin:/bin"
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={"PATH": path})
+    assert done.stdout.splitlines() == ["kept\tb.failed", "kept\tc.failed", "log\tone", "log\t", "log\ttwo\tthree"]
