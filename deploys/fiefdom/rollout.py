@@ -124,24 +124,27 @@ def perform(known: converge.Known, hosts: Session, wanted: Release, wish: Wish, 
     def warn(text: str) -> None:
         say("ledger", text)
 
-    if wish.resume or wish.what == "rollback":
-        _end_canary(hosts, gateways, who, warn)
     began, turns = time.monotonic(), plan.merge(wanted.turns.values())
     canary = wish.order.canary
     why = f"{wish.what} {wanted}" + (f", canary {canary}" if canary else "")
     report = Report(wanted, wish)
 
-    def begin() -> None:
-        report.begun = True
+    def lifts(lock: ledger.Lock) -> bool:
+        return _ends_canary(wish) and _waits(lock)
 
     watchful = not (wish.force or wish.order.all_at_once)
     try:
         with (
-            ledger.hold(hosts, gateways, who, why, warn=warn, take_over=wish.take_over) as held,
+            ledger.hold(hosts, gateways, who, why, warn=warn, take_over=wish.take_over, in_place_of=lifts) as held,
             held.recorded(wish.what, plan=turns.hash, names=wanted.hosts, services=_done(wanted)),
         ):
             _require_unchanged(known, hosts, wanted, wish)
             ship(known, hosts, wanted, say)
+
+            def begin() -> None:
+                report.begun = True
+                held.settle()
+
             Rollout(known, hosts, wanted, say, held.beat, report.stages, watchful=watchful, begin=begin).run(wish.keep)
     except RolloutError as error:
         report.error = error
@@ -166,11 +169,13 @@ def _require_unchanged(known: converge.Known, hosts: Session, wanted: Release, w
 _CANARY = "waits for `fiefdom rollout --continue`, or `fiefdom rollback`, after the canary of "
 
 
-def _end_canary(hosts: Session, gateways: tuple[str, ...], who: str, warn: Callable[[str], None]) -> None:
-    """Unlock a cluster that waits after a canary; any other lock stays, and speaks for itself."""
-    locks = ledger.read(hosts, gateways, 0).locks
-    if locks and all(lock.person and lock.why.startswith(_CANARY) for lock in locks):
-        ledger.unlock(hosts, gateways, who, warn)
+def _waits(lock: ledger.Lock) -> bool:
+    """Whether a cluster waits after a canary, and is not locked for another reason."""
+    return lock.person and lock.why.startswith(_CANARY)
+
+
+def _ends_canary(wish: Wish) -> bool:
+    return wish.resume or wish.what == "rollback"
 
 
 def _done(wanted: Release) -> dict[str, tuple[str, str]]:
@@ -238,10 +243,8 @@ def known_before(known: converge.Known, hosts: Session, service: str, version: s
 
 def require_free(hosts: Session, gateways: tuple[str, ...], wish: Wish) -> None:
     """Raise FiefdomError for a locked cluster, before `prepare` waits for the turn of the run that locked it."""
-    lifts = wish.resume or wish.what == "rollback"
     for lock in ledger.read(hosts, gateways, 0).locks:
-        waits = lock.person and lock.why.startswith(_CANARY)
-        if not (lifts and waits) and (reason := ledger.refusal(lock, wish.take_over)):
+        if not (_ends_canary(wish) and _waits(lock)) and (reason := ledger.refusal(lock, wish.take_over)):
             raise FiefdomError(f"{lock.gateway}: {reason}")
 
 

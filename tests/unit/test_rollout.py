@@ -199,6 +199,43 @@ def test_a_canary_waits_under_a_lock_that_only_going_on_or_back_lifts(hosts: Sim
     assert ledger.read(hosts, ("gw1", "gw2")).locks == ()
 
 
+def lock_words(hosts: SimulatedHosts) -> set[str]:
+    return {lock.why.partition(" `")[0] for lock in ledger.read(hosts, ("gw1", "gw2")).locks}
+
+
+def test_the_canarys_lock_is_back_where_going_on_ends_before_a_turn(hosts: SimulatedHosts) -> None:
+    perform(hosts, order=Order(canary="app2"))
+    run_phase, waits = hosts.run, {"waits for"}
+    assert lock_words(hosts) == waits
+
+    def no_room(name: str, *_: Any) -> None:
+        raise FiefdomError(f"{name}: no space left")
+
+    hosts.run = no_room  # type: ignore[method-assign]
+    with pytest.raises(FiefdomError, match="no space left"):
+        perform(hosts, resume=True)
+    assert lock_words(hosts) == waits
+    hosts.run = run_phase  # type: ignore[method-assign]
+    others_die = dies_after(hosts, "prepare", "app2", "app3", "app4")
+    wanted = rollout.prepare(hosts.known, hosts, frozenset({"predictor"}), Wish(resume=True))
+    others_die("prepare", "done")
+    report = rollout.perform(hosts.known, hosts, wanted, Wish(resume=True), lambda *_: None)
+    assert report.error is not None and not report.begun
+    assert lock_words(hosts) == waits
+    assert versions(hosts) == all_on(OLD) | {"app2": NEW}
+
+
+def test_the_canarys_lock_is_over_once_a_turn_began(hosts: SimulatedHosts) -> None:
+    perform(hosts, order=Order(canary="app2"))
+    hosts.log.clear()
+    hosts.trouble["app1"] = Trouble("fail", STEPS - 1)
+    report = perform(hosts, resume=True)
+    assert report.error is not None and report.begun
+    assert lock_words(hosts) == set()
+    # One lock took the other's place: there was no moment without.
+    assert "gw1 ledger release" not in hosts.log[: hosts.log.index("app1 turn")]
+
+
 def test_a_persons_own_lock_is_not_lifted_by_going_on(hosts: SimulatedHosts) -> None:
     ledger.lock(hosts, ("gw1", "gw2"), "ann@desk", "inventory day", pytest.fail)
     with pytest.raises(FiefdomError, match="inventory day"):
