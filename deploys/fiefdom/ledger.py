@@ -169,7 +169,8 @@ class Held:
     warn: Callable[[str], None]
     note: str = ""
     _lost: str = field(default="", init=False)
-    _warned: str = field(default="", init=False)
+    _missed: int = field(default=0, init=False)
+    """Beats in a row that some gateway did not hear."""
     _former: dict[str, str] = field(default_factory=dict, init=False)
     """The person's lock that this one stands in for, by gateway."""
 
@@ -196,10 +197,11 @@ class Held:
                 self._lost = (
                     f"{name}: the lock was taken over by {lock.who} ({lock.why}) meanwhile; nothing more is changed"
                 )
-        # Once, not every few seconds; a gateway may well be down for a while on purpose.
-        if trouble and trouble != self._warned:
+        # Once, not every few seconds, for a gateway may well be down for a while on purpose; and not for one beat, for
+        # its connection is another one after a change of its sshd or network.
+        self._missed = self._missed + 1 if trouble else 0
+        if self._missed == 2:
             self.warn(f"the lock has no sign of life: {trouble}")
-        self._warned = trouble
 
     @contextmanager
     def recorded(

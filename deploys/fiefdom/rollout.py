@@ -17,6 +17,7 @@ from fiefdom.wording import printable
 
 if TYPE_CHECKING:
     from fiefdom.engine import Session
+    from fiefdom.model import Cluster
 
 _AUDITED = 1000
 """How many acts of the audit a rollback looks back over."""
@@ -200,7 +201,23 @@ def prepare(known: converge.Known, hosts: Session, services: Collection[str], wi
             more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
             raise FiefdomError(f"the cluster is not fit for a release: {reasons[0]}{more}; mend it, or say --force")
     converge.require_space(plan.merge(found.turns.values()))
+    require_images(known.cluster, found, wish)
     return found
+
+
+def require_images(cluster: Cluster, wanted: Release, wish: Wish) -> None:
+    """Raise FiefdomError for an image that hosts lack and nobody has. What a registry has is only known by pulling."""
+    lacking: dict[str, list[str]] = {}
+    for name in wanted.hosts:
+        for change in wanted.turns[name].of("image"):
+            lacking.setdefault(change.name, []).append(name)
+    here = images.identities(cluster) if lacking and cluster.registry is None else {}
+    for ref, names in lacking.items():
+        if cluster.registry is None and ref not in here:
+            mend = "name a version that is somewhere, or bring its image here"
+            if wish.what != "rollback":
+                mend = "build or pull it here, give the service a `build` folder, or name a `registry`"
+            raise FiefdomError(f"{ref} is not on this machine, and {', '.join(names)} lack it as well; {mend}")
 
 
 def _release(

@@ -259,6 +259,7 @@ def test_the_background_beats_tells_of_silence_once_and_of_loss_at_the_next_stag
         assert all(lock.silence_s < ledger.SILENT_S for lock in ledger.read(hosts, GATEWAYS).locks)
         hosts.down.add("gw2")
         beat()
+        assert warnings == []  # one beat may be lost
         beat()
         held.beat()  # a gateway may be down for a while
         assert warnings == ["the lock has no sign of life: gw2: the connection broke off: gone"]

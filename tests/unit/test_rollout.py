@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -287,6 +288,41 @@ def test_an_image_without_room_is_refused_before_any_host_changes(hosts: Simulat
     with pytest.raises(FiefdomError, match="has 1 MiB free of about 200"):
         perform(hosts)
     assert not any(line.endswith((" turn", " ledger take", " images")) for line in hosts.log)
+
+
+@pytest.fixture
+def without_registry(hosts: SimulatedHosts, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Images on this machine; the hosts have to get theirs from here."""
+    here: set[str] = set()
+    hosts.known = replace(hosts.known, cluster=hosts.known.cluster.model_copy(update={"registry": None}))
+    bring(hosts, replace(known(), cluster=hosts.known.cluster.with_version("predictor", OLD)))
+    hosts.known = replace(hosts.known, cluster=hosts.known.cluster.with_version("predictor", NEW))
+    hosts.log.clear()
+    monkeypatch.setattr(rollout.images, "identities", lambda _: dict.fromkeys(here, "sha256:1"))
+    monkeypatch.setattr(rollout.images, "ensure", lambda *_: None)
+    return here
+
+
+@pytest.mark.parametrize(
+    ("what", "mend"),
+    [("rollout", "build or pull it here, give the service a `build` folder"), ("rollback", "name a version that is")],
+)
+def test_a_version_that_nobody_has_is_refused_before_anything_is_locked(
+    hosts: SimulatedHosts, without_registry: set[str], what: str, mend: str
+) -> None:
+    words = f"team/predictor:{NEW} is not on this machine, and app1, app2, app3, app4 lack it as well; {mend}"
+    with pytest.raises(FiefdomError, match=f"^{re.escape(words)}"):
+        perform(hosts, what=what)
+    assert not any("ledger" in line or line.endswith(" turn") for line in hosts.log)
+    without_registry.add(f"team/predictor:{NEW}")
+    assert perform(hosts, what=what).error is None
+
+
+def test_a_version_that_all_hosts_have_need_not_be_here(hosts: SimulatedHosts, without_registry: set[str]) -> None:
+    for name in APPS:
+        hosts.hosts[name].take(apply.Phase("images", images=(f"team/predictor:{NEW}",)))
+    assert perform(hosts, what="rollback").error is None
+    assert versions(hosts) == all_on(NEW)
 
 
 # --- A turn that fails
