@@ -209,43 +209,7 @@ def apply(inventory: str, limit: tuple[str, ...], at: tuple[str, ...], as_json: 
                     run.err.print(line)
             if not click.confirm("Apply?", err=True):
                 raise FiefdomError("not applied")
-        _apply(run, wanted, yes, run.err if as_json else run.out)
-
-
-def _apply(run: _Run, wanted: Plan, yes: bool, console: Console) -> None:
-    """Carry a plan out, under the cluster's lock where hosts may serve less meanwhile."""
-    from fiefdom import converge, ledger
-
-    gateways = run.known.cluster.gateways
-    names = [h.host for h in wanted.due.hosts if h.changes]
-    if not (converge.takes_turns(wanted) or ledger.is_applied_to(run.session, gateways)):
-        # Another run may have brought another key while we asked.
-        _require_same_key(run, wanted.due.hosts)
-        with ledger.recorded(run.session, gateways, "apply", _warn, plan=wanted.hash, names=names):
-            _carry_out(run, wanted, console)
-        return
-    with ledger.hold_for_apply(run.session, gateways, ledger.operator(), names, warn=_warn, say=_say) as held:
-        wanted = _planned_anew(run, wanted, yes)
-        names = [h.host for h in wanted.due.hosts if h.changes]
-        if not names:
-            console.print("Another run did it meanwhile; nothing is left to do.")
-            return
-        with held.recorded("apply", plan=wanted.hash, names=names):
-            _carry_out(run, wanted, console, held.beat)
-
-
-def _planned_anew(run: _Run, before: Plan, yes: bool) -> Plan:
-    """The plan once more, now that no other run changes hosts. Raises FiefdomError for one that nobody agreed to."""
-    from fiefdom import converge, rollout
-
-    run.session.on_all(lambda name: rollout.await_turn(run.session, name), run.names)
-    wanted = converge.settled_plan(run.known, run.names, run.session, _say)
-    if not wanted.due.clean and wanted.due.hash != before.due.hash:
-        if not yes:
-            raise FiefdomError("the hosts changed since this run looked at them; run it again")
-        _say(f"the hosts changed since this run looked at them; what is left is plan {wanted.hash}")
-    _require_same_key(run, wanted.due.hosts)
-    return wanted
+        _carry_out(run, wanted, yes, run.err if as_json else run.out)
 
 
 def _require_same_key(run: _Run, hosts: Iterable[HostPlan]) -> None:
@@ -255,31 +219,66 @@ def _require_same_key(run: _Run, hosts: Iterable[HostPlan]) -> None:
         keyring.require_same_key(run.known, run.session)
 
 
-def _carry_out(run: _Run, wanted: Plan, console: Console, beat: Callable[[], None] = lambda: None) -> None:
-    from fiefdom import converge, images, maintenance, show, status, strangers
+def _carry_out(run: _Run, wanted: Plan, yes: bool, console: Console) -> None:
+    """Bring hosts to a plan; while they take turns under the cluster's lock, so that no other run takes one out too."""
+    from fiefdom import converge, images, ledger, maintenance, show, status, strangers
 
-    cluster = run.known.cluster
+    cluster, session = run.known.cluster, run.session
+    waits = ledger.is_applied_to(session, cluster.gateways)
+    takes_turns = converge.takes_turns(wanted)
+    # Another run may have brought another key while we asked.
+    _require_same_key(run, wanted.due.hosts)
 
     def gate(name: str) -> None:
-        maintenance.await_serving(cluster, run.session, name)
+        maintenance.await_serving(cluster, session, name)
 
+    names = [h.host for h in wanted.due.hosts if h.changes]
     refs = {c.name for h in wanted.due.hosts for c in h.of("image")}
-    with show.Progress(console) as progress:
-        images.ensure(cluster, refs, lambda text: progress("here", text))
-        converge.carry_out(wanted, run.session, cluster, progress, gate, beat)
-        left = _plan(run)
-        if any(h.snapshot.docker == "down" for h in wanted.hosts):
-            # What ran on a host whose dockerd was down is only known now.
-            converge.carry_out(left, run.session, cluster, progress, gate, beat)
+    with ledger.recorded(session, cluster.gateways, "apply", _warn, plan=wanted.hash, names=names) as act:
+        with show.Progress(console) as progress:
+            images.ensure(cluster, refs, lambda text: progress("here", text))
+            if not waits:
+                converge.carry_out(wanted, session, cluster, progress, gate, turns=not takes_turns)
+            if waits or takes_turns:
+                with ledger.hold_for_apply(act, names, _say) as held:
+                    rest = _left_of(run, wanted, yes)
+                    converge.carry_out(rest, session, cluster, progress, gate, held.beat)
             left = _plan(run)
-        status.await_gateways(wanted, run.session)
-        for name in _forget_gone(run):
-            progress(name, "forgotten, for it left the inventory")
-    if not left.due.clean:
-        names = [f"{h.host}: {c.kind} {c.name} ({c.why})" for h in left.due.hosts for c in h.changes]
-        raise FiefdomError(f"not converged, {len(names)} left after the run: {'; '.join(names[:3])}")
-    strangers.require_believed(cluster, run.session, run.names)
+            status.await_gateways(wanted, session)
+            for name in _forget_gone(run):
+                progress(name, "forgotten, for it left the inventory")
+        if not left.due.clean:
+            missing = [f"{h.host}: {c.kind} {c.name} ({c.why})" for h in left.due.hosts for c in h.changes]
+            raise FiefdomError(f"not converged, {len(missing)} left after the run: {'; '.join(missing[:3])}")
+        strangers.require_believed(cluster, session, run.names)
     console.print(f"Converged {len(run.names)} hosts in {progress.elapsed_s:.1f} seconds.", highlight=False)
+
+
+def _left_of(run: _Run, agreed: Plan, yes: bool) -> Plan:
+    """What is left to do of a plan, now that no other run changes hosts; with ``yes``, whatever else is by now.
+
+    Raises FiefdomError for a change that nobody agreed to.
+    """
+    from fiefdom import converge, rollout
+
+    # A host may be at a turn whose operator is gone.
+    run.session.on_all(lambda name: rollout.await_turn(run.session, name), run.names)
+    left = converge.settled_plan(run.known, run.names, run.session, _say)
+    # What ran on a host whose dockerd was down is only known now.
+    blind = {h.host for h in agreed.hosts if h.snapshot.docker == "down"}
+    known = {(h.host, c.kind, c.name) for h in agreed.due.hosts for c in h.changes}
+    others = [
+        f"{h.host}: {c.kind} {c.name}"
+        for h in left.due.hosts
+        for c in h.changes
+        if h.host not in blind and c.kind != "record" and (h.host, c.kind, c.name) not in known
+    ]
+    if others and not yes:
+        raise FiefdomError(f"the hosts changed since this run looked at them ({others[0]}); run it again")
+    if others:
+        _say(f"the hosts changed since this run looked at them; it does what is left now, {others[0]} as well")
+    _require_same_key(run, left.due.hosts)
+    return left
 
 
 def _forget_gone(run: _Run) -> list[str]:

@@ -158,6 +158,8 @@ def carry_out(
     say: Callable[[str, str], None],
     gate: Callable[[str], None] = lambda _: None,
     beat: Callable[[], None] = lambda: None,
+    *,
+    turns: bool = True,
 ) -> None:
     """Change hosts as ``wanted`` says, less what only a rollout does; ``say(host, text)`` hears of every phase.
 
@@ -165,7 +167,7 @@ def carry_out(
     alone, and on the others once it is confirmed there. Where a host could serve less, hosts take turns. The first
     error ends the run: what was done stays, and the next run finishes the rest. ``gate`` is called between two turns
     and raises FiefdomError where the host of the first does not serve again; ``beat`` before each turn, and raises it
-    where the lock that this run held is another's by now.
+    where the lock that this run held is another's by now. Without ``turns``, all is done but what is done in them.
     """
     wanted = wanted.due
     phases = {h.host: apply.phases(h, cluster.ssh.confirm_s) for h in wanted.hosts}
@@ -201,6 +203,11 @@ def carry_out(
         ]
 
     hosts.on_all(lambda name: run(name, rest(name)), phases)
+    if not turns:
+        for name, own in phases.items():
+            if own and not after(name):
+                say(name, DONE)
+        return
     # Gateways first, so that app hosts have somewhere to join.
     gateways = [h.host for h in wanted.hosts if any(c.role == "gateway" for c in h.state.containers)]
     others = [name for name in phases if name not in gateways]

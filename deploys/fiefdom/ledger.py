@@ -274,16 +274,9 @@ def hold(
 
 
 @contextmanager
-def hold_for_apply(
-    hosts: Hosts,
-    gateways: Sequence[str],
-    who: str,
-    names: Iterable[str],
-    *,
-    warn: Callable[[str], None],
-    say: Callable[[str], None],
-) -> Iterator[Held]:
-    """`hold` for an apply to hosts: on the gateways that answer, for one that is down may be the one to be mended.
+def hold_for_apply(act: Held, names: Iterable[str], say: Callable[[str], None]) -> Iterator[Held]:
+    """`hold` for an apply to hosts that is `recorded` as ``act``: on the gateways that answer, for one that is down may
+    be the one to be mended.
 
     While another apply holds the lock, it is waited for; from a run that died, the lock is taken over. ``say`` hears
     of both.
@@ -291,15 +284,26 @@ def hold_for_apply(
     Raises:
         FiefdomError: a person, or a run that is at work and no apply, holds the lock.
     """
-    held, body = _held(hosts, (), who, f"{APPLY}{', '.join(names)}", warn)
-    with _taken(held, lambda: _take_after_applies(held, body, gateways, say)), hosts.every(BEAT_S, held._beat):
+    held, body = _held(act.hosts, (), act.who, f"{APPLY}{', '.join(names)}", act.warn, run=act.run)
+    with (
+        _taken(held, lambda: _take_after_applies(held, body, act.gateways, say)),
+        act.hosts.every(BEAT_S, held._beat),
+    ):
+        act.note = held.note
         yield held
 
 
 def _held(
-    hosts: Hosts, gateways: Sequence[str], who: str, why: str, warn: Callable[[str], None], *, person: bool = False
+    hosts: Hosts,
+    gateways: Sequence[str],
+    who: str,
+    why: str,
+    warn: Callable[[str], None],
+    *,
+    run: str = "",
+    person: bool = False,
 ) -> tuple[Held, str]:
-    run = new_run()
+    run = run or new_run()
     body = _body(run=run, who=_words(who), why=_words(why), person=person)
     return Held(hosts, tuple(gateways), run, who, _token(body), warn), body
 
@@ -313,11 +317,11 @@ def recorded(
     *,
     plan: str = "",
     names: Iterable[str] = (),
-) -> Iterator[None]:
-    """As `Held.recorded`, for an act that needs no lock."""
-    run = new_run()
-    with Held(hosts, tuple(gateways), run, operator(), "", warn).recorded(what, plan=plan, names=names):
-        yield
+) -> Iterator[Held]:
+    """As `Held.recorded`, for an act that needs no lock, or not yet."""
+    act = Held(hosts, tuple(gateways), new_run(), operator(), "", warn)
+    with act.recorded(what, plan=plan, names=names):
+        yield act
 
 
 def require_free(hosts: Hosts, gateways: Sequence[str]) -> None:
@@ -657,7 +661,7 @@ def _take_one(held: Held, body: str, name: str, token: str, seen: str) -> None:
 def _take_after_applies(held: Held, body: str, gateways: Sequence[str], say: Callable[[str], None]) -> None:
     told = False
     while True:
-        found, trouble = _ask_all(held.hosts, gateways, "show", "0")
+        found, _ = _ask_all(held.hosts, gateways, "show", "0")
         held.gateways = tuple(name for name in gateways if name in found)
         locks = [lock for lock in found.values() if lock]
         others = [lock for lock in locks if lock.alive and lock.applies]
@@ -676,8 +680,6 @@ def _take_after_applies(held: Held, body: str, gateways: Sequence[str], say: Cal
         time.sleep(LOOK_S)
     if held.note:
         say(f"{held.note}, which was silent for more than {SILENT_S} s")
-    if trouble:
-        held.warn(f"neither the lock nor the audit is kept there: {trouble}")
 
 
 def _locks(hosts: Hosts, gateways: Iterable[str]) -> dict[str, Lock]:
