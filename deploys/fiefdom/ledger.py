@@ -436,11 +436,9 @@ def refusal(lock: Lock, take_over: bool = False) -> str | None:
     words += f"; last sign of life {ago(lock.silence_s)}"
     if lock.alive:
         return f"{words}, so it is at work: wait for it; --take-over works after {SILENT_S} s of silence"
-    return (
-        None
-        if take_over or lock.applies
-        else f"{words}: if it is dead, the same command with --take-over goes on without it"
-    )
+    if take_over or lock.applies:
+        return None
+    return f"{words}: if it is dead, the same command with --take-over goes on without it"
 
 
 def unlock_refusal(lock: Lock, take_over: bool) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -212,7 +212,7 @@ def _forget(hosts: Session, gateways: Sequence[str], name: str) -> None:
     while True:
         hosts.on_all(lambda gateway: hosts.shell(gateway, command), gateways[:1])
         views = rollout.views_of(hosts, gateways)
-        lists = [gateway for gateway, view in views.items() if not isinstance(view, dict) or name in _known_names(view)]
+        lists = [gateway for gateway, view in views.items() if _may_list(view, name)]
         if not lists:
             return
         if time.monotonic() > deadline:
@@ -222,6 +222,10 @@ def _forget(hosts: Session, gateways: Sequence[str], name: str) -> None:
         time.sleep(LOOK_S)
 
 
-def _known_names(view: Mapping[str, Any]) -> set[str]:
+def _may_list(view: Any, name: str) -> bool:
+    """Whether a gateway knows a host. One that does not answer has not said that it forgot it."""
+    if not isinstance(view, dict):
+        return True
     members = {str(m.get("name")) for m in view.get("members", []) if isinstance(m, dict)}
-    return members | {str(s.get("name")).rpartition("-")[0] for s in view.get("servers", []) if isinstance(s, dict)}
+    servers = {str(s.get("name")).rpartition("-")[0] for s in view.get("servers", []) if isinstance(s, dict)}
+    return name in members | servers

@@ -344,7 +344,7 @@ class Rollout:
     def _forbidden(self, views: Mapping[str, Any], batch: Collection[str]) -> list[Failure]:
         """Who was to serve meanwhile may have died since the release was found fit to begin."""
         reason = release.alone(views, self.known.cluster, batch, if_up=True) if self.watchful else None
-        words = f"the turn was not begun: {reason}"
+        words = f"the turn was not begun: {reason}; --force begins it all the same"
         return [Failure(name, "the gateways", words, begun=False) for name in batch] if reason else []
 
     def _replace(self, batch: Iterable[str]) -> list[Failure]:

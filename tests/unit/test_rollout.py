@@ -489,8 +489,8 @@ def test_a_turn_that_would_take_a_service_down_by_now_is_not_begun(hosts: Simula
     assert ("app3 turn" in hosts.log) == bool(careless)
     if not careless:
         assert report.error is not None
-        words = "the gateways: the turn was not begun: gw1 has predictor up nowhere else"
-        assert str(report.error) == f"app3: {words}; app4: {words}"
+        words = "the turn was not begun: gw1 has predictor up nowhere else; --force begins it all the same"
+        assert str(report.error) == f"app3: the gateways: {words}; app4: the gateways: {words}"
         # Those that were done go back, for the others serve.
         assert report.error.undone == ("app2", "app1")
         assert not any(f.begun or f.kept for f in report.error.failures)
