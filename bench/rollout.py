@@ -1,8 +1,8 @@
 """How long a rollout takes over what the hosts themselves need: the sum of their drain, start and join times.
 
 `make bench` runs it on the converged lab, there and back again. What is beyond the sum is Fiefdom's own: looking, the
-lock, images. `rollout.soak_s` is set to 0, for it is a wait that the operator chose. A host has joined when the gateways'
-health checks say so; the share of that is told, for whoever would not count it among the host's own.
+lock, images. `rollout.soak_s` is set to 0, for it is a wait that the operator chose. A host has joined when the
+gateways' health checks say so; the share of that is told, for whoever would not count it among the host's own.
 """
 
 from __future__ import annotations

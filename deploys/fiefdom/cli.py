@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -63,8 +63,38 @@ class _Group(click.Group):
             _fail(error.format_message())
 
 
+_ANSWER = "fiefdom.answer"
+
+
+class _Answering(click.Command):
+    """A command whose --json is one document, however it ends: what `_answer` was told, and the error that ended it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FiefdomError as error:
+            from fiefdom import ledger
+
+            outcome = "failed" if ledger.was_recorded(error) else "refused"
+            _answer({"outcome": outcome, "error": _one_line(error)})
+            raise
+        finally:
+            if ctx.params["as_json"] and _ANSWER in ctx.meta:
+                click.echo(json.dumps(ctx.meta[_ANSWER], indent=2))
+
+
+def _answer(data: Mapping[str, object]) -> None:
+    """Add to what the command prints on standard output with --json, at its end."""
+    meta = click.get_current_context().meta
+    meta[_ANSWER] = meta.get(_ANSWER, {}) | data
+
+
+def _one_line(words: object) -> str:
+    return " ".join(str(words).split())
+
+
 def _fail(message: str) -> NoReturn:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    click.echo(f"error: {_one_line(message)}", err=True)
     raise SystemExit(FAILED)
 
 
@@ -129,7 +159,7 @@ def _print_plan(run: _Run, wanted: Plan, as_json: bool, diff: bool) -> None:
         data = wanted.as_data()
         if diff:
             data["diffs"] = {f"{host}:{path}": text for (host, path), text in texts.items()}
-        click.echo(json.dumps(data, indent=2))
+        _answer(data)
         return
     for line in show.plan_tree(wanted, run.inventory):
         run.out.print(line)
@@ -137,7 +167,7 @@ def _print_plan(run: _Run, wanted: Plan, as_json: bool, diff: bool) -> None:
         run.out.print(show.diff(host, path, text))
 
 
-@main.command()
+@main.command(cls=_Answering)
 @inventory_argument
 @limit_option
 @at_option
@@ -153,7 +183,7 @@ def plan(inventory: str, limit: tuple[str, ...], at: tuple[str, ...], as_json: b
     sys.exit(CLEAN if wanted.clean else PENDING)
 
 
-@main.command()
+@main.command(cls=_Answering)
 @inventory_argument
 @limit_option
 @at_option
@@ -165,10 +195,10 @@ def apply(inventory: str, limit: tuple[str, ...], at: tuple[str, ...], as_json: 
 
     A change of sshd, firewall or network stays only if a new login confirms it in time; else the host takes it back.
     """
-    from fiefdom import converge
+    from fiefdom import converge, show
 
     with _run(inventory, limit, at=at) as run:
-        wanted = converge.settled_plan(run.known, run.names, run.session, lambda text: click.echo(text, err=True))
+        wanted = converge.settled_plan(run.known, run.names, run.session, _say)
         _print_plan(run, wanted, as_json, diff)
         if wanted.due.clean:
             return
@@ -176,16 +206,12 @@ def apply(inventory: str, limit: tuple[str, ...], at: tuple[str, ...], as_json: 
         if not yes:
             if not (sys.stdin.isatty() and sys.stderr.isatty()):
                 raise FiefdomError("no terminal to ask on; say --yes to apply this plan unseen")
+            if as_json:
+                for line in show.plan_tree(wanted, inventory):
+                    run.err.print(line)
             if not click.confirm("Apply?", err=True):
                 raise FiefdomError("not applied")
-        from fiefdom import ledger
-
-        ledger.require_free(run.session, run.known.cluster.gateways)
-        # Another run may have brought another key while we asked.
-        _require_same_key(run, wanted.due.hosts)
-        names = [h.host for h in wanted.due.hosts if h.changes]
-        with ledger.recorded(run.session, run.known.cluster.gateways, "apply", _warn, plan=wanted.hash, names=names):
-            _carry_out(run, wanted, run.err if as_json else run.out)
+        _carry_out(run, wanted, yes, run.err if as_json else run.out)
 
 
 def _require_same_key(run: _Run, hosts: Iterable[HostPlan]) -> None:
@@ -195,31 +221,66 @@ def _require_same_key(run: _Run, hosts: Iterable[HostPlan]) -> None:
         keyring.require_same_key(run.known, run.session)
 
 
-def _carry_out(run: _Run, wanted: Plan, console: Console) -> None:
-    from fiefdom import converge, images, maintenance, show, status, strangers
+def _carry_out(run: _Run, wanted: Plan, yes: bool, console: Console) -> None:
+    """Bring hosts to a plan; while they take turns under the cluster's lock, so that no other run takes one out too."""
+    from fiefdom import converge, images, ledger, maintenance, show, status, strangers
 
-    cluster = run.known.cluster
+    cluster, session = run.known.cluster, run.session
+    waits = ledger.is_applied_to(session, cluster.gateways)
+    takes_turns = converge.takes_turns(wanted)
+    # Another run may have brought another key while we asked.
+    _require_same_key(run, wanted.due.hosts)
 
     def gate(name: str) -> None:
-        maintenance.await_serving(cluster, run.session, name)
+        maintenance.await_serving(cluster, session, name)
 
+    names = [h.host for h in wanted.due.hosts if h.changes]
     refs = {c.name for h in wanted.due.hosts for c in h.of("image")}
-    with show.Progress(console) as progress:
-        images.ensure(cluster, refs, lambda text: progress("here", text))
-        converge.carry_out(wanted, run.session, cluster, progress, gate)
-        left = _plan(run)
-        if any(h.snapshot.docker == "down" for h in wanted.hosts):
-            # What ran on a host whose dockerd was down is only known now.
-            converge.carry_out(left, run.session, cluster, progress, gate)
+    with ledger.recorded(session, cluster.gateways, "apply", _warn, plan=wanted.hash, names=names) as act:
+        with show.Progress(console) as progress:
+            images.ensure(cluster, refs, lambda text: progress("here", text))
+            if not waits:
+                converge.carry_out(wanted, session, cluster, progress, gate, turns=not takes_turns)
+            if waits or takes_turns:
+                with ledger.hold_for_apply(act, names, _say) as held:
+                    rest = _left_of(run, wanted, yes)
+                    converge.carry_out(rest, session, cluster, progress, gate, held.beat)
+            status.await_gateways(wanted, session)
             left = _plan(run)
-        status.await_gateways(wanted, run.session)
-        for name in _forget_gone(run):
-            progress(name, "forgotten, for it left the inventory")
-    if not left.due.clean:
-        names = [f"{h.host}: {c.kind} {c.name} ({c.why})" for h in left.due.hosts for c in h.changes]
-        raise FiefdomError(f"not converged, {len(names)} left after the run: {'; '.join(names[:3])}")
-    strangers.require_believed(cluster, run.session, run.names)
+            for name in _forget_gone(run):
+                progress(name, "forgotten, for it left the inventory")
+        if not left.due.clean:
+            missing = [f"{h.host}: {c.kind} {c.name} ({c.why})" for h in left.due.hosts for c in h.changes]
+            raise FiefdomError(f"not converged, {len(missing)} left after the run: {'; '.join(missing[:3])}")
+        strangers.require_believed(cluster, session, run.names)
     console.print(f"Converged {len(run.names)} hosts in {progress.elapsed_s:.1f} seconds.", highlight=False)
+
+
+def _left_of(run: _Run, agreed: Plan, yes: bool) -> Plan:
+    """What is left to do of a plan, now that no other run changes hosts; with ``yes``, whatever else is by now.
+
+    Raises FiefdomError for a change that nobody agreed to.
+    """
+    from fiefdom import converge, rollout
+
+    # A host may be at a turn whose operator is gone.
+    run.session.on_all(lambda name: rollout.await_turn(run.session, name), run.names)
+    left = converge.settled_plan(run.known, run.names, run.session, _say)
+    # What ran on a host whose dockerd was down is only known now.
+    blind = {h.host for h in agreed.hosts if h.snapshot.docker == "down"}
+    known = {(h.host, c.kind, c.name) for h in agreed.due.hosts for c in h.changes}
+    others = [
+        f"{h.host}: {c.kind} {c.name}"
+        for h in left.due.hosts
+        for c in h.changes
+        if h.host not in blind and c.kind != "record" and (h.host, c.kind, c.name) not in known
+    ]
+    if others and not yes:
+        raise FiefdomError(f"the hosts changed since this run looked at them ({others[0]}); run it again")
+    if others:
+        _say(f"the hosts changed since this run looked at them; it does what is left now, {others[0]} as well")
+    _require_same_key(run, left.due.hosts)
+    return left
 
 
 def _forget_gone(run: _Run) -> list[str]:
@@ -271,7 +332,7 @@ def _release_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@main.command()
+@main.command(cls=_Answering)
 @inventory_argument
 @click.argument("service", required=False)
 @click.option(
@@ -294,7 +355,7 @@ def rollout(inventory: str, service: str | None, canary: str | None, resume: boo
         _release(run, "rollout", service, order, resume, **options)
 
 
-@main.command()
+@main.command(cls=_Answering)
 @inventory_argument
 @click.argument("service")
 @click.argument("version", required=False)
@@ -323,13 +384,15 @@ def _release(
     from fiefdom import release, show
     from fiefdom import rollout as rollout_module
 
-    wish = rollout_module.Wish(what, asked, resume, options["keep"], options["force"], options["take_over"])
+    wish = rollout_module.Wish(
+        what, service or "", asked, resume, options["keep"], options["force"], options["take_over"]
+    )
     services = release.chosen_services(run.known.cluster, service)
     if not options["dry"]:
         rollout_module.require_free(run.session, run.known.cluster.gateways, wish)
     wanted = rollout_module.prepare(run.known, run.session, services, wish)
     _require_same_key(run, wanted.turns.values())
-    report = rollout_module.Report(wanted)
+    report = rollout_module.Report(wanted, wish)
     out = run.err if as_json else run.out
     if not wanted.batches:
         versions = ", ".join(f"{name} {run.known.cluster.services[name].version}" for name in sorted(services))
@@ -349,11 +412,11 @@ def _release(
             )
     if as_json:
         dry = {"dry": True, "released": []} if options["dry"] else {"dry": False}
-        click.echo(json.dumps(report.as_data() | dry, indent=2))
+        _answer(report.as_data() | dry)
     sys.exit(FAILED if report.error else CLEAN)
 
 
-@main.command()
+@main.command(cls=_Answering)
 @inventory_argument
 @limit_option
 @click.option("--upgrade", is_flag=True, help="Install Debian's upgrades first, while the host is out of rotation.")
@@ -374,15 +437,14 @@ def reboot(inventory: str, limit: tuple[str, ...], upgrade: bool, force: bool, t
                 run.known, run.session, names, upgrade=upgrade, force=force, take_over=take_over, say=progress
             )
         out.print(f"Rebooted {', '.join(names)} in {progress.elapsed_s:.1f} seconds.", style="green")
-    if as_json:
-        _print_done(names, progress.elapsed_s)
+    _answer_done(names, progress.elapsed_s)
 
 
-def _print_done(names: Sequence[str], seconds: float) -> None:
-    click.echo(json.dumps({"outcome": "ok", "hosts": list(names), "seconds": round(seconds, 3)}, indent=2))
+def _answer_done(names: Sequence[str], seconds: float) -> None:
+    _answer({"outcome": "ok", "hosts": list(names), "seconds": round(seconds, 3)})
 
 
-@main.command()
+@main.command(cls=_Answering)
 @inventory_argument
 @click.argument("host")
 @click.option("--force", is_flag=True, help="Go on although a service runs nowhere else.")
@@ -397,11 +459,10 @@ def retire(inventory: str, host: str, force: bool, take_over: bool, as_json: boo
         with show.Progress(out, 1) as progress:
             maintenance.retire(run.known, run.session, host, force=force, take_over=take_over, say=progress)
         out.print(f"Retired {host}. Take it out of {inventory} now, or the next apply sets it up again.", style="green")
-    if as_json:
-        _print_done([host], progress.elapsed_s)
+    _answer_done([host], progress.elapsed_s)
 
 
-@main.command("rotate-key")
+@main.command("rotate-key", cls=_Answering)
 @inventory_argument
 @force_option
 @take_over_option
@@ -417,8 +478,7 @@ def rotate_key(inventory: str, force: bool, take_over: bool, as_json: bool) -> N
         out.print(f"All members have another gossip key, after {progress.elapsed_s:.1f} seconds.", style="green")
         for line in left:
             out.print(line, markup=False, highlight=False)
-    if as_json:
-        _print_done(run.names, progress.elapsed_s)
+    _answer_done(run.names, progress.elapsed_s)
 
 
 @main.command()

@@ -136,6 +136,18 @@ def require_settled(wanted: plan.HostPlan) -> None:
         )
 
 
+def takes_turns(wanted: plan.Plan) -> bool:
+    """Whether hosts may serve less while ``wanted`` is carried out, so that no other run may do the like meanwhile.
+
+    Containers that are down, or not known because dockerd is, may be up by then: another run may just be at them.
+    """
+    return any(
+        bool(host.changes)
+        and (host.snapshot.docker == "down" or bool(host.snapshot.containers and host.of("container")))
+        for host in wanted.due.hosts
+    )
+
+
 def leaders(wanted: plan.Plan, cluster: Cluster) -> tuple[str, ...]:
     """Of the hosts with a change that could cut the line, the first of each group and topic: they go ahead, alone."""
     found: list[str] = []
@@ -155,13 +167,17 @@ def carry_out(
     cluster: Cluster,
     say: Callable[[str, str], None],
     gate: Callable[[str], None] = lambda _: None,
+    beat: Callable[[], None] = lambda: None,
+    *,
+    turns: bool = True,
 ) -> None:
     """Change hosts as ``wanted`` says, less what only a rollout does; ``say(host, text)`` hears of every phase.
 
     Hosts go side by side but for two phases. What could lock the operator out is done on the first host of each group
     alone, and on the others once it is confirmed there. Where a host could serve less, hosts take turns. The first
     error ends the run: what was done stays, and the next run finishes the rest. ``gate`` is called between two turns
-    and raises FiefdomError where the host of the first does not serve again.
+    and raises FiefdomError where the host of the first does not serve again; ``beat`` before each turn, and raises it
+    where the lock that this run held is another's by now. Without ``turns``, all is done but what is done in them.
     """
     wanted = wanted.due
     phases = {h.host: apply.phases(h, cluster.ssh.confirm_s) for h in wanted.hosts}
@@ -197,6 +213,11 @@ def carry_out(
         ]
 
     hosts.on_all(lambda name: run(name, rest(name)), phases)
+    if not turns:
+        for name, own in phases.items():
+            if own and not after(name):
+                say(name, DONE)
+        return
     # Gateways first, so that app hosts have somewhere to join.
     gateways = [h.host for h in wanted.hosts if any(c.role == "gateway" for c in h.state.containers)]
     others = [name for name in phases if name not in gateways]
@@ -208,6 +229,7 @@ def carry_out(
             if name not in calm:
                 if before_this:
                     gate(before_this)
+                beat()
                 finish(name)
                 before_this = name
 

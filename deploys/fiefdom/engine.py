@@ -33,7 +33,7 @@ from pyinfra.api.exceptions import ConnectError, DeployError, NestedOperationErr
 from pyinfra.api.host import Host
 from pyinfra.context import ctx_host, ctx_state
 
-from fiefdom import apply, converge, diffs, guard, images, inventory, plan, secret, snapshot, trial
+from fiefdom import apply, converge, diffs, guard, images, inventory, ledger, plan, secret, snapshot, trial
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
 
@@ -53,6 +53,16 @@ _AS_ROOT = (
     'set -- sh -c "$0" fiefdom "${SSH_CONNECTION:-}" "$@"; '
     'if [ "$(id -u)" = 0 ] || ! sudo -n true 2>/dev/null; then exec "$@"; else exec sudo -n "$@"; fi'
 )
+
+# Ended there and not only left: sshd opens no more than ten sessions beside those that hang.
+_BOUNDED = """
+limit_s=$1
+shift
+timeout -k 1 "$limit_s" "$@"
+code=$?
+case $code in 124 | 137) echo "no answer for $limit_s s" >&2 ;; esac
+exit "$code"
+"""
 
 T = TypeVar("T")
 
@@ -76,8 +86,15 @@ class HostSnapshot(FactBase[list[str]]):
 
 
 @operation()
-def take(steps: str, detached: bool = False) -> Generator[StringCommand]:
-    """Let apply.sh take ``steps``, lines as `apply.steps_text` makes them; ``detached`` as in `apply.TURN`."""
+def take(
+    steps: str, detached: bool = False, unlocked: Cluster | None = None
+) -> Generator[StringCommand | FunctionCommand]:
+    """Let apply.sh take ``steps``, lines as `apply.steps_text` makes them; ``detached`` as in `apply.TURN`.
+
+    Refused while somebody holds the lock of the cluster that shall be ``unlocked``.
+    """
+    if unlocked is not None:
+        yield FunctionCommand(_require_free, [unlocked], {})
     if steps:
         script = apply.TURN if detached else apply.SCRIPT
         yield StringCommand("sh", "-c", QuoteString(_AS_ROOT), QuoteString(script), _stdin=steps)
@@ -113,6 +130,13 @@ def _ship(host: Host, cluster: Cluster, refs: tuple[str, ...]) -> None:
     except FiefdomError as reason:
         error = str(reason)
     _tell(host, error)
+
+
+def _require_free(state: State, host: Host, cluster: Cluster) -> None:
+    try:
+        ledger.require_free(_session(state, cluster), cluster.gateways)
+    except FiefdomError as error:
+        _tell(host, str(error))
 
 
 def _commit(state: State, host: Host, cluster: Cluster, steps: tuple[apply.Step, ...], kept: guard.Backup) -> None:
@@ -544,9 +568,15 @@ class Session:
         return _text_of(self._host(name), path)
 
     def shell(self, name: str, argv: Iterable[str]) -> tuple[bool, str, str]:
-        """Run a command as root; whether it succeeded, its output and its errors."""
-        ok, output = self._connected(name).run_shell_command(_script(shlex.join(argv)))
-        return ok, output.stdout, output.stderr
+        """Run a command as root; whether it succeeded, its output and its errors.
+
+        One that hangs has failed after 10 s, in its own words of an error: a container's command, while dockerd hangs.
+        Raises OSError where the host is not connected.
+        """
+        try:
+            return self.script(name, _BOUNDED, [str(QUIET_S - 2), *argv], timeout_s=QUIET_S)
+        except TimeoutError as error:
+            return False, "", str(error)
 
     def script(
         self, name: str, text: str, arguments: Sequence[str] = (), stdin: str = "", timeout_s: int = QUIET_S
@@ -680,6 +710,7 @@ def deploy(*concerns: str) -> None:
     phases = {phase.name: phase for phase in apply.phases(wanted.due, known.cluster.ssh.confirm_s)}
     nothing = apply.Phase("nothing")
     registry = known.cluster.registry is not None
+    interrupts = converge.takes_turns(plan.merge([wanted]))
     for name in apply.PHASES:
         phase = phases.get(name, nothing)
         if name == "access":
@@ -702,6 +733,8 @@ def deploy(*concerns: str) -> None:
                 name=f"Fiefdom: {name}",
                 steps=apply.steps_text(steps),
                 detached=phase.interrupts,
+                # Asked before the first change, when it is carried out: a dry run is nobody's business.
+                unlocked=known.cluster if interrupts and name == apply.PHASES[0] else None,
                 _sudo=False,
                 _serial=name == "containers",
             )
@@ -717,14 +750,19 @@ def _known(state: State) -> converge.Known:
     return known
 
 
+def _session(state: State, cluster: Cluster) -> Session:
+    """The connections that pyinfra has."""
+    session = Session(cluster, tuple(host.name for host in state.activated_hosts))
+    session._state = state
+    return session
+
+
 def _require_same_key(state: State, known: converge.Known, wanted: plan.HostPlan) -> None:
     """As `keyring.require_same_key`, of the hosts that pyinfra is connected to; once for a run."""
     from fiefdom import keyring
 
     if keyring.touches_keys([wanted.due]) and not hasattr(state, "fiefdom_same_key"):
-        session = Session(known.cluster, tuple(host.name for host in state.activated_hosts))
-        session._state = state
-        keyring.require_same_key(known, session)
+        keyring.require_same_key(known, _session(state, known.cluster))
         state.fiefdom_same_key = True  # type: ignore[attr-defined] # lives exactly as long as the run
 
 

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import socket
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -28,6 +29,12 @@ DIR = "/var/lib/fiefdom/ledger"
 # A run that was silent for so long may be taken for dead. It beats often enough to miss several beats before.
 SILENT_S = 15
 BEAT_S = 3
+
+LOOK_S = 0.5
+"""Seconds between two looks at a lock that is waited for."""
+
+APPLY = "apply of "
+"""What the reason of an apply's lock begins with."""
 
 LAST = 20
 """How many acts an audit shows, unless told otherwise."""
@@ -59,6 +66,10 @@ class Hosts(Protocol):
         """Call ``function`` every so many seconds beside the body; leaving waits for a call that is under way."""
 
 
+class Locked(FiefdomError):
+    """The cluster's lock is somebody else's."""
+
+
 @dataclass(frozen=True)
 class Lock:
     """A cluster's lock as one gateway holds it; ages are by that gateway's clock.
@@ -81,6 +92,11 @@ class Lock:
     def alive(self) -> bool:
         """Whether its holder must be taken for alive."""
         return self.person or self.silence_s < SILENT_S
+
+    @property
+    def applies(self) -> bool:
+        """Whether its holder is an apply, which leaves nothing behind that the next run would not see."""
+        return not self.person and self.why.startswith(APPLY)
 
     def as_data(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -153,7 +169,14 @@ class Held:
     warn: Callable[[str], None]
     note: str = ""
     _lost: str = field(default="", init=False)
-    _warned: str = field(default="", init=False)
+    _missed: int = field(default=0, init=False)
+    """Beats in a row that some gateway did not hear."""
+    _former: dict[str, str] = field(default_factory=dict, init=False)
+    """The person's lock that this one stands in for, by gateway."""
+
+    def settle(self) -> None:
+        """The lock that this one took the place of is over: it does not come back when this one is given back."""
+        self._former.clear()
 
     def beat(self) -> None:
         """Show a sign of life, before every stage that changes something.
@@ -174,10 +197,11 @@ class Held:
                 self._lost = (
                     f"{name}: the lock was taken over by {lock.who} ({lock.why}) meanwhile; nothing more is changed"
                 )
-        # Once, not every few seconds; a gateway may well be down for a while on purpose.
-        if trouble and trouble != self._warned:
+        # Once, not every few seconds, for a gateway may well be down for a while on purpose; and not for one beat, for
+        # its connection is another one after a change of its sshd or network.
+        self._missed = self._missed + 1 if trouble else 0
+        if self._missed == 2:
             self.warn(f"the lock has no sign of life: {trouble}")
-        self._warned = trouble
 
     @contextmanager
     def recorded(
@@ -205,8 +229,9 @@ class Held:
         try:
             yield
             outcome = "ok"
-        except Exception:
+        except Exception as error:
             outcome = "failed"
+            error.fiefdom_recorded = True  # type: ignore[attr-defined] # see `was_recorded`
             raise
         finally:
             self._append(Entry(event="end", outcome=outcome, note=self.note, **about))
@@ -224,21 +249,63 @@ def hold(
     *,
     warn: Callable[[str], None],
     take_over: bool = False,
+    in_place_of: Callable[[Lock], bool] = lambda _: False,
 ) -> Iterator[Held]:
     """Hold the cluster's lock during the body, with signs of life in the background.
 
     The lock is taken on all gateways in their order or on none, and given back however the body ends. ``warn`` is
-    told of a gateway that does not answer later on, possibly from the background.
+    told of a gateway that does not answer later on, possibly from the background. A person's lock of which
+    ``in_place_of`` is true makes way, and comes back where the body ends before `Held.settle`.
 
     Raises:
-        FiefdomError: somebody else holds the lock and, with ``take_over``, may not be taken for dead; or a gateway
-            does not answer.
+        FiefdomError: somebody else holds the lock and, with ``take_over`` or after an apply, may not be taken for dead;
+            or a gateway does not answer.
     """
-    run = new_run()
-    body = _body(run=run, who=_words(who), why=_words(why), person=False)
-    held = Held(hosts, tuple(gateways), run, who, _token(body), warn)
-    with _taken(held, body, take_over), hosts.every(BEAT_S, held._beat):
+    held, body = _held(hosts, gateways, who, why, warn)
+
+    def take() -> None:
+        # Judged on all gateways before the first is touched: a holder may be silent to one and alive to another.
+        found = _locks(hosts, held.gateways)
+        _require_free(held, [lock for lock in found.values() if not in_place_of(lock)], take_over)
+        _take(held, body, found, in_place_of)
+
+    with _taken(held, take), hosts.every(BEAT_S, held._beat):
         yield held
+
+
+@contextmanager
+def hold_for_apply(act: Held, names: Iterable[str], say: Callable[[str], None]) -> Iterator[Held]:
+    """`hold` for an apply to hosts that is `recorded` as ``act``: on the gateways that answer, for one that is down may
+    be the one to be mended.
+
+    While another apply holds the lock, it is waited for; from a run that died, the lock is taken over. ``say`` hears
+    of both.
+
+    Raises:
+        FiefdomError: a person, or a run that is at work and no apply, holds the lock.
+    """
+    held, body = _held(act.hosts, (), act.who, f"{APPLY}{', '.join(names)}", act.warn, run=act.run)
+    with (
+        _taken(held, lambda: _take_after_applies(held, body, act.gateways, say)),
+        act.hosts.every(BEAT_S, held._beat),
+    ):
+        act.note = held.note
+        yield held
+
+
+def _held(
+    hosts: Hosts,
+    gateways: Sequence[str],
+    who: str,
+    why: str,
+    warn: Callable[[str], None],
+    *,
+    run: str = "",
+    person: bool = False,
+) -> tuple[Held, str]:
+    run = run or new_run()
+    body = _body(run=run, who=_words(who), why=_words(why), person=person)
+    return Held(hosts, tuple(gateways), run, who, _token(body), warn), body
 
 
 @contextmanager
@@ -250,18 +317,32 @@ def recorded(
     *,
     plan: str = "",
     names: Iterable[str] = (),
-) -> Iterator[None]:
-    """As `Held.recorded`, for an act that needs no lock."""
-    run = new_run()
-    with Held(hosts, tuple(gateways), run, operator(), "", warn).recorded(what, plan=plan, names=names):
-        yield
+) -> Iterator[Held]:
+    """As `Held.recorded`, for an act that needs no lock, or not yet."""
+    act = Held(hosts, tuple(gateways), new_run(), operator(), "", warn)
+    with act.recorded(what, plan=plan, names=names):
+        yield act
 
 
 def require_free(hosts: Hosts, gateways: Sequence[str]) -> None:
     """Raise FiefdomError where a person or a run that is at work holds the lock; a gateway that is down holds none."""
     for found in read(hosts, gateways, 0).locks:
         if found.alive and (reason := refusal(found)):
-            raise FiefdomError(f"{found.gateway}: {reason}")
+            raise Locked(f"{found.gateway}: {reason}")
+
+
+def is_applied_to(hosts: Hosts, gateways: Sequence[str]) -> bool:
+    """Whether an apply is at work. Raises FiefdomError where somebody else holds the lock, as `require_free`."""
+    at_work = [found for found in read(hosts, gateways, 0).locks if found.alive]
+    for found in at_work:
+        if not found.applies:
+            raise Locked(f"{found.gateway}: {refusal(found)}")
+    return bool(at_work)
+
+
+def was_recorded(error: BaseException) -> bool:
+    """Whether an error ended an act that the audit knows of, so that something may have changed before it."""
+    return getattr(error, "fiefdom_recorded", False)
 
 
 def lock(hosts: Hosts, gateways: Sequence[str], who: str, why: str, warn: Callable[[str], None]) -> None:
@@ -270,11 +351,16 @@ def lock(hosts: Hosts, gateways: Sequence[str], who: str, why: str, warn: Callab
     Raises:
         FiefdomError: it is locked, or a gateway does not answer; no gateway is locked by this then.
     """
-    run = new_run()
-    body = _body(run=run, who=_words(who), why=_words(why), person=True)
-    with _taken(Held(hosts, tuple(gateways), run, who, _token(body), warn), body, take_over=False, keep=True):
+    held, body = _held(hosts, gateways, who, why, warn, person=True)
+
+    def take() -> None:
+        found = _locks(hosts, held.gateways)
+        _require_free(held, found.values(), take_over=False)
+        _take(held, body, found)
+
+    with _taken(held, take, keep=True):
         pass
-    append(hosts, gateways, Entry(run, who, "lock", "end", "ok", note=why), warn)
+    append(hosts, gateways, Entry(held.run, who, "lock", "end", "ok", note=why), warn)
 
 
 def unlock(
@@ -343,14 +429,16 @@ def new_run() -> str:
 
 
 def refusal(lock: Lock, take_over: bool = False) -> str | None:
-    """Why ``lock`` keeps a run from starting and what to do about it; None if it may be taken over."""
+    """Why ``lock`` keeps a run from starting, and what to do; None if it may be taken over, as that of a dead apply."""
     words = f"locked by {lock.who} {ago(lock.age_s)}: {lock.why}"
     if lock.person:
         return f"{words}; when that is over: `fiefdom unlock INVENTORY`"
     words += f"; last sign of life {ago(lock.silence_s)}"
     if lock.alive:
         return f"{words}, so it is at work: wait for it; --take-over works after {SILENT_S} s of silence"
-    return None if take_over else f"{words}: if it is dead, the same command with --take-over goes on without it"
+    if take_over or lock.applies:
+        return None
+    return f"{words}: if it is dead, the same command with --take-over goes on without it"
 
 
 def unlock_refusal(lock: Lock, take_over: bool) -> str | None:
@@ -515,40 +603,81 @@ def _parse_lock(gateway: str, found: re.Match[str], now: float, uptime_s: int) -
 
 
 @contextmanager
-def _taken(held: Held, body: str, take_over: bool, keep: bool = False) -> Iterator[None]:
+def _taken(held: Held, take: Callable[[], None], keep: bool = False) -> Iterator[None]:
     # Given back on every gateway and not only where it is known to be taken: an interrupt may come before the answer.
     # A token that is not there costs nothing.
     try:
-        _take(held, body, take_over)
+        take()
         yield
     except BaseException:
         keep = False
         raise
     finally:
-        if not keep:
-            _, trouble = _ask_all(held.hosts, held.gateways, "release", held.token, _NONE)
-            if trouble:
-                held.warn(f"the lock could not be given back: {trouble}; --take-over works after {SILENT_S} s")
+        if not keep and (trouble := _give_back(held)):
+            held.warn(f"the lock could not be given back: {trouble}; --take-over works after {SILENT_S} s")
 
 
-def _take(held: Held, body: str, take_over: bool) -> None:
-    # Judged on all gateways before the first is touched: a holder may be silent to one and alive to another.
-    dead = _locks(held.hosts, held.gateways) if take_over else {}
-    for found in dead.values():
-        if reason := refusal(found, take_over):
-            raise FiefdomError(f"{found.gateway}: {reason}")
-        held.note = f"took over from {found.who}: {found.why}"
+def _give_back(held: Held) -> str:
+    """What went wrong, in one line."""
+
+    def give_back(name: str) -> None:
+        if former := held._former.get(name):
+            _ask(held.hosts, name, "take", held.token, _NONE, former)
+        else:
+            _ask(held.hosts, name, "release", held.token)
+
+    return _trouble(held.hosts, give_back, held.gateways)
+
+
+def _require_free(held: Held, found: Iterable[Lock], take_over: bool) -> None:
+    for lock in found:
+        if reason := refusal(lock, take_over):
+            raise Locked(f"{lock.gateway}: {reason}")
+        held.note = f"took over from {lock.who}: {lock.why}"
+
+
+def _take(
+    held: Held, body: str, found: Mapping[str, Lock | None], in_place_of: Callable[[Lock], bool] = lambda _: False
+) -> None:
+    """Take the lock from ``found``, which was judged before."""
     # One after the other: of two runs that start at once, the first to have the first gateway gets all.
     for name in held.gateways:
-        expected = (dead[name].token, dead[name].seen) if name in dead else (_NONE, _NONE)
-        _take_one(held, body, name, *expected)
+        former = found.get(name)
+        if former and in_place_of(former):
+            held.note = f"in place of the lock of {former.who}: {former.why}"
+            held._former[name] = _body(run=former.run, who=former.who, why=former.why, person=True)
+        _take_one(held, body, name, *((former.token, former.seen) if former else (_NONE, _NONE)))
 
 
 def _take_one(held: Held, body: str, name: str, token: str, seen: str) -> None:
     now = held.hosts.on_all(lambda name: _ask(held.hosts, name, "take", token, seen, body).lock, [name])[name]
     if now is None or now.token != held.token:
         reason = refusal(now) if now else None
-        raise FiefdomError(f"{name}: {reason or 'the lock changed while it was taken; run the command again'}")
+        raise Locked(f"{name}: {reason or 'the lock changed while it was taken; run the command again'}")
+
+
+def _take_after_applies(held: Held, body: str, gateways: Sequence[str], say: Callable[[str], None]) -> None:
+    told = False
+    while True:
+        found, _ = _ask_all(held.hosts, gateways, "show", "0")
+        held.gateways = tuple(name for name in gateways if name in found)
+        locks = [lock for lock in found.values() if lock]
+        others = [lock for lock in locks if lock.alive and lock.applies]
+        if not others:
+            held.note = ""
+            _require_free(held, locks, take_over=True)
+            try:
+                _take(held, body, found)
+            except Locked:  # somebody was faster: the next look says who
+                _give_back(held)
+            else:
+                break
+        elif not told:
+            say(f"waits for the apply of {others[0].who}")
+            told = True
+        time.sleep(LOOK_S)
+    if held.note:
+        say(f"{held.note}, which was silent for more than {SILENT_S} s")
 
 
 def _locks(hosts: Hosts, gateways: Iterable[str]) -> dict[str, Lock]:

@@ -1,7 +1,7 @@
 # The lock and the audit of a cluster on one of its gateways: does one thing, then tells what is there.
 #   show DIR COUNT        nothing; tells the last COUNT lines of the audit as well
-#   take DIR TOKEN SEEN   puts the line on standard input in the lock's place, if the lock is still the one that TOKEN
-#                         and SEEN name; "-" for none
+#   take DIR TOKEN SEEN   puts the line on standard input in the lock's place, if the lock is still TOKEN's, "-" for none,
+#                         and, where SEEN is not "-", has not moved since
 #   beat DIR TOKEN        a sign of life, if the lock is TOKEN's
 #   release DIR TOKEN SEEN  removes the lock, if it is TOKEN's and, where SEEN is not "-", has not moved since
 #   append DIR            adds the line on standard input to the audit
@@ -26,6 +26,8 @@ token_of_lock() {
 
 seen_of_lock() { stat -c %.Y "$lock" 2>/dev/null || echo -; }
 
+is_expected() { [ "$(token_of_lock)" = "$token" ] && { [ "$seen" = - ] || [ "$(seen_of_lock)" = "$seen" ]; }; }
+
 # Time comes from this host's clock: operators' clocks differ.
 stamped() { # key
     line=$(cat)
@@ -33,7 +35,7 @@ stamped() { # key
 }
 
 take() {
-    [ "$(token_of_lock)" = "$token" ] && { [ "$token" = - ] || [ "$(seen_of_lock)" = "$seen" ]; } || return 0
+    is_expected || return 0
     stamped since >"$lock.new" && sync -d "$lock.new" && mv -fT "$lock.new" "$lock" && sync "$folder" ||
         fail "$lock cannot be written"
 }
@@ -43,7 +45,7 @@ beat() {
 }
 
 release() {
-    [ "$(token_of_lock)" = "$token" ] && { [ "$seen" = - ] || [ "$(seen_of_lock)" = "$seen" ]; } || return 0
+    is_expected || return 0
     rm -f "$lock" || fail "$lock cannot be removed"
 }
 

@@ -53,11 +53,15 @@ def reboot(
     ):
         for name in names:
             held.beat()
+            if not force:
+                _require_stand_in(cluster, hosts, name)
             if upgrade:
                 _upgrade(known, hosts, name, say)
-            _reboot(hosts, name, say)
+            began_s = _reboot(hosts, name, say)
             say(name, "join")
             await_serving(cluster, hosts, name)
+            for line in _delays(hosts, name, began_s):
+                say(name, line)
             say(name, converge.DONE)
 
 
@@ -74,6 +78,19 @@ def _require_fit(known: converge.Known, hosts: Session, names: Collection[str], 
         release.require_others(cluster, cluster.services, [[name] for name in names])
 
 
+def _require_stand_in(cluster: Cluster, hosts: Session, name: str) -> None:
+    """Raise FiefdomError where, by now, nobody serves in a host's place: who did may have died since the last look."""
+    others = [gateway for gateway in cluster.gateways if gateway != name]
+    views = rollout.views_of(hosts, others if name in cluster.gateways else cluster.gateways)
+    reason = release.alone(views, cluster, [name], if_up=True)
+    if name in cluster.gateways and not any(isinstance(view, dict) for view in views.values()):
+        reason = "no other gateway answers, that would take its clients meanwhile"
+    if reason:
+        raise FiefdomError(
+            f"{name}: {reason}; it was left alone, and so were the hosts after it; mend that, or say --force"
+        )
+
+
 def _upgrade(known: converge.Known, hosts: Session, name: str, say: Say) -> None:
     agents = [AGENT] if known.cluster.instances(name) else []
     steps = [("say", "drain"), ("containers", "stop", *agents)] if agents else []
@@ -85,10 +102,12 @@ def _upgrade(known: converge.Known, hosts: Session, name: str, say: Say) -> None
         raise FiefdomError(f"{name}: {heard.failure.unit}: {heard.failure.reason}")
 
 
-def _reboot(hosts: Session, name: str, say: Say) -> None:
+def _reboot(hosts: Session, name: str, say: Say) -> str:
+    """Reboot a host and wait until it answers again; when that began, in seconds since 1970 by its own clock."""
     boot = _boot(hosts, name)
     if not boot:
         raise FiefdomError(f"{name}: does not answer; it was not rebooted")
+    began_s = _script(hosts, name, "date +%s").strip()
     say(name, "reboot")
     with suppress(FiefdomError):  # the connection may end before the answer
         _script(hosts, name, "systemctl reboot")
@@ -98,12 +117,21 @@ def _reboot(hosts: Session, name: str, say: Say) -> None:
         time.sleep(LOOK_S)
         reason = hosts.connect_anew(name)
         if reason is None and _boot(hosts, name) not in ("", boot):
-            return
+            return began_s
         if time.monotonic() > deadline:
             raise FiefdomError(
                 f"{name}: not back {BOOT_TIMEOUT_S} s after its reboot: {reason or 'it did not go down'}; "
                 "the other hosts were left alone"
             )
+
+
+def _delays(hosts: Session, name: str, since_s: str) -> list[str]:
+    """What a host's drain or join went on without, by its journal; of a drain nothing where that is in memory alone."""
+    text = 'journalctl -q -o cat -u "$1" --since "@$2" | grep \'^going on after \' || :'
+    try:
+        return [printable(line) for line in _script(hosts, name, text, AGENT, since_s).splitlines()]
+    except FiefdomError:  # it serves, whatever it has to tell
+        return []
 
 
 def _boot(hosts: Session, name: str) -> str:
@@ -113,9 +141,9 @@ def _boot(hosts: Session, name: str) -> str:
         return ""
 
 
-def _script(hosts: Session, name: str, text: str) -> str:
+def _script(hosts: Session, name: str, text: str, *arguments: str) -> str:
     """Output of a script. Raises FiefdomError where the connection breaks off."""
-    return hosts.on_all(lambda name: hosts.script(name, text)[1], [name])[name]
+    return hosts.on_all(lambda name: hosts.script(name, text, arguments)[1], [name])[name]
 
 
 def await_serving(cluster: Cluster, hosts: Session, name: str, gateways: Collection[str] | None = None) -> None:
@@ -150,22 +178,31 @@ def retire(known: converge.Known, hosts: Session, name: str, *, force: bool, tak
     if not force:
         release.require_others(cluster, cluster.services, [[name]])
     who = ledger.operator()
-    with (
-        ledger.hold(
-            hosts, remaining, who, f"retire {name}", warn=lambda text: say("ledger", text), take_over=take_over
-        ) as held,
-        held.recorded("retire", names=[name]),
-    ):
+    with ledger.hold(
+        hosts, remaining, who, f"retire {name}", warn=lambda text: say("ledger", text), take_over=take_over
+    ) as held:
+        # A host may be at a turn that lost its operator, and serve in a moment what nobody else does now.
+        hosts.on_all(lambda name: rollout.await_turn(hosts, name))
+        alone = None if force else release.alone(rollout.views_of(hosts, remaining), cluster, [name])
+        if alone:
+            raise FiefdomError(f"{name}: {alone}; mend the others first, or say --force")
         found = snapshot.parse(name, hosts.snapshot_lines({name: snapshot.query([HostState()])})[name])
         plan.require_supported(name, found)
         gone = plan.of_host(name, HostState(), found, {})
-        heard = rollout.Heard(name, lambda host, stage, began=None: None if began else say(host, stage))
-        rollout.take_turn(hosts, name, apply.farewell(gone, _STAYS), heard)
-        if heard.failure:
-            raise FiefdomError(f"{name}: {heard.failure.unit}: {heard.failure.reason}; run it again")
-        say(name, "forget")
-        _forget(hosts, remaining, name)
-        say(name, converge.DONE)
+        with held.recorded("retire", plan=plan.merge([gone]).hash, names=[name]):
+            _let_go(hosts, remaining, gone, say)
+
+
+def _let_go(hosts: Session, remaining: Sequence[str], gone: plan.HostPlan, say: Say) -> None:
+    """A host's last turn, and what its going leaves to be done by the others."""
+    name = gone.host
+    heard = rollout.Heard(name, lambda host, stage, began=None: None if began else say(host, stage))
+    rollout.take_turn(hosts, name, apply.farewell(gone, _STAYS), heard)
+    if heard.failure:
+        raise FiefdomError(f"{name}: {heard.failure.unit}: {heard.failure.reason}; run it again")
+    say(name, "forget")
+    _forget(hosts, remaining, name)
+    say(name, converge.DONE)
 
 
 def _forget(hosts: Session, gateways: Sequence[str], name: str) -> None:
@@ -174,18 +211,21 @@ def _forget(hosts: Session, gateways: Sequence[str], name: str) -> None:
     deadline = time.monotonic() + LEAVE_TIMEOUT_S
     while True:
         hosts.on_all(lambda gateway: hosts.shell(gateway, command), gateways[:1])
-        views = hosts.on_all(lambda gateway: status.gateway_view(hosts, gateway), gateways)
-        if not any(name in _known_names(view) for view in views.values()):
+        views = rollout.views_of(hosts, gateways)
+        lists = [gateway for gateway, view in views.items() if _may_list(view, name)]
+        if not lists:
             return
         if time.monotonic() > deadline:
             raise FiefdomError(
-                f"{name}: is out of service, but the gateways still list it; they forget it within a day"
+                f"{name}: is out of service, but {', '.join(lists)} may still list it; members forget it within a day"
             )
         time.sleep(LOOK_S)
 
 
-def _known_names(view: Any) -> set[str]:
+def _may_list(view: Any, name: str) -> bool:
+    """Whether a gateway knows a host. One that does not answer has not said that it forgot it."""
     if not isinstance(view, dict):
-        return set()
+        return True
     members = {str(m.get("name")) for m in view.get("members", []) if isinstance(m, dict)}
-    return members | {str(s.get("name")).rpartition("-")[0] for s in view.get("servers", []) if isinstance(s, dict)}
+    servers = {str(s.get("name")).rpartition("-")[0] for s in view.get("servers", []) if isinstance(s, dict)}
+    return name in members | servers

@@ -31,6 +31,8 @@ class Release:
     """Hosts that stay as they are, because a canary comes first."""
     asked: frozenset[str] = frozenset()
     """Services that were asked for, changed or not."""
+    already: tuple[str, ...] = ()
+    """Hosts that ran the new version of a service before the release began: a canary, or what an earlier run did."""
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -97,7 +99,20 @@ def of_plan(cluster: Cluster, wanted: plan.Plan, services: Collection[str], orde
         tuple(batches),
         left,
         frozenset(services),
+        tuple(h.host for h in wanted.hosts if _is_already_there(h, turns.get(h.host), versions)),
     )
+
+
+def _is_already_there(host: plan.HostPlan, turn: plan.HostPlan | None, services: Collection[str]) -> bool:
+    """Whether a host runs one of ``services`` as it shall be, so that its turn, if it has one, leaves that alone."""
+    replaced = {c.name for c in turn.of("container")} if turn else set()
+    by_service: dict[str, list[bool]] = {}
+    for c in host.state.containers:
+        if c.role == "instance" and c.service in services:
+            found = host.snapshot.containers.get(c.name)
+            there = found is not None and found.running and found.version == c.version and c.name not in replaced
+            by_service.setdefault(c.service, []).append(there)
+    return any(all(there) for there in by_service.values())
 
 
 def _queue(cluster: Cluster, services: Collection[str], hosts: Sequence[str], order: Order) -> list[str]:
@@ -204,29 +219,58 @@ def verdict(before: Counts, now: Counts, most_errors: float) -> str | None:
     return f"{total.errors} of {total.requests} requests went wrong on the new version, as the gateways count"
 
 
-def not_up(views: Mapping[str, Any], cluster: Cluster, host: str) -> str | None:
-    """What is missing until every gateway has each of the host's instances up, or None."""
+def erring(before: Counts, now: Counts) -> set[str]:
+    """Servers of which the gateways counted something that went wrong since ``before``."""
+    return {key[1] for key, count in now.items() if key in before and count.since(before[key]).errors}
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What a host lacks to be up: ``unit`` is an instance's, or whoever else is to blame."""
+
+    unit: str
+    reason: str
+
+
+def missing(views: Mapping[str, Any], cluster: Cluster, host: str) -> Missing | None:
+    """The first thing missing until every gateway has each of the host's instances up, or None."""
     for gateway, view in views.items():
         if not isinstance(view, dict):
-            return f"{gateway} does not answer: {view}"
+            return Missing("the gateways", f"{gateway} does not answer: {view}")
         states = {(s.get("service"), s.get("port")): s for s in _servers(view, [host])}
         for i in cluster.instances(host):
-            server = states.get((i.service, i.port), {})
-            if server.get("state") != "up":
-                return f"{gateway} has {i.service} at {host}:{i.port} {server.get('state', 'out of rotation')}"
+            state = states.get((i.service, i.port), {}).get("state", "out of rotation")
+            if state != "up":
+                return Missing(i.unit, f"{gateway} has {i.service} at {host}:{i.port} {state}")
     return None
 
 
-def alone(views: Mapping[str, Any], cluster: Cluster, host: str) -> str | None:
-    """What would have no server up while ``host`` is out, or None; a service that runs nowhere else does not count."""
-    others = [name for name in cluster.hosts if name != host]
+def not_up(views: Mapping[str, Any], cluster: Cluster, host: str) -> str | None:
+    """What is missing until every gateway has each of the host's instances up, or None."""
+    found = missing(views, cluster, host)
+    return found.reason if found else None
+
+
+def alone(views: Mapping[str, Any], cluster: Cluster, hosts: Collection[str], *, if_up: bool = False) -> str | None:
+    """What would have no server up while ``hosts`` are out together, or None.
+
+    A service that by the inventory runs nowhere else does not count; nor, with ``if_up``, one that a gateway has up on
+    none of ``hosts``, for it loses nothing.
+    """
+    others = [name for name in cluster.hosts if name not in hosts]
     for service in cluster.services:
-        if not cluster.count(host, service) or not any(cluster.count(name, service) for name in others):
+        if not all(any(cluster.count(name, service) for name in group) for group in (hosts, others)):
             continue
         for gateway, view in views.items():
-            if not any(s["service"] == service and s.get("state") == "up" for s in _servers(view, others)):
+            if not isinstance(view, dict):
+                return f"{gateway} does not answer: {view}"
+            if not _serves(view, others, service) and (not if_up or _serves(view, hosts, service)):
                 return f"{gateway} has {service} up nowhere else"
     return None
+
+
+def _serves(view: Any, hosts: Collection[str], service: str) -> bool:
+    return any(s["service"] == service and s.get("state") == "up" for s in _servers(view, hosts))
 
 
 def _servers(view: Any, hosts: Collection[str]) -> list[Mapping[str, Any]]:

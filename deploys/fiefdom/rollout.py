@@ -9,18 +9,34 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from fiefdom import apply, containers, converge, images, ledger, plan, release, snapshot, status
+from fiefdom.containers import FAILED
+from fiefdom.desired import Container
 from fiefdom.errors import FiefdomError
 from fiefdom.release import Counts, Order, Release
 from fiefdom.wording import printable
 
 if TYPE_CHECKING:
     from fiefdom.engine import Session
+    from fiefdom.model import Cluster
 
 _AUDITED = 1000
 """How many acts of the audit a rollback looks back over."""
 
 LOOK_S = 0.5
 """Seconds between two looks at the gateways."""
+
+_WORDS_MAX = 400
+
+# Names of containers that a failed turn may have kept aside; tells which are there, and the last words of the first.
+_KEPT = r"""
+words=''
+for name; do
+    docker inspect --type container "$name" >/dev/null 2>&1 || continue
+    printf 'kept\t%s\n' "$name"
+    [ -n "$words" ] || words=$(docker logs --tail 10 "$name" 2>&1)
+done
+printf '%s\n' "$words" | sed 's/^/log\t/'
+"""
 
 Say = Callable[[str, str], None]
 
@@ -34,6 +50,10 @@ class Failure:
     reason: str
     log: tuple[str, ...] = ()
     restored: bool = False
+    kept: tuple[str, ...] = ()
+    """Containers that the host keeps aside of it, until the next run."""
+    begun: bool = True
+    """False where the host's turn was not begun, so that nothing changed there."""
 
 
 class RolloutError(FiefdomError):
@@ -49,6 +69,8 @@ class Wish:
     """What a person asked for, beside the inventory."""
 
     what: str = "rollout"
+    service: str = ""
+    """The one service that was asked for; empty for all."""
     order: Order = field(default_factory=Order)
     resume: bool = False
     """After a canary."""
@@ -62,9 +84,20 @@ class Report:
     """What became of a release. ``stages`` are seconds by host and stage."""
 
     release: Release
+    wish: Wish = field(default_factory=Wish)
     seconds: float = 0.0
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
     error: RolloutError | None = None
+    begun: bool = False
+    """Whether any host began its turn."""
+
+    @property
+    def on_new_version(self) -> tuple[str, ...]:
+        """Every host that runs the new version of a service now, from this release or from before it."""
+        done = self.release.hosts if self.error is None else self.error.released
+        if not self.begun:
+            done = ()
+        return tuple(dict.fromkeys((*self.release.already, *done)))
 
     def as_data(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -73,6 +106,7 @@ class Report:
             "outcome": "failed" if error else "ok",
             "services": {name: {"from": old, "to": new} for name, (old, new) in self.release.services.items()},
             "released": [n for n in self.release.hosts if error is None or n in error.released],
+            "on_new_version": list(self.on_new_version),
             "waiting": list(self.release.left),
             "put_back": list(error.undone) if error else [],
             "failures": [asdict(failure) for failure in error.failures] if error else [],
@@ -91,20 +125,28 @@ def perform(known: converge.Known, hosts: Session, wanted: Release, wish: Wish, 
     def warn(text: str) -> None:
         say("ledger", text)
 
-    if wish.resume or wish.what == "rollback":
-        _end_canary(hosts, gateways, who, warn)
     began, turns = time.monotonic(), plan.merge(wanted.turns.values())
     canary = wish.order.canary
     why = f"{wish.what} {wanted}" + (f", canary {canary}" if canary else "")
-    report = Report(wanted)
+    report = Report(wanted, wish)
+
+    def lifts(lock: ledger.Lock) -> bool:
+        return _ends_canary(wish) and _waits(lock)
+
+    watchful = not (wish.force or wish.order.all_at_once)
     try:
         with (
-            ledger.hold(hosts, gateways, who, why, warn=warn, take_over=wish.take_over) as held,
+            ledger.hold(hosts, gateways, who, why, warn=warn, take_over=wish.take_over, in_place_of=lifts) as held,
             held.recorded(wish.what, plan=turns.hash, names=wanted.hosts, services=_done(wanted)),
         ):
             _require_unchanged(known, hosts, wanted, wish)
             ship(known, hosts, wanted, say)
-            Rollout(known, hosts, wanted, say, held.beat, report.stages).run(wish.keep)
+
+            def begin() -> None:
+                report.begun = True
+                held.settle()
+
+            Rollout(known, hosts, wanted, say, held.beat, report.stages, watchful=watchful, begin=begin).run(wish.keep)
     except RolloutError as error:
         report.error = error
     else:
@@ -128,11 +170,13 @@ def _require_unchanged(known: converge.Known, hosts: Session, wanted: Release, w
 _CANARY = "waits for `fiefdom rollout --continue`, or `fiefdom rollback`, after the canary of "
 
 
-def _end_canary(hosts: Session, gateways: tuple[str, ...], who: str, warn: Callable[[str], None]) -> None:
-    """Unlock a cluster that waits after a canary; any other lock stays, and speaks for itself."""
-    locks = ledger.read(hosts, gateways, 0).locks
-    if locks and all(lock.person and lock.why.startswith(_CANARY) for lock in locks):
-        ledger.unlock(hosts, gateways, who, warn)
+def _waits(lock: ledger.Lock) -> bool:
+    """Whether a cluster waits after a canary, and is not locked for another reason."""
+    return lock.person and lock.why.startswith(_CANARY)
+
+
+def _ends_canary(wish: Wish) -> bool:
+    return wish.resume or wish.what == "rollback"
 
 
 def _done(wanted: Release) -> dict[str, tuple[str, str]]:
@@ -157,7 +201,23 @@ def prepare(known: converge.Known, hosts: Session, services: Collection[str], wi
             more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
             raise FiefdomError(f"the cluster is not fit for a release: {reasons[0]}{more}; mend it, or say --force")
     converge.require_space(plan.merge(found.turns.values()))
+    require_images(known.cluster, found, wish)
     return found
+
+
+def require_images(cluster: Cluster, wanted: Release, wish: Wish) -> None:
+    """Raise FiefdomError for an image that hosts lack and nobody has. What a registry has is only known by pulling."""
+    lacking: dict[str, list[str]] = {}
+    for name in wanted.hosts:
+        for change in wanted.turns[name].of("image"):
+            lacking.setdefault(change.name, []).append(name)
+    here = images.identities(cluster) if lacking and cluster.registry is None else {}
+    for ref, names in lacking.items():
+        if cluster.registry is None and ref not in here:
+            mend = "name a version that is somewhere, or bring its image here"
+            if wish.what != "rollback":
+                mend = "build or pull it here, give the service a `build` folder, or name a `registry`"
+            raise FiefdomError(f"{ref} is not on this machine, and {', '.join(names)} lack it as well; {mend}")
 
 
 def _release(
@@ -200,10 +260,8 @@ def known_before(known: converge.Known, hosts: Session, service: str, version: s
 
 def require_free(hosts: Session, gateways: tuple[str, ...], wish: Wish) -> None:
     """Raise FiefdomError for a locked cluster, before `prepare` waits for the turn of the run that locked it."""
-    lifts = wish.resume or wish.what == "rollback"
     for lock in ledger.read(hosts, gateways, 0).locks:
-        waits = lock.person and lock.why.startswith(_CANARY)
-        if not (lifts and waits) and (reason := ledger.refusal(lock, wish.take_over)):
+        if not (_ends_canary(wish) and _waits(lock)) and (reason := ledger.refusal(lock, wish.take_over)):
             raise FiefdomError(f"{lock.gateway}: {reason}")
 
 
@@ -229,6 +287,18 @@ def ship(known: converge.Known, hosts: Session, wanted: Release, say: Say) -> No
     hosts.on_all(send, turns)
 
 
+def views_of(hosts: Session, gateways: Iterable[str]) -> dict[str, Any]:
+    """What gateways say of themselves; of one whose connection broke off why, in words."""
+
+    def view(name: str) -> Any:
+        try:
+            return hosts.on_all(lambda name: status.gateway_view(hosts, name), [name])[name]
+        except FiefdomError as error:
+            return str(error)
+
+    return {name: view(name) for name in gateways}
+
+
 @dataclass
 class Rollout:
     """One release on its way. ``say(host, what)`` hears of every stage; ``stages`` keeps how long each took."""
@@ -241,6 +311,10 @@ class Rollout:
     """Raises where somebody took the cluster's lock over."""
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
     released: list[str] = field(default_factory=list)
+    watchful: bool = True
+    """Whether no batch begins that would take down what it serves alone by now."""
+    begin: Callable[[], None] = lambda: None
+    """Called before each batch begins its turn."""
 
     def run(self, keep: bool = False) -> None:
         """Release to every batch in turn. The first failure ends it and undoes it, unless it may ``keep`` what is done.
@@ -249,7 +323,11 @@ class Rollout:
         """
         for batch in self.release.batches:
             self.beat()
-            before = release.counts(self._views(), batch, self.release.services)
+            views = self._views()
+            if failures := self._forbidden(views, batch):
+                raise self._undo(failures, keep)
+            self.begin()
+            before = release.counts(views, batch, self.release.services)
             failures = self._replace(batch)
             well = [name for name in batch if name not in {f.host for f in failures}]
             failures += [f for name in well if (f := self._await_up(name, before))]
@@ -262,6 +340,12 @@ class Rollout:
                 self.say(name, converge.DONE)
 
     # --- The stages
+
+    def _forbidden(self, views: Mapping[str, Any], batch: Collection[str]) -> list[Failure]:
+        """Who was to serve meanwhile may have died since the release was found fit to begin."""
+        reason = release.alone(views, self.known.cluster, batch, if_up=True) if self.watchful else None
+        words = f"the turn was not begun: {reason}; --force begins it all the same"
+        return [Failure(name, "the gateways", words, begun=False) for name in batch] if reason else []
 
     def _replace(self, batch: Iterable[str]) -> list[Failure]:
         """Let hosts take their turns, side by side. A host whose turn fails has put back what it had."""
@@ -280,12 +364,12 @@ class Rollout:
     def _await_up(self, name: str, before: Counts) -> Failure | None:
         """Wait until every gateway has all of the host's servers up. The host itself waited for their word as well."""
         deadline = time.monotonic() + self.known.cluster.serf.join_timeout_s
-        while missing := release.not_up(views := self._views(), self.known.cluster, name):
+        while missing := release.missing(views := self._views(), self.known.cluster, name):
             # Servers that answer with errors are taken out again and again, so that all are hardly ever up at once.
             if failure := self._judged(views, name, before):
                 return failure
             if time.monotonic() > deadline:
-                return Failure(name, "the gateways", missing)
+                return Failure(name, missing.unit, missing.reason)
             time.sleep(LOOK_S)
         return None
 
@@ -293,7 +377,13 @@ class Rollout:
         """What the gateways count against a host since its turn began; its servers count anew when they come back."""
         now = release.counts(views, [name], self.release.services)
         reason = release.verdict(before, now, self.known.cluster.rollout.most_errors)
-        return Failure(name, ", ".join(self.release.services), reason) if reason else None
+        return Failure(name, self._units(name, release.erring(before, now)), reason) if reason else None
+
+    def _units(self, name: str, servers: Collection[str]) -> str:
+        """Units of a host's servers, a few by name."""
+        found = [i.unit for i in self.known.cluster.instances(name) if f"{name}-{i.port}" in servers]
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        return ", ".join(found[:3]) + more
 
     def _soak(self, batch: tuple[str, ...], before: Counts) -> list[Failure]:
         """Watch what the gateways count against the new version for a while."""
@@ -321,23 +411,22 @@ class Rollout:
         siblings = [name for name in batch if name not in failed]
         undone = [name for name, f in failed.items() if f.restored]
         for name, failure in failed.items():
-            if not failure.restored:
+            if failure.begun and not failure.restored:
                 undone += self._back(name, aside=True)
         for name in [] if keep else [*siblings, *reversed(self.released)]:
             # A host that failed and is gone must not take with it the one that serves in its place.
-            if alone := release.alone(self._views(), self.known.cluster, name):
+            if alone := release.alone(self._views(), self.known.cluster, [name], if_up=True):
                 self.say(name, f"not put back: {alone}")
             else:
                 undone += self._back(name, aside=False)
         self.released += siblings
         left = [name for name in self.released if name not in undone]
-        seen = [replace(f, restored=f.host in undone) for f in failures]
+        seen = [self._with_last_words(replace(f, restored=True)) if f.host in undone else f for f in failures]
         return RolloutError(seen, undone, left)
 
     def _back(self, name: str, aside: bool) -> list[str]:
-        heard = Heard(name, self._stage)
         try:
-            take_turn(self.hosts, name, apply.turn_back(self.release.turns[name], aside), heard)
+            heard = self._take_back(name, apply.turn_back(self.release.turns[name], aside))
         except FiefdomError as error:
             self.say(name, f"not put back: {error}")
             return []
@@ -347,16 +436,42 @@ class Rollout:
         self.say(name, "put back")
         return [name]
 
+    def _take_back(self, name: str, steps: Sequence[apply.Step]) -> Heard:
+        """Let a host take steps; over another connection where the one there was has dropped."""
+        heard = Heard(name, self._stage)
+        try:
+            take_turn(self.hosts, name, steps, heard)
+        except FiefdomError as error:
+            if reason := self.hosts.connect_anew(name):
+                raise FiefdomError(f"{error}; and no other one opens: {reason}") from error
+            # It may be at the turn still in which its connection dropped.
+            self.hosts.on_all(lambda name: await_turn(self.hosts, name), [name])
+            heard = Heard(name, self._stage)
+            take_turn(self.hosts, name, steps, heard)
+        return heard
+
+    def _with_last_words(self, failure: Failure) -> Failure:
+        """A failure with what its host keeps aside and, where nobody told why it failed, what that said last."""
+        instances = [
+            c.resource
+            for c in self.release.turns[failure.host].of("container", "-/+")
+            if isinstance(c.resource, Container) and c.resource.role == "instance"
+        ]
+        # The one to blame comes first.
+        names = [f"{c.name}{FAILED}" for c in sorted(instances, key=lambda c: c.unit not in failure.unit)]
+        try:
+            found = self.hosts.on_all(lambda name: self.hosts.script(name, _KEPT, names)[1], [failure.host])
+        except FiefdomError:  # it is only told less then
+            return failure
+        lines = [line.partition("\t") for line in found[failure.host].splitlines()]
+        kept = tuple(text for kind, _, text in lines if kind == "kept")
+        words = tuple(printable(text)[:_WORDS_MAX] for kind, _, text in lines if kind == "log" and text.strip())
+        return replace(failure, kept=kept, log=failure.log or words[-10:])
+
     # --- Looking and telling
 
     def _views(self) -> Mapping[str, Any]:
-        return {name: self._view(name) for name in self.known.cluster.gateways}
-
-    def _view(self, name: str) -> Any:
-        try:
-            return self.hosts.on_all(lambda name: status.gateway_view(self.hosts, name), [name])[name]
-        except FiefdomError as error:
-            return str(error)
+        return views_of(self.hosts, self.known.cluster.gateways)
 
     def _stage(self, name: str, stage: str, began: float | None = None) -> None:
         if began is None:

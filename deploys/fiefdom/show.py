@@ -164,9 +164,10 @@ def release_report(report: Report, inventory: str) -> Iterable[Text]:
     if error is None:
         yield Text(f"Released {release} on {', '.join(release.hosts)} in {report.seconds:.1f} seconds.", style="green")
         if release.left:
+            back = " and ".join(f"`fiefdom rollback {inventory} {service}`" for service in release.services)
             yield Text(
-                f"{', '.join(release.left)} keep the old version. Go on with `fiefdom rollout {inventory} --continue`, "
-                f"or back with `fiefdom rollback {inventory} {' '.join(release.services)}`."
+                f"{', '.join(release.left)} keep the old version. Go on with "
+                f"`{_rollout(report, inventory)} --continue`, or back with {back}."
             )
         return
     for failure in error.failures:
@@ -175,14 +176,38 @@ def release_report(report: Report, inventory: str) -> Iterable[Text]:
             yield Text(f"    {line}", style="dim")
     if error.undone:
         yield Text(f"put back: {', '.join(error.undone)}")
-    if error.released:
-        yield Text(f"on the new version: {', '.join(error.released)}", style="yellow")
+    if report.on_new_version:
+        where = "back already" if report.wish.what == "rollback" else "on the new version"
+        yield Text(f"{where}: {', '.join(report.on_new_version)}", style="yellow")
     for failure in error.failures:
-        if failure.host in error.undone:
-            yield Text(f"{failure.host} keeps what failed until the next run: docker ps -a, docker logs NAME.failed")
-        else:
+        if failure.kept:
+            yield Text(f"{failure.host} keeps what failed until the next run: docker logs {', '.join(failure.kept)}")
+        if failure.begun and failure.host not in error.undone:
             yield Text(f"{failure.host} was not put back; see `fiefdom status {inventory}`", style="red")
-    yield Text(f"Mend the version in {inventory}, then: fiefdom rollout {inventory}")
+    yield from _what_next(report, inventory)
+
+
+def _what_next(report: Report, inventory: str) -> Iterable[Text]:
+    wish, error = report.wish, report.error
+    if wish.what == "rollback":
+        for service, (_, version) in report.release.services.items():
+            yield Text(f"Mend that, then: fiefdom rollback {inventory} {service} {version}")
+        return
+    for service, (before, after) in report.release.services.items():
+        if report.on_new_version and before != after:
+            version = "" if "," in before else f" {before}"
+            hosts = ", ".join(report.on_new_version)
+            yield Text(f"To bring {hosts} back: fiefdom rollback {inventory} {service}{version}", style="yellow")
+    to_blame = error is not None and any(failure.begun for failure in error.failures)
+    # Before its first turn, a run puts the canary's lock back.
+    option = f" --canary {wish.order.canary}" if wish.order.canary else ""
+    option = " --continue" if wish.resume and not report.begun else option
+    mend = f"Mend the version in {inventory}" if to_blame else "Mend that"
+    yield Text(f"{mend}, then: {_rollout(report, inventory)}{option}")
+
+
+def _rollout(report: Report, inventory: str) -> str:
+    return " ".join(["fiefdom rollout", inventory, *([report.wish.service] if report.wish.service else [])])
 
 
 def audit_table(acts: Iterable[Act]) -> Table:

@@ -6,7 +6,6 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from faults import console, cut_ssh, full, locked, one_message, settle, slow, storm, with_hello
@@ -224,12 +223,11 @@ def test_an_instance_killed_for_its_memory_comes_back(site: Site) -> None:
     settle(site)
 
 
-def test_two_operators_apply_at_once(site: Site, served: None) -> None:
-    for host in ("gw1", "app1", "app2"):
-        site.ssh(host, "sudo sh -c \"echo '# by hand' >> /etc/hosts\"")
+def two_at_once(inventory: str) -> list[subprocess.CompletedProcess[str]]:
+    """How two applies end that begin together."""
     runs = [
         subprocess.Popen(
-            [str(BIN / "fiefdom"), "apply", LAB_YAML, "--yes"],
+            [str(BIN / "fiefdom"), "apply", inventory, "--yes"],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -242,6 +240,56 @@ def test_two_operators_apply_at_once(site: Site, served: None) -> None:
     for run in runs:
         out, error = run.communicate(timeout=120)
         ended.append(subprocess.CompletedProcess(run.args, run.returncode, out, error))
+    return ended
+
+
+@pytest.fixture
+def more_memory(site: Site) -> Iterator[str]:
+    """An inventory that restarts every agent, so that each app host leaves for a moment."""
+    yield site.inventory("faults-memory", lambda data: data["serf"].update(memory_mib=96))
+    settle(site)
+
+
+@pytest.mark.proof
+def test_two_operators_apply_at_once_what_takes_hosts_out(site: Site, more_memory: str) -> None:
+    """One waits for the other, so that never more than one host is out of rotation."""
+    with Load(URL, at_least=5_000) as load:
+        ended = two_at_once(more_memory)
+    tell("two operators apply what restarts every agent", load)
+    assert load.failed == 0, load.report()
+    assert [done.returncode for done in ended] == [0, 0], [done.stderr for done in ended]
+    waited = [done.stderr for done in ended if done.stderr]
+    assert len(waited) == 1 and waited[0].startswith("waits for the apply of "), waited
+    settle(site, more_memory)
+
+
+@pytest.mark.proof
+def test_an_apply_that_is_killed_while_a_host_is_out(site: Site, more_memory: str) -> None:
+    """The same command again, without a flag, finishes it: the lock of the dead is taken over once it was silent."""
+    with Load(URL, at_least=5_000) as load:
+        with subprocess.Popen(
+            [str(BIN / "fiefdom"), "apply", more_memory, "--yes"],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as run:
+            assert run.stdout is not None
+            for line in run.stdout:
+                if line.split()[2:] == ["app1", "containers"]:
+                    run.kill()
+        done = apply(site, more_memory)
+    tell("an apply killed (-9) while a host was out, and run again", load)
+    assert load.failed == 0, load.report()
+    assert done.returncode == 0, done.stderr
+    assert "waits for the apply of " in done.stderr and "took over from " in done.stderr
+    settle(site, more_memory)
+
+
+def test_two_operators_apply_at_once(site: Site, served: None) -> None:
+    for host in ("gw1", "app1", "app2"):
+        site.ssh(host, "sudo sh -c \"echo '# by hand' >> /etc/hosts\"")
+    ended = two_at_once(LAB_YAML)
     assert any(done.returncode == 0 for done in ended), [done.stderr for done in ended]
     for done in ended:
         if done.returncode:

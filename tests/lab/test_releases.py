@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import cut_ssh
 from load import Load
 from operator_view import BIN, GATEWAY_URL, LAB_YAML, ROOT, Site, await_true, tell
 
@@ -243,22 +244,27 @@ def kill_at(fleet: Fleet, stage: str) -> None:
     """Start a rollout and end it without a word when it comes to a stage."""
 
     def attempt() -> subprocess.CompletedProcess[str]:
-        argv = [str(BIN / "fiefdom"), "rollout", fleet.inventory(), "--take-over"]
-        with subprocess.Popen(
-            argv,
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        ) as deployer:
-            assert deployer.stdout is not None and deployer.stderr is not None
-            for line in deployer.stdout:
-                if line.rstrip().endswith(f" {stage}"):
-                    deployer.send_signal(signal.SIGKILL)
-            return subprocess.CompletedProcess(argv, deployer.wait(), "", deployer.stderr.read())
+        return during(fleet, stage, lambda _host, deployer: deployer.kill(), "--take-over")
 
     assert once_silent(attempt).returncode == -signal.SIGKILL, f"it never came to {stage}"
+
+
+def during(
+    fleet: Fleet, stage: str, happens: Callable[[str, subprocess.Popen[str]], object], *options: str
+) -> subprocess.CompletedProcess[str]:
+    """A rollout in which something happens when a host comes to a stage."""
+    argv = [str(BIN / "fiefdom"), "rollout", fleet.inventory(), *options]
+    unbuffered = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    said = []
+    with subprocess.Popen(
+        argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=unbuffered
+    ) as deployer:
+        assert deployer.stdout is not None and deployer.stderr is not None
+        for line in deployer.stdout:
+            said.append(line)
+            if line.rstrip().endswith(f" {stage}"):
+                happens(line.split()[2], deployer)
+        return subprocess.CompletedProcess(argv, deployer.wait(), "".join(said), deployer.stderr.read())
 
 
 def once_silent(run: Callable[[], subprocess.CompletedProcess[str]]) -> subprocess.CompletedProcess[str]:
@@ -268,6 +274,54 @@ def once_silent(run: Callable[[], subprocess.CompletedProcess[str]]) -> subproce
         assert time.monotonic() < deadline, done.stderr
         time.sleep(1)
     return done
+
+
+@pytest.mark.proof
+def test_the_ssh_link_drops_while_a_host_is_replaced(fleet: Fleet, hears_nothing: Load) -> None:
+    """The release ends, the host goes back over another connection, and the next rollout carries on."""
+    before, fleet.version = fleet.version, fleet.next()
+    cut: list[str] = []
+
+    def cut_once(host: str, _: object) -> None:
+        if not cut:
+            cut.append(host)
+            cut_ssh(host)
+
+    done = during(fleet, "replace", cut_once)
+    assert cut == ["app1"]
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "the connection broke off" in done.stdout and "put back: app1" in done.stdout
+    assert fleet.versions() == {h: {before} for h in HOSTS}
+    ok(fleet.rollout(fleet.inventory()))
+    assert fleet.all_serve(fleet.version)
+
+
+@pytest.mark.proof
+def test_an_operator_who_interrupts_a_release(fleet: Fleet, hears_nothing: Load) -> None:
+    """The host ends its turn alone; the lock is given back, so that the next rollout needs no flag."""
+    before, fleet.version = fleet.version, fleet.next()
+    done = during(fleet, "replace", lambda _, deployer: deployer.send_signal(signal.SIGINT))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: interrupted; what was done stays")
+    assert all(found <= {before, fleet.version} for found in fleet.versions().values())
+    ok(fleet.rollout(fleet.inventory()))
+    assert fleet.all_serve(fleet.version)
+    acts = json.loads(ok(fleet.site.fiefdom("audit", fleet.inventory(), "--json")))["acts"]
+    assert [(act["what"], act["outcome"]) for act in acts[-2:]] == [("rollout", "interrupted"), ("rollout", "ok")]
+
+
+@pytest.mark.proof
+def test_a_drain_that_runs_out_of_time_is_told(fleet: Fleet) -> None:
+    """Requests of 4 s are open when a host that waits for 1 s leaves: by a rollout, and by a reboot."""
+    fleet.settings["serf"] = {"key_file": str(lab.lab_root() / "gossip.key"), "drain_timeout_s": 1}
+    ok(fleet.site.fiefdom("apply", fleet.inventory(), "--yes"))
+    with Load(URL, kinds=("slow",), clients=12, slow_ms=(4000, 5000)) as load:
+        released = ok(fleet.release())
+        rebooted = ok(fleet.site.fiefdom("reboot", fleet.inventory(), "--limit", "app1"))
+    tell("drains of 1 s under requests of 4 s", load)
+    for printed in (released, rebooted):
+        assert "app1     going on after 1 s: of 1 gateways 0 say" in printed, printed
+    fleet.site.await_serving(fleet.inventory())
 
 
 def test_rolling_reboot(fleet: Fleet, hears_nothing: Load) -> None:
@@ -376,8 +430,18 @@ def test_a_release_is_refused_where_it_would_do_harm(fleet: Fleet) -> None:
     assert "--batch" in refusal(inventory, "--batch", "none")
     unbuilt = fleet.inventory("7.7.7", image="fiefdom-test/nosuch", build=None)
     assert "is not on this machine" in refusal(unbuilt)
+    unknown = fleet.site.fiefdom("rollback", inventory, "predictor", "9.9.9", "--json")
+    assert unknown.returncode == 1 and unknown.stderr.count("\n") == 1, unknown.stdout + unknown.stderr
+    assert "predictor:9.9.9 is not on this machine, and app1, app2, app3 lack it as well" in unknown.stderr
+    assert json.loads(unknown.stdout)["outcome"] == "refused"
     ok(fleet.site.fiefdom("lock", inventory, "--why", "the audit of the year"))
     assert "the audit of the year" in refusal(inventory)
+    fleet.settings["serf"] = {"key_file": str(lab.lab_root() / "gossip.key"), "memory_mib": 96}
+    beside = Path(fleet.inventory("1.9.6")).with_suffix(".py")
+    beside.write_text((ROOT / "inventories/lab.py").read_text())
+    done = fleet.site.run("pyinfra", "--yes", str(beside), "deploys/site.py")
+    assert done.returncode != 0 and "the audit of the year" in done.stdout + done.stderr
+    fleet.settings.clear()
     ok(fleet.site.fiefdom("unlock", inventory))
     fleet.site.ssh("app2", "systemctl stop predictor@8001")
     assert "predictor at app2:8001" in refusal(inventory)

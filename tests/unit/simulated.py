@@ -271,7 +271,10 @@ def answer(now: Snapshot) -> list[str]:
 
 @dataclass(frozen=True)
 class Trouble:
-    """What goes wrong at the step of this number of a host's turn: it fails, is killed, or loses its connection."""
+    """What goes wrong at the step of this number of a host's turn: it fails, is killed, or loses its connection.
+
+    A "break" of the connection heals by itself, a "cut" one has to be opened anew, and the host may be "dead".
+    """
 
     kind: str
     step: int
@@ -300,6 +303,10 @@ class SimulatedHosts:
     """Members that are no host of the cluster, with the keys that they have."""
     watch: Callable[[str], object] = lambda _name: None
     """Called after every step of a host."""
+    cut: set[str] = field(default_factory=set)
+    """Hosts whose connection dropped."""
+    gone: set[str] = field(default_factory=set)
+    """Hosts to which no other connection opens."""
     _specs: dict[str, str] = field(default_factory=dict)
     _ring_specs: dict[str, str] = field(default_factory=dict)
 
@@ -337,7 +344,9 @@ class SimulatedHosts:
         back = any(step[0] == "restore" for step in steps)
         trouble = (self.back_trouble if back else self.trouble).pop(name, Trouble("none", -1))
         if trouble.kind == "dead":
-            raise ConnectionResetError("gone")
+            self.cut.add(name)
+            self.gone.add(name)
+        self._require_link(name)
         self.log.append(f"{name} {'back' if back else 'turn'}")
         try:
             for line in self._lines(name, steps, trouble):
@@ -350,8 +359,10 @@ class SimulatedHosts:
     def _lines(self, name: str, steps: Sequence[Step], trouble: Trouble) -> Iterator[str]:
         """What a turn prints; it comes to its end whether anybody hears it or not."""
         printed = list(self._taken(name, steps, trouble))
-        if trouble.kind == "break":
+        if trouble.kind in ("break", "cut"):
             yield from printed[: trouble.step]
+            if trouble.kind == "cut":
+                self.cut.add(name)
             raise FiefdomError(f"{name}: the connection broke off; the host ends its turn by itself")
         yield from printed
 
@@ -400,8 +411,14 @@ class SimulatedHosts:
         """The ledger's script is run with a folder for each gateway, and one that reads an agent's configuration with
         that; the others find what they hope for.
         """
+        self._require_link(name)
         if arguments and arguments[0] in (AGENT_FILE, GATEWAY_AGENT_FILE):
             return self._read(name, text, arguments)
+        if "docker logs" in text:
+            kept = [n for n in arguments if n in self.hosts[name].now.containers]
+            return True, "\n".join([*(f"kept\t{n}" for n in kept), *(f"log\twords of {n}" for n in kept[:1])]), ""
+        if "flock" in text:
+            self.log.append(f"{name} awaited")
         if "/var/lib/fiefdom/ledger" not in arguments:
             return True, "", ""
         self.log.append(f"{name} ledger {arguments[0]}")
@@ -409,6 +426,17 @@ class SimulatedHosts:
         command = ["sh", "-c", text, "fiefdom", *own, "10.0.0.1 5 10.0.0.2 22"]
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
         return done.returncode == 0, done.stdout.rstrip("\n"), done.stderr
+
+    def connect_anew(self, name: str) -> str | None:
+        if name in self.gone:
+            return "no answer"
+        self.cut.discard(name)
+        self.log.append(f"{name} connected anew")
+        return None
+
+    def _require_link(self, name: str) -> None:
+        if name in self.cut:
+            raise ConnectionResetError("gone")
 
     def _read(self, name: str, text: str, paths: Sequence[str]) -> tuple[bool, str, str]:
         own = [self.root / f"{name}-{number}" for number in range(len(paths))]

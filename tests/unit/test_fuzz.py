@@ -264,9 +264,10 @@ def test_a_gateways_document_breaks_nothing(first: str, second: str, version: st
     release.verdict(counted, counted, 0.01)
     for name in CLUSTER.app_hosts:
         release.not_up(views, CLUSTER, name)
-        release.alone(views, CLUSTER, name)
+        release.alone(views, CLUSTER, [name])
+        release.alone(views, CLUSTER, [name], if_up=True)
     for view in views.values():
-        maintenance._known_names(view)
+        maintenance._may_list(view, "app1")
 
 
 # --- Hosts: the snapshot, and what a host says during its turn

@@ -259,6 +259,7 @@ def test_the_background_beats_tells_of_silence_once_and_of_loss_at_the_next_stag
         assert all(lock.silence_s < ledger.SILENT_S for lock in ledger.read(hosts, GATEWAYS).locks)
         hosts.down.add("gw2")
         beat()
+        assert warnings == []  # one beat may be lost
         beat()
         held.beat()  # a gateway may be down for a while
         assert warnings == ["the lock has no sign of life: gw2: the connection broke off: gone"]
@@ -274,7 +275,7 @@ def test_of_many_runs_at_once_one_wins(hosts: Gateways) -> None:
         body = ledger._body(run=str(number), who="w", why="y", person=False)
         held = ledger.Held(hosts, GATEWAYS, str(number), "w", ledger._token(body), no_warning)
         try:
-            ledger._take(held, body, take_over=False)
+            ledger._take(held, body, {})
         except FiefdomError:
             return False
         return True
@@ -282,6 +283,157 @@ def test_of_many_runs_at_once_one_wins(hosts: Gateways) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(attempt, range(24))) == 1
     assert len({lock.run for lock in ledger.read(hosts, GATEWAYS).locks}) == 1
+
+
+@pytest.mark.parametrize(("settled", "left"), [(False, ["gw1", "gw2"]), (True, [])])
+def test_a_lock_that_makes_way_comes_back_unless_it_is_over(hosts: Gateways, settled: bool, left: list[str]) -> None:
+    """Nobody else can get in between: one lock takes the place of the other, there and back."""
+    ledger.lock(hosts, GATEWAYS, "ann@desk", "the canary", no_warning)
+    seen: list[list[str]] = []
+    hosts.after = lambda _name, _verb: seen.append(hosts.locked())
+    with hold(hosts, "bob@lap", in_place_of=lambda found: found.why == "the canary") as held:
+        assert {lock.who for lock in ledger.read(hosts, GATEWAYS).locks} == {"bob@lap"}
+        assert held.note == "in place of the lock of ann@desk: the canary"
+        before_the_end = len(seen)
+        if settled:
+            held.settle()
+    assert all(locked == ["gw1", "gw2"] for locked in seen[: None if not settled else before_the_end])
+    assert hosts.locked() == left
+    assert {(lock.who, lock.why, lock.person) for lock in ledger.read(hosts, GATEWAYS).locks} == (
+        set() if settled else {("ann@desk", "the canary", True)}
+    )
+
+
+def test_a_lock_that_makes_way_is_back_where_a_later_gateway_is_held(hosts: Gateways) -> None:
+    ledger.lock(hosts, GATEWAYS, "ann@desk", "the canary", no_warning)
+
+    def steal(name: str, verb: str) -> None:
+        if (name, verb) == ("gw1", "take"):
+            hosts.after = nothing
+            hosts.lock_file("gw2").write_text(hosts.lock_file("gw2").read_text().replace("ann@desk", "eve@den"))
+
+    hosts.after = steal
+    assert "locked by eve@den" in refused(hosts, in_place_of=lambda found: found.why == "the canary")
+    assert [(lock.who, lock.why) for lock in ledger.read(hosts, GATEWAYS).locks] == [
+        ("ann@desk", "the canary"),
+        ("eve@den", "the canary"),
+    ]
+
+
+# --- Applies wait for each other
+
+
+def apply(hosts: Gateways, said: list[str], who: str = "bob@lap", **options: Any) -> Any:
+    act = ledger.Held(hosts, GATEWAYS, ledger.new_run(), who, "", options.get("warn", no_warning))
+    return ledger.hold_for_apply(act, ["app1", "app2"], said.append)
+
+
+@pytest.fixture
+def meanwhile(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
+    """What happens while an apply waits, look after look; it may not wait longer than that."""
+    events: list[Callable[[], object]] = []
+    monkeypatch.setattr(ledger.time, "sleep", lambda _: events.pop(0)())
+    return events
+
+
+def test_an_apply_waits_for_another_one_and_says_so_once(
+    hosts: Gateways, meanwhile: list[Callable[[], object]]
+) -> None:
+    said: list[str] = []
+    first = apply(hosts, said, "ann@desk")
+    first.__enter__()
+    assert ledger.is_applied_to(hosts, GATEWAYS)
+    meanwhile += [lambda: None, lambda: None, lambda: first.__exit__(None, None, None)]
+    with apply(hosts, said):
+        assert said == ["waits for the apply of ann@desk"]
+        assert [(lock.who, lock.why) for lock in ledger.read(hosts, GATEWAYS).locks] == [
+            ("bob@lap", "apply of app1, app2")
+        ] * 2
+    assert hosts.locked() == [] and not ledger.is_applied_to(hosts, GATEWAYS)
+
+
+def test_an_apply_takes_over_from_one_that_died_without_being_told_to(
+    hosts: Gateways, meanwhile: list[Callable[[], object]]
+) -> None:
+    said: list[str] = []
+    dead = apply(hosts, said, "ann@desk")
+    dead.__enter__()  # and nobody gives it back
+    meanwhile += [lambda: None, lambda: hosts.silence(ledger.SILENT_S)]
+    with apply(hosts, said) as held:
+        assert hosts.locked() == ["gw1", "gw2"]
+    assert said == [
+        "waits for the apply of ann@desk",
+        "took over from ann@desk: apply of app1, app2, which was silent for more than 15 s",
+    ]
+    assert held.note == "took over from ann@desk: apply of app1, app2"
+    assert hosts.locked() == []
+
+
+def test_an_apply_under_way_is_known_by_its_lock(hosts: Gateways) -> None:
+    with (
+        ledger.recorded(hosts, GATEWAYS, "apply", no_warning) as act,
+        ledger.hold_for_apply(act, ["app1"], no_warning),
+    ):
+        found = ledger.read(hosts, GATEWAYS)
+        assert [a.outcome for a in ledger.acts(found.entries, found.live)] == ["running"]
+
+
+def test_a_dead_apply_keeps_nobody_out(hosts: Gateways) -> None:
+    """What it left undone, every next run sees."""
+    dead = apply(hosts, [], "ann@desk")
+    dead.__enter__()
+    assert "so it is at work" in refused(hosts)
+    hosts.silence(ledger.SILENT_S)
+    with hold(hosts):
+        pass
+    assert hosts.locked() == []
+
+
+def test_an_apply_is_refused_while_anything_else_is_at_work(hosts: Gateways) -> None:
+    with hold(hosts) as held:
+        with pytest.raises(FiefdomError, match=r"^gw1: locked by ann@desk .* so it is at work"), apply(hosts, []):
+            pass
+        with pytest.raises(FiefdomError, match=r"^gw1: locked by ann@desk"):
+            ledger.is_applied_to(hosts, GATEWAYS)
+        held.beat()
+    ledger.lock(hosts, GATEWAYS, "ann@desk", "apply of the brakes", no_warning)
+    hosts.silence(1e6)
+    with pytest.raises(FiefdomError, match=r"when that is over: `fiefdom unlock"), apply(hosts, []):
+        pass
+    assert len(hosts.locked()) == 2
+
+
+def test_a_gateway_that_is_down_keeps_no_apply_from_work(hosts: Gateways) -> None:
+    hosts.down.add("gw1")
+    warnings: list[str] = []
+    with apply(hosts, [], warn=warnings.append) as held:
+        assert (held.gateways, hosts.locked()) == (("gw2",), ["gw2"])
+    assert warnings == []  # the audit tells of it
+    hosts.down.add("gw2")
+    with apply(hosts, [], warn=warnings.append) as held:
+        assert held.gateways == ()
+
+
+def test_of_two_applies_that_see_other_gateways_one_waits(
+    hosts: Gateways, meanwhile: list[Callable[[], object]]
+) -> None:
+    """bob sees gw2 alone and has it before ann comes there: she gives gw1 back and tries again."""
+    said: list[str] = []
+    second = apply(hosts, [], "bob@lap", warn=lambda _: None)
+
+    def overtake(name: str, verb: str) -> None:
+        if (name, verb) == ("gw1", "take"):
+            hosts.after = nothing
+            hosts.down.add("gw1")
+            second.__enter__()
+            hosts.down.clear()
+
+    hosts.after = overtake
+    meanwhile += [lambda: None, lambda: second.__exit__(None, None, None)]
+    with apply(hosts, said, "ann@desk"):
+        assert {lock.who for lock in ledger.read(hosts, GATEWAYS).locks} == {"ann@desk"}
+    assert said == ["waits for the apply of bob@lap"]
+    assert hosts.locked() == []
 
 
 def test_a_persons_lock_stays_until_it_is_unlocked(hosts: Gateways) -> None:

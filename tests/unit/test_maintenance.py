@@ -24,6 +24,8 @@ def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimulatedHosts:
 class Rebooting:
     """Answers of a host's shell: another boot id once it was told to reboot and asked to be connected anew."""
 
+    journal = ""
+
     def __init__(self, hosts: SimulatedHosts, stuck: str = "") -> None:
         self.hosts, self.stuck, self.boots = hosts, stuck, dict.fromkeys(hosts.names, 0)
         self.script_of_ledger = hosts.script
@@ -31,6 +33,11 @@ class Rebooting:
         hosts.connect_anew = self.connect_anew  # type: ignore[attr-defined]
 
     def script(self, name: str, text: str, *arguments: Any, **more: Any) -> tuple[bool, str, str]:
+        if text.startswith("date"):
+            return True, "1700000000\n", ""
+        if text.startswith("journalctl"):
+            assert arguments == (("serf-agent.service", "1700000000"),)
+            return True, self.journal, ""
         if "boot_id" in text:
             return True, f"boot {self.boots[name]}\n", ""
         if "reboot" in text:
@@ -60,6 +67,51 @@ def test_hosts_reboot_one_after_the_other_under_the_lock(hosts: SimulatedHosts) 
     assert said == [(name, what) for name in ("app2", "app1") for what in ("reboot", "join", "done")]
     (act,) = ledger.acts(ledger.read(hosts, ("gw1", "gw2")).entries)
     assert (act.what, act.outcome, act.hosts) == ("reboot", "ok", ("app2", "app1"))
+
+
+def dying(hosts: SimulatedHosts, *dead: str) -> None:
+    """Gateways see every server of these hosts down."""
+    whole = hosts.servers
+    hosts.servers = lambda: [  # type: ignore[method-assign]
+        r | {"state": "down"} if r["name"].rpartition("-")[0] in dead else r for r in whole()
+    ]
+
+
+@pytest.mark.parametrize("upgrade", [False, True])
+def test_a_host_whose_stand_ins_died_meanwhile_is_left_alone(hosts: SimulatedHosts, upgrade: bool) -> None:
+    Rebooting(hosts)
+
+    def tell(who: str, what: str) -> None:
+        if (who, what) == ("app2", "done"):
+            dying(hosts, "app2", "app3", "app4")
+
+    with pytest.raises(FiefdomError, match=r"^app1: gw1 has predictor up nowhere else; it was left alone"):
+        maintenance.reboot(
+            hosts.known, hosts, ["app2", "app1"], upgrade=upgrade, force=False, take_over=False, say=tell
+        )
+    assert [line for line in hosts.log if line.endswith((" turn", " reboot"))] == [
+        *["app2 turn"] * upgrade,
+        "app2 reboot",
+    ]
+
+
+def test_what_a_reboots_drain_went_on_without_is_told(hosts: SimulatedHosts) -> None:
+    Rebooting(hosts).journal = 'going on after 60 s: of 2 gateways 1 say "drained": \x1b[31m\n'
+    said: Said = []
+    reboot(hosts, "app1", said=said)
+    note = 'going on after 60 s: of 2 gateways 1 say "drained": \\x1b[31m'
+    assert said == [("app1", what) for what in ("reboot", "join", note, "done")]
+
+
+def test_a_gateway_reboots_only_while_another_one_answers(hosts: SimulatedHosts) -> None:
+    Rebooting(hosts)
+
+    def tell(who: str, what: str) -> None:
+        if (who, what) == ("app1", "done"):
+            hosts.views["gw1"] = "gone"
+
+    with pytest.raises(FiefdomError, match=r"^gw2: no other gateway answers"):
+        maintenance.reboot(hosts.known, hosts, ["app1", "gw2"], upgrade=False, force=False, take_over=False, say=tell)
 
 
 def test_a_host_that_does_not_come_back_ends_it(hosts: SimulatedHosts) -> None:
@@ -129,3 +181,35 @@ def test_a_farewell_that_breaks_off_says_to_run_it_again(hosts: SimulatedHosts) 
 def test_a_host_that_is_not_there_is_refused(hosts: SimulatedHosts) -> None:
     with pytest.raises(FiefdomError, match=r"^'app9' is no host of this inventory; it has gw1, gw2, app1, "):
         retire(hosts, "app9")
+
+
+def test_a_host_is_not_retired_while_the_others_do_not_serve(hosts: SimulatedHosts) -> None:
+    """The inventory says that others run the service; the gateways say whether they do."""
+    dying(hosts, "app1", "app3", "app4")
+    with pytest.raises(FiefdomError, match=r"^app2: gw1 has predictor up nowhere else; mend the others first"):
+        retire(hosts, "app2")
+    assert "app2 turn" not in hosts.log and ledger.read(hosts, ("gw1", "gw2")).locks == ()
+    awaited = [hosts.log.index(f"{name} awaited") for name in hosts.names]
+    assert max(awaited) > hosts.log.index("gw2 ledger take")
+    retire(hosts, "app2", force=True)
+    assert "app2" not in hosts.tags
+
+
+def test_a_retirement_is_in_the_audit_with_its_plan(hosts: SimulatedHosts) -> None:
+    retire(hosts, "app2")
+    (act,) = ledger.acts(ledger.read(hosts, ("gw1", "gw2")).entries)
+    assert (act.what, act.outcome, act.hosts) == ("retire", "ok", ("app2",))
+    assert len(act.plan) == 12
+
+
+@pytest.mark.parametrize("view", ["dockerd hangs", ConnectionResetError("gone")])
+def test_a_gateway_that_does_not_answer_has_not_forgotten_a_host(hosts: SimulatedHosts, view: Any) -> None:
+    follow = hosts.follow
+
+    def falls_silent(name: str, steps: Any, hear: Any) -> None:
+        follow(name, steps, hear)
+        hosts.views["gw2"] = view
+
+    hosts.follow = falls_silent  # type: ignore[method-assign]
+    with pytest.raises(FiefdomError, match=r"^app2: is out of service, but gw2 may still list it"):
+        retire(hosts, "app2")

@@ -401,6 +401,71 @@ def test_a_host_is_up_when_every_gateway_has_every_instance_up() -> None:
     assert release.not_up({"gw1": view(row("app2-8000"), row("app2-8001"), row("app2-9000"))}, two, "app2")
 
 
+def test_what_is_missing_names_the_unit_that_is_not_up() -> None:
+    one = cluster(("app1",), services={"predictor": {"instances": 1}, "web": None})
+    down = {"gw1": view(row("app1-8000", state="down"))}
+    assert release.missing(down, one, "app1") == release.Missing(
+        "predictor@8000.service", "gw1 has predictor at app1:8000 down"
+    )
+    assert release.missing({"gw1": "gone"}, one, "app1") == release.Missing("the gateways", "gw1 does not answer: gone")
+
+
+@pytest.mark.parametrize(
+    ("out", "up", "words"),
+    [
+        (["app1"], ["app1", "app3"], None),
+        (["app1"], ["app1"], "gw1 has predictor up nowhere else"),
+        # All of a batch are out together, so that one of them is no stand-in for the other.
+        (["app1", "app2"], ["app1", "app2"], "gw1 has predictor up nowhere else"),
+        (["app1", "app2"], ["app1", "app3"], None),
+        (["app1"], [], "gw1 has predictor up nowhere else"),
+    ],
+)
+def test_hosts_are_alone_where_no_other_has_a_service_up(out: list[str], up: list[str], words: str | None) -> None:
+    seen = {"gw1": view(*(row(f"{name}-8000", state="up" if name in up else "down") for name in APPS))}
+    assert release.alone(seen, cluster(services={"web": None}), out) == words
+
+
+def test_who_serves_nothing_leaves_nobody_alone() -> None:
+    """What is down everywhere is not taken down, so that its way back stays open; a gateway's silence is no yes."""
+    two = cluster(("app1", "app3"), services={"predictor": {"instances": 1}, "web": None})
+    seen = {"gw1": view(row("app1-8000", state="down"), row("app3-8000", state="down"))}
+    assert release.alone(seen, two, ["app1"], if_up=True) is None
+    assert release.alone({"gw1": view(row("app1-8000"))}, two, ["app1"], if_up=True)
+    assert release.alone({"gw1": "gone"}, two, ["app1"], if_up=True) == "gw1 does not answer: gone"
+
+
+def test_a_service_without_another_host_leaves_nobody_alone() -> None:
+    one = cluster(("app1",), services={"predictor": {"instances": 1}, "web": None})
+    assert release.alone({"gw1": view(row("app1-8000"))}, one, ["app1"]) is None
+
+
+def test_who_erred_is_known_by_server() -> None:
+    before, now = {KEY: Count(10, 1), OTHER: Count(10, 1)}, {KEY: Count(20, 1), OTHER: Count(20, 2)}
+    assert release.erring(before, now) == {"app1-8000"}
+    assert release.erring(before, before) == set()
+
+
+def test_hosts_that_run_the_new_version_already_are_known() -> None:
+    """A canary, or what an earlier run did: a failure of this one leaves them where they are."""
+    done = replace(turn("app2", "predictor", before="2"), changes=())
+    down = turn("app4", "predictor", before="2")
+    stopped = {name: replace(found, running=False) for name, found in down.snapshot.containers.items()}
+    down = replace(down, changes=(), snapshot=replace(down.snapshot, containers=stopped))
+    both = turn("app5", "predictor", "web")
+    half = replace(
+        both,
+        changes=both.changes[:1],
+        snapshot=replace(
+            both.snapshot,
+            containers=both.snapshot.containers | turn("app5", "web", before="2").snapshot.containers,
+        ),
+    )
+    pending = turn("app1", "predictor", "web")
+    found = release.of_plan(cluster(), plan.merge([pending, done, down, half]), ["predictor", "web"], Order())
+    assert found.already == ("app2", "app5")
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -130,6 +132,7 @@ def test_hosts_take_turns_and_all_are_new(hosts: SimulatedHosts) -> None:
         "outcome": "ok",
         "services": {"predictor": {"from": OLD, "to": NEW}},
         "released": [*APPS],
+        "on_new_version": [*APPS],
         "waiting": [],
         "put_back": [],
         "failures": [],
@@ -197,6 +200,43 @@ def test_a_canary_waits_under_a_lock_that_only_going_on_or_back_lifts(hosts: Sim
     assert ledger.read(hosts, ("gw1", "gw2")).locks == ()
 
 
+def lock_words(hosts: SimulatedHosts) -> set[str]:
+    return {lock.why.partition(" `")[0] for lock in ledger.read(hosts, ("gw1", "gw2")).locks}
+
+
+def test_the_canarys_lock_is_back_where_going_on_ends_before_a_turn(hosts: SimulatedHosts) -> None:
+    perform(hosts, order=Order(canary="app2"))
+    run_phase, waits = hosts.run, {"waits for"}
+    assert lock_words(hosts) == waits
+
+    def no_room(name: str, *_: Any) -> None:
+        raise FiefdomError(f"{name}: no space left")
+
+    hosts.run = no_room  # type: ignore[method-assign]
+    with pytest.raises(FiefdomError, match="no space left"):
+        perform(hosts, resume=True)
+    assert lock_words(hosts) == waits
+    hosts.run = run_phase  # type: ignore[method-assign]
+    others_die = dies_after(hosts, "prepare", "app2", "app3", "app4")
+    wanted = rollout.prepare(hosts.known, hosts, frozenset({"predictor"}), Wish(resume=True))
+    others_die("prepare", "done")
+    report = rollout.perform(hosts.known, hosts, wanted, Wish(resume=True), lambda *_: None)
+    assert report.error is not None and not report.begun
+    assert lock_words(hosts) == waits
+    assert versions(hosts) == all_on(OLD) | {"app2": NEW}
+
+
+def test_the_canarys_lock_is_over_once_a_turn_began(hosts: SimulatedHosts) -> None:
+    perform(hosts, order=Order(canary="app2"))
+    hosts.log.clear()
+    hosts.trouble["app1"] = Trouble("fail", STEPS - 1)
+    report = perform(hosts, resume=True)
+    assert report.error is not None and report.begun
+    assert lock_words(hosts) == set()
+    # One lock took the other's place: there was no moment without.
+    assert "gw1 ledger release" not in hosts.log[: hosts.log.index("app1 turn")]
+
+
 def test_a_persons_own_lock_is_not_lifted_by_going_on(hosts: SimulatedHosts) -> None:
     ledger.lock(hosts, ("gw1", "gw2"), "ann@desk", "inventory day", pytest.fail)
     with pytest.raises(FiefdomError, match="inventory day"):
@@ -248,6 +288,41 @@ def test_an_image_without_room_is_refused_before_any_host_changes(hosts: Simulat
     with pytest.raises(FiefdomError, match="has 1 MiB free of about 200"):
         perform(hosts)
     assert not any(line.endswith((" turn", " ledger take", " images")) for line in hosts.log)
+
+
+@pytest.fixture
+def without_registry(hosts: SimulatedHosts, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Images on this machine; the hosts have to get theirs from here."""
+    here: set[str] = set()
+    hosts.known = replace(hosts.known, cluster=hosts.known.cluster.model_copy(update={"registry": None}))
+    bring(hosts, replace(known(), cluster=hosts.known.cluster.with_version("predictor", OLD)))
+    hosts.known = replace(hosts.known, cluster=hosts.known.cluster.with_version("predictor", NEW))
+    hosts.log.clear()
+    monkeypatch.setattr(rollout.images, "identities", lambda _: dict.fromkeys(here, "sha256:1"))
+    monkeypatch.setattr(rollout.images, "ensure", lambda *_: None)
+    return here
+
+
+@pytest.mark.parametrize(
+    ("what", "mend"),
+    [("rollout", "build or pull it here, give the service a `build` folder"), ("rollback", "name a version that is")],
+)
+def test_a_version_that_nobody_has_is_refused_before_anything_is_locked(
+    hosts: SimulatedHosts, without_registry: set[str], what: str, mend: str
+) -> None:
+    words = f"team/predictor:{NEW} is not on this machine, and app1, app2, app3, app4 lack it as well; {mend}"
+    with pytest.raises(FiefdomError, match=f"^{re.escape(words)}"):
+        perform(hosts, what=what)
+    assert not any("ledger" in line or line.endswith(" turn") for line in hosts.log)
+    without_registry.add(f"team/predictor:{NEW}")
+    assert perform(hosts, what=what).error is None
+
+
+def test_a_version_that_all_hosts_have_need_not_be_here(hosts: SimulatedHosts, without_registry: set[str]) -> None:
+    for name in APPS:
+        hosts.hosts[name].take(apply.Phase("images", images=(f"team/predictor:{NEW}",)))
+    assert perform(hosts, what="rollback").error is None
+    assert versions(hosts) == all_on(NEW)
 
 
 # --- A turn that fails
@@ -335,6 +410,7 @@ def test_what_failed_is_kept_aside_and_told_with_its_last_words(hosts: Simulated
     (failure,) = report.error.failures
     assert (failure.host, failure.unit, failure.reason) == ("app2", "say join", "out of luck")
     assert failure.log == ("last words",)
+    assert failure.kept == ("predictor-8000.failed", "predictor-8001.failed")
     aside = [n for n in hosts.hosts["app2"].now.containers if n.endswith(FAILED)]
     assert aside == ["predictor-8000.failed", "predictor-8001.failed"]
     assert not any(n.endswith(FAILED) for n in hosts.hosts["app1"].now.containers)
@@ -368,6 +444,68 @@ def test_a_host_that_cannot_be_put_back_is_told_and_the_others_still_go_back(hos
     assert hosts.versions("predictor")["app1"] == {(OLD, True)}
 
 
+def test_a_host_whose_link_dropped_is_put_back_over_another_one_once_its_turn_has_ended(hosts: SimulatedHosts) -> None:
+    hosts.trouble["app2"] = Trouble("cut", 9)
+    report = perform(hosts)
+    assert report.error is not None
+    assert report.error.undone == ("app2", "app1")
+    assert versions(hosts) == all_on(OLD)
+    here = hosts.log[hosts.log.index("app2 end") :]
+    steps = ["app2 connected anew", "app2 awaited", "app2 back"]
+    assert [line for line in here if line in steps] == steps
+
+
+def test_what_is_kept_aside_is_told_only_where_something_is(hosts: SimulatedHosts) -> None:
+    hosts.trouble["app2"] = Trouble("fail", 1)  # before anything is replaced
+    report = perform(hosts)
+    assert report.error is not None
+    (failure,) = report.error.failures
+    assert (failure.restored, failure.kept, failure.log) == (True, (), ("last words",))
+
+
+# --- Others that die meanwhile
+
+
+def dies_after(hosts: SimulatedHosts, done: str, *dead: str) -> Callable[[str, str], None]:
+    """Hosts whose servers the gateways see down once ``done`` is through."""
+    whole, down = hosts.servers, set[str]()
+    hosts.servers = lambda: [  # type: ignore[method-assign]
+        r | {"state": "down"} if r["name"].rpartition("-")[0] in down else r for r in whole()
+    ]
+
+    def tell(who: str, what: str) -> None:
+        if (who, what) == (done, "done"):
+            down.update(dead)
+
+    return tell
+
+
+@pytest.mark.parametrize("careless", [None, "force", "all_at_once"])
+def test_a_turn_that_would_take_a_service_down_by_now_is_not_begun(hosts: SimulatedHosts, careless: str | None) -> None:
+    tell = dies_after(hosts, "app2", "app1", "app2")
+    wish = Wish(order=Order("2", all_at_once=careless == "all_at_once"), force=careless == "force")
+    wanted = rollout.prepare(hosts.known, hosts, frozenset({"predictor"}), wish)
+    report = rollout.perform(hosts.known, hosts, wanted, wish, tell)
+    assert ("app3 turn" in hosts.log) == bool(careless)
+    if not careless:
+        assert report.error is not None
+        words = "the turn was not begun: gw1 has predictor up nowhere else; --force begins it all the same"
+        assert str(report.error) == f"app3: the gateways: {words}; app4: the gateways: {words}"
+        # Those that were done go back, for the others serve.
+        assert report.error.undone == ("app2", "app1")
+        assert not any(f.begun or f.kept for f in report.error.failures)
+
+
+def test_a_canary_that_a_failure_leaves_on_the_new_version_is_told(hosts: SimulatedHosts) -> None:
+    perform(hosts, order=Order(canary="app2"))
+    hosts.trouble["app3"] = Trouble("fail", STEPS - 1)
+    report = perform(hosts, resume=True)
+    assert report.error is not None
+    assert versions(hosts) == all_on(OLD) | {"app2": NEW}
+    data = report.as_data()
+    assert (data["on_new_version"], data["released"], data["put_back"]) == (["app2"], [], ["app3", "app1"])
+
+
 def test_a_gateway_that_breaks_off_is_one_that_does_not_answer(hosts: SimulatedHosts, clock: Clock) -> None:
     """The release is undone; it is not left where it stands."""
 
@@ -391,7 +529,11 @@ def test_a_host_that_gateways_do_not_see_is_put_back_after_its_time(hosts: Simul
     began_s = clock.now_s
     report = perform(hosts)
     assert report.error is not None
-    assert str(report.error) == "app1: the gateways: gw1 has predictor at app1:8001 down"
+    assert str(report.error) == "app1: predictor@8001.service: gw1 has predictor at app1:8001 down"
+    # Of what was kept aside, the one to blame tells why.
+    (failure,) = report.error.failures
+    assert failure.kept == ("predictor-8001.failed", "predictor-8000.failed")
+    assert failure.log == ("words of predictor-8001.failed",)
     limit_s = hosts.known.cluster.serf.join_timeout_s
     assert limit_s < clock.now_s - began_s < limit_s + 2
     assert versions(hosts) == all_on(OLD)
@@ -417,7 +559,8 @@ def test_errors_on_the_new_version_end_a_release_early(hosts: SimulatedHosts, cl
     report = perform(hosts)
     assert report.error is not None
     (failure,) = report.error.failures
-    assert (failure.host, failure.unit) == ("app2", "predictor")
+    assert (failure.host, failure.unit) == ("app2", "predictor@8000.service, predictor@8001.service")
+    assert failure.log == ("words of predictor-8000.failed",)
     assert failure.reason == "20 of 400 requests went wrong on the new version, as the gateways count"
     assert report.stages["app2"]["soak"] < 2.0
     assert report.error.undone == ("app2", "app1")
@@ -618,3 +761,21 @@ def test_a_rollback_that_failed_is_tried_again_and_not_gone_beyond(hosts: Simula
     hosts.trouble.clear()
     again = rollout.known_before(known("3.0.0"), hosts, "predictor", None)
     assert again.cluster.services["predictor"].version == NEW
+
+
+def test_what_a_host_says_of_containers_kept_aside(tmp_path: Path) -> None:
+    """Which are there, and the last words of the first that said any."""
+    docker = """#!/bin/sh
+case "$*" in
+"inspect "*b.failed | "inspect "*c.failed) ;;
+"logs --tail 10 b.failed") ;;
+"logs --tail 10 c.failed") printf 'one\\n\\ntwo\\tthree\\n' >&2 ;;
+*) exit 1 ;;
+esac
+"""
+    (tmp_path / "docker").write_text(docker)
+    (tmp_path / "docker").chmod(0o755)
+    command = ["sh", "-c", rollout._KEPT, "fiefdom", "a.failed", "b.failed", "c.failed"]
+    path = f"{tmp_path}:/usr/bin:/bin"
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={"PATH": path})
+    assert done.stdout.splitlines() == ["kept\tb.failed", "kept\tc.failed", "log\tone", "log\t", "log\ttwo\tthree"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -13,8 +15,8 @@ from rich.text import Text
 from fiefdom import plan, show
 from fiefdom.desired import Container, HostState
 from fiefdom.plan import Change, HostPlan, Plan
-from fiefdom.release import Release
-from fiefdom.rollout import Failure, Report, RolloutError
+from fiefdom.release import Order, Release
+from fiefdom.rollout import Failure, Report, RolloutError, Wish
 from fiefdom.snapshot import FoundContainer, Snapshot
 from fiefdom.status import HostStatus, InstanceStatus, Status
 
@@ -117,33 +119,71 @@ def test_a_release_is_shown_batch_by_batch() -> None:
 
 
 def test_a_release_that_went_well_says_where_and_how_long() -> None:
-    assert text_of(show.release_report(Report(a_release(), 12.34), "inv.yaml")) == [
+    assert text_of(show.release_report(Report(a_release(), seconds=12.34), "inv.yaml")) == [
         "Released web 1 -> 2 on app1, app2 in 12.3 seconds."
     ]
-    canary = text_of(show.release_report(Report(a_release(("app3",)), 1), "inv.yaml"))
+    canary = text_of(show.release_report(Report(a_release(("app3",)), seconds=1), "inv.yaml"))
     assert canary[1:] == [
         "app3 keep the old version. Go on with `fiefdom rollout inv.yaml --continue`, or back with "
         "`fiefdom rollback inv.yaml web`."
     ]
 
 
+BAD = [
+    Failure("app2", "web@8000.service", "did not [red]start[/red]", ("line 1", "line 2"), True, ("web-8000.failed",)),
+    Failure("app3", "its turn", "ended early"),
+]
+
+
+def failed(
+    *failures: Failure, undone: Iterable[str] = (), released: Iterable[str] = (), begun: bool = True, **wish: Any
+) -> list[str]:
+    """The report of a release after app5 had the new version already."""
+    release = replace(a_release(), already=("app5",))
+    error = RolloutError(failures, undone, released)
+    return text_of(
+        show.release_report(Report(release, Wish(service="web", **wish), error=error, begun=begun), "inv.yaml")
+    )
+
+
 def test_a_release_that_failed_says_why_where_everything_is_now_and_what_to_type() -> None:
-    failures = [
-        Failure("app2", "web@8000.service", "did not [red]start[/red]", ("line 1", "line 2"), restored=True),
-        Failure("app3", "its turn", "ended early"),
-    ]
-    report = Report(a_release(), 1, error=RolloutError(failures, ["app2", "app1"], ["app4"]))
-    assert text_of(show.release_report(report, "inv.yaml")) == [
+    assert failed(*BAD, undone=["app2", "app1"], released=["app4"]) == [
         "app2: web@8000.service: did not [red]start[/red]",
         "    line 1",
         "    line 2",
         "app3: its turn: ended early",
         "put back: app2, app1",
-        "on the new version: app4",
-        "app2 keeps what failed until the next run: docker ps -a, docker logs NAME.failed",
+        "on the new version: app5, app4",
+        "app2 keeps what failed until the next run: docker logs web-8000.failed",
         "app3 was not put back; see `fiefdom status inv.yaml`",
-        "Mend the version in inv.yaml, then: fiefdom rollout inv.yaml",
+        "To bring app5, app4 back: fiefdom rollback inv.yaml web 1",
+        "Mend the version in inv.yaml, then: fiefdom rollout inv.yaml web",
     ]
+
+
+NOT_BEGUN = Failure("app2", "the gateways", "the turn was not begun: gw1 has web up nowhere else", begun=False)
+
+
+@pytest.mark.parametrize(
+    ("failure", "wish", "begun", "last"),
+    [
+        (BAD[0], {"order": Order(canary="app2")}, True, "Mend the version in inv.yaml, then: {} --canary app2"),
+        (BAD[0], {"resume": True}, True, "Mend the version in inv.yaml, then: {}"),
+        (NOT_BEGUN, {}, True, "Mend that, then: {}"),
+        # The canary's lock is back.
+        (NOT_BEGUN, {"resume": True}, False, "Mend that, then: {} --continue"),
+        (BAD[0], {"what": "rollback"}, True, "Mend that, then: fiefdom rollback inv.yaml web 2"),
+    ],
+)
+def test_what_to_type_next_is_right_for_each_kind_of_release(
+    failure: Failure, wish: dict[str, Any], begun: bool, last: str
+) -> None:
+    lines = failed(failure, undone=["app2"] * failure.begun, begun=begun, **wish)
+    assert lines[-1] == last.format("fiefdom rollout inv.yaml web")
+    assert any("keeps what failed" in line for line in lines) == (failure is BAD[0])
+    assert not any("was not put back" in line for line in lines)
+    if wish.get("what") == "rollback":
+        assert "back already: app5" in lines and not any(line.startswith("To bring") for line in lines)
 
 
 def test_progress_of_turns_counts_those_that_are_done() -> None:
