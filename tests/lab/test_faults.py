@@ -123,6 +123,24 @@ def test_a_disk_that_fills_while_an_image_is_loaded(site: Site, with_two: str) -
 
 
 @pytest.mark.proof
+def test_a_disk_that_fills_while_logs_are_written(site: Site) -> None:
+    """An instance's log has no room and neither has the journal: it serves on, and so does one that begins anew."""
+    log = "$(docker inspect predictor-8000 --format '{{.LogPath}}')"
+    with full("app1", "/var/log"), full("app1", "/var/lib/docker/containers", "8m"), Load(URL, at_least=5_000) as load:
+        # A daemon that begins anew opens its containers' logs anew, on the disk that is full.
+        site.ssh("app1", "systemctl restart docker")
+        pid = site.ssh("app1", "docker inspect predictor-8000 --format '{{.State.Pid}}'")
+        console("app1", f"head -c 100000 /dev/zero | tr '\\0' x > /proc/{pid}/fd/2")
+        assert "no space left" in console("app1", f"echo x 2>&1 >> {log} || :").lower()
+        message = one_message(apply(site)) if site.plan()[0] else ""
+        site.await_serving()
+    tell(f"a disk that has no room for logs; apply said: {message or 'nothing to do'}", load)
+    assert load.failed == 0, load.report()
+    site.ssh("app1", "systemctl restart docker")
+    settle(site)
+
+
+@pytest.mark.proof
 def test_a_containers_log_has_an_end(site: Site) -> None:
     talk = "docker run -d --name talker --entrypoint sh fiefdom/predictor:1.0.0 -c 'yes fiefdom | head -c 100000000'"
     weigh = "du -sm /var/lib/docker/containers/$(docker inspect talker --format '{{.Id}}') | cut -f 1"
