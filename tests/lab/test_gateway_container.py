@@ -485,6 +485,7 @@ def test_a_port_that_was_taken_is_tried_again_until_it_is_free(cluster):
             assert taken["config"]["digest"] == first
             assert taken["config"]["retry_in_s"] is not None
             assert "is tried again" in taken["config"]["error"]
+            assert "port 8081 cannot be listened on" in taken["config"]["error"]
             docker("rm", "--force", name)
             cluster.until(lambda view: view["config"]["ok"] and view["config"]["digest"] != first)
     finally:

@@ -342,7 +342,7 @@ _NO_NEIGHBOUR = "ip netns del neighbour; ip link del br-lan; ip link del to-neig
 def test_a_neighbour_on_a_bridge_is_no_container(site: Site) -> None:
     """Not even where the bridge is called like one of Docker's; and what is on one bridge together goes on talking."""
     host = "app1"
-    ways = [f"192.168.99.1:{port}" for port in (8000, BY_HAND, BY_HAND_ELSEWHERE)]
+    ways = [f"{HOSTS[host]}:8000", *(f"192.168.99.1:{port}" for port in (BY_HAND, BY_HAND_ELSEWHERE))]
     ways += [f"{address}:{CONTAINER_PORT}" for address in (instance_address(host), CONTAINERS[host])]
 
     def reached() -> list[str]:

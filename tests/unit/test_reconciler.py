@@ -907,6 +907,22 @@ def test_a_refused_text_is_tried_again_when_the_servers_options_change(played):
     played(scene)
 
 
+def test_a_port_that_somebody_holds_is_not_asked_of_haproxy(played):
+    async def scene(gateway):
+        with socket.create_server(("127.0.0.1", 0)) as squatter:
+            port = squatter.getsockname()[1]
+            more = f"{FRONTEND}frontend more\n    bind 127.0.0.1:{port}\n"
+            gateway.place(more)
+            await until(lambda: not gateway.config["ok"])
+            assert f"port {port} cannot be listened on: " in gateway.config["error"]
+            assert gateway.config["retry_in_s"] is not None
+            assert gateway.reloads == 0
+        await until(lambda: gateway.runs(more))
+        assert gateway.reloads == 1
+
+    played(scene)
+
+
 @pytest.mark.parametrize(
     ("trouble", "reason"),
     [

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import socket as sockets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +111,18 @@ async def validate(config: Path) -> None:
     except Failed as error:
         reasons = config_reasons(error.output)
         raise (Refused(reasons) if reasons else error) from None
+
+
+def require_free(endpoints: Iterable[tuple[str, int]]) -> None:
+    """Raise Failed where somebody else listens on one of them."""
+    for address, port in sorted(endpoints):
+        with sockets.socket() as probe:
+            probe.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, port))
+                probe.listen()
+            except (OSError, OverflowError) as error:
+                raise Failed(f"port {port} cannot be listened on: {error}") from None
 
 
 def serf_environ(rpc_addr: str, agent_config: Path) -> dict[str, str]:

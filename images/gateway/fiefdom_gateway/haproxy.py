@@ -346,6 +346,14 @@ def render(static: str, wanted: Iterable[Server], services: Mapping[str, Service
 _MARKER = re.compile(r"^[ \t]*# fiefdom:servers ([A-Za-z0-9_.-]+)[ \t]*$", re.MULTILINE | re.ASCII)
 
 
+_BIND = re.compile(r"^[ \t]+bind[ \t]+([0-9.]*|\*):([0-9]{1,5})\b", re.MULTILINE | re.ASCII)
+
+
+def binds(static: str) -> frozenset[tuple[str, int]]:
+    """Return the addresses and ports that the static part listens on; the address is "" for all of the host's."""
+    return frozenset((match[1].replace("*", ""), int(match[2])) for match in _BIND.finditer(static))
+
+
 def unplaced(static: str, services: Iterable[str]) -> tuple[str, ...]:
     """Return the services that the static part has no marker line for."""
     return tuple(sorted(set(services) - {match[1] for match in _MARKER.finditer(static)}))

@@ -160,6 +160,8 @@ class Reconciler:
         if before is not None and not before.allows(haproxy.digest(static), time.monotonic()):
             return
         try:
+            # A worker that cannot listen has the old one pause its own listeners before it gives up.
+            edges.require_free(haproxy.binds(static) - haproxy.binds(self._static))
             await self._install(static)
             await self._reload()
         except Failed as error:
