@@ -214,10 +214,11 @@ def require_images(cluster: Cluster, wanted: Release, wish: Wish) -> None:
     here = images.identities(cluster) if lacking and cluster.registry is None else {}
     for ref, names in lacking.items():
         if cluster.registry is None and ref not in here:
-            mend = "name a version that is somewhere, or bring its image here"
+            key, mend = "", "name a version that is somewhere, or bring its image here"
             if wish.what != "rollback":
+                key = "".join(f"{w.key}: " for w in images.wanted(cluster) if w.ref == ref)
                 mend = "build or pull it here, give the service a `build` folder, or name a `registry`"
-            raise FiefdomError(f"{ref} is not on this machine, and {', '.join(names)} lack it as well; {mend}")
+            raise FiefdomError(f"{key}{ref} is not on this machine, and {', '.join(names)} lack it as well; {mend}")
 
 
 def _release(

@@ -131,6 +131,8 @@ def status_tables(status: Status) -> Iterable[Table | Text]:
     yield instances
     for line in status.problems:
         yield Text(f"! {line}", style="red")
+    for line in status.notices:
+        yield Text(f"! {line}", style="yellow")
 
 
 def _state(word: str) -> Text:

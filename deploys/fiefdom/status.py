@@ -58,6 +58,8 @@ class Status:
     hosts: tuple[HostStatus, ...]
     instances: tuple[InstanceStatus, ...]
     problems: tuple[str, ...]
+    notices: tuple[str, ...] = ()
+    """What a person should look at, though the cluster serves as the inventory says."""
 
     @property
     def serving(self) -> bool:
@@ -174,7 +176,6 @@ def combine(
     for name, view in views.items():
         if isinstance(view, dict):
             problems += _complaints(name, view)
-    problems += _strangers(cluster, views)
     instances = [
         InstanceStatus(
             service=i.service,
@@ -200,7 +201,8 @@ def combine(
         )
         for name in names
     ]
-    return Status(tuple(views), tuple(hosts), tuple(instances), tuple(problems))
+    notices = tuple(_strangers(cluster, views))
+    return Status(tuple(views), tuple(hosts), tuple(instances), tuple(problems), notices)
 
 
 def _members(views: Mapping[str, dict[str, Any] | str]) -> dict[str, str]:

@@ -304,13 +304,16 @@ def without_registry(hosts: SimulatedHosts, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    ("what", "mend"),
-    [("rollout", "build or pull it here, give the service a `build` folder"), ("rollback", "name a version that is")],
+    ("what", "key", "mend"),
+    [
+        ("rollout", "services.predictor.image: ", "build or pull it here, give the service a `build` folder"),
+        ("rollback", "", "name a version that is"),
+    ],
 )
 def test_a_version_that_nobody_has_is_refused_before_anything_is_locked(
-    hosts: SimulatedHosts, without_registry: set[str], what: str, mend: str
+    hosts: SimulatedHosts, without_registry: set[str], what: str, key: str, mend: str
 ) -> None:
-    words = f"team/predictor:{NEW} is not on this machine, and app1, app2, app3, app4 lack it as well; {mend}"
+    words = f"{key}team/predictor:{NEW} is not on this machine, and app1, app2, app3, app4 lack it as well; {mend}"
     with pytest.raises(FiefdomError, match=f"^{re.escape(words)}"):
         perform(hosts, what=what)
     assert not any("ledger" in line or line.endswith(" turn") for line in hosts.log)

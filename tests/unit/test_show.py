@@ -250,6 +250,7 @@ STATUS = Status(
         InstanceStatus("predictor", "app1", 8001, "-", "missing", ("out",)),
     ),
     problems=("gw1: refuses member evil: [red]offers[/red] nothing",),
+    notices=("app9 is a member",),
 )
 
 
@@ -259,7 +260,8 @@ def test_a_status_is_tables_and_problems() -> None:
     assert ["service", "instance", "version", "container", "gw1"] in rows
     assert ["predictor", "app1:8000", "1.0.0", "running", "up"] in rows
     assert ["predictor", "app1:8001", "-", "missing", "out"] in rows
-    assert rows[-1] == ["!", "gw1:", "refuses", "member", "evil:", "[red]offers[/red]", "nothing"]
+    assert rows[-2] == ["!", "gw1:", "refuses", "member", "evil:", "[red]offers[/red]", "nothing"]
+    assert rows[-1] == ["!", "app9", "is", "a", "member"]
 
 
 def test_a_diff_keeps_its_text() -> None:

@@ -119,16 +119,16 @@ def test_a_rejected_member_is_a_problem() -> None:
     assert shown.problems == ("gw2: refuses member app9: is not in the inventory",)
 
 
-def test_a_living_member_that_the_inventory_does_not_know_is_a_problem() -> None:
-    """Each once, however many gateways list it; who has left or failed is none."""
+def test_a_living_member_that_the_inventory_does_not_know_is_told_and_keeps_nothing_from_serving() -> None:
+    """Each once, however many gateways list it; not who has left or failed."""
     seen = view()
     seen["members"] += [
         {"name": "app9", "address": "10.1.0.99", "status": "alive"},
         {"name": "app8", "address": "10.1.0.98", "status": "left"},
     ]
     shown = combined(gw1=seen, gw2=seen)
-    assert not shown.serving
-    assert shown.problems == (
+    assert shown.serving and shown.problems == ()
+    assert shown.notices == (
         "app9 (10.1.0.99) is a member and no host of the inventory, and gets traffic, as a new host does; add it "
         "there, or stop its agent and then run `fiefdom rotate-key`",
     )
