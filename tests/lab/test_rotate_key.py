@@ -141,8 +141,8 @@ def test_a_host_that_left_the_inventory_is_left_out_and_forgotten(site: Site, ke
     applied = site.fiefdom("apply", str(without), "--yes")
     assert applied.returncode == 0, applied.stderr
     assert "app2 (10.99.0.22:7946) is a member and no host of the inventory, and gets traffic" in applied.stderr
-    (problem,) = site.status(str(without))["problems"]
-    assert problem.startswith("app2 (10.99.0.22) is a member and no host of the inventory, and gets traffic")
+    (notice,) = site.status(str(without))["notices"]
+    assert notice.startswith("app2 (10.99.0.22) is a member and no host of the inventory, and gets traffic")
     rotate(site, str(without), "--force")
     assert members_of(site, "gw1") == {"gw1": "alive", "app1": "alive"}
     site.ssh("app2", "systemctl restart serf-agent", check=False)
