@@ -220,7 +220,9 @@ def carry_out(
         return
     # Gateways first, so that app hosts have somewhere to join.
     gateways = [h.host for h in wanted.hosts if any(c.role == "gateway" for c in h.state.containers)]
-    others = [name for name in phases if name not in gateways]
+    # A service may move: who is to run it comes before who was.
+    gaining = [h.host for h in wanted.hosts if h.host not in gateways and h.of("container", "+")]
+    others = gaining + [name for name in phases if name not in gateways and name not in gaining]
     for group in (gateways, others):
         calm = [name for name in group if not any(p.interrupts for p in after(name))]
         hosts.on_all(finish, calm)

@@ -816,25 +816,33 @@ def test_a_new_host_is_believed_before_the_gateway_is_told_unless_only_known_one
         cluster.until(lambda view: len(view["servers"]) == 3)
 
 
-def test_a_known_host_gets_the_services_that_the_inventory_lets_it_run(cluster: Cluster) -> None:
+NARROW = {
+    "another service's host": ({"services": []}, "offers predictor, which the inventory does not let it run", {}),
+    "fewer ports": (
+        {"last_ports": {"predictor": 8001}},
+        "offers predictor on ports up to 8099, the inventory has it up to 8001",
+        {"app2-8000", "app2-8001"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "reason", "believed"), NARROW.values(), ids=NARROW)
+def test_a_known_host_gets_what_the_inventory_lets_it_run(
+    cluster: Cluster, change: dict[str, Any], reason: str, believed: set[str]
+) -> None:
+    """What app1 was believed for before the change serves on, until it offers something else."""
     cluster.use()
+    narrowed = {name: {**host, **change} for name, host in KNOWN.items() if name in ("app1", "app2")}
+    if "last_ports" in change:
+        narrowed["app1"]["last_ports"] = {"predictor": 7999}
+    with cluster.stranger("app2", "10.98.7.22", ports="8000-8099"):
+        cluster.until(lambda view: len(view["servers"]) == 101)
     try:
-        cluster.write_reconciler(hosts={**KNOWN, "app1": {**KNOWN["app1"], "services": []}})
-        view = cluster.until(lambda view: view["servers"] == [])
-        assert refusals(view) == ["app1 offers predictor, which the inventory does not let it run"]
+        cluster.write_reconciler(hosts={**KNOWN, **narrowed})
+        with cluster.stranger("app2", "10.98.7.22", ports="8000-8099"):
+            view = cluster.until(lambda view: states(view).keys() == {"app1-8000", *believed} and view["rejected"])
+            assert refusals(view) == [f"app2 {reason}"]
+            assert states(view)["app1-8000"] == "up"
     finally:
         cluster.write_reconciler()
     cluster.until(lambda view: states(view) == {"app1-8000": "up"})
-
-
-def test_a_known_host_gets_as_many_ports_as_the_inventory_gives_it(cluster: Cluster) -> None:
-    cluster.use()
-    two = {**KNOWN, "app2": {**KNOWN["app2"], "last_ports": {"predictor": 8001}}}
-    with cluster.stranger("app2", "10.98.7.22", ports="8000-8099"):
-        cluster.until(lambda view: len(view["servers"]) == 101)
-        try:
-            cluster.write_reconciler(hosts=two)
-            view = cluster.until(lambda view: states(view).keys() == {"app1-8000", "app2-8000", "app2-8001"})
-            assert refusals(view) == ["app2 offers predictor on ports up to 8099, the inventory has it up to 8001"]
-        finally:
-            cluster.write_reconciler()

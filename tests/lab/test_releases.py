@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from faults import cut_ssh
 from load import Load
 from operator_view import BIN, GATEWAY_URL, LAB_YAML, ROOT, Site, await_true, tell
@@ -213,6 +214,35 @@ def test_a_host_that_fails_late_undoes_those_before_it(fleet: Fleet, hears_nothi
     assert "put back: app2, app1" in done.stdout
     assert fleet.versions() | {"app3": set()} == {"app1": {fleet.version}, "app2": {fleet.version}, "app3": set()}
     ok(fleet.rollout(fleet.inventory(), "--force"))
+
+
+@pytest.mark.proof
+def test_a_service_takes_other_ports(fleet: Fleet, hears_nothing: Load) -> None:
+    """The gateways hear of it first, which must not cost a host its traffic before it is its turn."""
+    other = fleet.inventory(base_port=8500)
+    fleet.site.apply(other)
+    fleet.site.await_serving(other)
+    assert fleet.site.rotation(other) == {f"{name}:{port}" for name in HOSTS for port in range(8500, 8504)}
+
+
+@pytest.mark.proof
+def test_a_service_moves_to_other_hosts(fleet: Fleet, hears_nothing: Load) -> None:
+    """Who is to run it comes before who was, in whichever order the inventory has them."""
+    data = yaml.safe_load(Path(fleet.inventory()).read_text())
+    for name in HOSTS:
+        data["hosts"][name]["groups"] = ["app_hosts", "west" if name == "app1" else "east"]
+    data["services"]["other"] = data["services"]["predictor"] | {
+        "instances": 1,
+        "base_port": 9000,
+        "route": {"port": 8088},
+    }
+    fleet.settings |= {"hosts": data["hosts"], "services": data["services"]}
+    for group, hosts in (("west", ["app1"]), ("east", ["app2", "app3"])):
+        data["services"]["predictor"]["groups"] = [group]
+        moved = fleet.inventory()
+        fleet.site.apply(moved)
+        fleet.site.await_serving(moved)
+        assert {at.partition(":")[0] for at in fleet.site.rotation(moved) if ":80" in at} == set(hosts)
 
 
 @pytest.mark.proof

@@ -85,6 +85,11 @@ def test_hosts_that_serve_take_turns_in_the_inventorys_order_gateways_first() ->
     ]
 
 
+def test_who_is_to_run_a_service_comes_before_who_was() -> None:
+    log = carry_out(plan_of(app1=(HostState(), SERVING), app2=(APP, SERVING)), FakeHosts())
+    assert [line for line in log if line.endswith(" containers")] == ["app2 containers", "app1 containers"]
+
+
 def test_hosts_that_serve_nothing_yet_go_side_by_side() -> None:
     hosts = FakeHosts()
     carry_out(plan_of(app1=(APP, BARE), gw1=(GATEWAY, BARE), app2=(APP, BARE)), hosts)

@@ -132,7 +132,7 @@ def recorded(name: str) -> str:
 def test_members_say_nothing_that_gets_out_of_its_place(text: str, only: bool) -> None:
     inventory = Inventory(INVENTORY.network, only, INVENTORY.hosts)
     try:
-        roll = believe(parse_members(text, SERVICES), inventory)
+        roll = believe(parse_members(text, SERVICES), inventory, SERVICES)
     except Unreadable:
         return
     memory = wanted.remember({}, roll, 0.0, 60.0)
@@ -155,7 +155,8 @@ def test_members_say_nothing_that_gets_out_of_its_place(text: str, only: bool) -
     static = "# fiefdom:servers predictor\n# fiefdom:servers echo\n"
     for line in haproxy.render(static, servers, SERVICES).split("\n")[:-1]:
         assert line.startswith("# ") or re.fullmatch(rf"    server {NAME} {ENDPOINT} [a-z0-9 ]+", line, re.ASCII)
-    assert wanted.load_memory(wanted.dump_memory(memory), SERVICES).keys() <= memory.keys()
+    recalled = wanted.load_memory(wanted.dump_memory(memory), SERVICES)
+    assert wanted.still_believed(recalled, inventory, SERVICES).keys() <= memory.keys()
 
 
 @given(bent(STATES), bent(CONNECTIONS), bent(STAT), bent(recorded("show_info")))

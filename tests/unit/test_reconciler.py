@@ -164,9 +164,9 @@ def test_an_ipv6_member():
 @pytest.mark.parametrize(
     ("entry", "reason"),
     [
-        (offering("1.0.0;22-22"), "offers predictor on ports 22-22, outside 8000-8099"),
-        (offering("1.0.0;8000-8100"), "offers predictor on ports 8000-8100, outside 8000-8099"),
-        (offering("1.0.0;8001-8000"), "offers predictor on ports 8001-8000, outside 8000-8099"),
+        (offering("1.0.0;0-8000"), "offers predictor on ports 0-8000, which are none"),
+        (offering("1.0.0;8000-65536"), "offers predictor on ports 8000-65536, which are none"),
+        (offering("1.0.0;8001-8000"), "offers predictor on ports 8001-8000, which are none"),
         (offering("1.0.0;8000"), "offers predictor as '1.0.0;8000', which is not VERSION;FIRST-LAST"),
         (offering("1 0;8000-8000"), "offers predictor as '1 0;8000-8000', which is not VERSION;FIRST-LAST"),
         (offering("1;8000-8000\n"), "offers predictor as '1;8000-8000\\n', which is not VERSION;FIRST-LAST"),
@@ -281,14 +281,14 @@ KNOWN_ONLY = dataclasses.replace(INVENTORY, known_hosts_only=True)
 
 def judged(*members: Member, inventory: Inventory = INVENTORY) -> tuple[list[str], list[str]]:
     """Return whose claims are believed, and what is said of the others."""
-    roll = believe(Roll(members), inventory)
+    roll = believe(Roll(members), inventory, SERVICES)
     return [found.name for found in roll.members], [f"{r.member} {r.reason}" for r in roll.rejected]
 
 
 def test_known_hosts_at_their_addresses_are_believed():
     members = member(), member("app2", "10.99.0.22", "leaving"), member("gw1", "10.99.0.11", role="gateway")
     for inventory in (INVENTORY, KNOWN_ONLY):
-        assert believe(Roll(members), inventory) == Roll(members)
+        assert believe(Roll(members), inventory, SERVICES) == Roll(members)
 
 
 def test_a_host_that_is_new_in_the_network_is_believed_unless_only_known_ones_are():
@@ -329,9 +329,9 @@ def test_a_host_that_was_renamed_is_believed_once_the_old_name_is_gone(before):
 
 def test_under_another_name_a_host_is_believed_no_other_services():
     offers = tuple(Offer(name, "1", port, port) for name, port in (("echo", 9000), ("predictor", 8000)))
-    roll = believe(Roll((Member("app9", "10.99.0.21", "alive", "app", offers),)), INVENTORY)
+    roll = believe(Roll((Member("app9", "10.99.0.21", "alive", "app", offers),)), INVENTORY, SERVICES)
     assert roll.members[0].offers == offers[1:]
-    roll = believe(Roll((Member("evil", "10.99.0.11", "alive", "app", offers),)), INVENTORY)
+    roll = believe(Roll((Member("evil", "10.99.0.11", "alive", "app", offers),)), INVENTORY, SERVICES)
     assert roll.members[0].offers == ()
 
 
@@ -343,12 +343,12 @@ def test_who_is_gone_is_neither_believed_nor_complained_about(status):
 def test_a_known_host_is_believed_the_services_that_it_is_to_run():
     offers = tuple(Offer(name, "1", port, port) for name, port in (("echo", 9000), ("predictor", 8000)))
     for name, address, believed in (("app1", "10.99.0.21", offers[1:]), ("app2", "10.99.0.22", offers)):
-        roll = believe(Roll((Member(name, address, "alive", "app", offers),)), INVENTORY)
+        roll = believe(Roll((Member(name, address, "alive", "app", offers),)), INVENTORY, SERVICES)
         assert roll.members[0].offers == believed
     gateway = Member("gw1", "10.99.0.11", "alive", "app", offers[1:])
-    assert believe(Roll((gateway,)), INVENTORY).members[0].offers == ()
+    assert believe(Roll((gateway,)), INVENTORY, SERVICES).members[0].offers == ()
     says = "offers predictor, which the inventory does not let it run"
-    assert believe(Roll((gateway,)), INVENTORY).rejected == (Rejection("gw1", says),)
+    assert believe(Roll((gateway,)), INVENTORY, SERVICES).rejected == (Rejection("gw1", says),)
 
 
 @pytest.mark.parametrize(
@@ -361,50 +361,96 @@ def test_a_known_host_is_believed_as_many_ports_as_it_is_to_have(offered, believ
     inventory = dataclasses.replace(KNOWN_ONLY, hosts={**INVENTORY.hosts, "app1": app1})
     says = f"offers predictor on ports up to {offered[1]}, the inventory has it up to 8001"
     roll = believe(
-        Roll((Member("app1", app1.address, "alive", "app", (Offer("predictor", "1", *offered),)),)), inventory
+        Roll((Member("app1", app1.address, "alive", "app", (Offer("predictor", "1", *offered),)),)), inventory, SERVICES
     )
     assert roll.members[0].offers == ((Offer("predictor", "1", *believed),) if believed else ())
     assert roll.rejected == ((Rejection("app1", says),) if offered[1] > 8001 else ())
 
 
-def test_a_host_that_is_to_have_fewer_instances_keeps_the_others_while_those_drain():
-    memory = known(Member("app1", "10.99.0.21", "alive", "app", (Offer("predictor", "1", 8000, 8003),)))
-    before, _ = wanted.wanted_servers(memory, SERVICES)
-    app1 = dataclasses.replace(INVENTORY.hosts["app1"], last_ports={"predictor": 8001})
-    inventory = dataclasses.replace(INVENTORY, hosts={**INVENTORY.hosts, "app1": app1})
-    now, _ = wanted.wanted_servers(wanted.still_believed(memory, inventory), SERVICES)
-    serving = [
-        haproxy.Actual(SERVICES[s.service].backend, s.name, s.address, s.port, haproxy.State.READY, True, True, True)
-        for s in before
-    ]
-    assert haproxy.next_commands(now, serving, SERVICES) == tuple(
-        haproxy.SetState("predictor", f"app1-{port}", haproxy.State.DRAIN) for port in (8002, 8003)
-    )
+@pytest.mark.parametrize(
+    ("first_port", "last_port", "reason"),
+    [
+        (22, 22, "offers predictor on ports 22-22, outside 8000-8099"),
+        (8000, 8100, "offers predictor on ports 8000-8100, outside 8000-8099"),
+        (8100, 8100, "offers predictor on ports 8100-8100, outside 8000-8099"),
+    ],
+)
+def test_ports_that_are_not_the_services_are_refused_and_the_rest_believed(first_port, last_port, reason):
+    offers = (Offer("echo", "2", 9000, 9001), Offer("predictor", "1", first_port, last_port))
+    for name, address in (("app2", "10.99.0.22"), ("new", "10.99.0.50")):
+        roll = believe(Roll((Member(name, address, "alive", "app", offers),)), INVENTORY, SERVICES)
+        assert roll.rejected == (Rejection(name, reason),)
+        assert roll.members[0].offers == offers[:1]
+
+
+def one_fewer(**changes):
+    """Return an inventory in which app1 is another."""
+    app1 = dataclasses.replace(INVENTORY.hosts["app1"], **changes)
+    return dataclasses.replace(INVENTORY, hosts={**INVENTORY.hosts, "app1": app1})
+
+
+OTHER_PORTS = {**SERVICES, "predictor": dataclasses.replace(PREDICTOR, base_port=8500)}
+
+
+@pytest.mark.parametrize(
+    ("inventory", "services"),
+    [
+        (one_fewer(last_ports={"predictor": 8001}), SERVICES),
+        (one_fewer(services=frozenset()), SERVICES),
+        (one_fewer(last_ports={"predictor": 8503}), OTHER_PORTS),
+    ],
+    ids=["fewer instances", "without the service", "other ports"],
+)
+def test_what_a_host_offered_before_a_change_is_believed_until_it_offers_something_else(inventory, services):
+    """The gateways are told before the hosts change, one after the other: none may lose what serves until then."""
+    (app1,) = members = (Member("app1", "10.99.0.21", "alive", "app", (Offer("predictor", "1", 8000, 8003),)),)
+    memory = wanted.still_believed(known(app1), inventory, services)
+    assert memory == known(app1)
+    assert believe(Roll(members), inventory, services, members) == Roll(members)
+    # After a restart of the gateway, too.
+    recalled = wanted.load_memory(wanted.dump_memory(memory), services)
+    assert wanted.still_believed(recalled, inventory, services) == memory
+
+    for other in (Offer("predictor", "1", 8000, 8004), Offer("predictor", "2", 8000, 8003)):
+        claims = dataclasses.replace(app1, offers=(other,))
+        assert believe(Roll((claims,)), inventory, services, members).rejected
+    assert believe(Roll(members), inventory, services).rejected
+    # Nor is anybody else believed for it.
+    there = dataclasses.replace(app1, name="app2", address="10.99.0.22", offers=(Offer("predictor", "1", 7000, 7003),))
+    assert believe(Roll((there,)), inventory, services, members).rejected
+
+
+def test_a_host_that_is_not_itself_any_more_loses_what_it_offered_before():
+    new = member("app3", "10.99.0.23")
+    assert believe(Roll((new,)), KNOWN_ONLY, SERVICES, [new]).members == ()
+    moved = one_fewer(address="10.99.0.31")
+    assert believe(Roll((member(),)), moved, SERVICES, [member()]).members == ()
+    assert wanted.still_believed(known(member()), INVENTORY, {"echo": ECHO})["app1"].member.offers == ()
 
 
 def test_what_serfs_list_was_refused_for_is_still_said():
     refused = Rejection("x", "is listed twice")
-    assert believe(Roll((), (refused,)), INVENTORY).rejected == (refused,)
+    assert believe(Roll((), (refused,)), INVENTORY, SERVICES).rejected == (refused,)
 
 
 def test_a_member_that_takes_a_known_name_does_not_take_its_servers():
     memory = after({}, member())
-    roll = believe(Roll((member(address="10.99.0.66"), member("app2", "10.99.0.22"))), INVENTORY)
+    roll = believe(Roll((member(address="10.99.0.66"), member("app2", "10.99.0.22"))), INVENTORY, SERVICES)
     memory = wanted.remember(memory, roll, 1000.0, 120.0)
     assert {known.member.address for known in memory.values()} == {"10.99.0.21", "10.99.0.22"}
 
 
 def test_memory_follows_an_inventory_that_has_changed():
     memory = known(member(), member("app2", "10.99.0.22"), member("app3", "10.99.0.23"))
-    assert wanted.still_believed(memory, INVENTORY) == memory
+    assert wanted.still_believed(memory, INVENTORY, SERVICES) == memory
     moved = {
         **INVENTORY.hosts,
         "app1": Host("10.99.0.31", frozenset(["predictor"])),
         "app2": Host("10.99.0.22", frozenset()),
     }
     changed = dataclasses.replace(KNOWN_ONLY, hosts=moved)
-    (kept,) = wanted.still_believed(memory, changed).values()
-    assert (kept.member.name, kept.member.offers) == ("app2", ())
+    (kept,) = wanted.still_believed(memory, changed, SERVICES).values()
+    assert kept == memory["app2"]
 
 
 # --- Memory

@@ -1,4 +1,4 @@
-"""What Serf's members say they offer, believed only where it fits the patterns and the service's ports.
+"""What Serf's members say they offer, read only where it fits the patterns; `belief` judges what is read.
 
 A tag `svc:<service>` = `<version>;<first_port>-<last_port>` is an offer. Everything a member sends is a stranger's text
 until it has passed here.
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from fiefdom_gateway.log import printable
-from fiefdom_gateway.settings import Service
+from fiefdom_gateway.settings import LAST_PORT, Service
 
 APP_ROLE = "app"
 # What the tag `state` of a host says that is to get no new requests.
@@ -71,7 +71,7 @@ class Roll:
 
 
 def parse_members(text: str, services: Mapping[str, Service]) -> Roll:
-    """Return the members in the output of `serf members -format json`, sorted by name, and what was not believed.
+    """Return the members in the output of `serf members -format json`, sorted by name, and what was not read.
 
     Raises Unreadable when the text as a whole is not such a list.
     """
@@ -150,17 +150,14 @@ def _offers(tags: object, services: Mapping[str, Service]) -> tuple[tuple[Offer,
 
 
 def _offer(name: str, value: object, services: Mapping[str, Service]) -> Offer:
-    service = services.get(name)
-    if service is None:
+    if name not in services:
         raise _Rejected(f"offers {_quoted(name)}, which this gateway does not route")
     match = _OFFER.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise _Rejected(f"offers {name} as {_quoted(value)}, which is not VERSION;FIRST-LAST")
     first_port, last_port = int(match[2]), int(match[3])
-    if not service.base_port <= first_port <= last_port <= service.last_port:
-        raise _Rejected(
-            f"offers {name} on ports {first_port}-{last_port}, outside {service.base_port}-{service.last_port}"
-        )
+    if not 1 <= first_port <= last_port <= LAST_PORT:
+        raise _Rejected(f"offers {name} on ports {first_port}-{last_port}, which are none")
     return Offer(name, match[1], first_port, last_port)
 
 

@@ -143,7 +143,7 @@ class Reconciler:
             if self.look.refusal is not None:
                 # HAProxy judged the static part together with the servers' options, which are others now.
                 self.look = replace(self.look, refusal=replace(self.look.refusal, again_at_s=0.0))
-            self._memory = still_believed(self._memory, new.inventory)
+            self._memory = still_believed(self._memory, new.inventory, new.services)
             self._choose_servers()
 
     async def _take_up_static(self) -> None:
@@ -218,7 +218,8 @@ class Reconciler:
         environ = edges.serf_environ(self.settings.rpc_addr, self.settings.serf_config)
         try:
             text = await edges.run(["serf", "members", "-format", "json"], environ, SERF_TIMEOUT_S)
-            roll = believe(parse_members(text, self.settings.services), self.settings.inventory)
+            services, before = self.settings.services, [known.member for known in self._memory.values()]
+            roll = believe(parse_members(text, services), self.settings.inventory, services, before)
         except (Failed, Unreadable) as error:
             self.look = replace(self.look, serf_error=str(error))
             # Right after a start the agent is not up yet, which is no news.
@@ -261,7 +262,7 @@ class Reconciler:
         """Start from the members of the last run: gossip is not back yet, and HAProxy's health checks judge them."""
         try:
             memory = load_memory(edges.read_text(self._memory_file), self.settings.services)
-            self._memory = still_believed(memory, self.settings.inventory)
+            self._memory = still_believed(memory, self.settings.inventory, self.settings.services)
         except Unreadable as error:
             if self._memory_file.exists():
                 say(f"the members of the last run are forgotten: {error}")

@@ -11,6 +11,7 @@ from typing import Any
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 # These words end up on a line of HAProxy's configuration and in a command to its socket, where ; # " \ mean something.
 _SERVER_OPTIONS = re.compile(r"[A-Za-z0-9_./:,@%() -]{0,400}", re.ASCII)
+LAST_PORT = 65535
 
 
 class BadSettings(ValueError):
@@ -27,7 +28,7 @@ class Service:
 
     @property
     def last_port(self) -> int:
-        return min(self.base_port + self.max_instances - 1, 65535)
+        return min(self.base_port + self.max_instances - 1, LAST_PORT)
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _host(entry: object, where: str) -> Host:
     ports = entry.get("last_ports", {})
     if not isinstance(ports, dict):
         raise BadSettings(f"{where}.last_ports: must be an object")
-    last_ports = {name: _whole(ports, name, f"{where}.last_ports", 1, 65535) for name in ports}
+    last_ports = {name: _whole(ports, name, f"{where}.last_ports", 1, LAST_PORT) for name in ports}
     try:
         address = str(ipaddress.IPv4Address(_text(entry, "address", where)))
     except ValueError as error:
@@ -146,8 +147,8 @@ def _service(entry: object, where: str) -> Service:
     return Service(
         name=_name(entry, "name", where),
         backend=_name(entry, "backend", where),
-        base_port=_whole(entry, "base_port", where, 1, 65535),
-        max_instances=_whole(entry, "max_instances", where, 1, 65535),
+        base_port=_whole(entry, "base_port", where, 1, LAST_PORT),
+        max_instances=_whole(entry, "max_instances", where, 1, LAST_PORT),
         server_options=options,
     )
 

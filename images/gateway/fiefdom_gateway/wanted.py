@@ -50,10 +50,15 @@ def remember(memory: Memory, roll: Roll, now_s: float, absent_grace_s: float) ->
     return known
 
 
-def still_believed(memory: Memory, inventory: Inventory) -> dict[str, Known]:
-    """Return the memory without what an inventory, which may have changed, does not bear out."""
-    roll = believe(Roll(tuple(known.member for known in memory.values())), inventory)
+def still_believed(memory: Memory, inventory: Inventory, services: Mapping[str, Service]) -> dict[str, Known]:
+    """Return the memory without the hosts, and the services, that what was asked for does not bear out any more."""
+    offered = [_routed(known.member, services) for known in memory.values()]
+    roll = believe(Roll(tuple(offered)), inventory, services, before=offered)
     return {member.name: replace(memory[member.name], member=member) for member in roll.members}
+
+
+def _routed(member: Member, services: Mapping[str, Service]) -> Member:
+    return replace(member, offers=tuple(offer for offer in member.offers if offer.service in services))
 
 
 def none_alive(memory: Memory) -> bool:
