@@ -398,6 +398,8 @@ def _release(
         versions = ", ".join(f"{name} {run.known.cluster.services[name].version}" for name in sorted(services))
         where = f"on {asked.canary}" if asked.canary else "everywhere"
         out.print(f"Nothing to release: {versions} runs {where} already.")
+        if not options["dry"] and rollout_module.end_canary(run.session, run.known.cluster.gateways, wish, _warn):
+            out.print("The cluster does not wait after its canary any more.")
     elif options["dry"]:
         for line in show.release_plan(wanted):
             out.print(line)

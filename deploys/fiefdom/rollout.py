@@ -159,6 +159,12 @@ def perform(known: converge.Known, hosts: Session, wanted: Release, wish: Wish, 
     return report
 
 
+def end_canary(hosts: Session, gateways: tuple[str, ...], wish: Wish, warn: Callable[[str], None]) -> bool:
+    """Unlock a cluster that waits after a canary, where ``wish`` goes on or back and finds nothing left to release."""
+    waits = _ends_canary(wish) and any(_waits(lock) for lock in ledger.read(hosts, gateways, 0).locks)
+    return waits and bool(ledger.unlock(hosts, gateways, ledger.operator(), warn))
+
+
 def _require_unchanged(known: converge.Known, hosts: Session, wanted: Release, wish: Wish) -> None:
     # Another run may have held the lock between our look at the hosts and now.
     answers = converge.look(known, hosts.names, hosts)

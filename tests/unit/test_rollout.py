@@ -237,10 +237,19 @@ def test_the_canarys_lock_is_over_once_a_turn_began(hosts: SimulatedHosts) -> No
     assert "gw1 ledger release" not in hosts.log[: hosts.log.index("app1 turn")]
 
 
+def test_going_on_unlocks_a_cluster_where_nothing_is_left_to_release(hosts: SimulatedHosts) -> None:
+    perform(hosts, order=Order(canary="app2"))
+    for wish, ends in ((Wish(), False), (Wish(resume=True), True), (Wish(resume=True), False)):
+        assert rollout.end_canary(hosts, ("gw1", "gw2"), wish, pytest.fail) is ends
+        assert lock_words(hosts) == (set() if wish.resume else {"waits for"})
+
+
 def test_a_persons_own_lock_is_not_lifted_by_going_on(hosts: SimulatedHosts) -> None:
     ledger.lock(hosts, ("gw1", "gw2"), "ann@desk", "inventory day", pytest.fail)
     with pytest.raises(FiefdomError, match="inventory day"):
         perform(hosts, resume=True)
+    assert not rollout.end_canary(hosts, ("gw1", "gw2"), Wish(resume=True), pytest.fail)
+    assert lock_words(hosts) == {"inventory day"}
     assert versions(hosts) == all_on(OLD)
 
 
