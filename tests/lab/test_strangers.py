@@ -420,6 +420,43 @@ def test_gossip_fails_at_the_key_and_from_outside_before_it(site: Site) -> None:
     assert not [host for host, log in logs().items() if f"from={OUTSIDE}:" in log or f"from={CLIENT}:" in log]
 
 
+_TALK = """
+import socket, sys
+source, address, port = sys.argv[1:]
+talk = socket.create_connection((address, int(port)), timeout=10, source_address=(source, 0))
+print("open", flush=True)
+sys.stdin.readline()
+talk.settimeout(3)
+talk.sendall(bytes(range(64)))
+try:
+    talk.recv(1)
+    print("heard")
+except ConnectionResetError:
+    print("heard")
+except TimeoutError:
+    print("not heard")
+"""
+
+
+@pytest.mark.parametrize("member", [True, False], ids=["a member", "a member no more"])
+def test_who_is_no_member_any_more_is_not_heard_on_the_connection_that_it_has(site: Site, member: bool) -> None:
+    """As where `known_hosts_only` closes gossip to a host that left the inventory."""
+    rules = "/etc/fiefdom/firewall.nft"
+    site.ssh("app1", f"grep -q 'saddr {{ 10.99.0.0/24 }} tcp dport 7946' {rules}")
+    left = "" if member else f"sed '/dport 7946 accept/s,10.99.0.0/24,{HOSTS['gw1']}/32,' {rules} | nft -f -"
+    argv = stranger_argv(_TALK, INSIDE, HOSTS["app1"], "7946")
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as talk:
+        try:
+            assert talk.stdout is not None and talk.stdin is not None
+            assert talk.stdout.readline() == "open\n"
+            site.ssh("app1", left or ":")
+            answer, _ = talk.communicate("go on\n", timeout=30)
+        finally:
+            talk.kill()
+            site.ssh("app1", f"nft -f {rules}")
+    assert answer == ("heard\n" if member else "not heard\n")
+
+
 # --- while something happens ------------------------------------------------------------------------------------------
 
 
