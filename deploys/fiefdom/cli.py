@@ -247,6 +247,9 @@ def _carry_out(run: _Run, wanted: Plan, yes: bool, console: Console) -> None:
                     converge.carry_out(rest, session, cluster, progress, gate, held.beat)
             status.await_gateways(wanted, session)
             left = _plan(run)
+            if not (closing := converge.left_by_turns(left, wanted)).clean:
+                converge.carry_out(closing, session, cluster, progress)
+                left = _plan(run)
             for name in _forget_gone(run):
                 progress(name, "forgotten, for it left the inventory")
         if not left.due.clean:

@@ -84,9 +84,11 @@ def plan_of(
     if _moves(state, found):
         # Its instances listen where the host will not be any more: none of them is worth waiting for a release.
         hold = frozenset()
-    if running := plan.running_versions(state, found, known.identities, hold):
-        # What the host says of itself must stay true until the release.
-        state = state_of(replace(context, running=running), concerns)
+    running = plan.running_versions(state, found, known.identities, hold)
+    going = plan.going_ports(state, found)
+    if running or going:
+        # What the host says of itself must stay true until the release, and what it runs be reached until its turn.
+        state = state_of(replace(context, running=running, going=going), concerns)
     return plan.of_host(name, state, found, known.identities, complete=tuple(concerns) == ALL, hold=hold)
 
 
@@ -124,6 +126,18 @@ def settled_plan(known: Known, names: Sequence[str], hosts: Hosts, say: Callable
                 "`systemctl status fiefdom-revert.timer fiefdom-revert.service`"
             )
         time.sleep(SETTLE_S)
+
+
+def left_by_turns(left: plan.Plan, before: plan.Plan) -> plan.Plan:
+    """What ``left`` has of changes that had to wait for the turns of ``before``: ports that no instance has any more."""
+    moved = {host.host for host in before.hosts if plan.going_ports(host.state, host.snapshot)}
+    return plan.Plan(
+        tuple(
+            replace(host, changes=tuple(c for c in host.due.changes if guard.cuts_line(c)))
+            for host in left.hosts
+            if host.host in moved
+        )
+    )
 
 
 def require_settled(wanted: plan.HostPlan) -> None:

@@ -46,6 +46,8 @@ class Context:
     secrets: Secrets
     running: Mapping[str, str] = field(default_factory=dict)
     """Version of each service that keeps, for now, another one than the inventory's: its release is pending."""
+    going: tuple[int, ...] = ()
+    """Ports of instances that the host still runs, and is not to any more once it had its turn."""
 
     @property
     def host(self) -> Host:

@@ -195,6 +195,14 @@ def running_versions(
     return {service: version for service, version in found.items() if version}
 
 
+def going_ports(state: HostState, now: Snapshot) -> tuple[int, ...]:
+    """Host ports of running instances that ``state`` has no more."""
+    wanted = {container.name for container in state.containers}
+    running = (n for n, found in now.containers.items() if found.ours and found.running and found.role == "instance")
+    ports = (name.rpartition("-")[2] for name in running if name not in wanted)
+    return tuple(sorted(int(port) for port in ports if port.isdecimal()))
+
+
 def _held(state: HostState, now: Snapshot, identities: Mapping[str, str], hold: Collection[str]) -> Iterator[Container]:
     if now.docker == "down" or not hold:
         return

@@ -14,6 +14,7 @@ from typing import Any
 
 from fiefdom import apply, converge
 from fiefdom.apply import Phase, Step
+from fiefdom.concerns.gateway import HAPROXY_CONFIG
 from fiefdom.containers import FAILED, conf_path
 from fiefdom.desired import HostState, digest, spec_hash
 from fiefdom.errors import FiefdomError
@@ -455,7 +456,9 @@ class SimulatedHosts:
             return self._serf(name, words[words.index("serf") + 1 :])
         members = [{"name": member, "status": "alive"} for member in self.tags]
         well = {"ok": True, "error": None}
-        truth = {"serf": well, "config": well, "members": members, "servers": self.servers(), "rejected": []}
+        config = self.hosts[name].now.files.get(HAPROXY_CONFIG)
+        taken_up = well | {"digest": config.digest if config else None}
+        truth = {"serf": well, "config": taken_up, "members": members, "servers": self.servers(), "rejected": []}
         view = self.views.get(name, truth)
         if isinstance(view, Exception):
             raise view

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -247,3 +248,31 @@ def test_without_json_nothing_of_it_is_printed(hosts: SimulatedHosts) -> None:
     result = fiefdom("rollout")
     assert (result.exit_code, result.stdout) == (1, "")
     assert OLD not in result.stderr
+
+
+def test_ports_that_instances_leave_stay_open_until_their_turn(hosts: SimulatedHosts) -> None:
+    """The rules are there before the first turn, and gateways send requests to old ports until the last one."""
+    hosts.known = known(services={"predictor": {"version": OLD, "base_port": 8500}, "web": None})
+    for name in APPS:
+        hosts.hosts[name].state = converge.states_of(hosts.known.cluster, name, hosts.known.secrets)["trixie"]
+    run, seen = hosts.run, []
+
+    def watched(name: str, *rest: Any) -> None:
+        run(name, *rest)
+        if name in APPS:
+            rules = hosts.hosts[name].contents["/etc/fiefdom/firewall.nft"].decode()
+            (ports,) = set(re.findall(r"proto-dst { (.*?) }", rules))
+            seen.append((name, rest[0].name, ports, set(hosts.hosts[name].now.containers) - {"serf-agent"}))
+
+    hosts.run = watched  # type: ignore[method-assign]
+    assert words(fiefdom("apply", "--yes")) == []
+    old, new = ({f"predictor-{base + i}" for i in range(2)} for base in (8000, 8500))
+    by_host = {name: [each[1:] for each in seen if each[0] == name] for name in APPS}
+    for found in by_host.values():
+        both = "8000-8001, 8500-8501"
+        assert [each for each in found if each[0] in ("access", "containers")] == [
+            ("access", both, old),
+            ("containers", both, new),
+            ("access", "8500-8501", new),
+        ]
+    assert converge.make_plan(hosts.known, hosts.names, hosts).clean

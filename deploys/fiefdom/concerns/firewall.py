@@ -71,7 +71,8 @@ def _rules(context: Context, own: Iterable[str]) -> str:
         gossip_port=cluster.serf.port,
         stats_port=cluster.gateway.stats_port,
         route_ports=ranges(service.route.port for service in cluster.services.values()),
-        instance_ports=ranges(instance.port for instance in cluster.instances(context.name)),
+        # This is in force before the host's turn, until which gateways send it requests for what it runs.
+        instance_ports=ranges({*(i.port for i in cluster.instances(context.name)), *context.going}),
     )
 
 
