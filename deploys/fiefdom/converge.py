@@ -129,7 +129,7 @@ def settled_plan(known: Known, names: Sequence[str], hosts: Hosts, say: Callable
 
 
 def left_by_turns(left: plan.Plan, before: plan.Plan) -> plan.Plan:
-    """What ``left`` has of changes that had to wait for the turns of ``before``: ports that no instance has any more."""
+    """Of ``left``, what had to wait for the turns of ``before``: closing ports that no instance has any more."""
     moved = {host.host for host in before.hosts if plan.going_ports(host.state, host.snapshot)}
     return plan.Plan(
         tuple(
