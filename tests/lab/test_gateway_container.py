@@ -847,6 +847,19 @@ def test_a_run_that_is_killed_half_way_is_finished_by_the_next(cluster, supervis
     assert supervised.reload() == ""
 
 
+def test_a_successor_that_never_ran_is_cleared_away(cluster, supervised):
+    """A run that is killed between the two steps leaves it."""
+    before = supervised.containers()[""]
+    supervised.runs[-1].kill()
+    supervised.runs[-1].wait()
+    supervised.write()
+    docker("create", "--name", f"{GATEWAY}.next", image("gateway"))
+    supervised.run()
+    await_true(lambda: supervised.containers().get("", before) != before, 45)
+    serves(cluster)
+    await_true(lambda: list(supervised.containers()) == [""], 45)
+
+
 def test_a_container_of_an_older_image_is_replaced_with_an_interruption(cluster, supervised):
     text = (ROOT / "images" / "gateway" / "fiefdom-gateway").read_text()
     old = text.replace("import sys\n", "import sys\n\nif sys.argv[1:] == ['lends']:\n    sys.exit(2)\n")
