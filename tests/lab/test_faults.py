@@ -126,7 +126,11 @@ def test_a_disk_that_fills_while_an_image_is_loaded(site: Site, with_two: str) -
 def test_a_disk_that_fills_while_logs_are_written(site: Site) -> None:
     """An instance's log has no room and neither has the journal: it serves on, and so does one that begins anew."""
     log = "$(docker inspect predictor-8000 --format '{{.LogPath}}')"
-    with full("app1", "/var/log"), full("app1", "/var/lib/docker/containers", "8m"), Load(URL, at_least=5_000) as load:
+    with (
+        full("app1", "/var/log", "64m"),
+        full("app1", "/var/lib/docker/containers", "8m"),
+        Load(URL, at_least=5_000) as load,
+    ):
         # A daemon that begins anew opens its containers' logs anew, on the disk that is full.
         site.ssh("app1", "systemctl restart docker")
         pid = site.ssh("app1", "docker inspect predictor-8000 --format '{{.State.Pid}}'")
