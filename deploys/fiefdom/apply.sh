@@ -213,8 +213,10 @@ storage_mend() { # unit words
     esac
     image=$(printf '%s' "${1%.service}" | tr @ -)
     image=$(sed -n 's/^image //p' "/etc/fiefdom/containers/$image.conf" 2>/dev/null)
-    printf 'Docker has broken files of %s; remove its containers with docker rm -f, then docker image rm %s, and apply again: ' \
-        "$image" "$image"
+    # By its id, for under another name it would stay.
+    id=$(docker image inspect --format '{{.Id}}' "$image" 2>/dev/null | cut -d : -f 2 | cut -c 1-12)
+    printf 'Docker has broken files of %s; remove its containers with docker rm -f, then docker image rm --force %s, and apply again: ' \
+        "$image" "${id:-$image}"
 }
 
 # All at once: each returns when its instance is healthy, so together they take as long as the slowest.

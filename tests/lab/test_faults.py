@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -379,14 +380,14 @@ def test_a_container_whose_folder_is_broken(site: Site) -> None:
 @pytest.mark.proof
 def test_an_image_whose_layer_is_broken(site: Site) -> None:
     layer = "docker image inspect fiefdom/predictor:1.0.0 --format '{{.GraphDriver.Data.UpperDir}}'"
-    mend = "docker rm -f predictor-8000; docker image rm fiefdom/predictor:1.0.0"
     with Load(URL, at_least=5_000) as load:
-        site.ssh("app1", "systemctl stop serf-agent")
+        site.ssh("app1", "docker tag fiefdom/predictor:1.0.0 by-hand:1; systemctl stop serf-agent")
         site.ssh("app1", f"systemctl stop predictor@8001; docker rm -f predictor-8001; rm -rf $({layer})")
         message = one_message(apply(site))
         assert message.startswith("error: app1: predictor@8001.service: ")
-        assert "docker image rm fiefdom/predictor:1.0.0" in message
-        site.ssh("app1", f"systemctl stop predictor@8000 predictor@8001; {mend}")
+        mend = re.search("docker image rm --force [0-9a-f]{12}", message)
+        assert mend is not None, message
+        site.ssh("app1", f"systemctl stop predictor@8000 predictor@8001; docker rm -f predictor-8000; {mend[0]}")
         settle(site)
     tell("an image's layer broken", load)
     assert idempotent(load) == 0, load.report()
