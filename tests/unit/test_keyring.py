@@ -336,7 +336,8 @@ def test_a_service_that_runs_on_one_host_is_refused_unless_forced(hosts: Simulat
 
 def converge_all(hosts: SimulatedHosts) -> None:
     watch, hosts.watch = hosts.watch, lambda _: None
-    converge.carry_out(converge.make_plan(hosts.known, hosts.names, hosts), hosts, hosts.known.cluster, lambda *_: None)
+    while not (wanted := converge.make_plan(hosts.known, hosts.names, hosts)).due.clean:
+        converge.carry_out(wanted, hosts, hosts.known.cluster, lambda *_: None)
     hosts.watch = watch
 
 
