@@ -20,9 +20,9 @@ test: venv ## every test but the longest; brings the lab up where a test needs i
 	$(VENV)/bin/pytest
 
 proof: venv ## every planned event, loss and lock-out, the longest ones too: more than an hour
-	$(VENV)/bin/pytest -m "proof or not proof" tests/lab/test_faults.py tests/lab/test_lockout.py tests/lab/test_losses.py \
-	  tests/lab/test_registry.py tests/lab/test_releases.py tests/lab/test_rotate_key.py tests/lab/test_secrets.py \
-	  tests/lab/test_two_gateways.py
+	$(VENV)/bin/pytest -m "proof or not proof" tests/lab/test_gateway_container.py tests/lab/test_faults.py \
+	  tests/lab/test_lockout.py tests/lab/test_losses.py tests/lab/test_registry.py tests/lab/test_releases.py \
+	  tests/lab/test_rotate_key.py tests/lab/test_rotation.py tests/lab/test_secrets.py tests/lab/test_two_gateways.py
 
 lint: venv ## what CI checks without running anything
 	$(VENV)/bin/ruff check .

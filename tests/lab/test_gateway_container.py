@@ -726,6 +726,7 @@ def seen_by(host: str) -> dict[str, str]:
     return {member["name"]: member["status"] for member in json.loads(text)["members"]}
 
 
+@pytest.mark.proof
 def test_successors_take_over_and_no_request_fails(cluster, supervised):
     sockets = listening()
     assert len(sockets) == 2
@@ -791,6 +792,7 @@ def test_a_bad_successor_changes_nothing_and_is_kept_aside(cluster, supervised, 
     assert len(listening()) == 2
 
 
+@pytest.mark.proof
 def test_a_third_one_takes_over_while_the_first_has_open_requests(cluster, supervised):
     with Traffic(12, kinds=EVERY_KIND, clients=3, slow_ms=15000) as first:
         supervised.write()
@@ -806,6 +808,7 @@ def test_a_third_one_takes_over_while_the_first_has_open_requests(cluster, super
     await_true(lambda: list(supervised.containers()) == [""], 45)
 
 
+@pytest.mark.proof
 def test_a_host_that_leaves_is_drained_in_the_retiring_gateway_too(cluster, supervised):
     with Traffic(10, clients=3, slow_ms=4000) as traffic:
         supervised.write()

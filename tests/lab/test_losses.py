@@ -87,6 +87,7 @@ def test_a_killed_instance_is_back_without_help(_site: Site, impatient: str) -> 
     assert idempotent(load) == 0, load.report()
 
 
+@pytest.mark.proof
 def test_a_killed_serf_agent_of_an_app_host(_site: Site, impatient: str) -> None:
     with Load(URL, at_least=20_000) as load:
         _site.ssh("app1", "pkill -9 -x serf")
@@ -95,6 +96,7 @@ def test_a_killed_serf_agent_of_an_app_host(_site: Site, impatient: str) -> None
     assert idempotent(load) == 0, load.report()
 
 
+@pytest.mark.proof
 def test_a_killed_worker_of_haproxy_is_back_in_a_moment(_site: Site, impatient: str) -> None:
     """With one gateway, what is open fails, and what comes while nobody listens; how long that is, is told."""
     worker = "pgrep -P $(pgrep -o -x haproxy) -x haproxy"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from load import Load
 from operator_view import GATEWAY_URL, LAB_YAML, ROOT, Site, answers, await_true, tell
 
@@ -40,6 +41,7 @@ def open_requests(site: Site, host: str) -> int:
     return sum(int(s["sessions"]) for s in status["servers"] if s["name"].startswith(f"{host}-"))
 
 
+@pytest.mark.proof
 def test_two_services_of_different_technology_stand_side_by_side_as_data(site: Site) -> None:
     def add_hello(data: dict[str, Any]) -> None:
         data["services"]["hello"] = {
