@@ -214,7 +214,7 @@ storage_mend() { # unit words
     image=$(printf '%s' "${1%.service}" | tr @ -)
     image=$(sed -n 's/^image //p' "/etc/fiefdom/containers/$image.conf" 2>/dev/null)
     # By its id, for under another name it would stay.
-    id=$(docker image inspect --format '{{.Id}}' "$image" 2>/dev/null | cut -d : -f 2 | cut -c 1-12)
+    id=$(docker image inspect --format '{{.Id}}' "$image" 2>/dev/null | cut -c 8-19)
     printf 'Docker has broken files of %s; remove its containers with docker rm -f, then docker image rm --force %s, and apply again: ' \
         "$image" "${id:-$image}"
 }

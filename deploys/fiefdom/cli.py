@@ -227,7 +227,7 @@ def _carry_out(run: _Run, wanted: Plan, yes: bool, console: Console) -> None:
 
     cluster, session = run.known.cluster, run.session
     waits = ledger.is_applied_to(session, cluster.gateways)
-    takes_turns = converge.takes_turns(wanted)
+    takes_turns, turned = converge.takes_turns(wanted), wanted
     # Another run may have brought another key while we asked.
     _require_same_key(run, wanted.due.hosts)
 
@@ -243,11 +243,11 @@ def _carry_out(run: _Run, wanted: Plan, yes: bool, console: Console) -> None:
                 converge.carry_out(wanted, session, cluster, progress, gate, turns=not takes_turns)
             if waits or takes_turns:
                 with ledger.hold_for_apply(act, names, _say) as held:
-                    rest = _left_of(run, wanted, yes)
-                    converge.carry_out(rest, session, cluster, progress, gate, held.beat)
+                    turned = _left_of(run, wanted, yes)
+                    converge.carry_out(turned, session, cluster, progress, gate, held.beat)
             status.await_gateways(wanted, session)
             left = _plan(run)
-            if not (closing := converge.left_by_turns(left, wanted)).clean:
+            if not (closing := converge.left_by_turns(left, turned)).clean:
                 converge.carry_out(closing, session, cluster, progress)
                 left = _plan(run)
             for name in _forget_gone(run):

@@ -133,7 +133,9 @@ def left_by_turns(left: plan.Plan, before: plan.Plan) -> plan.Plan:
     moved = {host.host for host in before.hosts if plan.going_ports(host.state, host.snapshot)}
     return plan.Plan(
         tuple(
-            replace(host, changes=tuple(c for c in host.due.changes if guard.cuts_line(c)))
+            replace(
+                host, changes=tuple(c for c in host.due.changes if guard.cuts_line(c) and guard.topic(c) == "firewall")
+            )
             for host in left.hosts
             if host.host in moved
         )

@@ -161,8 +161,11 @@ def perform(known: converge.Known, hosts: Session, wanted: Release, wish: Wish, 
 
 def end_canary(hosts: Session, gateways: tuple[str, ...], wish: Wish, warn: Callable[[str], None]) -> bool:
     """Unlock a cluster that waits after a canary, where ``wish`` goes on or back and finds nothing left to release."""
-    waits = _ends_canary(wish) and any(_waits(lock) for lock in ledger.read(hosts, gateways, 0).locks)
-    return waits and bool(ledger.unlock(hosts, gateways, ledger.operator(), warn))
+    locks = ledger.read(hosts, gateways, 0).locks if _ends_canary(wish) else ()
+    if not locks or not all(_waits(lock) for lock in locks):
+        return False
+    ledger.unlock(hosts, gateways, ledger.operator(), warn)
+    return True
 
 
 def _require_unchanged(known: converge.Known, hosts: Session, wanted: Release, wish: Wish) -> None:

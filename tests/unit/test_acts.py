@@ -255,6 +255,7 @@ def test_ports_that_instances_leave_stay_open_until_their_turn(hosts: SimulatedH
     hosts.known = known(services={"predictor": {"version": OLD, "base_port": 8500}, "web": None})
     for name in APPS:
         hosts.hosts[name].state = converge.states_of(hosts.known.cluster, name, hosts.known.secrets)["trixie"]
+    agreed = converge.make_plan(hosts.known, hosts.names, hosts)
     run, seen = hosts.run, []
 
     def watched(name: str, *rest: Any) -> None:
@@ -276,3 +277,7 @@ def test_ports_that_instances_leave_stay_open_until_their_turn(hosts: SimulatedH
             ("access", "8500-8501", new),
         ]
     assert converge.make_plan(hosts.known, hosts.names, hosts).clean
+    # What somebody else changes meanwhile is not a part of that.
+    hosts.hosts["app1"].now.files.pop("/etc/ssh/sshd_config.d/10-fiefdom.conf")
+    left = converge.make_plan(hosts.known, hosts.names, hosts)
+    assert not left.clean and converge.left_by_turns(left, agreed).clean
