@@ -125,8 +125,7 @@ def backup(plan: HostPlan, confirm_s: int) -> Backup:
     links = [u for u in units if u == NETWORKD] and _interfaces(plan)
     items = [
         *(("file", name) for name in files),
-        # The manifest of before it does not name them.
-        *(("directory", name) for name in _new_directories(plan)),
+        *(("directory", name) for name in _directories(plan)),
         ("file", MANIFEST),
         # Without its stamp, a unit that is as it was would look as if it ran something else.
         *(("file", f"/var/lib/fiefdom/stamps/{name}") for name in units),
@@ -139,10 +138,13 @@ def backup(plan: HostPlan, confirm_s: int) -> Backup:
     return Backup(attempt, about(plan.changes), confirm_s, tuple(items))
 
 
-def _new_directories(plan: HostPlan) -> list[str]:
-    """What may have to be made, whether it is asked for or only holds a file; what is inside comes first."""
-    made = {c.name for c in plan.of("directory", "+")}
-    return sorted(made | {str(PurePath(c.name).parent) for c in plan.of("file", "+")}, reverse=True)
+def _directories(plan: HostPlan) -> list[str]:
+    """Folders that change or may have to be made, for themselves or for a file; what is inside comes first.
+
+    The manifest of before does not name a new one, so that nobody else would ever remove it.
+    """
+    named = {c.name for c in plan.of("directory", "+", "~")}
+    return sorted(named | {str(PurePath(c.name).parent) for c in plan.of("file", "+")}, reverse=True)
 
 
 def _interfaces(plan: HostPlan) -> list[str]:

@@ -46,7 +46,10 @@ keep() { # kind name
         found=$(systemctl is-enabled "$2" 2>/dev/null)
         found=${found:--}$tab$(systemctl is-active "$2" 2>/dev/null)
         ;;
-    directory) [ -d "$2" ] && found=there || found=absent ;;
+    directory)
+        found=absent
+        [ ! -d "$2" ] || found=$(stat -c "%a$tab%u:%g" "$2") || fail "$2" "cannot be looked at"
+        ;;
     sysctl) found=$(tr '\t' ' ' <"$2") || fail "$2" "cannot be read" ;;
     link)
         # Only what was set there: the kernel makes the routes of an address by itself, and routers tell of others.
@@ -148,8 +151,12 @@ put_back_file() { # path
     fi || missed="$1 cannot be put back"
 }
 
-remove_new() { # directory found
-    [ "$2" != absent ] || rmdir "$1" 2>/dev/null # what somebody else put in it stays
+put_back_directory() { # path mode owner
+    if [ "$2" = absent ]; then
+        rmdir "$1" 2>/dev/null # what somebody else put in it stays
+    elif [ -d "$1" ]; then
+        chown "$3" "$1" && chmod "$2" "$1" || missed="$1 cannot be put back"
+    fi
 }
 
 put_back_disabled() { # unit enabled: while its file still says what that is
@@ -216,7 +223,7 @@ revert() { # why
     each unit stop_new
     each unit put_back_disabled
     each file put_back_file
-    each directory remove_new
+    each directory put_back_directory
     systemctl daemon-reload
     each unit put_back_enabled
     sync -f /etc

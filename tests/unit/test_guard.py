@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from fiefdom import apply, guard, plan
 from fiefdom.desired import Container, Directory, File, HostState, Sysctl, Unit
 from fiefdom.errors import FiefdomError
-from fiefdom.snapshot import Snapshot
+from fiefdom.snapshot import FoundFile, Snapshot
 
 SSHD = File("/etc/ssh/sshd_config.d/10-fiefdom.conf", b"Port 22\n", check=("/usr/sbin/sshd", "-t", "-f", "{}"))
 RULES = File("/etc/fiefdom/firewall.nft", b"rules\n")
@@ -30,6 +30,7 @@ STATE = HostState(
     containers=(Container("web-1", "web@1.service", "instance", "web:1", ()),),
 )
 BARE = Snapshot(0, "debian", "trixie")
+KEYS = "/etc/ssh/fiefdom_authorized_keys"
 KEPT = guard.Backup("abc", "sshd", 60, ())
 ARMED = ["done\tguard\tarm", "done\tguard\tapplied"]
 
@@ -252,14 +253,19 @@ def test_all_that_changes_is_kept() -> None:
 
 def test_folders_that_a_change_may_make_are_kept_as_what_is_not_there() -> None:
     """The host's manifest of before it does not name them, so nobody would ever remove them."""
-    deep = File("/etc/ssh/fiefdom_authorized_keys/ann", b"key\n")
-    state = HostState(files=(RULES, deep), directories=(Directory("/etc/ssh/fiefdom_authorized_keys"),))
-    (phase,) = (p for p in apply.phases(plan.of_host("app1", state, BARE, {})) if p.name == "access")
+    deep = File(f"{KEYS}/ann", b"key\n")
+    assert kept_directories(BARE, deep) == [KEYS, "/etc/fiefdom"]
+
+
+def test_a_folder_whose_mode_changes_is_kept() -> None:
+    assert kept_directories(replace(BARE, files={KEYS: FoundFile("directory", 0o777, 0, 0)})) == [KEYS, "/etc/fiefdom"]
+
+
+def kept_directories(found: Snapshot, *files: File) -> list[str]:
+    state = HostState(files=(RULES, *files), directories=(Directory(KEYS),))
+    (phase,) = (p for p in apply.phases(plan.of_host("app1", state, found, {})) if p.name == "access")
     assert phase.guarded is not None
-    assert [name for kind, name in phase.guarded.items if kind == "directory"] == [
-        "/etc/ssh/fiefdom_authorized_keys",
-        "/etc/fiefdom",
-    ]
+    return [name for kind, name in phase.guarded.items if kind == "directory"]
 
 
 def test_units_come_back_in_the_order_that_lets_the_operator_in() -> None:

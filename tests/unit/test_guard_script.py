@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -97,6 +98,16 @@ def test_folders_that_were_not_there_go_again_unless_somebody_uses_them(root: Ro
     assert root.time_is_over() == 0
     assert there.exists() and (used / "theirs").exists()
     assert not outer.exists()
+
+
+def test_a_folder_gets_its_mode_back(root: Root) -> None:
+    """sshd ignores the keys in a folder that others may write to."""
+    folder = root.path / "etc/keys"
+    folder.mkdir(mode=0o755)
+    root.arm(("directory", str(folder)))
+    folder.chmod(0o777)
+    assert root.time_is_over() == 0
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755
 
 
 @pytest.mark.parametrize("broken", ["no-mv", "no-timer"])
