@@ -569,10 +569,11 @@ def test_a_changed_agent_configuration_restarts_the_agent_alone(cluster):
     path = cluster.folder / "gateway" / "agent.json"
     before = path.read_text()
     worker = cluster.status()["haproxy"]["pid"]
+    starts = docker("logs", GATEWAY).count("Serf agent running")
     try:
         with Traffic(6) as traffic:
             cluster._write(path, before.replace("only-gw1-knows", "another"), 0o400)
-            cluster.until(lambda view: not view["serf"]["ok"])
+            await_true(lambda: docker("logs", GATEWAY).count("Serf agent running") > starts, 10)
             view = cluster.until(lambda view: view["serf"]["ok"] and len(view["members"]) == 3)
     finally:
         cluster._write(path, before, 0o400)
@@ -824,6 +825,25 @@ def test_a_host_that_leaves_is_drained_in_the_retiring_gateway_too(cluster, supe
 
 def sessions_of(view: dict[str, Any], host: str) -> int:
     return sum(server["sessions"] for server in view["servers"] if server["name"].startswith(host))
+
+
+def test_a_successor_takes_over_while_the_agent_starts_with_another_configuration(cluster, supervised):
+    """As when the key is rotated: were a farewell cut short, app hosts would take the gateway for gone from then on."""
+    path = cluster.folder / "gateway" / "agent.json"
+    before = path.read_text()
+    try:
+        cluster._write(path, before.replace("only-gw1-knows", "another"), 0o400)
+        await_true(lambda: "the Serf agent starts again" in docker("logs", GATEWAY), 10)
+        supervised.write()
+        reload = supervised.start_reload()
+        seen = set()
+        while reload.poll() is None:
+            seen |= {seen_by(host)["gw1"] for host in PORTS}
+        assert reload.communicate()[1] == ""
+        serves(cluster)
+        assert seen | {seen_by(host)["gw1"] for host in PORTS} == {"alive"}
+    finally:
+        cluster._write(path, before, 0o400)
 
 
 @pytest.mark.parametrize("moment", ["before", pytest.param("during", marks=pytest.mark.proof), "after"])

@@ -16,7 +16,11 @@ NO_GATEWAY_S = 2
 AGENT = """#!/bin/sh
 case $4 in
   tags) touch {root}/announced ;;
-  members) cat {root}/gateways; [ ! -e {root}/once ] || : > {root}/gateways ;;
+  members)
+    case $* in *leaving*) cat {root}/leaving 2>/dev/null ;; esac
+    cat {root}/gateways
+    [ ! -e {root}/once ] || : > {root}/gateways
+    ;;
   query) sleep 0.05; cat {root}/answers ;;
 esac
 """
@@ -73,6 +77,18 @@ def test_a_host_that_leaves_waits_for_the_only_gateways_agent_to_come_back(agent
     time.sleep(NO_GATEWAY_S + 0.5)
     assert run.poll() is None, "once it is back its word counts"
     agent.knows("gw1", answers="drained")
+    assert ended(run) == ""
+
+
+def test_a_gateway_that_leaves_is_asked_as_long_as_it_is_there(agent: Agent) -> None:
+    agent.knows("gw1", answers="0 servers in rotation, 1 requests open")
+    (agent.root / "gateways").replace(agent.root / "leaving")
+    (agent.root / "gateways").touch()
+    run = agent.start("leave")
+    time.sleep(NO_GATEWAY_S + 0.5)
+    assert run.poll() is None
+    agent.knows("gw1", answers="drained")
+    (agent.root / "leaving").unlink()
     assert ended(run) == ""
 
 

@@ -197,7 +197,9 @@ class Agent:
         while not await _ends_within(self._process, AGENT_CONFIG_LOOK_S):
             if _digest(self._config) not in (started_with, None):
                 say(f"{self._config} has changed: the Serf agent starts again")
-                await self.leave()
+                # A farewell that a successor cuts short stays the last word on this member for all others, as long as
+                # no second gateway asks this one to join.
+                await self._end(signal.SIGINT, QUIET_END_S)
 
 
 async def _follow_events(settings: Settings, look_again: Callable[[], None]) -> None:
