@@ -97,12 +97,11 @@ def locked(host: str, path: str, seconds: int) -> Iterator[None]:
 
 
 @contextmanager
-def full(host: str, folder: str, size: str = "1m") -> Iterator[None]:
-    """A folder is a file system of its own, with what was in it, and has no room."""
+def small(host: str, folder: str, size: str) -> Iterator[None]:
+    """A folder is a file system of its own, with what was in it."""
     mount = (
         f"d=$(mktemp -d) && mount -t tmpfs -o mode=$(stat -c %a {folder}),size={size} tmpfs $d && "
-        f"cp -a {folder}/. $d/ && mount --bind $d {folder} && umount $d && rmdir $d && "
-        f"{{ cat /dev/zero > {folder}/ballast 2>/dev/null || :; }}"
+        f"cp -a {folder}/. $d/ && mount --bind $d {folder} && umount $d && rmdir $d"
     )
     console(host, mount)
     try:
@@ -110,6 +109,14 @@ def full(host: str, folder: str, size: str = "1m") -> Iterator[None]:
     finally:
         # Steps of a run that was told of its failure may still be ending.
         await_true(lambda: console(host, f"umount {folder} && echo gone", check=False), what=f"{folder} free")
+
+
+@contextmanager
+def full(host: str, folder: str, size: str = "1m") -> Iterator[None]:
+    """A folder is a file system of its own, with what was in it, and has no room."""
+    with small(host, folder, size):
+        console(host, f"cat /dev/zero > {folder}/ballast 2>/dev/null || :")
+        yield
 
 
 def cut_ssh(host: str) -> None:
