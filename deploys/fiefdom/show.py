@@ -47,9 +47,9 @@ def plan_tree(plan: Plan, inventory: str) -> Iterable[Text]:
             line.append(f"  {change.why}{', with its rollout' if change.release else ''}", style="dim")
             yield line
     changed = sum(bool(h.due.changes) for h in plan.hosts)
-    counts = [f"{n} {_WORDS[sign]}" for sign, n in plan.counts.items() if n]
-    summary = ", ".join(counts) if counts else "no changes"
-    yield Text(f"{summary} on {changed} of {len(plan.hosts)} hosts. plan {plan.hash}", style="bold")
+    counts = ", ".join(f"{n} {_WORDS[sign]}" for sign, n in plan.counts.items() if n)
+    summary = f"{counts} on {changed} of" if counts else "no changes on"
+    yield Text(f"{summary} {len(plan.hosts)} hosts. plan {plan.hash}", style="bold")
     for pending in plan.pending:
         yield Text(f"release pending: {pending}. Do it with: ", style="magenta").append(
             f"fiefdom rollout {inventory} {pending.service}", style="bold"

@@ -67,7 +67,7 @@ def test_a_plan_is_hosts_with_their_changes_and_a_footer() -> None:
 
 def test_a_clean_plan_says_so() -> None:
     clean = plan.merge([host_plan("app1"), host_plan("app2")])
-    assert lines_of(clean)[-1] == f"no changes on 0 of 2 hosts. plan {clean.hash}"
+    assert lines_of(clean)[-1] == f"no changes on 2 hosts. plan {clean.hash}"
 
 
 def test_a_footer_leaves_out_what_does_not_occur() -> None:
