@@ -92,6 +92,19 @@ def test_a_gateway_that_leaves_is_asked_as_long_as_it_is_there(agent: Agent) -> 
     assert ended(run) == ""
 
 
+def test_a_host_that_joins_waits_for_a_gateway_that_leaves_as_well(agent: Agent) -> None:
+    agent.knows("gw1", answers="0 of 2 servers up")
+    (agent.root / "gateways").replace(agent.root / "leaving")
+    (agent.root / "gateways").touch()
+    run = agent.start("join")
+    # Without a gateway it would go on after two seconds.
+    time.sleep(3)
+    assert run.poll() is None
+    agent.knows("gw1", answers="serving")
+    (agent.root / "leaving").unlink()
+    assert ended(run) == ""
+
+
 def test_a_host_without_any_gateway_leaves_in_finite_time(agent: Agent) -> None:
     began_s = time.monotonic()
     assert ended(agent.start("leave")) == ""

@@ -26,7 +26,7 @@ FAILED_GRACE_S = 5.0
 AGENT_CONFIG_LOOK_S = 2.0
 REAP_EVERY_S = 5.0
 
-# Lets SIGINT end the agent without a farewell, its snapshot written: the successor's agent is the same member.
+# Lets SIGINT end the agent without a farewell, its snapshot written: the agent that comes next is the same member.
 QUIET_CONFIG = Path("/usr/local/lib/fiefdom-gateway/agent.json")
 
 # Serf holds events back for a second to merge them, but logs them at once; "leaving" is no event at all, only this
