@@ -18,11 +18,11 @@ from fiefdom.errors import FiefdomError
 if TYPE_CHECKING:  # imports that a command does not need would cost every start a tenth of a second and more
     from rich.console import Console
 
-    from fiefdom.converge import Known
     from fiefdom.engine import Session
     from fiefdom.model import Cluster
     from fiefdom.plan import HostPlan, Plan
     from fiefdom.release import Order
+    from fiefdom.run import Known
 
 CLEAN, FAILED, PENDING = 0, 1, 2
 
@@ -133,14 +133,15 @@ def _run(
     from fiefdom import engine  # first: it patches the standard library's sockets
 
     # isort: split
-    from fiefdom import converge, images, secret, show
+    from fiefdom import images, secret, show
     from fiefdom.inventory import answers_at, limit_hosts, load
+    from fiefdom.run import Known
 
     cluster = load(inventory)
     names = limit_hosts(cluster, limit)
     now_at = answers_at(cluster, at)
     check(cluster)
-    known = converge.Known(cluster, secret.load(cluster), images.identities(cluster))
+    known = Known(cluster, secret.load(cluster), images.identities(cluster))
     with engine.Session(cluster, names, cluster.gateways, now_at) as session:
         yield _Run(inventory, known, names, session, show.console(), show.console(stderr=True))
 
@@ -215,15 +216,15 @@ def apply(inventory: str, limit: tuple[str, ...], at: tuple[str, ...], as_json: 
 
 
 def _require_same_key(run: _Run, hosts: Iterable[HostPlan]) -> None:
-    from fiefdom import keyring
+    from fiefdom import keys
 
-    if keyring.touches_keys(hosts):
-        keyring.require_same_key(run.known, run.session)
+    if keys.touches_keys(hosts):
+        keys.require_same_key(run.known, run.session)
 
 
 def _carry_out(run: _Run, wanted: Plan, yes: bool, console: Console) -> None:
     """Bring hosts to a plan; while they take turns under the cluster's lock, so that no other run takes one out too."""
-    from fiefdom import converge, images, ledger, maintenance, show, status, strangers
+    from fiefdom import converge, images, ledger, show, status, strangers, views
 
     cluster, session = run.known.cluster, run.session
     waits = ledger.is_applied_to(session, cluster.gateways)
@@ -232,7 +233,7 @@ def _carry_out(run: _Run, wanted: Plan, yes: bool, console: Console) -> None:
     _require_same_key(run, wanted.due.hosts)
 
     def gate(name: str) -> None:
-        maintenance.await_serving(cluster, session, name)
+        views.await_serving(cluster, session, name)
 
     names = [h.host for h in wanted.due.hosts if h.changes]
     refs = {c.name for h in wanted.due.hosts for c in h.of("image")}
@@ -264,10 +265,10 @@ def _left_of(run: _Run, agreed: Plan, yes: bool) -> Plan:
 
     Raises FiefdomError for a change that nobody agreed to.
     """
-    from fiefdom import converge, rollout
+    from fiefdom import converge, turn
 
     # A host may be at a turn whose operator is gone.
-    run.session.on_all(lambda name: rollout.await_turn(run.session, name), run.names)
+    run.session.on_all(lambda name: turn.await_turn(run.session, name), run.names)
     left = converge.settled_plan(run.known, run.names, run.session, _say)
     # What ran on a host whose dockerd was down is only known now.
     blind = {h.host for h in agreed.hosts if h.snapshot.docker == "down"}

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 from fiefdom import apply, guard, plan, snapshot
 from fiefdom.concerns import docker, firewall, gateway, network, serf, services, sshd
 from fiefdom.desired import RELEASES, Context, HostState, Release, Secrets
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
+from fiefdom.run import Hosts, Known
+from fiefdom.waiting import looks
 
 # In the order in which units come up: the firewall before what it protects, sshd when nothing can fail any more.
 CONCERNS: Mapping[str, Callable[[Context], HostState]] = {
@@ -32,28 +32,6 @@ SETTLED_WITHIN_S = 60
 
 DONE = "done"
 """What `carry_out` says last of a host that it changed."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """What a run knows before it looks at any host. ``identities`` tell the right images: see `images.identities`."""
-
-    cluster: Cluster
-    secrets: Secrets
-    identities: Mapping[str, str]
-
-
-class Hosts(Protocol):
-    """What a converge needs of `engine.Session`."""
-
-    def snapshot_lines(self, queries: Mapping[str, str]) -> dict[str, list[str]]:
-        """Answers of the snapshot script by host."""
-
-    def on_all(self, function: Callable[[str], object], names: Iterable[str] | None = None) -> Mapping[str, object]:
-        """Call ``function`` for each host at once."""
-
-    def run(self, name: str, phase: apply.Phase, registry: bool) -> None:
-        """Take a host through a phase."""
 
 
 def state_of(context: Context, concerns: Sequence[str] = ALL) -> HostState:
@@ -109,23 +87,27 @@ def settled_plan(known: Known, names: Sequence[str], hosts: Hosts, say: Callable
 
     Raises FiefdomError where a host does not take it back in time.
     """
-    deadline = None
-    while True:
+    wanted = make_plan(known, names, hosts)
+    unconfirmed = _unconfirmed(wanted)
+    if not unconfirmed:
+        return wanted
+    longest_s = max(unconfirmed.values())
+    say(f"{', '.join(unconfirmed)}: an earlier change waits for its confirmation; for at most {longest_s} s")
+    for late in looks(longest_s + SETTLED_WITHIN_S, SETTLE_S):
         wanted = make_plan(known, names, hosts)
-        waiting = {h.host: h.snapshot.unconfirmed_s for h in wanted.hosts if h.snapshot.unconfirmed_s is not None}
-        if not waiting:
-            return wanted
-        listed = ", ".join(waiting)
-        if deadline is None:
-            longest_s = max(waiting.values())
-            deadline = time.monotonic() + longest_s + SETTLED_WITHIN_S
-            say(f"{listed}: an earlier change waits for its confirmation; for at most {longest_s} s")
-        if time.monotonic() > deadline:
-            raise FiefdomError(
-                f"{listed}: an earlier change was neither confirmed nor taken back in time; look there at "
-                "`systemctl status fiefdom-revert.timer fiefdom-revert.service`"
-            )
-        time.sleep(SETTLE_S)
+        unconfirmed = _unconfirmed(wanted)
+        if late or not unconfirmed:
+            break
+    if unconfirmed:
+        raise FiefdomError(
+            f"{', '.join(unconfirmed)}: an earlier change was neither confirmed nor taken back in time; look there at "
+            "`systemctl status fiefdom-revert.timer fiefdom-revert.service`"
+        )
+    return wanted
+
+
+def _unconfirmed(wanted: plan.Plan) -> dict[str, int]:
+    return {h.host: h.snapshot.unconfirmed_s for h in wanted.hosts if h.snapshot.unconfirmed_s is not None}
 
 
 def left_by_turns(left: plan.Plan, before: plan.Plan) -> plan.Plan:

@@ -13,22 +13,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import gevent
 from rich.console import Console
 from rich.table import Table
 
-from fiefdom import (
-    converge,
-    images,
-    inventory,
-    lab,
-    secret,
-    show,
-    status,
-)
+from fiefdom import converge, images, inventory, lab, secret, show, status
 from fiefdom.desired import Secrets
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
+from fiefdom.run import Known
+from fiefdom.waiting import looks
 
 INVENTORY = "inventories/lab.yaml"
 ROTATION_TIMEOUT_S = 60
@@ -69,7 +62,7 @@ def run() -> None:
     names = tuple(cluster.hosts)
     with engine.Session(cluster, names) as session:
         with stages("Converge: from bare Debian to the inventory"):
-            known = converge.Known(cluster, secrets, images.identities(cluster))
+            known = Known(cluster, secrets, images.identities(cluster))
             wanted = converge.make_plan(known, names, session)
             converge.carry_out(wanted, session, cluster, stages.progress)
             left = converge.make_plan(known, names, session)
@@ -93,18 +86,17 @@ def wait_for_rotation(
     cluster: Cluster, secrets: Secrets, session: engine.Session, timeout_s: float = ROTATION_TIMEOUT_S
 ) -> status.Status:
     """The cluster's status as soon as every instance is up everywhere. Raises FiefdomError after ``timeout_s``."""
-    deadline = time.monotonic() + timeout_s
-    while True:
+    for late in looks(timeout_s):
         found = status.read(cluster, secrets, session)
-        if found.serving:
-            return found
-        if time.monotonic() > deadline:
-            out = [f"{i.host}:{i.port}" for i in found.instances if set(i.servers) != {"up"}]
-            raise FiefdomError(
-                f"after {timeout_s:g} seconds not in rotation: {', '.join([*out, *found.problems])}; "
-                f"look at `fiefdom status {INVENTORY}`"
-            )
-        gevent.sleep(0.3)
+        if late or found.serving:
+            break
+    if not found.serving:
+        out = [f"{i.host}:{i.port}" for i in found.instances if set(i.servers) != {"up"}]
+        raise FiefdomError(
+            f"after {timeout_s:g} seconds not in rotation: {', '.join([*out, *found.problems])}; "
+            f"look at `fiefdom status {INVENTORY}`"
+        )
+    return found
 
 
 def _requests(cluster: Cluster, count: int) -> Counter[str]:

@@ -33,9 +33,10 @@ from pyinfra.api.exceptions import ConnectError, DeployError, NestedOperationErr
 from pyinfra.api.host import Host
 from pyinfra.context import ctx_host, ctx_state
 
-from fiefdom import apply, converge, diffs, guard, images, inventory, ledger, plan, secret, snapshot, trial
+from fiefdom import apply, converge, diffs, guard, images, inventory, keys, ledger, plan, secret, snapshot, trial
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
+from fiefdom.run import Known
 
 CONNECT_TIMEOUT_S = 10
 LOST_S = 30
@@ -740,12 +741,12 @@ def deploy(*concerns: str) -> None:
             )
 
 
-def _known(state: State) -> converge.Known:
+def _known(state: State) -> Known:
     # Kept on pyinfra's own object, which lives exactly as long as the run.
-    known: converge.Known | None = getattr(state, "fiefdom", None)
+    known: Known | None = getattr(state, "fiefdom", None)
     if known is None:
         cluster = inventory.cluster_of(state.inventory)
-        known = converge.Known(cluster, secret.load(cluster), images.identities(cluster))
+        known = Known(cluster, secret.load(cluster), images.identities(cluster))
         state.fiefdom = known  # type: ignore[attr-defined]
     return known
 
@@ -757,12 +758,10 @@ def _session(state: State, cluster: Cluster) -> Session:
     return session
 
 
-def _require_same_key(state: State, known: converge.Known, wanted: plan.HostPlan) -> None:
-    """As `keyring.require_same_key`, of the hosts that pyinfra is connected to; once for a run."""
-    from fiefdom import keyring
-
-    if keyring.touches_keys([wanted.due]) and not hasattr(state, "fiefdom_same_key"):
-        keyring.require_same_key(known, _session(state, known.cluster))
+def _require_same_key(state: State, known: Known, wanted: plan.HostPlan) -> None:
+    """As `keys.require_same_key`, of the hosts that pyinfra is connected to; once for a run."""
+    if keys.touches_keys([wanted.due]) and not hasattr(state, "fiefdom_same_key"):
+        keys.require_same_key(known, _session(state, known.cluster))
         state.fiefdom_same_key = True  # type: ignore[attr-defined] # lives exactly as long as the run
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import base64
 import secrets
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal, Protocol
@@ -18,6 +17,7 @@ from typing import Literal, Protocol
 from fiefdom.errors import FiefdomError
 from fiefdom.plan import Change, HostPlan, merge
 from fiefdom.snapshot import sysctl_path
+from fiefdom.waiting import looks, now_s, pause
 
 SCRIPT = (Path(__file__).parent / "guard.sh").read_text()
 PATH = "/var/lib/fiefdom/guard/guard.sh"
@@ -198,7 +198,7 @@ def after() -> tuple[Step, ...]:
     return (("guard", "applied"),)
 
 
-def perform(line: Line, steps: Sequence[Step], kept: Backup, clock: Callable[[], float] = time.monotonic) -> None:
+def perform(line: Line, steps: Sequence[Step], kept: Backup) -> None:
     """Let a host take guarded steps and confirm them over a new connection.
 
     Raises FiefdomError where that fails: the host is then as it was before, or the error says when it will be.
@@ -208,19 +208,19 @@ def perform(line: Line, steps: Sequence[Step], kept: Backup, clock: Callable[[],
         raise FiefdomError(f"{line.name}: nothing was changed, for the new sshd would keep this client out: {reason}")
     lines = line.take(steps, _ARMED)
     if words := _failure(lines):
-        raise FiefdomError(f"{line.name}: {_after_failure(line, kept, lines, words, clock)}")
-    began = clock()
-    why = _unconfirmed(line, kept, began + kept.confirm_s / 2, clock)
+        raise FiefdomError(f"{line.name}: {_after_failure(line, kept, lines, words)}")
+    began_s = now_s()
+    why = _unconfirmed(line, kept)
     if why is None:
         return
     taken_back = f"{line.name}: the change of {kept.about} was taken back: {why}"
     if line.revert():
-        if reason := _not_back(line, clock() + AGAIN_S, clock):
+        if reason := _not_back(line, AGAIN_S):
             raise FiefdomError(
                 f"{taken_back}; a login as before fails as well ({reason}), so something else keeps it out: look at "
                 "what others changed on that host, over a connection that is open or its console"
             )
-    elif reason := _not_back(line, began + kept.confirm_s + BACK_S, clock):
+    elif reason := _not_back(line, began_s + kept.confirm_s + BACK_S - now_s()):
         raise FiefdomError(
             f"{line.name}: {why}; and it does not answer as before either, which it should {kept.confirm_s} s after "
             f"the change of {kept.about} at the latest: {reason}"
@@ -233,9 +233,10 @@ def _sshd_config(steps: Sequence[Step]) -> str | None:
     return base64.b64decode(staged[0]).decode() if staged else None
 
 
-def _unconfirmed(line: Line, kept: Backup, deadline: float, clock: Callable[[], float]) -> str | None:
-    """None once the change is confirmed, or why it was not by the ``deadline``."""
-    refused = 0
+def _unconfirmed(line: Line, kept: Backup) -> str | None:
+    """None once the change is confirmed, or why it was not within half of the time that the host waits."""
+    # No look begins when half of it is over: a login may take its time, and the host must not be at its way back then.
+    deadline_s, refused = now_s() + kept.confirm_s / 2, 0
     while True:
         reason = line.login()
         if reason is None:
@@ -253,14 +254,17 @@ def _unconfirmed(line: Line, kept: Backup, deadline: float, clock: Callable[[], 
                 return None
             if answer == "reverted":
                 return words
-        if refused >= LOGINS or clock() >= deadline:
+        if refused >= LOGINS or now_s() >= deadline_s:
             return why
-        time.sleep(PAUSE_S)
+        pause(PAUSE_S)
 
 
-def _not_back(line: Line, deadline: float, clock: Callable[[], float]) -> str | None:
-    while (reason := line.back()) is not None and clock() < deadline:
-        time.sleep(PAUSE_S)
+def _not_back(line: Line, within_s: float) -> str | None:
+    reason = None
+    for late in looks(within_s, PAUSE_S):
+        reason = line.back()
+        if late or reason is None:
+            break
     return reason
 
 
@@ -270,14 +274,14 @@ def _failure(lines: Sequence[str]) -> str | None:
     return ": ".join(complaints[0]) if complaints else None
 
 
-def _after_failure(line: Line, kept: Backup, lines: Sequence[str], words: str, clock: Callable[[], float]) -> str:
+def _after_failure(line: Line, kept: Backup, lines: Sequence[str], words: str) -> str:
     """What a step that failed with ``words`` left of the host: it has put back what came before, or is still at it."""
     taken_back = f"the change of {kept.about} was taken back: {words}"
     if any(text.startswith("fiefdom-reverted\t") for text in lines):
         return taken_back
     if _ARMED not in lines:
         return words
-    if reason := _not_back(line, clock() + kept.confirm_s + BACK_S, clock):
+    if reason := _not_back(line, kept.confirm_s + BACK_S):
         return (
             f"{words}; and it does not answer as before either, which it should {kept.confirm_s} s after the change of "
             f"{kept.about} at the latest: {reason}"

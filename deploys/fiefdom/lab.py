@@ -15,7 +15,6 @@ import socket
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from typing import Literal, TypeVar
 
 from fiefdom import bases
 from fiefdom.errors import FiefdomError
+from fiefdom.waiting import looks, now_s
 
 Say = Callable[[str], None]
 State = Literal["running", "frozen", "stopped", "missing"]
@@ -366,12 +366,12 @@ def _pull(tag: str) -> str | None:
 
         threading.Thread(target=read, args=(process.stdout,), daemon=True).start()
         # The first line comes once the registry has named the image; layers may take long on a slow link.
-        deadline_s = time.monotonic() + _REGISTRY_TIMEOUT_S
+        deadline_s = now_s() + _REGISTRY_TIMEOUT_S
         last = ""
         try:
-            while (line := lines.get(timeout=max(0.0, deadline_s - time.monotonic()))) is not None:
+            while (line := lines.get(timeout=max(0.0, deadline_s - now_s()))) is not None:
                 if not last and "Pulling from" in line:
-                    deadline_s = time.monotonic() + _PULL_TIMEOUT_S
+                    deadline_s = now_s() + _PULL_TIMEOUT_S
                 last = line or last
         except queue.Empty:
             process.kill()
@@ -645,7 +645,7 @@ def await_booted(names: Iterable[str], timeout_s: float = _BOOT_TIMEOUT_S) -> No
 
 
 def _await_boot(h: LabHost, timeout_s: float) -> None:
-    deadline_s = time.monotonic() + timeout_s
+    deadline_s = now_s() + timeout_s
     mend = f"look inside with `docker exec -it {h.container} journalctl -b`."
     _await(
         lambda: _banner(h).startswith("SSH-"),
@@ -653,8 +653,8 @@ def _await_boot(h: LabHost, timeout_s: float) -> None:
         f"{h.name} does not answer on {h.address}:22 (the lab needs Docker on this very Linux machine); {mend}",
     )
     _await(
-        lambda: _systemd(h, wait_s=deadline_s - time.monotonic()) in ("running", "degraded"),
-        deadline_s - time.monotonic(),
+        lambda: _systemd(h, wait_s=deadline_s - now_s()) in ("running", "degraded"),
+        deadline_s - now_s(),
         f"{h.name} does not finish booting; {mend}",
     )
 
@@ -795,11 +795,11 @@ def _parallel(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
 
 
 def _await(condition: Callable[[], bool], timeout_s: float, failure: str) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline_s:
+    for late in looks(timeout_s, _POLL_S):
+        if condition():
+            break
+        if late:
             raise FiefdomError(failure)
-        time.sleep(_POLL_S)
 
 
 def _write(path: Path, text: str) -> None:

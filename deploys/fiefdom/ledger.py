@@ -12,15 +12,16 @@ import os
 import re
 import secrets
 import socket
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from fiefdom.errors import FiefdomError
+from fiefdom.run import Hosts
+from fiefdom.waiting import pause
 from fiefdom.wording import printable
 
 SCRIPT = (Path(__file__).parent / "ledger.sh").read_text()
@@ -29,9 +30,6 @@ DIR = "/var/lib/fiefdom/ledger"
 # A run that was silent for so long may be taken for dead. It beats often enough to miss several beats before.
 SILENT_S = 15
 BEAT_S = 3
-
-LOOK_S = 0.5
-"""Seconds between two looks at a lock that is waited for."""
 
 APPLY = "apply of "
 """What the reason of an apply's lock begins with."""
@@ -47,23 +45,6 @@ _VERSION = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?")
 _KEY = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _NOW = re.compile(r"now\t([0-9]{1,12}(?:\.[0-9]{1,9})?)\t([0-9]{1,12})")
 _LOCK = re.compile(r"lock\t([0-9a-f]{64})\t([0-9]{1,12}\.[0-9]{1,9})\t(.*)")
-
-
-class Hosts(Protocol):
-    """What the ledger needs of `engine.Session`."""
-
-    def script(self, name: str, text: str, arguments: Sequence[str], stdin: str = "") -> tuple[bool, str, str]:
-        """Run a sh script as root, ``arguments`` from $1 on: whether it succeeded, its output and its errors.
-
-        It gives up with OSError on a host that says nothing for 10 s, for one that hangs would keep a run's signs of
-        life from all others.
-        """
-
-    def on_all(self, function: Callable[[str], Any], names: Iterable[str] | None = None) -> Mapping[str, Any]:
-        """Call ``function`` for each host at once and wait for all; what went wrong becomes one FiefdomError."""
-
-    def every(self, seconds: float, function: Callable[[], None]) -> AbstractContextManager[None]:
-        """Call ``function`` every so many seconds beside the body; leaving waits for a call that is under way."""
 
 
 class Locked(FiefdomError):
@@ -675,7 +656,7 @@ def _take_after_applies(held: Held, body: str, gateways: Sequence[str], say: Cal
         elif not told:
             say(f"waits for the apply of {others[0].who}")
             told = True
-        time.sleep(LOOK_S)
+        pause()
     if held.note:
         say(f"{held.note}, which was silent for more than {SILENT_S} s")
 

@@ -5,17 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from fiefdom import apply, plan
 from fiefdom.containers import FAILED
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
-from fiefdom.status import Status
 from fiefdom.wording import printable
-
-# So few errors may be anybody's: a client that gave up, a check that came late.
-LEAST_ERRORS = 3
 
 
 @dataclass(frozen=True)
@@ -150,18 +145,6 @@ def require_others(cluster: Cluster, services: Collection[str], batches: Iterabl
                 )
 
 
-def degraded(found: Status) -> list[str]:
-    """Why no host may be taken out of a cluster now: others do not serve already."""
-    reasons = list(found.problems)
-    down = [i for i in found.instances if i.container != "running" or set(i.servers) != {"up"}]
-    for i in down[:3]:
-        states = ", ".join(f"{s} at {g}" for g, s in zip(found.gateways, i.servers, strict=True))
-        reasons.append(f"{i.service} at {i.host}:{i.port} is {i.container}, {states}")
-    if len(down) > 3:
-        reasons.append(f"{len(down) - 3} more instances are not up")
-    return reasons
-
-
 def unapplied(wanted: plan.Plan, turns: Mapping[str, plan.HostPlan]) -> list[str]:
     """What `apply` would have to do before a release of ``turns``."""
     reasons = []
@@ -173,117 +156,3 @@ def unapplied(wanted: plan.Plan, turns: Mapping[str, plan.HostPlan]) -> list[str
             many = f" and {len(others) - 1} more" if len(others) > 1 else ""
             reasons.append(f"{host.host}: another change is pending, {what}{many}; `fiefdom apply` makes it")
     return reasons
-
-
-# --- What the gateways count
-
-
-@dataclass(frozen=True)
-class Count:
-    """Requests that the gateways sent to some servers, and how many of them went wrong."""
-
-    requests: int = 0
-    errors: int = 0
-
-    def __add__(self, other: Count) -> Count:
-        return Count(self.requests + other.requests, self.errors + other.errors)
-
-    def since(self, before: Count) -> Count:
-        """What was counted after ``before``; all of it where counting began anew, as a reload makes it."""
-        if self.requests < before.requests or self.errors < before.errors:
-            return self
-        return Count(self.requests - before.requests, self.errors - before.errors)
-
-
-Counts = Mapping[tuple[str, str], Count]
-"""By gateway and server."""
-
-
-def counts(views: Mapping[str, Any], hosts: Collection[str], services: Collection[str]) -> dict[tuple[str, str], Count]:
-    """What the gateways counted for the servers of ``hosts``; a gateway that did not answer counts nothing."""
-    found = {}
-    for gateway, view in views.items():
-        for server in _servers(view, hosts):
-            if server.get("service") in services:
-                errors = sum(_number(server.get(key)) for key in ("errors_5xx", "failures"))
-                found[gateway, str(server["name"])] = Count(_number(server.get("requests")), errors)
-    return found
-
-
-def verdict(before: Counts, now: Counts, most_errors: float) -> str | None:
-    """Why the servers counted do not do well, or None; ``most_errors`` is the share of requests that may go wrong."""
-    # What has no beginning, for its gateway did not answer then, has counted for longer than the release is there.
-    total = sum((count.since(before[key]) for key, count in now.items() if key in before), Count())
-    if total.errors < LEAST_ERRORS or total.errors <= most_errors * max(total.requests, 1):
-        return None
-    return f"{total.errors} of {total.requests} requests went wrong on the new version, as the gateways count"
-
-
-def erring(before: Counts, now: Counts) -> set[str]:
-    """Servers of which the gateways counted something that went wrong since ``before``."""
-    return {key[1] for key, count in now.items() if key in before and count.since(before[key]).errors}
-
-
-@dataclass(frozen=True)
-class Missing:
-    """What a host lacks to be up: ``unit`` is an instance's, or whoever else is to blame."""
-
-    unit: str
-    reason: str
-
-
-def missing(views: Mapping[str, Any], cluster: Cluster, host: str) -> Missing | None:
-    """The first thing missing until every gateway has each of the host's instances up, or None."""
-    for gateway, view in views.items():
-        if not isinstance(view, dict):
-            return Missing("the gateways", f"{gateway} does not answer: {view}")
-        states = {(s.get("service"), s.get("port")): s for s in _servers(view, [host])}
-        for i in cluster.instances(host):
-            state = states.get((i.service, i.port), {}).get("state", "out of rotation")
-            if state != "up":
-                return Missing(i.unit, f"{gateway} has {i.service} at {host}:{i.port} {state}")
-    return None
-
-
-def not_up(views: Mapping[str, Any], cluster: Cluster, host: str) -> str | None:
-    """What is missing until every gateway has each of the host's instances up, or None."""
-    found = missing(views, cluster, host)
-    return found.reason if found else None
-
-
-def alone(views: Mapping[str, Any], cluster: Cluster, hosts: Collection[str], *, if_up: bool = False) -> str | None:
-    """What would have no server up while ``hosts`` are out together, or None.
-
-    A service that by the inventory runs nowhere else does not count; nor, with ``if_up``, one that a gateway has up on
-    none of ``hosts``, for it loses nothing.
-    """
-    others = [name for name in cluster.hosts if name not in hosts]
-    for service in cluster.services:
-        if not all(any(cluster.count(name, service) for name in group) for group in (hosts, others)):
-            continue
-        for gateway, view in views.items():
-            if not isinstance(view, dict):
-                return f"{gateway} does not answer: {view}"
-            if not _serves(view, others, service) and (not if_up or _serves(view, hosts, service)):
-                return f"{gateway} has {service} up nowhere else"
-    return None
-
-
-def _serves(view: Any, hosts: Collection[str], service: str) -> bool:
-    return any(s["service"] == service and s.get("state") == "up" for s in _servers(view, hosts))
-
-
-def _servers(view: Any, hosts: Collection[str]) -> list[Mapping[str, Any]]:
-    servers = view.get("servers") if isinstance(view, dict) else None
-    return [
-        server
-        for server in (servers if isinstance(servers, list) else [])
-        if isinstance(server, dict)
-        and str(server.get("name")).rpartition("-")[0] in hosts
-        and isinstance(server.get("service"), str)
-        and isinstance(server.get("port"), int)
-    ]
-
-
-def _number(value: object) -> int:
-    return value if isinstance(value, int) else 0

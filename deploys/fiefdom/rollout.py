@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fiefdom import apply, containers, converge, images, ledger, plan, release, snapshot, status
+from fiefdom import apply, containers, converge, images, ledger, plan, release, run, snapshot, status
+from fiefdom import views as views_module
 from fiefdom.containers import FAILED
 from fiefdom.desired import Container
 from fiefdom.errors import FiefdomError
-from fiefdom.release import Counts, Order, Release
+from fiefdom.model import Cluster
+from fiefdom.release import Order, Release
+from fiefdom.run import Hosts, Known, Say
+from fiefdom.turn import Failure, Heard, await_turn, take_turn
+from fiefdom.views import Counts, alone, counts, erring, verdict, views_of
+from fiefdom.waiting import looks, now_s
 from fiefdom.wording import printable
-
-if TYPE_CHECKING:
-    from fiefdom.engine import Session
-    from fiefdom.model import Cluster
 
 _AUDITED = 1000
 """How many acts of the audit a rollback looks back over."""
-
-LOOK_S = 0.5
-"""Seconds between two looks at the gateways."""
 
 _WORDS_MAX = 400
 
@@ -37,23 +35,6 @@ for name; do
 done
 printf '%s\n' "$words" | sed 's/^/log\t/'
 """
-
-Say = Callable[[str, str], None]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a host's turn ended badly, and what became of it."""
-
-    host: str
-    unit: str
-    reason: str
-    log: tuple[str, ...] = ()
-    restored: bool = False
-    kept: tuple[str, ...] = ()
-    """Containers that the host keeps aside of it, until the next run."""
-    begun: bool = True
-    """False where the host's turn was not begun, so that nothing changed there."""
 
 
 class RolloutError(FiefdomError):
@@ -115,7 +96,7 @@ class Report:
         }
 
 
-def perform(known: converge.Known, hosts: Session, wanted: Release, wish: Wish, say: Say) -> Report:
+def perform(known: run.Known, hosts: Hosts, wanted: Release, wish: Wish, say: Say) -> Report:
     """Carry a prepared release out, under the cluster's lock and into its audit.
 
     Everything that can be done beforehand is: the lock is taken and every host has its image before the first changes.
@@ -125,7 +106,7 @@ def perform(known: converge.Known, hosts: Session, wanted: Release, wish: Wish, 
     def warn(text: str) -> None:
         say("ledger", text)
 
-    began, turns = time.monotonic(), plan.merge(wanted.turns.values())
+    began, turns = now_s(), plan.merge(wanted.turns.values())
     canary = wish.order.canary
     why = f"{wish.what} {wanted}" + (f", canary {canary}" if canary else "")
     report = Report(wanted, wish)
@@ -155,11 +136,11 @@ def perform(known: converge.Known, hosts: Session, wanted: Release, wish: Wish, 
                 ledger.lock(hosts, gateways, who, f"{_CANARY}{wanted} on {canary}", warn)
             except FiefdomError as error:
                 warn(f"the cluster is not locked after the canary: {error}")
-    report.seconds = time.monotonic() - began
+    report.seconds = now_s() - began
     return report
 
 
-def end_canary(hosts: Session, gateways: tuple[str, ...], wish: Wish, warn: Callable[[str], None]) -> bool:
+def end_canary(hosts: Hosts, gateways: tuple[str, ...], wish: Wish, warn: Callable[[str], None]) -> bool:
     """Unlock a cluster that waits after a canary, where ``wish`` goes on or back and finds nothing left to release."""
     locks = ledger.read(hosts, gateways, 0).locks if _ends_canary(wish) else ()
     if not locks or not all(_waits(lock) for lock in locks):
@@ -168,7 +149,7 @@ def end_canary(hosts: Session, gateways: tuple[str, ...], wish: Wish, warn: Call
     return True
 
 
-def _require_unchanged(known: converge.Known, hosts: Session, wanted: Release, wish: Wish) -> None:
+def _require_unchanged(known: run.Known, hosts: Hosts, wanted: Release, wish: Wish) -> None:
     # Another run may have held the lock between our look at the hosts and now.
     answers = converge.look(known, hosts.names, hosts)
     now = _release(known, hosts, wanted.asked, wish, answers)
@@ -192,7 +173,7 @@ def _done(wanted: Release) -> dict[str, tuple[str, str]]:
     return {name: (before.split(", ")[0], after) for name, (before, after) in wanted.services.items()}
 
 
-def prepare(known: converge.Known, hosts: Session, services: Collection[str], wish: Wish) -> Release:
+def prepare(known: run.Known, hosts: Hosts, services: Collection[str], wish: Wish) -> Release:
     """The release that the inventory asks for, from one look at every host; nothing is changed.
 
     Raises FiefdomError for a cluster that is not fit for a release, unless forced.
@@ -203,7 +184,7 @@ def prepare(known: converge.Known, hosts: Session, services: Collection[str], wi
     # Who goes back is in trouble already.
     if not wish.force and wish.what != "rollback" and found.turns:
         applied = plan.merge(converge.plan_of(known, name, answers[name]) for name in hosts.names)
-        reasons = release.degraded(status.read(known.cluster, known.secrets, hosts)) + release.unapplied(
+        reasons = status.degraded(status.read(known.cluster, known.secrets, hosts)) + release.unapplied(
             applied, found.turns
         )
         if reasons:
@@ -231,14 +212,14 @@ def require_images(cluster: Cluster, wanted: Release, wish: Wish) -> None:
 
 
 def _release(
-    known: converge.Known, hosts: Session, services: Collection[str], wish: Wish, answers: Mapping[str, list[str]]
+    known: run.Known, hosts: Hosts, services: Collection[str], wish: Wish, answers: Mapping[str, list[str]]
 ) -> Release:
     others = set(known.cluster.services) - set(services)
     wanted = plan.merge(converge.plan_of(known, name, answers[name], hold=others) for name in hosts.names)
     return release.of_plan(known.cluster, wanted, services, wish.order)
 
 
-def known_before(known: converge.Known, hosts: Session, service: str, version: str | None) -> converge.Known:
+def known_before(known: run.Known, hosts: Hosts, service: str, version: str | None) -> run.Known:
     """What is known with ``service`` at ``version``, or at the last other one that was healthy by the audit's word.
 
     Its image is taken as the hosts have it, or this machine: a version of the past is not built anew.
@@ -268,22 +249,14 @@ def known_before(known: converge.Known, hosts: Session, service: str, version: s
     return replace(known, cluster=cluster, identities={k: v for k, v in known.identities.items() if k != ref})
 
 
-def require_free(hosts: Session, gateways: tuple[str, ...], wish: Wish) -> None:
+def require_free(hosts: Hosts, gateways: tuple[str, ...], wish: Wish) -> None:
     """Raise FiefdomError for a locked cluster, before `prepare` waits for the turn of the run that locked it."""
     for lock in ledger.read(hosts, gateways, 0).locks:
         if not (_ends_canary(wish) and _waits(lock)) and (reason := ledger.refusal(lock, wish.take_over)):
             raise FiefdomError(f"{lock.gateway}: {reason}")
 
 
-def await_turn(hosts: Session, name: str) -> None:
-    """Wait until a turn that lost its operator has ended on the host."""
-    lock = "/var/lib/fiefdom/lock"
-    script = '[ ! -e "$1" ] || { exec 9>>"$1" && flock -w 900 9; }'
-    if not hosts.script(name, script, [lock], timeout_s=1000)[0]:
-        raise FiefdomError(f"{name}: another run has held {lock} for fifteen minutes; see fiefdom-turn.service there")
-
-
-def ship(known: converge.Known, hosts: Session, wanted: Release, say: Say) -> None:
+def ship(known: run.Known, hosts: Hosts, wanted: Release, say: Say) -> None:
     """Bring every host's image to it, all hosts at once, before the first one changes."""
     turns = {name: turn for name, turn in wanted.turns.items() if turn.of("image") and name in wanted.hosts}
     refs = {c.name for turn in turns.values() for c in turn.of("image")}
@@ -297,24 +270,12 @@ def ship(known: converge.Known, hosts: Session, wanted: Release, say: Say) -> No
     hosts.on_all(send, turns)
 
 
-def views_of(hosts: Session, gateways: Iterable[str]) -> dict[str, Any]:
-    """What gateways say of themselves; of one whose connection broke off why, in words."""
-
-    def view(name: str) -> Any:
-        try:
-            return hosts.on_all(lambda name: status.gateway_view(hosts, name), [name])[name]
-        except FiefdomError as error:
-            return str(error)
-
-    return {name: view(name) for name in gateways}
-
-
 @dataclass
 class Rollout:
     """One release on its way. ``say(host, what)`` hears of every stage; ``stages`` keeps how long each took."""
 
-    known: converge.Known
-    hosts: Session
+    known: Known
+    hosts: Hosts
     release: Release
     say: Say
     beat: Callable[[], None] = lambda: None
@@ -337,7 +298,7 @@ class Rollout:
             if failures := self._forbidden(views, batch):
                 raise self._undo(failures, keep)
             self.begin()
-            before = release.counts(views, batch, self.release.services)
+            before = counts(views, batch, self.release.services)
             failures = self._replace(batch)
             well = [name for name in batch if name not in {f.host for f in failures}]
             failures += [f for name in well if (f := self._await_up(name, before))]
@@ -353,7 +314,7 @@ class Rollout:
 
     def _forbidden(self, views: Mapping[str, Any], batch: Collection[str]) -> list[Failure]:
         """Who was to serve meanwhile may have died since the release was found fit to begin."""
-        reason = release.alone(views, self.known.cluster, batch, if_up=True) if self.watchful else None
+        reason = alone(views, self.known.cluster, batch, if_up=True) if self.watchful else None
         words = f"the turn was not begun: {reason}; --force begins it all the same"
         return [Failure(name, "the gateways", words, begun=False) for name in batch] if reason else []
 
@@ -373,21 +334,23 @@ class Rollout:
 
     def _await_up(self, name: str, before: Counts) -> Failure | None:
         """Wait until every gateway has all of the host's servers up. The host itself waited for their word as well."""
-        deadline = time.monotonic() + self.known.cluster.serf.join_timeout_s
-        while missing := release.missing(views := self._views(), self.known.cluster, name):
+        for late in looks(self.known.cluster.serf.join_timeout_s):
+            views = self._views()
+            missing = views_module.missing(views, self.known.cluster, name)
+            if missing is None:
+                return None
             # Servers that answer with errors are taken out again and again, so that all are hardly ever up at once.
             if failure := self._judged(views, name, before):
                 return failure
-            if time.monotonic() > deadline:
-                return Failure(name, missing.unit, missing.reason)
-            time.sleep(LOOK_S)
-        return None
+            if late:
+                break
+        return Failure(name, missing.unit, missing.reason) if missing else None
 
     def _judged(self, views: Mapping[str, Any], name: str, before: Counts) -> Failure | None:
         """What the gateways count against a host since its turn began; its servers count anew when they come back."""
-        now = release.counts(views, [name], self.release.services)
-        reason = release.verdict(before, now, self.known.cluster.rollout.most_errors)
-        return Failure(name, self._units(name, release.erring(before, now)), reason) if reason else None
+        now = counts(views, [name], self.release.services)
+        reason = verdict(before, now, self.known.cluster.rollout.most_errors)
+        return Failure(name, self._units(name, erring(before, now)), reason) if reason else None
 
     def _units(self, name: str, servers: Collection[str]) -> str:
         """Units of a host's servers, a few by name."""
@@ -402,17 +365,16 @@ class Rollout:
             return []
         for name in batch:
             self._stage(name, "soak")
-        began = time.monotonic()
-        while True:
-            left_s = began + soak_s - time.monotonic()
-            time.sleep(min(LOOK_S, max(left_s, 0)))
+        began_s = now_s()
+        for over in looks(soak_s):
             views = self._views()
             failures = [failure for name in batch if (failure := self._judged(views, name, before))]
-            if failures or left_s <= 0:
-                # A version may do well for a moment only, and die before a request finds out.
-                failures = failures or [f for name in batch if (f := self._await_up(name, before))]
-                self._end_stage(batch, "soak", began)
-                return failures
+            if failures or over:
+                break
+        # A version may do well for a moment only, and die before a request finds out.
+        failures = failures or [f for name in batch if (f := self._await_up(name, before))]
+        self._end_stage(batch, "soak", began_s)
+        return failures
 
     def _undo(self, failures: list[Failure], keep: bool) -> RolloutError:
         """Bring back the hosts that failed, and those that were done unless they are to keep the release."""
@@ -425,7 +387,7 @@ class Rollout:
                 undone += self._back(name, aside=True)
         for name in [] if keep else [*siblings, *reversed(self.released)]:
             # A host that failed and is gone must not take with it the one that serves in its place.
-            if alone := release.alone(self._views(), self.known.cluster, [name], if_up=True):
+            if alone := views_module.alone(self._views(), self.known.cluster, [name], if_up=True):
                 self.say(name, f"not put back: {alone}")
             else:
                 undone += self._back(name, aside=False)
@@ -487,65 +449,8 @@ class Rollout:
         if began is None:
             self.say(name, stage)
         else:
-            self.stages.setdefault(name, {})[stage] = round(time.monotonic() - began, 3)
+            self.stages.setdefault(name, {})[stage] = round(now_s() - began, 3)
 
     def _end_stage(self, batch: Iterable[str], stage: str, began: float) -> None:
         for name in batch:
             self._stage(name, stage, began)
-
-
-@dataclass
-class Heard:
-    """What a host says during its turn, line by line."""
-
-    host: str
-    stage: Callable[..., None]
-    failure: Failure | None = None
-    restored: bool = False
-    taken: int = 0
-    """Steps that it is through with."""
-    _log: list[str] = field(default_factory=list)
-    _current: str = ""
-    _began: float = 0.0
-
-    def __call__(self, line: str) -> None:
-        """Take a line of apply.sh."""
-        kind, _, rest = line.partition("\t")
-        first, _, second = rest.partition("\t")
-        if kind == "fiefdom-stage":
-            self.end()
-            self._current, self._began = first, time.monotonic()
-            self.stage(self.host, first)
-        elif kind == "fiefdom-log":
-            self._log = [*self._log, second][-10:]
-        elif kind == "fiefdom-note":
-            self.stage(self.host, rest)
-        elif kind == "fiefdom-failed" and self.failure is None:
-            self.failure = Failure(self.host, first, second, tuple(self._log))
-        elif kind == "done":
-            self.taken += 1
-        elif kind == "fiefdom-not-restored":
-            self.failure = self.failure or Failure(self.host, first, second)
-            self.restored = False
-        elif kind == "fiefdom-restored":
-            self.restored = True
-            if self.failure:
-                self.failure = replace(self.failure, restored=True)
-
-    def end(self) -> None:
-        """The stage that was last spoken of is over."""
-        if self._current:
-            self.stage(self.host, self._current, self._began)
-            self._current = ""
-
-
-def take_turn(hosts: Session, name: str, steps: Sequence[apply.Step], heard: Heard) -> None:
-    """Let a host take steps. One that ends before the last without saying why has failed as well.
-
-    Raises FiefdomError where the connection broke off.
-    """
-    hosts.on_all(lambda name: hosts.follow(name, steps, heard), [name])
-    heard.end()
-    if heard.failure is None and not heard.restored and heard.taken < len(steps):
-        reason = f"ended after {heard.taken} of {len(steps)} steps; see `journalctl -u fiefdom-turn` there"
-        heard.failure = Failure(name, "its turn", reason)

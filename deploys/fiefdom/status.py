@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fiefdom import converge, plan, snapshot
 from fiefdom.concerns import gateway
 from fiefdom.desired import Secrets
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
-from fiefdom.wording import printable
+from fiefdom.run import Hosts
+from fiefdom.strangers import of_stranger
+from fiefdom.views import gateway_view
+from fiefdom.waiting import looks
 
-if TYPE_CHECKING:
-    from fiefdom.engine import Session
 
-GATEWAY_STATUS = ("docker", "exec", "gateway", "fiefdom-gateway", "status")
-_WORDS_MAX = 400
+def degraded(found: Status) -> list[str]:
+    """Why no host may be taken out of a cluster now: others do not serve already."""
+    reasons = list(found.problems)
+    down = [i for i in found.instances if i.container != "running" or set(i.servers) != {"up"}]
+    for i in down[:3]:
+        states = ", ".join(f"{s} at {g}" for g, s in zip(found.gateways, i.servers, strict=True))
+        reasons.append(f"{i.service} at {i.host}:{i.port} is {i.container}, {states}")
+    if len(down) > 3:
+        reasons.append(f"{len(down) - 3} more instances are not up")
+    return reasons
+
+
 LOOK_S = 0.2
 
 
@@ -75,7 +84,7 @@ class Status:
         return {**dataclasses.asdict(self), "serving": self.serving}
 
 
-def read(cluster: Cluster, secrets: Secrets, hosts: Session) -> Status:
+def read(cluster: Cluster, secrets: Secrets, hosts: Hosts) -> Status:
     """Ask every host of the session once, and every gateway for its view."""
     queries = {
         name: snapshot.query(converge.states_of(cluster, name, secrets, ("services", "serf", "gateway")).values())
@@ -89,7 +98,7 @@ def read(cluster: Cluster, secrets: Secrets, hosts: Session) -> Status:
     return combine(cluster, hosts.names, found, views)
 
 
-def await_gateways(applied: plan.Plan, hosts: Session, timeout_s: float = 30.0) -> None:
+def await_gateways(applied: plan.Plan, hosts: Hosts, timeout_s: float = 30.0) -> None:
     """Wait until the gateways whose settings ``applied`` changed run them.
 
     Raises FiefdomError for one that refuses its new configuration for good and keeps the last good one, and after
@@ -98,21 +107,19 @@ def await_gateways(applied: plan.Plan, hosts: Session, timeout_s: float = 30.0) 
     for host in applied.hosts:
         if any(c.name.startswith(f"{gateway.CONFIG_DIR}/") for c in host.of("file", "+", "~")):
             digest = host.state.file(gateway.HAPROXY_CONFIG).digest
-            _await_gateway(host.host, digest, hosts, time.monotonic() + timeout_s)
+            _await_gateway(host.host, digest, hosts, timeout_s)
 
 
-def _await_gateway(name: str, digest: str, hosts: Session, deadline: float) -> None:
-    while True:
+def _await_gateway(name: str, digest: str, hosts: Hosts, timeout_s: float) -> None:
+    for late in looks(timeout_s, LOOK_S):
         view = hosts.on_all(lambda name: gateway_view(hosts, name), [name])[name]
         config = view.get("config", {}) if isinstance(view, dict) else {}
         if config.get("ok") and config.get("digest") == digest:
             return
-        late = time.monotonic() > deadline
         if config.get("error") and (late or _is_final(config, digest)):
             raise FiefdomError(f"{name}: HAProxy keeps its last good configuration: {config['error']}")
         if late:
             raise FiefdomError(f"{name}: the gateway has not taken its new configuration up; see `fiefdom status`")
-        time.sleep(LOOK_S)
 
 
 def _is_final(config: Mapping[str, Any], digest: str) -> bool:
@@ -123,45 +130,6 @@ def _is_final(config: Mapping[str, Any], digest: str) -> bool:
     if "refused" not in config:
         return True  # an older gateway does not say what its error is about
     return config["refused"] == digest and config.get("retry_in_s") is None
-
-
-def gateway_view(hosts: Session, name: str) -> dict[str, Any] | str:
-    """What a gateway says of itself, as data; or in words why it does not."""
-    ok, output, error = hosts.shell(name, GATEWAY_STATUS)
-    return parse_view(output) if ok else printable(error)[:200] or "no answer"
-
-
-def parse_view(text: str) -> dict[str, Any] | str:
-    """A gateway's status document, every part in its shape and fit to be printed; or in words why it is none.
-
-    What a part holds besides texts and numbers is left out.
-    """
-    try:
-        view = json.loads(text)
-    except (ValueError, RecursionError):
-        return "its answer is not JSON"
-    if not isinstance(view, dict):
-        return "its answer is not an object"
-    facts = {key: view.get(key, {}) for key in ("serf", "config")}
-    lists = {key: view.get(key, []) for key in ("members", "servers", "rejected")}
-    for key, part in facts.items():
-        if not isinstance(part, dict):
-            return f"its answer has no object in {key}"
-    for key, entries in lists.items():
-        if not (isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)):
-            return f"its answer has no list of objects in {key}"
-    return {
-        **{key: _flat(part) for key, part in facts.items()},
-        **{key: [_flat(entry) for entry in entries] for key, entries in lists.items()},
-    }
-
-
-def _flat(part: Mapping[str, object]) -> dict[str, Any]:
-    return {
-        key: printable(value[:_WORDS_MAX])[:_WORDS_MAX] if isinstance(value, str) else value
-        for key, value in part.items()
-        if isinstance(value, str | int | float | bool | None)
-    }
 
 
 def combine(
@@ -219,15 +187,6 @@ def _strangers(cluster: Cluster, views: Mapping[str, dict[str, Any] | str]) -> l
     rows = [row for view in views.values() if isinstance(view, dict) for row in view.get("members", [])]
     alive = {str(row.get("name")): str(row.get("address")) for row in rows if row.get("status") == "alive"}
     return [of_stranger(cluster, f"{name} ({alive[name]})") for name in sorted(alive.keys() - own)]
-
-
-def of_stranger(cluster: Cluster, who: str) -> str:
-    """What there is to say of a living member that is no host of the inventory."""
-    fate = "no traffic" if cluster.gateway.known_hosts_only else "traffic, as a new host does"
-    return (
-        f"{who} is a member and no host of the inventory, and gets {fate}; add it there, or stop its agent and then "
-        "run `fiefdom rotate-key`"
-    )
 
 
 def _complaints(name: str, view: dict[str, Any]) -> list[str]:

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fiefdom import apply, converge
+from fiefdom import apply, converge, run
 from fiefdom.apply import Phase, Step
 from fiefdom.concerns.gateway import HAPROXY_CONFIG
 from fiefdom.containers import FAILED, conf_path
 from fiefdom.desired import HostState, digest, spec_hash
 from fiefdom.errors import FiefdomError
+from fiefdom.run import Known
 from fiefdom.snapshot import FoundContainer, FoundFile, FoundImage, FoundUnit, Snapshot
 
 LIVE = "live output"
@@ -288,7 +289,7 @@ class SimulatedHosts:
     ``log`` keeps who did what, in order; ``trouble`` is for the next turn of a host.
     """
 
-    known: converge.Known
+    known: Known
     root: Path
     hosts: dict[str, SimulatedHost] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
@@ -547,7 +548,7 @@ class SimulatedHosts:
         return container.rpartition("-")[0] == service and not container.endswith(FAILED)
 
 
-def converged(known: converge.Known, root: Path) -> SimulatedHosts:
+def converged(known: run.Known, root: Path) -> SimulatedHosts:
     """The hosts of a cluster, all as its inventory says."""
     hosts = SimulatedHosts(known, root)
     for name in known.cluster.hosts:
@@ -558,7 +559,7 @@ def converged(known: converge.Known, root: Path) -> SimulatedHosts:
     return hosts
 
 
-def bring(hosts: SimulatedHosts, known: converge.Known, hold: tuple[str, ...] | None = None) -> None:
+def bring(hosts: SimulatedHosts, known: run.Known, hold: tuple[str, ...] | None = None) -> None:
     """Let `apply` bring all hosts to an inventory."""
     hosts.known = known
     for name, host in hosts.hosts.items():

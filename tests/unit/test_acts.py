@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from fiefdom import cli, converge, ledger, maintenance, rollout, show
+from clock import Clock, stopped
+from fiefdom import cli, converge, ledger, show
 from fiefdom.errors import FiefdomError
 from simulated import SimulatedHosts, bring, converged
-from test_rollout import APPS, NEW, OLD, Clock, known
+from test_rollout import APPS, NEW, OLD, known
 
 GATEWAYS = ("gw1", "gw2")
 MORE_MEMORY = {"serf": {"memory_mib": 96}}
@@ -26,10 +27,7 @@ MORE_MEMORY = {"serf": {"memory_mib": 96}}
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    found = Clock()
-    for module in (converge, ledger, maintenance, rollout):
-        monkeypatch.setattr(module, "time", found)
-    return found
+    return stopped(monkeypatch)
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from fiefdom.containers import conf_file, script
+from fiefdom import containers
+from fiefdom.containers import conf_file
 from fiefdom.desired import Container, File, HostState, digest
 
 pytestmark = pytest.mark.lab
@@ -108,7 +109,7 @@ class Supervised:
         return subprocess.run([self.script, verb, self.container.name], capture_output=True, text=True, check=False)
 
     def __post_init__(self) -> None:
-        (self.root / "container").write_text(script(str(self.root), str(self.root / "stamps")))
+        (self.root / "container").write_text(containers.script(str(self.root), str(self.root / "stamps")))
         (self.root / "container").chmod(0o755)
         self.notify_path = str(self.root / "notify")
         self.ready = threading.Event()

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from example import GOSSIP_KEY, context
-from fiefdom import apply, converge, ledger, maintenance, release, rollout, show, snapshot, status
+from fiefdom import apply, converge, ledger, maintenance, run, show, snapshot, status, turn, views
 from fiefdom.desired import HostState, Secrets, spec_hash
 from fiefdom.errors import FiefdomError
 from fiefdom.plan import merge
+from fiefdom.views import alone, counts, not_up, parse_view, verdict
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "images" / "gateway"))
@@ -178,7 +179,7 @@ def test_haproxys_replies_say_nothing_that_gets_into_a_command(
     look = gateway_status.Look(node="gw1", services=SERVICES, wanted=servers)
     rows = gateway_status.server_rows(look, actual, traffic, {})
     view = {"haproxy": {}, "members": [], "servers": rows}
-    assert status.parse_view(json.dumps(view)) is not None
+    assert views.parse_view(json.dumps(view)) is not None
     for name in ("app1", "app1-8000", ".*", ""):
         rotation.drained(name, view)
         rotation.serving(name, view)
@@ -250,7 +251,7 @@ def assert_harmless(text: str) -> None:
 @given(bent_json(VIEW), bent_json(VIEW), pieces)
 @SLOW_TO_DRAW
 def test_a_gateways_document_breaks_nothing(first: str, second: str, version: str) -> None:
-    views = {"gw1": status.parse_view(first), "gw2": status.parse_view(second)}
+    views = {"gw1": parse_view(first), "gw2": parse_view(second)}
     lines = [
         "uid\t0",
         "os\tdebian\ttrixie",
@@ -261,19 +262,19 @@ def test_a_gateways_document_breaks_nothing(first: str, second: str, version: st
     picture = status.combine(CLUSTER, tuple(CLUSTER.hosts), found, views)
     assert_harmless(printed(*show.status_tables(picture)))
     json.dumps(picture.as_data())
-    counted = release.counts(views, tuple(CLUSTER.hosts), ("predictor",))
-    release.verdict(counted, counted, 0.01)
+    counted = counts(views, tuple(CLUSTER.hosts), ("predictor",))
+    verdict(counted, counted, 0.01)
     for name in CLUSTER.app_hosts:
-        release.not_up(views, CLUSTER, name)
-        release.alone(views, CLUSTER, [name])
-        release.alone(views, CLUSTER, [name], if_up=True)
+        not_up(views, CLUSTER, name)
+        alone(views, CLUSTER, [name])
+        alone(views, CLUSTER, [name], if_up=True)
     for view in views.values():
         maintenance._may_list(view, "app1")
 
 
 # --- Hosts: the snapshot, and what a host says during its turn
 
-KNOWN = converge.Known(context().cluster, Secrets(GOSSIP_KEY), {})
+KNOWN = run.Known(context().cluster, Secrets(GOSSIP_KEY), {})
 
 
 def answer() -> list[str]:
@@ -342,7 +343,7 @@ TURN = ["fiefdom-stage\tdrain", "done\t1", "fiefdom-log\tx\twords", "fiefdom-fai
 
 @given(bent_lines(TURN))
 def test_what_a_host_says_during_its_turn_breaks_nothing(lines: list[str]) -> None:
-    heard = rollout.Heard("app1", lambda *_: None)
+    heard = turn.Heard("app1", lambda *_: None)
     for line in lines:
         heard(line)
     heard.end()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
 
+from clock import Clock, stopped
 from fiefdom import apply, guard, plan
 from fiefdom.desired import Container, Directory, File, HostState, Sysctl, Unit
 from fiefdom.errors import FiefdomError
@@ -81,100 +82,97 @@ class FakeLine:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """Seconds that pass only while somebody sleeps."""
-    now = [0.0]
-    monkeypatch.setattr(guard.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
-    yield now
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return stopped(monkeypatch)
 
 
-def perform(line: FakeLine, clock: list[float], kept: guard.Backup = KEPT) -> None:
-    guard.perform(line, (), kept, clock=lambda: clock[0])
+def perform(line: FakeLine, kept: guard.Backup = KEPT) -> None:
+    guard.perform(line, (), kept)
 
 
-def test_a_change_is_confirmed_by_a_new_login_and_nothing_else(clock: list[float]) -> None:
+def test_a_change_is_confirmed_by_a_new_login_and_nothing_else(clock: Clock) -> None:
     line = FakeLine()
-    perform(line, clock)
+    perform(line)
     assert line.log == ["take until arm", "login", "confirm abc"]
 
 
-def test_an_sshd_that_this_client_cannot_talk_to_is_not_let_live(clock: list[float]) -> None:
+def test_an_sshd_that_this_client_cannot_talk_to_is_not_let_live(clock: Clock) -> None:
     steps = (("stage", SSHD.path, "0600", "0", "0", base64.b64encode(SSHD.content).decode()),)
     line = FakeLine(tried="no algorithm in common")
     with pytest.raises(
         FiefdomError, match=r"^app1: nothing was changed, .*keep this client out: no algorithm in common$"
     ):
-        guard.perform(line, steps, KEPT, clock=lambda: clock[0])
+        guard.perform(line, steps, KEPT)
     assert line.log == ["trial of 'Port 22\\n'"]
     tried = FakeLine()
-    guard.perform(tried, steps, KEPT, clock=lambda: clock[0])
+    guard.perform(tried, steps, KEPT)
     assert tried.log[:2] == ["trial of 'Port 22\\n'", "take until arm"]
 
 
-def test_a_login_that_fails_for_a_moment_is_tried_again(clock: list[float]) -> None:
+def test_a_login_that_fails_for_a_moment_is_tried_again(clock: Clock) -> None:
     """sshd refuses connections while it reloads."""
     line = FakeLine(logins=["Could not connect (refused)", "SSH error (banner)", None])
-    perform(line, clock)
+    perform(line)
     assert line.log.count("login") == 3
     assert "revert" not in line.log
 
 
-def test_steps_that_are_still_under_way_are_waited_for(clock: list[float]) -> None:
+def test_steps_that_are_still_under_way_are_waited_for(clock: Clock) -> None:
     line = FakeLine(answers=[("applying", ""), ("applying", ""), ("confirmed", "")])
-    perform(line, clock)
+    perform(line)
     assert line.log.count("confirm abc") == 3
 
 
-def test_no_login_within_half_the_time_has_the_host_take_it_back(clock: list[float]) -> None:
+def test_no_login_within_half_the_time_has_the_host_take_it_back(clock: Clock) -> None:
     line = FakeLine(logins=["Could not connect (timed out)"])
     says = "app1: the change of sshd was taken back: a new login to 10.1.0.21:22 failed: Could not connect (timed out)"
     with pytest.raises(FiefdomError, match=f"^{re.escape(says)}$"):
-        perform(line, clock)
-    assert 30 <= clock[0] < 31
+        perform(line)
+    assert 30 <= clock.passed_s < 31
     assert line.log[-2:] == ["revert", "back"]
 
 
 @pytest.mark.parametrize("reason", ["Authentication error (username=ann)", "root is out of reach: sudo: a password"])
-def test_a_login_that_is_refused_is_not_tried_until_the_address_is_locked_out(clock: list[float], reason: str) -> None:
+def test_a_login_that_is_refused_is_not_tried_until_the_address_is_locked_out(clock: Clock, reason: str) -> None:
     line = FakeLine(logins=[reason])
     with pytest.raises(FiefdomError, match="taken back"):
-        perform(line, clock)
+        perform(line)
     assert line.log.count("login") == guard.LOGINS
 
 
-def test_where_the_old_connection_is_dead_the_host_is_waited_for(clock: list[float]) -> None:
+def test_where_the_old_connection_is_dead_the_host_is_waited_for(clock: Clock) -> None:
     line = FakeLine(logins=["Could not connect (timed out)"], reaches=False, returns=["no route"] * 70 + [None])
     with pytest.raises(FiefdomError, match="was taken back"):
-        perform(line, clock)
+        perform(line)
     assert line.log.count("back") == 71
 
 
-def test_a_host_that_never_answers_again_is_said_to(clock: list[float]) -> None:
+def test_a_host_that_never_answers_again_is_said_to(clock: Clock) -> None:
     line = FakeLine(logins=["Could not connect (timed out)"], reaches=False, returns=["no route"])
     with pytest.raises(FiefdomError, match=r"does not answer as before either.*: no route$"):
-        perform(line, clock)
-    assert clock[0] == pytest.approx(KEPT.confirm_s + guard.BACK_S, abs=1)
+        perform(line)
+    assert clock.passed_s == pytest.approx(KEPT.confirm_s + guard.BACK_S, abs=1)
 
 
-def test_a_login_that_something_else_keeps_out_is_said_to_be_that(clock: list[float]) -> None:
+def test_a_login_that_something_else_keeps_out_is_said_to_be_that(clock: Clock) -> None:
     """A file of the operator's own that sshd had not read before, for one."""
     line = FakeLine(logins=["Authentication error (ann)"], returns=["Authentication error (ann)"])
     with pytest.raises(FiefdomError, match=r"taken back: .*; a login as before fails as well \(Authentication error"):
-        perform(line, clock)
+        perform(line)
 
 
-def test_what_the_host_took_back_meanwhile_is_told_with_its_reason(clock: list[float]) -> None:
+def test_what_the_host_took_back_meanwhile_is_told_with_its_reason(clock: Clock) -> None:
     line = FakeLine(answers=[("reverted", "the host rebooted before it was confirmed")])
     with pytest.raises(FiefdomError, match=r"sshd was taken back: the host rebooted before it was confirmed$"):
-        perform(line, clock)
+        perform(line)
 
 
-def test_a_host_that_took_it_back_before_any_login_worked_is_not_waited_for(clock: list[float]) -> None:
+def test_a_host_that_took_it_back_before_any_login_worked_is_not_waited_for(clock: Clock) -> None:
     """One that rebooted is back where it was, while the run still tries where it should be."""
     line = FakeLine(logins=["no route"], asked=[("unknown", ""), ("reverted", "the host rebooted")])
     with pytest.raises(FiefdomError, match=r"sshd was taken back: the host rebooted$"):
-        perform(line, clock)
-    assert clock[0] < 2
+        perform(line)
+    assert clock.passed_s < 2
 
 
 @pytest.mark.parametrize(
@@ -184,10 +182,10 @@ def test_a_host_that_took_it_back_before_any_login_worked_is_not_waited_for(cloc
         (["fiefdom-reverted\tapp1"], r"^app1: the change of sshd was taken back: /etc/x: refused by sshd: line 3$"),
     ],
 )
-def test_a_step_that_fails_needs_no_login(clock: list[float], reverted: list[str], says: str) -> None:
+def test_a_step_that_fails_needs_no_login(clock: Clock, reverted: list[str], says: str) -> None:
     line = FakeLine(heard=["fiefdom-failed\t/etc/x\trefused by sshd: line 3", *reverted])
     with pytest.raises(FiefdomError, match=says):
-        perform(line, clock)
+        perform(line)
     assert line.log == ["take until arm"]
 
 
@@ -196,31 +194,31 @@ FULL_DISK = ("done\tguard\tarm", "fiefdom-failed\t/etc/x\tcannot be put into pla
 
 @pytest.mark.parametrize("asked", [("applying", ""), ("unknown", "")])
 def test_a_step_that_fails_and_cannot_be_taken_back_is_no_harmless_failure(
-    clock: list[float], asked: tuple[guard.Answer, str]
+    clock: Clock, asked: tuple[guard.Answer, str]
 ) -> None:
     line = FakeLine(heard=FULL_DISK, asked=[asked])
     words = (
         r"^app1: /etc/x: cannot be put into place: no space; and the host is not as before yet: .* change of sshd, so"
     )
     with pytest.raises(FiefdomError, match=words):
-        perform(line, clock)
+        perform(line)
     assert line.log == ["take until arm", "back", "ask abc"]
 
 
-def test_a_way_back_that_was_only_not_heard_of_is_asked_for(clock: list[float]) -> None:
+def test_a_way_back_that_was_only_not_heard_of_is_asked_for(clock: Clock) -> None:
     line = FakeLine(heard=FULL_DISK, returns=["no route", None], asked=[("reverted", "a step failed")])
     with pytest.raises(
         FiefdomError, match=r"^app1: the change of sshd was taken back: /etc/x: cannot be put into place"
     ):
-        perform(line, clock)
+        perform(line)
     assert line.log.count("back") == 2
 
 
-def test_a_host_that_no_longer_answers_after_a_step_failed_is_said_to(clock: list[float]) -> None:
+def test_a_host_that_no_longer_answers_after_a_step_failed_is_said_to(clock: Clock) -> None:
     line = FakeLine(heard=FULL_DISK, returns=["no route"])
     with pytest.raises(FiefdomError, match=r"no space; and it does not answer as before either.*: no route$"):
-        perform(line, clock)
-    assert clock[0] == pytest.approx(KEPT.confirm_s + guard.BACK_S, abs=1)
+        perform(line)
+    assert clock.passed_s == pytest.approx(KEPT.confirm_s + guard.BACK_S, abs=1)
 
 
 def access() -> apply.Phase:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fiefdom import guard
+from fiefdom.guard import SCRIPT
 
 STUBS = {
     "systemctl": 'echo "systemctl $*" >>"$ROOT/log"; case $1 in is-enabled | is-active) exit 1 ;; esac',
@@ -33,7 +33,7 @@ class Root:
             stub = self.path / "bin" / name
             stub.write_text(f"#!/bin/sh\nROOT={self.path}\n{body}\n")
             stub.chmod(0o755)
-        script = guard.SCRIPT.replace("PATH=", f"PATH={self.path}/bin:")
+        script = SCRIPT.replace("PATH=", f"PATH={self.path}/bin:")
         for folder in ("/var/lib/fiefdom", "/run/fiefdom", "/etc/systemd"):
             script = script.replace(folder, f"{self.path}{folder}")
         (self.path / "guard.sh").write_text(script)

@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
+from clock import stopped
 from example import GOSSIP_KEY, context
-from fiefdom import converge, keyring, ledger, maintenance, rollout, secret, strangers
+from fiefdom import converge, keyring, keys, ledger, secret, strangers
 from fiefdom.concerns import gateway, serf
 from fiefdom.desired import HostState, spec_hash
 from fiefdom.errors import FiefdomError
-from fiefdom.keyring import fingerprints
+from fiefdom.keys import fingerprints
 from simulated import Ring, SimulatedHosts, converged, understand
-from test_rollout import Clock, Said, known
+from test_rollout import Said, known
 
 OLD = GOSSIP_KEY
 GIVEN = base64.b64encode(bytes(range(32))).decode()
@@ -31,9 +32,7 @@ class Died(BaseException):
 
 @pytest.fixture
 def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimulatedHosts:
-    clock = Clock()
-    for module in (keyring, maintenance, rollout, strangers):
-        monkeypatch.setattr(module, "time", clock)
+    stopped(monkeypatch)
     for name in (secret.VARIABLE, secret.NEXT_VARIABLE):
         monkeypatch.delenv(name, raising=False)
     path = tmp_path / "gossip.key"
@@ -412,7 +411,7 @@ def test_a_gateway_that_believes_after_a_moment_is_waited_for(
     hosts: SimulatedHosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hosts.views["gw2"] = {"rejected": [{"member": "app1", "reason": "claims the name"}]}
-    monkeypatch.setattr(strangers, "time", Clock(meanwhile=hosts.views.clear))
+    stopped(monkeypatch, hosts.views.clear)
     strangers.require_believed(hosts.known.cluster, hosts, MEMBERS)
 
 
@@ -472,8 +471,8 @@ def test_a_key_that_cannot_be_put_in_place_is_one_line(hosts: SimulatedHosts) ->
 
 def require_same(hosts: Any, key: str) -> None:
     other = replace(hosts.known, secrets=replace(hosts.known.secrets, gossip_key=key))
-    if keyring.touches_keys(converge.make_plan(other, hosts.names, hosts).due.hosts):
-        keyring.require_same_key(other, hosts)
+    if keys.touches_keys(converge.make_plan(other, hosts.names, hosts).due.hosts):
+        keys.require_same_key(other, hosts)
 
 
 class Limited:
@@ -513,7 +512,7 @@ def test_apply_while_a_key_is_half_way_is_refused(hosts: SimulatedHosts, number:
         # A host that the rotation has not come to yet has nothing but the old key; the gateways tell.
         known = replace(hosts.known, secrets=replace(hosts.known.secrets, gossip_key=key))
         with pytest.raises(FiefdomError, match=rf"^{'app2' if number else 'gw1'}: another gossip key is on its way"):
-            keyring.require_same_key(known, Limited(hosts, "app2"))
+            keys.require_same_key(known, Limited(hosts, "app2"))
 
 
 @pytest.mark.parametrize(
@@ -541,10 +540,10 @@ def test_only_a_host_that_drifted_is_given_this_machines_key(
     give(hosts, "", *without)
     session: Any = Limited(hosts, *asked)
     if may:
-        keyring.require_same_key(hosts.known, session)
+        keys.require_same_key(hosts.known, session)
     else:
         with pytest.raises(FiefdomError, match="the gossip key there is not this machine's"):
-            keyring.require_same_key(hosts.known, session)
+            keys.require_same_key(hosts.known, session)
 
 
 def test_a_gateway_that_is_down_does_not_keep_an_app_host_from_its_mend(hosts: SimulatedHosts) -> None:
@@ -557,13 +556,13 @@ def test_a_gateway_that_is_down_does_not_keep_an_app_host_from_its_mend(hosts: S
         return script(name, *arguments, **more)
 
     hosts.script = down  # type: ignore[method-assign]
-    keyring.require_same_key(hosts.known, Limited(hosts, "app1"))
+    keys.require_same_key(hosts.known, Limited(hosts, "app1"))
 
 
 def test_a_plan_for_a_new_host_is_looked_at_and_one_of_something_else_is_not(hosts: SimulatedHosts) -> None:
-    assert not keyring.touches_keys(converge.make_plan(hosts.known, ["app1"], hosts).hosts)
+    assert not keys.touches_keys(converge.make_plan(hosts.known, ["app1"], hosts).hosts)
     hosts.hosts["app1"].remove_file(serf.CONFIG)
-    assert keyring.touches_keys(converge.make_plan(hosts.known, ["app1"], hosts).hosts)
+    assert keys.touches_keys(converge.make_plan(hosts.known, ["app1"], hosts).hosts)
 
 
 def rotate_until_round(hosts: SimulatedHosts, number: int) -> None:

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from clock import stopped
 from fiefdom import ledger, show
 from fiefdom.errors import FiefdomError
 from fiefdom.ledger import Act, Entry, Lock
@@ -332,7 +333,11 @@ def apply(hosts: Gateways, said: list[str], who: str = "bob@lap", **options: Any
 def meanwhile(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
     """What happens while an apply waits, look after look; it may not wait longer than that."""
     events: list[Callable[[], object]] = []
-    monkeypatch.setattr(ledger.time, "sleep", lambda _: events.pop(0)())
+
+    def happens() -> None:
+        events.pop(0)()
+
+    stopped(monkeypatch, happens)
     return events
 
 

@@ -7,17 +7,16 @@ from typing import Any
 
 import pytest
 
-from fiefdom import ledger, maintenance, rollout
+from clock import stopped
+from fiefdom import ledger, maintenance
 from fiefdom.errors import FiefdomError
 from simulated import SimulatedHosts, Trouble, converged
-from test_rollout import Clock, Said, known
+from test_rollout import Said, known
 
 
 @pytest.fixture
 def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimulatedHosts:
-    clock = Clock()
-    for module in (maintenance, rollout):
-        monkeypatch.setattr(module, "time", clock)
+    stopped(monkeypatch)
     return converged(known(), tmp_path)
 
 

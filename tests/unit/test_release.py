@@ -11,14 +11,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from example import context
-from fiefdom import apply, plan, release
+from fiefdom import apply, plan, release, status
 from fiefdom.desired import Container, File, HostState, Image
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
 from fiefdom.plan import Change, HostPlan
-from fiefdom.release import Count, Order
+from fiefdom.release import Order
 from fiefdom.snapshot import FoundContainer, FoundUnit, Snapshot
 from fiefdom.status import InstanceStatus, Status
+from fiefdom.views import Count, Missing, alone, counts, erring, missing, not_up, verdict
 
 APPS = ("app1", "app2", "app3", "app4", "app5")
 
@@ -224,11 +225,11 @@ UP = InstanceStatus("predictor", "app1", 8000, "1", "running", ("up", "up"))
 def test_a_cluster_that_is_not_whole_says_why(
     instances: list[InstanceStatus], problems: tuple[str, ...], reasons: list[str]
 ) -> None:
-    assert release.degraded(Status(("gw1", "gw2"), (), tuple(instances), problems)) == reasons
+    assert status.degraded(Status(("gw1", "gw2"), (), tuple(instances), problems)) == reasons
 
 
 def test_without_a_gateway_that_answers_nothing_is_known_to_be_up() -> None:
-    assert release.degraded(Status((), (), (replace(UP, servers=()),), ()))
+    assert status.degraded(Status((), (), (replace(UP, servers=()),), ()))
 
 
 def test_what_apply_would_do_comes_first_but_not_what_a_failed_release_left() -> None:
@@ -345,7 +346,7 @@ def test_counts_are_by_gateway_and_server_of_the_hosts_and_services_asked_for() 
         "gw2": view(row("app1-8000", 20)),
         "gw3": "no answer",
     }
-    assert release.counts(views, ["app1"], {"predictor": ("1", "2")}) == {
+    assert counts(views, ["app1"], {"predictor": ("1", "2")}) == {
         ("gw1", "app1-8000"): Count(10, 3),
         ("gw2", "app1-8000"): Count(20, 0),
     }
@@ -379,35 +380,33 @@ KEY, OTHER = ("gw1", "app1-8000"), ("gw2", "app1-8000")
 def test_a_verdict_is_by_what_was_counted_since(
     before: dict[tuple[str, str], Count], now: dict[tuple[str, str], Count], words: str | None
 ) -> None:
-    found = release.verdict(before, now, 0.01)
+    found = verdict(before, now, 0.01)
     assert found is None if words is None else found is not None and found.startswith(words)
 
 
 def test_every_error_may_be_allowed_and_none() -> None:
-    assert release.verdict({KEY: Count()}, {KEY: Count(10, 10)}, 1.0) is None
-    assert release.verdict({KEY: Count()}, {KEY: Count(10**9, 3)}, 0.0)
+    assert verdict({KEY: Count()}, {KEY: Count(10, 10)}, 1.0) is None
+    assert verdict({KEY: Count()}, {KEY: Count(10**9, 3)}, 0.0)
 
 
 def test_a_host_is_up_when_every_gateway_has_every_instance_up() -> None:
     two = cluster(("app1", "app2", "app3"), services={"predictor": {"instances": 2}})
     whole = view(row("app2-8000"), row("app2-8001"), row("app2-9000", service="web"), row("app1-8000", state="down"))
-    assert release.not_up({"gw1": whole, "gw2": whole}, two, "app2") is None
-    assert release.not_up({"gw1": whole, "gw2": "out of order"}, two, "app2") == "gw2 does not answer: out of order"
+    assert not_up({"gw1": whole, "gw2": whole}, two, "app2") is None
+    assert not_up({"gw1": whole, "gw2": "out of order"}, two, "app2") == "gw2 does not answer: out of order"
     draining = view(*(r | {"state": "drain"} if r["port"] == 8001 else r for r in whole["servers"]))
-    assert release.not_up({"gw1": whole, "gw2": draining}, two, "app2") == "gw2 has predictor at app2:8001 drain"
+    assert not_up({"gw1": whole, "gw2": draining}, two, "app2") == "gw2 has predictor at app2:8001 drain"
     missing = view(*whole["servers"][:2])
-    assert release.not_up({"gw1": missing}, two, "app2") == "gw1 has web at app2:9000 out of rotation"
+    assert not_up({"gw1": missing}, two, "app2") == "gw1 has web at app2:9000 out of rotation"
     # Another service on the same port is not it.
-    assert release.not_up({"gw1": view(row("app2-8000"), row("app2-8001"), row("app2-9000"))}, two, "app2")
+    assert not_up({"gw1": view(row("app2-8000"), row("app2-8001"), row("app2-9000"))}, two, "app2")
 
 
 def test_what_is_missing_names_the_unit_that_is_not_up() -> None:
     one = cluster(("app1",), services={"predictor": {"instances": 1}, "web": None})
     down = {"gw1": view(row("app1-8000", state="down"))}
-    assert release.missing(down, one, "app1") == release.Missing(
-        "predictor@8000.service", "gw1 has predictor at app1:8000 down"
-    )
-    assert release.missing({"gw1": "gone"}, one, "app1") == release.Missing("the gateways", "gw1 does not answer: gone")
+    assert missing(down, one, "app1") == Missing("predictor@8000.service", "gw1 has predictor at app1:8000 down")
+    assert missing({"gw1": "gone"}, one, "app1") == Missing("the gateways", "gw1 does not answer: gone")
 
 
 @pytest.mark.parametrize(
@@ -423,27 +422,27 @@ def test_what_is_missing_names_the_unit_that_is_not_up() -> None:
 )
 def test_hosts_are_alone_where_no_other_has_a_service_up(out: list[str], up: list[str], words: str | None) -> None:
     seen = {"gw1": view(*(row(f"{name}-8000", state="up" if name in up else "down") for name in APPS))}
-    assert release.alone(seen, cluster(services={"web": None}), out) == words
+    assert alone(seen, cluster(services={"web": None}), out) == words
 
 
 def test_who_serves_nothing_leaves_nobody_alone() -> None:
     """What is down everywhere is not taken down, so that its way back stays open; a gateway's silence is no yes."""
     two = cluster(("app1", "app3"), services={"predictor": {"instances": 1}, "web": None})
     seen = {"gw1": view(row("app1-8000", state="down"), row("app3-8000", state="down"))}
-    assert release.alone(seen, two, ["app1"], if_up=True) is None
-    assert release.alone({"gw1": view(row("app1-8000"))}, two, ["app1"], if_up=True)
-    assert release.alone({"gw1": "gone"}, two, ["app1"], if_up=True) == "gw1 does not answer: gone"
+    assert alone(seen, two, ["app1"], if_up=True) is None
+    assert alone({"gw1": view(row("app1-8000"))}, two, ["app1"], if_up=True)
+    assert alone({"gw1": "gone"}, two, ["app1"], if_up=True) == "gw1 does not answer: gone"
 
 
 def test_a_service_without_another_host_leaves_nobody_alone() -> None:
     one = cluster(("app1",), services={"predictor": {"instances": 1}, "web": None})
-    assert release.alone({"gw1": view(row("app1-8000"))}, one, ["app1"]) is None
+    assert alone({"gw1": view(row("app1-8000"))}, one, ["app1"]) is None
 
 
 def test_who_erred_is_known_by_server() -> None:
     before, now = {KEY: Count(10, 1), OTHER: Count(10, 1)}, {KEY: Count(20, 1), OTHER: Count(20, 2)}
-    assert release.erring(before, now) == {"app1-8000"}
-    assert release.erring(before, before) == set()
+    assert erring(before, now) == {"app1-8000"}
+    assert erring(before, before) == set()
 
 
 def test_hosts_that_run_the_new_version_already_are_known() -> None:
@@ -489,10 +488,10 @@ def test_whatever_gateways_say_is_a_verdict_or_a_reason_never_a_traceback(
     before: dict[str, Any], now: dict[str, Any]
 ) -> None:
     services = {"predictor": ("1", "2")}
-    first, then = (release.counts(found, APPS, services) for found in (before, now))
-    words = release.verdict(first, then, 0.01)
+    first, then = (counts(found, APPS, services) for found in (before, now))
+    words = verdict(first, then, 0.01)
     assert words is None or words.endswith("as the gateways count")
-    missing = release.not_up(now, CLUSTER, "app1")
+    missing = not_up(now, CLUSTER, "app1")
     assert missing is None if not now else isinstance(missing, str)
 
 

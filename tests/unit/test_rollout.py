@@ -7,7 +7,7 @@ import itertools
 import re
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clock import Clock, stopped
 from example import context
-from fiefdom import apply, converge, ledger, plan, release, rollout
+from fiefdom import apply, converge, ledger, plan, release, rollout, turn, views
 from fiefdom.containers import FAILED
 from fiefdom.errors import FiefdomError
 from fiefdom.release import Order
-from fiefdom.rollout import Heard, Report, RolloutError, Wish
+from fiefdom.rollout import Report, RolloutError, Wish
+from fiefdom.run import Known
+from fiefdom.turn import Heard
 from simulated import SimulatedHosts, Trouble, answer, bring, converged
 
 OLD, NEW = "1.2.0", "1.3.0"
 APPS = ("app1", "app2", "app3", "app4")
 
 
-def known(version: str = OLD, soak_s: float = 2.0, **changes: Any) -> converge.Known:
+def known(version: str = OLD, soak_s: float = 2.0, **changes: Any) -> Known:
     """A cluster of two gateways and four app hosts with two instances each."""
     hosts = {
         name: {"address": f"10.1.0.{30 + i}", "groups": ["app_hosts"], "services": {"predictor": {"instances": 2}}}
@@ -41,32 +44,12 @@ def known(version: str = OLD, soak_s: float = 2.0, **changes: Any) -> converge.K
         rollout={"soak_s": soak_s},
         **changes,
     ).cluster
-    return converge.Known(cluster, context().secrets, {})
-
-
-@dataclass
-class Clock:
-    """Time that passes only where somebody sleeps; ``meanwhile`` happens then."""
-
-    now_s: float = 1000.0
-    meanwhile: Callable[[], None] = lambda: None
-    slept: list[float] = field(default_factory=list)
-
-    def monotonic(self) -> float:
-        return self.now_s
-
-    def sleep(self, seconds: float) -> None:
-        assert seconds >= 0
-        self.now_s += max(seconds, 0.001)
-        self.slept.append(seconds)
-        self.meanwhile()
+    return Known(cluster, context().secrets, {})
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    found = Clock()
-    monkeypatch.setattr(rollout, "time", found)
-    return found
+    return stopped(monkeypatch)
 
 
 @pytest.fixture
@@ -170,7 +153,7 @@ def test_no_host_begins_before_the_batch_before_it_is_up_and_soaked(hosts: Simul
         if what == "drain":
             seen.append((who, tuple(name for name, at in up_at.items() if clock.now_s - at >= 2.0)))
         if what == "soak":
-            assert release.not_up({"gw1": {"servers": hosts.servers()}}, CLUSTER, who) is None
+            assert views.not_up({"gw1": {"servers": hosts.servers()}}, CLUSTER, who) is None
             up_at[who] = clock.now_s
 
     wish = Wish(order=Order("2"))
@@ -717,7 +700,7 @@ def test_any_line_is_heard_without_a_traceback(said: list[str]) -> None:
 
 
 def test_an_error_of_a_release_names_every_host() -> None:
-    failures = [rollout.Failure(name, "x.service", "did not start") for name in ("app1", "app2")]
+    failures = [turn.Failure(name, "x.service", "did not start") for name in ("app1", "app2")]
     assert str(RolloutError(failures, [], [])) == "app1: x.service: did not start; app2: x.service: did not start"
 
 

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from example import GOSSIP_KEY, INVENTORY, merged
-from fiefdom import apply, converge, diffs, plan, show
+from fiefdom import apply, converge, diffs, plan, run, show
 from fiefdom.containers import STAMP_DIR
 from fiefdom.desired import RELEASES, Context, Directory, HostState, Secrets, digest
 from fiefdom.membership import rpc_auth
@@ -103,7 +103,7 @@ def test_no_face_of_a_plan_tells_one(now: object) -> None:
         repr([c.resource for h in wanted.hosts for c in h.changes]),
         repr(ONE),
         repr(CLUSTER),
-        repr(converge.Known(CLUSTER, ONE, {})),
+        repr(run.Known(CLUSTER, ONE, {})),
         repr(context("app1")),
     ]
     assert "(secret: content not shown)" in faces[0] and "predictor-8000.env" in faces[0]

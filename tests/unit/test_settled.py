@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
+from clock import stopped
 from fiefdom import cli, converge, plan
 from fiefdom.desired import File, HostState
 from fiefdom.errors import FiefdomError
@@ -32,7 +33,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
     """Seconds that the host says are left, look by look."""
     left: list[int | None] = []
     monkeypatch.setattr(converge, "make_plan", lambda *_: waiting(left.pop(0) if left[1:] else left[0]))
-    monkeypatch.setattr(converge, "SETTLE_S", 0)
+    stopped(monkeypatch)
     return left
 
 

@@ -16,9 +16,10 @@ from fiefdom import plan, show
 from fiefdom.desired import Container, HostState
 from fiefdom.plan import Change, HostPlan, Plan
 from fiefdom.release import Order, Release
-from fiefdom.rollout import Failure, Report, RolloutError, Wish
+from fiefdom.rollout import Report, RolloutError, Wish
 from fiefdom.snapshot import FoundContainer, Snapshot
 from fiefdom.status import HostStatus, InstanceStatus, Status
+from fiefdom.turn import Failure
 
 
 def host_plan(name: str, *changes: Change) -> HostPlan:

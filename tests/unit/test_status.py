@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from clock import stopped
 from example import context
-from fiefdom import plan, status
+from fiefdom import plan, status, views
 from fiefdom.concerns import gateway
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
@@ -137,9 +138,9 @@ def test_a_living_member_that_the_inventory_does_not_know_is_told_and_keeps_noth
 def test_a_gateways_answer_is_what_it_says_less_what_nobody_reads() -> None:
     offers = {"offers": [{"service": "predictor"}]}
     sent = {**view(), "node": "gw1", "members": [{"name": "app1", "status": "alive", **offers}]}
-    assert status.parse_view(json.dumps(sent)) == {**view(), "members": [{"name": "app1", "status": "alive"}]}
+    assert views.parse_view(json.dumps(sent)) == {**view(), "members": [{"name": "app1", "status": "alive"}]}
     # What an older gateway does not say is not there.
-    assert status.parse_view("{}") == {"serf": {}, "config": {}, "members": [], "servers": [], "rejected": []}
+    assert views.parse_view("{}") == {"serf": {}, "config": {}, "members": [], "servers": [], "rejected": []}
 
 
 @pytest.mark.parametrize(
@@ -154,12 +155,12 @@ def test_a_gateways_answer_is_what_it_says_less_what_nobody_reads() -> None:
     ],
 )
 def test_an_answer_that_is_none_is_told(text: str, words: str) -> None:
-    assert status.parse_view(text) == words
+    assert views.parse_view(text) == words
 
 
 def test_what_a_gateway_says_is_one_printable_line() -> None:
     sent = {**view(), "rejected": [{"member": "app9\x1b[2J", "reason": "says\n" + "x" * 1000}]}
-    (line,) = combined(gw1=status.parse_view(json.dumps(sent))).problems
+    (line,) = combined(gw1=views.parse_view(json.dumps(sent))).problems
     assert line.startswith("gw1: refuses member app9\\x1b[2J: says xxx")
     assert line.isprintable() and len(line) < 500
 
@@ -240,7 +241,7 @@ UNPLACED = config(NEW.digest, "no line for web", refused=None, retry_in_s=None)
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status, "LOOK_S", 0.001)
+    stopped(monkeypatch)
 
 
 @pytest.mark.usefixtures("impatient")
