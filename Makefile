@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 # The container supervisor is a template; what is checked is what it becomes.
-SCRIPTS = $(shell grep -rlE '^\#!/(usr/)?bin/(env )?(ba)?sh' images .ci tests/unit/expected)
+SCRIPTS = $(shell grep -rlE '^\#!/(usr/)?bin/(env )?(ba)?sh' images .ci tests/unit/desired/expected)
 DOCKERFILES = $(shell find images tests -name Dockerfile)
 
 .PHONY: help venv demo test audit proof lint pip-audit lock bases bench clean
@@ -29,7 +29,7 @@ lint: venv ## what CI checks without running anything
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/shellcheck $(SCRIPTS)
-	$(VENV)/bin/shellcheck --shell sh deploys/fiefdom/*.sh
+	$(VENV)/bin/shellcheck --shell sh deploys/fiefdom/*/*.sh
 	$(VENV)/bin/hadolint $(DOCKERFILES)
 
 pip-audit: venv ## known vulnerabilities of what is locked
@@ -40,7 +40,7 @@ lock: venv ## write requirements.lock anew: newest versions that pyproject.toml 
 	  --no-emit-index-url --custom-compile-command 'make lock' --extra dev --output-file requirements.lock pyproject.toml
 
 bases: venv ## pin the base images that the registry has today
-	$(VENV)/bin/python -m fiefdom.bases
+	$(VENV)/bin/python -m fiefdom.images.bases
 
 bench: demo ## measure runs, releases, joins and throughput, each as a ratio
 	$(VENV)/bin/python bench/noop.py

@@ -22,8 +22,10 @@ from pathlib import Path
 
 import yaml
 
-from fiefdom import converge, inventory, lab, secret
-from fiefdom.desired import HostState
+from fiefdom import inventory, lab
+from fiefdom.converge import carry_out
+from fiefdom.desired.state import HostState
+from fiefdom.inventory import secret
 from fiefdom.model import Cluster
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,7 +97,7 @@ def _prepare_ansible(cluster: Cluster, scratch: Path) -> list[str]:
     for host in lab.status():
         if host.name in cluster.hosts:
             release = "bookworm" if host.release == "bookworm" else "trixie"
-            state = converge.states_of(cluster, host.name, secrets)[release]
+            state = carry_out.states_of(cluster, host.name, secrets)[release]
             tasks = _tasks(state, scratch / host.name)
             (scratch / f"{host.name}.yml").write_text(yaml.safe_dump(tasks, sort_keys=False))
     # The free strategy lets every host go at its own pace, which is the fastest that Ansible has.

@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fiefdom import bases, lab
-from fiefdom.concerns import gateway, serf, services
-from fiefdom.desired import Container, Context, HostState, Secrets
+from fiefdom import lab
+from fiefdom.desired import gateway, serf, services
+from fiefdom.desired.state import Container, Context, HostState, Secrets
+from fiefdom.images import bases
 from fiefdom.model import Cluster
 
 ROOT = Path(__file__).resolve().parents[1]

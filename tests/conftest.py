@@ -1,12 +1,8 @@
-"""Shared by all tests: their helper modules are importable by name."""
+"""Shared by all tests. Their support modules are the package `helpers` (see `pythonpath` in pyproject.toml)."""
 
 import sys
-from pathlib import Path
 
 import pytest
-
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE / "unit"), str(HERE / "lab")]
 
 
 def pytest_collection_finish() -> None:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from audited import CONFIG, HOSTS, SAID, Target
+
+from helpers.audited import CONFIG, HOSTS, SAID, Target
 
 COUNTS: dict[str, Counter[str]] = {}
 """Outcomes by scanner and host."""

@@ -13,7 +13,8 @@ from functools import cache
 from typing import Any
 
 import pytest
-from audited import Control, Target, each
+
+from helpers.audited import Control, Target, each
 
 SENSITIVE = {"/", "/boot", "/dev", "/etc", "/lib", "/proc", "/sys", "/usr", "/run/docker.sock", "/var/run/docker.sock"}
 PROBED = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from audited import Target
+from helpers.audited import Target
 
 # A bare unit's is 9.6. A unit of a container may talk to Docker, and has no file system of its own, for each would see
 # every mount of every container.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from audited import Target
+from helpers.audited import Target
 
 # Its hardening index of a bare host, which this is measured against: 60 on Debian 12, 62 on Debian 13.
 LEAST_INDEX = {"bookworm": 69, "trixie": 70}

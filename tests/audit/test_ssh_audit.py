@@ -14,12 +14,12 @@ from pathlib import Path
 
 import paramiko
 import pytest
-from audited import CONFIG, Target
 
-from example import context
-from fiefdom import trial
-from fiefdom.concerns import sshd
-from fiefdom.desired import HostState
+from fiefdom.converge import trial
+from fiefdom.desired import sshd
+from fiefdom.desired.state import HostState
+from helpers.audited import CONFIG, Target
+from helpers.example import context
 
 SSH_AUDIT = [str(Path(sys.executable).parent / "ssh-audit"), "--skip-rate-test"]  # the rate test gets us locked out
 POLICY = {"bookworm": "Hardened Debian 12 (version 3)", "trixie": "Hardened Debian 13 (version 1)"}

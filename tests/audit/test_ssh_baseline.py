@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 
-from audited import Control, Target, each
+from helpers.audited import Control, Target, each
 
 SSH_AUDITS_LISTS = "its lists are of 2018 and contradict ssh-audit, whose guides' lists these are"
 

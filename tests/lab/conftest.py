@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from operator_view import LOCKOUTS, TRAFFIC, Site
 
 from fiefdom import lab
+from helpers.operator_view import LOCKOUTS, TRAFFIC, Site
 
 # Files run in this order: what wants bare hosts comes before the first converge, what is slow comes last.
 SCRATCH_IMAGES = ("fiefdom-test/*", "scratch-container-test/*")

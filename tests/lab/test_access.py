@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from load import Load
-from operator_view import GATEWAY_URL, LAB_YAML, Site, await_true, tell
 
 from fiefdom import lab
+from helpers.load import Load
+from helpers.operator_view import GATEWAY_URL, LAB_YAML, Site, await_true, tell
 
 OPEN, CLOSED = "open", "closed"
 # From, to, port, and what is promised.

@@ -6,9 +6,9 @@ import json
 import os
 
 import pytest
-from operator_view import LAB_YAML, Site, answers, await_true
 
 from fiefdom import lab
+from helpers.operator_view import LAB_YAML, Site, answers, await_true
 
 EVERY_INSTANCE = {"app1:8000", "app1:8001", "app2:8000", "app2:8001"}
 HOSTS = ("gw1", "app1", "app2")

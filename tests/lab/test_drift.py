@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from operator_view import LAB_YAML, Site
+
+from helpers.operator_view import LAB_YAML, Site
 
 HARM = {
     "an edited file": (

@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from faults import console, cut_ssh, full, locked, one_message, settle, slow, small, storm, with_hello
-from load import POSTS, Load
-from operator_view import BIN, GATEWAY_URL, LAB_YAML, ROOT, Site, await_true, tell
 
 from fiefdom import lab
+from helpers.faults import console, cut_ssh, full, locked, one_message, settle, slow, small, storm, with_hello
+from helpers.load import POSTS, Load
+from helpers.operator_view import BIN, GATEWAY_URL, LAB_YAML, ROOT, Site, await_true, tell
 
 URL = f"{GATEWAY_URL}/predict"
 PHASES = ("packages", "access", "files", "images", "containers", "removal")

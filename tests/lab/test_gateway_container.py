@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from operator_view import await_true
 
-from fiefdom import bases, lab
-from fiefdom.containers import conf_file, script
-from fiefdom.desired import Container, HostState
-from fiefdom.render import render
+from fiefdom import lab
+from fiefdom.desired.containers import conf_file, script
+from fiefdom.desired.render import render
+from fiefdom.desired.state import Container, HostState
+from fiefdom.images import bases
+from helpers.operator_view import await_true
 
 pytestmark = pytest.mark.lab
 
@@ -247,7 +248,7 @@ def states(view: dict[str, Any]) -> dict[str, str]:
 
 
 class Traffic:
-    """tests/load.py from inside the network, as a process: `with Traffic(10): ...`, then `report`."""
+    """tests/helpers/load.py from inside the network, as a process: `with Traffic(10): ...`, then `report`."""
 
     def __init__(
         self,
@@ -260,7 +261,13 @@ class Traffic:
         at_least: int = 0,
     ) -> None:
         self._command = [
-            *("docker", "run", "--rm", f"--network=container:{NETWORK}", f"--volume={ROOT}/tests/load.py:/load.py:ro"),
+            *(
+                "docker",
+                "run",
+                "--rm",
+                f"--network=container:{NETWORK}",
+                f"--volume={ROOT}/tests/helpers/load.py:/load.py:ro",
+            ),
             *("--entrypoint=python3", image("gateway"), "/load.py", URL, "--json"),
             *(f"--seconds={seconds}", f"--kinds={kinds}", f"--rate={rate}"),
             *(f"--clients={clients}", f"--slow-ms={slow_ms}-{slow_ms}", f"--at-least={at_least}"),

@@ -21,8 +21,9 @@ from typing import Any
 
 import pytest
 
-from fiefdom import bases, lab
-from fiefdom.render import render
+from fiefdom import lab
+from fiefdom.desired.render import render
+from fiefdom.images import bases
 
 pytestmark = pytest.mark.lab
 

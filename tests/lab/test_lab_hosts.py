@@ -6,9 +6,10 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from operator_view import await_true
 
 from fiefdom import lab
+from fiefdom.lab import boot
+from helpers.operator_view import await_true
 
 pytestmark = pytest.mark.lab
 HOSTS = ("app1", "app2")  # Debian 12 and 13
@@ -67,12 +68,12 @@ def test_a_reboot_is_real_and_keeps_what_was_written(name: str) -> None:
 def test_power_cut_hang_and_partition_silence_a_host_until_they_end(name: str) -> None:
     h = lab.host(name)
     lab.freeze(name)
-    assert lab._banner(h) == ""
+    assert boot._banner(h) == ""
     lab.thaw(name)
     lab.await_booted([name])
 
     lab.disconnect(name)
-    assert lab._banner(h) == ""
+    assert boot._banner(h) == ""
     assert systemd(name) == "running"
     lab.reconnect(name)
     lab.await_booted([name])

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from operator_view import BIN, LAB_YAML, LOCKOUTS, ROOT, LockOut, Site, await_true
 
-from fiefdom import apply, guard, lab
+from fiefdom import lab
+from fiefdom.converge import guard, steps
+from fiefdom.converge.steps import SCRIPT, steps_text
+from helpers.operator_view import BIN, LAB_YAML, LOCKOUTS, ROOT, LockOut, Site, await_true
 
 Data = dict[str, Any]
 Mistake = Callable[[Data, str], object]
@@ -434,9 +436,9 @@ def test_another_key_of_the_operator_is_confirmed_with_it(site: Site, tmp_path: 
 def test_a_change_that_nobody_confirmed_yet_is_waited_for(site: Site) -> None:
     """The next run after a deployer that died finds nothing to mend by hand, and sees what the host went back to."""
 
-    def take(*steps: apply.Step) -> subprocess.CompletedProcess[str]:
-        argv = ["docker", "exec", "-i", lab.host("app2").container, "sh", "-c", apply.SCRIPT, "fiefdom"]
-        return subprocess.run(argv, input=apply.steps_text(steps), text=True, capture_output=True, check=False)
+    def take(*steps: steps.Step) -> subprocess.CompletedProcess[str]:
+        argv = ["docker", "exec", "-i", lab.host("app2").container, "sh", "-c", SCRIPT, "fiefdom"]
+        return subprocess.run(argv, input=steps_text(steps), text=True, capture_output=True, check=False)
 
     # Long enough for what does not wait to be refused meanwhile.
     kept = guard.Backup("of a run that died", "sshd", 2 * CONFIRM_S, ())

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from load import POSTS, Load
-from operator_view import GATEWAY_URL, TRAFFIC, Site, answers, await_true, tell
 
 from fiefdom import lab
+from helpers.load import POSTS, Load
+from helpers.operator_view import GATEWAY_URL, TRAFFIC, Site, answers, await_true, tell
 
 URL = f"{GATEWAY_URL}/predict"
 METRICS = f"{GATEWAY_URL}:8404/metrics"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from operator_view import LAB_YAML, Site
+from helpers.operator_view import LAB_YAML, Site
 
 DRIFT = "echo '# by hand' >> /etc/hosts"
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import bcrypt
 import pytest
-from load import Load
-from operator_view import GATEWAY_URL, ROOT, Site, await_true, tell
 
-from fiefdom import bases
+from fiefdom.images import bases
+from helpers.load import Load
+from helpers.operator_view import GATEWAY_URL, ROOT, Site, await_true, tell
 
 ADDRESS = "10.99.0.250"
 NAME = "scratch-registry-test"

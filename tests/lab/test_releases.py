@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 import yaml
-from faults import cut_ssh
-from load import Load
-from operator_view import BIN, GATEWAY_URL, LAB_YAML, ROOT, Site, await_true, tell
 
-from fiefdom import lab, ledger
+from fiefdom import lab
+from fiefdom.cluster import ledger
+from helpers.faults import cut_ssh
+from helpers.load import Load
+from helpers.operator_view import BIN, GATEWAY_URL, LAB_YAML, ROOT, Site, await_true, tell
 
 URL = f"{GATEWAY_URL}/predict"
 AT_LEAST = 20_000

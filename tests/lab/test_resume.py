@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from load import Load
-from operator_view import BIN, GATEWAY_URL, ROOT, Site, answers, await_true, tell
 
 from fiefdom import lab
+from helpers.load import Load
+from helpers.operator_view import BIN, GATEWAY_URL, ROOT, Site, answers, await_true, tell
 
 # With a static address, so that the network changes hands while the host is being made.
 APP3 = {

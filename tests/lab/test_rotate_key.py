@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
-from load import Load
-from operator_view import BIN, GATEWAY_URL, LAB_YAML, ROOT, Site, await_true, tell
+
+from helpers.load import Load
+from helpers.operator_view import BIN, GATEWAY_URL, LAB_YAML, ROOT, Site, await_true, tell
 
 pytestmark = pytest.mark.proof
 

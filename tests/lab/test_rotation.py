@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from load import Load
-from operator_view import GATEWAY_URL, LAB_YAML, ROOT, Site, answers, await_true, tell
+
+from helpers.load import Load
+from helpers.operator_view import GATEWAY_URL, LAB_YAML, ROOT, Site, answers, await_true, tell
 
 URL = f"{GATEWAY_URL}/predict"
 IDEMPOTENT = ("busy", "pausing", "new", "slow")

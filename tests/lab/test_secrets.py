@@ -21,14 +21,15 @@ from typing import Any
 
 import pyrage
 import pytest
-from operator_view import ROOT, Site, await_true
 from test_registry import running
 
-from fiefdom import inventory, secret
-from fiefdom.concerns import docker
-from fiefdom.desired import Context, Secrets
-from fiefdom.membership import rpc_auth
+from fiefdom import inventory
+from fiefdom.desired import docker
+from fiefdom.desired.membership import rpc_auth
+from fiefdom.desired.state import Context, Secrets
+from fiefdom.inventory import secret
 from fiefdom.model import Cluster
+from helpers.operator_view import ROOT, Site, await_true
 
 pytestmark = pytest.mark.proof
 

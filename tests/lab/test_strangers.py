@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from operator_view import TRAFFIC, Site, await_true
 
 from fiefdom import lab
+from fiefdom.lab import boot
+from helpers.operator_view import TRAFFIC, Site, await_true
 
 STRANGER = "fiefdom-stranger"
 PYTHON_IMAGE = "fiefdom/predictor:1.0.0"
-SCRIPT = (Path(__file__).parent / "stranger.py").read_text()
+SCRIPT = (Path(__file__).parents[1] / "helpers/stranger.py").read_text()
 
 # The stranger's addresses: one in the cluster's network, two outside of it, and two of IPv6. One of them is a client.
 INSIDE = "10.99.0.200"
@@ -180,7 +181,7 @@ def _by_hand(host: str) -> None:
 
 
 def _machine(command: str) -> None:
-    image = f"{lab.HOST_IMAGE}:trixie"
+    image = f"{boot.HOST_IMAGE}:trixie"
     docker("run", "--rm", "--network=host", "--cap-add=NET_ADMIN", "--entrypoint=/bin/sh", image, "-euc", command)
 
 
@@ -189,7 +190,7 @@ def _the_stranger() -> Iterator[None]:
     subprocess.run(["docker", "rm", "--force", STRANGER], capture_output=True, check=False)  # of a run that was killed
     run = ["run", "--detach", f"--name={STRANGER}", "--label=fiefdom.lab=1", f"--network={lab.NETWORK}"]
     run += [f"--ip={INSIDE}", "--cap-add=NET_ADMIN", "--security-opt=systempaths=unconfined"]
-    docker(*run, "--entrypoint=sleep", f"{lab.HOST_IMAGE}:trixie", "infinity")
+    docker(*run, "--entrypoint=sleep", f"{boot.HOST_IMAGE}:trixie", "infinity")
     try:
         docker("exec", STRANGER, "sh", "-euc", _STRANGER)
         _machine(_WAYS_BACK)

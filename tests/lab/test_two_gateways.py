@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from faults import console, settle, split
-from load import Load
-from operator_view import GATEWAY_URL, Site, await_true, tell
 
 from fiefdom import lab
+from helpers.faults import console, settle, split
+from helpers.load import Load
+from helpers.operator_view import GATEWAY_URL, Site, await_true, tell
 
 pytestmark = pytest.mark.proof
 

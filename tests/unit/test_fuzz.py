@@ -18,12 +18,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from example import GOSSIP_KEY, context
-from fiefdom import apply, converge, ledger, maintenance, run, show, snapshot, status, turn, views
-from fiefdom.desired import HostState, Secrets, spec_hash
+from fiefdom.cli import show
+from fiefdom.cluster import ledger, status, views
+from fiefdom.cluster.views import alone, counts, not_up, parse_view, verdict
+from fiefdom.converge import carry_out, run, snapshot, steps
+from fiefdom.converge.plan import merge
+from fiefdom.desired.state import HostState, Secrets, spec_hash
 from fiefdom.errors import FiefdomError
-from fiefdom.plan import merge
-from fiefdom.views import alone, counts, not_up, parse_view, verdict
+from fiefdom.procedures import reboot, turn
+from helpers.example import GOSSIP_KEY, context
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "images" / "gateway"))
@@ -35,7 +38,7 @@ from fiefdom_gateway.log import printable  # noqa: E402
 from fiefdom_gateway.members import Unreadable, parse_members  # noqa: E402
 from fiefdom_gateway.settings import Host, Inventory, Service  # noqa: E402
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent / "containers" / "data"
 
 # What means something to a shell, HAProxy, JSON, CSV, a terminal, rich or a parser of numbers.
 NASTY = (
@@ -269,7 +272,7 @@ def test_a_gateways_document_breaks_nothing(first: str, second: str, version: st
         alone(views, CLUSTER, [name])
         alone(views, CLUSTER, [name], if_up=True)
     for view in views.values():
-        maintenance._may_list(view, "app1")
+        reboot._may_list(view, "app1")
 
 
 # --- Hosts: the snapshot, and what a host says during its turn
@@ -279,7 +282,7 @@ KNOWN = run.Known(context().cluster, Secrets(GOSSIP_KEY), {})
 
 def answer() -> list[str]:
     """What app1 would answer, as far as it matters: everything as it should be, and something old to remove."""
-    state: HostState = converge.state_of(context("app1", "trixie"))
+    state: HostState = carry_out.state_of(context("app1", "trixie"))
     sha = "0" * 64
     return [
         "snapshot\t1",
@@ -317,22 +320,22 @@ ANSWER = answer()
 @SLOW_TO_DRAW
 def test_a_snapshot_becomes_a_plan_or_a_sentence(lines: list[str]) -> None:
     try:
-        plan = merge([converge.plan_of(KNOWN, "app1", lines)])
+        plan = merge([carry_out.plan_of(KNOWN, "app1", lines)])
     except FiefdomError as error:
         assert str(error).startswith("app1: ")
         assert_harmless(str(error))
         return
     assert_harmless(printed(*show.plan_tree(plan, "inventory")))
     json.dumps(plan.as_data())
-    for phase in apply.phases(plan.hosts[0]):
-        text = apply.steps_text(phase.steps)
+    for phase in steps.phases(plan.hosts[0]):
+        text = steps.steps_text(phase.steps)
         # Each field arrives as what it was sent as: nothing of a host's own words becomes a step or another field.
         read = [tuple(line.split("\t")) for line in text.split("\n")[:-1]]
         assert read == [*(tuple(field or "-" for field in step) for step in phase.steps), ("end",)] or not phase.steps
 
 
 def test_the_snapshot_that_is_bent_is_one() -> None:
-    (plan,) = merge([converge.plan_of(KNOWN, "app1", ANSWER)]).hosts
+    (plan,) = merge([carry_out.plan_of(KNOWN, "app1", ANSWER)]).hosts
     removed = {(change.kind, change.name) for change in plan.changes if change.sign == "-"}
     assert ("container", "old-8000") in removed and ("file", "/etc/systemd/system/old@.service") in removed
     assert not [change.name for change in plan.of("file", "+", "~")]

@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from example import GOSSIP_KEY, INVENTORY, merged
-from fiefdom import apply, converge, diffs, plan, run, show
-from fiefdom.containers import STAMP_DIR
-from fiefdom.desired import RELEASES, Context, Directory, HostState, Secrets, digest
-from fiefdom.membership import rpc_auth
+from fiefdom.cli import show
+from fiefdom.converge import carry_out, diffs, plan, run, steps
+from fiefdom.converge.snapshot import FoundContainer, FoundFile, FoundImage, FoundUnit, Snapshot
+from fiefdom.desired.containers import STAMP_DIR
+from fiefdom.desired.membership import rpc_auth
+from fiefdom.desired.state import RELEASES, Context, Directory, HostState, Secrets, digest
 from fiefdom.model import Cluster
-from fiefdom.snapshot import FoundContainer, FoundFile, FoundImage, FoundUnit, Snapshot
+from helpers.example import GOSSIP_KEY, INVENTORY, merged
 
 SOURCES = {"BY_ENV": {"env": "X"}, "BY_COMMAND": {"command": ["pass", "show", "x"]}, "BY_FILE": {"secret": "x"}}
 CLUSTER = Cluster.model_validate(
@@ -80,7 +81,7 @@ def drifted(state: HostState) -> Snapshot:
 def planned(known: Secrets, now: object) -> plan.Plan:
     hosts = []
     for name in HOSTS:
-        state = converge.state_of(context(name, known))
+        state = carry_out.state_of(context(name, known))
         hosts.append(plan.of_host(name, state, now(state), {}, hold=frozenset(CLUSTER.services)))  # type: ignore[operator]
     return plan.merge(hosts)
 
@@ -120,7 +121,7 @@ def test_neither_hash_nor_json_of_a_plan_depends_on_one(now: object) -> None:
 
 
 def test_another_value_is_another_container_all_the_same() -> None:
-    one, two = (converge.state_of(context("app1", known)) for known in (ONE, TWO))
+    one, two = (carry_out.state_of(context("app1", known)) for known in (ONE, TWO))
     changed = {old.path for old, new in zip(one.files, two.files, strict=True) if old != new}
     names = [f"predictor-{port}" for port in range(8000, 8004)]
     assert changed == {
@@ -133,7 +134,7 @@ def test_another_value_is_another_container_all_the_same() -> None:
 def test_on_hosts_they_are_in_closed_files_alone(name: str) -> None:
     for release in RELEASES:
         it = Context(name, CLUSTER, release, ONE)
-        state = converge.state_of(it)
+        state = carry_out.state_of(it)
         for word in words(it):
             assert word not in repr([(c.args, c.command, c.probe) for c in state.containers])
             for file in state.files:
@@ -149,7 +150,7 @@ def test_on_hosts_they_are_in_closed_files_alone(name: str) -> None:
 def test_steps_carry_one_in_the_content_of_a_closed_file_alone() -> None:
     for host in planned(ONE, bare).hosts:
         closed = {f.path for f in host.state.files if f.secret}
-        for phase in apply.phases(host):
+        for phase in steps.phases(host):
             for step in phase.steps:
                 shown = step[:5] if step[0] == "stage" and step[1] in closed else step
                 assert not [w for w in words(context(host.host)) | digests(host.state) if w in repr(shown)], step[:2]
@@ -160,7 +161,8 @@ def test_steps_carry_one_in_the_content_of_a_closed_file_alone() -> None:
 )
 def test_pyinfra_at_its_most_talkative_does_not_show_what_a_host_is_sent(tmp_path: Path, options: str) -> None:
     (tmp_path / "deploy.py").write_text(
-        "from fiefdom import apply, engine\n"
+        "from fiefdom.converge import steps as apply\n"
+        "from fiefdom.engine import session as engine\n"
         "steps = apply.steps_text([('stage', '/x', '0600', '0', '0', 'aHVudGVyMg==')])\n"
         "engine.take(name='Fiefdom: files', steps=steps, _sudo=False)\n"
     )

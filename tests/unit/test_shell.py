@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-_finder = [sys.executable, str(Path(__file__).with_name("shell_constants.py"))]
+_finder = [sys.executable, str(Path(__file__).parents[1] / "helpers" / "shell_constants.py")]
 SCRIPTS: dict[str, str] = json.loads(subprocess.run(_finder, capture_output=True, text=True, check=True).stdout)
 
 
 def test_the_scripts_are_found() -> None:
-    wanted = {"apply.SCRIPT", "apply.TURN", "guard.SCRIPT", "snapshot.SCRIPT", "ledger.SCRIPT", "engine._AS_ROOT"}
+    wanted = {"converge.steps.SCRIPT", "converge.steps.TURN", "converge.guard.SCRIPT", "converge.snapshot.SCRIPT"}
+    wanted |= {"cluster.ledger.SCRIPT", "engine.session._AS_ROOT"}
     assert wanted <= set(SCRIPTS)
 
 

@@ -1,0 +1,241 @@
+"""How plans, progress and the state of a cluster look to a person."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from types import TracebackType
+
+import rich.progress
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from fiefdom.cluster.ledger import Act, Lock, ago, duration
+from fiefdom.cluster.status import Status
+from fiefdom.converge import steps
+from fiefdom.converge.carry_out import DONE
+from fiefdom.converge.plan import Plan
+from fiefdom.procedures.release import Release
+from fiefdom.procedures.rollout import Report
+
+_STYLE = {"+": "green", "~": "yellow", "-": "red", "-/+": "magenta"}
+_WORDS = {"+": "to create", "~": "to change", "-/+": "to replace", "-": "to remove"}
+
+
+def console(stderr: bool = False) -> Console:
+    """Where output goes: as wide as the terminal; wide enough for any table where there is none to be read from."""
+    found = Console(stderr=stderr, soft_wrap=True, highlight=False)
+    if not found.is_terminal:
+        found.width = 200
+    return found
+
+
+def plan_tree(plan: Plan, inventory: str) -> Iterable[Text]:
+    """A plan as lines: hosts, under each its changes, and a footer with counts, hash and the releases that wait."""
+    for host in plan.hosts:
+        yield Text(host.host, style="bold")
+        if not host.changes:
+            yield Text("  = no change", style="dim")
+        width = min(60, max((len(f"{c.kind} {c.name}") for c in host.changes), default=0))
+        for change in host.changes:
+            line = Text("  ")
+            line.append(f"{change.sign:<3} ", style=_STYLE[change.sign])
+            line.append(f"{change.kind} {change.name}".ljust(width))
+            line.append(f"  {change.why}{', with its rollout' if change.release else ''}", style="dim")
+            yield line
+    changed = sum(bool(h.due.changes) for h in plan.hosts)
+    counts = ", ".join(f"{n} {_WORDS[sign]}" for sign, n in plan.counts.items() if n)
+    summary = f"{counts} on {changed} of" if counts else "no changes on"
+    yield Text(f"{summary} {len(plan.hosts)} hosts. plan {plan.hash}", style="bold")
+    for pending in plan.pending:
+        yield Text(f"release pending: {pending}. Do it with: ", style="magenta").append(
+            f"fiefdom rollout {inventory} {pending.service}", style="bold"
+        )
+
+
+class Progress:
+    """A line for each host and stage with the elapsed seconds; on a terminal also a live line of who is at what.
+
+    Where it is known how many hosts take a turn, ``turns``, the live line begins with a bar of those that did.
+    """
+
+    def __init__(self, console: Console, turns: int | None = None) -> None:
+        self._console = console
+        self._start = time.monotonic()
+        self._busy: dict[str, str] = {}
+        self._live = _live(console, turns) if console.is_terminal else None
+        self._task = self._live.add_task("", total=turns) if self._live else None
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the progress began."""
+        return time.monotonic() - self._start
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def __call__(self, who: str, what: str) -> None:
+        """Say what ``who`` does now."""
+        self._console.print(
+            f"[dim]{self.elapsed_s:6.1f} s[/dim]  [bold]{escape(who):<8}[/bold] {escape(what)}", highlight=False
+        )
+        self._busy[who] = what
+        if what == DONE:
+            del self._busy[who]
+        if self._live and self._task is not None:
+            text = escape(", ".join(f"{name}: {text}" for name, text in self._busy.items()))
+            self._live.update(self._task, description=text, advance=1 if what == DONE else 0)
+
+
+def _live(console: Console, turns: int | None) -> rich.progress.Progress:
+    what = rich.progress.TextColumn("{task.description}")
+    columns: list[rich.progress.ProgressColumn] = [rich.progress.SpinnerColumn(), what]
+    if turns is not None:
+        columns = [rich.progress.BarColumn(20), rich.progress.MofNCompleteColumn(), what]
+    return rich.progress.Progress(*columns, console=console, transient=True)
+
+
+def status_tables(status: Status) -> Iterable[Table | Text]:
+    """Hosts, then instances, then what is wrong."""
+    hosts = Table(
+        "host", "address", "system", "role", "member", "instances", "gateway", title=None, box=None, pad_edge=False
+    )
+    for h in status.hosts:
+        hosts.add_row(
+            Text(h.name, style="bold"),
+            h.address,
+            h.release,
+            h.role,
+            _state(h.member),
+            f"{h.running}/{h.wanted}" if h.wanted else "-",
+            _state(h.gateway),
+        )
+    yield hosts
+    yield Text()
+    instances = Table("service", "instance", "version", "container", *status.gateways, box=None, pad_edge=False)
+    for i in status.instances:
+        instances.add_row(
+            i.service, f"{i.host}:{i.port}", Text(i.version), _state(i.container), *(_state(s) for s in i.servers)
+        )
+    yield instances
+    for line in status.problems:
+        yield Text(f"! {line}", style="red")
+    for line in status.notices:
+        yield Text(f"! {line}", style="yellow")
+
+
+def _state(word: str) -> Text:
+    good, waiting = {"alive", "running", "up", "serving"}, {"leaving", "drain", "maint", "-"}
+    return Text(word, style="green" if word in good else "dim" if word in waiting else "red")
+
+
+def diff(host: str, path: str, text: str) -> Text:
+    """A unified diff in the usual colours, under a heading."""
+    out = Text(f"\n{host}: {path}\n", style="bold")
+    for line in text.splitlines(keepends=True):
+        style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
+        out.append(line, style=style)
+    return out
+
+
+def release_plan(release: Release) -> Iterable[Text]:
+    """What a release would do, batch by batch."""
+    for number, batch in enumerate(release.batches, 1):
+        yield Text(f"{number}. {', '.join(batch)}", style="bold")
+        for name in batch:
+            for (service, before, after), count in Counter(steps.versions(release.turns[name])).items():
+                yield Text(f"   -/+ {service} x {count}  {before} -> {after}", style=_STYLE["-/+"])
+    if release.left:
+        yield Text(f"then it waits for --continue: {', '.join(release.left)}", style="dim")
+
+
+def release_report(report: Report, inventory: str) -> Iterable[Text]:
+    """How a release ended: what runs where now, how long it took; where it failed, why and what to type next."""
+    release, error = report.release, report.error
+    if error is None:
+        yield Text(f"Released {release} on {', '.join(release.hosts)} in {report.seconds:.1f} seconds.", style="green")
+        if release.left:
+            back = " and ".join(f"`fiefdom rollback {inventory} {service}`" for service in release.services)
+            yield Text(
+                f"{', '.join(release.left)} keep the old version. Go on with "
+                f"`{_rollout(report, inventory)} --continue`, or back with {back}."
+            )
+        return
+    for failure in error.failures:
+        yield Text(f"{failure.host}: {failure.unit}: {failure.reason}", style="red")
+        for line in failure.log:
+            yield Text(f"    {line}", style="dim")
+    if error.undone:
+        yield Text(f"put back: {', '.join(error.undone)}")
+    if report.on_new_version:
+        where = "back already" if report.wish.what == "rollback" else "on the new version"
+        yield Text(f"{where}: {', '.join(report.on_new_version)}", style="yellow")
+    for failure in error.failures:
+        if failure.kept:
+            yield Text(f"{failure.host} keeps what failed until the next run: docker logs {', '.join(failure.kept)}")
+        if failure.begun and failure.host not in error.undone:
+            yield Text(f"{failure.host} was not put back; see `fiefdom status {inventory}`", style="red")
+    yield from _what_next(report, inventory)
+
+
+def _what_next(report: Report, inventory: str) -> Iterable[Text]:
+    wish, error = report.wish, report.error
+    if wish.what == "rollback":
+        for service, (_, version) in report.release.services.items():
+            yield Text(f"Mend that, then: fiefdom rollback {inventory} {service} {version}")
+        return
+    for service, (before, after) in report.release.services.items():
+        if report.on_new_version and before != after:
+            version = "" if "," in before else f" {before}"
+            hosts = ", ".join(report.on_new_version)
+            yield Text(f"To bring {hosts} back: fiefdom rollback {inventory} {service}{version}", style="yellow")
+    to_blame = error is not None and any(failure.begun for failure in error.failures)
+    # Before its first turn, a run puts the canary's lock back.
+    option = f" --canary {wish.order.canary}" if wish.order.canary else ""
+    option = " --continue" if wish.resume and not report.begun else option
+    mend = f"Mend the version in {inventory}" if to_blame else "Mend that"
+    yield Text(f"{mend}, then: {_rollout(report, inventory)}{option}")
+
+
+def _rollout(report: Report, inventory: str) -> str:
+    return " ".join(["fiefdom rollout", inventory, *([report.wish.service] if report.wish.service else [])])
+
+
+def audit_table(acts: Iterable[Act]) -> Table:
+    """What was done, the oldest first; times are the gateways', UTC."""
+    table = Table("at", "took", "who", "what", "services", "hosts", "plan", "outcome", "note", box=None, pad_edge=False)
+    for act in acts:
+        versions = (f"{name} {old or '-'} -> {new or '-'}" for name, (old, new) in act.services.items())
+        table.add_row(
+            Text(act.at.rstrip("Z").replace("T", " ")),
+            Text("" if act.took_s is None else duration(act.took_s)),
+            Text(act.who),
+            Text(act.what, style="bold"),
+            Text(", ".join(versions)),
+            Text(", ".join(act.hosts)),
+            Text(act.plan),
+            Text(act.outcome, style={"ok": "green", "running": "yellow"}.get(act.outcome, "red")),
+            Text(act.note, style="dim"),
+        )
+    return table
+
+
+def lock_lines(lock: Lock) -> Iterable[Text]:
+    """Who holds a gateway's lock, since when and why, and whether it is at work."""
+    line = Text(f"{lock.gateway}: ", style="bold")
+    line.append(f"locked by {lock.who} {ago(lock.age_s)}: {lock.why}", style="yellow")
+    yield line
+    if not lock.person:
+        state = "at work" if lock.alive else "silent, perhaps dead"
+        yield Text(f"  {state}: last sign of life {ago(lock.silence_s)}", style="dim" if lock.alive else "red")

@@ -1,0 +1,1 @@
+"""All hosts together: what gateways say, members, keys, the lock, the audit, the status."""

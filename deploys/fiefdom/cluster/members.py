@@ -1,0 +1,165 @@
+"""Members that the inventory does not know: what Serf says of them, and how the others forget them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from fiefdom.cluster import views
+from fiefdom.converge.run import Hosts
+from fiefdom.errors import FiefdomError
+from fiefdom.model import Cluster
+from fiefdom.waiting import looks
+from fiefdom.wording import printable
+
+
+def await_members(cluster: Cluster, hosts: Hosts, names: Collection[str], gateways: Collection[str]) -> None:
+    """Wait until the Serf agents of ``gateways`` have ``names`` alive. Raises FiefdomError where that takes long."""
+    for late in looks(cluster.serf.join_timeout_s + 60):
+        missing = _not_alive(cluster, hosts, names, gateways)
+        if missing is None:
+            return
+        if late:
+            raise FiefdomError(missing)
+
+
+def _not_alive(cluster: Cluster, hosts: Hosts, names: Collection[str], gateways: Collection[str]) -> str | None:
+    try:
+        found = all_members(cluster, hosts, gateways)
+    except FiefdomError as error:  # an agent that has just been started
+        return str(error)
+    for gate, listed in found.items():
+        seen = {member.name: member.status for member in listed}
+        for name in names:
+            if seen.get(name) != "alive":
+                return f"{name}: {gate} has it {seen.get(name, 'not at all')} as a member"
+    return None
+
+
+def of_stranger(cluster: Cluster, who: str) -> str:
+    """What there is to say of a living member that is no host of the inventory."""
+    fate = "no traffic" if cluster.gateway.known_hosts_only else "traffic, as a new host does"
+    return (
+        f"{who} is a member and no host of the inventory, and gets {fate}; add it there, or stop its agent and then "
+        "run `fiefdom rotate-key`"
+    )
+
+
+FORGET_TIMEOUT_S = 30
+BELIEF_TIMEOUT_S = 15
+
+_SERF = ("docker", "exec", "gateway", "serf")
+# A member chooses its name itself, and as an argument of ours it must not be able to look like an option.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,127}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member as a gateway's Serf agent lists it, in its own words."""
+
+    name: str
+    address: str
+    status: str
+
+    def __str__(self) -> str:
+        return printable(f"{self.name[:128]} ({self.address[:64]})")
+
+
+def members(hosts: Hosts, gateway: str) -> tuple[Member, ...]:
+    """Whom a gateway's Serf agent knows, whatever their status. Raises FiefdomError where it does not tell."""
+    ok, output, error = hosts.shell(gateway, (*_SERF, "members", "-format", "json"))
+    if not ok:
+        raise FiefdomError(f"{gateway}: its Serf agent does not answer: {printable(error)[:200] or 'no reason given'}")
+    try:
+        rows = json.loads(output)["members"]
+        return tuple(Member(str(row["name"]), str(row["addr"]), str(row["status"])) for row in rows)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise FiefdomError(f"{gateway}: its Serf agent does not answer with a list of members") from None
+
+
+def of(cluster: Cluster, found: Mapping[str, Collection[Member]]) -> list[Member]:
+    """Members that are no host of the inventory, each once, from what every gateway lists."""
+    own = {*cluster.gateways, *cluster.app_hosts}
+    seen = {member.name: member for listed in found.values() for member in listed if member.name not in own}
+    return [seen[name] for name in sorted(seen)]
+
+
+def forget_gone(cluster: Cluster, hosts: Hosts) -> list[str]:
+    """Let the cluster forget members that the inventory does not know and that are gone; their names.
+
+    Serf would list them for a day, and ask for them. One that is alive stays a member, for it would be back at once,
+    and nobody can tell it from a host that has just joined: FiefdomError names those, once the others are forgotten.
+    """
+    found = all_members(cluster, hosts)
+    alive = living(cluster, found)
+    gone = {member.name for member in of(cluster, found)} - {member.name for member in alive}
+    forgotten = _forget_all(cluster, hosts, sorted(gone))
+    if alive:
+        raise FiefdomError("; ".join(of_stranger(cluster, str(member)) for member in alive))
+    return forgotten
+
+
+def living(cluster: Cluster, found: Mapping[str, Collection[Member]]) -> list[Member]:
+    """Members that are no host of the inventory and alive, each once, from what every gateway lists."""
+    alive = {member.name for listed in found.values() for member in listed if member.status == "alive"}
+    return [member for member in of(cluster, found) if member.name in alive]
+
+
+def all_members(
+    cluster: Cluster, hosts: Hosts, gateways: Collection[str] | None = None
+) -> dict[str, tuple[Member, ...]]:
+    """Whom the Serf agent of each gateway, or of these, knows. Raises FiefdomError for a gateway that does not tell."""
+    return hosts.on_all(lambda gateway: members(hosts, gateway), cluster.gateways if gateways is None else gateways)
+
+
+def require_believed(cluster: Cluster, hosts: Hosts, names: Collection[str]) -> None:
+    """Raise FiefdomError where a gateway does not believe what hosts say of themselves, and goes on so for 15 s.
+
+    A gateway that does not answer, or is not connected, says nothing of it.
+    """
+    # A gateway that has just been given another inventory takes it up within one of its rounds.
+    for late in looks(BELIEF_TIMEOUT_S):
+        refused = _refused(cluster, hosts, names)
+        if not refused:
+            return
+        if late:
+            mend = "see `fiefdom status`" if set(cluster.gateways) <= set(names) else "apply the gateways too"
+            raise FiefdomError(f"{refused[0]}; {mend}")
+
+
+def _refused(cluster: Cluster, hosts: Hosts, names: Collection[str]) -> list[str]:
+    def ask(gateway: str) -> list[str]:
+        try:
+            view = views.gateway_view(hosts, gateway)
+        except (OSError, EOFError):
+            return []
+        rows = view["rejected"] if isinstance(view, dict) else []
+        return [f"{r.get('member')}: refused by {gateway}: {r.get('reason')}" for r in rows if r.get("member") in names]
+
+    return [line for lines in hosts.on_all(ask, cluster.gateways).values() for line in lines]
+
+
+def forget(cluster: Cluster, hosts: Hosts, name: str) -> bool:
+    """Let the cluster forget a member that is gone; whether no gateway lists it any more within 30 s."""
+    return bool(_forget_all(cluster, hosts, [name]))
+
+
+def _forget_all(cluster: Cluster, hosts: Hosts, names: Sequence[str]) -> list[str]:
+    # Hundreds may have come and gone: the gateways are asked for their lists once for all of them.
+    asked = [name for name in names if _NAME.fullmatch(name)]
+    left = asked
+    for late in looks(FORGET_TIMEOUT_S):
+        for name in left:
+            hosts.on_all(partial(_prune, hosts, name), cluster.gateways[:1])
+        listed = {m.name for known in all_members(cluster, hosts).values() for m in known} if left else set()
+        left = [name for name in left if name in listed]
+        if late or not left:
+            break
+    return [name for name in asked if name not in left]
+
+
+def _prune(hosts: Hosts, name: str, gateway: str) -> None:
+    hosts.shell(gateway, (*_SERF, "force-leave", "-prune", name))

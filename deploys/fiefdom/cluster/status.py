@@ -1,0 +1,213 @@
+"""The state of a cluster as its hosts and gateways tell it: hosts, members, instances, versions, rotation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fiefdom.cluster.members import of_stranger
+from fiefdom.cluster.views import gateway_view
+from fiefdom.converge import carry_out, plan, snapshot
+from fiefdom.converge.run import Hosts
+from fiefdom.desired import gateway
+from fiefdom.desired.state import Secrets
+from fiefdom.errors import FiefdomError
+from fiefdom.model import Cluster
+from fiefdom.waiting import looks
+
+
+def degraded(found: Status) -> list[str]:
+    """Why no host may be taken out of a cluster now: others do not serve already."""
+    reasons = list(found.problems)
+    down = [i for i in found.instances if i.container != "running" or set(i.servers) != {"up"}]
+    for i in down[:3]:
+        states = ", ".join(f"{s} at {g}" for g, s in zip(found.gateways, i.servers, strict=True))
+        reasons.append(f"{i.service} at {i.host}:{i.port} is {i.container}, {states}")
+    if len(down) > 3:
+        reasons.append(f"{len(down) - 3} more instances are not up")
+    return reasons
+
+
+LOOK_S = 0.2
+
+
+@dataclass(frozen=True)
+class HostStatus:
+    """A host: what it runs, and how the cluster sees it."""
+
+    name: str
+    address: str
+    release: str
+    role: str
+    member: str
+    running: int
+    wanted: int
+    gateway: str
+
+
+@dataclass(frozen=True)
+class InstanceStatus:
+    """An instance: its container, and its server in the rotation of each gateway."""
+
+    service: str
+    host: str
+    port: int
+    version: str
+    container: str
+    servers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Status:
+    """A cluster at one moment."""
+
+    gateways: tuple[str, ...]
+    hosts: tuple[HostStatus, ...]
+    instances: tuple[InstanceStatus, ...]
+    problems: tuple[str, ...]
+    notices: tuple[str, ...] = ()
+    """What a person should look at, though the cluster serves as the inventory says."""
+
+    @property
+    def serving(self) -> bool:
+        """Whether every instance runs and is in the rotation of every gateway."""
+        return (
+            bool(self.gateways)
+            and not self.problems
+            and all(i.container == "running" and all(s == "up" for s in i.servers) for i in self.instances)
+        )
+
+    def as_data(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {**dataclasses.asdict(self), "serving": self.serving}
+
+
+def read(cluster: Cluster, secrets: Secrets, hosts: Hosts) -> Status:
+    """Ask every host of the session once, and every gateway for its view."""
+    queries = {
+        name: snapshot.query(carry_out.states_of(cluster, name, secrets, ("services", "serf", "gateway")).values())
+        for name in hosts.names
+    }
+    found = {name: snapshot.parse(name, lines) for name, lines in hosts.snapshot_lines(queries).items()}
+    for name, host in found.items():
+        plan.require_supported(name, host)
+    gateways = tuple(name for name in cluster.gateways if name in hosts.names)
+    views = hosts.on_all(lambda name: gateway_view(hosts, name), gateways)
+    return combine(cluster, hosts.names, found, views)
+
+
+def await_gateways(applied: plan.Plan, hosts: Hosts, timeout_s: float = 30.0) -> None:
+    """Wait until the gateways whose settings ``applied`` changed run them.
+
+    Raises FiefdomError for one that refuses its new configuration for good and keeps the last good one, and after
+    ``timeout_s`` with what the gateway says until then.
+    """
+    for host in applied.hosts:
+        if any(c.name.startswith(f"{gateway.CONFIG_DIR}/") for c in host.of("file", "+", "~")):
+            digest = host.state.file(gateway.HAPROXY_CONFIG).digest
+            _await_gateway(host.host, digest, hosts, timeout_s)
+
+
+def _await_gateway(name: str, digest: str, hosts: Hosts, timeout_s: float) -> None:
+    for late in looks(timeout_s, LOOK_S):
+        view = hosts.on_all(lambda name: gateway_view(hosts, name), [name])[name]
+        config = view.get("config", {}) if isinstance(view, dict) else {}
+        if config.get("ok") and config.get("digest") == digest:
+            return
+        if config.get("error") and (late or _is_final(config, digest)):
+            raise FiefdomError(f"{name}: HAProxy keeps its last good configuration: {config['error']}")
+        if late:
+            raise FiefdomError(f"{name}: the gateway has not taken its new configuration up; see `fiefdom status`")
+
+
+def _is_final(config: Mapping[str, Any], digest: str) -> bool:
+    """Whether an error of a gateway's configuration is its last word on the one with ``digest``.
+
+    It may be about the one before, which the gateway has not looked beyond yet, or about what it will try again.
+    """
+    if "refused" not in config:
+        return True  # an older gateway does not say what its error is about
+    return config["refused"] == digest and config.get("retry_in_s") is None
+
+
+def combine(
+    cluster: Cluster,
+    names: Sequence[str],
+    found: Mapping[str, snapshot.Snapshot],
+    views: Mapping[str, dict[str, Any] | str],
+) -> Status:
+    """One picture from the hosts' snapshots and the gateways' views. Pure."""
+    members = _members(views)
+    problems = [f"{name}: the gateway does not answer: {view}" for name, view in views.items() if isinstance(view, str)]
+    for name, view in views.items():
+        if isinstance(view, dict):
+            problems += _complaints(name, view)
+    instances = [
+        InstanceStatus(
+            service=i.service,
+            host=name,
+            port=i.port,
+            version=(c.version if (c := found[name].containers.get(i.container)) else "-"),
+            container=_container(found[name], i.container),
+            servers=tuple(_server(view, i.service, f"{name}-{i.port}") for view in views.values()),
+        )
+        for name in names
+        for i in cluster.instances(name)
+    ]
+    hosts = [
+        HostStatus(
+            name=name,
+            address=cluster.hosts[name].address,
+            release=found[name].release,
+            role=", ".join(g.removesuffix("s").replace("_", " ") for g in cluster.hosts[name].groups),
+            member=members.get(name, "unknown" if views else "-"),
+            running=sum(i.host == name and i.container == "running" for i in instances),
+            wanted=len(cluster.instances(name)),
+            gateway="-" if name not in views else "serving" if isinstance(views[name], dict) else "down",
+        )
+        for name in names
+    ]
+    notices = tuple(_strangers(cluster, views))
+    return Status(tuple(views), tuple(hosts), tuple(instances), tuple(problems), notices)
+
+
+def _members(views: Mapping[str, dict[str, Any] | str]) -> dict[str, str]:
+    members: dict[str, str] = {}
+    for view in views.values():
+        for member in view.get("members", []) if isinstance(view, dict) else []:
+            members.setdefault(str(member.get("name")), str(member.get("status")))
+    return members
+
+
+def _strangers(cluster: Cluster, views: Mapping[str, dict[str, Any] | str]) -> list[str]:
+    """Of living members that no gateway refuses; a refusal is told already."""
+    own = {*cluster.gateways, *cluster.app_hosts}
+    rows = [row for view in views.values() if isinstance(view, dict) for row in view.get("members", [])]
+    alive = {str(row.get("name")): str(row.get("address")) for row in rows if row.get("status") == "alive"}
+    return [of_stranger(cluster, f"{name} ({alive[name]})") for name in sorted(alive.keys() - own)]
+
+
+def _complaints(name: str, view: dict[str, Any]) -> list[str]:
+    words = []
+    if not view.get("serf", {}).get("ok", False):
+        words.append(f"{name}: its Serf agent does not answer: {view.get('serf', {}).get('error')}")
+    if not view.get("config", {}).get("ok", False):
+        words.append(f"{name}: HAProxy keeps its last good configuration: {view.get('config', {}).get('error')}")
+    words += [f"{name}: refuses member {r.get('member')}: {r.get('reason')}" for r in view.get("rejected", [])]
+    return words
+
+
+def _container(found: snapshot.Snapshot, name: str) -> str:
+    container = found.containers.get(name)
+    return "missing" if container is None else "running" if container.running else "stopped"
+
+
+def _server(view: dict[str, Any] | str, service: str, name: str) -> str:
+    if isinstance(view, str):
+        return "unknown"
+    for server in view.get("servers", []):
+        if server.get("service") == service and server.get("name") == name:
+            return str(server.get("state"))
+    return "out"

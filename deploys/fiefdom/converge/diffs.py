@@ -1,0 +1,43 @@
+"""Text diffs of files that a plan would change; what is secret stays masked."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from fiefdom.converge.plan import Plan
+from fiefdom.desired.state import File
+
+Read = Callable[[str, str], str]
+"""Text of a file, from host and path."""
+
+MASK = "(secret: content not shown)\n"
+
+
+def of_plan(plan: Plan, read: Read) -> dict[tuple[str, str], str]:
+    """Unified diffs by (host, path), from one ``read`` of each file that exists and changes."""
+    texts = {}
+    for host in plan.hosts:
+        for change in host.of("file", "+", "~"):
+            if isinstance(file := change.resource, File):
+                text = _of_file(host.host, file, change.sign == "+", read)
+                if text:  # nothing where only mode or owner differ
+                    texts[host.host, file.path] = text
+    return texts
+
+
+def _of_file(host: str, file: File, new: bool, read: Read) -> str:
+    if file.secret:
+        return MASK
+    before = "" if new else read(host, file.path)
+    return unified(file.path, before, file.content.decode(errors="replace"))
+
+
+def unified(path: str, before: str, after: str) -> str:
+    """A unified diff of two texts."""
+    return "".join(
+        line if line.endswith("\n") else f"{line}\n"
+        for line in difflib.unified_diff(
+            before.splitlines(True), after.splitlines(True), f"{path} (host)", f"{path} (inventory)"
+        )
+    )

@@ -1,0 +1,490 @@
+"""What has to change: the pure difference between what a host should hold and what it holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from fiefdom.converge.snapshot import FoundContainer, FoundUnit, Snapshot, sysctl_path
+from fiefdom.desired.containers import FAILED, HANDING_OVER, conf_path
+from fiefdom.desired.state import Container, Directory, File, HostState, Package, Sysctl, Unit, digest, spec_hash
+from fiefdom.errors import FiefdomError
+
+Sign = Literal["+", "~", "-", "-/+"]
+Resource = Directory | File | Package | Sysctl | Unit | Container | str | None
+
+# The order in which a plan lists kinds; also, roughly, the order in which they are applied.
+KINDS = ("hostname", "package", "directory", "file", "sysctl", "unit", "image", "container", "record")
+
+# What systemd calls a unit that runs, or is about to without anybody's help.
+_RUNNING = ("active", "reloading")
+_ENABLED = ("enabled", "static", "alias", "indirect", "generated")
+_SUPPORTED = {("debian", "bookworm"), ("debian", "trixie")}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One difference. ``why`` is for people; ``resource`` is what apply needs and never printed.
+
+    ``release`` names the service whose running, healthy instances it would replace: such a change is a rollout's to
+    make, and apply leaves it alone.
+    """
+
+    kind: str
+    sign: Sign
+    name: str
+    why: str
+    resource: Resource = field(default=None, repr=False, compare=False)
+    release: str = ""
+
+
+@dataclass(frozen=True)
+class HostPlan:
+    """Every difference of one host, in a stable order."""
+
+    host: str
+    changes: tuple[Change, ...]
+    state: HostState = field(repr=False, compare=False)
+    snapshot: Snapshot = field(repr=False, compare=False)
+
+    def of(self, kind: str, *signs: Sign) -> tuple[Change, ...]:
+        """The changes of a kind; with ``signs`` only those."""
+        return tuple(c for c in self.changes if c.kind == kind and (not signs or c.sign in signs))
+
+    @property
+    def due(self) -> HostPlan:
+        """What apply does: all but pending releases."""
+        return replace(self, changes=tuple(c for c in self.changes if not c.release))
+
+    @property
+    def pending(self) -> dict[str, tuple[str, str]]:
+        """Versions before and after of each service whose release is pending here."""
+        return {
+            c.release: (self.snapshot.containers[c.name].version, c.resource.version)
+            for c in self.of("container", "-/+")
+            if c.release and isinstance(c.resource, Container)
+        }
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A release that waits for its rollout: a service, its versions before and after, and where."""
+
+    service: str
+    before: str
+    after: str
+    hosts: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """As a person would say it."""
+        versions = (
+            f"{self.before} -> {self.after}" if self.before != self.after else f"{self.after} with other settings"
+        )
+        return f"{self.service} {versions} on {', '.join(self.hosts)}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plans of all hosts, in the inventory's order."""
+
+    hosts: tuple[HostPlan, ...]
+
+    @property
+    def clean(self) -> bool:
+        """Whether there is nothing to do."""
+        return not any(h.changes for h in self.hosts)
+
+    @property
+    def due(self) -> Plan:
+        """What apply does: all but pending releases."""
+        return Plan(tuple(h.due for h in self.hosts))
+
+    @property
+    def pending(self) -> tuple[Pending, ...]:
+        """The releases that wait for their rollout."""
+        found: dict[tuple[str, str, str], list[str]] = {}
+        for host in self.hosts:
+            for service, (before, after) in host.pending.items():
+                found.setdefault((service, before, after), []).append(host.host)
+        return tuple(Pending(*key, tuple(hosts)) for key, hosts in sorted(found.items()))
+
+    @property
+    def counts(self) -> dict[Sign, int]:
+        """How many changes of each sign apply would make."""
+        signs: tuple[Sign, ...] = ("+", "~", "-/+", "-")
+        return {s: sum(c.sign == s for h in self.due.hosts for c in h.changes) for s in signs}
+
+    def as_data(self) -> dict[str, object]:
+        """The plan as plain data, for JSON: no content, no secret."""
+        return {
+            "clean": self.clean,
+            "hash": self.hash,
+            "counts": dict(self.counts),
+            "pending": [
+                {"service": p.service, "from": p.before, "to": p.after, "hosts": list(p.hosts)} for p in self.pending
+            ],
+            "hosts": {
+                h.host: [
+                    {"kind": c.kind, "sign": c.sign, "name": c.name, "why": c.why, "release": c.release or None}
+                    for c in h.changes
+                ]
+                for h in self.hosts
+            },
+        }
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits that name this plan: equal for equal changes, on any machine."""
+        shown = [
+            (h.host, [(c.kind, c.sign, c.name, c.why, c.release, _fingerprint(c.resource)) for c in h.changes])
+            for h in self.hosts
+        ]
+        return digest(json.dumps(shown))[:12]
+
+
+def _fingerprint(resource: Resource) -> str:
+    # A secret's digest could be tried against guesses, so a secret counts by its place only.
+    return resource.digest if isinstance(resource, File) and not resource.secret else ""
+
+
+def require_supported(host: str, snapshot: Snapshot) -> None:
+    """Raise FiefdomError where ``host`` is not a machine that Fiefdom can converge."""
+    if (snapshot.distribution, snapshot.release) not in _SUPPORTED:
+        found = " ".join(filter(None, (snapshot.distribution, snapshot.release))) or "an unknown system"
+        raise FiefdomError(f"{host}: is {found}; Fiefdom converges Debian 12 (bookworm) and 13 (trixie) only")
+    if snapshot.uid != 0:
+        raise FiefdomError(
+            f"{host}: the login user is neither root nor allowed to use sudo without a password; "
+            "mend ssh.user, or let /etc/sudoers.d grant it NOPASSWD"
+        )
+
+
+def of_host(
+    host: str,
+    state: HostState,
+    snapshot: Snapshot,
+    identities: Mapping[str, str],
+    complete: bool = True,
+    hold: Collection[str] = (),
+) -> HostPlan:
+    """The plan of one host. Where ``state`` is not ``complete``, what it does not speak of stays.
+
+    ``identities`` tells the right images as `images.identities` does; one that is not in it is right if it is there.
+    Running, healthy instances of the services in ``hold`` stay as they are: what would replace them is a release.
+    """
+    held = {c.name: c for c in _held(state, snapshot, identities, hold)}
+    try:
+        changes = _differences(state, snapshot, identities, complete)
+    except FiefdomError as error:
+        raise FiefdomError(f"{host}: {error}") from error
+    marked = [replace(c, release=_release(c, held, state)) for c in changes]
+    # One that is down comes back as what its siblings are.
+    marked += [Change("container", "~", c.name, _NOT_RUNNING, c) for c in held.values() if not is_healthy(c, snapshot)]
+    return HostPlan(host, tuple(sorted(marked, key=_order)), state, snapshot)
+
+
+def running_versions(
+    state: HostState, snapshot: Snapshot, identities: Mapping[str, str], hold: Collection[str]
+) -> dict[str, str]:
+    """Version that each service of ``hold`` keeps running, where its release is pending on this host."""
+    held = [c for c in _held(state, snapshot, identities, hold) if is_healthy(c, snapshot)]
+    found = {c.service: snapshot.containers[c.name].version for c in held}
+    # One that was started by hand tells none; the inventory's word stands in.
+    return {service: version for service, version in found.items() if version}
+
+
+def going_ports(state: HostState, now: Snapshot) -> tuple[int, ...]:
+    """Host ports of running instances that ``state`` has no more."""
+    wanted = {container.name for container in state.containers}
+    running = (n for n, found in now.containers.items() if found.ours and found.running and found.role == "instance")
+    ports = (name.rpartition("-")[2] for name in running if name not in wanted)
+    return tuple(sorted(int(port) for port in ports if port.isdecimal()))
+
+
+def _held(state: HostState, now: Snapshot, identities: Mapping[str, str], hold: Collection[str]) -> Iterator[Container]:
+    if now.docker == "down" or not hold:
+        return
+    changes = [c for c in _containers(state, now, identities) if c.sign == "-/+"]
+    replaced = [c.resource for c in changes if isinstance(c.resource, Container) and c.resource.service in hold]
+    serving = {c.service for c in replaced if is_healthy(c, now)}
+    yield from (c for c in replaced if c.service in serving)
+
+
+def is_healthy(container: Container, now: Snapshot) -> bool:
+    """Whether the host runs something under this container's name, and its unit says that it answers."""
+    found, unit = now.containers.get(container.name), now.units.get(container.unit, FoundUnit())
+    return found is not None and found.running and unit.active in _RUNNING
+
+
+def _release(change: Change, held: Mapping[str, Container], state: HostState) -> str:
+    """The service whose release ``change`` is a part of: a held container, what it is made from, its image."""
+    if change.kind == "container":
+        return held[change.name].service if change.name in held else ""
+    if change.kind == "file":
+        owners = (c for c in held.values() if change.name in (*c.config, conf_path(c.name)))
+        return next((c.service for c in owners), "")
+    if change.kind == "image":
+        users = [c for c in state.containers if c.image == change.name]
+        return users[0].service if users and all(c.name in held for c in users) else ""
+    return ""
+
+
+def _differences(state: HostState, snapshot: Snapshot, identities: Mapping[str, str], complete: bool) -> list[Change]:
+    if snapshot.docker == "down" and state.containers:
+        _require_docker_startable(state, snapshot)
+        # Nobody knows what runs; starting dockerd comes first, and a second look tells the rest. What runs must not
+        # come up as something else meanwhile, so files that it is made from wait as well.
+        files = tuple(f for f in state.files if not (f.serves and f.path in snapshot.files))
+        state = replace(state, files=files, images=(), containers=())
+        complete = False
+    return [
+        *_hostname(state, snapshot),
+        *_packages(state, snapshot),
+        *_directories(state, snapshot),
+        *_files(state, snapshot),
+        *_sysctls(state, snapshot),
+        *_units(state, snapshot),
+        *_images(state, snapshot, identities),
+        *_containers(state, snapshot, identities),
+        *(_unwanted(state, snapshot) if complete else ()),
+        *_record(state, snapshot),
+    ]
+
+
+def _require_docker_startable(state: HostState, now: Snapshot) -> None:
+    unit = now.units.get("docker.service", FoundUnit())
+    if unit.active in _RUNNING and not unit_actions(Unit("docker.service"), state, now):
+        raise FiefdomError(
+            "dockerd does not answer although docker.service is active; see `journalctl -u docker` there"
+        )
+
+
+def _order(change: Change) -> tuple[int, str, str]:
+    return KINDS.index(change.kind), change.name, change.sign
+
+
+def _hostname(state: HostState, now: Snapshot) -> Iterator[Change]:
+    if state.hostname is not None and {now.hostname, now.static_hostname} != {state.hostname}:
+        found = now.hostname if now.hostname != state.hostname else now.static_hostname
+        yield Change("hostname", "~", state.hostname, f"is {found or 'not set'}", state.hostname)
+
+
+def _packages(state: HostState, now: Snapshot) -> Iterator[Change]:
+    for package in state.packages:
+        if package.name not in now.packages:
+            yield Change("package", "+", package.name, "not installed", package)
+
+
+def _directories(state: HostState, now: Snapshot) -> Iterator[Change]:
+    for directory in state.directories:
+        found = now.files.get(directory.path)
+        if found is None:
+            yield Change("directory", "+", directory.path, f"mode {directory.mode:04o}", directory)
+        elif found.kind != "directory":
+            raise FiefdomError(f"{directory.path} is a {found.kind} where a folder should be; move it away")
+        elif why := _ownership(directory, found.mode, found.uid, found.gid):
+            yield Change("directory", "~", directory.path, why, directory)
+
+
+def _files(state: HostState, now: Snapshot) -> Iterator[Change]:
+    for file in state.files:
+        found = now.files.get(file.path)
+        if found is None:
+            yield Change("file", "+", file.path, f"mode {file.mode:04o}", file)
+            continue
+        if found.kind == "directory":
+            raise FiefdomError(f"{file.path} is a folder where a file should be; move it away")
+        why = [] if found.digest == file.digest and found.kind.startswith("regular") else ["content"]
+        why += filter(None, [_ownership(file, found.mode, found.uid, found.gid), _refusal(file, now)])
+        if why:
+            yield Change("file", "~", file.path, ", ".join(why), file)
+
+
+def _refusal(file: File, now: Snapshot) -> str:
+    """Why what reads ``file`` runs an older one, where it says so itself: placed again, it is awaited again."""
+    refused, _, reason = now.refused.get(file.path, "").partition(" ")
+    return f"refused, the last good one runs: {reason}" if refused == file.digest else ""
+
+
+def _ownership(wanted: File | Directory, mode: int, uid: int, gid: int) -> str:
+    why = []
+    if mode != wanted.mode:
+        why.append(f"mode {mode:04o} -> {wanted.mode:04o}")
+    if (uid, gid) != (wanted.uid, wanted.gid):
+        why.append(f"owner {uid}:{gid} -> {wanted.uid}:{wanted.gid}")
+    return ", ".join(why)
+
+
+def _sysctls(state: HostState, now: Snapshot) -> Iterator[Change]:
+    for sysctl in state.sysctls:
+        found = now.sysctls.get(sysctl_path(sysctl.key).removeprefix("/proc/sys/"))
+        if found != sysctl.value:
+            yield Change("sysctl", "~", sysctl.key, f"{found or 'unset'} -> {sysctl.value}", sysctl)
+
+
+def _units(state: HostState, now: Snapshot) -> Iterator[Change]:
+    for unit in state.units:
+        actions = unit_actions(unit, state, now)
+        if actions:
+            sign: Sign = "+" if now.units.get(unit.name, FoundUnit()).load == "not-found" else "~"
+            yield Change("unit", sign, unit.name, ", ".join(a.why for a in actions), unit)
+
+
+@dataclass(frozen=True)
+class UnitAction:
+    """What systemctl is asked to do with a unit, and why. ``daemon-reload`` concerns all units at once."""
+
+    verbs: tuple[str, ...]
+    why: str
+
+
+def unit_actions(unit: Unit, state: HostState, now: Snapshot) -> list[UnitAction]:
+    """What brings ``unit`` where it should be, in order; nothing where it is there."""
+    return list(_unit_actions(unit, now.units.get(unit.name, FoundUnit()), state, now))
+
+
+def _unit_actions(unit: Unit, found: FoundUnit, state: HostState, now: Snapshot) -> Iterator[UnitAction]:
+    if found.needs_reload:
+        yield UnitAction(("daemon-reload",), "systemd has an older unit file loaded")
+    if unit.enabled and found.enabled not in _ENABLED:
+        yield UnitAction(("enable",), "enable")
+    elif not unit.enabled and found.enabled == "enabled":
+        yield UnitAction(("disable",), "disable")
+    if unit.name in state.container_units:
+        return  # whether it runs is told with its container
+    running = found.active in _RUNNING
+    if not unit.active:
+        if running:
+            yield UnitAction(("stop",), "stop")
+    elif found.condition_failed:
+        return
+    elif not running:
+        # Installing its package may start it before its configuration is there: only `on_change` is sure to read it.
+        verbs = unit.on_change if unit.config else ("start",)
+        yield UnitAction(verbs, "start again after its failure" if found.active == "failed" else "start")
+    elif has_stamp(unit, now):
+        stamp, _, live = now.stamps.get(unit.name, "").partition(" ")
+        if any(_has_other_content(path, state, now) for path in unit.config):
+            # Whoever changed the file may have made the unit read it, which no stamp tells.
+            yield UnitAction(unit.on_change, f"{unit.on_change[-1]}: its configuration changes")
+        elif stamp != unit_stamp(unit, state):
+            yield UnitAction(unit.on_change, f"{unit.on_change[-1]}: runs an older configuration")
+        elif unit.live and now.live.get(unit.name) != live:
+            yield UnitAction(unit.on_change, f"{unit.on_change[-1]}: changed behind its back")
+
+
+def _has_other_content(path: str, state: HostState, now: Snapshot) -> bool:
+    found = now.files.get(path)
+    return found is None or found.digest != state.file(path).digest
+
+
+def has_stamp(unit: Unit, now: Snapshot) -> bool:
+    """Whether the host keeps a stamp for ``unit``: it reads files of ours, or did until the inventory dropped them."""
+    return bool(unit.config) or unit.name in now.stamps
+
+
+def unit_stamp(unit: Unit, state: HostState) -> str:
+    """Digest of the configuration that ``unit`` must have come up with."""
+    return state.stamp(unit.config)
+
+
+def _images(state: HostState, now: Snapshot, identities: Mapping[str, str]) -> Iterator[Change]:
+    for image in state.images:
+        found, wanted = now.images.get(image.ref), identities.get(image.ref)
+        if found is None:
+            yield Change("image", "+", image.ref, "not on the host", image.ref)
+        elif wanted is not None and wanted not in (found.id, f"context:{found.context}"):
+            yield Change("image", "~", image.ref, f"{_short(found.context or found.id)} -> {_short(wanted)}", image.ref)
+
+
+def _containers(state: HostState, now: Snapshot, identities: Mapping[str, str]) -> Iterator[Change]:
+    replaced_images = {c.name for c in _images(state, now, identities) if c.sign == "~"}
+    for container in state.containers:
+        found = now.containers.get(container.name)
+        if found is None:
+            yield Change("container", "+", container.name, f"image {container.image}", container)
+            continue
+        why = _container_drift(container, found, state, now)
+        if container.image in replaced_images:
+            why = [*(w for w in why if w != _NOT_RUNNING), "new image"]
+        if why:
+            replaced = why[0] != _NOT_RUNNING
+            yield Change("container", "-/+" if replaced else "~", container.name, ", ".join(why), container)
+
+
+_NOT_RUNNING = "not running"
+
+
+def _container_drift(wanted: Container, found: FoundContainer, state: HostState, now: Snapshot) -> list[str]:
+    why = []
+    if not found.ours:
+        why.append("started by hand")
+    elif found.spec != spec_hash(wanted, state):
+        if found.version and found.version != wanted.version:
+            why.append(f"{found.version} -> {wanted.version}")
+        else:
+            why.append("specification")
+    elif now.container_stamps.get(wanted.name) != f"{found.spec} {found.facts}":
+        why.append("started by hand with other settings")
+    image = now.images.get(wanted.image)
+    if found.ours and image is not None and found.image_id != image.id:
+        why.append(f"image {_short(found.image_id)} -> {_short(image.id)}")
+    if not why:
+        unit = now.units.get(wanted.unit, FoundUnit())
+        if not found.running:
+            why.append(_NOT_RUNNING)
+        elif unit.active not in _RUNNING:
+            why += [_NOT_RUNNING, f"its unit is {unit.active}"]
+    return why
+
+
+def _unwanted(state: HostState, now: Snapshot) -> Iterator[Change]:
+    wanted = made(state)
+    for kind, name in sorted(now.made - wanted):
+        if kind in KINDS:
+            yield Change(kind, "-", name, "no longer in the inventory", name)
+    containers = {name for kind, name in wanted | now.made if kind == "container"}
+    for name, found in now.containers.items():
+        if found.ours and name not in containers and not any(word in name for word in HANDING_OVER):
+            why = "a failed release, kept aside" if name.endswith(FAILED) else "no longer in the inventory"
+            yield Change("container", "-", name, why, name)
+
+
+def _record(state: HostState, now: Snapshot) -> Iterator[Change]:
+    if claims(state, now) - now.made:
+        yield Change("record", "~", "manifest", "what Fiefdom made on this host")
+
+
+def made(state: HostState) -> frozenset[tuple[str, str]]:
+    """What of ``state`` is Fiefdom's own to remove again, as (kind, name).
+
+    Packages stay, for others may use them by now, and so do units that a package brought.
+    """
+    return frozenset(
+        [("file", f.path) for f in state.files]
+        + [("directory", d.path) for d in state.directories]
+        + [("unit", c.unit) for c in state.containers]
+        + [("unit", u.name) for u in state.units if _is_our_unit(u, state)]
+        + [("container", c.name) for c in state.containers]
+    )
+
+
+def claims(state: HostState, now: Snapshot) -> frozenset[tuple[str, str]]:
+    """What of `made` Fiefdom may call its own on this host: not the files that it found there and took over."""
+    found = {("directory" if f.kind == "directory" else "file", path) for path, f in now.files.items()}
+    return frozenset(item for item in made(state) if item in now.made or item not in found)
+
+
+def _is_our_unit(unit: Unit, state: HostState) -> bool:
+    return any(f.path == f"/etc/systemd/system/{unit.name}" for f in state.files)
+
+
+def _short(image_id: str) -> str:
+    return image_id.removeprefix("sha256:").removeprefix("context:")[:12]
+
+
+def merge(plans: Iterable[HostPlan]) -> Plan:
+    """The plans of single hosts as one, in the order given."""
+    return Plan(tuple(plans))

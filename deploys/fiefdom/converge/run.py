@@ -1,0 +1,77 @@
+"""What a run knows and whom it reaches: the values and the one protocol that all procedures share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from fiefdom.converge import steps
+from fiefdom.desired.state import Secrets
+from fiefdom.model import Cluster
+
+T = TypeVar("T")
+
+Say = Callable[[str, str], None]
+"""Hears of every stage: the host (or another name for where it happens), and what."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a run knows before it looks at any host. ``identities`` tell the right images: see `images.identities`."""
+
+    cluster: Cluster
+    secrets: Secrets
+    identities: Mapping[str, str]
+
+
+class Hosts(Protocol):
+    """Connections to hosts of a cluster: the engine's session, or hosts that tests make of values."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The hosts that must answer, in the inventory's order."""
+
+    def on_all(self, function: Callable[[str], T], names: Iterable[str] | None = None) -> dict[str, T]:
+        """``function(name)`` for every host at once, in the given order.
+
+        All are waited for. What went wrong is raised at the end, as one FiefdomError where there were several.
+        """
+
+    def snapshot_lines(self, queries: Mapping[str, str]) -> dict[str, list[str]]:
+        """The snapshot script's answer from every host that is asked, one round trip each."""
+
+    def run(self, name: str, phase: steps.Phase, registry: bool) -> None:
+        """Take one host through one phase; FiefdomError says what failed there."""
+
+    def text_of(self, name: str, path: str) -> str:
+        """Text of a file on a host; empty where it cannot be read."""
+
+    def shell(self, name: str, argv: Iterable[str]) -> tuple[bool, str, str]:
+        """Run a command as root; whether it succeeded, its output and its errors.
+
+        One that hangs has failed after 10 s, in its own words of an error: a container's command, while dockerd hangs.
+        Raises OSError where the host is not connected.
+        """
+
+    def script(
+        self, name: str, text: str, arguments: Sequence[str] = (), stdin: str = "", timeout_s: int = ...
+    ) -> tuple[bool, str, str]:
+        """Run a sh script as root, ``arguments`` from ``$1`` on: whether it succeeded, its output and its errors.
+
+        Raises OSError where the host is not connected, or says nothing for ``timeout_s`` (10 where nothing is said),
+        for one that hangs would keep a run's signs of life from all others.
+        """
+
+    def follow(self, name: str, steps: Iterable[steps.Step], hear: Callable[[str], None]) -> None:
+        """Let a host take a turn that it ends even if this connection breaks off; ``hear`` gets each line it prints.
+
+        Raises FiefdomError where the connection broke off, not where the turn failed: its lines say that.
+        """
+
+    def every(self, seconds: float, function: Callable[[], object]) -> AbstractContextManager[None]:
+        """Call ``function`` every so many seconds beside the block; the end waits for a call that is under way."""
+
+    def connect_anew(self, name: str) -> str | None:
+        """Close a host's connection and open another; why that failed, or None."""

@@ -1,0 +1,264 @@
+"""What a host holds now: the query, the one fact that asks it in one round trip, and the answer as values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fiefdom.desired import containers
+from fiefdom.desired.state import HostState
+from fiefdom.errors import FiefdomError
+
+SCRIPT = (
+    (Path(__file__).parent / "snapshot.sh").read_text().replace("# container_facts:", f"{containers.FACTS_FUNCTION}\n#")
+)
+# Three lines for each container: what the plan reads, and the two that `container_facts` makes a digest of.
+_CONTAINER_FORMAT = (
+    "\t".join(
+        ["{{.Name}}", "{{.State.Running}}", "{{.Image}}"]
+        + [f'{{{{index .Config.Labels "fiefdom.{label}"}}}}' for label in ("spec", "role", "version", "name")]
+    )
+    + "{{println}}"
+    + containers.FACTS_FORMAT.replace("\n", "{{println}}")
+)
+SYSCTL_ROOT = "/proc/sys/"
+STAMPS = "/var/lib/fiefdom/stamps/"
+CONTAINER_STAMPS = "/var/lib/fiefdom/containers/"
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """A path on a host: ``kind`` as stat names it, ``digest`` for regular files only."""
+
+    kind: str
+    mode: int
+    uid: int
+    gid: int
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
+class FoundUnit:
+    """A unit as systemd shows it."""
+
+    load: str = "not-found"
+    active: str = "inactive"
+    sub: str = "dead"
+    enabled: str = ""
+    needs_reload: bool = False
+    condition_failed: bool = False
+
+
+@dataclass(frozen=True)
+class FoundImage:
+    """An image on a host; ``context`` is the digest of the folder that Fiefdom built it from, if it did."""
+
+    id: str
+    context: str = ""
+
+
+@dataclass(frozen=True)
+class FoundContainer:
+    """A container as Docker shows it; ``facts`` is the digest of what it was really started with."""
+
+    running: bool
+    image_id: str
+    spec: str
+    role: str
+    version: str
+    ours: bool
+    facts: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a plan needs to know of one host, at one moment."""
+
+    uid: int
+    distribution: str
+    release: str
+    client: str = ""
+    """Address that the operator's connection comes from, as the host sees it."""
+    docker: str = "absent"
+    """up, down (its client is there and gets no answer), or absent."""
+    hostname: str = ""
+    static_hostname: str = ""
+    free_kib: int | None = None
+    unconfirmed_s: int | None = None
+    """Seconds until the host takes back a change that waits for its confirmation, where one does; see `guard`."""
+    files: dict[str, FoundFile] = field(default_factory=dict)
+    packages: dict[str, str] = field(default_factory=dict)
+    units: dict[str, FoundUnit] = field(default_factory=dict)
+    sysctls: dict[str, str] = field(default_factory=dict)
+    images: dict[str, FoundImage] = field(default_factory=dict)
+    containers: dict[str, FoundContainer] = field(default_factory=dict)
+    stamps: dict[str, str] = field(default_factory=dict)
+    container_stamps: dict[str, str] = field(default_factory=dict)
+    live: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    """By the path of a file, the digest of the content that its reader refused, and why; it keeps the last good one."""
+    made: frozenset[tuple[str, str]] = frozenset()
+
+
+def query(states: Iterable[HostState]) -> str:
+    """The text that asks a host for all that the states of every release it may have would need."""
+    lines: dict[str, None] = {f"container-format\t{_CONTAINER_FORMAT}": None}
+    for state in states:
+        asked = (
+            [("file", f.path) for f in state.files]
+            + [("file", d.path) for d in state.directories]
+            + [("package", p.name) for p in state.packages]
+            + [("unit", u.name) for u in state.units]
+            + [("sysctl", sysctl_path(s.key)) for s in state.sysctls]
+            + [("image", i.ref) for i in state.images]
+            + [("container", c.name) for c in state.containers]
+            + [("live", f"{u.name}\t{' '.join(u.live)}") for u in state.units if u.live]
+        )
+        lines.update(dict.fromkeys(f"{kind}\t{name}" for kind, name in asked))
+    return "\n".join(lines) + "\n"
+
+
+def sysctl_path(key: str) -> str:
+    """The file under /proc/sys of a setting; `net/ipv4/conf/eth0.1/...` may be written with slashes."""
+    return SYSCTL_ROOT + (key if "/" in key else key.replace(".", "/"))
+
+
+def parse(host: str, lines: Iterable[str]) -> Snapshot:
+    """The answer of the script as a `Snapshot`. Raises FiefdomError where it is not one, whatever it holds."""
+    parser = _Parser()
+    for line in lines:
+        parser.take(line)
+    if not parser.complete and parser.uid == 0:
+        raise FiefdomError(f"{host}: the snapshot broke off; run again, and look at the host if it happens twice")
+    return parser.snapshot(host)
+
+
+class _Parser:
+    """Collects records; unknown kinds and broken lines are passed over, for a host's output is not to be trusted."""
+
+    def __init__(self) -> None:
+        self.uid: int | None = None
+        self.complete = False
+        self._scalars: dict[str, list[str]] = {}
+        self._files: dict[str, list[str]] = {}
+        self._digests: dict[str, str] = {}
+        self._units: list[dict[str, str]] = [{}]
+        self._maps: dict[str, dict[str, str]] = {"live": {}, "sysctl": {}, "stamp": {}, "package": {}, "refused": {}}
+        self._images: dict[str, FoundImage] = {}
+        self._containers: dict[str, FoundContainer] = {}
+        self._made: set[tuple[str, str]] = set()
+
+    def take(self, line: str) -> None:
+        if not line.replace("\t", "").isprintable():
+            # Nothing that Fiefdom made is named so, and some of it is printed.
+            line = "\t".join(_visible(part) for part in line.split("\t"))
+        kind, _, rest = line.partition("\t")
+        fields = rest.split("\t")
+        if kind == "end":
+            self.complete = True
+        elif kind == "uid" and rest.isdecimal() and len(rest) <= 10:
+            self.uid = int(rest)
+        elif kind in ("os", "client", "docker", "hostname", "free-kib", "guard"):
+            self._scalars[kind] = fields
+        elif kind == "file" and len(fields) == 5:
+            self._files[fields[0]] = fields[1:]
+        elif kind == "digest" and len(fields) == 2:
+            self._digests[fields[0]] = fields[1]
+        elif kind == "unit":
+            self._take_unit(rest)
+        else:
+            self._take_value(kind, rest, fields)
+
+    def _take_value(self, kind: str, rest: str, fields: list[str]) -> None:
+        if kind == "package" and len(fields) == 3:
+            if fields[1] == "installed":
+                self._maps[kind][fields[0]] = fields[2]
+        elif kind == "image" and len(fields) == 3:
+            self._images[fields[0]] = FoundImage(fields[1], fields[2].replace("<no value>", ""))
+        elif kind in ("live", "refused") and len(fields) == 2:
+            self._maps[kind][fields[0]] = fields[1]
+        elif kind in ("sysctl", "stamp"):
+            path, _, value = rest.partition(":")
+            self._maps[kind][path] = "\t".join(value.split("\t"))
+        elif kind == "container" and len(fields) == 8:
+            name, running, image_id, spec, role, version, ours, facts = (f.replace("<no value>", "") for f in fields)
+            self._containers[name.lstrip("/")] = FoundContainer(
+                running == "true", image_id, spec, role, version, bool(ours), facts
+            )
+        elif kind == "made" and len(fields) == 2:
+            self._made.add((fields[0], fields[1]))
+
+    def _take_unit(self, text: str) -> None:
+        if not text:
+            self._units.append({})
+            return
+        key, _, value = text.partition("=")
+        self._units[-1][key] = value
+
+    def snapshot(self, host: str) -> Snapshot:
+        try:
+            return self._snapshot()
+        except (ValueError, IndexError, KeyError) as error:
+            raise FiefdomError(
+                f"{host}: the snapshot could not be read ({error}); is its /bin/sh a POSIX shell?"
+            ) from error
+
+    def _snapshot(self) -> Snapshot:
+        distribution, release = self._scalars.get("os", ["", ""])[:2]
+        hostname, static_hostname = self._scalars.get("hostname", ["", ""])[:2]
+        free = self._scalars.get("free-kib", [""])[0]
+        left = self._scalars.get("guard", [""])[0]
+        if self.uid is None:
+            raise ValueError("no user id")
+        return Snapshot(
+            uid=self.uid,
+            distribution=distribution,
+            release=release,
+            docker=self._scalars.get("docker", ["absent"])[0],
+            client=self._scalars.get("client", [""])[0],
+            hostname=hostname,
+            static_hostname=static_hostname,
+            free_kib=int(free) if free.isdecimal() else None,
+            unconfirmed_s=int(left) if left.lstrip("-").isdecimal() else None,
+            files={
+                path: FoundFile(kind, int(mode, 8), int(uid), int(gid), self._digests.get(path))
+                for path, (kind, mode, uid, gid) in self._files.items()
+            },
+            packages=self._maps["package"],
+            units={u["Id"]: _found_unit(u) for u in self._units if u.get("Id")},
+            sysctls={p.removeprefix(SYSCTL_ROOT): _words(v) for p, v in self._maps["sysctl"].items()},
+            images=self._images,
+            containers=self._containers,
+            stamps=_under(STAMPS, self._maps["stamp"]),
+            container_stamps=_under(CONTAINER_STAMPS, self._maps["stamp"]),
+            live=self._maps["live"],
+            refused=self._maps["refused"],
+            made=frozenset(self._made),
+        )
+
+
+def _found_unit(shown: dict[str, str]) -> FoundUnit:
+    return FoundUnit(
+        load=shown.get("LoadState", "not-found"),
+        active=shown.get("ActiveState", "inactive"),
+        sub=shown.get("SubState", "dead"),
+        enabled=shown.get("UnitFileState", ""),
+        needs_reload=shown.get("NeedDaemonReload") == "yes",
+        # A condition that was tried and did not hold: systemd itself decided that the unit is not for this host.
+        condition_failed=shown.get("ConditionResult") == "no"
+        and shown.get("ConditionTimestampMonotonic", "0") not in ("", "0"),
+    )
+
+
+def _under(root: str, values: dict[str, str]) -> dict[str, str]:
+    return {path.removeprefix(root): value for path, value in values.items() if path.startswith(root)}
+
+
+def _visible(text: str) -> str:
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def _words(value: str) -> str:
+    """Kernel settings with several numbers come with tabs; people write spaces."""
+    return " ".join(value.split())

@@ -1,0 +1,348 @@
+"""From a plan to a changed host: a few steps files, each taken by one script in one stroke."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fiefdom.converge import guard
+from fiefdom.converge.plan import Change, HostPlan, claims, has_stamp, is_healthy, merge, unit_actions, unit_stamp
+from fiefdom.converge.snapshot import sysctl_path
+from fiefdom.desired.containers import FAILED, conf_path
+from fiefdom.desired.state import Container, Directory, File, Package, Sysctl, Unit
+
+SCRIPT = (Path(__file__).parent / "steps.sh").read_text()
+TURN = (Path(__file__).parent / "turn.sh").read_text().replace("@APPLY@\n", SCRIPT)
+"""Does what SCRIPT does, and comes to its end on the host where the operator's connection breaks off."""
+
+_END = "end"  # what breaks off on its way must not be taken for all
+
+PHASES = ("packages", "access", "files", "images", "containers", "removal")
+"""Names of the phases, in order."""
+
+Step = tuple[str, ...]
+"""A verb of apply.sh and its arguments."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Steps that one host takes in one round trip.
+
+    ``guarded`` says what is kept of the host because a mistake could lock the operator out: see `guard`.
+    ``interrupts`` says that the host may serve less while it runs, so hosts take turns, and each turn is seen through
+    even if the operator goes away.
+    """
+
+    name: str
+    steps: tuple[Step, ...] = ()
+    images: tuple[str, ...] = ()
+    guarded: guard.Backup | None = None
+    interrupts: bool = False
+
+
+def phases(plan: HostPlan, confirm_s: int = guard.CONFIRM_S) -> tuple[Phase, ...]:
+    """What brings a host from its snapshot to its state, in order; only phases with something to do.
+
+    ``confirm_s`` is how long a change that could lock the operator out waits for a new login.
+    """
+    access = replace(plan, changes=tuple(c for c in plan.changes if guard.cuts_line(c)))
+    calm = replace(plan, changes=tuple(c for c in plan.changes if not guard.cuts_line(c)))
+    kept = guard.backup(access, confirm_s)
+    return tuple(
+        phase
+        for phase in (
+            Phase("packages", tuple(_packages(calm))),
+            Phase("access", tuple(_access(access, kept)) if access.changes else (), guarded=kept),
+            Phase("files", tuple(_host_files(calm))),
+            Phase("images", images=tuple(c.name for c in calm.of("image"))),
+            Phase("containers", tuple(_serving(calm)), interrupts=_interrupts(calm)),
+            Phase("removal", tuple(_removal(calm))),
+        )
+        if phase.steps or phase.images
+    )
+
+
+def turn(plan: HostPlan) -> tuple[Step, ...]:
+    """One host's turn in a rollout: out of the cluster, other containers, healthy again, back in.
+
+    ``plan`` holds the changes of the release alone. Whatever fails from the first stage on, the host puts back what it
+    kept and joins again.
+    """
+    files = _changed_files(plan, serves=True)
+    changed = [c.resource for c in plan.of("container", "+", "~", "-/+") if isinstance(c.resource, Container)]
+    units = [c.unit for c in changed if c.role == "instance"]
+    agents = [c for c in plan.state.containers if c.role == "agent"]
+    agent_units = [c.unit for c in agents]
+    return (
+        *(("remove-container", c.name) for c in plan.of("container", "-")),
+        *_staged(files),
+        ("keep", "begin", merge([plan]).hash),
+        *(("keep", "file", f.path) for f in files),
+        *(("keep", "container", c.name, c.unit) for c in dict.fromkeys([*changed, *agents])),
+        ("keep", "done"),
+        ("say", "drain"),
+        *_all_at_once("stop", agent_units),
+        ("say", "replace"),
+        *(("place", f.path) for f in files),
+        ("daemon-reload",),
+        ("containers", "restart", *units),
+        ("say", "join"),
+        *_all_at_once("restart", agent_units),
+        ("settled",),
+    )
+
+
+def _all_at_once(verb: str, units: list[str]) -> list[Step]:
+    # A host outside app_hosts has no agent, and systemctl takes no empty list.
+    return [("containers", verb, *units)] if units else []
+
+
+def farewell(plan: HostPlan, stays: tuple[str, ...]) -> tuple[Step, ...]:
+    """A host's last turn: out of the cluster, then without all that Fiefdom made there, but for paths in ``stays``."""
+    running = [n for n, f in plan.snapshot.containers.items() if f.role == "agent" and f.ours and f.running]
+    removed = [s for s in _removal(plan) if not (s[0].startswith("remove-") and s[1].startswith(stays))]
+    return (
+        ("say", "drain"),
+        *(("containers", "stop", f"{name}.service") for name in running),
+        ("say", "remove"),
+        *(("remove-unit", c.name) for c in plan.of("unit", "-")),
+        *(("remove-container", c.name) for c in plan.of("container", "-")),
+        *removed,
+        ("daemon-reload",),
+        ("erase",),
+    )
+
+
+def turn_back(plan: HostPlan, aside: bool) -> tuple[Step, ...]:
+    """One host's way back from the turn of ``plan``; ``aside`` keeps the release's containers for inspection.
+
+    A turn that ended before it had kept anything changed nothing, and what an earlier release kept stays where it is.
+    """
+    agents = [c.unit for c in plan.state.containers if c.role == "agent"]
+    return (
+        ("kept", merge([plan]).hash),
+        ("say", "drain"),
+        *_all_at_once("stop", agents),
+        ("say", "restore"),
+        ("restore", "aside" if aside else "replace"),
+    )
+
+
+def release_of(plan: HostPlan, services: Collection[str]) -> HostPlan:
+    """What of ``plan`` is the release of ``services``: their running containers, what these are made from and owned by,
+    the agent's word of them, and what an earlier release left aside.
+    """
+    instances = [
+        c.resource
+        for c in plan.of("container", "-/+")
+        if isinstance(c.resource, Container) and c.resource.service in services
+    ]
+    if not instances:
+        return replace(plan, changes=())
+    agents = [c for c in plan.state.containers if c.role == "agent"]
+    paths = {path for c in (*instances, *agents) for path in (*c.config, conf_path(c.name))}
+    paths |= {f"/etc/systemd/system/{c.service}@.service" for c in instances}
+    paths |= {f"/etc/systemd/system/{c.unit}" for c in agents}
+    images = {c.image for c in (*instances, *agents)}
+    names = {c.name for c in (*instances, *agents)}
+
+    def belongs(change: Change) -> bool:
+        if change.kind == "container":
+            return change.name in names or change.name.endswith(FAILED)
+        return (change.kind == "file" and change.name in paths) or (change.kind == "image" and change.name in images)
+
+    return replace(plan, changes=tuple(c for c in plan.changes if belongs(c)))
+
+
+def versions(release: HostPlan) -> list[tuple[str, str, str]]:
+    """Service, version before and after of each instance that ``release`` replaces."""
+    return [
+        (c.resource.service, release.snapshot.containers[c.name].version, c.resource.version)
+        for c in release.of("container", "-/+")
+        if isinstance(c.resource, Container) and c.resource.role == "instance"
+    ]
+
+
+def _interrupts(plan: HostPlan) -> bool:
+    running = any(c.running for c in plan.snapshot.containers.values())
+    return running and bool(plan.of("container"))
+
+
+def steps_text(steps: Iterable[Step]) -> str:
+    """Steps as apply.sh reads them: a line each, fields separated by tabs.
+
+    Raises ValueError for a field that would read as more than one.
+    """
+    steps = list(steps)
+    for step in steps:
+        if any("\n" in field or "\t" in field for field in step):
+            raise ValueError(f"a field of the step {step[:2]} holds a line break or a tab")
+    lines = ["\t".join(field or "-" for field in step) for step in steps]
+    return "".join(f"{line}\n" for line in [*lines, _END]) if lines else ""
+
+
+def _packages(plan: HostPlan) -> Iterator[Step]:
+    names = [c.resource.name for c in plan.of("package") if isinstance(c.resource, Package)]
+    if names:
+        yield ("packages", *names)
+
+
+def _access(plan: HostPlan, kept: guard.Backup) -> Iterator[Step]:
+    """All that could cut the line, in one stroke: checked, kept, live, and then it waits for a new login."""
+    files = _changed_files(plan, serves=False)
+    yield from guard.staged()
+    yield from _staged(files)
+    yield from guard.before(kept)
+    yield from _records(plan)
+    yield from _directories(plan)
+    yield from _unstamps(plan, files)
+    for f in files:
+        yield ("place", f.path)
+    for change in plan.of("unit", "-"):
+        yield ("remove-unit", change.name)
+    gone = [c.name for c in plan.of("file", "-")]
+    for path in gone:
+        yield ("remove-file", path)
+    if any(path.startswith(guard.LINKS) for path in gone):
+        yield ("leave-network",)
+    if any(path.startswith("/etc/systemd/system/") for path in gone):
+        yield ("daemon-reload",)
+    yield from _sysctls(plan)
+    yield from _units(plan, files, list(plan.state.units))
+    for kind, name in kept.items:
+        if kind == "link":
+            yield ("reconfigure", name)
+    yield from _forgotten(plan)
+    yield from guard.after()
+
+
+def _host_files(plan: HostPlan) -> Iterator[Step]:
+    files = _changed_files(plan, serves=False)
+    yield from _records(plan)
+    yield from _directories(plan)
+    yield from _unstamps(plan, files)
+    yield from _files(files)
+    for change in plan.of("hostname"):
+        yield ("hostname", change.name)
+    owned = plan.state.container_units
+    yield from _units(plan, files, [u for u in plan.state.units if u.name not in owned])
+
+
+def _records(plan: HostPlan) -> Iterator[Step]:
+    """Steps that note in the manifest what is made, before it is; what is there but not noted goes with `record`."""
+    changed = {(c.kind, c.name) for c in plan.changes}
+    for kind, name in sorted(claims(plan.state, plan.snapshot) - plan.snapshot.made):
+        if plan.of("record") or (kind, name) in changed:
+            yield ("record", kind, name)
+
+
+def _directories(plan: HostPlan) -> Iterator[Step]:
+    for change in plan.of("directory", "+", "~"):
+        if isinstance(d := change.resource, Directory):
+            yield ("directory", d.path, f"{d.mode:04o}", str(d.uid), str(d.gid))
+
+
+def _unstamps(plan: HostPlan, files: list[File]) -> Iterator[Step]:
+    # A run that dies between a file and its reload leaves no stamp, which the next run takes for a reload still due.
+    due = {c.name for c in plan.of("unit")}
+    for unit in plan.state.units:
+        if unit.name in due and {f.path for f in files} & set(unit.config):
+            yield ("unstamp", unit.name)
+
+
+def _sysctls(plan: HostPlan) -> Iterator[Step]:
+    for change in plan.of("sysctl"):
+        if isinstance(s := change.resource, Sysctl):
+            yield ("sysctl", sysctl_path(s.key), s.value)
+
+
+def _changed_files(plan: HostPlan, serves: bool) -> list[File]:
+    changed = [c.resource for c in plan.of("file", "+", "~")]
+    return [f for f in changed if isinstance(f, File) and f.serves is serves]
+
+
+def _files(files: list[File]) -> Iterator[Step]:
+    """All staged and checked before the first is placed, so that a mistake or a full disk changes nothing."""
+    yield from _staged(files)
+    for f in files:
+        yield ("place", f.path)
+
+
+def _staged(files: list[File]) -> Iterator[Step]:
+    for f in files:
+        yield ("stage", f.path, f"{f.mode:04o}", str(f.uid), str(f.gid), base64.b64encode(f.content).decode())
+    for f in files:
+        if f.check:
+            yield ("check", f.path, *f.check)
+
+
+def _units(plan: HostPlan, files: list[File], units: list[Unit]) -> Iterator[Step]:
+    state, now = plan.state, plan.snapshot
+    changed = {c.name for c in plan.of("unit", "+", "~")}
+    verbs = {u.name: [v for a in unit_actions(u, state, now) for v in a.verbs] for u in units if u.name in changed}
+    if any(f.path.startswith("/etc/systemd/system/") for f in files) or any(
+        "daemon-reload" in v for v in verbs.values()
+    ):
+        yield ("daemon-reload",)
+    for unit in units:  # in the state's order: what others need comes first
+        own = [v for v in verbs.get(unit.name, []) if v != "daemon-reload"]
+        if own:
+            stamp = unit_stamp(unit, state) if has_stamp(unit, now) else ""
+            yield ("unit", unit.name, ",".join(own), stamp, " ".join(unit.live))
+
+
+def _serving(plan: HostPlan) -> Iterator[Step]:
+    files = _changed_files(plan, serves=True)
+    yield from _files(files)
+    owned = plan.state.container_units
+    yield from _units(plan, files, [u for u in plan.state.units if u.name in owned])
+    yield from _containers(plan)
+
+
+def _containers(plan: HostPlan) -> Iterator[Step]:
+    changed = [c.resource for c in plan.of("container", "+", "~", "-/+") if isinstance(c.resource, Container)]
+    unwanted_units = [c.name for c in plan.of("unit", "-")]
+    unwanted = [c.name for c in plan.of("container", "-")]
+    instances = [c.unit for c in changed if c.role == "instance"]
+    agents = {name: f for name, f in plan.snapshot.containers.items() if f.role == "agent" and f.ours}
+    # Before anything that serves is touched, the host leaves the cluster; it joins again when all is healthy.
+    stopped = {name for name, f in plan.snapshot.containers.items() if not f.running}
+    touched = {c.name for c in plan.of("container", "~", "-/+", "-")} - stopped - set(agents)
+    leaving = [f"{name}.service" for name, found in agents.items() if touched and found.running]
+    wanted = plan.state.container_units
+    returning = [unit for unit in leaving if unit in wanted]
+    if returning:
+        yield ("rest", *returning)
+    if leaving:
+        yield ("containers", "stop", *leaving)
+    for unit in unwanted_units:
+        yield ("remove-unit", unit)
+    for name in unwanted:
+        yield ("remove-container", name)
+    if instances:
+        yield ("containers", "restart", *instances)
+    for gateway in (c for c in changed if c.role == "gateway"):
+        # One that serves hands its listening sockets over to the new one, so that port 80 never refuses anybody.
+        verb = "reload" if is_healthy(gateway, plan.snapshot) else "restart"
+        yield ("containers", verb, gateway.unit)
+    agent_units = [c.unit for c in changed if c.role == "agent"] + returning
+    yield from _all_at_once("restart", list(dict.fromkeys(agent_units)))
+
+
+def _removal(plan: HostPlan) -> Iterator[Step]:
+    files = [c.name for c in plan.of("file", "-")]
+    for path in files:
+        yield ("remove-file", path)
+    for path in sorted((c.name for c in plan.of("directory", "-")), reverse=True):
+        yield ("remove-directory", path)
+    if any(path.startswith("/etc/systemd/system/") for path in files):
+        yield ("daemon-reload",)
+    yield from _forgotten(plan)
+
+
+def _forgotten(plan: HostPlan) -> Iterator[Step]:
+    gone = {(c.kind, c.name) for c in plan.changes if c.sign == "-"}
+    for kind, name in sorted(gone & plan.snapshot.made):
+        yield ("forget", kind, name)

@@ -1,0 +1,1 @@
+"""What one host should hold, as values: one pure module per concern."""

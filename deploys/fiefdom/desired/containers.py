@@ -1,0 +1,197 @@
+"""Containers as a host's supervisor script and units see them: paths, arguments, configuration and facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from fiefdom import __version__
+from fiefdom.desired.render import render
+from fiefdom.desired.state import Container, Directory, File, HostState, spec_hash
+from fiefdom.errors import FiefdomError
+from fiefdom.model import Cluster
+
+CONF_DIR = "/etc/fiefdom/containers"
+STAMP_DIR = "/var/lib/fiefdom/containers"
+SCRIPT = "/usr/local/lib/fiefdom/container"
+
+# The user of Fiefdom's own images, chosen below 1000 so that no login user of a host has it.
+UID = 990
+
+# A release's containers that failed are kept under this ending until the next run.
+FAILED = ".failed"
+# A gateway's successor until it has taken over, and the one before until its last requests are answered: their
+# supervisor's alone.
+HANDING_OVER = (".next", ".retiring-")
+
+# How long a unit waits for dockerd, and what starting and stopping cost beside the container's own time.
+DOCKER_TIMEOUT_S = 90
+MARGIN_S = 30
+
+# Two lines for `docker inspect`: what a container really runs, and its environment (which may hold secrets).
+# Only what is settled at creation, so neither a restart nor dockerd's version changes it.
+FACTS_FORMAT = "{{.Name}} " + " ".join(
+    "{{json " + field + "}}"
+    for field in (
+        ".Image",
+        ".Config.User",
+        ".Config.Cmd",
+        ".Config.Entrypoint",
+        ".Config.StopSignal",
+        ".Config.StopTimeout",
+        '(index .Config.Labels "fiefdom.name")',
+        '(index .Config.Labels "fiefdom.spec")',
+        '(index .Config.Labels "fiefdom.role")',
+        '(index .Config.Labels "fiefdom.version")',
+        ".HostConfig.NetworkMode",
+        ".HostConfig.PortBindings",
+        ".HostConfig.Binds",
+        ".HostConfig.Mounts",
+        ".HostConfig.Tmpfs",
+        ".HostConfig.Memory",
+        ".HostConfig.NanoCPUs",
+        ".HostConfig.PidsLimit",
+        ".HostConfig.CapAdd",
+        ".HostConfig.CapDrop",
+        ".HostConfig.SecurityOpt",
+        ".HostConfig.Privileged",
+        ".HostConfig.ReadonlyRootfs",
+        ".HostConfig.RestartPolicy.Name",
+        ".HostConfig.Ulimits",
+    )
+)
+FACTS_FORMAT += "\n{{json .Config.Env}}"
+
+# A shell function that turns one container's two lines on stdin into its facts: the environment only as a hash.
+# `docker inspect --type container --format FACTS_FORMAT NAME | container_facts | sha256sum` is the digest of a stamp.
+FACTS_FUNCTION = r"""container_facts() {
+  IFS= read -r facts && IFS= read -r env || return 1
+  env=$(printf '%s' "$env" | sha256sum)
+  printf '%s\nenv %s\n' "$facts" "${env%% *}"
+}"""
+
+
+def image_ref(cluster: Cluster, image: str, version: str) -> str:
+    """Reference of an image, at the cluster's registry where it has one."""
+    ref = f"{image}:{version}"
+    return ref if cluster.registry is None else f"{cluster.registry.server}/{ref}"
+
+
+def own_image_ref(cluster: Cluster, name: str) -> str:
+    """Reference of an image of this project, whose tag is the project's version."""
+    return image_ref(cluster, f"fiefdom/{name}", __version__)
+
+
+def sandbox_args(
+    cluster: Cluster, *, memory_mib: int, pids: int, nofile: int, tmpfs: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Arguments of `docker create` that every container of ours gets.
+
+    ``tmpfs`` gives the options of each writable folder beside rw,noexec,nosuid,nodev. The log options are dockerd's
+    own; given again here, a change of them is a change of the container, which dockerd would keep as it was.
+    """
+    docker = cluster.docker
+    return (
+        "--restart=no",
+        "--read-only",
+        *(f"--tmpfs={path}:rw,noexec,nosuid,nodev,{options}" for path, options in tmpfs.items()),
+        "--cap-drop=ALL",
+        "--security-opt=no-new-privileges",
+        f"--memory={memory_mib}m",
+        f"--memory-swap={memory_mib}m",
+        f"--pids-limit={pids}",
+        f"--ulimit=nofile={nofile}:{nofile}",
+        "--log-driver=local",
+        f"--log-opt=max-size={docker.log_max_size}",
+        f"--log-opt=max-file={docker.log_max_file}",
+    )
+
+
+def env_path(container: str) -> str:
+    """Path of a container's environment file."""
+    return f"{CONF_DIR}/{container}.env"
+
+
+def env_file(container: str, environment: Mapping[str, str]) -> File:
+    """A container's environment, for root's eyes only, in the format of `docker create --env-file`.
+
+    `docker inspect` shows it as well, to whoever may use Docker's socket: that is root alone.
+    """
+    text = "".join(f"{name}={value}\n" for name, value in sorted(environment.items()))
+    return File(env_path(container), text.encode(), mode=0o600, secret=True)
+
+
+def conf_path(container: str) -> str:
+    """Path of what the supervisor reads about a container."""
+    return f"{CONF_DIR}/{container}.conf"
+
+
+def conf_file(container: Container, state: HostState) -> File:
+    """What the supervisor reads about ``container``: `key value` lines.
+
+    ``state`` holds the files that the container's ``config`` names. Raises FiefdomError for a line break in an
+    argument, which the format cannot carry.
+    """
+    pairs = [
+        ("spec", spec_hash(container, state)),
+        ("image", container.image),
+        ("role", container.role),
+        ("version", container.version),
+        ("probe", container.probe or ""),
+        ("probe_timeout_s", f"{container.probe_timeout_s:g}"),
+        ("start_timeout_s", str(container.start_timeout_s)),
+        ("stop_signal", container.stop_signal),
+        ("stop_grace_s", str(container.stop_grace_s)),
+        *(("arg", arg) for arg in container.args),
+        *(("cmd", word) for word in container.command),
+    ]
+    for key, value in pairs:
+        if "\n" in value:
+            raise FiefdomError(f"{container.name}: {key} {value!r} holds a line break; put it into the image")
+    text = render("container.conf.j2", pairs=pairs)
+    # The specification's digest covers secrets, and a digest of a weak one could be guessed.
+    return File(conf_path(container.name), text.encode(), mode=0o600, secret=True)
+
+
+def with_containers(state: HostState, *containers: Container) -> HostState:
+    """``state`` with ``containers``, what their supervisor reads, and the supervisor itself."""
+    support = HostState(
+        directories=(
+            Directory("/etc/fiefdom"),
+            Directory(CONF_DIR),
+            Directory("/usr/local/lib/fiefdom"),
+            Directory("/var/lib/fiefdom"),
+            # Stamps are digests that cover secrets, as the specification's: see `conf_file`.
+            Directory(STAMP_DIR, mode=0o700),
+        ),
+        files=(File(SCRIPT, script().encode(), mode=0o755, check=("sh", "-n", "{}")),),
+    )
+    confs = tuple(conf_file(container, state) for container in containers)
+    files = tuple(replace(file, serves=True) for file in state.files + confs)
+    return support + replace(state, files=files, containers=state.containers + containers)
+
+
+def script(conf_dir: str = CONF_DIR, stamp_dir: str = STAMP_DIR, docker_socket: str = "/run/docker.sock") -> str:
+    """Text of the supervisor script."""
+    return render(
+        "container.sh.j2",
+        conf_dir=conf_dir,
+        stamp_dir=stamp_dir,
+        docker_socket=docker_socket,
+        docker_timeout_s=DOCKER_TIMEOUT_S,
+        facts_format=FACTS_FORMAT,
+        facts_function=FACTS_FUNCTION,
+    )
+
+
+def start_limit_s(container: Container, others: int = 0) -> int:
+    """Seconds after which systemd gives a start up: dockerd, replacing the old one, and the container's own time.
+
+    ``others`` are the seconds that it may wait for other containers first.
+    """
+    return DOCKER_TIMEOUT_S + container.stop_grace_s + container.start_timeout_s + others + MARGIN_S
+
+
+def stop_limit_s(container: Container) -> int:
+    """Seconds after which systemd gives a stop up; more than the container's own grace."""
+    return container.stop_grace_s + MARGIN_S

@@ -1,0 +1,80 @@
+"""Docker's daemon: Debian's own packages, and a daemon.json whose changes stop no container."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+from fiefdom.desired.render import render
+from fiefdom.desired.state import Context, Directory, File, HostState, Package, Release, Unit
+from fiefdom.model import Registry
+
+CONFIG = "/etc/docker/daemon.json"
+CLIENT_DIR = "/etc/fiefdom/docker"
+CLIENT_CONFIG = f"{CLIENT_DIR}/config.json"  # apply.sh pulls with it where it is there
+LIMITS = "/etc/systemd/system/docker.service.d/10-fiefdom.conf"
+
+# docker.io only recommends the client on Debian 13, and iptables on neither pulls itself in without recommends.
+PACKAGES: dict[Release, tuple[str, ...]] = {
+    "bookworm": ("docker.io", "iptables"),
+    "trixie": ("docker.io", "docker-cli", "iptables"),
+}
+
+# 20.10 knows no `--validate`, and nothing else on a bare Debian 12 reads daemon.json but dockerd itself. There the
+# file rests on json.dumps, the typed model, and a test that starts a real 20.10 with it.
+CHECKS: dict[Release, tuple[str, ...]] = {
+    "bookworm": (),
+    "trixie": ("dockerd", "--validate", "--config-file", "{}"),
+}
+
+
+def desired(context: Context) -> HostState:
+    """The host's Docker. The first reload turns live-restore on, so that the restart after it stops no container."""
+    return _login(context) + HostState(
+        packages=tuple(Package(name) for name in PACKAGES[context.release]),
+        directories=(Directory("/etc/docker"), Directory("/etc/systemd/system/docker.service.d")),
+        files=(
+            File(CONFIG, _daemon_json(context).encode(), check=CHECKS[context.release]),
+            File(LIMITS, render("docker.service.conf.j2").encode()),
+        ),
+        units=(Unit("docker.service", config=(CONFIG,), on_change=("reload", "restart")),),
+    )
+
+
+def _login(context: Context) -> HostState:
+    """What root's `docker pull` shows the registry, as `docker login` would write it: no login, no password in argv."""
+    registry = context.cluster.registry
+    if registry is None or registry.password is None:
+        return HostState()
+    pair = f"{registry.user}:{context.secrets.text(registry.password)}"
+    auths = {_authority(registry): {"auth": base64.b64encode(pair.encode()).decode()}}
+    text = json.dumps({"auths": auths}, indent=2) + "\n"
+    return HostState(
+        directories=(Directory("/etc/fiefdom"), Directory(CLIENT_DIR, mode=0o700)),
+        files=(File(CLIENT_CONFIG, text.encode(), mode=0o600, secret=True),),
+    )
+
+
+def _authority(registry: Registry) -> str:
+    """The registry's name in a client's configuration, which for Docker Hub is an old address of its."""
+    host = registry.server.partition("/")[0]
+    is_host = "." in host or ":" in host or host == "localhost"
+    return host if is_host and host not in ("docker.io", "index.docker.io") else "https://index.docker.io/v1/"
+
+
+def _daemon_json(context: Context) -> str:
+    docker = context.cluster.docker
+    nofile = {"Name": "nofile", "Hard": docker.nofile, "Soft": docker.nofile}
+    config = {
+        "bip": docker.bridge_address,
+        "default-address-pools": [{"base": docker.address_pool, "size": docker.address_pool_size}],
+        "default-ulimits": {"nofile": nofile},
+        "icc": False,
+        "live-restore": docker.live_restore,
+        "log-driver": "local",
+        "log-level": "info",
+        "log-opts": {"max-file": str(docker.log_max_file), "max-size": docker.log_max_size},
+        "no-new-privileges": True,
+        "userland-proxy": False,
+    }
+    return json.dumps(config, indent=2, sort_keys=True) + "\n"

@@ -1,0 +1,89 @@
+"""The firewall: one nftables table of ours, replaced whole, that lives beside Docker's tables.
+
+A published port is never seen by an input chain, because Docker's DNAT forwards it, so the table has a forward chain
+of its own ahead of Docker's, and a chain behind its address translation. A drop in any base chain is final, an accept
+is not.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+from fiefdom.desired.ports import ranges
+from fiefdom.desired.render import render
+from fiefdom.desired.state import Context, Directory, File, HostState, Package, Unit
+
+RULES = "/etc/fiefdom/firewall.nft"
+BASE_RULES = "/etc/fiefdom/firewall-base.nft"
+"""The same without the inventory's own rules: what a host falls back to at boot."""
+SERVICE = "/etc/systemd/system/fiefdom-firewall.service"
+NFTABLES_DROP_IN = "/etc/systemd/system/nftables.service.d/10-fiefdom.conf"
+
+_CHECK = ("unshare", "--net", "nft", "-c", "-f", "{}")
+
+
+def desired(context: Context) -> HostState:
+    """The host's firewall; nothing where the inventory keeps Fiefdom out of it.
+
+    A rule that names an interface or a host is not to be had before the network is up, and nft takes all rules or none.
+    So they are checked in a network namespace of their own, where there is as little as at boot; and where they cannot
+    be loaded all the same, the unit fails but loads the rest.
+
+    Debian's nftables.service is kept off: its start and its stop run `flush ruleset`, which takes Docker's rules with
+    it. Our drop-in is there first: it clears the stop command, so that turning the unit off is harmless.
+    """
+    if not context.cluster.network.firewall:
+        return HostState()
+    return HostState(
+        packages=(Package("nftables"),),
+        directories=(Directory("/etc/fiefdom"), Directory("/etc/systemd/system/nftables.service.d")),
+        files=(
+            File(RULES, _rules(context, context.cluster.network.input_rules).encode(), check=_CHECK),
+            File(BASE_RULES, _rules(context, ()).encode(), check=_CHECK),
+            File(SERVICE, render("fiefdom-firewall.service.j2", rules=RULES, base=BASE_RULES).encode()),
+            File(NFTABLES_DROP_IN, render("nftables.service.conf.j2", rules=RULES).encode()),
+        ),
+        units=(
+            Unit("nftables.service", enabled=False, active=False),
+            Unit(
+                "fiefdom-firewall.service",
+                config=(RULES,),
+                on_change=("reload",),
+                live=("nft", "-s", "list", "table", "inet", "fiefdom"),
+            ),
+        ),
+    )
+
+
+def _rules(context: Context, own: Iterable[str]) -> str:
+    cluster = context.cluster
+    network = cluster.network
+    return render(
+        "firewall.nft.j2",
+        admins=_networks(network.admin_cidrs),
+        clients=_networks(network.clients),
+        members=_networks(_members(context)),
+        gateways=sorted(ipaddress.IPv4Address(cluster.hosts[name].address) for name in cluster.gateways),
+        rules=own,
+        is_gateway=context.is_gateway,
+        ssh_port=cluster.ssh_of(context.name)[1],
+        gossip_port=cluster.serf.port,
+        stats_port=cluster.gateway.stats_port,
+        route_ports=ranges(service.route.port for service in cluster.services.values()),
+        # This is in force before the host's turn, until which gateways send it requests for what it runs.
+        instance_ports=ranges({*(i.port for i in cluster.instances(context.name)), *context.going}),
+    )
+
+
+def _members(context: Context) -> Iterable[str]:
+    """Who may gossip: the cluster's network, so that a new host joins without a change here, or its hosts alone."""
+    cluster = context.cluster
+    if not cluster.gateway.known_hosts_only:
+        return (cluster.network.cidr,)
+    return (cluster.hosts[name].address for name in (*cluster.gateways, *cluster.app_hosts))
+
+
+def _networks(cidrs: Iterable[str]) -> tuple[str, ...]:
+    """Networks without overlaps, which nftables refuses."""
+    return tuple(str(network) for network in ipaddress.collapse_addresses(ipaddress.IPv4Network(c) for c in cidrs))

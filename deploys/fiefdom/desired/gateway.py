@@ -1,0 +1,239 @@
+"""The gateway: one container with HAProxy, the reconciler and a Serf agent of its own."""
+
+from __future__ import annotations
+
+import json
+import math
+
+from fiefdom.desired.containers import (
+    UID,
+    env_file,
+    env_path,
+    own_image_ref,
+    sandbox_args,
+    start_limit_s,
+    stop_limit_s,
+    with_containers,
+)
+from fiefdom.desired.membership import agent_file, ring_files, rpc_environment
+from fiefdom.desired.render import render
+from fiefdom.desired.state import Container, Context, Directory, File, HostState, Image, Unit
+from fiefdom.model import LAST_PORT, Cluster, Gateway, Service
+
+NAME = "gateway"
+UNIT = "gateway.service"
+CONFIG_DIR = "/etc/fiefdom/gateway"
+STATE_DIR = "/var/lib/fiefdom/gateway"
+HAPROXY_CONFIG = f"{CONFIG_DIR}/haproxy.cfg"
+RECONCILER_CONFIG = f"{CONFIG_DIR}/reconciler.json"
+AGENT_CONFIG = f"{CONFIG_DIR}/agent.json"
+
+# An app host asks before it leaves and after it joined: see rotation.sh.j2.
+HANDLERS = tuple(f"query:fiefdom-{word}=fiefdom-gateway {word}" for word in ("drained", "serving"))
+
+PIDS = 512
+START_TIMEOUT_S = 60
+# After HAProxy's own grace: Serf's leave and the container's end.
+LEAVE_S = 15
+HARD_STOP_AFTER_S = 900
+# Beside two for each connection: checks, sockets, pipes, and what Serf and the reconciler hold.
+SPARE_NOFILE = 4096
+
+# Failed connections and answers of 5xx in a row after which an instance is out of rotation: see server_options.
+MAX_ERRORS = 5
+
+# A member may offer this many instances of a service before the gateway doubts it, unless the inventory has more.
+MAX_INSTANCES = 100
+
+
+def desired(context: Context) -> HostState:
+    """The host's gateway; nothing where it is none.
+
+    Its container is replaced by `systemctl reload`: a new one takes the listening sockets over, and no request notices.
+    Its reconciler knows the inventory's hosts, and believes new ones in the cluster's network meanwhile, so hosts come
+    and go without touching it first. HAProxy's configuration is not among what makes the container another one: the
+    reconciler watches the file and reloads HAProxy itself.
+    """
+    if not context.is_gateway:
+        return HostState()
+    container = _container(context)
+    state = HostState(
+        directories=(
+            Directory("/etc/fiefdom"),
+            Directory(CONFIG_DIR),
+            Directory("/var/lib/fiefdom"),
+            Directory(STATE_DIR, mode=0o700, uid=UID, gid=UID),
+        ),
+        files=(
+            File(HAPROXY_CONFIG, _haproxy(context).encode()),
+            File(RECONCILER_CONFIG, _reconciler(context).encode()),
+            *ring_files(context, AGENT_CONFIG),
+            agent_file(context, AGENT_CONFIG, tags={"role": "gateway"}, state_dir=STATE_DIR, handlers=HANDLERS),
+            env_file(NAME, rpc_environment(context)),
+            _unit_file(container),
+        ),
+        units=(Unit(UNIT),),
+        images=(Image(container.image),),
+    )
+    return with_containers(state, container)
+
+
+def _container(context: Context) -> Container:
+    cluster = context.cluster
+    gateway = cluster.gateway
+    args = (
+        # Clients keep their address, and Serf's UDP probes work.
+        "--network=host",
+        f"--env-file={env_path(NAME)}",
+        f"--user={UID}:{UID}",
+        f"--volume={CONFIG_DIR}:{CONFIG_DIR}:ro",
+        f"--volume={STATE_DIR}:{STATE_DIR}",
+        *sandbox_args(
+            cluster,
+            memory_mib=gateway.memory_mib,
+            pids=PIDS,
+            nofile=2 * gateway.maxconn + SPARE_NOFILE,
+            tmpfs=dict.fromkeys(("/run", "/tmp"), f"size=16m,uid={UID},gid={UID}"),  # noqa: S108
+        ),
+    )
+    return Container(
+        name=NAME,
+        unit=UNIT,
+        role="gateway",
+        image=own_image_ref(cluster, "gateway"),
+        args=args,
+        # The reconciler follows haproxy.cfg, reconciler.json and agent.json by itself, without a restart.
+        config=(env_path(NAME), *(file.path for file in ring_files(context, AGENT_CONFIG))),
+        probe=f"http://{context.host.address}:{gateway.stats_port}/healthz",
+        start_timeout_s=START_TIMEOUT_S,
+        stop_grace_s=gateway.grace_s + LEAVE_S,
+        version=own_image_ref(cluster, "gateway").rpartition(":")[2],
+    )
+
+
+def _haproxy(context: Context) -> str:
+    cluster = context.cluster
+    gateway = cluster.gateway
+    return render(
+        "haproxy.cfg.j2",
+        stats_bind=f"{context.host.address}:{gateway.stats_port}",
+        listeners=_listeners(cluster),
+        backends=[
+            {"name": name, "health_path": service.health.path, "health_timeout_s": service.health.timeout_s}
+            for name, service in sorted(cluster.services.items())
+        ],
+        maxconn=gateway.maxconn,
+        retries=gateway.retries,
+        balance=gateway.balance,
+        connect_timeout_s=gateway.connect_timeout_s,
+        server_timeout_s=gateway.server_timeout_s,
+        client_timeout_s=gateway.client_timeout_s,
+        request_timeout_s=gateway.request_timeout_s,
+        hard_stop_after_s=hard_stop_after_s(gateway),
+        source_limits=gateway.source_limits,
+    )
+
+
+def hard_stop_after_s(gateway: Gateway) -> int:
+    """Seconds that a replaced worker of HAProxy has for its open requests.
+
+    Longer than a request may take and than a stop waits: it is there for clients that never end.
+    """
+    longest_s = math.ceil(gateway.server_timeout_s + gateway.client_timeout_s)
+    return max(HARD_STOP_AFTER_S, longest_s + LEAVE_S, gateway.grace_s + LEAVE_S)
+
+
+def _listeners(cluster: Cluster) -> list[dict[str, object]]:
+    """For each gateway port the routes to services, and the one that takes what no route asks for."""
+    ports = sorted({service.route.port for service in cluster.services.values()})
+    return [_listener(cluster, port) for port in ports]
+
+
+def _listener(cluster: Cluster, port: int) -> dict[str, object]:
+    here = {name: s.route for name, s in sorted(cluster.services.items()) if s.route.port == port}
+    default = [name for name, route in here.items() if route.host is None and route.path_prefix is None]
+    return {
+        "port": port,
+        "routes": [
+            {"backend": name, "host": route.host, "path_prefix": route.path_prefix}
+            for name, route in here.items()
+            if name not in default
+        ],
+        "default_backend": default[0] if default else None,
+    }
+
+
+def _reconciler(context: Context) -> str:
+    cluster = context.cluster
+    config = {
+        "cluster": cluster.cluster,
+        "node": context.name,
+        "haproxy_config": HAPROXY_CONFIG,
+        "state_dir": STATE_DIR,
+        "serf_config": AGENT_CONFIG,
+        "rpc_addr": f"127.0.0.1:{cluster.serf.rpc_port}",
+        "interval_s": 5,
+        "absent_grace_s": 120,
+        "stop_grace_s": cluster.gateway.grace_s,
+        "network": cluster.network.cidr,
+        "known_hosts_only": cluster.gateway.known_hosts_only,
+        "hosts": {name: _as_known(cluster, name) for name in cluster.hosts},
+        "services": [
+            {
+                "name": name,
+                "backend": name,
+                "base_port": service.base_port,
+                "max_instances": max_instances(cluster, name),
+                "server_options": server_options(service, cluster.gateway.retries),
+            }
+            for name, service in sorted(cluster.services.items())
+        ],
+    }
+    return json.dumps(config, indent=2, sort_keys=True) + "\n"
+
+
+def _as_known(cluster: Cluster, host: str) -> dict[str, object]:
+    last_ports = {instance.service: instance.port for instance in cluster.instances(host)}
+    return {"address": cluster.hosts[host].address, "services": sorted(last_ports), "last_ports": last_ports}
+
+
+def server_options(service: Service, retries: int) -> str:
+    """Options of a `server` line; a server added at run time inherits nothing, so all of them.
+
+    `observe layer7` takes an instance out that refuses connections or answers 5xx, until its next good health check.
+    `error-limit` counts such answers in a row. Measured with four instances, 5 retries and 500 requests a second:
+
+        limit  1 or 2 of 4 killed,    one of 4 answers      each answers 500      one client repeats a
+               each balance           500, for 5 s          to 1 of 200           request that gets 500
+        1      0 GETs failed          3 POSTs got it        all down, 2/3 503     all down, 9/10 503
+        2      0 GETs failed          7 POSTs got it        none down             all down
+        3      0 GETs failed          6 POSTs got it        none down             all down
+        5      0 GETs failed          10 POSTs got it       none down             none down
+        8      1 of 3,520 failed      14 POSTs got it
+        10     2 of 3,299 failed
+
+    So it is 5, and never more than the retries: they must last until a killed instance is out. With a twentieth of the
+    other traffic that one client had all down at 5, too, as long as a 500 was asked for again elsewhere: each of its
+    requests was six errors then. So haproxy.cfg leaves a 500 as it is: then one of four at a time was down, even where
+    that client sent two thirds of all requests. The price is that GETs get an instance's 500, too: 33 answers in 5 s.
+    """
+    interval = f"{round(service.health.interval_s * 1000)}ms"
+    limit = max(1, min(MAX_ERRORS, retries))
+    return f"check inter {interval} fall 2 rise 1 observe layer7 error-limit {limit} on-error mark-down"
+
+
+def max_instances(cluster: Cluster, name: str) -> int:
+    """How many ports from a service's base port the gateway believes a member to serve it on.
+
+    At least what the inventory has on any host; beyond that up to the next service's base port.
+    """
+    base = cluster.services[name].base_port
+    ends = [service.base_port for service in cluster.services.values() if service.base_port > base]
+    room = min([*ends, LAST_PORT + 1]) - base
+    asked = max(cluster.count(host, name) for host in cluster.hosts)
+    return max(asked, min(MAX_INSTANCES, room))
+
+
+def _unit_file(container: Container) -> File:
+    text = render("gateway.service.j2", start_limit_s=start_limit_s(container), stop_limit_s=stop_limit_s(container))
+    return File(f"/etc/systemd/system/{UNIT}", text.encode())

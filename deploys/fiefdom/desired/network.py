@@ -1,0 +1,129 @@
+"""Host networking: names, kernel settings, time, and a static address where the inventory asks for one.
+
+The static address is systemd-networkd's. Where /etc/network/interfaces configures the same interface, ifupdown goes
+on doing so at boot; that file is not Fiefdom's, so its stanza has to go by hand.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+from fiefdom.desired.ports import ranges
+from fiefdom.desired.render import render
+from fiefdom.desired.state import Context, Directory, File, HostState, Package, Sysctl, Unit
+from fiefdom.model import GATEWAYS
+
+HOSTS = "/etc/hosts"
+SYSCTLS = "/etc/sysctl.d/60-fiefdom.conf"
+MODPROBE = "/etc/modprobe.d/fiefdom.conf"
+TIMESYNCD = "/etc/systemd/timesyncd.conf.d/10-fiefdom.conf"
+NETWORKD = "/etc/systemd/network/10-fiefdom.network"
+RESOLV_CONF = "/etc/resolv.conf"
+
+PRIVILEGED_PORTS_END = 1024
+
+# Only keys that belong to a network namespace: a host that is a container must not change its machine's kernel.
+# Values: what dev-sec's linux-baseline and CIS agree on; the backlogs are for bursts of connections to HAProxy.
+SYSCTL_VALUES: dict[str, str] = {
+    "net.core.somaxconn": "8192",
+    "net.ipv4.conf.all.accept_redirects": "0",
+    "net.ipv4.conf.all.accept_source_route": "0",
+    "net.ipv4.conf.all.log_martians": "1",
+    "net.ipv4.conf.all.rp_filter": "1",
+    "net.ipv4.conf.all.secure_redirects": "0",
+    "net.ipv4.conf.all.send_redirects": "0",
+    "net.ipv4.conf.default.accept_redirects": "0",
+    "net.ipv4.conf.default.accept_source_route": "0",
+    "net.ipv4.conf.default.log_martians": "1",
+    "net.ipv4.conf.default.rp_filter": "1",
+    "net.ipv4.conf.default.secure_redirects": "0",
+    "net.ipv4.conf.default.send_redirects": "0",
+    "net.ipv4.icmp_echo_ignore_broadcasts": "1",
+    "net.ipv4.icmp_ignore_bogus_error_responses": "1",
+    # Docker would set it too, but only after its own rules are there; ours stand before either.
+    "net.ipv4.ip_forward": "1",
+    "net.ipv4.tcp_max_syn_backlog": "8192",
+    "net.ipv4.tcp_rfc1337": "1",
+    "net.ipv4.tcp_syncookies": "1",
+}
+
+
+def desired(context: Context) -> HostState:
+    """The host's names, kernel settings, clock and address."""
+    state = HostState(
+        hostname=context.name,
+        packages=(Package("ca-certificates"), Package("curl")),
+        directories=(Directory("/etc/modprobe.d"),),  # kmod's, which not every host has
+        files=(File(HOSTS, _hosts(context).encode()), File(MODPROBE, render("modprobe.conf.j2").encode())),
+    )
+    return state + _sysctls(context) + _time(context) + _static(context)
+
+
+def _hosts(context: Context) -> str:
+    hosts = ((ipaddress.IPv4Address(host.address), name) for name, host in context.cluster.hosts.items())
+    return render("hosts.j2", hosts=sorted(hosts))
+
+
+def _sysctls(context: Context) -> HostState:
+    values = {
+        **SYSCTL_VALUES,
+        "net.ipv4.ip_local_reserved_ports": ",".join(ranges(_own_ports(context))),
+        "net.ipv4.ip_unprivileged_port_start": str(_unprivileged_port_start(context)),
+        **{_dotted(key): " ".join(value.split()) for key, value in context.host.sysctls.items()},
+    }
+    pairs = sorted(values.items())
+    return HostState(
+        files=(File(SYSCTLS, render("sysctl.conf.j2", pairs=pairs).encode()),),
+        sysctls=tuple(Sysctl(key, value) for key, value in pairs),
+    )
+
+
+def _own_ports(context: Context) -> set[int]:
+    """Ports that the kernel must not give to an outgoing connection: ours would then fail to start."""
+    cluster = context.cluster
+    ports = {cluster.serf.port, cluster.serf.rpc_port}
+    if context.is_gateway:
+        ports |= {cluster.gateway.stats_port, *(service.route.port for service in cluster.services.values())}
+    return ports | {instance.port for instance in cluster.instances(context.name)}
+
+
+def _unprivileged_port_start(context: Context) -> int:
+    """HAProxy is an ordinary user in the host's network, where no capability of a container gets it to port 80."""
+    if GATEWAYS not in context.host.groups:
+        return PRIVILEGED_PORTS_END
+    return min(PRIVILEGED_PORTS_END, *(service.route.port for service in context.cluster.services.values()))
+
+
+def _dotted(key: str) -> str:
+    """A sysctl key in the form with dots; sysctl(8) takes whichever separator stands first as the separator."""
+    separator = next((c for c in key if c in "./"), ".")
+    return key if separator == "." else key.translate(str.maketrans("./", "/."))
+
+
+def _time(context: Context) -> HostState:
+    unit = "systemd-timesyncd.service"
+    state = HostState(packages=(Package("systemd-timesyncd"),))
+    if not context.cluster.time_servers:
+        return state + HostState(units=(Unit(unit),))
+    text = render("timesyncd.conf.j2", servers=context.cluster.time_servers)
+    return state + HostState(
+        directories=(Directory("/etc/systemd/timesyncd.conf.d"),),
+        files=(File(TIMESYNCD, text.encode()),),
+        units=(Unit(unit, config=(TIMESYNCD,)),),
+    )
+
+
+def _static(context: Context) -> HostState:
+    static = context.host.static
+    if static is None:
+        return HostState()
+    text = render("static.network.j2", address=context.host.address, static=static)
+    files = [File(NETWORKD, text.encode())]
+    if static.dns:
+        # networkd's DNS= only reaches systemd-resolved, which a Debian server does not have.
+        files.append(File(RESOLV_CONF, render("resolv.conf.j2", servers=static.dns).encode()))
+    return HostState(
+        directories=(Directory("/etc/systemd/network"),),
+        files=tuple(files),
+        units=(Unit("systemd-networkd.service", config=(NETWORKD,), on_change=("reload",)),),
+    )

@@ -1,0 +1,29 @@
+"""Rendering of templates: the text of every file that lands on a host, from plain values."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from fiefdom.resources import templates_dir
+
+MANAGED = "Managed by Fiefdom: edit the inventory, not this file."
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(templates_dir()),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        # What is written is configuration of daemons, not HTML.
+        autoescape=False,  # noqa: S701
+    )
+
+
+def render(template: str, **variables: object) -> str:
+    """The template's text with ``variables`` filled in; a variable it lacks is an error (jinja2.UndefinedError)."""
+    return _environment().get_template(template).render(managed=MANAGED, **variables)

@@ -1,0 +1,94 @@
+"""Service instances: one container for each port, owned by a systemd unit."""
+
+from __future__ import annotations
+
+from fiefdom.desired.containers import (
+    env_file,
+    env_path,
+    image_ref,
+    sandbox_args,
+    start_limit_s,
+    stop_limit_s,
+    with_containers,
+)
+from fiefdom.desired.render import render
+from fiefdom.desired.state import Container, Context, File, HostState, Image, Unit
+from fiefdom.model import Instance, Service
+
+# A file system in memory counts as the instance's memory: a quarter of it leaves room for the process.
+TMPFS_SHARE = 4
+TMPFS_LEAST_MIB = 16
+
+
+def desired(context: Context) -> HostState:
+    """The host's instances; nothing where it runs none."""
+    state = HostState()
+    for instance in context.cluster.instances(context.name):
+        state += _instance(context, instance)
+    return state
+
+
+def _instance(context: Context, instance: Instance) -> HostState:
+    service = context.cluster.service_on(context.name, instance.service)
+    container = _container(context, instance, service)
+    files = (env_file(container.name, _environment(context, instance, service)), _unit_file(instance, container))
+    state = HostState(files=files, units=(Unit(instance.unit),), images=(Image(container.image),))
+    return with_containers(state, container)
+
+
+def _environment(context: Context, instance: Instance, service: Service) -> dict[str, str]:
+    return {
+        **{name: context.secrets.text(value) for name, value in service.environment.items()},
+        "FIEFDOM_SERVICE": instance.service,
+        "FIEFDOM_VERSION": service.version,
+        "FIEFDOM_HOST": context.name,
+        "FIEFDOM_PORT": str(instance.port),
+    }
+
+
+def _container(context: Context, instance: Instance, service: Service) -> Container:
+    limits = service.limits
+    address = context.host.address
+    tmpfs_mib = max(TMPFS_LEAST_MIB, limits.memory_mib // TMPFS_SHARE)
+    args = (
+        "--network=bridge",
+        f"--publish={address}:{instance.port}:{service.container_port}",
+        f"--env-file={env_path(instance.container)}",
+        # Process 1 ignores every signal it has no handler for: a service that never heard of SIGTERM would be
+        # killed at the end of its grace. docker-init is process 1 instead, passes signals on and reaps orphans.
+        "--init",
+        *sandbox_args(
+            context.cluster,
+            memory_mib=limits.memory_mib,
+            pids=limits.pids,
+            nofile=limits.nofile,
+            tmpfs=dict.fromkeys(service.tmpfs, f"size={tmpfs_mib}m,mode=1777"),
+        ),
+        f"--cpus={limits.cpus:g}",
+        *((f"--user={service.user}",) if service.user else ()),
+    )
+    return Container(
+        name=instance.container,
+        unit=instance.unit,
+        role="instance",
+        service=instance.service,
+        image=image_ref(context.cluster, service.image, service.version),
+        args=args,
+        command=service.command,
+        config=(env_path(instance.container),),
+        probe=f"http://{address}:{instance.port}{service.health.path}",
+        probe_timeout_s=service.health.timeout_s,
+        start_timeout_s=service.health.start_timeout_s,
+        stop_grace_s=service.stop_grace_s,
+        version=service.version,
+    )
+
+
+def _unit_file(instance: Instance, container: Container) -> File:
+    text = render(
+        "service@.service.j2",
+        service=instance.service,
+        start_limit_s=start_limit_s(container),
+        stop_limit_s=stop_limit_s(container),
+    )
+    return File(f"/etc/systemd/system/{instance.service}@.service", text.encode())

@@ -1,0 +1,1 @@
+"""Images on this machine, and their way to a host."""

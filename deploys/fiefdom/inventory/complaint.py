@@ -1,0 +1,193 @@
+"""What the model refuses, as the one line that a person needs: file, line, key, what is wrong and how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from fiefdom.errors import FiefdomError
+from fiefdom.inventory.source import Origin, Written
+from fiefdom.model import Cluster, Problem
+from fiefdom.wording import KeyPath, dotted, printable, shown
+
+_UNKNOWN = "extra_forbidden"  # pydantic's name for it
+# Keys that people expect under another name, from Compose files and other tools.
+_MEANT = {
+    "tag": "version",
+    "env": "environment",
+    "replicas": "instances",
+    "scale": "instances",
+    "count": "instances",
+    "ports": "base_port",
+    "port": "base_port",
+    "ip": "address",
+    "group": "groups",
+    "healthcheck": "health",
+    "memory": "memory_mib",
+    "mem": "memory_mib",
+    "cpu": "cpus",
+    "ulimit": "nofile",
+    "key_file": "key",
+    "identity_file": "key",
+    "name": "cluster",
+    "haproxy": "gateway",
+    "ntp": "time_servers",
+}
+
+
+def refused(error: ValidationError, written: Written) -> FiefdomError:
+    """The first of ``error``'s complaints in the order of the files, with the number of the others."""
+    details = error.errors(include_url=False)
+    # A key that is missing because its name is misspelt is one mistake.
+    meant = {(*d["loc"][:-1], _close(d["loc"][-1], _known(d["loc"][:-1]))) for d in details if d["type"] == _UNKNOWN}
+    told = [d for d in details if not (d["type"] == "missing" and d["loc"] in meant)]
+    problems = [problem for detail in told for problem in _problems(detail, written)]
+    return first_of((written.origin(key), key, says) for key, says in problems)
+
+
+def first_of(problems: Iterable[tuple[Origin, KeyPath, str]]) -> FiefdomError:
+    """One line for the first of ``problems`` in the order of the files."""
+    ordered = sorted(problems, key=lambda p: (p[0].rank, p[0].file if p[0].rank else "", p[0].line or float("inf")))
+    origin, key, says = ordered[0]
+    more = f" (and {len(ordered) - 1} more)" if len(ordered) > 1 else ""
+    where = f"{dotted(key)}: " if key else ""
+    return FiefdomError(printable(f"{origin}: {where}{says}{more}"))
+
+
+def unknown_key(name: object, known: Iterable[str]) -> str:
+    """What to say of a key that does not exist where ``known`` do."""
+    names = list(known)
+    if not isinstance(name, str):
+        return f"a key must be text, not {shown(name)}; put it in quotes"
+    close = _close(name, names)
+    return f"unknown key; did you mean {close}?" if close else f"unknown key; known here are {', '.join(names)}"
+
+
+def _close(name: object, known: list[str]) -> str | None:
+    text = str(name).lower()
+    close = difflib.get_close_matches(text.replace("-", "_"), known, n=1, cutoff=0.7)
+    return close[0] if close else _MEANT[text] if _MEANT.get(text) in known else None
+
+
+def _known(key: KeyPath) -> list[str]:
+    """Keys that a person may write in the mapping at ``key``."""
+    return [name for name in getattr(_type_at(key), "model_fields", {}) if name != "base_dir"]
+
+
+def _problems(detail: ErrorDetails, written: Written) -> Iterator[Problem]:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "inconsistent":
+        yield from context["all"]
+        return
+    # pydantic marks an error of a mapping's key, or of a mapping that is none, by a last step of its own.
+    key: KeyPath = tuple(part for part in detail["loc"] if part != "[key]")
+    if kind == _UNKNOWN:
+        yield key, unknown_key(key[-1], _known(key[:-1]))
+    elif kind == "missing":
+        field = getattr(_type_at(key[:-1]), "model_fields", {}).get(key[-1])
+        meaning = f" ({field.description.rstrip('.')})" if field is not None and field.description else ""
+        yield key, f"missing; add `{key[-1]}`{meaning}"
+    else:
+        yield key, _says(kind, detail, written.origin(key))
+
+
+def _says(kind: str, detail: ErrorDetails, origin: Origin) -> str:
+    value, context = detail["input"], detail.get("ctx", {})
+    says = _SAYS.get(kind, f"{detail['msg']}, not {{given}}")
+    return (says if isinstance(says, str) else says(value, context, origin)).replace("{given}", _described(value))
+
+
+def _not_text(value: object, _: Mapping[str, Any], origin: Origin) -> str:
+    if isinstance(value, dict | list | tuple | None):
+        return "must be text, not {given}"
+    text = origin.text if origin.text is not None else str(value) if isinstance(value, bool | float) else "..."
+    return f'must be text, not {{given}}; put it in quotes: "{text}"'
+
+
+def _not_a_number(value: object, _: Mapping[str, Any], __: Origin) -> str:
+    return "must be a number, not {given}" + ("; take the quotes away" if _is_number(value) else "")
+
+
+def _not_whole(value: object, _: Mapping[str, Any], __: Origin) -> str:
+    return "must be a whole number, not {given}" + ("; take the quotes away" if _is_number(value) else "")
+
+
+def _not_in_range(value: object, context: Mapping[str, Any], _: Origin) -> str:
+    words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+    bound = next(name for name in words if name in context)
+    return f"must be {words[bound]} {context[bound]}, not {shown(value)}"
+
+
+def _not_a_choice(value: object, context: Mapping[str, Any], _: Origin) -> str:
+    choices = str(context["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
+    close = difflib.get_close_matches(value, choices, n=1) if isinstance(value, str) else []
+    return f"must be {context['expected'].replace('True', 'true')}, not {{given}}" + (
+        f"; did you mean {close[0]}?" if close else ""
+    )
+
+
+_A_MAPPING = "must be a mapping of keys to values, not {given}"
+_SAYS: Mapping[str, str | Callable[[object, Mapping[str, Any], Origin], str]] = {
+    "value_error": lambda _, context, __: str(context["error"]),
+    "string_type": _not_text,
+    "string_unicode": "must be text that can be written as UTF-8",
+    "int_type": _not_whole,
+    "int_from_float": _not_whole,
+    "float_type": _not_a_number,
+    "finite_number": "must be a finite number, not {given}",
+    "bool_type": "must be true or false, not {given}",
+    "dict_type": _A_MAPPING,
+    "model_type": _A_MAPPING,
+    "tuple_type": "must be a list such as [a, b], not {given}",
+    "too_short": "is empty; it needs at least one entry",
+    "greater_than": _not_in_range,
+    "greater_than_equal": _not_in_range,
+    "less_than": _not_in_range,
+    "less_than_equal": _not_in_range,
+    "literal_error": _not_a_choice,
+}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, str) and value.strip().lstrip("+-").replace(".", "", 1).isdigit()
+
+
+def _described(value: object) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return f"the truth value {str(value).lower()}"
+    if isinstance(value, int | float):
+        return f"the number {shown(value)}"
+    if isinstance(value, str):
+        return f"the text {shown(value)}"
+    if isinstance(value, dict):
+        return "a mapping"
+    return "a list" if isinstance(value, list | tuple) else f"a {type(value).__name__}"
+
+
+def _type_at(key: KeyPath) -> Any:
+    """The model class whose mapping stands at ``key``, or another type on the way."""
+    found: Any = Cluster
+    for part in key:
+        found = _plain_type(found)
+        if isinstance(found, type) and issubclass(found, BaseModel):
+            field = found.model_fields.get(str(part))
+            found = field.annotation if field is not None else None
+        else:
+            found = get_args(found)[-1] if get_origin(found) is dict else None
+    return _plain_type(found)
+
+
+def _plain_type(annotation: Any) -> Any:
+    """``annotation`` without Annotated, and without None beside it."""
+    if hasattr(annotation, "__metadata__"):
+        return _plain_type(get_args(annotation)[0])
+    if get_origin(annotation) is dict or annotation is None:
+        return annotation
+    options = [a for a in get_args(annotation) if a is not type(None)]
+    return _plain_type(options[0]) if len(options) == 1 and type(None) in get_args(annotation) else annotation

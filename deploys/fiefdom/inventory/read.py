@@ -1,0 +1,369 @@
+"""Inventories in, one validated `Cluster` out: from YAML, from Python, or from what pyinfra has loaded.
+
+What a person wrote is layered: the model's defaults, `group_data/all.py`, the group data of a host's groups in
+their order, the inventory, the host's own keys. Mappings merge at every depth, everything else replaces.
+`group_data/` is looked for where pyinfra looks: in the working directory and beside the inventory.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from fiefdom.errors import FiefdomError
+from fiefdom.inventory.complaint import first_of, refused, unknown_key
+from fiefdom.inventory.source import Origin, Written, read_group_data, read_python, read_yaml, written
+from fiefdom.model import LAST_PORT, Cluster, Host
+from fiefdom.wording import KeyPath, printable
+
+DATA_KEY = "fiefdom"
+"""Host data under which the two-line pyinfra inventory carries the YAML inventory beside it."""
+
+_HOST_KEYS = frozenset(Host.model_fields)
+_CLUSTER_KEYS = frozenset(Cluster.model_fields) - {"hosts"}
+# `ssh` and `services` are keys of both: of the cluster in group_data/all.py, of a host elsewhere.
+_CLUSTER_ONLY = _CLUSTER_KEYS - _HOST_KEYS
+# pyinfra's own host data says the same as these keys of ours.
+_SSH_DATA = {"ssh_user": "user", "ssh_port": "port", "ssh_key": "key"}
+
+
+@dataclass(frozen=True)
+class Document:
+    """A YAML inventory on its way through pyinfra's host data, as it was written."""
+
+    file: str
+    folder: str
+    content: Written = field(repr=False)
+
+    def to_json(self) -> str:
+        """What `pyinfra INVENTORY debug-inventory` shows: the file, not the environment that stands in it."""
+        return self.file
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """What pyinfra knows of an inventory."""
+
+    hosts: Mapping[str, tuple[list[str], Mapping[str, Any]]]
+    """Groups, but for `all`, and own data by host."""
+    groups: Mapping[str, Written]
+    everywhere: Written
+
+
+def load(path: str | Path) -> Cluster:
+    """The cluster of an inventory file: `.yaml`, `.yml`, or the `.py` that pyinfra takes.
+
+    Raises:
+        FiefdomError: anything about it is wrong; names the file, the line where there is one, the key and the mend.
+    """
+    suffix = Path(path).suffix
+    if suffix in (".yaml", ".yml"):
+        return _of_document(_document(path), _group_data(path))
+    if suffix == ".py":
+        return _of_layers(_python_layers(path), str(path))
+    if Path(path).exists() and not Path(path).is_dir():
+        raise FiefdomError(printable(f"{path}: the name of an inventory ends in .yaml, .yml or .py; rename it"))
+    read_yaml(path)
+    raise AssertionError("read_yaml names what is wrong with a folder or a missing file")
+
+
+def cluster_of(
+    hosts: Mapping[str, tuple[list[str], Mapping[str, Any]]],
+    groups: Mapping[str, Mapping[str, Any]],
+    everywhere: Mapping[str, Any],
+) -> Cluster:
+    """The cluster of an inventory that pyinfra has loaded: groups and data of each host, data of each group, of all.
+
+    Raises:
+        FiefdomError: the data is not a valid cluster.
+    """
+    layers = _Layers(
+        hosts=hosts,
+        groups={name: written(data, f"group data of {name}") for name, data in groups.items()},
+        everywhere=written(everywhere, "group data of all"),
+    )
+    return _of_layers(layers, "inventory")
+
+
+def groups_beside(file: str) -> dict[str, list[Any]]:
+    """pyinfra's groups for the YAML inventory beside the Python file ``file``, for ``globals().update(...)``.
+
+    Raises:
+        FiefdomError: the inventory is not valid; inside of pyinfra it is a PyinfraError as well, which pyinfra prints.
+    """
+    try:
+        path = Path(file).with_suffix(".yaml")
+        document = _document(
+            path if path.exists() or not path.with_suffix(".yml").exists() else path.with_suffix(".yml")
+        )
+        groups = pyinfra_groups(_of_document(document, _group_data(file)))
+    except FiefdomError as error:
+        # Only where pyinfra is there already: importing it is slow, and `fiefdom` patches for gevent first.
+        exceptions = sys.modules.get("pyinfra.api.exceptions")
+        if exceptions is None:
+            raise
+        raise type("InventoryError", (FiefdomError, exceptions.PyinfraError), {})(str(error)) from None
+    return {**groups, "all": [(name, {**data, DATA_KEY: document}) for name, data in groups["all"]]}
+
+
+def pyinfra_groups(cluster: Cluster) -> dict[str, list[Any]]:
+    """Host names by group as pyinfra takes them; under `all` every host with its `connection`."""
+    groups: dict[str, list[Any]] = {"all": [(name, connection(cluster, name)) for name in cluster.hosts]}
+    for name, host in cluster.hosts.items():
+        for group in host.groups:
+            groups.setdefault(group, []).append(name)
+    return groups
+
+
+def connection(cluster: Cluster, host: str) -> dict[str, Any]:
+    """Host data by which pyinfra's SSH connector reaches ``host``. A host key that is not known is refused."""
+    user, port, key = cluster.ssh_of(host)
+    data: dict[str, Any] = {
+        "ssh_hostname": cluster.hosts[host].address,
+        "ssh_port": port,
+        "ssh_user": user,
+        "ssh_strict_host_key_checking": "yes",
+    }
+    if key is not None:
+        data["ssh_key"] = key
+    if cluster.ssh.known_hosts is not None:
+        data["ssh_known_hosts_file"] = str(cluster.path(cluster.ssh.known_hosts))
+    if user != "root":
+        data["_sudo"] = True
+    return data
+
+
+def limit_hosts(cluster: Cluster, patterns: Iterable[str]) -> tuple[str, ...]:
+    """Names of the hosts that ``patterns`` choose, in the inventory's order; all of them where there is no pattern.
+
+    A pattern is what pyinfra's ``--limit`` takes: a group, or a host name or glob; several with commas between.
+
+    Raises:
+        FiefdomError: a pattern chooses no host.
+    """
+    groups = pyinfra_groups(cluster) | {"all": list(cluster.hosts)}
+    chosen: set[str] = set()
+    wanted = [part.strip() for pattern in patterns for part in pattern.split(",")]
+    for pattern in wanted:
+        found = groups.get(pattern) or [name for name in cluster.hosts if fnmatchcase(name, pattern)]
+        if not found:
+            known = f"hosts are {', '.join(cluster.hosts)}; groups are {', '.join(g for g in groups if g != 'all')}"
+            raise FiefdomError(printable(f"--limit {pattern!r}: no host or group of that name; {known}"))
+        chosen.update(found)
+    return tuple(name for name in cluster.hosts if name in chosen or not wanted)
+
+
+def answers_at(cluster: Cluster, values: Iterable[str]) -> dict[str, tuple[str | None, int | None]]:
+    """Address and port by host of ``values`` such as ``app1=10.20.0.21``, ``app1=10.20.0.21:2222`` or ``app1=:2222``.
+
+    Raises:
+        FiefdomError: one of them is no such thing, or names a host that there is not.
+    """
+    found: dict[str, tuple[str | None, int | None]] = {}
+    for value in values:
+        name, equals, place = value.partition("=")
+        address, colon, port = place.partition(":")
+        try:
+            where = str(ipaddress.IPv4Address(address)) if address else None
+            known = bool(equals and place) and (not colon or 1 <= int(port) <= LAST_PORT)
+        except ValueError:
+            known = False
+        if not known:
+            raise FiefdomError(printable(f"--at {value!r}: write HOST=ADDRESS, HOST=ADDRESS:PORT or HOST=:PORT"))
+        if name not in cluster.hosts:
+            raise FiefdomError(printable(f"--at {value!r}: no such host; hosts are {', '.join(cluster.hosts)}"))
+        found[name] = (where, int(port) if colon else None)
+    return found
+
+
+def _document(path: str | Path) -> Document:
+    content = read_yaml(path)
+    if "base_dir" in content.value:
+        known = sorted((_CLUSTER_KEYS - {"base_dir"}) | {"hosts"})
+        raise first_of([(content.origin(("base_dir",)), ("base_dir",), unknown_key("base_dir", known))])
+    return Document(str(path), str(Path(path).resolve().parent), content)
+
+
+def _group_data(path: str | Path) -> dict[str, Written]:
+    here, beside = Path.cwd(), Path(path).resolve().parent
+    return read_group_data([folder / "group_data" for folder in dict.fromkeys((here, beside))])
+
+
+def _of_document(document: Document, groups: Mapping[str, Written]) -> Cluster:
+    hosts = document.content.value.get("hosts")
+    # pyinfra puts every host of a file into a group with the file's name, after all others.
+    stem = Path(document.file).stem
+    members: dict[str, list[str]] = {}
+    for name, own in hosts.items() if isinstance(hosts, dict) else ():
+        if isinstance(own, dict):
+            listed = own.get("groups")
+            members[name] = [*(g for g in listed if isinstance(g, str)), stem] if isinstance(listed, list) else [stem]
+    return _validated(_layered(document.content, members, groups), document.folder)
+
+
+def _of_layers(layers: _Layers, file: str) -> Cluster:
+    for _, data in layers.hosts.values():
+        if isinstance(document := data.get(DATA_KEY), Document):
+            return _of_document(document, {**layers.groups, "all": layers.everywhere})
+    content = Written({"hosts": {}}, {(): Origin(file)})
+    owner: dict[str, str] = {}
+    for name, (groups, data) in layers.hosts.items():
+        own = _with_ssh(written(data, file), (_HOST_KEYS | _CLUSTER_ONLY) - {"groups"}, "hosts", name)
+        for key in _CLUSTER_ONLY & set(own.value):
+            if own.value[key] != content.value.get(key, own.value[key]):
+                says = (
+                    f"{key} is the whole cluster's, and {owner[key]} says another; write it once, in the data of `all`"
+                )
+                raise first_of([(Origin(file), ("hosts", name, key), says)])
+            owner[key] = name
+        # Groups that are no Python variables are pyinfra's: the file's name is one.
+        mine = Written({"groups": [g for g in groups if g.isidentifier()]}, {("groups",): Origin(file)})
+        content = own.only(*_HOST_KEYS).over(mine).at("hosts", name).over(own.only(*_CLUSTER_ONLY)).over(content)
+    members = {name: groups for name, (groups, _) in layers.hosts.items()}
+    return _validated(_layered(content, members, {**layers.groups, "all": layers.everywhere}), None)
+
+
+def _layered(content: Written, members: Mapping[str, list[str]], groups: Mapping[str, Written]) -> Written:
+    """``content`` on top of the group data of its hosts, which are ``members`` of groups."""
+    nothing = Written({}, {})
+    everywhere = _with_ssh(groups.get("all", nothing), (_CLUSTER_KEYS | _HOST_KEYS) - {"groups", "address"})
+    result = everywhere.only(*_CLUSTER_KEYS)
+    layer_of = {
+        group: _with_ssh(groups[group], _HOST_KEYS - {"groups"})
+        for group in dict.fromkeys(g for names in members.values() for g in names)
+        if group in groups
+    }
+    for name, names in members.items():
+        layer = everywhere.only(*(_HOST_KEYS - _CLUSTER_KEYS))
+        for group in dict.fromkeys(names):
+            layer = layer_of.get(group, nothing).over(layer)
+        result = layer.at("hosts", name).over(result)
+    return content.over(result)
+
+
+def _with_ssh(layer: Written, known: frozenset[str], *where: str) -> Written:
+    """``layer`` with pyinfra's names for SSH settings under ours, after a look at its keys."""
+    value, origins = dict(layer.value), dict(layer.origins)
+    problems: list[tuple[Origin, KeyPath, str]] = []
+    cluster_wide = "network" in known and not where
+    ssh: dict[str, Any] = {}
+    for name in layer.value:
+        key: KeyPath = (*where, str(name))
+        if name in known:
+            continue
+        if name in _SSH_DATA:
+            ssh[_SSH_DATA[name]] = value[name]
+        elif name == "ssh_hostname" and where:
+            value.setdefault("address", value[name])
+        elif name == "ssh_known_hosts_file" and cluster_wide:
+            ssh["known_hosts"] = value[name]
+        elif name == "ssh_known_hosts_file":
+            problems.append(
+                (layer.origin((name,)), key, "one file serves the whole cluster; move it to the data of `all`")
+            )
+        elif name in _CLUSTER_ONLY:
+            problems.append((layer.origin((name,)), key, "belongs to the whole cluster; move it to group_data/all.py"))
+        elif not (isinstance(name, str) and name.startswith(("_", "x_", "x-", "ssh_"))):
+            says = unknown_key(name, sorted(known)) + "; names of your own begin with x_"
+            problems.append((layer.origin((name,)), key, says))
+    if problems:
+        raise first_of(problems)
+    found = Written(value, origins)
+    return found.over(Written({"ssh": ssh}, {("ssh",): layer.origin(())})) if ssh else found
+
+
+def _validated(content: Written, folder: str | None) -> Cluster:
+    base = folder if folder is not None else content.value.get("base_dir", str(Path.cwd()))
+    try:
+        cluster = Cluster.model_validate({**content.value, "base_dir": _absolute(base)})
+    except ValidationError as error:
+        raise refused(error, content) from error
+    if folder is None and "base_dir" not in content.value:
+        # pyinfra does not say which file it has read: a wrong guess here would mean the wrong key.
+        relative = [key for key, path in _paths(cluster) if not Path(path).expanduser().is_absolute()]
+        if relative:
+            says = "a relative path; add `base_dir = str(Path(__file__).parent)` to the data of `all`"
+            raise first_of((content.origin(key), key, says) for key in relative)
+    return cluster
+
+
+def _absolute(path: object) -> object:
+    try:
+        return str(Path(path).expanduser().resolve()) if isinstance(path, str) else path
+    except (OSError, RuntimeError, ValueError):  # the model says what is wrong with it
+        return path
+
+
+def _paths(cluster: Cluster) -> Iterator[tuple[KeyPath, str]]:
+    named: dict[KeyPath, str | None] = {
+        ("ssh", "key"): cluster.ssh.key,
+        ("ssh", "known_hosts"): cluster.ssh.known_hosts,
+        ("serf", "key_file"): cluster.serf.key_file,
+        ("secrets", "file"): cluster.secrets.file if cluster.secrets is not None else None,
+        **{("services", name, "build"): service.build for name, service in cluster.services.items()},
+        **{("hosts", name, "ssh", "key"): host.ssh.key for name, host in cluster.hosts.items()},
+    }
+    yield from ((key, path) for key, path in named.items() if path is not None)
+
+
+def _python_layers(path: str | Path) -> _Layers:
+    """What pyinfra makes of a Python inventory (`pyinfra_cli.inventory.make_inventory_from_files` of 3.10)."""
+    groups = {
+        name: _entries(value, f"{path}: {name}") for name, value in read_python(path).items() if _is_group(name, value)
+    }
+    named = [name for entries, _ in groups.values() for name, _ in entries]
+    everyone, everywhere = groups.pop("all", ([(name, {}) for name in dict.fromkeys(named)], {}))
+    groups.setdefault(Path(path).name.rsplit(".", 1)[0], (everyone, {}))
+    own: dict[str, dict[str, Any]] = {name: {} for name, _ in everyone}
+    members: dict[str, list[str]] = {name: [] for name in own}
+    for group, (entries, _) in groups.items():
+        for name, data in entries:
+            if name in own:  # pyinfra leaves out who is not in a list `all`
+                own[name].update(data)
+                members[name].append(group)
+    for name, data in everyone:
+        own[name].update(data)
+    layers = {
+        name: written(data, str(path))
+        for name, data in [("all", everywhere), *((g, d) for g, (_, d) in groups.items())]
+    }
+    for name, new in _group_data(path).items():
+        # As in pyinfra, a name in group_data/ replaces the one in the data that stands with the group's list.
+        old = layers.get(name, Written({}, {}))
+        layers[name] = Written({**old.value, **new.value}, {**old.origins, **new.origins})
+    everywhere_written = layers.pop("all")
+    return _Layers({name: (members[name], own[name]) for name in own}, layers, everywhere_written)
+
+
+def _is_group(name: str, value: object) -> bool:
+    if name.startswith("_"):
+        return False
+    return isinstance(value, tuple) or (isinstance(value, list) and all(isinstance(e, str | tuple) for e in value))
+
+
+_Entries = list[tuple[str, Mapping[str, Any]]]
+
+
+def _entries(value: Any, where: str) -> tuple[_Entries, dict[str, Any]]:
+    """Hosts with their own data, and the data of a group that is a list or a tuple of list and data."""
+    hosts, data = value if isinstance(value, tuple) and len(value) == 2 else (value, {})
+    entries = [(e, {}) if isinstance(e, str) else e for e in hosts] if isinstance(hosts, list) else None
+    if entries is None or not isinstance(data, dict) or not all(_is_entry(e) for e in entries):
+        raise FiefdomError(
+            printable(
+                f"{where}: pyinfra takes this for a group; write a list of names or (name, data), or (list, data), "
+                "or begin its name with _"
+            )
+        )
+    return entries, dict(data)
+
+
+def _is_entry(entry: object) -> bool:
+    return isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str) and isinstance(entry[1], Mapping)

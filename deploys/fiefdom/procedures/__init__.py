@@ -1,0 +1,1 @@
+"""What an operator does under traffic: one file for each verb."""

@@ -1,0 +1,460 @@
+"""Releases, host by host: out of rotation, replaced, healthy, back in, watched; the first failure undoes them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from fiefdom.cluster import ledger, status
+from fiefdom.cluster import views as views_module
+from fiefdom.cluster.views import Counts, alone, counts, erring, verdict, views_of
+from fiefdom.converge import carry_out, plan, run, snapshot, steps
+from fiefdom.converge.run import Hosts, Known, Say
+from fiefdom.desired import containers
+from fiefdom.desired.containers import FAILED
+from fiefdom.desired.state import Container
+from fiefdom.errors import FiefdomError
+from fiefdom.images import build
+from fiefdom.model import Cluster
+from fiefdom.procedures import release
+from fiefdom.procedures.release import Order, Release
+from fiefdom.procedures.turn import Failure, Heard, await_turn, take_turn
+from fiefdom.waiting import looks, now_s
+from fiefdom.wording import printable
+
+_AUDITED = 1000
+"""How many acts of the audit a rollback looks back over."""
+
+_WORDS_MAX = 400
+
+# Names of containers that a failed turn may have kept aside; tells which are there, and the last words of the first.
+_KEPT = r"""
+words=''
+for name; do
+    docker inspect --type container "$name" >/dev/null 2>&1 || continue
+    printf 'kept\t%s\n' "$name"
+    [ -n "$words" ] || words=$(docker logs --tail 10 "$name" 2>&1)
+done
+printf '%s\n' "$words" | sed 's/^/log\t/'
+"""
+
+
+class RolloutError(FiefdomError):
+    """A release that ended early; ``failures`` say where and why, ``undone`` which hosts went back."""
+
+    def __init__(self, failures: Iterable[Failure], undone: Iterable[str], released: Iterable[str]) -> None:
+        self.failures, self.undone, self.released = tuple(failures), tuple(undone), tuple(released)
+        super().__init__("; ".join(f"{f.host}: {f.unit}: {f.reason}" for f in self.failures))
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a person asked for, beside the inventory."""
+
+    what: str = "rollout"
+    service: str = ""
+    """The one service that was asked for; empty for all."""
+    order: Order = field(default_factory=Order)
+    resume: bool = False
+    """After a canary."""
+    keep: bool = False
+    force: bool = False
+    take_over: bool = False
+
+
+@dataclass
+class Report:
+    """What became of a release. ``stages`` are seconds by host and stage."""
+
+    release: Release
+    wish: Wish = field(default_factory=Wish)
+    seconds: float = 0.0
+    stages: dict[str, dict[str, float]] = field(default_factory=dict)
+    error: RolloutError | None = None
+    begun: bool = False
+    """Whether any host began its turn."""
+
+    @property
+    def on_new_version(self) -> tuple[str, ...]:
+        """Every host that runs the new version of a service now, from this release or from before it."""
+        done = self.release.hosts if self.error is None else self.error.released
+        if not self.begun:
+            done = ()
+        return tuple(dict.fromkeys((*self.release.already, *done)))
+
+    def as_data(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        error = self.error
+        return {
+            "outcome": "failed" if error else "ok",
+            "services": {name: {"from": old, "to": new} for name, (old, new) in self.release.services.items()},
+            "released": [n for n in self.release.hosts if error is None or n in error.released],
+            "on_new_version": list(self.on_new_version),
+            "waiting": list(self.release.left),
+            "put_back": list(error.undone) if error else [],
+            "failures": [asdict(failure) for failure in error.failures] if error else [],
+            "seconds": round(self.seconds, 3),
+            "stages": self.stages,
+        }
+
+
+def perform(known: run.Known, hosts: Hosts, wanted: Release, wish: Wish, say: Say) -> Report:
+    """Carry a prepared release out, under the cluster's lock and into its audit.
+
+    Everything that can be done beforehand is: the lock is taken and every host has its image before the first changes.
+    """
+    gateways, who = known.cluster.gateways, ledger.operator()
+
+    def warn(text: str) -> None:
+        say("ledger", text)
+
+    began, turns = now_s(), plan.merge(wanted.turns.values())
+    canary = wish.order.canary
+    why = f"{wish.what} {wanted}" + (f", canary {canary}" if canary else "")
+    report = Report(wanted, wish)
+
+    def lifts(lock: ledger.Lock) -> bool:
+        return _ends_canary(wish) and _waits(lock)
+
+    watchful = not (wish.force or wish.order.all_at_once)
+    try:
+        with (
+            ledger.hold(hosts, gateways, who, why, warn=warn, take_over=wish.take_over, in_place_of=lifts) as held,
+            held.recorded(wish.what, plan=turns.hash, names=wanted.hosts, services=_done(wanted)),
+        ):
+            _require_unchanged(known, hosts, wanted, wish)
+            ship(known, hosts, wanted, say)
+
+            def begin() -> None:
+                report.begun = True
+                held.settle()
+
+            Rollout(known, hosts, wanted, say, held.beat, report.stages, watchful=watchful, begin=begin).run(wish.keep)
+    except RolloutError as error:
+        report.error = error
+    else:
+        if canary and wanted.left:
+            try:
+                ledger.lock(hosts, gateways, who, f"{_CANARY}{wanted} on {canary}", warn)
+            except FiefdomError as error:
+                warn(f"the cluster is not locked after the canary: {error}")
+    report.seconds = now_s() - began
+    return report
+
+
+def end_canary(hosts: Hosts, gateways: tuple[str, ...], wish: Wish, warn: Callable[[str], None]) -> bool:
+    """Unlock a cluster that waits after a canary, where ``wish`` goes on or back and finds nothing left to release."""
+    locks = ledger.read(hosts, gateways, 0).locks if _ends_canary(wish) else ()
+    if not locks or not all(_waits(lock) for lock in locks):
+        return False
+    ledger.unlock(hosts, gateways, ledger.operator(), warn)
+    return True
+
+
+def _require_unchanged(known: run.Known, hosts: Hosts, wanted: Release, wish: Wish) -> None:
+    # Another run may have held the lock between our look at the hosts and now.
+    answers = carry_out.look(known, hosts.names, hosts)
+    now = _release(known, hosts, wanted.asked, wish, answers)
+    if plan.merge(now.turns.values()).hash != plan.merge(wanted.turns.values()).hash:
+        raise FiefdomError("the hosts changed since this run looked at them; run it again")
+
+
+_CANARY = "waits for `fiefdom rollout --continue`, or `fiefdom rollback`, after the canary of "
+
+
+def _waits(lock: ledger.Lock) -> bool:
+    """Whether a cluster waits after a canary, and is not locked for another reason."""
+    return lock.person and lock.why.startswith(_CANARY)
+
+
+def _ends_canary(wish: Wish) -> bool:
+    return wish.resume or wish.what == "rollback"
+
+
+def _done(wanted: Release) -> dict[str, tuple[str, str]]:
+    return {name: (before.split(", ")[0], after) for name, (before, after) in wanted.services.items()}
+
+
+def prepare(known: run.Known, hosts: Hosts, services: Collection[str], wish: Wish) -> Release:
+    """The release that the inventory asks for, from one look at every host; nothing is changed.
+
+    Raises FiefdomError for a cluster that is not fit for a release, unless forced.
+    """
+    hosts.on_all(lambda name: await_turn(hosts, name))
+    answers = carry_out.look(known, hosts.names, hosts)
+    found = _release(known, hosts, services, wish, answers)
+    # Who goes back is in trouble already.
+    if not wish.force and wish.what != "rollback" and found.turns:
+        applied = plan.merge(carry_out.plan_of(known, name, answers[name]) for name in hosts.names)
+        reasons = status.degraded(status.read(known.cluster, known.secrets, hosts)) + release.unapplied(
+            applied, found.turns
+        )
+        if reasons:
+            more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+            raise FiefdomError(f"the cluster is not fit for a release: {reasons[0]}{more}; mend it, or say --force")
+    carry_out.require_space(plan.merge(found.turns.values()))
+    require_images(known.cluster, found, wish)
+    return found
+
+
+def require_images(cluster: Cluster, wanted: Release, wish: Wish) -> None:
+    """Raise FiefdomError for an image that hosts lack and nobody has. What a registry has is only known by pulling."""
+    lacking: dict[str, list[str]] = {}
+    for name in wanted.hosts:
+        for change in wanted.turns[name].of("image"):
+            lacking.setdefault(change.name, []).append(name)
+    here = build.identities(cluster) if lacking and cluster.registry is None else {}
+    for ref, names in lacking.items():
+        if cluster.registry is None and ref not in here:
+            key, mend = "", "name a version that is somewhere, or bring its image here"
+            if wish.what != "rollback":
+                key = "".join(f"{w.key}: " for w in build.wanted(cluster) if w.ref == ref)
+                mend = "build or pull it here, give the service a `build` folder, or name a `registry`"
+            raise FiefdomError(f"{key}{ref} is not on this machine, and {', '.join(names)} lack it as well; {mend}")
+
+
+def _release(
+    known: run.Known, hosts: Hosts, services: Collection[str], wish: Wish, answers: Mapping[str, list[str]]
+) -> Release:
+    others = set(known.cluster.services) - set(services)
+    wanted = plan.merge(carry_out.plan_of(known, name, answers[name], hold=others) for name in hosts.names)
+    return release.of_plan(known.cluster, wanted, services, wish.order)
+
+
+def known_before(known: run.Known, hosts: Hosts, service: str, version: str | None) -> run.Known:
+    """What is known with ``service`` at ``version``, or at the last other one that was healthy by the audit's word.
+
+    Its image is taken as the hosts have it, or this machine: a version of the past is not built anew.
+    """
+    if version is None:
+        answers = carry_out.look(known, hosts.names, hosts)
+        seen = [snapshot.parse(name, lines).containers for name, lines in answers.items()]
+        all_instances = (i for host in known.cluster.hosts for i in known.cluster.instances(host))
+        names = {i.container for i in all_instances if i.service == service}
+        running = Counter(c.version for found in seen for name, c in found.items() if name in names and c.version)
+        if not running:
+            raise FiefdomError(f"{service} runs nowhere, so there is nothing to go back from")
+        entries = ledger.read(hosts, known.cluster.gateways, _AUDITED).entries
+        # After a canary, or a run that ended half way, most hosts may still be where the others are to go back to.
+        current = ledger.last_brought(entries, service, running) or running.most_common(1)[0][0]
+        version = ledger.last_healthy(entries, service, current)
+        if version is None:
+            raise FiefdomError(
+                f"the audit knows no healthy version of {service} before {current}; name one: "
+                f"fiefdom rollback INVENTORY {service} VERSION"
+            )
+    try:
+        cluster = known.cluster.with_version(service, version)
+    except ValueError:
+        raise FiefdomError(f"{printable(version)!r} cannot be a version; it is an image's tag") from None
+    ref = containers.image_ref(cluster, cluster.services[service].image, version)
+    return replace(known, cluster=cluster, identities={k: v for k, v in known.identities.items() if k != ref})
+
+
+def require_free(hosts: Hosts, gateways: tuple[str, ...], wish: Wish) -> None:
+    """Raise FiefdomError for a locked cluster, before `prepare` waits for the turn of the run that locked it."""
+    for lock in ledger.read(hosts, gateways, 0).locks:
+        if not (_ends_canary(wish) and _waits(lock)) and (reason := ledger.refusal(lock, wish.take_over)):
+            raise FiefdomError(f"{lock.gateway}: {reason}")
+
+
+def ship(known: run.Known, hosts: Hosts, wanted: Release, say: Say) -> None:
+    """Bring every host's image to it, all hosts at once, before the first one changes."""
+    turns = {name: turn for name, turn in wanted.turns.items() if turn.of("image") and name in wanted.hosts}
+    refs = {c.name for turn in turns.values() for c in turn.of("image")}
+    build.ensure(known.cluster, refs, lambda text: say("here", text))
+
+    def send(name: str) -> None:
+        say(name, "image")
+        phase = steps.Phase("images", images=tuple(c.name for c in turns[name].of("image")))
+        hosts.run(name, phase, known.cluster.registry is not None)
+
+    hosts.on_all(send, turns)
+
+
+@dataclass
+class Rollout:
+    """One release on its way. ``say(host, what)`` hears of every stage; ``stages`` keeps how long each took."""
+
+    known: Known
+    hosts: Hosts
+    release: Release
+    say: Say
+    beat: Callable[[], None] = lambda: None
+    """Raises where somebody took the cluster's lock over."""
+    stages: dict[str, dict[str, float]] = field(default_factory=dict)
+    released: list[str] = field(default_factory=list)
+    watchful: bool = True
+    """Whether no batch begins that would take down what it serves alone by now."""
+    begin: Callable[[], None] = lambda: None
+    """Called before each batch begins its turn."""
+
+    def run(self, keep: bool = False) -> None:
+        """Release to every batch in turn. The first failure ends it and undoes it, unless it may ``keep`` what is done.
+
+        Raises RolloutError.
+        """
+        for batch in self.release.batches:
+            self.beat()
+            views = self._views()
+            if failures := self._forbidden(views, batch):
+                raise self._undo(failures, keep)
+            self.begin()
+            before = counts(views, batch, self.release.services)
+            failures = self._replace(batch)
+            well = [name for name in batch if name not in {f.host for f in failures}]
+            failures += [f for name in well if (f := self._await_up(name, before))]
+            if not failures:
+                failures = self._soak(batch, before)
+            if failures:
+                raise self._undo(failures, keep)
+            self.released += batch
+            for name in batch:
+                self.say(name, carry_out.DONE)
+
+    # --- The stages
+
+    def _forbidden(self, views: Mapping[str, Any], batch: Collection[str]) -> list[Failure]:
+        """Who was to serve meanwhile may have died since the release was found fit to begin."""
+        reason = alone(views, self.known.cluster, batch, if_up=True) if self.watchful else None
+        words = f"the turn was not begun: {reason}; --force begins it all the same"
+        return [Failure(name, "the gateways", words, begun=False) for name in batch] if reason else []
+
+    def _replace(self, batch: Iterable[str]) -> list[Failure]:
+        """Let hosts take their turns, side by side. A host whose turn fails has put back what it had."""
+        found = self.hosts.on_all(self._turn, batch)
+        return [failure for failure in found.values() if failure]
+
+    def _turn(self, name: str) -> Failure | None:
+        heard = Heard(name, self._stage)
+        try:
+            take_turn(self.hosts, name, steps.turn(self.release.turns[name]), heard)
+        except FiefdomError as error:
+            # The host goes on alone, and how far it comes cannot be heard.
+            return Failure(name, "its turn", str(error))
+        return heard.failure
+
+    def _await_up(self, name: str, before: Counts) -> Failure | None:
+        """Wait until every gateway has all of the host's servers up. The host itself waited for their word as well."""
+        for late in looks(self.known.cluster.serf.join_timeout_s):
+            views = self._views()
+            missing = views_module.missing(views, self.known.cluster, name)
+            if missing is None:
+                return None
+            # Servers that answer with errors are taken out again and again, so that all are hardly ever up at once.
+            if failure := self._judged(views, name, before):
+                return failure
+            if late:
+                break
+        return Failure(name, missing.unit, missing.reason) if missing else None
+
+    def _judged(self, views: Mapping[str, Any], name: str, before: Counts) -> Failure | None:
+        """What the gateways count against a host since its turn began; its servers count anew when they come back."""
+        now = counts(views, [name], self.release.services)
+        reason = verdict(before, now, self.known.cluster.rollout.most_errors)
+        return Failure(name, self._units(name, erring(before, now)), reason) if reason else None
+
+    def _units(self, name: str, servers: Collection[str]) -> str:
+        """Units of a host's servers, a few by name."""
+        found = [i.unit for i in self.known.cluster.instances(name) if f"{name}-{i.port}" in servers]
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        return ", ".join(found[:3]) + more
+
+    def _soak(self, batch: tuple[str, ...], before: Counts) -> list[Failure]:
+        """Watch what the gateways count against the new version for a while."""
+        soak_s = self.known.cluster.rollout.soak_s
+        if not soak_s:
+            return []
+        for name in batch:
+            self._stage(name, "soak")
+        began_s = now_s()
+        for over in looks(soak_s):
+            views = self._views()
+            failures = [failure for name in batch if (failure := self._judged(views, name, before))]
+            if failures or over:
+                break
+        # A version may do well for a moment only, and die before a request finds out.
+        failures = failures or [f for name in batch if (f := self._await_up(name, before))]
+        self._end_stage(batch, "soak", began_s)
+        return failures
+
+    def _undo(self, failures: list[Failure], keep: bool) -> RolloutError:
+        """Bring back the hosts that failed, and those that were done unless they are to keep the release."""
+        failed = {f.host: f for f in failures}
+        batch = next(b for b in self.release.batches if set(b) & set(failed))
+        siblings = [name for name in batch if name not in failed]
+        undone = [name for name, f in failed.items() if f.restored]
+        for name, failure in failed.items():
+            if failure.begun and not failure.restored:
+                undone += self._back(name, aside=True)
+        for name in [] if keep else [*siblings, *reversed(self.released)]:
+            # A host that failed and is gone must not take with it the one that serves in its place.
+            if alone := views_module.alone(self._views(), self.known.cluster, [name], if_up=True):
+                self.say(name, f"not put back: {alone}")
+            else:
+                undone += self._back(name, aside=False)
+        self.released += siblings
+        left = [name for name in self.released if name not in undone]
+        seen = [self._with_last_words(replace(f, restored=True)) if f.host in undone else f for f in failures]
+        return RolloutError(seen, undone, left)
+
+    def _back(self, name: str, aside: bool) -> list[str]:
+        try:
+            heard = self._take_back(name, steps.turn_back(self.release.turns[name], aside))
+        except FiefdomError as error:
+            self.say(name, f"not put back: {error}")
+            return []
+        if heard.failure or not heard.restored:
+            self.say(name, f"not put back: {heard.failure.reason if heard.failure else 'it does not say why'}")
+            return []
+        self.say(name, "put back")
+        return [name]
+
+    def _take_back(self, name: str, steps: Sequence[steps.Step]) -> Heard:
+        """Let a host take steps; over another connection where the one there was has dropped."""
+        heard = Heard(name, self._stage)
+        try:
+            take_turn(self.hosts, name, steps, heard)
+        except FiefdomError as error:
+            if reason := self.hosts.connect_anew(name):
+                raise FiefdomError(f"{error}; and no other one opens: {reason}") from error
+            # It may be at the turn still in which its connection dropped.
+            self.hosts.on_all(lambda name: await_turn(self.hosts, name), [name])
+            heard = Heard(name, self._stage)
+            take_turn(self.hosts, name, steps, heard)
+        return heard
+
+    def _with_last_words(self, failure: Failure) -> Failure:
+        """A failure with what its host keeps aside and, where nobody told why it failed, what that said last."""
+        instances = [
+            c.resource
+            for c in self.release.turns[failure.host].of("container", "-/+")
+            if isinstance(c.resource, Container) and c.resource.role == "instance"
+        ]
+        # The one to blame comes first.
+        names = [f"{c.name}{FAILED}" for c in sorted(instances, key=lambda c: c.unit not in failure.unit)]
+        try:
+            found = self.hosts.on_all(lambda name: self.hosts.script(name, _KEPT, names)[1], [failure.host])
+        except FiefdomError:  # it is only told less then
+            return failure
+        lines = [line.partition("\t") for line in found[failure.host].splitlines()]
+        kept = tuple(text for kind, _, text in lines if kind == "kept")
+        words = tuple(printable(text)[:_WORDS_MAX] for kind, _, text in lines if kind == "log" and text.strip())
+        return replace(failure, kept=kept, log=failure.log or words[-10:])
+
+    # --- Looking and telling
+
+    def _views(self) -> Mapping[str, Any]:
+        return views_of(self.hosts, self.known.cluster.gateways)
+
+    def _stage(self, name: str, stage: str, began: float | None = None) -> None:
+        if began is None:
+            self.say(name, stage)
+        else:
+            self.stages.setdefault(name, {})[stage] = round(now_s() - began, 3)
+
+    def _end_stage(self, batch: Iterable[str], stage: str, began: float) -> None:
+        for name in batch:
+            self._stage(name, stage, began)

@@ -1,0 +1,569 @@
+"""Hosts made of plain values: they take the steps of `apply` as apply.sh would, and answer with a snapshot."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fiefdom.converge import carry_out, run, steps
+from fiefdom.converge.run import Known
+from fiefdom.converge.snapshot import FoundContainer, FoundFile, FoundImage, FoundUnit, Snapshot
+from fiefdom.converge.steps import Phase, Step
+from fiefdom.desired.containers import FAILED, conf_path
+from fiefdom.desired.gateway import HAPROXY_CONFIG
+from fiefdom.desired.state import HostState, digest, spec_hash
+from fiefdom.errors import FiefdomError
+
+LIVE = "live output"
+AGENT_FILE = "/etc/fiefdom/serf/agent.json"
+GATEWAY_AGENT_FILE = "/etc/fiefdom/gateway/agent.json"
+
+Ring = tuple[str, ...]
+
+
+def understand(one: Ring, other: Ring) -> bool:
+    """Whether two agents with these keys understand each other: each encrypts with its first."""
+    return bool(one and other) and one[0] in other and other[0] in one
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a turn keeps of the time before it."""
+
+    files: dict[str, tuple[FoundFile, bytes] | None] = field(default_factory=dict)
+    containers: dict[str, tuple[str, FoundContainer | None]] = field(default_factory=dict)
+    turn: str = ""
+
+
+class StepFailed(Exception):
+    """What a step complains of: the thing and the reason."""
+
+
+@dataclass
+class SimulatedHost:
+    """``state`` is what it is asked for; what a container is started as says its configuration, where it has one."""
+
+    state: HostState
+    identities: dict[str, str] = field(default_factory=dict)
+    now: Snapshot = field(
+        default_factory=lambda: Snapshot(0, "debian", "trixie", hostname="old", static_hostname="old")
+    )
+    log: list[Step] = field(default_factory=list)
+    staged: dict[str, tuple[FoundFile, bytes]] = field(default_factory=dict)
+    contents: dict[str, bytes] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
+    kept: Kept | None = None
+    unfinished: bool = False
+    undo: bool = False
+    _keeping: Kept = field(default_factory=Kept)
+    _built: dict[str, FoundImage] = field(default_factory=dict)
+
+    def take(self, phase: Phase) -> None:
+        """One phase, as a whole."""
+        for ref in phase.images:
+            context = self.identities.get(ref, "").removeprefix("context:")
+            found = FoundImage(f"sha256:{digest(ref + context)}", context)
+            self.now.images[ref] = self._built[found.id] = found
+        for step in phase.steps:
+            self.take_step(step)
+
+    def take_step(self, step: Step) -> None:
+        """One step."""
+        self.log.append(step)
+        getattr(self, step[0].replace("-", "_"))(*step[1:])
+
+    def record(self, kind: str, name: str) -> None:
+        self.now = replace(self.now, made=self.now.made | {(kind, name)})
+
+    def forget(self, kind: str, name: str) -> None:
+        self.now = replace(self.now, made=self.now.made - {(kind, name)})
+
+    def packages(self, *names: str) -> None:
+        self.now.packages.update(dict.fromkeys(names, "1"))
+
+    def directory(self, path: str, mode: str, uid: str, gid: str) -> None:
+        self.now.files[path] = FoundFile("directory", int(mode, 8), int(uid), int(gid))
+
+    def stage(self, path: str, mode: str, uid: str, gid: str, content: str) -> None:
+        body = base64.b64decode(content)
+        self.staged[path] = FoundFile("regular file", int(mode, 8), int(uid), int(gid), digest(body)), body
+
+    def check(self, path: str, *argv: str) -> None:
+        assert path in self.staged and "{}" in argv
+
+    def place(self, path: str) -> None:
+        self.now.files[path], self.contents[path] = self.staged.pop(path)
+
+    def hostname(self, name: str) -> None:
+        self.now = replace(self.now, hostname=name, static_hostname=name)
+
+    def sysctl(self, path: str, value: str) -> None:
+        self.now.sysctls[path.removeprefix("/proc/sys/")] = value
+
+    def daemon_reload(self) -> None:
+        for name, unit in self.now.units.items():
+            self.now.units[name] = replace(unit, needs_reload=False)
+
+    def unit(self, name: str, verbs: str, stamp: str, live: str) -> None:
+        unit = self.now.units.get(name, FoundUnit(load="loaded"))
+        for verb in verbs.split(","):
+            if verb in ("enable", "disable"):
+                unit = replace(unit, enabled=f"{verb}d")
+            else:
+                unit = replace(unit, active="inactive" if verb == "stop" else "active")
+        self.now.units[name] = unit
+        if stamp:
+            self.now.live[name] = LIVE
+            self.now.stamps[name] = f"{stamp} {LIVE if live else '-'}"
+
+    def unstamp(self, name: str) -> None:
+        self.now.stamps.pop(name, None)
+
+    def containers(self, verb: str, *units: str) -> None:
+        if not units:
+            raise StepFailed("", f"{verb} failed: Too few arguments.")
+        names = {c.unit: c.name for c in self.state.containers}
+        for unit in units:
+            self._drive(verb, unit, names.get(unit, unit.removesuffix(".service")))
+
+    def _drive(self, verb: str, unit: str, name: str) -> None:
+        if verb != "stop":
+            self.now.containers[name] = found = self._started(name)
+            self.now.container_stamps[name] = f"{found.spec} {found.facts}"
+        elif name in self.now.containers:
+            self.now.containers[name] = replace(self.now.containers[name], running=False)
+        found_unit = self.now.units.get(unit, FoundUnit(load="loaded"))
+        self.now.units[unit] = replace(found_unit, active="inactive" if verb == "stop" else "active")
+
+    def _started(self, name: str) -> FoundContainer:
+        text = self.contents.get(conf_path(name), b"").decode()
+        if text:
+            conf = dict(line.split(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+            spec, ref, role, version = (conf[key] for key in ("spec", "image", "role", "version"))
+        else:
+            wanted = next((c for c in self.state.containers if c.name == name), None)
+            if wanted is None:
+                raise StepFailed(name, "its configuration is missing")
+            spec, ref, role, version = spec_hash(wanted, self.state), wanted.image, wanted.role, wanted.version
+        if ref not in self.now.images:
+            raise StepFailed(name, f"image {ref} is not on this host")
+        return FoundContainer(True, self.now.images[ref].id, spec, role, version, True, f"facts of {spec}")
+
+    def remove_unit(self, name: str) -> None:
+        self.now.units.pop(name, None)
+        self.now.stamps.pop(name, None)
+
+    def remove_container(self, name: str) -> None:
+        self.now.containers.pop(name, None)
+        self.now.container_stamps.pop(name, None)
+
+    def remove_file(self, path: str) -> None:
+        self.now.files.pop(path, None)
+        self.contents.pop(path, None)
+
+    def remove_directory(self, path: str) -> None:
+        if not any(p.startswith(f"{path}/") for p in self.now.files):
+            self.now.files.pop(path, None)
+
+    def erase(self) -> None:
+        self.kept = None
+
+    def rest(self, *units: str) -> None: ...
+
+    def upgrade(self, *units: str) -> None: ...
+
+    # --- What only a turn does
+
+    def say(self, stage: str) -> None:
+        self.said.append(f"fiefdom-stage\t{stage}")
+
+    def guard(self, *_words: str) -> None:
+        """Nothing that a simulated host has could lock anybody out."""
+
+    def leave_network(self) -> None:
+        """A simulated host has no interfaces."""
+
+    def reconfigure(self, interface: str) -> None:
+        """A simulated host has no interfaces."""
+
+    def keep(self, what: str, name: str = "", unit: str = "") -> None:
+        if what == "begin":
+            before = self.kept if self.unfinished and self.kept else Kept()
+            self._keeping = Kept(dict(before.files), dict(before.containers), name)
+        elif what == "done":
+            self.kept, self.unfinished, self.undo = self._keeping, True, True
+        elif what == "file":
+            found = self.now.files.get(name)
+            self._keeping.files.setdefault(name, (found, self.contents[name]) if found else None)
+        else:
+            self._keeping.containers.setdefault(name, (unit, self.now.containers.get(name)))
+
+    def kept_turn(self, turn: str) -> bool:
+        """Whether what was kept is of this turn: otherwise it never came to change anything."""
+        return self.kept is not None and self.kept.turn == turn
+
+    def settled(self) -> None:
+        self.unfinished = self.undo = False
+
+    def restore(self, how: str) -> None:
+        self.undo = False
+        if self.kept is None:
+            self.said.append("fiefdom-not-restored\t/var/lib/fiefdom/previous\tnothing was kept of an earlier release")
+            raise StepFailed("restore", "nothing was kept")
+        for name, (unit, before) in self.kept.containers.items():
+            found = self.now.containers.get(name)
+            if found and before and replace(found, running=before.running) == before:
+                continue
+            if before and before.image_id in self._built:
+                ref = next(c.image for c in self.state.containers if c.name == name)
+                self.now.images.update({r: self._built[i.id] for r, i in self.now.images.items() if r != ref})
+            if how == "aside" and unit != "serf-agent.service" and found:
+                self.now.containers[f"{name}{FAILED}"] = replace(found, running=False)
+        for path, file in self.kept.files.items():
+            if file is None:
+                self.remove_file(path)
+            else:
+                self.now.files[path], self.contents[path] = file
+        units = {unit: name for name, (unit, _) in self.kept.containers.items()}
+        for unit in sorted(units, key=lambda u: u == "serf-agent.service"):
+            self._drive("start", unit, units[unit])
+        self.unfinished = False
+        self.said.append("fiefdom-restored\tthis host")
+
+
+def answer(now: Snapshot) -> list[str]:
+    """What snapshot.sh would print of a host."""
+    lines = [
+        f"uid\t{now.uid}",
+        f"os\t{now.distribution}\t{now.release}",
+        f"client\t{now.client}",
+        f"docker\t{now.docker}",
+        f"hostname\t{now.hostname}\t{now.static_hostname}",
+    ]
+    for path, f in now.files.items():
+        lines += [f"file\t{path}\t{f.kind}\t{f.mode:o}\t{f.uid}\t{f.gid}"]
+        lines += [f"digest\t{path}\t{f.digest}"] * (f.digest is not None)
+    lines += [f"package\t{name}\tinstalled\t{version}" for name, version in now.packages.items()]
+    for name, u in now.units.items():
+        shown = {"Id": name, "LoadState": u.load, "ActiveState": u.active, "UnitFileState": u.enabled}
+        lines += [*(f"unit\t{key}={value}" for key, value in shown.items()), "unit\t"]
+    lines += [f"sysctl\t/proc/sys/{key}:{value}" for key, value in now.sysctls.items()]
+    lines += [f"image\t{ref}\t{i.id}\t{i.context}" for ref, i in now.images.items()]
+    lines += [f"live\t{name}\t{value}" for name, value in now.live.items()]
+    for folder, stamps in (("stamps", now.stamps), ("containers", now.container_stamps)):
+        lines += [f"stamp\t/var/lib/fiefdom/{folder}/{name}:{value}" for name, value in stamps.items()]
+    lines += [
+        "\t".join(
+            [
+                *(f"container\t/{name}", "true" if c.running else "false", c.image_id, c.spec, c.role, c.version),
+                *("yes" if c.ours else "", c.facts),
+            ]
+        )
+        for name, c in now.containers.items()
+    ]
+    return [*lines, *(f"made\t{kind}\t{name}" for kind, name in sorted(now.made)), "end"]
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What goes wrong at the step of this number of a host's turn: it fails, is killed, or loses its connection.
+
+    A "break" of the connection heals by itself, a "cut" one has to be opened anew, and the host may be "dead".
+    """
+
+    kind: str
+    step: int
+
+
+@dataclass
+class SimulatedHosts:
+    """A cluster's hosts behind the face of `engine.Session`. Gateways see whom the running agents tell of.
+
+    ``log`` keeps who did what, in order; ``trouble`` is for the next turn of a host.
+    """
+
+    known: Known
+    root: Path
+    hosts: dict[str, SimulatedHost] = field(default_factory=dict)
+    log: list[str] = field(default_factory=list)
+    trouble: dict[str, Trouble] = field(default_factory=dict)
+    back_trouble: dict[str, Trouble] = field(default_factory=dict)
+    counted: Counter[tuple[str, str]] = field(default_factory=Counter)
+    views: dict[str, Any] = field(default_factory=dict)
+    """What a gateway answers instead of the truth."""
+    tags: dict[str, dict[str, str]] = field(default_factory=dict)
+    rings: dict[str, Ring] = field(default_factory=dict)
+    """Keys of each agent that runs, the one it encrypts with first."""
+    strangers: dict[str, Ring] = field(default_factory=dict)
+    """Members that are no host of the cluster, with the keys that they have."""
+    watch: Callable[[str], object] = lambda _name: None
+    """Called after every step of a host."""
+    cut: set[str] = field(default_factory=set)
+    """Hosts whose connection dropped."""
+    gone: set[str] = field(default_factory=set)
+    """Hosts to which no other connection opens."""
+    _specs: dict[str, str] = field(default_factory=dict)
+    _ring_specs: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.known.cluster.hosts)
+
+    # --- What a session does
+
+    def on_all(self, function: Callable[[str], Any], names: Iterable[str] | None = None) -> dict[str, Any]:
+        errors, results = {}, {}
+        for name in self.names if names is None else tuple(names):
+            try:
+                results[name] = function(name)
+            except FiefdomError as error:
+                errors[name] = error
+            except (OSError, EOFError) as error:
+                errors[name] = FiefdomError(f"{name}: the connection broke off: {error}")
+        if errors:
+            raise FiefdomError("; ".join(str(error) for error in errors.values()))
+        return results
+
+    def snapshot_lines(self, queries: Mapping[str, str]) -> dict[str, list[str]]:
+        return {name: answer(self.hosts[name].now) for name in queries}
+
+    def run(self, name: str, phase: Phase, _registry: bool) -> None:
+        self.log.append(f"{name} {phase.name}")
+        self.hosts[name].take(replace(phase, steps=()))
+        for step in phase.steps:
+            self.hosts[name].take_step(step)
+            self._gossip(name)
+
+    def follow(self, name: str, steps: Iterable[Step], hear: Callable[[str], None]) -> None:
+        steps = list(steps)
+        back = any(step[0] == "restore" for step in steps)
+        trouble = (self.back_trouble if back else self.trouble).pop(name, Trouble("none", -1))
+        if trouble.kind == "dead":
+            self.cut.add(name)
+            self.gone.add(name)
+        self._require_link(name)
+        self.log.append(f"{name} {'back' if back else 'turn'}")
+        try:
+            for line in self._lines(name, steps, trouble):
+                hear(line)
+        except BaseException:  # the operator is gone, the host is not
+            raise
+        finally:
+            self.log.append(f"{name} end")
+
+    def _lines(self, name: str, steps: Sequence[Step], trouble: Trouble) -> Iterator[str]:
+        """What a turn prints; it comes to its end whether anybody hears it or not."""
+        printed = list(self._taken(name, steps, trouble))
+        if trouble.kind in ("break", "cut"):
+            yield from printed[: trouble.step]
+            if trouble.kind == "cut":
+                self.cut.add(name)
+            raise FiefdomError(f"{name}: the connection broke off; the host ends its turn by itself")
+        yield from printed
+
+    def _taken(self, name: str, steps: Sequence[Step], trouble: Trouble) -> Iterator[str]:
+        host = self.hosts[name]
+        host.undo = False
+        for number, step in enumerate(steps):
+            try:
+                if trouble == Trouble("fail", number):
+                    raise StepFailed(" ".join(step[:2]), "out of luck")
+                if trouble == Trouble("killed", number):
+                    return
+                if step[0] == "kept":
+                    if not host.kept_turn(step[1]):
+                        yield f"fiefdom-restored\t{name}"
+                        return
+                else:
+                    host.take_step(step)
+            except StepFailed as error:
+                yield from self._said(host)
+                yield "fiefdom-log\tx.service\tlast words"
+                yield "\t".join(["fiefdom-failed", *error.args])
+                if host.undo:
+                    yield "fiefdom-stage\trestore"
+                    host.restore("aside")
+                    yield from self._said(host)
+                return
+            finally:
+                self._gossip(name)
+            yield from self._said(host)
+            yield "\t".join(["done", step[0], step[1] if step[1:] else ""])
+
+    @staticmethod
+    def _said(host: SimulatedHost) -> Iterator[str]:
+        yield from host.said
+        host.said.clear()
+
+    @contextmanager
+    def every(self, _seconds: float, function: Callable[[], object]) -> Iterator[None]:
+        yield
+        function()
+
+    def script(
+        self, name: str, text: str, arguments: Sequence[str] = (), stdin: str = "", **_: Any
+    ) -> tuple[bool, str, str]:
+        """The ledger's script is run with a folder for each gateway, and one that reads an agent's configuration with
+        that; the others find what they hope for.
+        """
+        self._require_link(name)
+        if arguments and arguments[0] in (AGENT_FILE, GATEWAY_AGENT_FILE):
+            return self._read(name, text, arguments)
+        if "docker logs" in text:
+            kept = [n for n in arguments if n in self.hosts[name].now.containers]
+            return True, "\n".join([*(f"kept\t{n}" for n in kept), *(f"log\twords of {n}" for n in kept[:1])]), ""
+        if "flock" in text:
+            self.log.append(f"{name} awaited")
+        if "/var/lib/fiefdom/ledger" not in arguments:
+            return True, "", ""
+        self.log.append(f"{name} ledger {arguments[0]}")
+        own = [str(self.root / name) if word.startswith("/var/lib") else word for word in arguments]
+        command = ["sh", "-c", text, "fiefdom", *own, "10.0.0.1 5 10.0.0.2 22"]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+        return done.returncode == 0, done.stdout.rstrip("\n"), done.stderr
+
+    def connect_anew(self, name: str) -> str | None:
+        if name in self.gone:
+            return "no answer"
+        self.cut.discard(name)
+        self.log.append(f"{name} connected anew")
+        return None
+
+    def _require_link(self, name: str) -> None:
+        if name in self.cut:
+            raise ConnectionResetError("gone")
+
+    def _read(self, name: str, text: str, paths: Sequence[str]) -> tuple[bool, str, str]:
+        own = [self.root / f"{name}-{number}" for number in range(len(paths))]
+        for path, copy in zip(paths, own, strict=True):
+            copy.unlink(missing_ok=True)
+            if path in self.hosts[name].contents:
+                copy.write_bytes(self.hosts[name].contents[path])
+        command = ["sh", "-c", text, "fiefdom", *map(str, own)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.returncode == 0, done.stdout, done.stderr
+
+    def shell(self, name: str, argv: Iterable[str]) -> tuple[bool, str, str]:
+        """What Serf is asked and told; every other command is taken for the one that asks a gateway how it is."""
+        words = list(argv)
+        if "serf" in words:
+            return self._serf(name, words[words.index("serf") + 1 :])
+        members = [{"name": member, "status": "alive"} for member in self.tags]
+        well = {"ok": True, "error": None}
+        config = self.hosts[name].now.files.get(HAPROXY_CONFIG)
+        taken_up = well | {"digest": config.digest if config else None}
+        truth = {"serf": well, "config": taken_up, "members": members, "servers": self.servers(), "rejected": []}
+        view = self.views.get(name, truth)
+        if isinstance(view, Exception):
+            raise view
+        return (False, "", view) if isinstance(view, str) else (True, json.dumps(view), "")
+
+    def _serf(self, name: str, words: Sequence[str]) -> tuple[bool, str, str]:
+        if words[0] == "force-leave":
+            self.log.append(f"{name} {' '.join(words)}")
+            if not understand(self.rings[name], self.strangers.get(words[-1], ())):
+                self.strangers.pop(words[-1], None)
+            return True, "", ""
+        rows = [
+            {"name": member, "addr": "10.1.0.99:7946", "status": "alive" if known else "failed"}
+            for member, ring in (self.rings | self.strangers).items()
+            for known in [understand(self.rings[name], ring)]
+        ]
+        return True, json.dumps({"members": rows}), ""
+
+    # --- What gateways see
+
+    def ring_on_disk(self, name: str) -> Ring:
+        """Keys with which a host's agent would start now; none where it could not."""
+        contents = self.hosts[name].contents
+        text = contents.get(GATEWAY_AGENT_FILE if name in self.known.cluster.gateways else AGENT_FILE)
+        config = json.loads(text) if text else {}
+        if "keyring_file" in config:
+            return tuple(json.loads(contents.get(config["keyring_file"], b"[]")))
+        return (config["encrypt_key"],) if config else ()
+
+    def _take_up_ring(self, name: str) -> None:
+        role = "gateway" if name in self.known.cluster.gateways else "serf-agent"
+        agent = self.hosts[name].now.containers.get(role)
+        if not (agent and agent.running):
+            self.rings.pop(name, None)
+        elif name not in self.rings or self._ring_specs.get(name) != agent.spec:
+            self._ring_specs[name] = agent.spec
+            self.rings[name] = self.ring_on_disk(name)
+        self.watch(name)
+
+    def _gossip(self, name: str) -> None:
+        self._take_up_ring(name)
+        host = self.hosts[name]
+        agent = host.now.containers.get("serf-agent")
+        if not (agent and agent.running):
+            self.tags.pop(name, None)
+        elif AGENT_FILE in host.contents and (name not in self.tags or self._specs.get(name) != agent.spec):
+            # An agent reads its file when it starts, and its specification covers the file.
+            self._specs[name] = agent.spec
+            self.tags[name] = json.loads(host.contents[AGENT_FILE])["tags"]
+
+    def servers(self) -> list[dict[str, Any]]:
+        """Rows of any gateway's status document."""
+        rows = []
+        for name, tags in self.tags.items():
+            for tag, offer in tags.items():
+                if tag.startswith("svc:"):
+                    version, _, ports = offer.partition(";")
+                    first, last = map(int, ports.split("-"))
+                    rows += [self._row(name, tag[4:], version, port) for port in range(first, last + 1)]
+        return rows
+
+    def _row(self, host: str, service: str, version: str, port: int) -> dict[str, Any]:
+        found = self.hosts[host].now.containers.get(f"{service}-{port}")
+        name = f"{host}-{port}"
+        return {
+            "service": service,
+            "name": name,
+            "port": port,
+            "state": "up" if found and found.running else "down",
+            "version": version,
+            "requests": self.counted[name, "requests"],
+            "errors_5xx": self.counted[name, "errors"],
+            "failures": 0,
+        }
+
+    def versions(self, service: str) -> dict[str, set[tuple[str, bool]]]:
+        """Version of every instance of a service and whether it runs, by host."""
+        return {
+            name: {(c.version, c.running) for n, c in host.now.containers.items() if self._is_of(n, service)}
+            for name, host in self.hosts.items()
+            if any(i.service == service for i in self.known.cluster.instances(name))
+        }
+
+    @staticmethod
+    def _is_of(container: str, service: str) -> bool:
+        return container.rpartition("-")[0] == service and not container.endswith(FAILED)
+
+
+def converged(known: run.Known, root: Path) -> SimulatedHosts:
+    """The hosts of a cluster, all as its inventory says."""
+    hosts = SimulatedHosts(known, root)
+    for name in known.cluster.hosts:
+        hosts.hosts[name] = SimulatedHost(HostState(), dict(known.identities), Snapshot(0, "debian", "trixie"))
+        hosts.hosts[name].now = replace(hosts.hosts[name].now, docker="up")
+    bring(hosts, known)
+    hosts.log.clear()
+    return hosts
+
+
+def bring(hosts: SimulatedHosts, known: run.Known, hold: tuple[str, ...] | None = None) -> None:
+    """Let `apply` bring all hosts to an inventory."""
+    hosts.known = known
+    for name, host in hosts.hosts.items():
+        wanted = carry_out.plan_of(known, name, answer(host.now), hold=hold)
+        host.state = wanted.state
+        for phase in steps.phases(wanted.due):
+            hosts.run(name, phase, True)

@@ -1,0 +1,283 @@
+"""Commands that change hosts, on simulated ones: who may be at work at once, and what a program reads of the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from fiefdom.cli import main, show
+from fiefdom.cluster import ledger
+from fiefdom.converge import carry_out
+from fiefdom.errors import FiefdomError
+from helpers.clock import Clock, stopped
+from helpers.released import APPS, NEW, OLD, known
+from helpers.simulated import SimulatedHosts, bring, converged
+
+GATEWAYS = ("gw1", "gw2")
+MORE_MEMORY = {"serf": {"memory_mib": 96}}
+"""Restarts every agent, so that each host leaves for a moment."""
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return stopped(monkeypatch)
+
+
+@pytest.fixture
+def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> SimulatedHosts:
+    found = converged(known(), tmp_path)
+    found.known = known(**MORE_MEMORY)
+
+    @contextmanager
+    def connected(inventory: str, *_: Any, **__: Any) -> Iterator[main._Run]:
+        consoles = show.console(), show.console(stderr=True)
+        yield main._Run(inventory, found.known, found.names, found, *consoles)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(main, "_run", connected)
+    return found
+
+
+def fiefdom(*arguments: str) -> Result:
+    return CliRunner().invoke(main.main, [arguments[0], "inv.yaml", *arguments[1:]])
+
+
+def words(result: Result) -> list[str]:
+    """What it printed for a person, less what it always says."""
+    assert result.exit_code == 0, result.output
+    return [line for line in result.stderr.splitlines() if not line.startswith("warning: ")]
+
+
+def at_work(hosts: SimulatedHosts, who: str = "ann@desk") -> Any:
+    """An apply of somebody else."""
+    act = ledger.Held(hosts, GATEWAYS, "run", who, "", pytest.fail)
+    found = ledger.hold_for_apply(act, ["app1"], pytest.fail)
+    found.__enter__()
+    return found
+
+
+def test_an_apply_that_interrupts_hosts_holds_the_lock_meanwhile(hosts: SimulatedHosts) -> None:
+    assert words(fiefdom("apply", "--yes")) == []
+    log = hosts.log
+    turns = [i for i, line in enumerate(log) if line.endswith(" containers")]
+    assert len(turns) == len(APPS)
+    assert log.index("gw2 ledger take") < turns[0] and log.index("gw1 ledger release") > turns[-1]
+    # Each turn is preceded by a sign of life, and the first by the end of what another run left under way.
+    assert [log[i - 1] for i in turns] == ["gw2 ledger beat"] * len(APPS)
+    assert log.index("gw2 ledger take") < log.index("app1 awaited") < turns[0]
+    found = ledger.read(hosts, GATEWAYS)
+    (act,) = ledger.acts(found.entries)
+    assert (act.what, act.outcome, act.hosts, found.locks) == ("apply", "ok", APPS, ())
+    assert len(act.plan) == 12
+
+
+def test_an_apply_that_interrupts_nobody_takes_no_lock(hosts: SimulatedHosts) -> None:
+    hosts.known = known()
+    hosts.hosts["app1"].now.packages.pop("nftables")
+    assert words(fiefdom("apply", "--yes")) == []
+    assert [line for line in hosts.log if "ledger" in line and "append" not in line] == [
+        "gw1 ledger show",
+        "gw2 ledger show",
+    ]
+
+
+def test_an_apply_with_nothing_to_do_asks_the_ledger_nothing(hosts: SimulatedHosts) -> None:
+    hosts.known = known()
+    assert words(fiefdom("apply", "--yes")) == []
+    assert hosts.log == []
+
+
+@pytest.mark.parametrize("calm", [False, True], ids=["that interrupts", "that interrupts nobody"])
+def test_an_apply_waits_for_another_one_and_does_what_that_left(
+    hosts: SimulatedHosts, clock: Clock, calm: bool
+) -> None:
+    if calm:
+        hosts.known = known()
+    hosts.hosts["app1"].now.packages.pop("nftables")
+    other = at_work(hosts)
+
+    def ends() -> None:
+        clock.meanwhile = lambda: None
+        bring(hosts, known())  # it had an older inventory, and took the package along
+        hosts.known = known() if calm else known(**MORE_MEMORY)
+        hosts.log.clear()
+        other.__exit__(None, None, None)
+
+    clock.meanwhile = ends
+    result = fiefdom("apply", "--yes")
+    said = words(result)
+    assert said[0] == "waits for the apply of ann@desk"
+    assert said[1:] == [] and "Converged" in result.stdout
+    assert "app1 packages" not in hosts.log
+    assert ("app1 containers" in hosts.log) != calm
+
+
+@pytest.mark.parametrize("yes", [False, True])
+def test_what_nobody_agreed_to_is_done_with_yes_only(hosts: SimulatedHosts, clock: Clock, yes: bool) -> None:
+    """Without --yes a person saw a plan, and it is that or less."""
+    run = main._Run("inv.yaml", hosts.known, hosts.names, hosts, show.console(), show.console())  # type: ignore[arg-type]
+    seen = carry_out.make_plan(hosts.known, hosts.names, hosts)
+    other = at_work(hosts)
+
+    def ends() -> None:
+        hosts.hosts["app1"].now.packages.pop("nftables")
+        other.__exit__(None, None, None)
+
+    clock.meanwhile = ends
+    words = r"^the hosts changed since this run looked at them \(app1: package nftables\); run it again$"
+    with nullcontext() if yes else pytest.raises(FiefdomError, match=words):
+        main._carry_out(run, seen, yes, run.out)
+    assert ("app1 packages" in hosts.log) == ("app2 containers" in hosts.log) == yes
+    assert ledger.read(hosts, GATEWAYS).locks == ()
+
+
+def test_what_takes_nobody_out_is_done_before_the_lock_is_asked_for(hosts: SimulatedHosts) -> None:
+    """Packages and images take long, and a new login may have to be waited for."""
+    hosts.hosts["app1"].now.packages.pop("nftables")
+    result = fiefdom("apply", "--yes")
+    assert words(result) == []
+    assert hosts.log.index("app1 packages") < hosts.log.index("gw1 ledger take") < hosts.log.index("app1 containers")
+    done = [line.split()[2] for line in result.stdout.splitlines() if line.endswith(" done")]
+    assert done == [*APPS]
+
+
+def test_what_ran_where_dockerd_was_down_is_found_under_the_lock(hosts: SimulatedHosts) -> None:
+    app1 = hosts.hosts["app1"]
+    hosts.known = known()
+    running, app1.now = app1.now.containers, replace(app1.now, docker="down", containers={})
+    run_phase = hosts.run
+
+    def run(name: str, phase: Any, registry: bool) -> None:
+        if name == "app1" and app1.now.docker == "down":  # whatever comes first starts it
+            app1.now = replace(app1.now, docker="up", containers=dict(running))
+        run_phase(name, phase, registry)
+
+    hosts.run = run  # type: ignore[method-assign]
+    app1.now.packages.pop("nftables")
+    assert words(fiefdom("apply", "--yes")) == []
+    assert "app1 containers" not in hosts.log and app1.now.containers == running
+
+
+def test_an_apply_whose_lock_was_taken_over_begins_no_other_turn(hosts: SimulatedHosts) -> None:
+    run_phase = hosts.run
+
+    def run(name: str, phase: Any, registry: bool) -> None:
+        run_phase(name, phase, registry)
+        if (name, phase.name) == ("app1", "containers"):
+            for gateway in GATEWAYS:
+                (hosts.root / gateway / "lock").unlink()
+
+    hosts.run = run  # type: ignore[method-assign]
+    result = fiefdom("apply", "--yes")
+    assert result.exit_code == 1 and "this run's lock was removed meanwhile" in result.stderr
+    assert "app2 containers" not in hosts.log
+
+
+def test_an_apply_that_was_killed_is_run_again_without_a_flag(hosts: SimulatedHosts, clock: Clock) -> None:
+    dead = at_work(hosts)
+    for gateway in GATEWAYS:
+        path = hosts.root / gateway / "lock"
+        at = path.stat().st_mtime - ledger.SILENT_S
+        os.utime(path, (at, at))
+    said = words(fiefdom("apply", "--yes"))
+    assert said == ["took over from ann@desk: apply of app1, which was silent for more than 15 s"]
+    del dead
+
+
+# --- JSON
+
+
+def answer(result: Result) -> tuple[str, str]:
+    """Outcome and error of a command that failed, as one document and one line."""
+    assert result.exit_code == 1
+    data = json.loads(result.stdout)
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert line == f"error: {data['error']}"
+    return data["outcome"], data["error"]
+
+
+@pytest.mark.parametrize(
+    "command", ["apply --yes", "rollout", "rollback predictor 1.0.0", "reboot", "retire app1", "rotate-key"]
+)
+def test_a_program_is_told_why_a_command_was_refused(hosts: SimulatedHosts, command: str) -> None:
+    hosts.known = known(NEW, **MORE_MEMORY) if command == "apply --yes" else known(NEW)
+    ledger.lock(hosts, GATEWAYS, "ann@desk", "the sale", pytest.fail)
+    outcome, error = answer(fiefdom(*command.split(), "--json"))
+    assert outcome == "refused" and "the sale" in error
+    assert not any(line.endswith((" turn", " containers")) for line in hosts.log)
+
+
+def test_a_program_is_told_that_a_command_failed(hosts: SimulatedHosts) -> None:
+    def run(name: str, *_: Any) -> None:
+        raise FiefdomError(f"{name}: out of\nluck")
+
+    hosts.run = run  # type: ignore[method-assign]
+    result = fiefdom("apply", "--yes", "--json")
+    outcome, error = answer(result)
+    assert outcome == "failed" and "app1: out of luck" in error
+    assert set(json.loads(result.stdout)["hosts"]) == set(hosts.names)
+
+
+@pytest.mark.parametrize(
+    ("command", "has"),
+    [
+        ("apply --yes", {"hosts", "hash"}),
+        ("plan", {"hosts", "hash"}),
+        ("rollout", {"outcome", "on_new_version"}),
+        ("retire app1", {"outcome", "seconds"}),
+    ],
+)
+def test_what_goes_well_is_one_document_as_well(hosts: SimulatedHosts, command: str, has: set[str]) -> None:
+    hosts.known = known(NEW)
+    result = fiefdom(*command.split(), "--json")
+    assert has <= set(json.loads(result.stdout))
+    assert "error" not in json.loads(result.stdout)
+
+
+def test_without_json_nothing_of_it_is_printed(hosts: SimulatedHosts) -> None:
+    hosts.known = known(NEW)
+    ledger.lock(hosts, GATEWAYS, "ann@desk", "the sale", pytest.fail)
+    result = fiefdom("rollout")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert OLD not in result.stderr
+
+
+def test_ports_that_instances_leave_stay_open_until_their_turn(hosts: SimulatedHosts) -> None:
+    """The rules are there before the first turn, and gateways send requests to old ports until the last one."""
+    hosts.known = known(services={"predictor": {"version": OLD, "base_port": 8500}, "web": None})
+    for name in APPS:
+        hosts.hosts[name].state = carry_out.states_of(hosts.known.cluster, name, hosts.known.secrets)["trixie"]
+    agreed = carry_out.make_plan(hosts.known, hosts.names, hosts)
+    run, seen = hosts.run, []
+
+    def watched(name: str, *rest: Any) -> None:
+        run(name, *rest)
+        if name in APPS:
+            rules = hosts.hosts[name].contents["/etc/fiefdom/firewall.nft"].decode()
+            (ports,) = set(re.findall(r"proto-dst { (.*?) }", rules))
+            seen.append((name, rest[0].name, ports, set(hosts.hosts[name].now.containers) - {"serf-agent"}))
+
+    hosts.run = watched  # type: ignore[method-assign]
+    assert words(fiefdom("apply", "--yes")) == []
+    old, new = ({f"predictor-{base + i}" for i in range(2)} for base in (8000, 8500))
+    by_host = {name: [each[1:] for each in seen if each[0] == name] for name in APPS}
+    for found in by_host.values():
+        both = "8000-8001, 8500-8501"
+        assert [each for each in found if each[0] in ("access", "containers")] == [
+            ("access", both, old),
+            ("containers", both, new),
+            ("access", "8500-8501", new),
+        ]
+    assert carry_out.make_plan(hosts.known, hosts.names, hosts).clean
+    # What somebody else changes meanwhile is not a part of that.
+    hosts.hosts["app1"].now.files.pop("/etc/ssh/sshd_config.d/10-fiefdom.conf")
+    left = carry_out.make_plan(hosts.known, hosts.names, hosts)
+    assert not left.clean and carry_out.left_by_turns(left, agreed).clean

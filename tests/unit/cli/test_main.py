@@ -1,0 +1,201 @@
+"""The command as a person meets it where no host is asked: help, bad input, exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pyrage
+import pytest
+
+from fiefdom import inventory
+from fiefdom.inventory import secret
+
+ROOT = Path(__file__).resolve().parents[3]
+FIEFDOM = Path(sys.executable).with_name("fiefdom")
+VALID = (ROOT / "inventories/lab.yaml").read_text()
+
+
+def fiefdom(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(FIEFDOM), *arguments], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+
+
+def refusal(*arguments: str) -> str:
+    done = fiefdom(*arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("plan", "apply", "status", "build", "keygen", "rollout", "reboot", "rotate-key", "unlock", "audit"),
+        *("rollback predictor", "retire app1", "lock --why=inventory"),
+    ],
+)
+def test_every_command_refuses_a_path_that_is_not_there(command: str) -> None:
+    verb, *more = command.split()
+    assert "nowhere.yaml" in refusal(verb, "nowhere.yaml", *more)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["rollout", "x.yaml", "--canary", "app1", "--continue"], "--canary and --continue exclude each other"),
+        (["rollout", "x.yaml", "--batch"], "--batch"),
+        (["rollout", "x.yaml", "predictor", "1.1.0"], "1.1.0"),
+        (["rollback", "x.yaml"], "SERVICE"),
+        (["retire", "x.yaml"], "HOST"),
+        (["secret", "set", "x.yaml"], "NAME"),
+        (["secret", "set", "x.yaml", "token", "hunter2"], "hunter2"),
+        (["lock", "x.yaml"], "--why"),
+        (["audit", "x.yaml", "--last", "0"], "--last"),
+        (["reboot", "x.yaml", "--limit"], "--limit"),
+    ],
+)
+def test_what_is_said_wrong_is_one_line_before_any_host_is_asked(arguments: list[str], words: str) -> None:
+    assert words in refusal(*arguments)
+
+
+BAD = {
+    "an unknown key": ("instances: 2", "instancs: 2", "did you mean"),
+    "a wrong type": ("instances: 2", "instances: two", "services.predictor.instances"),
+    "a range past the last port": ("base_port: 8000", "base_port: 65535", "65535"),
+    "two hosts with one address": ("10.99.0.22", "10.99.0.21", "hosts.app2.address"),
+    "a bad CIDR": ("cidr: 10.99.0.0/24", "cidr: 10.99.0.7/24", "10.99.0.0/24"),
+    "no version": ("    version: 1.0.0\n", "", "services.predictor.version"),
+    "no gateway": ("groups: [gateways]", "groups: [others]", "gateways"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_with_file_and_key(tmp_path: Path, name: str) -> None:
+    old, new, words = BAD[name]
+    assert old in VALID
+    path = tmp_path / "bad.yaml"
+    path.write_text(VALID.replace(old, new))
+    line = refusal("plan", str(path))
+    assert "bad.yaml" in line
+    assert words in line
+
+
+def test_an_empty_inventory_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "empty.yaml"
+    path.touch()
+    assert "empty.yaml" in refusal("plan", str(path))
+
+
+def test_a_missing_gossip_key_names_the_command_that_makes_it(tmp_path: Path) -> None:
+    path = tmp_path / "lab.yaml"
+    path.write_text(VALID)
+    assert "fiefdom keygen" in refusal("plan", str(path))
+
+
+def test_a_wrong_option_exits_1_not_2() -> None:
+    assert "No such option" in refusal("plan", "inventories/lab.yaml", "--frobnicate")
+
+
+def test_a_limit_that_matches_nothing_is_told_before_any_login() -> None:
+    assert "--limit 'app7'" in refusal("plan", "inventories/lab.yaml", "--limit", "app7")
+
+
+def test_help_names_every_command_and_version_is_told() -> None:
+    helped = fiefdom("--help")
+    assert helped.returncode == 0
+    for command in (
+        *("plan", "apply", "status", "build", "keygen", "schema", "demo", "lab"),
+        *("rollout", "rollback", "reboot", "retire", "rotate-key", "lock", "unlock", "audit", "secret"),
+    ):
+        assert f"  {command} " in helped.stdout
+    assert fiefdom("--version").stdout.strip().endswith("0.1.0")
+
+
+def test_schema_is_the_file_that_the_inventories_name() -> None:
+    assert fiefdom("schema").stdout == (ROOT / "schema/fiefdom.schema.json").read_text()
+
+
+def test_lab_is_told_how_many_hosts_it_may_have() -> None:
+    assert "--app-hosts" in refusal("lab", "up", "--app-hosts", "10")
+
+
+# --- Secrets
+
+# No lab and no Docker: a host is never asked by these.
+ENCRYPTED = "secrets:\n  file: secrets.age\n  recipients: [{recipient}]\n"
+
+
+@pytest.fixture
+def operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of an operator whose inventory names an encrypted file and whose key opens it."""
+    identity = pyrage.x25519.Identity.generate()
+    (tmp_path / "key.txt").write_text(str(identity))
+    (tmp_path / "key.txt").chmod(0o600)
+    monkeypatch.setenv("FIEFDOM_IDENTITY", str(tmp_path / "key.txt"))
+    text = VALID.replace("key_file: ../.lab/gossip.key", "key: {secret: gossip-key}")
+    (tmp_path / "mine.yaml").write_text(text + ENCRYPTED.format(recipient=identity.to_public()))
+    return tmp_path
+
+
+def put(folder: Path, name: str, text: str) -> subprocess.CompletedProcess[str]:
+    command = [str(FIEFDOM), "secret", "set", str(folder / "mine.yaml"), name]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+
+
+def test_a_secret_is_set_listed_rekeyed_and_removed(operator: Path) -> None:
+    path = str(operator / "mine.yaml")
+    for name, text in (("web.token", "hunter2\n"), ("api_key", "two words")):
+        done = put(operator, name, text)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == f"{name} is set. `fiefdom plan {path}` shows what it changes.\n"
+    assert fiefdom("secret", "list", path).stdout == "api_key\nweb.token\n"
+    before = (operator / "secrets.age").read_bytes()
+    assert fiefdom("secret", "rekey", path).stdout.startswith("Encrypted anew; recipients: 1. ")
+    assert (operator / "secrets.age").read_bytes() != before
+    assert fiefdom("secret", "remove", path, "api_key").returncode == 0
+    assert fiefdom("secret", "list", path).stdout == "web.token\n"
+    identity = pyrage.x25519.Identity.from_str((operator / "key.txt").read_text())
+    assert pyrage.decrypt((operator / "secrets.age").read_bytes(), [identity]) == b"web.token: hunter2\n"
+
+
+@pytest.mark.parametrize("text", ["", "\n", "hunter2\nhunter2", "hunter2\0"])
+def test_what_no_host_could_be_given_is_refused_and_not_told(operator: Path, text: str) -> None:
+    done = put(operator, "token", text)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the value of token ") and done.stderr.count("\n") == 1
+    assert "hunter2" not in done.stdout + done.stderr
+    assert not (operator / "secrets.age").exists()
+
+
+def test_a_gossip_key_is_made_in_the_encrypted_file_once(operator: Path) -> None:
+    path = str(operator / "mine.yaml")
+    assert "fiefdom secret set INVENTORY NAME" in refusal("plan", path)
+    done = fiefdom("keygen", path)
+    assert (done.returncode, done.stdout) == (0, "secrets.age holds a new gossip key as gossip-key.\n")
+    assert secret.load(inventory.load(path)).gossip_key not in (operator / "secrets.age").read_text()
+    assert "gossip-key: is in the encrypted file already" in refusal("keygen", path)
+
+
+def test_a_gossip_key_is_not_made_where_fiefdom_cannot_put_it(operator: Path) -> None:
+    path = operator / "mine.yaml"
+    path.write_text(path.read_text().replace("{secret: gossip-key}", "{command: [pass, show, gossip]}"))
+    assert "serf.key: comes from the command `pass show gossip`" in refusal("keygen", str(path))
+    assert "pass" in refusal("plan", str(path))
+
+
+@pytest.mark.parametrize("command", ["set x", "list", "remove x", "rekey"])
+def test_an_inventory_without_an_encrypted_file_says_how_to_name_one(tmp_path: Path, command: str) -> None:
+    verb, *name = command.split()
+    (tmp_path / "lab.yaml").write_text(VALID)
+    done = subprocess.run(
+        [str(FIEFDOM), "secret", verb, str(tmp_path / "lab.yaml"), *name],
+        input="value",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    says = "secrets: the inventory names no encrypted file; add `secrets` with file and recipients"
+    assert (done.returncode, done.stderr) == (1, f"error: {says}\n")

@@ -1,0 +1,278 @@
+"""One picture of a cluster from its hosts' snapshots and its gateways' views."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from fiefdom.cluster import status, views
+from fiefdom.cluster.status import InstanceStatus, Status
+from fiefdom.converge import plan
+from fiefdom.converge.snapshot import FoundContainer, Snapshot
+from fiefdom.desired import gateway
+from fiefdom.errors import FiefdomError
+from fiefdom.model import Cluster
+from helpers.clock import stopped
+from helpers.example import context
+
+# Two gateways and one service: app1 runs four instances of it, app2 two.
+CLUSTER: Cluster = context(services={"web": None}, hosts={"app2": {"groups": ["app_hosts"]}}).cluster
+NAMES = tuple(CLUSTER.hosts)
+INSTANCES = [(name, i.port, i.container) for name in NAMES for i in CLUSTER.instances(name)]
+RUNNING = FoundContainer(True, "sha256:1", "spec", "instance", "1.2.0", True, "facts")
+
+
+def hosts() -> dict[str, Snapshot]:
+    return {
+        name: Snapshot(
+            0, "debian", "trixie", containers={container: RUNNING for n, _, container in INSTANCES if n == name}
+        )
+        for name in NAMES
+    }
+
+
+def view() -> dict[str, Any]:
+    """What a gateway says when all is well."""
+    return {
+        "serf": {"ok": True, "error": None},
+        "config": {"ok": True, "error": None},
+        "members": [{"name": name, "status": "alive"} for name in NAMES],
+        "servers": [{"service": "predictor", "name": f"{n}-{port}", "state": "up"} for n, port, _ in INSTANCES],
+        "rejected": [],
+    }
+
+
+def combined(found: dict[str, Snapshot] | None = None, **views: dict[str, Any] | str) -> Status:
+    return status.combine(CLUSTER, NAMES, found or hosts(), {"gw1": view(), "gw2": view(), **views})
+
+
+def server_of(shown: Status, host: str, port: int) -> InstanceStatus:
+    return next(i for i in shown.instances if (i.host, i.port) == (host, port))
+
+
+def test_all_is_well() -> None:
+    shown = combined()
+    assert shown.serving and shown.problems == ()
+    assert [(h.name, h.role, h.member, h.running, h.wanted, h.gateway) for h in shown.hosts] == [
+        ("gw1", "gateway", "alive", 0, 0, "serving"),
+        ("gw2", "gateway", "alive", 0, 0, "serving"),
+        ("app1", "app host", "alive", 4, 4, "-"),
+        ("app2", "app host", "alive", 2, 2, "-"),
+    ]
+    assert shown.instances[0] == InstanceStatus("predictor", "app1", 8000, "1.2.0", "running", ("up", "up"))
+    assert json.loads(json.dumps(shown.as_data()))["serving"] is True
+
+
+def test_a_gateway_that_is_down_is_a_problem_and_the_other_one_still_tells() -> None:
+    shown = combined(gw1="No such container: gateway")
+    assert not shown.serving
+    assert shown.problems == ("gw1: the gateway does not answer: No such container: gateway",)
+    assert [(h.gateway, h.member) for h in shown.hosts[:2]] == [("down", "alive"), ("serving", "alive")]
+    assert shown.instances[0].servers == ("unknown", "up")
+
+
+def test_a_server_that_one_gateway_lacks_is_out_there() -> None:
+    without = view()
+    without["servers"] = [s for s in without["servers"] if s["name"] != "app1-8002"]
+    shown = combined(gw2=without)
+    assert not shown.serving
+    assert server_of(shown, "app1", 8002).servers == ("up", "out")
+    assert server_of(shown, "app1", 8001).servers == ("up", "up")
+
+
+def test_a_server_of_another_service_is_not_this_ones() -> None:
+    other = view()
+    other["servers"][0]["service"] = "web"
+    assert combined(gw1=other).instances[0].servers == ("out", "up")
+
+
+@pytest.mark.parametrize("state", ["drain", "maint", "down"])
+def test_a_server_that_takes_no_requests_is_not_serving(state: str) -> None:
+    drained = view()
+    drained["servers"][0]["state"] = state
+    shown = combined(gw1=drained)
+    assert not shown.serving and shown.instances[0].servers == (state, "up")
+
+
+def test_a_member_that_leaves_is_shown_so_and_its_servers_drain() -> None:
+    leaving = view()
+    leaving["members"][NAMES.index("app2")]["status"] = "leaving"
+    for server in leaving["servers"]:
+        if server["name"].startswith("app2-"):
+            server["state"] = "drain"
+    shown = combined(gw1=leaving)
+    assert not shown.serving
+    assert {h.name: h.member for h in shown.hosts}["app2"] == "leaving"
+    assert {i.servers for i in shown.instances if i.host == "app2"} == {("drain", "up")}
+
+
+def test_a_host_that_no_gateway_knows_is_an_unknown_member() -> None:
+    lonely = {**view(), "members": []}
+    assert {h.member for h in combined(gw1=lonely, gw2=lonely).hosts} == {"unknown"}
+
+
+def test_a_rejected_member_is_a_problem() -> None:
+    rejecting = {**view(), "rejected": [{"member": "app9", "reason": "is not in the inventory"}]}
+    shown = combined(gw2=rejecting)
+    assert not shown.serving
+    assert shown.problems == ("gw2: refuses member app9: is not in the inventory",)
+
+
+def test_a_living_member_that_the_inventory_does_not_know_is_told_and_keeps_nothing_from_serving() -> None:
+    """Each once, however many gateways list it; not who has left or failed."""
+    seen = view()
+    seen["members"] += [
+        {"name": "app9", "address": "10.1.0.99", "status": "alive"},
+        {"name": "app8", "address": "10.1.0.98", "status": "left"},
+    ]
+    shown = combined(gw1=seen, gw2=seen)
+    assert shown.serving and shown.problems == ()
+    assert shown.notices == (
+        "app9 (10.1.0.99) is a member and no host of the inventory, and gets traffic, as a new host does; add it "
+        "there, or stop its agent and then run `fiefdom rotate-key`",
+    )
+
+
+def test_a_gateways_answer_is_what_it_says_less_what_nobody_reads() -> None:
+    offers = {"offers": [{"service": "predictor"}]}
+    sent = {**view(), "node": "gw1", "members": [{"name": "app1", "status": "alive", **offers}]}
+    assert views.parse_view(json.dumps(sent)) == {**view(), "members": [{"name": "app1", "status": "alive"}]}
+    # What an older gateway does not say is not there.
+    assert views.parse_view("{}") == {"serf": {}, "config": {}, "members": [], "servers": [], "rejected": []}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "its answer is not JSON"),
+        ("[" * 100_000, "its answer is not JSON"),
+        ("[]", "its answer is not an object"),
+        ('{"serf": []}', "its answer has no object in serf"),
+        ('{"rejected": {}}', "its answer has no list of objects in rejected"),
+        ('{"members": ["app1"]}', "its answer has no list of objects in members"),
+    ],
+)
+def test_an_answer_that_is_none_is_told(text: str, words: str) -> None:
+    assert views.parse_view(text) == words
+
+
+def test_what_a_gateway_says_is_one_printable_line() -> None:
+    sent = {**view(), "rejected": [{"member": "app9\x1b[2J", "reason": "says\n" + "x" * 1000}]}
+    (line,) = combined(gw1=views.parse_view(json.dumps(sent))).problems
+    assert line.startswith("gw1: refuses member app9\\x1b[2J: says xxx")
+    assert line.isprintable() and len(line) < 500
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ({"serf": {"ok": False, "error": "timed out"}}, "gw1: its Serf agent does not answer: timed out"),
+        ({"config": {"ok": False, "error": "line 3"}}, "gw1: HAProxy keeps its last good configuration: line 3"),
+    ],
+)
+def test_what_a_gateway_complains_of_is_a_problem(part: dict[str, Any], words: str) -> None:
+    shown = combined(gw1={**view(), **part})
+    assert not shown.serving and shown.problems == (words,)
+
+
+def test_containers_that_stopped_or_are_missing_are_not_serving() -> None:
+    found = hosts()
+    found["app1"].containers["predictor-8000"] = replace(RUNNING, running=False)
+    del found["app1"].containers["predictor-8003"]
+    shown = combined(found)
+    assert not shown.serving
+    assert [(i.container, i.version) for i in shown.instances if i.host == "app1"] == [
+        ("stopped", "1.2.0"),
+        ("running", "1.2.0"),
+        ("running", "1.2.0"),
+        ("missing", "-"),
+    ]
+    assert [(h.running, h.wanted) for h in shown.hosts if h.name == "app1"] == [(2, 4)]
+
+
+def test_without_a_gateway_nothing_is_known_to_serve() -> None:
+    shown = status.combine(CLUSTER, ["app1"], hosts(), {})
+    assert not shown.serving
+    assert [(h.member, h.gateway) for h in shown.hosts] == [("-", "-")]
+
+
+# --- What a change of the gateways waits for
+
+STATE = gateway.desired(context("gw1"))
+NEW = STATE.file(gateway.HAPROXY_CONFIG)
+OLD = "0" * 64
+
+
+class Views:
+    """A session whose gateway shows one view of its configuration after the other, and the last one for ever."""
+
+    def __init__(self, *configs: dict[str, Any] | None) -> None:
+        self.answers = [None if c is None else json.dumps({**view(), "config": c}) for c in configs]
+
+    def on_all(self, function: Any, names: Any = None) -> dict[str, Any]:
+        return {name: function(name) for name in names}
+
+    def shell(self, *_: Any) -> tuple[bool, str, str]:
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        return answer is not None, answer or "", "no such container"
+
+
+def awaited(*configs: dict[str, Any] | None, timeout_s: float = 30.0) -> int:
+    """Await the change of a configuration; how many views were not looked at."""
+    changed = plan.HostPlan("gw1", (plan.Change("file", "~", NEW.path, "content", NEW),), STATE, Snapshot(0, "", ""))
+    hosts = Views(*configs)
+    status.await_gateways(plan.Plan((changed,)), hosts, timeout_s)  # type: ignore[arg-type] # all it needs of a Session
+    return len(hosts.answers) - 1
+
+
+def config(digest: str = OLD, error: str | None = None, **more: object) -> dict[str, Any]:
+    return {"ok": error is None, "error": error, "digest": digest, **more}
+
+
+RUNS = config(NEW.digest, refused=None, retry_in_s=None)
+BEFORE_REFUSED = config(error="line 3", refused="1" * 64, retry_in_s=None)
+REFUSED = config(error="line 7", refused=NEW.digest, retry_in_s=None)
+RETRIED = config(error="the port is taken", refused=NEW.digest, retry_in_s=4.0)
+# Its reconciler.json has not arrived yet.
+UNPLACED = config(NEW.digest, "no line for web", refused=None, retry_in_s=None)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped(monkeypatch)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("before", [None, config(), BEFORE_REFUSED, RETRIED, UNPLACED])
+def test_what_a_gateway_says_before_it_runs_the_new_configuration_is_waited_out(before: dict[str, Any] | None) -> None:
+    assert awaited(before, before, RUNS) == 0
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_refusal_of_the_new_configuration_ends_the_wait() -> None:
+    with pytest.raises(FiefdomError, match=r"^gw1: HAProxy keeps its last good configuration: line 7$"):
+        awaited(BEFORE_REFUSED, REFUSED, RUNS)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("shown", "words"),
+    [
+        (RETRIED, "HAProxy keeps its last good configuration: the port is taken"),
+        (BEFORE_REFUSED, "HAProxy keeps its last good configuration: line 3"),
+        (config(refused=None, retry_in_s=None), "has not taken its new configuration up; see `fiefdom status`"),
+        (None, "has not taken its new configuration up; see `fiefdom status`"),
+    ],
+)
+def test_the_wait_ends_with_what_the_gateway_says_by_then(shown: dict[str, Any] | None, words: str) -> None:
+    with pytest.raises(FiefdomError, match=words):
+        awaited(shown, timeout_s=0.05)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_error_of_an_older_gateway_ends_the_wait() -> None:
+    with pytest.raises(FiefdomError, match=r"^gw1: HAProxy keeps its last good configuration: line 3$"):
+        awaited(config(error="line 3"), config(NEW.digest))

@@ -1,0 +1,493 @@
+"""Plans as tables: a state, what was found, what is to change; and that applying a plan leaves nothing to plan."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fiefdom.converge import plan, steps
+from fiefdom.converge import steps as steps_module
+from fiefdom.converge.snapshot import FoundContainer, FoundFile, FoundUnit, Snapshot
+from fiefdom.desired.containers import with_containers
+from fiefdom.desired.state import Container, Directory, File, HostState, Image, Package, Sysctl, Unit, spec_hash
+from fiefdom.errors import FiefdomError
+from helpers.simulated import LIVE, SimulatedHost
+
+CONF = File("/etc/x.conf", b"x\n")
+SECRET = File("/etc/secret", b"hunter2\n", mode=0o600, secret=True)
+DAEMON = Unit("x.service", config=("/etc/x.conf",), on_change=("reload", "restart"), live=("nft", "list"))
+IMAGE = "fiefdom/predictor:1.0.0"
+INSTANCE = Container("predictor-8000", "predictor@8000.service", "instance", IMAGE, ("--read-only",), version="1.0.0")
+AGENT = Container("serf-agent", "serf-agent.service", "agent", "fiefdom/serf:1", (), version="1")
+FULL = HostState(
+    hostname="app1",
+    packages=(Package("curl"),),
+    directories=(Directory("/etc/fiefdom"),),
+    files=(CONF, SECRET, File("/etc/systemd/system/predictor@.service", b"[Unit]\n")),
+    sysctls=(Sysctl("net.core.somaxconn", "4096"), Sysctl("net.ipv4.ip_local_port_range", "32768 60999")),
+    units=(DAEMON, Unit("predictor@8000.service"), Unit("serf-agent.service"), Unit("old.service", False, False)),
+    images=(Image(IMAGE), Image("fiefdom/serf:1")),
+    containers=(INSTANCE, AGENT),
+)
+IDENTITIES = {IMAGE: "context:abc"}
+
+
+def bare() -> Snapshot:
+    return Snapshot(0, "debian", "trixie", hostname="old", static_hostname="old")
+
+
+def converged(state: HostState = FULL, identities: dict[str, str] = IDENTITIES) -> Snapshot:
+    return apply_all(SimulatedHost(state, dict(identities))).now
+
+
+def apply_all(host: SimulatedHost) -> SimulatedHost:
+    wanted = plan.of_host("app1", host.state, copy.deepcopy(host.now), host.identities)
+    for phase in steps.phases(wanted):
+        host.take(phase)
+    return host
+
+
+def changes(state: HostState, now: Snapshot, identities: dict[str, str] = IDENTITIES) -> list[str]:
+    wanted = plan.of_host("app1", state, now, identities)
+    return [f"{c.sign} {c.kind} {c.name}: {c.why}" for c in wanted.changes]
+
+
+def test_a_bare_host_needs_everything_in_a_stable_order() -> None:
+    assert changes(FULL, bare()) == [
+        "~ hostname app1: is old",
+        "+ package curl: not installed",
+        "+ directory /etc/fiefdom: mode 0755",
+        "+ file /etc/secret: mode 0600",
+        "+ file /etc/systemd/system/predictor@.service: mode 0644",
+        "+ file /etc/x.conf: mode 0644",
+        "~ sysctl net.core.somaxconn: unset -> 4096",
+        "~ sysctl net.ipv4.ip_local_port_range: unset -> 32768 60999",
+        "+ unit predictor@8000.service: enable",
+        "+ unit serf-agent.service: enable",
+        "+ unit x.service: enable, start",
+        f"+ image {IMAGE}: not on the host",
+        "+ image fiefdom/serf:1: not on the host",
+        f"+ container predictor-8000: image {IMAGE}",
+        "+ container serf-agent: image fiefdom/serf:1",
+        "~ record manifest: what Fiefdom made on this host",
+    ]
+
+
+def test_a_converged_host_needs_nothing() -> None:
+    assert changes(FULL, converged()) == []
+
+
+FOUND = FoundFile("regular file", 0o644, 0, 0, CONF.digest)
+DRIFTS = {
+    "an edited file": (
+        lambda n: n.files.update({"/etc/x.conf": replace(FOUND, digest="0")}),
+        ["~ file /etc/x.conf: content", "~ unit x.service: restart: its configuration changes"],
+    ),
+    "a wrong mode": (
+        lambda n: n.files.update({"/etc/x.conf": replace(FOUND, mode=0o666)}),
+        ["~ file /etc/x.conf: mode 0666 -> 0644"],
+    ),
+    "a wrong owner": (
+        lambda n: n.files.update({"/etc/x.conf": replace(FOUND, uid=5)}),
+        ["~ file /etc/x.conf: owner 5:0 -> 0:0"],
+    ),
+    "a link in place of a file": (
+        lambda n: n.files.update({"/etc/x.conf": FoundFile("symbolic link", 0o644, 0, 0, CONF.digest)}),
+        ["~ file /etc/x.conf: content"],
+    ),
+    "a removed package": (lambda n: n.packages.clear(), ["+ package curl: not installed"]),
+    "a changed sysctl": (
+        lambda n: n.sysctls.update({"net/core/somaxconn": "128"}),
+        ["~ sysctl net.core.somaxconn: 128 -> 4096"],
+    ),
+    "a stopped unit": (
+        lambda n: n.units.update({"x.service": FoundUnit("loaded", "inactive", "dead", "enabled")}),
+        ["~ unit x.service: start"],
+    ),
+    "a failed unit": (
+        lambda n: n.units.update({"x.service": FoundUnit("loaded", "failed", "failed", "enabled")}),
+        ["~ unit x.service: start again after its failure"],
+    ),
+    "a unit that its own condition keeps down": (
+        lambda n: n.units.update(
+            {"x.service": FoundUnit("loaded", "inactive", "dead", "enabled", condition_failed=True)}
+        ),
+        [],
+    ),
+    "a disabled unit": (
+        lambda n: n.units.update({"x.service": FoundUnit("loaded", "active", "running", "disabled")}),
+        ["~ unit x.service: enable"],
+    ),
+    "a restart that its run did not live to make": (
+        lambda n: n.stamps.update({"x.service": f"older {LIVE}"}),
+        ["~ unit x.service: restart: runs an older configuration"],
+    ),
+    "rules changed behind a unit's back": (
+        lambda n: n.live.update({"x.service": "other"}),
+        ["~ unit x.service: restart: changed behind its back"],
+    ),
+    "a stale unit file in systemd": (
+        lambda n: n.units.update({"predictor@8000.service": FoundUnit("loaded", "active", "running", "enabled", True)}),
+        ["~ unit predictor@8000.service: systemd has an older unit file loaded"],
+    ),
+    "a container started with another environment": (
+        lambda n: n.containers.update({"predictor-8000": replace(n.containers["predictor-8000"], facts="others")}),
+        ["-/+ container predictor-8000: started by hand with other settings"],
+    ),
+    "a container without our labels": (
+        lambda n: n.containers.update({"predictor-8000": FoundContainer(True, "sha256:1", "", "", "", False, "f")}),
+        ["-/+ container predictor-8000: started by hand"],
+    ),
+    "an older version": (
+        lambda n: n.containers.update(
+            {"predictor-8000": replace(n.containers["predictor-8000"], spec="old", version="0.9")}
+        ),
+        ["-/+ container predictor-8000: 0.9 -> 1.0.0"],
+    ),
+    "a stopped container": (
+        lambda n: n.containers.update({"predictor-8000": replace(n.containers["predictor-8000"], running=False)}),
+        ["~ container predictor-8000: not running"],
+    ),
+    "a container whose unit gave up": (
+        lambda n: n.units.update({"predictor@8000.service": FoundUnit("loaded", "failed", "failed", "enabled")}),
+        ["~ container predictor-8000: not running, its unit is failed"],
+    ),
+    "a container of ours that nobody asked for": (
+        lambda n: n.containers.update({"predictor-8009": replace(n.containers["predictor-8000"])}),
+        ["- container predictor-8009: no longer in the inventory"],
+    ),
+    "a file that the inventory no longer asks for": (
+        lambda n: object.__setattr__(n, "made", n.made | {("file", "/etc/old.conf")}),
+        ["- file /etc/old.conf: no longer in the inventory"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DRIFTS)
+def test_drift_is_seen_and_mended(name: str) -> None:
+    spoil, expected = DRIFTS[name]
+    now = converged()
+    spoil(now)
+    assert changes(FULL, now) == expected
+    host = apply_all(SimulatedHost(FULL, IDENTITIES, now))
+    assert changes(FULL, host.now) == []
+
+
+def test_a_file_that_its_reader_refused_is_drift_until_it_is_another_one() -> None:
+    now = converged()
+    now.refused[CONF.path] = f"{CONF.digest} line 3"
+    wanted = plan.of_host("app1", FULL, now, IDENTITIES)
+    (change,) = wanted.changes
+    assert (change.kind, change.name, change.why) == ("file", CONF.path, "refused, the last good one runs: line 3")
+    # Placed again, whoever waits for its reader to take it up hears of it.
+    assert ("place", CONF.path) in [step[:2] for phase in steps.phases(wanted) for step in phase.steps]
+    now.refused[CONF.path] = f"{SECRET.digest} line 3"
+    assert changes(FULL, now) == []
+
+
+def test_a_new_build_of_an_image_replaces_its_containers_in_one_run() -> None:
+    now, rebuilt = converged(), {IMAGE: "context:def"}
+    assert changes(FULL, now, rebuilt) == [
+        f"~ image {IMAGE}: abc -> def",
+        "-/+ container predictor-8000: new image",
+    ]
+    assert changes(FULL, apply_all(SimulatedHost(FULL, rebuilt, now)).now, rebuilt) == []
+
+
+def test_a_host_leaves_before_a_running_instance_is_replaced_and_joins_last() -> None:
+    now = converged()
+    changed = replace(FULL, containers=(replace(INSTANCE, args=("--memory=1g",)), AGENT))
+    host = apply_all(SimulatedHost(changed, IDENTITIES, now))
+    assert [step for step in host.log if step[0] in ("rest", "containers")] == [
+        ("rest", "serf-agent.service"),
+        ("containers", "stop", "serf-agent.service"),
+        ("containers", "restart", "predictor@8000.service"),
+        ("containers", "restart", "serf-agent.service"),
+    ]
+
+
+def test_an_agent_that_is_no_longer_wanted_does_not_come_back() -> None:
+    changed = replace(INSTANCE, args=("--memory=1g",))
+    unwanted = replace(FULL, containers=(changed,), units=tuple(u for u in FULL.units if u.name != AGENT.unit))
+    host = apply_all(SimulatedHost(unwanted, IDENTITIES, converged()))
+    assert ("containers", "stop", AGENT.unit) in host.log
+    assert not [step for step in host.log if step[0] == "rest"]
+
+
+def test_files_are_all_staged_and_checked_before_the_first_is_placed() -> None:
+    checked = replace(CONF, check=("sshd", "-t", "-f", "{}"))
+    host = apply_all(SimulatedHost(HostState(files=(checked, SECRET))))
+    assert [step[0] for step in host.log] == ["record", "record", "stage", "stage", "check", "place", "place"]
+
+
+def test_only_a_whole_state_removes_what_it_does_not_name() -> None:
+    part = HostState(files=(CONF,))
+    assert plan.of_host("app1", part, converged(), {}, complete=False).changes == ()
+    assert plan.of_host("app1", part, converged(), {}).changes != ()
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "words"),
+    [
+        (Snapshot(0, "ubuntu", "noble"), "app1: is ubuntu noble; Fiefdom converges Debian 12"),
+        (Snapshot(0, "debian", "bullseye"), "app1: is debian bullseye"),
+        (Snapshot(1000, "debian", "trixie"), "app1: the login user is neither root nor allowed to use sudo"),
+    ],
+)
+def test_hosts_that_cannot_be_converged_are_refused(snapshot: Snapshot, words: str) -> None:
+    with pytest.raises(FiefdomError) as error:
+        plan.require_supported("app1", snapshot)
+    assert str(error.value).startswith(words)
+
+
+def test_a_folder_in_place_of_a_file_is_refused() -> None:
+    now = bare()
+    now.files["/etc/x.conf"] = FoundFile("directory", 0o755, 0, 0)
+    with pytest.raises(FiefdomError, match=r"^app1: /etc/x\.conf is a folder"):
+        plan.of_host("app1", FULL, now, {})
+
+
+def test_neither_hash_nor_data_of_a_plan_depend_on_a_secret() -> None:
+    def with_secret(content: bytes) -> plan.Plan:
+        state = replace(FULL, files=(CONF, replace(SECRET, content=content)))
+        return plan.merge([plan.of_host("app1", state, bare(), {})])
+
+    one, two = with_secret(b"hunter2"), with_secret(b"correct horse")
+    assert one.hash == two.hash
+    assert "hunter2" not in f"{one}{one.as_data()}"
+
+
+def test_the_hash_depends_on_content() -> None:
+    def with_content(content: bytes) -> plan.Plan:
+        return plan.merge([plan.of_host("app1", HostState(files=(replace(CONF, content=content),)), bare(), {})])
+
+    assert with_content(b"1").hash == with_content(b"1").hash != with_content(b"2").hash
+
+
+def test_spec_hash_covers_config_files() -> None:
+    state = HostState(files=(CONF,))
+    container = replace(INSTANCE, config=(CONF.path,))
+    assert spec_hash(container, state) != spec_hash(container, HostState(files=(replace(CONF, mode=0o600),)))
+
+
+# --- What is a rollout's to make
+
+HELD = {"predictor"}
+
+
+def serving(version: str = "1.0.0", count: int = 3, image: str = "fiefdom/predictor", **more: object) -> HostState:
+    """Instances of `predictor` with all that they are made from, and an agent."""
+    state = HostState(
+        units=(*(Unit(f"predictor@{8000 + i}.service") for i in range(count)), Unit("serf-agent.service")),
+        images=(Image(f"{image}:{version}"), Image(AGENT.image)),
+    )
+    instances = [
+        replace(
+            INSTANCE,
+            name=f"predictor-{8000 + i}",
+            unit=f"predictor@{8000 + i}.service",
+            image=f"{image}:{version}",
+            config=(f"/etc/fiefdom/containers/predictor-{8000 + i}.env",),
+            version=version,
+            service="predictor",
+            **more,
+        )
+        for i in range(count)
+    ]
+    files = tuple(File(c.config[0], f"V={version}\n".encode(), mode=0o600, secret=True) for c in instances)
+    return with_containers(replace(state, files=files), *instances, AGENT)
+
+
+def held(state: HostState, host: SimulatedHost, hold: set[str] = HELD) -> plan.HostPlan:
+    return plan.of_host("app1", state, copy.deepcopy(host.now), host.identities, hold=hold)
+
+
+def shown(changes: tuple[plan.Change, ...]) -> list[str]:
+    return [f"{c.sign} {c.kind} {c.name.rpartition('/')[2]}" for c in changes]
+
+
+def on(state: HostState) -> SimulatedHost:
+    host = apply_all(SimulatedHost(state, {}))
+    host.now = replace(host.now, docker="up")
+    return host
+
+
+OTHERS = {
+    "another version": serving("2.0.0"),
+    "other settings": serving(args=("--memory=1g",)),
+    "another image": serving(image="fiefdom/other"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_would_replace_healthy_instances_is_pending_with_all_it_is_made_from(name: str) -> None:
+    found = held(OTHERS[name], on(serving()))
+    assert found.due.changes == ()
+    assert {c.name for c in found.of("container")} == {"predictor-8000", "predictor-8001", "predictor-8002"}
+    assert {c.release for c in found.changes} == HELD
+    assert {c.name.rpartition("/")[2] for c in found.of("file")} >= {"predictor-8000.conf"}
+    assert found.pending == {"predictor": ("1.0.0", OTHERS[name].containers[0].version)}
+
+
+def test_an_instance_that_was_started_by_hand_is_pending() -> None:
+    host = on(serving())
+    host.now.containers["predictor-8001"] = FoundContainer(True, "sha256:1", "", "", "", False, "f")
+    found = held(serving(), host)
+    assert (shown(found.changes), shown(found.due.changes)) == (["-/+ container predictor-8001"], [])
+
+
+def test_what_is_down_beside_healthy_siblings_comes_back_as_what_they_are() -> None:
+    host, wanted = on(serving()), serving("2.0.0")
+    host.containers("stop", "predictor@8001.service")
+    found = held(wanted, host)
+    assert shown(found.due.changes) == ["~ container predictor-8001"]
+    host.state = wanted
+    for phase in steps.phases(found.due):
+        host.take(phase)
+    assert {c.version for n, c in host.now.containers.items() if n.startswith("predictor")} == {"1.0.0"}
+    assert held(wanted, host).due.changes == ()
+
+
+def test_where_no_sibling_is_healthy_apply_replaces_them() -> None:
+    host = on(serving())
+    host.containers("stop", *(f"predictor@{8000 + i}.service" for i in range(3)))
+    found = held(serving("2.0.0"), host)
+    assert found.due == found and len(found.of("container", "-/+")) == 3
+
+
+def test_more_instances_come_with_their_image_and_fewer_go_at_once() -> None:
+    more = held(serving("2.0.0", count=4), on(serving()))
+    assert shown(more.due.of("container", "+")) == ["+ container predictor-8003"]
+    assert shown(more.due.of("image")) == ["+ image predictor:2.0.0"]
+    assert {c.name for c in more.due.of("file", "~")} == set()
+    fewer = held(serving("2.0.0", count=2), on(serving()))
+    assert shown(fewer.due.of("container")) == ["- container predictor-8002"]
+
+
+def test_a_service_that_is_not_held_is_replaced() -> None:
+    assert held(serving("2.0.0"), on(serving()), hold={"web"}).pending == {}
+    assert len(held(serving("2.0.0"), on(serving()), hold={"web"}).due.of("container", "-/+")) == 3
+
+
+def test_while_dockerd_is_down_nothing_changes_what_its_containers_are_made_from() -> None:
+    host = on(serving())
+    host.now = replace(host.now, docker="down")
+    found = held(serving("2.0.0"), host)
+    assert [c for c in found.changes if c.kind in ("file", "image", "container")] == []
+
+
+def test_a_pending_release_is_in_hash_and_data_but_not_in_the_counts() -> None:
+    whole = plan.merge([held(serving("2.0.0"), on(serving()))])
+    assert not whole.clean and whole.due.clean
+    assert set(whole.counts.values()) == {0}
+    data = whole.as_data()
+    assert data["pending"] == [{"service": "predictor", "from": "1.0.0", "to": "2.0.0", "hosts": ["app1"]}]
+    assert {c["release"] for c in data["hosts"]["app1"]} == HELD  # type: ignore[index]
+    unheld = plan.merge([held(serving("2.0.0"), on(serving()), hold=set())])
+    assert whole.hash != unheld.hash != whole.due.hash
+    json.dumps(data)
+
+
+sizes = st.integers(1, 3)
+choices = st.builds(serving, version=st.sampled_from(["1.0.0", "2.0.0"]), count=sizes)
+
+
+@given(before=choices, after=choices, down=st.sets(st.integers(8000, 8002)), by_hand=st.sets(st.integers(8000, 8002)))
+@settings(max_examples=100, deadline=None)
+def test_apply_leaves_exactly_what_is_pending_and_a_turn_leaves_nothing(
+    before: HostState, after: HostState, down: set[int], by_hand: set[int]
+) -> None:
+    host = on(before)
+    for port in down:
+        if f"predictor-{port}" in host.now.containers:
+            host.containers("stop", f"predictor@{port}.service")
+    for port in by_hand:
+        if found := host.now.containers.get(f"predictor-{port}"):
+            host.now.containers[f"predictor-{port}"] = replace(found, ours=False, spec="", version="")
+    wanted = held(after, host)
+    waiting = {c.name for c in wanted.changes if c.release and c.kind == "container"}
+    host.state = after
+    for phase in steps.phases(wanted.due):
+        host.take(phase)
+    left = held(after, host)
+    assert left.due.changes == ()
+    assert {c.name for c in left.of("container")} <= waiting
+    turn = steps.release_of(held(after, host, hold=set()), HELD)
+    if turn.changes:
+        host.take(steps.Phase("images", images=tuple(c.name for c in turn.of("image"))))
+        for step in steps.turn(turn):
+            host.take_step(step)
+    assert held(after, host, hold=set()).changes == ()
+
+
+names = st.sampled_from(["a", "b", "c", "d"])
+files = st.builds(
+    File,
+    path=names.map("/etc/{}".format),
+    content=st.binary(max_size=20),
+    mode=st.sampled_from([0o644, 0o600, 0o755]),
+    uid=st.sampled_from([0, 990]),
+)
+units = st.builds(
+    Unit,
+    name=names.map("{}.service".format),
+    enabled=st.booleans(),
+    active=st.booleans(),
+    on_change=st.sampled_from([("restart",), ("reload",), ("reload", "restart")]),
+    live=st.sampled_from([(), ("nft", "list")]),
+)
+
+
+@st.composite
+def states(draw: st.DrawFn) -> HostState:
+    """Any state whose names are each used once, with units that read some of its files."""
+    chosen = draw(st.lists(files, unique_by=lambda f: f.path, max_size=4))
+    paths = tuple(f.path for f in chosen)
+    with_config = [
+        replace(u, config=draw(st.sampled_from([(), paths])) if paths else ())
+        for u in draw(st.lists(units, unique_by=lambda u: u.name, max_size=3))
+    ]
+    instances = draw(st.sets(st.integers(8000, 8004), max_size=3))
+    containers = [
+        replace(INSTANCE, name=f"p-{p}", unit=f"p@{p}.service", args=(draw(st.sampled_from(["-x", "-y"])),))
+        for p in sorted(instances)
+    ]
+    return HostState(
+        hostname=draw(st.sampled_from([None, "app1", "app2"])),
+        packages=tuple(Package(n) for n in draw(st.sets(names))),
+        directories=tuple(Directory(f"/var/{n}") for n in draw(st.sets(names))),
+        files=tuple(chosen),
+        sysctls=tuple(Sysctl(f"net.{n}", draw(st.sampled_from(["0", "1"]))) for n in draw(st.sets(names))),
+        units=(*with_config, *(Unit(c.unit) for c in containers)),
+        images=(Image(IMAGE),) if containers else (),
+        containers=(*containers, *((AGENT,) if containers else ())),
+    ) + HostState(images=(Image(AGENT.image),) if containers else ())
+
+
+@given(before=states(), after=states())
+@settings(max_examples=300, deadline=None)
+def test_applying_a_plan_leaves_nothing_to_plan(before: HostState, after: HostState) -> None:
+    now = apply_all(SimulatedHost(before, dict(IDENTITIES))).now
+    host = apply_all(SimulatedHost(after, dict(IDENTITIES), now))
+    assert changes(after, host.now) == []
+
+
+@given(before=states(), after=states(), data=st.data())
+@settings(max_examples=200, deadline=None)
+def test_a_run_that_dies_anywhere_is_finished_by_the_next(
+    before: HostState, after: HostState, data: st.DataObject
+) -> None:
+    uninterrupted = apply_all(SimulatedHost(after, dict(IDENTITIES), converged(before))).now
+    host = SimulatedHost(after, dict(IDENTITIES), converged(before))
+    phases = steps_module.phases(plan.of_host("app1", after, copy.deepcopy(host.now), IDENTITIES))
+    steps = [(p, s) for p in phases for s in (p.steps or ((),))]
+    for phase, step in steps[: data.draw(st.integers(0, len(steps)))]:
+        host.take(replace(phase, steps=(step,) if step else (), images=phase.images if not step else ()))
+    host.staged.clear()
+    assert changes(after, apply_all(host).now) == []
+    assert host.now == uninterrupted

@@ -1,0 +1,275 @@
+"""What the snapshot script prints, as values: recorded, broken off, hostile, and from a real Debian."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from fiefdom.converge import snapshot
+from fiefdom.converge.snapshot import FoundContainer, FoundFile, FoundImage, FoundUnit, Snapshot
+from fiefdom.desired import gateway
+from fiefdom.desired.state import Container, Directory, File, HostState, Image, Package, Sysctl, Unit, digest
+from fiefdom.errors import FiefdomError
+
+SHA = "0c15e883dee85bb2f3540a47ec58f617a2547117f9096417ba5422268029f501"
+NOTHING = ""  # two units are parted by a record without a value
+RECORDED = f"""\
+snapshot	1
+uid	0
+client	10.1.0.2
+os	debian	trixie
+docker	up
+image	fiefdom/predictor:1.0.0	sha256:aa	{SHA}
+image	team/web:7	sha256:bb	<no value>
+container	/predictor-8000	true	sha256:aa	spec1	instance	1.0.0	predictor-8000	{SHA}
+container	/by-hand	false	sha256:bb	<no value>	<no value>	<no value>	<no value>	{SHA}
+hostname	app1	app1
+free-kib	79471416
+file	/etc/x.conf	regular file	644	0	0
+file	/etc/a name	regular empty file	400	990	990
+file	/etc/fiefdom	directory	1755	0	0
+file	/etc/os-release	symbolic link	777	0	0
+digest	/etc/x.conf	{SHA}
+digest	/etc/a name	{SHA}
+package	curl	installed	8.14.1-2
+package	wget	config-files	1.25
+unit	Id=x.service
+unit	LoadState=loaded
+unit	ActiveState=active
+unit	SubState=running
+unit	UnitFileState=enabled
+unit	NeedDaemonReload=yes
+unit	ConditionResult=yes
+unit	ConditionTimestampMonotonic=12
+unit	{NOTHING}
+unit	Id=never.service
+unit	LoadState=loaded
+unit	ActiveState=inactive
+unit	SubState=dead
+unit	UnitFileState=disabled
+unit	NeedDaemonReload=no
+unit	ConditionResult=no
+unit	ConditionTimestampMonotonic=0
+unit	{NOTHING}
+unit	Id=unfit.service
+unit	ConditionResult=no
+unit	ConditionTimestampMonotonic=7
+sysctl	/proc/sys/net/core/somaxconn:4096
+sysctl	/proc/sys/net/ipv4/ip_local_port_range:32768	60999
+made	file	/etc/x.conf
+made	container	predictor-8000
+stamp	/var/lib/fiefdom/stamps/x.service:{SHA} -
+stamp	/var/lib/fiefdom/containers/predictor-8000:spec1 {SHA}
+live	x.service	{SHA}
+refused	/etc/fiefdom/gateway/haproxy.cfg	{SHA} line 3
+
+end""".splitlines()
+
+
+def test_a_recorded_answer_becomes_values() -> None:
+    assert snapshot.parse("app1", RECORDED) == Snapshot(
+        uid=0,
+        distribution="debian",
+        release="trixie",
+        client="10.1.0.2",
+        docker="up",
+        hostname="app1",
+        static_hostname="app1",
+        free_kib=79471416,
+        files={
+            "/etc/x.conf": FoundFile("regular file", 0o644, 0, 0, SHA),
+            "/etc/a name": FoundFile("regular empty file", 0o400, 990, 990, SHA),
+            "/etc/fiefdom": FoundFile("directory", 0o1755, 0, 0),
+            "/etc/os-release": FoundFile("symbolic link", 0o777, 0, 0),
+        },
+        packages={"curl": "8.14.1-2"},
+        units={
+            "x.service": FoundUnit("loaded", "active", "running", "enabled", needs_reload=True),
+            "never.service": FoundUnit("loaded", "inactive", "dead", "disabled"),
+            "unfit.service": FoundUnit(condition_failed=True),
+        },
+        sysctls={"net/core/somaxconn": "4096", "net/ipv4/ip_local_port_range": "32768 60999"},
+        images={
+            "fiefdom/predictor:1.0.0": FoundImage("sha256:aa", SHA),
+            "team/web:7": FoundImage("sha256:bb"),
+        },
+        containers={
+            "predictor-8000": FoundContainer(True, "sha256:aa", "spec1", "instance", "1.0.0", True, SHA),
+            "by-hand": FoundContainer(False, "sha256:bb", "", "", "", False, SHA),
+        },
+        stamps={"x.service": f"{SHA} -"},
+        container_stamps={"predictor-8000": f"spec1 {SHA}"},
+        live={"x.service": SHA},
+        refused={"/etc/fiefdom/gateway/haproxy.cfg": f"{SHA} line 3"},
+        made=frozenset({("file", "/etc/x.conf"), ("container", "predictor-8000")}),
+    )
+
+
+@pytest.mark.parametrize("cut", range(2, len(RECORDED)))
+def test_an_answer_that_broke_off_anywhere_is_refused(cut: int) -> None:
+    with pytest.raises(FiefdomError, match=r"^app1: the snapshot broke off"):
+        snapshot.parse("app1", RECORDED[:cut])
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [],
+        ["sudo: a password is required"],
+        ["uid\t0", "os\tdebian", "end"],
+        ["uid\t0", "file\t/etc/x\tregular file\trw-r--r--\t0\t0", "end"],
+    ],
+)
+def test_what_is_no_answer_is_refused_with_the_hosts_name(lines: list[str]) -> None:
+    with pytest.raises(FiefdomError, match=r"^app1: "):
+        snapshot.parse("app1", lines)
+
+
+def test_a_user_who_is_not_root_ends_the_answer_early() -> None:
+    found = snapshot.parse("app1", ["snapshot\t1", "uid\t1000", "client\t", "os\tdebian\ttrixie"])
+    assert (found.uid, found.release, found.docker) == (1000, "trixie", "absent")
+
+
+KINDS = sorted({line.partition("\t")[0] for line in RECORDED})
+fields = st.one_of(st.text(max_size=8), st.sampled_from([*KINDS, "0", "-1", "²", "٣", "Id=x", "/proc/sys/", SHA]))
+hostile_lines = st.one_of(
+    st.text(max_size=30), st.sampled_from(RECORDED), st.lists(fields, max_size=9).map("\t".join), st.just("end")
+)
+
+
+@given(st.lists(hostile_lines, max_size=40))
+@example(["uid\t" + "9" * 5000, "end"])
+@example([*RECORDED[:-1], "free-kib\t" + "9" * 5000, "end"])
+@settings(max_examples=300, deadline=None)
+def test_no_answer_raises_anything_but_a_sentence(lines: list[str]) -> None:
+    try:
+        snapshot.parse("app1", lines)
+    except FiefdomError as error:
+        assert str(error).startswith("app1: ")
+
+
+def test_a_query_asks_for_what_any_release_may_need_once() -> None:
+    one = HostState(
+        packages=(Package("curl"),),
+        directories=(Directory("/etc/fiefdom"),),
+        files=(File("/etc/x", b"secret words", secret=True),),
+        sysctls=(Sysctl("net.core.somaxconn", "1"), Sysctl("net/ipv4/conf/eth0.1/rp_filter", "2")),
+        units=(Unit("x.service", live=("nft", "list", "ruleset")),),
+        images=(Image("team/web:7"),),
+        containers=(Container("web-9000", "web@9000.service", "instance", "team/web:7", ()),),
+    )
+    other = HostState(files=(File("/etc/x", b""), File("/etc/y", b"")))
+    first, *rest = snapshot.query([one, other]).splitlines()
+    assert first.startswith("container-format\t{{.Name}}")
+    assert rest == [
+        "file\t/etc/x",
+        "file\t/etc/fiefdom",
+        "package\tcurl",
+        "unit\tx.service",
+        "sysctl\t/proc/sys/net/core/somaxconn",
+        "sysctl\t/proc/sys/net/ipv4/conf/eth0.1/rp_filter",
+        "image\tteam/web:7",
+        "container\tweb-9000",
+        "live\tx.service\tnft list ruleset",
+        "file\t/etc/y",
+    ]
+
+
+def on_debian(prepare: str, state: HostState, *options: str) -> Snapshot:
+    """What the script finds in a fresh Debian after ``prepare``."""
+    start = f'{prepare}\nexec sh -c "$0" fiefdom "10.0.0.9 50000 10.0.0.1 22"'
+    done = subprocess.run(
+        [
+            "docker",
+            "run",
+            "--rm",
+            "-i",
+            "--network=none",
+            *options,
+            "debian:trixie",
+            "sh",
+            "-c",
+            start,
+            snapshot.SCRIPT,
+        ],
+        input=snapshot.query([state]),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return snapshot.parse("app1", done.stdout.splitlines())
+
+
+@pytest.mark.lab
+def test_the_script_tells_what_a_debian_holds() -> None:
+    prepare = """
+        printf 'x\\n' >'/etc/a $(name)' && chmod 0640 '/etc/a $(name)' && chown 0:4 '/etc/a $(name)' && : >/etc/empty
+        mkdir -m 0750 /etc/fiefdom && ln -s empty /etc/link
+        mkdir -p /var/lib/fiefdom/stamps /var/lib/fiefdom/containers /var/lib/fiefdom/gateway
+        printf 'abc line 3\\nand more' >/var/lib/fiefdom/gateway/refused
+        printf 'container\\tweb-1\\nfile\\t/etc/a b\\n' >/var/lib/fiefdom/manifest
+        echo 'abc -' >/var/lib/fiefdom/stamps/x.service
+        echo 'spec facts' >/var/lib/fiefdom/containers/web-1
+    """
+    paths = ("/etc/a $(name)", "/etc/empty", "/etc/link", "/etc/missing")
+    found = on_debian(
+        prepare,
+        HostState(
+            packages=(Package("coreutils"), Package("no-such-package")),
+            directories=(Directory("/etc/fiefdom"),),
+            files=tuple(File(path, b"") for path in paths),
+            sysctls=(Sysctl("net.core.somaxconn", "1"), Sysctl("net.ipv4.ip_local_port_range", "1 2")),
+            units=(Unit("x.service", live=("printf", "rules")),),
+        ),
+        "--sysctl=net.ipv4.ip_local_port_range=2000 3000",
+        "--hostname=app1",
+    )
+    assert {p: f for p, f in found.files.items() if f.kind != "symbolic link"} == {
+        "/etc/a $(name)": FoundFile("regular file", 0o640, 0, 4, digest("x\n")),
+        "/etc/empty": FoundFile("regular empty file", 0o644, 0, 0, digest("")),
+        "/etc/fiefdom": FoundFile("directory", 0o750, 0, 0),
+    }
+    assert found.files["/etc/link"].kind == "symbolic link"
+    assert (found.uid, found.distribution, found.release, found.client) == (0, "debian", "trixie", "10.0.0.9")
+    assert (found.docker, found.hostname, found.static_hostname) == ("absent", "app1", "app1")
+    assert found.free_kib is not None and found.free_kib > 0
+    assert list(found.packages) == ["coreutils"]
+    assert set(found.sysctls) == {"net/core/somaxconn", "net/ipv4/ip_local_port_range"}
+    assert found.sysctls["net/ipv4/ip_local_port_range"] == "2000 3000"
+    assert found.made == {("container", "web-1"), ("file", "/etc/a b")}
+    assert (found.stamps, found.container_stamps) == ({"x.service": "abc -"}, {"web-1": "spec facts"})
+    assert found.live == {"x.service": digest("rules")}
+    assert found.refused == {gateway.HAPROXY_CONFIG: "abc line 3"}
+
+
+def test_the_script_knows_where_a_gateway_says_what_it_refused() -> None:
+    assert f"word={gateway.STATE_DIR}/refused\n" in snapshot.SCRIPT
+    assert f"refused\\t{gateway.HAPROXY_CONFIG}\\t" in snapshot.SCRIPT
+
+
+@pytest.mark.lab
+def test_the_script_follows_no_link_of_the_gateways_user() -> None:
+    prepare = "mkdir -p /var/lib/fiefdom/gateway && ln -s /etc/shadow /var/lib/fiefdom/gateway/refused"
+    assert on_debian(prepare, HostState()).refused == {}
+
+
+@pytest.mark.lab
+def test_the_script_tells_a_single_sysctl_by_its_name() -> None:
+    found = on_debian("", HostState(sysctls=(Sysctl("net.core.somaxconn", "1"),)), "--sysctl=net.core.somaxconn=4321")
+    assert found.sysctls == {"net/core/somaxconn": "4321"}
+
+
+@pytest.mark.lab
+def test_the_script_tells_a_silent_dockerd() -> None:
+    fake = "printf '#!/bin/sh\\necho no daemon >&2; exit 1\\n' >/usr/bin/docker && chmod 0755 /usr/bin/docker"
+    assert on_debian(fake, HostState(images=(Image("a:1"),))).docker == "down"
+
+
+@pytest.mark.lab
+def test_the_script_says_so_where_it_is_not_root() -> None:
+    found = on_debian("", HostState(files=(File("/etc/passwd", b""),)), "--user=1000")
+    assert (found.uid, found.release, found.files) == (1000, "trixie", {})

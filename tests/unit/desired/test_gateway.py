@@ -1,0 +1,175 @@
+"""The gateway concern by value."""
+
+import json
+from typing import Any
+
+import pytest
+
+from fiefdom.desired import gateway
+from fiefdom.desired.state import HostState, spec_hash
+from helpers.example import context
+
+
+def desired(**changes: object) -> HostState:
+    return gateway.desired(context("gw1", **changes))
+
+
+def loaded(path: str, **changes: object) -> Any:
+    return json.loads(desired(**changes).file(path).content)
+
+
+def spec(**changes: object) -> str:
+    state = desired(**changes)
+    return spec_hash(state.containers[0], state)
+
+
+def test_only_gateways_have_one() -> None:
+    assert gateway.desired(context("app1")) == HostState()
+
+
+def test_the_reconciler_is_told_each_service() -> None:
+    config = loaded(gateway.RECONCILER_CONFIG)
+    assert (config["cluster"], config["node"]) == ("example", "gw1")
+    assert config["services"] == [
+        {
+            "name": "predictor",
+            "backend": "predictor",
+            "base_port": 8000,
+            "max_instances": 100,
+            "server_options": "check inter 1000ms fall 2 rise 1 observe layer7 error-limit 5 on-error mark-down",
+        },
+        {
+            "name": "web",
+            "backend": "web",
+            "base_port": 9000,
+            "max_instances": 100,
+            "server_options": "check inter 500ms fall 2 rise 1 observe layer7 error-limit 5 on-error mark-down",
+        },
+    ]
+
+
+def test_the_reconciler_knows_every_host_its_address_and_services() -> None:
+    config = loaded(gateway.RECONCILER_CONFIG)
+    assert (config["network"], config["known_hosts_only"]) == ("10.1.0.0/24", False)
+    assert config["hosts"] == {
+        "gw1": {"address": "10.1.0.11", "services": [], "last_ports": {}},
+        "gw2": {"address": "10.1.0.12", "services": [], "last_ports": {}},
+        "app1": {"address": "10.1.0.21", "services": ["predictor"], "last_ports": {"predictor": 8003}},
+        "app2": {
+            "address": "10.1.0.22",
+            "services": ["predictor", "web"],
+            "last_ports": {"predictor": 8001, "web": 9000},
+        },
+    }
+    assert loaded(gateway.RECONCILER_CONFIG, gateway={"known_hosts_only": True})["known_hosts_only"] is True
+
+
+def test_a_new_host_makes_no_other_container() -> None:
+    new = {"app3": {"address": "10.1.0.23", "groups": ["app_hosts"]}}
+    assert "app3" in loaded(gateway.RECONCILER_CONFIG, hosts=new)["hosts"]
+    assert spec(hosts=new) == spec()
+
+
+def test_limits_for_sources_are_haproxys() -> None:
+    limits = {"requests_per_s": 20, "exempt_cidrs": ["10.2.0.0/16"]}
+    state = desired(gateway={"source_limits": limits, "request_timeout_s": 3})
+    text = state.file(gateway.HAPROXY_CONFIG).content.decode()
+    assert "    acl exempt src 10.2.0.0/16\n" in text
+    assert "if { sc0_http_req_rate gt 200 }" in text
+    assert "    timeout http-request 3000ms\n" in text
+
+
+def test_limits_that_limit_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="limits nothing; set requests_per_s or connections, or leave it out"):
+        desired(gateway={"source_limits": {"exempt_cidrs": ["10.2.0.0/16"]}})
+
+
+@pytest.mark.parametrize(("retries", "limit"), [(0, 1), (3, 3), (5, 5), (20, 5)])
+def test_an_instance_is_out_before_the_retries_are_used_up(retries: int, limit: int) -> None:
+    (first, *_) = loaded(gateway.RECONCILER_CONFIG, gateway={"retries": retries})["services"]
+    assert f" error-limit {limit} " in first["server_options"]
+
+
+@pytest.mark.parametrize(
+    ("services", "expected"),
+    [
+        ({}, 100),
+        ({"predictor": {"instances": 150}}, 150),
+        ({"web": {"base_port": 8020}}, 20),
+        ({"predictor": {"base_port": 65500}}, 36),
+    ],
+)
+def test_a_member_is_believed_as_many_instances_as_there_is_room_for(services: dict[str, Any], expected: int) -> None:
+    assert gateway.max_instances(context("gw1", services=services).cluster, "predictor") == expected
+
+
+def test_its_agent_asks_the_other_gateways_only() -> None:
+    config = loaded(gateway.AGENT_CONFIG)
+    assert config["tags"] == {"role": "gateway"}
+    # To join oneself always succeeds, which would end the asking.
+    assert config["retry_join"] == ["10.1.0.12:7946"]
+
+
+def test_haproxys_configuration_does_not_make_it_another_container() -> None:
+    assert spec(gateway={"retries": 7}) == spec()
+    assert spec(services={"web": {"route": {"port": 8081}}}) == spec()
+    assert spec(gateway={"maxconn": 5000}) != spec(), "it needs more open files"
+    assert spec(gateway={"stop_grace_s": 90}) != spec()
+
+
+def test_it_stops_later_than_haproxy_may_take() -> None:
+    (container,) = desired(gateway={"stop_grace_s": 90}).containers
+    assert container.stop_grace_s > 90
+    assert loaded(gateway.RECONCILER_CONFIG, gateway={"stop_grace_s": 90})["stop_grace_s"] == 90
+
+
+@pytest.mark.parametrize(
+    ("settings", "grace_s", "hard_stop_s"),
+    [
+        ({}, 60, 900),
+        ({"server_timeout_s": 5}, 60, 900),
+        ({"server_timeout_s": 300.5}, 301, 900),
+        ({"server_timeout_s": 300, "stop_grace_s": 20}, 20, 900),
+        ({"server_timeout_s": 1800, "client_timeout_s": 600}, 1800, 2415),
+        ({"server_timeout_s": 86400, "client_timeout_s": 86400}, 3600, 172815),
+        ({"stop_grace_s": 3600}, 3600, 3615),
+    ],
+)
+def test_open_requests_get_as_long_as_an_instance_may_take(
+    settings: dict[str, Any], grace_s: int, hard_stop_s: int
+) -> None:
+    state = desired(gateway=settings)
+    assert state.containers[0].stop_grace_s == grace_s + gateway.LEAVE_S
+    assert json.loads(state.file(gateway.RECONCILER_CONFIG).content)["stop_grace_s"] == grace_s
+    assert f"    hard-stop-after {hard_stop_s}s\n" in state.file(gateway.HAPROXY_CONFIG).content.decode()
+
+
+def test_open_files_are_enough_for_every_connection_twice() -> None:
+    (container,) = desired(gateway={"maxconn": 6000}).containers
+    assert "--ulimit=nofile=16096:16096" in container.args
+
+
+def test_routes_become_listeners() -> None:
+    text = desired().file(gateway.HAPROXY_CONFIG).content.decode()
+    assert "    bind :80\n" in text
+    assert "    bind :8080\n" in text
+    assert "    # fiefdom:servers predictor\n" in text
+    assert "    # fiefdom:servers web\n" in text
+    assert "www.example.org" in text
+
+
+def test_it_answers_when_haproxy_does() -> None:
+    (container,) = desired().containers
+    assert container.probe == "http://10.1.0.11:8404/healthz"
+
+
+def test_a_reload_asks_the_run_that_owns_the_container() -> None:
+    text = desired().file(f"/etc/systemd/system/{gateway.UNIT}").content.decode()
+    assert "ExecStart=/usr/local/lib/fiefdom/container run gateway fiefdom-gateway\n" in text
+    assert "ExecReload=/usr/local/lib/fiefdom/container reload gateway\n" in text
+
+
+def test_a_second_haproxy_never_listens_beside_the_first() -> None:
+    text = desired().file(gateway.HAPROXY_CONFIG).content.decode()
+    assert "    noreuseport\n" in text
+    assert '    stats socket "${FIEFDOM_RUN-/run/haproxy}/admin.sock" ' in text

@@ -1,0 +1,104 @@
+"""The services concern by value."""
+
+from fiefdom.desired import services
+from fiefdom.desired.state import Container, HostState, Image, Unit, spec_hash
+from helpers.example import context
+
+
+def instance(name: str, host: str = "app1", **changes: object) -> tuple[Container, HostState]:
+    state = services.desired(context(host, **changes))
+    return next(c for c in state.containers if c.name == name), state
+
+
+def test_one_container_and_unit_for_each_port() -> None:
+    state = services.desired(context("app2"))
+    assert [c.name for c in state.containers] == ["predictor-8000", "predictor-8001", "web-9000"]
+    assert state.units == (Unit("predictor@8000.service"), Unit("predictor@8001.service"), Unit("web@9000.service"))
+    assert state.images == (Image("team/predictor:1.2.0"), Image("team/web:7"))
+
+
+def test_a_gateway_runs_none() -> None:
+    assert services.desired(context("gw1")) == HostState()
+
+
+def test_the_whole_of_an_instance() -> None:
+    container, _ = instance("web-9000", "app2")
+    assert container == Container(
+        name="web-9000",
+        unit="web@9000.service",
+        role="instance",
+        image="team/web:7",
+        args=(
+            "--network=bridge",
+            "--publish=10.1.0.22:9000:3000",
+            "--env-file=/etc/fiefdom/containers/web-9000.env",
+            "--init",
+            "--restart=no",
+            "--read-only",
+            "--tmpfs=/tmp:rw,noexec,nosuid,nodev,size=64m,mode=1777",
+            "--tmpfs=/var/cache/web:rw,noexec,nosuid,nodev,size=64m,mode=1777",
+            "--cap-drop=ALL",
+            "--security-opt=no-new-privileges",
+            "--memory=256m",
+            "--memory-swap=256m",
+            "--pids-limit=256",
+            "--ulimit=nofile=4096:4096",
+            "--log-driver=local",
+            "--log-opt=max-size=10m",
+            "--log-opt=max-file=5",
+            "--cpus=1",
+            "--user=1000:1000",
+        ),
+        command=("serve", "--name", "two words"),
+        config=("/etc/fiefdom/containers/web-9000.env",),
+        probe="http://10.1.0.22:9000/ok",
+        probe_timeout_s=1.5,
+        start_timeout_s=20,
+        stop_grace_s=5,
+        version="7",
+        service="web",
+    )
+
+
+def test_environment_is_the_services_then_the_hosts_then_ours() -> None:
+    _, state = instance("predictor-8001")
+    file = state.file("/etc/fiefdom/containers/predictor-8001.env")
+    assert file.mode == 0o600
+    assert file.content.decode() == (
+        "FIEFDOM_HOST=app1\nFIEFDOM_PORT=8001\nFIEFDOM_SERVICE=predictor\nFIEFDOM_VERSION=1.2.0\n"
+        "MODEL=small\nTOKEN=s3cret value # kept\n"
+    )
+
+
+def test_a_hosts_limits_replace_the_services() -> None:
+    container, _ = instance("predictor-8000")
+    assert {"--memory=1024m", "--cpus=2", "--tmpfs=/tmp:rw,noexec,nosuid,nodev,size=256m,mode=1777"} <= {
+        *container.args
+    }
+
+
+def test_a_registry_stands_before_the_image() -> None:
+    container, _ = instance("predictor-8000", registry={"server": "registry.example.org:5000/team"})
+    assert container.image == "registry.example.org:5000/team/team/predictor:1.2.0"
+
+
+def test_what_makes_an_instance_another_one() -> None:
+    def spec(**service: object) -> str:
+        return spec_hash(*instance("predictor-8000", services={"predictor": service}))
+
+    before = spec()
+    assert spec() == before
+    assert spec(version="1.2.1") != before
+    assert spec(environment={"TOKEN": "other"}) != before
+    assert spec(container_port=9999) != before
+    assert spec(stop_grace_s=31) != before
+    # Neither how it is watched nor how many siblings it has.
+    assert spec(health={"path": "/ready", "start_timeout_s": 5}) == before
+    assert spec(instances=2) == before
+
+
+def test_systemd_waits_longer_than_the_container_may_take() -> None:
+    _, state = instance("web-9000", "app2")
+    unit = state.file("/etc/systemd/system/web@.service").content.decode()
+    assert "TimeoutStartSec=145\n" in unit
+    assert "TimeoutStopSec=35\n" in unit

@@ -1,0 +1,80 @@
+"""Sessions with hosts: a command that hangs there is one that failed, and keeps nobody waiting."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+# In a process of its own: engine patches the standard library for everything that is imported after it.
+HOST = """
+import subprocess, sys, time
+from types import SimpleNamespace
+from fiefdom.engine import session as engine
+from fiefdom.cluster import ledger
+
+engine.QUIET_S = 3
+
+class Connector:
+    client = SimpleNamespace(get_transport=lambda: object())
+
+    def run_shell_command(self, command, _stdin, _timeout):
+        if sys.argv[1] == "link":
+            time.sleep(60)
+        done = subprocess.run(command.get_raw_value(), shell=True, input=_stdin, capture_output=True, text=True)
+        return done.returncode == 0, SimpleNamespace(stdout=done.stdout.strip(), stderr=done.stderr.strip())
+
+host = SimpleNamespace(name="gw1", connector=Connector(), connector_data={}, log_styled=lambda text, **_: print(text))
+state = SimpleNamespace(inventory=SimpleNamespace(get_host=lambda _: host), activated_hosts=[host])
+"""
+HANGS = f"""{HOST}
+session = engine.Session(None, ("gw1",))
+session._state = state
+began = time.monotonic()
+print(session.shell("gw1", sys.argv[2:]))
+assert time.monotonic() - began < 10
+"""
+
+
+# What pyinfra's own command does before the first change of hosts that may serve less meanwhile.
+LOCKED = f"""{HOST}
+ledger.DIR = sys.argv[2]
+cluster = SimpleNamespace(gateways=("gw1",))
+session = engine._session(state, cluster)
+(commands,) = [[*engine.take._inner(steps="", unlocked=cluster)]]
+(asks,) = commands
+asks.function(state, host, *asks.args)
+ledger.lock(session, ("gw1",), "ann@desk", "the sale", print)
+try:
+    asks.function(state, host, *asks.args)
+except engine.NestedOperationError:
+    print("refused")
+assert [*engine.take._inner(steps="")] == []
+"""
+
+
+def shell(*arguments: str, program: str = HANGS) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_command_that_hangs_on_a_host_has_failed_and_says_so() -> None:
+    assert shell("host", "sleep", "60") == "(False, '', 'no answer for 1 s')"
+
+
+def test_a_link_that_hangs_is_a_command_that_failed() -> None:
+    assert shell("link", "true") == "(False, '', 'no answer for 3 s')"
+
+
+def test_a_commands_words_are_its_own() -> None:
+    assert shell("host", "printf", "%s|", "two words", "$HOME;") == "(True, 'two words|$HOME;|', '')"
+    assert shell("host", "sh", "-c", "echo why >&2; exit 3") == "(False, '', 'why')"
+
+
+def test_pyinfras_own_command_refuses_while_somebody_holds_the_lock(tmp_path: Path) -> None:
+    line, last = shell("host", str(tmp_path), program=LOCKED).splitlines()
+    assert line.startswith("gw1: locked by ann@desk ") and "the sale; when that is over: `fiefdom unlock" in line
+    assert last == "refused"

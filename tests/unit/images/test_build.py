@@ -1,0 +1,186 @@
+"""Images on the operator's machine: what tells one build from another, and what a person hears where one is missing."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fiefdom import __version__
+from fiefdom.errors import FiefdomError
+from fiefdom.images import bases, build
+from fiefdom.model import Cluster
+from helpers.example import INVENTORY, merged
+
+REF = "team/predictor:1.2.0"
+OWN = {f"fiefdom/gateway:{__version__}", f"fiefdom/serf:{__version__}"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    context = tmp_path / "predictor"
+    (context / "src").mkdir(parents=True)
+    (context / "Dockerfile").write_text("FROM scratch\n")
+    (context / "src" / "app.py").write_text("print(1)\n")
+    return context
+
+
+@pytest.fixture
+def without_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+def cluster(base_dir: Path = Path(), **changes: object) -> Cluster:
+    """One service, whose folder is `predictor` beside the inventory unless changed."""
+    built = {
+        "services": {"web": None, "predictor": {"build": "predictor"}},
+        "hosts": {"app2": {"groups": ["app_hosts"]}},
+    }
+    return Cluster.model_validate({**merged(merged(INVENTORY, built), changes), "base_dir": str(base_dir)})
+
+
+PLAIN: dict[str, object] = {"services": {"predictor": {"build": None}}}
+REGISTRY: dict[str, object] = {"registry": {"server": "registry.example.org:5000"}}
+
+
+def edit(path: str, text: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / path).write_text(text)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        edit("src/app.py", "print(2)\n"),
+        edit("src/app.py", ""),
+        edit("src/new.py", ""),
+        lambda folder: (folder / "src/app.py").rename(folder / "src/main.py"),
+        lambda folder: (folder / "src/app.py").rename(folder / "app.py"),
+        lambda folder: (folder / "src/app.py").chmod(0o755),
+        lambda folder: (folder / "src/app.py").unlink(),
+    ],
+    ids=["content", "emptied", "added", "renamed", "moved", "executable", "removed"],
+)
+def test_a_build_is_another_when_its_folder_is(folder: Path, change: Callable[[Path], object]) -> None:
+    before = build.identities(cluster(folder.parent))[REF]
+    change(folder)
+    assert build.identities(cluster(folder.parent))[REF] != before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "src/app.py").touch(),
+        lambda folder: (folder / "src/app.py").chmod(0o600),  # as another operator's umask would have it
+        lambda folder: (folder / "src/__pycache__").mkdir() or (folder / "src/__pycache__/app.pyc").write_text("x"),
+    ],
+    ids=["time", "mode", "bytecode"],
+)
+def test_a_build_is_the_same_for_two_operators(folder: Path, change: Callable[[Path], object]) -> None:
+    before = build.identities(cluster(folder.parent))[REF]
+    change(folder)
+    assert build.identities(cluster(folder.parent))[REF] == before
+
+
+def test_what_is_built_here_is_known_by_its_folder_without_asking_docker(folder: Path, without_docker: None) -> None:
+    known = build.identities(cluster(folder.parent))
+    assert known.keys() == {REF, *OWN}
+    assert all(identity.startswith("context:") for identity in known.values())
+
+
+def test_a_registry_decides_on_its_images_itself(folder: Path, without_docker: None) -> None:
+    with_registry = cluster(folder.parent, **REGISTRY)
+    assert build.identities(with_registry) == {}
+    build.ensure(with_registry, [w.ref for w in build.wanted(with_registry)], pytest.fail)
+    assert {w.ref for w in build.wanted(with_registry)} == {f"registry.example.org:5000/{r}" for r in (REF, *OWN)}
+
+
+@pytest.mark.lab
+def test_what_is_only_present_here_is_known_by_its_id() -> None:
+    present = cluster(services={"predictor": {"build": None, "image": "debian", "version": "trixie"}})
+    assert build.identities(present)["debian:trixie"].startswith("sha256:")
+
+
+@pytest.mark.lab
+def test_what_this_machine_does_not_have_is_not_known_and_is_refused() -> None:
+    assert build.identities(cluster(**PLAIN)).keys() == OWN
+    with pytest.raises(
+        FiefdomError, match=rf"^services\.predictor\.image: {REF} is not on this machine; build or pull"
+    ):
+        build.ensure(cluster(**PLAIN), [REF], pytest.fail)
+
+
+@pytest.mark.lab
+def test_a_folder_without_a_dockerfile_is_refused(folder: Path) -> None:
+    (folder / "Dockerfile").unlink()
+    with pytest.raises(FiefdomError, match=rf"^services\.predictor\.build: {folder} has no Dockerfile; correct"):
+        build.ensure(cluster(folder.parent), [REF], pytest.fail)
+
+
+@pytest.mark.lab
+def test_a_build_that_fails_says_where_and_why(folder: Path) -> None:
+    (folder / "Dockerfile").write_text("FROM scratch\nCOPY no-such-file /\n")
+    said: list[str] = []
+    with pytest.raises(FiefdomError) as error:
+        build.ensure(cluster(folder.parent), [REF], said.append)
+    assert str(error.value).startswith(f"{REF} could not be built from {folder}: ")
+    assert "no-such-file" in str(error.value) and "\n" not in str(error.value)
+    assert said == [f"building {REF}"]
+
+
+@pytest.mark.parametrize("changes", [{}, PLAIN], ids=["built", "plain"])
+def test_without_a_docker_client_a_person_hears_one_sentence(
+    folder: Path, without_docker: None, changes: dict[str, object]
+) -> None:
+    with pytest.raises(FiefdomError, match=r"^there is no docker command on this machine; install it[^\n]*$"):
+        build.ensure(cluster(folder.parent, **changes), [REF], pytest.fail)
+
+
+def test_nothing_to_send_needs_no_docker(folder: Path, without_docker: None) -> None:
+    build.ensure(cluster(folder.parent), [], pytest.fail)
+
+
+# --- contents
+
+
+def test_contents_are_listed_by_image_and_package() -> None:
+    own = build.Contents(
+        "fiefdom/serf:1", "sha256:1", "debian:trixie@sha256:2", (("libc6", "2.41"), ("serf", "0.10.1"))
+    )
+    assert list(own.lines()) == [
+        "fiefdom/serf:1: sha256:1, on debian:trixie@sha256:2, 2 packages",
+        "  libc6 2.41",
+        "  serf 0.10.1",
+    ]
+    assert list(build.Contents("x:1", "sha256:1", "", ()).lines()) == [
+        "x:1: sha256:1, on a base it does not name, no list of packages"
+    ]
+    assert list(build.Contents("x:1", "", "", ()).lines()) == ["x:1: not on this machine"]
+
+
+@pytest.mark.parametrize("name", ["gateway", "serf", "predictor"])
+def test_every_image_writes_down_its_packages(name: str) -> None:
+    dockerfile = (bases.images_dir() / name / "Dockerfile").read_text()
+    _, _, after_installing = dockerfile.partition("apt-get install")
+    assert f"dpkg-query --show > {build._PACKAGES}" in after_installing
+
+
+@pytest.mark.lab
+def test_contents_are_those_of_the_image(tmp_path: Path) -> None:
+    """Of a real image, which is opened and not run: it has nothing that could run."""
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY packages.txt /usr/share/fiefdom/packages.txt\n")
+    (tmp_path / "packages.txt").write_text("libc6:amd64\t2.41-12\nserf\t0.10.1\n")
+    context = tmp_path / "predictor"
+    context.mkdir()
+    for file in ("Dockerfile", "packages.txt"):
+        (tmp_path / file).rename(context / file)
+    of = cluster(tmp_path, services={"predictor": {"build": "predictor", "image": "fiefdom-test/contents"}})
+    ref = "fiefdom-test/contents:1.2.0"
+    build.ensure(of, [ref], lambda _: None)
+    try:
+        found = {c.ref: c for c in build.contents(of)}
+        assert found[ref].packages == (("libc6:amd64", "2.41-12"), ("serf", "0.10.1"))
+        assert found[ref].base == ""
+    finally:
+        subprocess.run(["docker", "rmi", ref], capture_output=True, check=False)
