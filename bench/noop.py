@@ -23,7 +23,7 @@ from pathlib import Path
 import yaml
 
 from fiefdom import inventory, lab
-from fiefdom.converge import carry_out
+from fiefdom.desired import concerns
 from fiefdom.desired.state import HostState
 from fiefdom.inventory import secret
 from fiefdom.model import Cluster
@@ -97,7 +97,7 @@ def _prepare_ansible(cluster: Cluster, scratch: Path) -> list[str]:
     for host in lab.status():
         if host.name in cluster.hosts:
             release = "bookworm" if host.release == "bookworm" else "trixie"
-            state = carry_out.states_of(cluster, host.name, secrets)[release]
+            state = concerns.states_of(cluster, host.name, secrets)[release]
             tasks = _tasks(state, scratch / host.name)
             (scratch / f"{host.name}.yml").write_text(yaml.safe_dump(tasks, sort_keys=False))
     # The free strategy lets every host go at its own pace, which is the fastest that Ansible has.

@@ -23,9 +23,10 @@ from typing import Any
 
 from fiefdom import lab
 from fiefdom.desired import gateway, serf, services
-from fiefdom.desired.state import Container, Context, HostState, Secrets
+from fiefdom.desired.context import Context
+from fiefdom.desired.state import Container, HostState
 from fiefdom.images import bases
-from fiefdom.model import Cluster
+from fiefdom.model import Cluster, Secrets
 
 ROOT = Path(__file__).resolve().parents[1]
 PREFIX = "fiefdom-bench"

@@ -2,6 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+
+def duration(seconds: float) -> str:
+    """A duration in words, rounded down: 45 s, 12 minutes, 1 hour, 3 days."""
+    if seconds < 60:
+        return f"{max(0, int(seconds))} s"
+    if seconds < 3600:
+        count, unit = int(seconds // 60), "minute"
+    elif seconds < 2 * 86400:
+        count, unit = int(seconds // 3600), "hour"
+    else:
+        count, unit = int(seconds // 86400), "day"
+    return f"{count} {unit}{'s' * (count != 1)}"
+
+
+def ago(seconds: float) -> str:
+    """How long since, in words."""
+    return f"{duration(seconds)} ago"
+
+
+Tell = Callable[[str], None]
+"""Hears of what is done on this machine, a line each."""
+
 KeyPath = tuple[str | int, ...]
 """Where a value stands in an inventory, such as ("hosts", "app1", "groups", 0)."""
 

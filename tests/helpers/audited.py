@@ -14,7 +14,7 @@ import testinfra
 from testinfra.host import Host
 
 from fiefdom import lab
-from fiefdom.desired.state import Release
+from fiefdom.desired.state import Codename
 
 HOSTS = os.environ.get("FIEFDOM_AUDIT_HOSTS", "gw1 app1 app2").split()
 CONFIG = lab.lab_root() / "ssh_config"
@@ -41,7 +41,7 @@ class Target:
         return done.stdout
 
     @cached_property
-    def release(self) -> Release:
+    def release(self) -> Codename:
         """Debian's name of it."""
         return "bookworm" if self.host.system_info.codename == "bookworm" else "trixie"
 

@@ -9,8 +9,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fiefdom.desired.state import Context, HostState, Release, Secrets
-from fiefdom.model import Cluster
+from fiefdom.desired.context import Context
+from fiefdom.desired.state import Codename, HostState
+from fiefdom.model import Cluster, Secrets
 
 EXPECTED = Path(__file__).parents[1] / "unit" / "desired" / "expected"
 GOSSIP_KEY = "dGVzdHMgb25seTogMzIgYnl0ZXMgb2Ygbm90aGluZyE="
@@ -76,7 +77,7 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in result.items() if value is not None}
 
 
-def context(host: str = "app1", release: Release = "bookworm", **changes: object) -> Context:
+def context(host: str = "app1", release: Codename = "bookworm", **changes: object) -> Context:
     """A host of the cluster; keywords change the inventory."""
     return Context(host, Cluster.model_validate(merged(INVENTORY, changes)), release, Secrets(GOSSIP_KEY))
 

@@ -6,6 +6,7 @@ A program of its own: it imports every module, one of which lets gevent patch th
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import pkgutil
 import re
@@ -20,8 +21,11 @@ PARTS = {("desired.containers", "FACTS_FUNCTION"), ("desired.containers", "FACTS
 
 found: dict[str, str] = {}
 for info in pkgutil.walk_packages(fiefdom.__path__, "fiefdom."):
-    for name, value in vars(importlib.import_module(info.name)).items():
+    module = importlib.import_module(info.name)
+    own = set(re.findall(r"^(\w+) = ", inspect.getsource(module), re.MULTILINE))
+    for name, value in vars(module).items():
         short = info.name.removeprefix("fiefdom.")
-        if isinstance(value, str) and name.strip("_").isupper() and SHELL.search(value) and (short, name) not in PARTS:
+        is_shell = name.strip("_").isupper() and isinstance(value, str) and SHELL.search(value)
+        if is_shell and name in own and (short, name) not in PARTS:
             found.setdefault(value, f"{short}.{name}")
 print(json.dumps({name: value for value, name in found.items()}))

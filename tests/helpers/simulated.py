@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fiefdom.converge import carry_out, run, steps
+from fiefdom.converge import look, run, steps
 from fiefdom.converge.run import Known
 from fiefdom.converge.snapshot import FoundContainer, FoundFile, FoundImage, FoundUnit, Snapshot
 from fiefdom.converge.steps import Phase, Step
@@ -563,7 +563,7 @@ def bring(hosts: SimulatedHosts, known: run.Known, hold: tuple[str, ...] | None 
     """Let `apply` bring all hosts to an inventory."""
     hosts.known = known
     for name, host in hosts.hosts.items():
-        wanted = carry_out.plan_of(known, name, answer(host.now), hold=hold)
+        wanted = look.plan_of(known, name, answer(host.now), hold=hold)
         host.state = wanted.state
         for phase in steps.phases(wanted.due):
             hosts.run(name, phase, True)

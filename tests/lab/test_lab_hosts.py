@@ -32,9 +32,9 @@ def systemd(name: str) -> str:
 
 
 def test_second_up_leaves_good_hosts_alone() -> None:
-    boots = [lab.boot_of(h.name) for h in lab.hosts(2)]
-    assert lab.up(2).hosts[:3] == lab.hosts(2)
-    assert [lab.boot_of(h.name) for h in lab.hosts(2)] == boots
+    boots = [lab.boot_of(h.name) for h in lab.hosts_of(2)]
+    assert lab.up(2).hosts[:3] == lab.hosts_of(2)
+    assert [lab.boot_of(h.name) for h in lab.hosts_of(2)] == boots
 
 
 @pytest.mark.parametrize("name", HOSTS)

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from fiefdom import lab
-from fiefdom.cluster import ledger
+from fiefdom.cluster import lock
 from helpers.faults import cut_ssh
 from helpers.load import Load
 from helpers.operator_view import BIN, GATEWAY_URL, LAB_YAML, ROOT, Site, await_true, tell
@@ -300,7 +300,7 @@ def during(
 
 def once_silent(run: Callable[[], subprocess.CompletedProcess[str]]) -> subprocess.CompletedProcess[str]:
     """What a run comes to when the lock of the one that died may be taken over."""
-    deadline = time.monotonic() + 2 * ledger.SILENT_S
+    deadline = time.monotonic() + 2 * lock.SILENT_S
     while "so it is at work" in (done := run()).stderr:
         assert time.monotonic() < deadline, done.stderr
         time.sleep(1)

@@ -25,10 +25,10 @@ from test_registry import running
 
 from fiefdom import inventory
 from fiefdom.desired import docker
+from fiefdom.desired.context import Context
 from fiefdom.desired.membership import rpc_auth
-from fiefdom.desired.state import Context, Secrets
 from fiefdom.inventory import secret
-from fiefdom.model import Cluster
+from fiefdom.model import Cluster, Secrets
 from helpers.operator_view import ROOT, Site, await_true
 
 pytestmark = pytest.mark.proof

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from fiefdom import lab
-from fiefdom.lab import boot
+from fiefdom.lab import hosts
 from helpers.operator_view import TRAFFIC, Site, await_true
 
 STRANGER = "fiefdom-stranger"
@@ -181,7 +181,7 @@ def _by_hand(host: str) -> None:
 
 
 def _machine(command: str) -> None:
-    image = f"{boot.HOST_IMAGE}:trixie"
+    image = f"{hosts.HOST_IMAGE}:trixie"
     docker("run", "--rm", "--network=host", "--cap-add=NET_ADMIN", "--entrypoint=/bin/sh", image, "-euc", command)
 
 
@@ -190,7 +190,7 @@ def _the_stranger() -> Iterator[None]:
     subprocess.run(["docker", "rm", "--force", STRANGER], capture_output=True, check=False)  # of a run that was killed
     run = ["run", "--detach", f"--name={STRANGER}", "--label=fiefdom.lab=1", f"--network={lab.NETWORK}"]
     run += [f"--ip={INSIDE}", "--cap-add=NET_ADMIN", "--security-opt=systempaths=unconfined"]
-    docker(*run, "--entrypoint=sleep", f"{boot.HOST_IMAGE}:trixie", "infinity")
+    docker(*run, "--entrypoint=sleep", f"{hosts.HOST_IMAGE}:trixie", "infinity")
     try:
         docker("exec", STRANGER, "sh", "-euc", _STRANGER)
         _machine(_WAYS_BACK)

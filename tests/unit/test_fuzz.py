@@ -19,13 +19,15 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from fiefdom.cli import show
-from fiefdom.cluster import ledger, status, views
+from fiefdom.cluster import audit, lock, status, views
 from fiefdom.cluster.views import alone, counts, not_up, parse_view, verdict
-from fiefdom.converge import carry_out, run, snapshot, steps
+from fiefdom.converge import look, run, snapshot, steps
 from fiefdom.converge.plan import merge
-from fiefdom.desired.state import HostState, Secrets, spec_hash
+from fiefdom.desired import concerns
+from fiefdom.desired.state import HostState, spec_hash
 from fiefdom.errors import FiefdomError
-from fiefdom.procedures import reboot, turn
+from fiefdom.model import Secrets
+from fiefdom.procedures import retire, turn
 from helpers.example import GOSSIP_KEY, context
 
 ROOT = Path(__file__).parents[2]
@@ -272,7 +274,7 @@ def test_a_gateways_document_breaks_nothing(first: str, second: str, version: st
         alone(views, CLUSTER, [name])
         alone(views, CLUSTER, [name], if_up=True)
     for view in views.values():
-        reboot._may_list(view, "app1")
+        retire._may_list(view, "app1")
 
 
 # --- Hosts: the snapshot, and what a host says during its turn
@@ -282,7 +284,7 @@ KNOWN = run.Known(context().cluster, Secrets(GOSSIP_KEY), {})
 
 def answer() -> list[str]:
     """What app1 would answer, as far as it matters: everything as it should be, and something old to remove."""
-    state: HostState = carry_out.state_of(context("app1", "trixie"))
+    state: HostState = concerns.state_of(context("app1", "trixie"))
     sha = "0" * 64
     return [
         "snapshot\t1",
@@ -320,7 +322,7 @@ ANSWER = answer()
 @SLOW_TO_DRAW
 def test_a_snapshot_becomes_a_plan_or_a_sentence(lines: list[str]) -> None:
     try:
-        plan = merge([carry_out.plan_of(KNOWN, "app1", lines)])
+        plan = merge([look.plan_of(KNOWN, "app1", lines)])
     except FiefdomError as error:
         assert str(error).startswith("app1: ")
         assert_harmless(str(error))
@@ -335,7 +337,7 @@ def test_a_snapshot_becomes_a_plan_or_a_sentence(lines: list[str]) -> None:
 
 
 def test_the_snapshot_that_is_bent_is_one() -> None:
-    (plan,) = merge([carry_out.plan_of(KNOWN, "app1", ANSWER)]).hosts
+    (plan,) = merge([look.plan_of(KNOWN, "app1", ANSWER)]).hosts
     removed = {(change.kind, change.name) for change in plan.changes if change.sign == "-"}
     assert ("container", "old-8000") in removed and ("file", "/etc/systemd/system/old@.service") in removed
     assert not [change.name for change in plan.of("file", "+", "~")]
@@ -366,12 +368,10 @@ TOKEN = "a" * 64
 def test_a_ledger_breaks_nothing(lines: list[str], entry: str) -> None:
     text = "\n".join(line.replace("{}", entry, 1) for line in lines)
     try:
-        found = ledger.parse_answer("gw1", text)
+        found = lock.parse_answer("gw1", text)
     except FiefdomError:
         return
-    merged = ledger.merge([found.entries, found.entries])
-    ledger.last_healthy(merged, "predictor", "1.1")
-    ledger.last_brought(merged, "predictor", ("1.0", "1.1"))
-    assert_harmless(
-        printed(show.audit_table(ledger.acts(merged)), *(show.lock_lines(found.lock) if found.lock else ()))
-    )
+    merged = audit.merge([found.entries, found.entries])
+    audit.last_healthy(merged, "predictor", "1.1")
+    audit.last_brought(merged, "predictor", ("1.0", "1.1"))
+    assert_harmless(printed(show.audit_table(audit.acts(merged)), *(show.lock_lines(found.lock) if found.lock else ())))

@@ -15,12 +15,14 @@ import pytest
 from rich.console import Console
 
 from fiefdom.cli import show
-from fiefdom.converge import carry_out, diffs, plan, run, steps
+from fiefdom.converge import diffs, plan, run, steps
 from fiefdom.converge.snapshot import FoundContainer, FoundFile, FoundImage, FoundUnit, Snapshot
+from fiefdom.desired import concerns
 from fiefdom.desired.containers import STAMP_DIR
+from fiefdom.desired.context import Context
 from fiefdom.desired.membership import rpc_auth
-from fiefdom.desired.state import RELEASES, Context, Directory, HostState, Secrets, digest
-from fiefdom.model import Cluster
+from fiefdom.desired.state import CODENAMES, Directory, HostState, digest
+from fiefdom.model import Cluster, Secrets
 from helpers.example import GOSSIP_KEY, INVENTORY, merged
 
 SOURCES = {"BY_ENV": {"env": "X"}, "BY_COMMAND": {"command": ["pass", "show", "x"]}, "BY_FILE": {"secret": "x"}}
@@ -81,7 +83,7 @@ def drifted(state: HostState) -> Snapshot:
 def planned(known: Secrets, now: object) -> plan.Plan:
     hosts = []
     for name in HOSTS:
-        state = carry_out.state_of(context(name, known))
+        state = concerns.state_of(context(name, known))
         hosts.append(plan.of_host(name, state, now(state), {}, hold=frozenset(CLUSTER.services)))  # type: ignore[operator]
     return plan.merge(hosts)
 
@@ -121,7 +123,7 @@ def test_neither_hash_nor_json_of_a_plan_depends_on_one(now: object) -> None:
 
 
 def test_another_value_is_another_container_all_the_same() -> None:
-    one, two = (carry_out.state_of(context("app1", known)) for known in (ONE, TWO))
+    one, two = (concerns.state_of(context("app1", known)) for known in (ONE, TWO))
     changed = {old.path for old, new in zip(one.files, two.files, strict=True) if old != new}
     names = [f"predictor-{port}" for port in range(8000, 8004)]
     assert changed == {
@@ -132,9 +134,9 @@ def test_another_value_is_another_container_all_the_same() -> None:
 
 @pytest.mark.parametrize("name", HOSTS)
 def test_on_hosts_they_are_in_closed_files_alone(name: str) -> None:
-    for release in RELEASES:
+    for release in CODENAMES:
         it = Context(name, CLUSTER, release, ONE)
-        state = carry_out.state_of(it)
+        state = concerns.state_of(it)
         for word in words(it):
             assert word not in repr([(c.args, c.command, c.probe) for c in state.containers])
             for file in state.files:

@@ -19,7 +19,7 @@ SCRIPTS: dict[str, str] = json.loads(subprocess.run(_finder, capture_output=True
 
 def test_the_scripts_are_found() -> None:
     wanted = {"converge.steps.SCRIPT", "converge.steps.TURN", "converge.guard.SCRIPT", "converge.snapshot.SCRIPT"}
-    wanted |= {"cluster.ledger.SCRIPT", "engine.session._AS_ROOT"}
+    wanted |= {"cluster.ledger.SCRIPT", "engine.shells.AS_ROOT"}
     assert wanted <= set(SCRIPTS)
 
 

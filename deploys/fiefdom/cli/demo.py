@@ -1,10 +1,7 @@
-"""From nothing to predictions through the gateway: what `make demo` does and shows."""
+"""`fiefdom demo`: from nothing to predictions through the gateway."""
 
 from __future__ import annotations
 
-from fiefdom import engine  # first: it patches the standard library's sockets
-
-# isort: split
 import json
 import time
 import urllib.request
@@ -13,19 +10,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
 from rich.console import Console
 from rich.table import Table
 
 from fiefdom import inventory, lab
 from fiefdom.cli import show
 from fiefdom.cluster import status
-from fiefdom.converge import carry_out
-from fiefdom.converge.run import Known
-from fiefdom.desired.state import Secrets
+from fiefdom.converge import carry_out, look
+from fiefdom.converge.run import Hosts, Known
 from fiefdom.errors import FiefdomError
 from fiefdom.images import build
 from fiefdom.inventory import secret
-from fiefdom.model import Cluster
+from fiefdom.model import Cluster, Secrets
 from fiefdom.waiting import looks
 
 INVENTORY = "inventories/lab.yaml"
@@ -49,8 +46,12 @@ class _Stages:
         self.times.append((name, time.monotonic() - start))
 
 
-def run() -> None:
-    """The whole road; returns only if every step of it worked, and raises FiefdomError otherwise."""
+@click.command()
+def demo() -> None:
+    """Bring up the lab, converge it and show its round robin. What `make demo` runs."""
+    # Deferred: it patches the standard library's sockets.
+    from fiefdom import engine
+
     console = show.console()
     stages = _Stages(console)
     if not Path(INVENTORY).is_file():
@@ -68,9 +69,9 @@ def run() -> None:
     with engine.Session(cluster, names) as session:
         with stages("Converge: from bare Debian to the inventory"):
             known = Known(cluster, secrets, build.identities(cluster))
-            wanted = carry_out.make_plan(known, names, session)
+            wanted = look.make_plan(known, names, session)
             carry_out.carry_out(wanted, session, cluster, stages.progress)
-            left = carry_out.make_plan(known, names, session)
+            left = look.make_plan(known, names, session)
             if not left.due.clean:
                 raise FiefdomError("the second plan is not clean; see `fiefdom plan inventories/lab.yaml`")
             changes = sum(wanted.counts.values())
@@ -88,7 +89,7 @@ def run() -> None:
 
 
 def wait_for_rotation(
-    cluster: Cluster, secrets: Secrets, session: engine.Session, timeout_s: float = ROTATION_TIMEOUT_S
+    cluster: Cluster, secrets: Secrets, session: Hosts, timeout_s: float = ROTATION_TIMEOUT_S
 ) -> status.Status:
     """The cluster's status as soon as every instance is up everywhere. Raises FiefdomError after ``timeout_s``."""
     for late in looks(timeout_s):

@@ -6,20 +6,24 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-import rich.progress
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from fiefdom.cluster.ledger import Act, Lock, ago, duration
+from fiefdom.cluster.audit import Act
+from fiefdom.cluster.lock import Lock
 from fiefdom.cluster.status import Status
-from fiefdom.converge import steps
 from fiefdom.converge.carry_out import DONE
 from fiefdom.converge.plan import Plan
-from fiefdom.procedures.release import Release
+from fiefdom.procedures.release import Release, versions_of
 from fiefdom.procedures.rollout import Report
+from fiefdom.wording import ago, duration
+
+if TYPE_CHECKING:
+    import rich.progress
 
 _STYLE = {"+": "green", "~": "yellow", "-": "red", "-/+": "magenta"}
 _WORDS = {"+": "to create", "~": "to change", "-/+": "to replace", "-": "to remove"}
@@ -99,6 +103,9 @@ class Progress:
 
 
 def _live(console: Console, turns: int | None) -> rich.progress.Progress:
+    # Deferred: its thread must be one of those that the engine patched, or it would print in the middle of a line.
+    import rich.progress
+
     what = rich.progress.TextColumn("{task.description}")
     columns: list[rich.progress.ProgressColumn] = [rich.progress.SpinnerColumn(), what]
     if turns is not None:
@@ -154,7 +161,7 @@ def release_plan(release: Release) -> Iterable[Text]:
     for number, batch in enumerate(release.batches, 1):
         yield Text(f"{number}. {', '.join(batch)}", style="bold")
         for name in batch:
-            for (service, before, after), count in Counter(steps.versions(release.turns[name])).items():
+            for (service, before, after), count in Counter(versions_of(release.turns[name])).items():
                 yield Text(f"   -/+ {service} x {count}  {before} -> {after}", style=_STYLE["-/+"])
     if release.left:
         yield Text(f"then it waits for --continue: {', '.join(release.left)}", style="dim")

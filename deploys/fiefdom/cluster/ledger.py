@@ -9,16 +9,17 @@ import getpass
 import hashlib
 import json
 import os
-import re
 import secrets
 import socket
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from fiefdom.cluster.audit import LAST, Entry, merge
+from fiefdom.cluster.lock import APPLY, SILENT_S, Answer, Lock, Locked, parse_answer, refusal, unlock_refusal
+from fiefdom.cluster.words import WORDS_MAX, words
 from fiefdom.converge.run import Hosts
 from fiefdom.errors import FiefdomError
 from fiefdom.waiting import pause
@@ -26,102 +27,8 @@ from fiefdom.wording import printable
 
 SCRIPT = (Path(__file__).parent / "ledger.sh").read_text()
 DIR = "/var/lib/fiefdom/ledger"
-
-# A run that was silent for so long may be taken for dead. It beats often enough to miss several beats before.
-SILENT_S = 15
 BEAT_S = 3
-
-APPLY = "apply of "
-"""What the reason of an apply's lock begins with."""
-
-LAST = 20
-"""How many acts an audit shows, unless told otherwise."""
-
-_TIME = "%Y-%m-%dT%H:%M:%SZ"
-_WORDS_MAX = 200
 _NONE = "-"
-# The model's versions and nothing (before a first start, after a removal).
-_VERSION = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?")
-_KEY = re.compile(r"[a-z][a-z0-9-]{0,63}")
-_NOW = re.compile(r"now\t([0-9]{1,12}(?:\.[0-9]{1,9})?)\t([0-9]{1,12})")
-_LOCK = re.compile(r"lock\t([0-9a-f]{64})\t([0-9]{1,12}\.[0-9]{1,9})\t(.*)")
-
-
-class Locked(FiefdomError):
-    """The cluster's lock is somebody else's."""
-
-
-@dataclass(frozen=True)
-class Lock:
-    """A cluster's lock as one gateway holds it; ages are by that gateway's clock.
-
-    A person's lock shows no sign of life and never looks dead. ``token`` and ``seen`` name this very state of it.
-    """
-
-    gateway: str
-    run: str
-    who: str
-    why: str
-    person: bool
-    since: str
-    age_s: float
-    silence_s: float
-    token: str
-    seen: str
-
-    @property
-    def alive(self) -> bool:
-        """Whether its holder must be taken for alive."""
-        return self.person or self.silence_s < SILENT_S
-
-    @property
-    def applies(self) -> bool:
-        """Whether its holder is an apply, which leaves nothing behind that the next run would not see."""
-        return not self.person and self.why.startswith(APPLY)
-
-    def as_data(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        names = ("gateway", "run", "who", "why", "person", "since", "age_s", "silence_s")
-        return {name: getattr(self, name) for name in names} | {"alive": self.alive}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A line of the audit. ``at`` is the gateway's time, UTC; ``services`` are old and new version by service.
-
-    ``event`` is begin or end, and ``outcome`` of an end is ok, failed or interrupted.
-    """
-
-    run: str
-    who: str
-    what: str
-    event: str
-    outcome: str = ""
-    plan: str = ""
-    hosts: tuple[str, ...] = ()
-    services: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    note: str = ""
-    at: str = ""
-
-
-@dataclass(frozen=True)
-class Act:
-    """What somebody did, its begin and end in one. ``outcome`` may also be running, or died: it never ended."""
-
-    run: str
-    who: str
-    what: str
-    at: str
-    took_s: float | None
-    outcome: str
-    plan: str
-    hosts: tuple[str, ...]
-    services: Mapping[str, tuple[str, str]]
-    note: str
-
-    def as_data(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -285,7 +192,7 @@ def _held(
     person: bool = False,
 ) -> tuple[Held, str]:
     run = run or new_run()
-    body = _body(run=run, who=_words(who), why=_words(why), person=person)
+    body = _body(run=run, who=words(who), why=words(why), person=person)
     return Held(hosts, tuple(gateways), run, who, _token(body), warn), body
 
 
@@ -375,7 +282,7 @@ def append(hosts: Hosts, gateways: Iterable[str], entry: Entry, warn: Callable[[
     """Add a line to the audit of every gateway; ``warn`` hears of those that miss it."""
     about = asdict(entry)
     del about["at"]
-    about["note"] = _words(entry.note)
+    about["note"] = words(entry.note)
     _, trouble = _ask_all(hosts, gateways, "append", stdin=_body(**about))
     if trouble:
         warn(f"the audit misses a line: {trouble}")
@@ -383,7 +290,7 @@ def append(hosts: Hosts, gateways: Iterable[str], entry: Entry, warn: Callable[[
 
 def read(hosts: Hosts, gateways: Iterable[str], last: int = LAST) -> Ledger:
     """The locks, and the entries of the last ``last`` acts or a few more, of every gateway that answers."""
-    answers: dict[str, _Answer] = {}
+    answers: dict[str, Answer] = {}
     gateways = tuple(gateways)
 
     def ask(name: str) -> None:
@@ -407,180 +314,6 @@ def operator() -> str:
 def new_run() -> str:
     """A name for one run that no other has."""
     return secrets.token_hex(8)
-
-
-def refusal(lock: Lock, take_over: bool = False) -> str | None:
-    """Why ``lock`` keeps a run from starting, and what to do; None if it may be taken over, as that of a dead apply."""
-    words = f"locked by {lock.who} {ago(lock.age_s)}: {lock.why}"
-    if lock.person:
-        return f"{words}; when that is over: `fiefdom unlock INVENTORY`"
-    words += f"; last sign of life {ago(lock.silence_s)}"
-    if lock.alive:
-        return f"{words}, so it is at work: wait for it; --take-over works after {SILENT_S} s of silence"
-    if take_over or lock.applies:
-        return None
-    return f"{words}: if it is dead, the same command with --take-over goes on without it"
-
-
-def unlock_refusal(lock: Lock, take_over: bool) -> str | None:
-    """Why `unlock` leaves ``lock`` where it is, or None."""
-    if lock.person or (take_over and not lock.alive):
-        return None
-    words = f"the lock is a run's, of {lock.who}: {lock.why}; last sign of life {ago(lock.silence_s)}"
-    if lock.alive:
-        return f"{words}, so it is at work: wait for it; --take-over works after {SILENT_S} s of silence"
-    return f"{words}: if it is dead, `fiefdom unlock INVENTORY --take-over`"
-
-
-def duration(seconds: float) -> str:
-    """A duration in words, rounded down: 45 s, 12 minutes, 1 hour, 3 days."""
-    if seconds < 60:
-        return f"{max(0, int(seconds))} s"
-    if seconds < 3600:
-        count, unit = int(seconds // 60), "minute"
-    elif seconds < 2 * 86400:
-        count, unit = int(seconds // 3600), "hour"
-    else:
-        count, unit = int(seconds // 86400), "day"
-    return f"{count} {unit}{'s' * (count != 1)}"
-
-
-def ago(seconds: float) -> str:
-    """How long since, in words."""
-    return f"{duration(seconds)} ago"
-
-
-def parse_entry(line: str) -> Entry | None:
-    """A line of an audit; None where it is torn, or nothing that Fiefdom wrote."""
-    try:
-        data = json.loads(line)
-        _when(data["at"])
-        services = {_match(_KEY, name): _versions(pair) for name, pair in data["services"].items()}
-        if data["event"] not in ("begin", "end") or data["outcome"] not in ("", "ok", "failed", "interrupted"):
-            return None
-        return Entry(
-            run=_words(data["run"]),
-            who=_words(data["who"]),
-            what=_match(_KEY, data["what"]),
-            event=data["event"],
-            outcome=data["outcome"],
-            plan=_words(data["plan"]),
-            hosts=tuple(_words(name) for name in data["hosts"]),
-            services=services,
-            note=_words(data["note"]),
-            at=data["at"],
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-
-
-def merge(audits: Iterable[Iterable[Entry]]) -> tuple[Entry, ...]:
-    """The audits of several gateways as one, in order of time; of what several have, the first one's word counts."""
-    found: dict[tuple[str, str, str], Entry] = {}
-    for audit in audits:
-        for entry in audit:
-            found.setdefault((entry.run, entry.what, entry.event), entry)
-    begun = {(e.run, e.what): e.at for e in found.values() if e.event == "begin"}
-    # Their clocks may differ, but nothing ends before it began.
-    return tuple(sorted(found.values(), key=lambda e: (max(e.at, begun.get((e.run, e.what), "")), e.event == "end")))
-
-
-def acts(entries: Iterable[Entry], live: Collection[str] = ()) -> tuple[Act, ...]:
-    """What was done, from merged entries, in the order of its beginning; ``live`` are the runs that are under way."""
-    pairs: dict[tuple[str, str], dict[str, Entry]] = {}
-    for entry in entries:
-        pairs.setdefault((entry.run, entry.what), {})[entry.event] = entry
-    return tuple(_act(pair, live) for pair in pairs.values())
-
-
-def _act(pair: Mapping[str, Entry], live: Collection[str]) -> Act:
-    known = [pair[event] for event in ("begin", "end") if event in pair]
-    first, last = known[0], known[-1]
-    return Act(
-        run=last.run,
-        who=last.who,
-        what=last.what,
-        at=first.at,
-        took_s=max(0.0, _when(last.at) - _when(first.at)) if len(known) == 2 else None,
-        outcome=last.outcome if last.event == "end" else "running" if last.run in live else "died",
-        plan=last.plan,
-        hosts=last.hosts,
-        services=last.services,
-        note=last.note,
-    )
-
-
-def last_brought(entries: Iterable[Entry], service: str, running: Collection[str]) -> str | None:
-    """Of the versions of ``service`` that run side by side the one that came last; None if the entries do not know.
-
-    A rollback that ended early leaves behind what it was to leave.
-    """
-    for act in reversed(acts(entries)):
-        if service in act.services:
-            old, new = act.services[service]
-            version = old if act.what == "rollback" and act.outcome != "ok" else new
-            if version in running:
-                return version
-    return None
-
-
-def last_healthy(entries: Iterable[Entry], service: str, running: str) -> str | None:
-    """The newest version of ``service`` other than ``running`` that was healthy, from merged entries; None if unknown.
-
-    What an act that ended well led to was healthy, and what it started from had been, unless that act was a rollback.
-    A version that a release failed to bring, or that was rolled back, is not. The newest word about a version counts.
-    An act that was interrupted, and a rollback that failed, say nothing: the next rollback tries the same again.
-    """
-    judged = {running, ""}
-    for entry in reversed(tuple(entries)):
-        if entry.event != "end" or service not in entry.services or entry.outcome == "interrupted":
-            continue
-        if entry.what == "rollback" and entry.outcome == "failed":
-            continue
-        old, new = entry.services[service]
-        good = entry.outcome == "ok"
-        verdicts = [(new, good)] + [(old, entry.what != "rollback")] * good
-        for version, healthy in verdicts:
-            if version not in judged and healthy:
-                return version
-            judged.add(version)
-    return None
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """What a gateway tells after every verb."""
-
-    lock: Lock | None
-    entries: tuple[Entry, ...]
-
-
-def parse_answer(gateway: str, text: str) -> _Answer:
-    """What ledger.sh printed. Raises FiefdomError where it broke off."""
-    lines = text.split("\n")
-    now = next((m for m in map(_NOW.fullmatch, lines) if m), None)
-    if now is None:
-        raise FiefdomError(f"{gateway}: its answer about the ledger broke off")
-    found = next((m for m in map(_LOCK.fullmatch, lines) if m), None)
-    entries = (parse_entry(line.removeprefix("entry\t")) for line in lines if line.startswith("entry\t"))
-    return _Answer(
-        found and _parse_lock(gateway, found, now=float(now[1]), uptime_s=int(now[2])), tuple(e for e in entries if e)
-    )
-
-
-def _parse_lock(gateway: str, found: re.Match[str], now: float, uptime_s: int) -> Lock:
-    token, seen, text = found.groups()
-    # A clock that was put back does not make the dead look alive; and a gateway that was down could see nobody.
-    silence_s = min(abs(now - float(seen)), uptime_s)
-    try:
-        data = json.loads(text)
-        run, who, why = _words(data["run"]), _words(data["who"]), _words(data["why"])
-        age_s, since = max(0.0, now - _when(data["since"])), data["since"]
-        person = data["person"] is True
-    except (ValueError, KeyError, TypeError, RecursionError):
-        run, who, why, since, person = "", "somebody", "the lock's text cannot be read", "", False
-        age_s = silence_s
-    return Lock(gateway, run, who, why, person, since, age_s, silence_s, token, seen)
 
 
 @contextmanager
@@ -686,10 +419,10 @@ def _trouble(hosts: Hosts, ask: Callable[[str], None], gateways: Iterable[str]) 
     return ""
 
 
-def _ask(hosts: Hosts, name: str, verb: str, token: str = _NONE, seen: str = _NONE, stdin: str = "") -> _Answer:
+def _ask(hosts: Hosts, name: str, verb: str, token: str = _NONE, seen: str = _NONE, stdin: str = "") -> Answer:
     ok, output, errors = hosts.script(name, SCRIPT, (verb, DIR, token, seen), stdin)
     if not ok:
-        raise FiefdomError(f"{name}: the ledger: {printable(errors)[:_WORDS_MAX] or 'no answer'}")
+        raise FiefdomError(f"{name}: the ledger: {printable(errors)[:WORDS_MAX] or 'no answer'}")
     return parse_answer(name, output)
 
 
@@ -699,32 +432,3 @@ def _body(**data: Any) -> str:
 
 def _token(body: str) -> str:
     return hashlib.sha256(f"{body}\n".encode()).hexdigest()
-
-
-def _words(value: object) -> str:
-    return printable(_text(value)[: 2 * _WORDS_MAX])[:_WORDS_MAX]
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(value)
-    return value
-
-
-def _match(pattern: re.Pattern[str], value: object) -> str:
-    if not pattern.fullmatch(_text(value)):
-        raise ValueError(value)
-    return str(value)
-
-
-def _versions(pair: Any) -> tuple[str, str]:
-    old, new = pair
-    return _match(_VERSION, old), _match(_VERSION, new)
-
-
-def _when(text: object) -> float:
-    """Seconds since 1970 of a ledger's time; ValueError or TypeError where it is none."""
-    at = datetime.strptime(_text(text), _TIME).replace(tzinfo=timezone.utc)
-    if at.strftime(_TIME) != text:  # 2026-1-2 would be read, and sorted wrongly
-        raise ValueError(text)
-    return at.timestamp()

@@ -9,12 +9,11 @@ from typing import Any
 
 from fiefdom.cluster.members import of_stranger
 from fiefdom.cluster.views import gateway_view
-from fiefdom.converge import carry_out, plan, snapshot
+from fiefdom.converge import plan, snapshot
 from fiefdom.converge.run import Hosts
-from fiefdom.desired import gateway
-from fiefdom.desired.state import Secrets
+from fiefdom.desired import concerns, gateway
 from fiefdom.errors import FiefdomError
-from fiefdom.model import Cluster
+from fiefdom.model import Cluster, Secrets
 from fiefdom.waiting import looks
 
 
@@ -87,7 +86,7 @@ class Status:
 def read(cluster: Cluster, secrets: Secrets, hosts: Hosts) -> Status:
     """Ask every host of the session once, and every gateway for its view."""
     queries = {
-        name: snapshot.query(carry_out.states_of(cluster, name, secrets, ("services", "serf", "gateway")).values())
+        name: snapshot.query(concerns.states_of(cluster, name, secrets, ("services", "serf", "gateway")).values())
         for name in hosts.names
     }
     found = {name: snapshot.parse(name, lines) for name, lines in hosts.snapshot_lines(queries).items()}

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from fiefdom.converge import steps
-from fiefdom.desired.state import Secrets
-from fiefdom.model import Cluster
+from fiefdom.model import Cluster, Secrets
 
 T = TypeVar("T")
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fiefdom.converge import guard
-from fiefdom.converge.plan import Change, HostPlan, claims, has_stamp, is_healthy, merge, unit_actions, unit_stamp
+from fiefdom.converge.plan import HostPlan, claims, has_stamp, is_healthy, merge, unit_actions, unit_stamp
 from fiefdom.converge.snapshot import sysctl_path
-from fiefdom.desired.containers import FAILED, conf_path
 from fiefdom.desired.state import Container, Directory, File, Package, Sysctl, Unit
 
 SCRIPT = (Path(__file__).parent / "steps.sh").read_text()
@@ -128,41 +127,6 @@ def turn_back(plan: HostPlan, aside: bool) -> tuple[Step, ...]:
         ("say", "restore"),
         ("restore", "aside" if aside else "replace"),
     )
-
-
-def release_of(plan: HostPlan, services: Collection[str]) -> HostPlan:
-    """What of ``plan`` is the release of ``services``: their running containers, what these are made from and owned by,
-    the agent's word of them, and what an earlier release left aside.
-    """
-    instances = [
-        c.resource
-        for c in plan.of("container", "-/+")
-        if isinstance(c.resource, Container) and c.resource.service in services
-    ]
-    if not instances:
-        return replace(plan, changes=())
-    agents = [c for c in plan.state.containers if c.role == "agent"]
-    paths = {path for c in (*instances, *agents) for path in (*c.config, conf_path(c.name))}
-    paths |= {f"/etc/systemd/system/{c.service}@.service" for c in instances}
-    paths |= {f"/etc/systemd/system/{c.unit}" for c in agents}
-    images = {c.image for c in (*instances, *agents)}
-    names = {c.name for c in (*instances, *agents)}
-
-    def belongs(change: Change) -> bool:
-        if change.kind == "container":
-            return change.name in names or change.name.endswith(FAILED)
-        return (change.kind == "file" and change.name in paths) or (change.kind == "image" and change.name in images)
-
-    return replace(plan, changes=tuple(c for c in plan.changes if belongs(c)))
-
-
-def versions(release: HostPlan) -> list[tuple[str, str, str]]:
-    """Service, version before and after of each instance that ``release`` replaces."""
-    return [
-        (c.resource.service, release.snapshot.containers[c.name].version, c.resource.version)
-        for c in release.of("container", "-/+")
-        if isinstance(c.resource, Container) and c.resource.role == "instance"
-    ]
 
 
 def _interrupts(plan: HostPlan) -> bool:

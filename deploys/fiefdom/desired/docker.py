@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import json
 
+from fiefdom.desired.context import Context
 from fiefdom.desired.render import render
-from fiefdom.desired.state import Context, Directory, File, HostState, Package, Release, Unit
+from fiefdom.desired.state import Codename, Directory, File, HostState, Package, Unit
 from fiefdom.model import Registry
 
 CONFIG = "/etc/docker/daemon.json"
@@ -15,14 +16,14 @@ CLIENT_CONFIG = f"{CLIENT_DIR}/config.json"  # apply.sh pulls with it where it i
 LIMITS = "/etc/systemd/system/docker.service.d/10-fiefdom.conf"
 
 # docker.io only recommends the client on Debian 13, and iptables on neither pulls itself in without recommends.
-PACKAGES: dict[Release, tuple[str, ...]] = {
+PACKAGES: dict[Codename, tuple[str, ...]] = {
     "bookworm": ("docker.io", "iptables"),
     "trixie": ("docker.io", "docker-cli", "iptables"),
 }
 
 # 20.10 knows no `--validate`, and nothing else on a bare Debian 12 reads daemon.json but dockerd itself. There the
 # file rests on json.dumps, the typed model, and a test that starts a real 20.10 with it.
-CHECKS: dict[Release, tuple[str, ...]] = {
+CHECKS: dict[Codename, tuple[str, ...]] = {
     "bookworm": (),
     "trixie": ("dockerd", "--validate", "--config-file", "{}"),
 }

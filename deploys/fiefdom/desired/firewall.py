@@ -10,9 +10,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
+from fiefdom.desired.context import Context
 from fiefdom.desired.ports import ranges
 from fiefdom.desired.render import render
-from fiefdom.desired.state import Context, Directory, File, HostState, Package, Unit
+from fiefdom.desired.state import Directory, File, HostState, Package, Unit
 
 RULES = "/etc/fiefdom/firewall.nft"
 BASE_RULES = "/etc/fiefdom/firewall-base.nft"

@@ -15,9 +15,10 @@ from fiefdom.desired.containers import (
     stop_limit_s,
     with_containers,
 )
+from fiefdom.desired.context import Context
 from fiefdom.desired.membership import agent_file, ring_files, rpc_environment
 from fiefdom.desired.render import render
-from fiefdom.desired.state import Container, Context, Directory, File, HostState, Image, Unit
+from fiefdom.desired.state import Container, Directory, File, HostState, Image, Unit
 from fiefdom.model import LAST_PORT, Cluster, Gateway, Service
 
 NAME = "gateway"

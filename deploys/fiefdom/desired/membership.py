@@ -8,7 +8,8 @@ import json
 from collections.abc import Mapping, Sequence
 
 from fiefdom.desired.containers import UID
-from fiefdom.desired.state import Context, File
+from fiefdom.desired.context import Context
+from fiefdom.desired.state import File
 from fiefdom.model import Instance
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 
+from fiefdom.desired.context import Context
 from fiefdom.desired.ports import ranges
 from fiefdom.desired.render import render
-from fiefdom.desired.state import Context, Directory, File, HostState, Package, Sysctl, Unit
+from fiefdom.desired.state import Directory, File, HostState, Package, Sysctl, Unit
 from fiefdom.model import GATEWAYS
 
 HOSTS = "/etc/hosts"

@@ -11,8 +11,9 @@ from fiefdom.desired.containers import (
     stop_limit_s,
     with_containers,
 )
+from fiefdom.desired.context import Context
 from fiefdom.desired.render import render
-from fiefdom.desired.state import Container, Context, File, HostState, Image, Unit
+from fiefdom.desired.state import Container, File, HostState, Image, Unit
 from fiefdom.model import Instance, Service
 
 # A file system in memory counts as the instance's memory: a quarter of it leaves room for the process.

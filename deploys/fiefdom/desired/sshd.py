@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import PurePath
 
+from fiefdom.desired.context import Context
 from fiefdom.desired.render import render
-from fiefdom.desired.state import Context, Directory, File, HostState, Package, Release, Unit
+from fiefdom.desired.state import Codename, Directory, File, HostState, Package, Unit
 from fiefdom.errors import FiefdomError
 
 # Debian's sshd_config includes the folder first and the first value wins: ahead of cloud-init's 50-.
@@ -47,7 +48,7 @@ _HOST_KEYS = (
 )
 _CA_SIGNATURES = ("sk-ssh-ed25519@openssh.com", "ssh-ed25519", "rsa-sha2-512", "rsa-sha2-256")
 
-PQ: dict[Release, dict[str, tuple[str, ...]]] = {
+PQ: dict[Codename, dict[str, tuple[str, ...]]] = {
     "bookworm": {
         "KexAlgorithms": _PQ_HYBRID + _CURVE25519 + _DIFFIE_HELLMAN,
         "Ciphers": _CIPHERS,
@@ -74,7 +75,7 @@ PQ: dict[Release, dict[str, tuple[str, ...]]] = {
 
 # curve25519 stays in on both releases, because paramiko 4, which pyinfra pins, knows no post-quantum key exchange and
 # would be locked out; finite-field Diffie-Hellman goes.
-COMPAT: dict[Release, dict[str, tuple[str, ...]]] = {
+COMPAT: dict[Codename, dict[str, tuple[str, ...]]] = {
     "bookworm": {**PQ["bookworm"], "KexAlgorithms": _PQ_HYBRID + _CURVE25519},
     "trixie": {**PQ["trixie"], "KexAlgorithms": PQ["trixie"]["KexAlgorithms"] + _CURVE25519},
 }
@@ -129,7 +130,7 @@ def _patience() -> HostState:
     )
 
 
-def _keys(release: Release) -> HostState:
+def _keys(release: Codename) -> HostState:
     """What a host makes for itself, once and before sshd reads it: its private key never travels."""
     path = f"/etc/systemd/system/{KEYS_UNIT}"
     moduli = MODULI if release == "bookworm" else None

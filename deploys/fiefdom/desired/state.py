@@ -8,61 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from fiefdom.model import Cluster, Host, SecretSource
-
-Release = Literal["bookworm", "trixie"]
-RELEASES: tuple[Release, ...] = ("bookworm", "trixie")
+Codename = Literal["bookworm", "trixie"]
+CODENAMES: tuple[Codename, ...] = ("bookworm", "trixie")
 Role = Literal["instance", "agent", "gateway"]
 
 
 def digest(data: bytes | str) -> str:
     """sha256 of ``data`` in hexadecimal, as ``sha256sum`` prints it."""
     return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
-
-
-@dataclass(frozen=True)
-class Secrets:
-    """Secret values of a cluster. Their text never leaves for a log, plan or diff."""
-
-    gossip_key: str = field(repr=False)
-    """Serf's encryption key: 32 random bytes in base64."""
-    values: Mapping[SecretSource, str] = field(default_factory=dict, repr=False)
-    """Every other one by where it comes from: one line of text each."""
-    other_gossip_keys: tuple[str, ...] = field(default=(), repr=False)
-    """Keys that agents understand beside it, while one key gives way to another."""
-
-    def text(self, value: str | SecretSource) -> str:
-        """What stands in the inventory, or what it refers to."""
-        return self.values[value] if isinstance(value, SecretSource) else value
-
-
-@dataclass(frozen=True)
-class Context:
-    """All that a concern may know: one validated host of a cluster, and what can only be known on its way there."""
-
-    name: str
-    cluster: Cluster
-    release: Release
-    secrets: Secrets
-    running: Mapping[str, str] = field(default_factory=dict)
-    """Version of each service that keeps, for now, another one than the inventory's: its release is pending."""
-    going: tuple[int, ...] = ()
-    """Ports of instances that the host still runs, and is not to any more once it had its turn."""
-
-    @property
-    def host(self) -> Host:
-        """The host itself."""
-        return self.cluster.hosts[self.name]
-
-    @property
-    def is_gateway(self) -> bool:
-        """Whether it runs the gateway container."""
-        return self.name in self.cluster.gateways
-
-    @property
-    def is_app_host(self) -> bool:
-        """Whether it runs a Serf agent beside service instances."""
-        return self.name in self.cluster.app_hosts
 
 
 @dataclass(frozen=True)

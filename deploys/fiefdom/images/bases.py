@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 from fiefdom.errors import FiefdomError
 from fiefdom.resources import images_dir
-
-Say = Callable[[str], None]
+from fiefdom.wording import Tell
 
 LABEL = "fiefdom.base"  # of an image: what it was built on
 MADE_HERE = "made from Debian's packages"
@@ -77,7 +75,7 @@ def _made_here(ref: str) -> bool | None:
     return (found["labels"] or {}).get(LABEL) == MADE_HERE or not pulled
 
 
-def renew(folder: Path, say: Say) -> None:
+def renew(folder: Path, say: Tell) -> None:
     """Pull every base by its name, and pin what came: in bases.lock and in each Dockerfile, the tests' ones too.
 
     Raises FiefdomError where a registry does not give one; nothing is written then.

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
-import json
-import shlex
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from fiefdom.desired.containers import image_ref, own_image_ref
 from fiefdom.errors import FiefdomError
-from fiefdom.images import bases, layers
+from fiefdom.images import bases
+from fiefdom.images.docker import CONTEXT_LABEL, inspect, run
 from fiefdom.model import Cluster
 from fiefdom.resources import images_dir
-
-_CONTEXT_LABEL = "fiefdom.context"  # snapshot.sh reads it as well
+from fiefdom.wording import Tell
 
 _PACKAGES = "/usr/share/fiefdom/packages.txt"  # `dpkg-query --show`, written by the Dockerfiles
-
-_CHUNK = 1 << 18
-
-Say = Callable[[str], None]
-
-# Runs a script as root on a host, its input in pieces, and returns what it printed; FiefdomError where it failed.
-Shell = Callable[[str, Iterable[bytes]], str]
 
 
 @dataclass(frozen=True)
@@ -82,11 +70,11 @@ def identities(cluster: Cluster) -> dict[str, str]:
     known = {w.ref: f"context:{_digest_of(w.context)}" for w in needed if w.context is not None}
     others = [w.ref for w in needed if w.context is None]
     if others and shutil.which("docker") is not None:
-        known |= {ref: found.id for ref, found in _inspect(others).items()}
+        known |= {ref: found.id for ref, found in inspect(others).items()}
     return known
 
 
-def ensure(cluster: Cluster, refs: Iterable[str], say: Say) -> None:
+def ensure(cluster: Cluster, refs: Iterable[str], say: Tell) -> None:
     """Build those of ``refs`` that are missing here or older than their folder.
 
     Raises FiefdomError for an image that is neither here nor can be built. With a registry there is nothing to do.
@@ -94,7 +82,7 @@ def ensure(cluster: Cluster, refs: Iterable[str], say: Say) -> None:
     if cluster.registry is not None:
         return
     needed = [w for w in wanted(cluster) if w.ref in set(refs)]
-    present = _inspect([w.ref for w in needed]) if needed else {}
+    present = inspect([w.ref for w in needed]) if needed else {}
     for image in needed:
         found = present.get(image.ref)
         if image.context is None:
@@ -107,15 +95,15 @@ def ensure(cluster: Cluster, refs: Iterable[str], say: Say) -> None:
             build(image, say)
 
 
-def build(image: Wanted, say: Say) -> None:
+def build(image: Wanted, say: Tell) -> None:
     """Build one image from its folder with the local Docker daemon."""
     context = image.context
     if context is None or not (context / "Dockerfile").is_file():
         raise FiefdomError(f"{image.key.replace('.image', '.build')}: {context} has no Dockerfile; correct the folder")
     say(f"building {image.ref}")
-    label = f"{_CONTEXT_LABEL}={_digest_of(context)}"
+    label = f"{CONTEXT_LABEL}={_digest_of(context)}"
     base = bases.build_arguments(context)
-    done = _docker("build", "--force-rm", "--label", label, *base, "--tag", image.ref, str(context))
+    done = run("build", "--force-rm", "--label", label, *base, "--tag", image.ref, str(context))
     if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         raise FiefdomError(f"{image.ref} could not be built from {context}: " + " | ".join(lines[-3:]))
@@ -146,7 +134,7 @@ class Contents:
 def contents(cluster: Cluster) -> Iterator[Contents]:
     """What is in each of a cluster's images on this machine; nothing in them is run."""
     refs = [w.ref for w in wanted(cluster)]
-    present = _inspect(refs)
+    present = inspect(refs)
     for ref in refs:
         found = present.get(ref)
         if found is None:
@@ -156,191 +144,20 @@ def contents(cluster: Cluster) -> Iterator[Contents]:
 
 
 def _packages(image: str) -> tuple[tuple[str, str], ...]:
-    made = _docker("create", "--network=none", image, "never-run")
+    made = run("create", "--network=none", image, "never-run")
     if made.returncode:
         raise FiefdomError(f"docker could not open {image}: {made.stderr.strip().splitlines()[-1]}")
     container = made.stdout.strip()
     try:
         copied = subprocess.run(["docker", "cp", f"{container}:{_PACKAGES}", "-"], capture_output=True, check=False)
     finally:
-        _docker("rm", "--volumes", container)
+        run("rm", "--volumes", container)
     if copied.returncode:
         return ()
     with tarfile.open(fileobj=io.BytesIO(copied.stdout)) as archive:
         listed = archive.extractfile(archive.getmembers()[0])
         lines = listed.read().decode().splitlines() if listed else []
     return tuple((name, version) for name, _, version in (line.partition("\t") for line in lines))
-
-
-def _docker(*arguments: str) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise FiefdomError(
-            "there is no docker command on this machine; install it (Debian: docker.io, docker-cli), "
-            "or name a `registry` that has the images"
-        ) from None
-
-
-@contextmanager
-def saved(refs: Iterable[str]) -> Iterator[IO[bytes]]:
-    """A stream of `docker save` for several images, so that layers they share travel once.
-
-    Raises FiefdomError where Docker failed; not where the reader stopped early, who has the better reason.
-    """
-    with subprocess.Popen(["docker", "save", *refs], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stderr is not None  # noqa: S101 -- both are pipes
-        try:
-            yield process.stdout
-            complete = not process.stdout.read(1)
-        finally:
-            process.stdout.close()
-            error = process.stderr.read().decode(errors="replace").strip()
-        if process.wait() and complete:
-            raise FiefdomError(f"docker save {' '.join(refs)} failed: {error}")
-
-
-@dataclass(frozen=True)
-class Parcel:
-    """What brings some images to one host.
-
-    ``names`` are all of them, each with its id on the host; ``sent`` those it lacks, by their id on this machine;
-    ``dropped`` the files of their archive that it can do without.
-    """
-
-    names: tuple[tuple[str, str], ...]
-    sent: tuple[str, ...]
-    dropped: frozenset[str]
-
-
-def held(shell: Shell) -> layers.Held:
-    """What a host has already. One that cannot say counts as having nothing: what fails there next tells why."""
-    try:
-        return layers.held(shell(layers.HELD, ()).splitlines())
-    except FiefdomError:
-        return layers.Held()
-
-
-def parcel(refs: Sequence[str], there: layers.Held) -> Parcel | None:
-    """What must travel to a host that has what ``there`` says; None where only the whole will do."""
-    here = _inspect(list(refs))
-    if not there.ids or not here.keys() >= set(refs):
-        return None
-    missing = list(dict.fromkeys(found for found in here.values() if found.id not in there.ids))
-    layouts = []
-    if any(found.layers[:1] in there.chains for found in missing):
-        named_so = _names_files_by_layer()
-        layouts = [layers.by_digest(f.id, f.layers) if named_so else _layout(f.local_id) for f in missing]
-    known = [found for found in layouts if found is not None]
-    return Parcel(
-        tuple((ref, here[ref].id) for ref in refs),
-        tuple(found.local_id for found in missing),
-        layers.superfluous(known, there) if len(known) == len(layouts) else frozenset(),
-    )
-
-
-def send(refs: Sequence[str], packed: Parcel | None, shell: Shell) -> int:
-    """Bring images to a host, and return how many bytes of archive travelled.
-
-    The host tags what came by the id that it must have, which fails unless it is there with all its layers. Whatever
-    was wrong with the parcel, the whole is sent then. Raises FiefdomError where that fails, too.
-    """
-    travelled = 0
-
-    def counted(pieces: Iterable[bytes]) -> Iterator[bytes]:
-        nonlocal travelled
-        for piece in pieces:
-            travelled += len(piece)
-            yield piece
-
-    def load(archive: Generator[bytes, None, None], *then: str) -> None:
-        with closing(archive) as pieces:
-            shell(" && ".join(["docker load --quiet", *then]), counted(pieces))
-
-    if packed is not None:
-        tags = [shlex.join(["docker", "tag", image, ref]) for ref, image in packed.names]
-        try:
-            if packed.sent:
-                load(_archive(packed.sent, packed.dropped), *tags)
-            else:
-                shell(" && ".join(tags), ())
-        except FiefdomError:  # an image may have left the host since it was asked
-            pass
-        else:
-            return travelled
-    load(_archive(refs, frozenset()))
-    return travelled
-
-
-def _archive(names: Iterable[str], dropped: frozenset[str]) -> Generator[bytes, None, None]:
-    with saved(names) as stream:
-        if dropped:
-            yield from layers.without(stream, dropped)
-        else:
-            yield from iter(functools.partial(stream.read, _CHUNK), b"")
-
-
-@functools.cache  # an id says it all, and reading an archive takes as long as writing it
-def _layout(local_id: str) -> layers.Layout | None:
-    with saved([local_id]) as stream:
-        try:
-            return layers.layout(stream)
-        except tarfile.TarError:
-            return None
-
-
-@dataclass(frozen=True)
-class _Found:
-    id: str  # on a host
-    local_id: str
-    context: str
-    base: str
-    layers: layers.Chain
-
-
-def _inspect(refs: list[str]) -> dict[str, _Found]:
-    # Exits 1 when one of them is missing and still prints the others.
-    done = _docker("image", "inspect", *refs)
-    if "Cannot connect to the Docker daemon" in done.stderr:
-        raise FiefdomError("the Docker daemon of this machine does not answer; start it, for images come from there")
-    try:
-        images = json.loads(done.stdout or "[]")
-    except ValueError:
-        return {}
-    found = {}
-    for image in images:
-        labels: Mapping[str, str] = image["Config"].get("Labels") or {}
-        chain = tuple(image["RootFS"].get("Layers") or ())
-        entry = _Found(
-            _id_on_hosts(image["Id"]), image["Id"], labels.get(_CONTEXT_LABEL, ""), labels.get(bases.LABEL, ""), chain
-        )
-        found.update({tag: entry for tag in image["RepoTags"] or [] if tag in refs})
-    return found
-
-
-def _id_on_hosts(local_id: str) -> str:
-    """The id a host's classic image store will give an image: its configuration's digest.
-
-    Docker's containerd store (the default from Docker 29 on) takes the manifest's instead, and only the saved archive
-    tells the configuration's.
-    """
-    if layers.is_classic(_local_daemon()):
-        return local_id
-    if (layout := _layout(local_id)) is None:
-        raise FiefdomError(f"docker save {local_id} holds no manifest; is this Docker's own client?")
-    return layout.id
-
-
-def _names_files_by_layer() -> bool:
-    """Whether archives need not be read to know what lies where. A wrong yes costs time only: nothing is left out."""
-    major = _local_daemon().partition(".")[0]
-    return layers.is_classic(_local_daemon()) and major.isdecimal() and int(major) >= 25
-
-
-@functools.cache
-def _local_daemon() -> str:
-    """Its version, and what it says about its store."""
-    return _docker("info", "--format", "{{.ServerVersion}} {{json .DriverStatus}}").stdout
 
 
 def _digest_of(context: Path) -> str:

@@ -7,11 +7,8 @@ their order, the inventory, the host's own keys. Mappings merge at every depth, 
 
 from __future__ import annotations
 
-import ipaddress
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ from pydantic import ValidationError
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory.complaint import first_of, refused, unknown_key
 from fiefdom.inventory.source import Origin, Written, read_group_data, read_python, read_yaml, written
-from fiefdom.model import LAST_PORT, Cluster, Host
+from fiefdom.model import Cluster, Host
 from fiefdom.wording import KeyPath, printable
 
 DATA_KEY = "fiefdom"
@@ -65,7 +62,7 @@ def load(path: str | Path) -> Cluster:
     """
     suffix = Path(path).suffix
     if suffix in (".yaml", ".yml"):
-        return _of_document(_document(path), _group_data(path))
+        return of_document(document_of(path), group_data(path))
     if suffix == ".py":
         return _of_layers(_python_layers(path), str(path))
     if Path(path).exists() and not Path(path).is_dir():
@@ -92,98 +89,7 @@ def cluster_of(
     return _of_layers(layers, "inventory")
 
 
-def groups_beside(file: str) -> dict[str, list[Any]]:
-    """pyinfra's groups for the YAML inventory beside the Python file ``file``, for ``globals().update(...)``.
-
-    Raises:
-        FiefdomError: the inventory is not valid; inside of pyinfra it is a PyinfraError as well, which pyinfra prints.
-    """
-    try:
-        path = Path(file).with_suffix(".yaml")
-        document = _document(
-            path if path.exists() or not path.with_suffix(".yml").exists() else path.with_suffix(".yml")
-        )
-        groups = pyinfra_groups(_of_document(document, _group_data(file)))
-    except FiefdomError as error:
-        # Only where pyinfra is there already: importing it is slow, and `fiefdom` patches for gevent first.
-        exceptions = sys.modules.get("pyinfra.api.exceptions")
-        if exceptions is None:
-            raise
-        raise type("InventoryError", (FiefdomError, exceptions.PyinfraError), {})(str(error)) from None
-    return {**groups, "all": [(name, {**data, DATA_KEY: document}) for name, data in groups["all"]]}
-
-
-def pyinfra_groups(cluster: Cluster) -> dict[str, list[Any]]:
-    """Host names by group as pyinfra takes them; under `all` every host with its `connection`."""
-    groups: dict[str, list[Any]] = {"all": [(name, connection(cluster, name)) for name in cluster.hosts]}
-    for name, host in cluster.hosts.items():
-        for group in host.groups:
-            groups.setdefault(group, []).append(name)
-    return groups
-
-
-def connection(cluster: Cluster, host: str) -> dict[str, Any]:
-    """Host data by which pyinfra's SSH connector reaches ``host``. A host key that is not known is refused."""
-    user, port, key = cluster.ssh_of(host)
-    data: dict[str, Any] = {
-        "ssh_hostname": cluster.hosts[host].address,
-        "ssh_port": port,
-        "ssh_user": user,
-        "ssh_strict_host_key_checking": "yes",
-    }
-    if key is not None:
-        data["ssh_key"] = key
-    if cluster.ssh.known_hosts is not None:
-        data["ssh_known_hosts_file"] = str(cluster.path(cluster.ssh.known_hosts))
-    if user != "root":
-        data["_sudo"] = True
-    return data
-
-
-def limit_hosts(cluster: Cluster, patterns: Iterable[str]) -> tuple[str, ...]:
-    """Names of the hosts that ``patterns`` choose, in the inventory's order; all of them where there is no pattern.
-
-    A pattern is what pyinfra's ``--limit`` takes: a group, or a host name or glob; several with commas between.
-
-    Raises:
-        FiefdomError: a pattern chooses no host.
-    """
-    groups = pyinfra_groups(cluster) | {"all": list(cluster.hosts)}
-    chosen: set[str] = set()
-    wanted = [part.strip() for pattern in patterns for part in pattern.split(",")]
-    for pattern in wanted:
-        found = groups.get(pattern) or [name for name in cluster.hosts if fnmatchcase(name, pattern)]
-        if not found:
-            known = f"hosts are {', '.join(cluster.hosts)}; groups are {', '.join(g for g in groups if g != 'all')}"
-            raise FiefdomError(printable(f"--limit {pattern!r}: no host or group of that name; {known}"))
-        chosen.update(found)
-    return tuple(name for name in cluster.hosts if name in chosen or not wanted)
-
-
-def answers_at(cluster: Cluster, values: Iterable[str]) -> dict[str, tuple[str | None, int | None]]:
-    """Address and port by host of ``values`` such as ``app1=10.20.0.21``, ``app1=10.20.0.21:2222`` or ``app1=:2222``.
-
-    Raises:
-        FiefdomError: one of them is no such thing, or names a host that there is not.
-    """
-    found: dict[str, tuple[str | None, int | None]] = {}
-    for value in values:
-        name, equals, place = value.partition("=")
-        address, colon, port = place.partition(":")
-        try:
-            where = str(ipaddress.IPv4Address(address)) if address else None
-            known = bool(equals and place) and (not colon or 1 <= int(port) <= LAST_PORT)
-        except ValueError:
-            known = False
-        if not known:
-            raise FiefdomError(printable(f"--at {value!r}: write HOST=ADDRESS, HOST=ADDRESS:PORT or HOST=:PORT"))
-        if name not in cluster.hosts:
-            raise FiefdomError(printable(f"--at {value!r}: no such host; hosts are {', '.join(cluster.hosts)}"))
-        found[name] = (where, int(port) if colon else None)
-    return found
-
-
-def _document(path: str | Path) -> Document:
+def document_of(path: str | Path) -> Document:
     content = read_yaml(path)
     if "base_dir" in content.value:
         known = sorted((_CLUSTER_KEYS - {"base_dir"}) | {"hosts"})
@@ -191,12 +97,12 @@ def _document(path: str | Path) -> Document:
     return Document(str(path), str(Path(path).resolve().parent), content)
 
 
-def _group_data(path: str | Path) -> dict[str, Written]:
+def group_data(path: str | Path) -> dict[str, Written]:
     here, beside = Path.cwd(), Path(path).resolve().parent
     return read_group_data([folder / "group_data" for folder in dict.fromkeys((here, beside))])
 
 
-def _of_document(document: Document, groups: Mapping[str, Written]) -> Cluster:
+def of_document(document: Document, groups: Mapping[str, Written]) -> Cluster:
     hosts = document.content.value.get("hosts")
     # pyinfra puts every host of a file into a group with the file's name, after all others.
     stem = Path(document.file).stem
@@ -211,7 +117,7 @@ def _of_document(document: Document, groups: Mapping[str, Written]) -> Cluster:
 def _of_layers(layers: _Layers, file: str) -> Cluster:
     for _, data in layers.hosts.values():
         if isinstance(document := data.get(DATA_KEY), Document):
-            return _of_document(document, {**layers.groups, "all": layers.everywhere})
+            return of_document(document, {**layers.groups, "all": layers.everywhere})
     content = Written({"hosts": {}}, {(): Origin(file)})
     owner: dict[str, str] = {}
     for name, (groups, data) in layers.hosts.items():
@@ -334,7 +240,7 @@ def _python_layers(path: str | Path) -> _Layers:
         name: written(data, str(path))
         for name, data in [("all", everywhere), *((g, d) for g, (_, d) in groups.items())]
     }
-    for name, new in _group_data(path).items():
+    for name, new in group_data(path).items():
         # As in pyinfra, a name in group_data/ replaces the one in the data that stands with the group's list.
         old = layers.get(name, Written({}, {}))
         layers[name] = Written({**old.value, **new.value}, {**old.origins, **new.origins})

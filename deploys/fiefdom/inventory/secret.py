@@ -11,10 +11,9 @@ import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from fiefdom.desired.state import Secrets
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory import vault
-from fiefdom.model import Cluster, SecretSource
+from fiefdom.model import Cluster, Secrets, SecretSource
 from fiefdom.wording import dotted, printable
 
 VARIABLE = "FIEFDOM_GOSSIP_KEY"

@@ -4,13 +4,50 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from fiefdom.converge import plan, steps
-from fiefdom.desired.containers import FAILED
+from fiefdom.converge import plan
+from fiefdom.converge.plan import Change, HostPlan
+from fiefdom.desired.containers import FAILED, conf_path
+from fiefdom.desired.state import Container
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
 from fiefdom.wording import printable
+
+
+def release_of(plan: HostPlan, services: Collection[str]) -> HostPlan:
+    """What of ``plan`` is the release of ``services``: their running containers, what these are made from and owned by,
+    the agent's word of them, and what an earlier release left aside.
+    """
+    instances = [
+        c.resource
+        for c in plan.of("container", "-/+")
+        if isinstance(c.resource, Container) and c.resource.service in services
+    ]
+    if not instances:
+        return replace(plan, changes=())
+    agents = [c for c in plan.state.containers if c.role == "agent"]
+    paths = {path for c in (*instances, *agents) for path in (*c.config, conf_path(c.name))}
+    paths |= {f"/etc/systemd/system/{c.service}@.service" for c in instances}
+    paths |= {f"/etc/systemd/system/{c.unit}" for c in agents}
+    images = {c.image for c in (*instances, *agents)}
+    names = {c.name for c in (*instances, *agents)}
+
+    def belongs(change: Change) -> bool:
+        if change.kind == "container":
+            return change.name in names or change.name.endswith(FAILED)
+        return (change.kind == "file" and change.name in paths) or (change.kind == "image" and change.name in images)
+
+    return replace(plan, changes=tuple(c for c in plan.changes if belongs(c)))
+
+
+def versions_of(release: HostPlan) -> list[tuple[str, str, str]]:
+    """Service, version before and after of each instance that ``release`` replaces."""
+    return [
+        (c.resource.service, release.snapshot.containers[c.name].version, c.resource.version)
+        for c in release.of("container", "-/+")
+        if isinstance(c.resource, Container) and c.resource.role == "instance"
+    ]
 
 
 @dataclass(frozen=True)
@@ -72,11 +109,11 @@ def of_plan(cluster: Cluster, wanted: plan.Plan, services: Collection[str], orde
 
     Raises FiefdomError for an order that names other hosts, and for one that leaves a service without any.
     """
-    turns = {h.host: steps.release_of(h, services) for h in wanted.hosts}
+    turns = {h.host: release_of(h, services) for h in wanted.hosts}
     turns = {name: turn for name, turn in turns.items() if turn.changes}
     versions: dict[str, tuple[dict[str, None], str]] = {}
     for turn in turns.values():
-        for service, before, after in steps.versions(turn):
+        for service, before, after in versions_of(turn):
             versions.setdefault(service, ({}, after))[0].setdefault(before)
     queue = _queue(cluster, services, list(turns), order)
     size = _batch_size(order.batch, len(queue))

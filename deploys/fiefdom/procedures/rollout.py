@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from fiefdom.cluster import ledger, status
+from fiefdom.cluster import ledger, lock, status
 from fiefdom.cluster import views as views_module
+from fiefdom.cluster.lock import refusal
 from fiefdom.cluster.views import Counts, alone, counts, erring, verdict, views_of
-from fiefdom.converge import carry_out, plan, run, snapshot, steps
+from fiefdom.converge import carry_out, look, plan, run, steps
 from fiefdom.converge.run import Hosts, Known, Say
-from fiefdom.desired import containers
 from fiefdom.desired.containers import FAILED
 from fiefdom.desired.state import Container
 from fiefdom.errors import FiefdomError
@@ -23,9 +22,6 @@ from fiefdom.procedures.release import Order, Release
 from fiefdom.procedures.turn import Failure, Heard, await_turn, take_turn
 from fiefdom.waiting import looks, now_s
 from fiefdom.wording import printable
-
-_AUDITED = 1000
-"""How many acts of the audit a rollback looks back over."""
 
 _WORDS_MAX = 400
 
@@ -115,7 +111,7 @@ def perform(known: run.Known, hosts: Hosts, wanted: Release, wish: Wish, say: Sa
     why = f"{wish.what} {wanted}" + (f", canary {canary}" if canary else "")
     report = Report(wanted, wish)
 
-    def lifts(lock: ledger.Lock) -> bool:
+    def lifts(lock: lock.Lock) -> bool:
         return _ends_canary(wish) and _waits(lock)
 
     watchful = not (wish.force or wish.order.all_at_once)
@@ -155,7 +151,7 @@ def end_canary(hosts: Hosts, gateways: tuple[str, ...], wish: Wish, warn: Callab
 
 def _require_unchanged(known: run.Known, hosts: Hosts, wanted: Release, wish: Wish) -> None:
     # Another run may have held the lock between our look at the hosts and now.
-    answers = carry_out.look(known, hosts.names, hosts)
+    answers = look.look(known, hosts.names, hosts)
     now = _release(known, hosts, wanted.asked, wish, answers)
     if plan.merge(now.turns.values()).hash != plan.merge(wanted.turns.values()).hash:
         raise FiefdomError("the hosts changed since this run looked at them; run it again")
@@ -164,7 +160,7 @@ def _require_unchanged(known: run.Known, hosts: Hosts, wanted: Release, wish: Wi
 _CANARY = "waits for `fiefdom rollout --continue`, or `fiefdom rollback`, after the canary of "
 
 
-def _waits(lock: ledger.Lock) -> bool:
+def _waits(lock: lock.Lock) -> bool:
     """Whether a cluster waits after a canary, and is not locked for another reason."""
     return lock.person and lock.why.startswith(_CANARY)
 
@@ -183,11 +179,11 @@ def prepare(known: run.Known, hosts: Hosts, services: Collection[str], wish: Wis
     Raises FiefdomError for a cluster that is not fit for a release, unless forced.
     """
     hosts.on_all(lambda name: await_turn(hosts, name))
-    answers = carry_out.look(known, hosts.names, hosts)
+    answers = look.look(known, hosts.names, hosts)
     found = _release(known, hosts, services, wish, answers)
     # Who goes back is in trouble already.
     if not wish.force and wish.what != "rollback" and found.turns:
-        applied = plan.merge(carry_out.plan_of(known, name, answers[name]) for name in hosts.names)
+        applied = plan.merge(look.plan_of(known, name, answers[name]) for name in hosts.names)
         reasons = status.degraded(status.read(known.cluster, known.secrets, hosts)) + release.unapplied(
             applied, found.turns
         )
@@ -219,45 +215,15 @@ def _release(
     known: run.Known, hosts: Hosts, services: Collection[str], wish: Wish, answers: Mapping[str, list[str]]
 ) -> Release:
     others = set(known.cluster.services) - set(services)
-    wanted = plan.merge(carry_out.plan_of(known, name, answers[name], hold=others) for name in hosts.names)
+    wanted = plan.merge(look.plan_of(known, name, answers[name], hold=others) for name in hosts.names)
     return release.of_plan(known.cluster, wanted, services, wish.order)
-
-
-def known_before(known: run.Known, hosts: Hosts, service: str, version: str | None) -> run.Known:
-    """What is known with ``service`` at ``version``, or at the last other one that was healthy by the audit's word.
-
-    Its image is taken as the hosts have it, or this machine: a version of the past is not built anew.
-    """
-    if version is None:
-        answers = carry_out.look(known, hosts.names, hosts)
-        seen = [snapshot.parse(name, lines).containers for name, lines in answers.items()]
-        all_instances = (i for host in known.cluster.hosts for i in known.cluster.instances(host))
-        names = {i.container for i in all_instances if i.service == service}
-        running = Counter(c.version for found in seen for name, c in found.items() if name in names and c.version)
-        if not running:
-            raise FiefdomError(f"{service} runs nowhere, so there is nothing to go back from")
-        entries = ledger.read(hosts, known.cluster.gateways, _AUDITED).entries
-        # After a canary, or a run that ended half way, most hosts may still be where the others are to go back to.
-        current = ledger.last_brought(entries, service, running) or running.most_common(1)[0][0]
-        version = ledger.last_healthy(entries, service, current)
-        if version is None:
-            raise FiefdomError(
-                f"the audit knows no healthy version of {service} before {current}; name one: "
-                f"fiefdom rollback INVENTORY {service} VERSION"
-            )
-    try:
-        cluster = known.cluster.with_version(service, version)
-    except ValueError:
-        raise FiefdomError(f"{printable(version)!r} cannot be a version; it is an image's tag") from None
-    ref = containers.image_ref(cluster, cluster.services[service].image, version)
-    return replace(known, cluster=cluster, identities={k: v for k, v in known.identities.items() if k != ref})
 
 
 def require_free(hosts: Hosts, gateways: tuple[str, ...], wish: Wish) -> None:
     """Raise FiefdomError for a locked cluster, before `prepare` waits for the turn of the run that locked it."""
-    for lock in ledger.read(hosts, gateways, 0).locks:
-        if not (_ends_canary(wish) and _waits(lock)) and (reason := ledger.refusal(lock, wish.take_over)):
-            raise FiefdomError(f"{lock.gateway}: {reason}")
+    for found in ledger.read(hosts, gateways, 0).locks:
+        if not (_ends_canary(wish) and _waits(found)) and (reason := refusal(found, wish.take_over)):
+            raise FiefdomError(f"{found.gateway}: {reason}")
 
 
 def ship(known: run.Known, hosts: Hosts, wanted: Release, say: Say) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from fiefdom.cluster import ledger, members, status, views
 from fiefdom.cluster.keys import Ring, fingerprints, ring_paths, rings_of
 from fiefdom.cluster.members import await_members
-from fiefdom.converge import carry_out, plan, run
+from fiefdom.converge import carry_out, look, plan, run
 from fiefdom.converge.run import Hosts, Say
 from fiefdom.desired import gateway, serf
 from fiefdom.desired.containers import conf_path, env_path
@@ -95,7 +95,7 @@ def _require_no_stranger(cluster: Cluster, hosts: Hosts, gateways: Collection[st
 
 def _require_fit(known: run.Known, hosts: Hosts) -> None:
     cluster = known.cluster
-    wanted = carry_out.make_plan(known, hosts.names, hosts).due
+    wanted = look.make_plan(known, hosts.names, hosts).due
     for host in wanted.hosts:
         # A run that died at its very beginning leaves a claim to a file that it had not made yet.
         for change in [c for c in host.changes if c.name not in ring_paths()]:
@@ -143,7 +143,7 @@ def _round(known: run.Known, hosts: Hosts, what: str, beat: Callable[[], None], 
     first = True
     for name in everybody:
         beat()
-        wanted = _of_the_key(carry_out.make_plan(known, [name], hosts))
+        wanted = _of_the_key(look.make_plan(known, [name], hosts))
         if not wanted.clean:
             if first and not force:
                 # An earlier run may have ended here half way, so this host itself may be down.

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from fiefdom.cli import main, show
-from fiefdom.cluster import ledger
-from fiefdom.converge import carry_out
+from fiefdom.cli import apply, frame, main, show
+from fiefdom.cluster import audit, ledger, lock
+from fiefdom.converge import carry_out, look
+from fiefdom.desired import concerns
 from fiefdom.errors import FiefdomError
 from helpers.clock import Clock, stopped
 from helpers.released import APPS, NEW, OLD, known
@@ -38,11 +39,11 @@ def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Simu
     found.known = known(**MORE_MEMORY)
 
     @contextmanager
-    def connected(inventory: str, *_: Any, **__: Any) -> Iterator[main._Run]:
+    def connected(inventory: str, *_: Any, **__: Any) -> Iterator[frame.Run]:
         consoles = show.console(), show.console(stderr=True)
-        yield main._Run(inventory, found.known, found.names, found, *consoles)  # type: ignore[arg-type]
+        yield frame.Run(inventory, found.known, found.names, found, *consoles)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(main, "_run", connected)
+    monkeypatch.setattr(frame, "connected", connected)
     return found
 
 
@@ -74,7 +75,7 @@ def test_an_apply_that_interrupts_hosts_holds_the_lock_meanwhile(hosts: Simulate
     assert [log[i - 1] for i in turns] == ["gw2 ledger beat"] * len(APPS)
     assert log.index("gw2 ledger take") < log.index("app1 awaited") < turns[0]
     found = ledger.read(hosts, GATEWAYS)
-    (act,) = ledger.acts(found.entries)
+    (act,) = audit.acts(found.entries)
     assert (act.what, act.outcome, act.hosts, found.locks) == ("apply", "ok", APPS, ())
     assert len(act.plan) == 12
 
@@ -123,8 +124,8 @@ def test_an_apply_waits_for_another_one_and_does_what_that_left(
 @pytest.mark.parametrize("yes", [False, True])
 def test_what_nobody_agreed_to_is_done_with_yes_only(hosts: SimulatedHosts, clock: Clock, yes: bool) -> None:
     """Without --yes a person saw a plan, and it is that or less."""
-    run = main._Run("inv.yaml", hosts.known, hosts.names, hosts, show.console(), show.console())  # type: ignore[arg-type]
-    seen = carry_out.make_plan(hosts.known, hosts.names, hosts)
+    run = frame.Run("inv.yaml", hosts.known, hosts.names, hosts, show.console(), show.console())  # type: ignore[arg-type]
+    seen = look.make_plan(hosts.known, hosts.names, hosts)
     other = at_work(hosts)
 
     def ends() -> None:
@@ -134,7 +135,7 @@ def test_what_nobody_agreed_to_is_done_with_yes_only(hosts: SimulatedHosts, cloc
     clock.meanwhile = ends
     words = r"^the hosts changed since this run looked at them \(app1: package nftables\); run it again$"
     with nullcontext() if yes else pytest.raises(FiefdomError, match=words):
-        main._carry_out(run, seen, yes, run.out)
+        apply._carry_out(run, seen, yes, run.out)
     assert ("app1 packages" in hosts.log) == ("app2 containers" in hosts.log) == yes
     assert ledger.read(hosts, GATEWAYS).locks == ()
 
@@ -185,7 +186,7 @@ def test_an_apply_that_was_killed_is_run_again_without_a_flag(hosts: SimulatedHo
     dead = at_work(hosts)
     for gateway in GATEWAYS:
         path = hosts.root / gateway / "lock"
-        at = path.stat().st_mtime - ledger.SILENT_S
+        at = path.stat().st_mtime - lock.SILENT_S
         os.utime(path, (at, at))
     said = words(fiefdom("apply", "--yes"))
     assert said == ["took over from ann@desk: apply of app1, which was silent for more than 15 s"]
@@ -254,8 +255,8 @@ def test_ports_that_instances_leave_stay_open_until_their_turn(hosts: SimulatedH
     """The rules are there before the first turn, and gateways send requests to old ports until the last one."""
     hosts.known = known(services={"predictor": {"version": OLD, "base_port": 8500}, "web": None})
     for name in APPS:
-        hosts.hosts[name].state = carry_out.states_of(hosts.known.cluster, name, hosts.known.secrets)["trixie"]
-    agreed = carry_out.make_plan(hosts.known, hosts.names, hosts)
+        hosts.hosts[name].state = concerns.states_of(hosts.known.cluster, name, hosts.known.secrets)["trixie"]
+    agreed = look.make_plan(hosts.known, hosts.names, hosts)
     run, seen = hosts.run, []
 
     def watched(name: str, *rest: Any) -> None:
@@ -276,8 +277,8 @@ def test_ports_that_instances_leave_stay_open_until_their_turn(hosts: SimulatedH
             ("containers", both, new),
             ("access", "8500-8501", new),
         ]
-    assert carry_out.make_plan(hosts.known, hosts.names, hosts).clean
+    assert look.make_plan(hosts.known, hosts.names, hosts).clean
     # What somebody else changes meanwhile is not a part of that.
     hosts.hosts["app1"].now.files.pop("/etc/ssh/sshd_config.d/10-fiefdom.conf")
-    left = carry_out.make_plan(hosts.known, hosts.names, hosts)
+    left = look.make_plan(hosts.known, hosts.names, hosts)
     assert not left.clean and carry_out.left_by_turns(left, agreed).clean

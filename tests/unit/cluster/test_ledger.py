@@ -19,9 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from fiefdom import wording
 from fiefdom.cli import show
-from fiefdom.cluster import ledger
-from fiefdom.cluster.ledger import Act, Entry, Lock
+from fiefdom.cluster import audit, ledger
+from fiefdom.cluster.audit import Act, Entry
+from fiefdom.cluster.lock import SILENT_S, Lock, parse_answer, refusal
 from fiefdom.errors import FiefdomError
 from helpers.clock import stopped
 
@@ -258,7 +260,7 @@ def test_the_background_beats_tells_of_silence_once_and_of_loss_at_the_next_stag
         assert seconds == ledger.BEAT_S
         hosts.silence(60)
         beat()
-        assert all(lock.silence_s < ledger.SILENT_S for lock in ledger.read(hosts, GATEWAYS).locks)
+        assert all(lock.silence_s < SILENT_S for lock in ledger.read(hosts, GATEWAYS).locks)
         hosts.down.add("gw2")
         beat()
         assert warnings == []  # one beat may be lost
@@ -364,7 +366,7 @@ def test_an_apply_takes_over_from_one_that_died_without_being_told_to(
     said: list[str] = []
     dead = apply(hosts, said, "ann@desk")
     dead.__enter__()  # and nobody gives it back
-    meanwhile += [lambda: None, lambda: hosts.silence(ledger.SILENT_S)]
+    meanwhile += [lambda: None, lambda: hosts.silence(SILENT_S)]
     with apply(hosts, said) as held:
         assert hosts.locked() == ["gw1", "gw2"]
     assert said == [
@@ -381,7 +383,7 @@ def test_an_apply_under_way_is_known_by_its_lock(hosts: Gateways) -> None:
         ledger.hold_for_apply(act, ["app1"], no_warning),
     ):
         found = ledger.read(hosts, GATEWAYS)
-        assert [a.outcome for a in ledger.acts(found.entries, found.live)] == ["running"]
+        assert [a.outcome for a in audit.acts(found.entries, found.live)] == ["running"]
 
 
 def test_a_dead_apply_keeps_nobody_out(hosts: Gateways) -> None:
@@ -389,7 +391,7 @@ def test_a_dead_apply_keeps_nobody_out(hosts: Gateways) -> None:
     dead = apply(hosts, [], "ann@desk")
     dead.__enter__()
     assert "so it is at work" in refused(hosts)
-    hosts.silence(ledger.SILENT_S)
+    hosts.silence(SILENT_S)
     with hold(hosts):
         pass
     assert hosts.locked() == []
@@ -492,7 +494,7 @@ def test_words_are_data(hosts: Gateways) -> None:
         line = refused(hosts)
         assert 'it\'s "$(touch /pwned)" `touch /pwned`; \\n %s \\x1b[31m ünï \\ud800 {} -n;' in line
         assert line.isprintable()
-    [act] = ledger.acts(ledger.read(hosts, GATEWAYS).entries)
+    [act] = audit.acts(ledger.read(hosts, GATEWAYS).entries)
     assert act.note == 'it\'s "$(touch /pwned)" `touch /pwned`; \\n %s \\x1b[31m ünï \\ud800 {} -n'
 
 
@@ -522,7 +524,7 @@ def test_an_act_is_recorded_however_it_ends(hosts: Gateways, error: BaseExceptio
     }
     assert begin == {"at": begin["at"], "event": "begin", "outcome": "", **about}
     assert end == {"at": end["at"], "event": "end", "outcome": outcome, **about}
-    [act] = ledger.acts(ledger.read(hosts, GATEWAYS).entries)
+    [act] = audit.acts(ledger.read(hosts, GATEWAYS).entries)
     assert act.outcome == outcome and act.took_s is not None and act.took_s < 60
 
 
@@ -580,7 +582,7 @@ def test_reading_gives_the_last_of_a_long_audit(hosts: Gateways) -> None:
 def test_audits_merge_in_time_order_and_once() -> None:
     one = [entry(1, "begin"), entry(1), entry(3)]
     two = [replace(e, at=e.at.replace(":00Z", ":07Z")) for e in (entry(1, "begin"), entry(1), entry(2))]
-    merged = ledger.merge([one, two])
+    merged = audit.merge([one, two])
     assert [(e.run, e.event, e.at[-3:]) for e in merged] == [
         ("run1", "begin", "00Z"),
         ("run1", "end", "00Z"),
@@ -591,15 +593,15 @@ def test_audits_merge_in_time_order_and_once() -> None:
 
 def test_nothing_ends_before_it_began_though_clocks_differ() -> None:
     begin, end = entry(5, "begin"), replace(entry(5), at="2026-01-02T03:01:00Z")
-    merged = ledger.merge([[begin], [end]])
+    merged = audit.merge([[begin], [end]])
     assert [e.event for e in merged] == ["begin", "end"]
-    [act] = ledger.acts(merged)
+    [act] = audit.acts(merged)
     assert (act.outcome, act.took_s) == ("ok", 0)
 
 
 def test_an_act_without_an_end_died_unless_its_run_is_alive() -> None:
     entries = [entry(1, "begin"), entry(2, "begin"), entry(2, outcome="failed"), entry(3, "begin")]
-    assert [act.outcome for act in ledger.acts(entries, live={"run3"})] == ["died", "failed", "running"]
+    assert [act.outcome for act in audit.acts(entries, live={"run3"})] == ["died", "failed", "running"]
 
 
 PREDICTOR = "predictor"
@@ -636,7 +638,7 @@ def step(n: int, old: str, new: str, outcome: str = "ok", what: str = "rollout",
     ],
 )
 def test_the_last_healthy_version(entries: list[Entry], running: str, expected: str | None) -> None:
-    assert ledger.last_healthy(entries, PREDICTOR, running) == expected
+    assert audit.last_healthy(entries, PREDICTOR, running) == expected
 
 
 def lock(person: bool = False, age_s: float = 725, silence_s: float = 4) -> Lock:
@@ -645,7 +647,7 @@ def lock(person: bool = False, age_s: float = 725, silence_s: float = 4) -> Lock
 
 def answer(seen: float, uptime_s: int = 10**6, now: int = 1_767_323_045) -> Lock:
     text = '{"since":"2026-01-02T03:04:05Z","run":"r","who":"a","why":"w","person":false}'
-    found = ledger.parse_answer("gw1", f"now\t{now}\t{uptime_s}\nlock\t{'0' * 64}\t{seen:.9f}\t{text}").lock
+    found = parse_answer("gw1", f"now\t{now}\t{uptime_s}\nlock\t{'0' * 64}\t{seen:.9f}\t{text}").lock
     assert found
     return found
 
@@ -668,9 +670,9 @@ def test_silence_is_what_the_gateway_could_have_heard(
 
 
 def test_ages_are_words() -> None:
-    found = {ledger.duration(s) for s in (-1, 0.9, 59, 60, 119, 3599, 3600, 7200, 172_799, 172_800)}
+    found = {wording.duration(s) for s in (-1, 0.9, 59, 60, 119, 3599, 3600, 7200, 172_799, 172_800)}
     assert found == {"0 s", "59 s", "1 minute", "59 minutes", "1 hour", "2 hours", "47 hours", "2 days"}
-    assert ledger.refusal(lock()) == (
+    assert refusal(lock()) == (
         "locked by ann@desk 12 minutes ago: w; last sign of life 4 s ago, so it is at work: wait for it; "
         "--take-over works after 15 s of silence"
     )
@@ -678,7 +680,7 @@ def test_ages_are_words() -> None:
 
 def test_an_answer_that_broke_off_is_one_line() -> None:
     with pytest.raises(FiefdomError, match=r"^gw1: its answer about the ledger broke off$"):
-        ledger.parse_answer("gw1", "")
+        parse_answer("gw1", "")
 
 
 JSON = st.recursive(
@@ -691,16 +693,16 @@ GOOD = json.dumps({**ledger.asdict(entry(1)), "services": {"predictor": ["1.0", 
 
 @given(st.text() | JSON.map(json.dumps))
 def test_no_line_breaks_the_reader(line: str) -> None:
-    assert ledger.parse_entry(line) is None
+    assert audit.parse_entry(line) is None
 
 
-@given(st.sampled_from(sorted(ledger.Entry.__dataclass_fields__)), JSON)
+@given(st.sampled_from(sorted(audit.Entry.__dataclass_fields__)), JSON)
 def test_no_field_breaks_the_reader(key: str, value: object) -> None:
-    found = ledger.parse_entry(json.dumps({**json.loads(GOOD), key: value}))
+    found = audit.parse_entry(json.dumps({**json.loads(GOOD), key: value}))
     if found:
         assert all(word.isprintable() for word in (found.run, found.who, found.note, found.plan, *found.hosts))
-        shown(*ledger.acts([found]))
-        ledger.last_healthy([found], "predictor", "")
+        shown(*audit.acts([found]))
+        audit.last_healthy([found], "predictor", "")
 
 
 @pytest.mark.parametrize(
@@ -719,8 +721,8 @@ def test_no_field_breaks_the_reader(key: str, value: object) -> None:
     ],
 )
 def test_what_fiefdom_did_not_write_is_passed_over(line: str) -> None:
-    assert ledger.parse_entry(GOOD)
-    assert ledger.parse_entry(line) is None
+    assert audit.parse_entry(GOOD)
+    assert audit.parse_entry(line) is None
 
 
 @given(
@@ -733,11 +735,11 @@ def test_what_fiefdom_did_not_write_is_passed_over(line: str) -> None:
 )
 def test_no_answer_breaks_the_reader(text: str) -> None:
     try:
-        found = ledger.parse_answer("gw1", text)
+        found = parse_answer("gw1", text)
     except FiefdomError:
         return
     if found.lock:
-        assert (ledger.refusal(found.lock) or "").isprintable()
+        assert (refusal(found.lock) or "").isprintable()
         list(show.lock_lines(found.lock))
 
 
@@ -751,7 +753,7 @@ def test_the_audit_is_a_table() -> None:
     begin = step(1, "1.0", "1.1", event="begin")
     end = replace(step(2, "1.0", "1.1"), run="run1", plan="abc", hosts=("app1", "app2"), note="[red]x")
     died = replace(begin, run="run9", at="2026-01-02T04:00:00Z")
-    lines = [" ".join(line.split()) for line in shown(*ledger.acts([begin, end, died])).splitlines()]
+    lines = [" ".join(line.split()) for line in shown(*audit.acts([begin, end, died])).splitlines()]
     assert lines == [
         "at took who what services hosts plan outcome note",
         "2026-01-02 03:01:00 1 minute ann@desk rollout predictor 1.0 -> 1.1 app1, app2 abc ok [red]x",

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from fiefdom.cli import main
-from fiefdom.converge import carry_out, plan
+from fiefdom.cli import apply, frame
+from fiefdom.converge import look, plan
 from fiefdom.converge.snapshot import Snapshot
 from fiefdom.desired.state import File, HostState
 from fiefdom.errors import FiefdomError
@@ -33,7 +33,7 @@ def waiting(seconds: int | None) -> plan.Plan:
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
     """Seconds that the host says are left, look by look."""
     left: list[int | None] = []
-    monkeypatch.setattr(carry_out, "make_plan", lambda *_: waiting(left.pop(0) if left[1:] else left[0]))
+    monkeypatch.setattr(look, "make_plan", lambda *_: waiting(left.pop(0) if left[1:] else left[0]))
     stopped(monkeypatch)
     return left
 
@@ -45,20 +45,20 @@ def test_a_plan_is_of_what_the_host_goes_back_to(looks: list[int | None], monkey
     def run(*_: object, **__: object) -> Iterator[SimpleNamespace]:
         yield SimpleNamespace(known=None, names=("app1",), session=None)
 
-    monkeypatch.setattr(main, "_run", run)
+    monkeypatch.setattr(frame, "connected", run)
     looks += [7, 6, None]
-    done = CliRunner().invoke(main.plan, ["x.yaml", "--json"])
-    assert done.exit_code == main.PENDING
+    done = CliRunner().invoke(apply.plan, ["x.yaml", "--json"])
+    assert done.exit_code == frame.PENDING
     assert done.stderr == "app1: an earlier change waits for its confirmation; for at most 7 s\n"
     assert CONF.path in done.stdout
     assert looks == [None]
 
 
 def test_one_that_is_never_taken_back_is_told(looks: list[int | None], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(carry_out, "SETTLED_WITHIN_S", -8)
+    monkeypatch.setattr(look, "SETTLED_WITHIN_S", -8)
     looks += [7]
     with pytest.raises(FiefdomError, match=r"^app1: an earlier change was neither confirmed nor taken back in time"):
-        carry_out.settled_plan(None, ("app1",), None, lambda _: None)  # type: ignore[arg-type]
+        look.settled_plan(None, ("app1",), None, lambda _: None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("left_s", "said"), [(7, "7 s"), (-3, "0 s")])
@@ -66,14 +66,15 @@ def test_who_cannot_wait_refuses(left_s: int, said: str) -> None:
     (host,) = waiting(left_s).hosts
     words = rf"^app1: an earlier change waits for its confirmation; it takes itself back within {said}: try again then$"
     with pytest.raises(FiefdomError, match=words):
-        carry_out.require_settled(host)
-    carry_out.require_settled(waiting(None).hosts[0])
+        look.require_settled(host)
+    look.require_settled(waiting(None).hosts[0])
 
 
 # In a program of its own, for the engine lets gevent patch the standard library.
 DEPLOY = """
 from types import SimpleNamespace
-from fiefdom.engine import session as engine
+import fiefdom.engine
+from fiefdom.engine import deploys as engine
 from fiefdom.converge.run import Known
 from helpers.example import context
 known = Known(context().cluster, context().secrets, {})

@@ -16,6 +16,7 @@ from fiefdom.converge.snapshot import FoundContainer, FoundFile, FoundUnit, Snap
 from fiefdom.desired.containers import with_containers
 from fiefdom.desired.state import Container, Directory, File, HostState, Image, Package, Sysctl, Unit, spec_hash
 from fiefdom.errors import FiefdomError
+from fiefdom.procedures import release
 from helpers.simulated import LIVE, SimulatedHost
 
 CONF = File("/etc/x.conf", b"x\n")
@@ -417,7 +418,7 @@ def test_apply_leaves_exactly_what_is_pending_and_a_turn_leaves_nothing(
     left = held(after, host)
     assert left.due.changes == ()
     assert {c.name for c in left.of("container")} <= waiting
-    turn = steps.release_of(held(after, host, hold=set()), HELD)
+    turn = release.release_of(held(after, host, hold=set()), HELD)
     if turn.changes:
         host.take(steps.Phase("images", images=tuple(c.name for c in turn.of("image"))))
         for step in steps.turn(turn):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from fiefdom.desired import docker
-from fiefdom.desired.state import Directory, HostState, Package, Release
+from fiefdom.desired.state import Codename, Directory, HostState, Package
 from helpers.example import context
 
 
@@ -16,7 +16,7 @@ def daemon_json(**changes: object) -> dict[str, object]:
     return parsed
 
 
-def packages(release: Release) -> set[Package]:
+def packages(release: Codename) -> set[Package]:
     return set(docker.desired(context(release=release)).packages)
 
 

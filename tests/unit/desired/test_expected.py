@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from fiefdom.desired import docker, firewall, gateway, network, serf, services, sshd
-from fiefdom.desired.render import MANAGED, templates_dir
-from fiefdom.desired.state import Context, HostState, Release
+from fiefdom.desired.context import Context
+from fiefdom.desired.render import MANAGED
+from fiefdom.desired.state import Codename, HostState
+from fiefdom.resources import templates_dir
 from helpers.example import check_expected, context
 
 CONCERNS = (docker, network, firewall, sshd, services, serf, gateway)
@@ -21,7 +23,7 @@ def whole(host: Context) -> HostState:
 
 
 @pytest.mark.parametrize(("release", "host"), [("bookworm", "app1"), ("trixie", "app2"), ("trixie", "gw1")])
-def test_files_are_as_expected(release: Release, host: str) -> None:
+def test_files_are_as_expected(release: Codename, host: str) -> None:
     check_expected(f"{release}/{host}", whole(context(host, release)))
 
 

@@ -4,36 +4,36 @@ import pytest
 from ssh_audit.builtin_policies import BUILTIN_POLICIES
 
 from fiefdom.desired import sshd
-from fiefdom.desired.state import RELEASES, Release
+from fiefdom.desired.state import CODENAMES, Codename
 from fiefdom.errors import FiefdomError
 from helpers.example import context
 
 
-def settings(host: str = "app1", release: Release = "bookworm", **ssh: object) -> dict[str, str]:
+def settings(host: str = "app1", release: Codename = "bookworm", **ssh: object) -> dict[str, str]:
     """Keywords of the drop-in; of those that stand twice the last."""
     text = sshd.desired(context(host, release, ssh=ssh)).file(sshd.CONFIG).content.decode()
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     return dict(line.split(" ", 1) for line in lines)
 
 
-@pytest.mark.parametrize("release", RELEASES)
-def test_keys_only(release: Release) -> None:
+@pytest.mark.parametrize("release", CODENAMES)
+def test_keys_only(release: Codename) -> None:
     found = settings(release=release)
     assert found["PubkeyAuthentication"] == "yes"
     for way in ("Password", "KbdInteractive", "Hostbased", "Kerberos", "GSSAPI"):
         assert found[f"{way}Authentication"] == "no"
 
 
-@pytest.mark.parametrize("release", RELEASES)
-def test_pyinfras_ssh_client_finds_a_key_exchange(release: Release) -> None:
+@pytest.mark.parametrize("release", CODENAMES)
+def test_pyinfras_ssh_client_finds_a_key_exchange(release: Codename) -> None:
     # paramiko 4 knows no post-quantum one; without these two Fiefdom locks itself out.
     assert {"curve25519-sha256", "curve25519-sha256@libssh.org"} <= set(
         settings(release=release)["KexAlgorithms"].split(",")
     )
 
 
-@pytest.mark.parametrize("release", RELEASES)
-def test_nothing_weak_is_offered(release: Release) -> None:
+@pytest.mark.parametrize("release", CODENAMES)
+def test_nothing_weak_is_offered(release: Codename) -> None:
     offered = " ".join(name for names in sshd.COMPAT[release].values() for name in names)
     for weak in ("sha1", "nistp", "diffie-hellman", "umac-64", "cbc", "ssh-rsa,", "ecdsa"):
         assert weak not in offered
@@ -45,8 +45,8 @@ def test_keywords_that_debian_12_does_not_know_are_left_out() -> None:
     assert "mlkem768x25519-sha256" not in settings(release="bookworm")["KexAlgorithms"]
 
 
-@pytest.mark.parametrize("release", RELEASES)
-def test_pq_offers_what_ssh_audits_policy_of_the_release_lists(release: Release) -> None:
+@pytest.mark.parametrize("release", CODENAMES)
+def test_pq_offers_what_ssh_audits_policy_of_the_release_lists(release: Codename) -> None:
     name = {"bookworm": "Hardened Debian 12 (version 3)", "trixie": "Hardened Debian 13 (version 1)"}[release]
     policy = BUILTIN_POLICIES[name]
     found = settings(release=release, crypto="pq")

@@ -11,7 +11,8 @@ MOVE = """
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from fiefdom.engine import session as engine
+import fiefdom.engine
+from fiefdom.engine import line as engine
 from fiefdom.errors import FiefdomError
 known_hosts, *answers = Path(sys.argv[1]), *sys.argv[2:]
 key = SimpleNamespace(get_name=lambda: "ssh-ed25519", get_base64=lambda: "AAAA")

@@ -10,10 +10,12 @@ from pathlib import Path
 HOST = """
 import subprocess, sys, time
 from types import SimpleNamespace
+import fiefdom.engine
 from fiefdom.engine import session as engine
+from fiefdom.engine import shells
 from fiefdom.cluster import ledger
 
-engine.QUIET_S = 3
+engine.QUIET_S = shells.QUIET_S = 3
 
 class Connector:
     client = SimpleNamespace(get_transport=lambda: object())
@@ -40,7 +42,7 @@ assert time.monotonic() - began < 10
 LOCKED = f"""{HOST}
 ledger.DIR = sys.argv[2]
 cluster = SimpleNamespace(gateways=("gw1",))
-session = engine._session(state, cluster)
+session = engine.session_of(state, cluster)
 (commands,) = [[*engine.take._inner(steps="", unlocked=cluster)]]
 (asks,) = commands
 asks.function(state, host, *asks.args)

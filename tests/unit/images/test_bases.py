@@ -15,7 +15,7 @@ import pytest
 from fiefdom import lab
 from fiefdom.errors import FiefdomError
 from fiefdom.images import bases
-from fiefdom.lab import boot
+from fiefdom.lab import bases as bases_module
 
 ROOT = Path(__file__).parents[3]
 TRIXIE = bases.pins()["trixie"]
@@ -151,7 +151,7 @@ def test_where_the_pin_is_not_to_be_had_the_base_is_made_and_not_pulled_by_name(
     docker: FakeDocker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[dict[str, str]] = []
-    monkeypatch.setattr(boot, "make_base_images", lambda tags, _: made.append(tags))
+    monkeypatch.setattr(bases_module, "make_base_images", lambda tags, _: made.append(tags))
     asked = docker({"debian:bookworm": MADE_HERE}, {"debian:trixie": "sha256:" + "2" * 64})
     lab.ensure_base_images(lambda _: None)
     assert asked() == [f"pull {TRIXIE}"]
@@ -200,7 +200,7 @@ def runs_apt() -> list[Path]:
 
 def test_nothing_turns_signatures_off() -> None:
     files = [p for p in runs_apt() if re.search(r"apt-get|mmdebstrap", p.read_text(errors="replace"))]
-    assert {"Dockerfile", "boot.py", "steps.sh", "Makefile"} <= {p.name for p in files}
+    assert {"Dockerfile", "bases.py", "steps.sh", "Makefile"} <= {p.name for p in files}
     for path in files:
         assert not UNSIGNED.search(path.read_text(errors="replace")), path
 

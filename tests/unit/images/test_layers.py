@@ -15,7 +15,7 @@ from typing import IO
 import pytest
 
 from fiefdom.errors import FiefdomError
-from fiefdom.images import build, layers
+from fiefdom.images import layers, send
 
 CLASSIC = '[["Backing Filesystem","extfs"],["Supports d_type","true"]]'
 CONTAINERD = '[["driver-type","io.containerd.snapshotter.v1"]]'
@@ -211,15 +211,15 @@ def two(tmp_path: Path) -> Iterator[None]:
         docker("image", "rm", "--force", FIRST, SECOND, AGAIN, BASE_REF, check=False)
 
 
-def packed(*refs: str) -> build.Parcel:
-    found = build.parcel(refs, held_without(*refs))
+def packed(*refs: str) -> send.Parcel:
+    found = send.parcel(refs, held_without(*refs))
     assert found is not None
     return found
 
 
 def held_without(*refs: str) -> layers.Held:
     """What this machine would hold without these images."""
-    held = build.held(shell)
+    held = send.held(shell)
     others = [chain_of(ref) for ref in (FIRST, SECOND, BASE_REF) if ref not in refs]
     return layers.Held(held.ids - {id_of(ref) or "" for ref in refs}, there(*others).chains)
 
@@ -237,13 +237,13 @@ def record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Record:
             docker("save", "--output", str(path), *names)
         return path.open("rb")
 
-    monkeypatch.setattr(build, "saved", recorded)
+    monkeypatch.setattr(send, "saved", recorded)
     return recorded
 
 
 @pytest.mark.lab
 def test_dockerd_names_what_it_holds(two: None) -> None:
-    held = build.held(shell)
+    held = send.held(shell)
     assert {id_of(FIRST), id_of(SECOND), id_of(BASE_REF)} <= held.ids
     assert {chain_of(FIRST), chain_of(SECOND), chain_of(BASE_REF)} <= held.chains
 
@@ -254,7 +254,7 @@ def test_a_host_that_has_the_base_gets_only_the_rest(two: None, record: Record) 
     record(parcel.sent).close()
     docker("image", "rm", "--force", SECOND)
     assert id_of(SECOND) is None
-    assert build.send([SECOND], parcel, shell) < 100_000
+    assert send.send([SECOND], parcel, shell) < 100_000
     assert id_of(SECOND) == expected
 
 
@@ -264,7 +264,7 @@ def test_several_images_travel_together(two: None, record: Record) -> None:
     assert chain_of(FIRST)[-1] == chain_of(SECOND)[-1], "then an older Docker writes a link"
     record(parcel.sent).close()
     docker("image", "rm", "--force", FIRST, SECOND)
-    assert build.send([FIRST, SECOND], parcel, shell) < 100_000
+    assert send.send([FIRST, SECOND], parcel, shell) < 100_000
     assert (id_of(FIRST), id_of(SECOND)) == expected
 
 
@@ -276,17 +276,17 @@ def test_a_host_that_lost_the_base_gets_the_whole(two: None, record: Record) -> 
     docker("image", "rm", "--force", SECOND, FIRST, BASE_REF)
     with pytest.raises(FiefdomError, match="no such file"):
         shell("docker load", layers.without(record(parcel.sent), parcel.dropped))
-    assert build.send([SECOND], parcel, shell) > BASE_BYTES
+    assert send.send([SECOND], parcel, shell) > BASE_BYTES
     assert id_of(SECOND) == expected
 
 
 @pytest.mark.lab
 def test_a_host_that_has_the_image_only_tags_it(two: None) -> None:
     docker("tag", SECOND, AGAIN)
-    parcel = build.parcel([AGAIN], build.held(shell))
+    parcel = send.parcel([AGAIN], send.held(shell))
     assert parcel is not None and parcel.sent == ()
     docker("image", "rm", AGAIN)
-    assert build.send([AGAIN], parcel, shell) == 0
+    assert send.send([AGAIN], parcel, shell) == 0
     assert id_of(AGAIN) == id_of(SECOND)
 
 
@@ -295,8 +295,8 @@ def test_a_host_without_images_or_without_an_answer_gets_the_whole(two: None) ->
     def silent(script: str, pieces: Iterable[bytes]) -> str:
         raise FiefdomError("Cannot connect to the Docker daemon")
 
-    assert build.held(silent) == layers.Held()
-    assert build.parcel([SECOND], layers.Held()) is None
+    assert send.held(silent) == layers.Held()
+    assert send.parcel([SECOND], layers.Held()) is None
 
 
 @pytest.mark.lab
@@ -305,7 +305,7 @@ def test_what_fails_on_the_host_is_said(two: None) -> None:
         return shell("echo no room >&2; exit 1", pieces)
 
     with pytest.raises(FiefdomError, match="no room"):
-        build.send([SECOND], packed(SECOND), full)
+        send.send([SECOND], packed(SECOND), full)
 
 
 @pytest.mark.lab
@@ -314,4 +314,4 @@ def test_an_image_that_is_gone_here_is_said() -> None:
         return shell("cat > /dev/null", pieces)
 
     with pytest.raises(FiefdomError, match=r"^docker save no/such:1 failed: "):
-        build.send(["no/such:1"], None, patient)
+        send.send(["no/such:1"], None, patient)

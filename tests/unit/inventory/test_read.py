@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from fiefdom import inventory
 from fiefdom.errors import FiefdomError
-from fiefdom.inventory import read
+from fiefdom.inventory import groups, read
 from fiefdom.model import Cluster
 from helpers.inventories import VALID, changed
 
@@ -412,7 +412,7 @@ def test_pyinfra_and_fiefdom_see_the_same_cluster(name: str, monkeypatch: pytest
     assert found["same"]
     for host, data in found["data"].items():
         cluster = Cluster.model_validate(found["cluster"])
-        wanted = read.connection(cluster, host)
+        wanted = groups.connection(cluster, host)
         assert {k: data[k] for k in wanted if k in data} == {k: wanted[k] for k in wanted if k in data}
         assert {"ssh_hostname", "ssh_user", "ssh_key"} <= set(data)
 
@@ -623,13 +623,13 @@ def test_data_on_its_way_through_pyinfra_does_not_show_environments() -> None:
     ],
 )
 def test_limit_chooses_hosts_groups_and_globs(patterns: list[str], hosts: list[str]) -> None:
-    assert read.limit_hosts(Cluster.model_validate(VALID), patterns) == tuple(hosts)
+    assert groups.limit_hosts(Cluster.model_validate(VALID), patterns) == tuple(hosts)
 
 
 @pytest.mark.parametrize("patterns", [["app3"], ["app1", "nothing*"], [""], ["app1,"], ["\n"]])
 def test_a_limit_that_chooses_nothing_names_what_there_is(patterns: list[str]) -> None:
     with pytest.raises(FiefdomError) as caught:
-        read.limit_hosts(Cluster.model_validate(VALID), patterns)
+        groups.limit_hosts(Cluster.model_validate(VALID), patterns)
     assert "hosts are gw1, app1, app2; groups are gateways, app_hosts, large" in str(caught.value)
     assert str(caught.value).isprintable()
 

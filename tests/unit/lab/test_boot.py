@@ -8,8 +8,8 @@ import pytest
 
 from fiefdom import lab
 from fiefdom.errors import FiefdomError
-from fiefdom.lab import Lab, boot
-from fiefdom.lab.boot import LabHost
+from fiefdom.lab import Lab, bases, hosts
+from fiefdom.lab.hosts import LabHost
 
 APP1 = LabHost("app1", "10.99.0.21", "bookworm")
 ALL_BITS = (1 << 41) - 1
@@ -17,7 +17,7 @@ SYS_RESOURCE = 1 << 24
 
 
 def test_hosts_are_one_gateway_and_app_hosts_of_both_releases() -> None:
-    assert lab.hosts(3) == (
+    assert lab.hosts_of(3) == (
         LabHost("gw1", "10.99.0.11", "trixie"),
         APP1,
         LabHost("app2", "10.99.0.22", "trixie"),
@@ -28,11 +28,11 @@ def test_hosts_are_one_gateway_and_app_hosts_of_both_releases() -> None:
 @pytest.mark.parametrize("app_hosts", [-1, 0, 10])
 def test_hosts_refuses_a_count_that_the_lab_has_no_addresses_for(app_hosts: int) -> None:
     with pytest.raises(FiefdomError, match="--app-hosts takes 1 to 9"):
-        lab.hosts(app_hosts)
+        lab.hosts_of(app_hosts)
 
 
 def test_every_host_has_a_name_and_an_address_of_its_own() -> None:
-    everyone = lab.hosts(boot.MAX_APP_HOSTS)
+    everyone = lab.hosts_of(hosts.MAX_APP_HOSTS)
     assert len({h.name for h in everyone}) == len({h.address for h in everyone}) == 10
     assert lab.OPERATOR_ADDRESS not in {h.address for h in everyone}
 
@@ -57,7 +57,7 @@ def test_capabilities_never_reach_the_machines_clock_or_modules_nor_names_docker
 
 
 def test_run_argv() -> None:
-    assert boot.run_argv(APP1, Path("/src/.lab"), 0b1, ["192.0.2.1", "192.0.2.2"]) == [
+    assert hosts.run_argv(APP1, Path("/src/.lab"), 0b1, ["192.0.2.1", "192.0.2.2"]) == [
         "run",
         "--detach",
         "--name=fiefdom-lab-app1",
@@ -93,7 +93,7 @@ def test_ssh_argv(command: list[str], remote: list[str]) -> None:
 
 
 def test_ssh_config_names_every_host_and_trusts_only_the_labs_own_files() -> None:
-    text = boot.ssh_config_text(Lab(Path("/my src/.lab"), (APP1,)))
+    text = hosts.ssh_config_text(Lab(Path("/my src/.lab"), (APP1,)))
     assert text == (
         "Host app1\n"
         "  HostName 10.99.0.21\n"
@@ -112,7 +112,7 @@ def test_ssh_config_names_every_host_and_trusts_only_the_labs_own_files() -> Non
 
 def test_known_hosts_pins_keys_by_name_and_address() -> None:
     keys = {lab.host("gw1"): ["ssh-ed25519 GGG root@gw1"], APP1: ["ssh-rsa RRR", "ssh-ed25519 EEE x y"]}
-    assert boot.known_hosts_text(keys) == (
+    assert hosts.known_hosts_text(keys) == (
         "app1,10.99.0.21 ssh-rsa RRR\napp1,10.99.0.21 ssh-ed25519 EEE\ngw1,10.99.0.11 ssh-ed25519 GGG\n"
     )
 
@@ -127,7 +127,7 @@ def test_known_hosts_pins_keys_by_name_and_address() -> None:
     ],
 )
 def test_nameservers_are_those_that_a_host_can_reach(resolv_conf: str, found: list[str]) -> None:
-    assert boot.nameservers(resolv_conf) == found
+    assert hosts.nameservers(resolv_conf) == found
 
 
 ROUTES = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n"
@@ -144,7 +144,7 @@ ROUTES = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT
     ],
 )
 def test_foreign_route(row: str, found: tuple[str, str] | None) -> None:
-    assert boot.foreign_route(ROUTES + row + "\n", "fiefdom-lab") == found
+    assert hosts.foreign_route(ROUTES + row + "\n", "fiefdom-lab") == found
 
 
 def test_lab_root_can_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -167,10 +167,10 @@ def test_down_deletes_no_folder_that_up_did_not_make(monkeypatch: pytest.MonkeyP
 def test_context_digest_sees_content_mode_and_base(tmp_path: Path) -> None:
     script = tmp_path / "run"
     script.write_text("a")
-    first = boot._context_digest(tmp_path, "base-1")
-    assert boot._context_digest(tmp_path, "base-1") == first
-    assert boot._context_digest(tmp_path, "base-2") != first
+    first = bases._context_digest(tmp_path, "base-1")
+    assert bases._context_digest(tmp_path, "base-1") == first
+    assert bases._context_digest(tmp_path, "base-2") != first
     script.chmod(0o755)
-    executable = boot._context_digest(tmp_path, "base-1")
+    executable = bases._context_digest(tmp_path, "base-1")
     script.write_text("b")
-    assert len({first, executable, boot._context_digest(tmp_path, "base-1")}) == 3
+    assert len({first, executable, bases._context_digest(tmp_path, "base-1")}) == 3

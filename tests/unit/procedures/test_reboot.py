@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from fiefdom.cluster import ledger
+from fiefdom.cluster import audit, ledger
 from fiefdom.errors import FiefdomError
 from fiefdom.procedures import reboot as reboot_module
-from fiefdom.procedures.reboot import _STAYS
+from fiefdom.procedures import retire as retire_module
+from fiefdom.procedures.retire import _STAYS
 from helpers.clock import stopped
 from helpers.released import Said, known
 from helpers.simulated import SimulatedHosts, Trouble, converged
@@ -66,7 +67,7 @@ def test_hosts_reboot_one_after_the_other_under_the_lock(hosts: SimulatedHosts) 
     reboot(hosts, "app2", "app1", said=said)
     assert [line for line in hosts.log if line.endswith("reboot")] == ["app2 reboot", "app1 reboot"]
     assert said == [(name, what) for name in ("app2", "app1") for what in ("reboot", "join", "done")]
-    (act,) = ledger.acts(ledger.read(hosts, ("gw1", "gw2")).entries)
+    (act,) = audit.acts(ledger.read(hosts, ("gw1", "gw2")).entries)
     assert (act.what, act.outcome, act.hosts) == ("reboot", "ok", ("app2", "app1"))
 
 
@@ -157,7 +158,7 @@ def test_a_degraded_cluster_or_the_only_host_of_a_service_is_refused(hosts: Simu
 
 def retire(hosts: SimulatedHosts, name: str, **options: Any) -> None:
     asked = {"force": False, "take_over": False} | options
-    reboot_module.retire(hosts.known, hosts, name, say=lambda *_: None, **asked)
+    retire_module.retire(hosts.known, hosts, name, say=lambda *_: None, **asked)
 
 
 def test_a_retired_host_keeps_what_lets_its_operator_in_and_nothing_else(hosts: SimulatedHosts) -> None:
@@ -198,7 +199,7 @@ def test_a_host_is_not_retired_while_the_others_do_not_serve(hosts: SimulatedHos
 
 def test_a_retirement_is_in_the_audit_with_its_plan(hosts: SimulatedHosts) -> None:
     retire(hosts, "app2")
-    (act,) = ledger.acts(ledger.read(hosts, ("gw1", "gw2")).entries)
+    (act,) = audit.acts(ledger.read(hosts, ("gw1", "gw2")).entries)
     assert (act.what, act.outcome, act.hosts) == ("retire", "ok", ("app2",))
     assert len(act.plan) == 12
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fiefdom.cluster import status
 from fiefdom.cluster.status import InstanceStatus, Status
 from fiefdom.cluster.views import Count, Missing, alone, counts, erring, missing, not_up, verdict
-from fiefdom.converge import plan, steps
+from fiefdom.converge import plan
 from fiefdom.converge import steps as steps_module
 from fiefdom.converge.plan import Change, HostPlan
 from fiefdom.converge.snapshot import FoundContainer, FoundUnit, Snapshot
@@ -277,12 +277,12 @@ def test_a_release_is_instances_their_files_and_images_the_agents_word_and_what_
         Change("unit", "~", "p@8000.service", "enable"),
     ]
     state = HostState(images=(Image("p:2"), Image("w:2")), containers=(instance, other, agent))
-    found = steps.release_of(
+    found = release.release_of(
         HostPlan("app1", (*belongs, *others), state, Snapshot(0, "debian", "trixie")), frozenset({"p"})
     )
     assert found.changes == tuple(belongs)
     assert (
-        steps.release_of(HostPlan("app1", tuple(others), state, Snapshot(0, "debian", "trixie")), {"p"}).changes == ()
+        release.release_of(HostPlan("app1", tuple(others), state, Snapshot(0, "debian", "trixie")), {"p"}).changes == ()
     )
 
 

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiefdom.cluster import ledger, views
-from fiefdom.converge import carry_out, plan, steps
+from fiefdom.cluster import audit, ledger, views
+from fiefdom.converge import look, plan, steps
 from fiefdom.desired.containers import FAILED
 from fiefdom.errors import FiefdomError
 from fiefdom.images import build
-from fiefdom.procedures import release, rollout, turn
+from fiefdom.procedures import release, rollback, rollout, turn
 from fiefdom.procedures.release import Order
 from fiefdom.procedures.rollout import Report, RolloutError, Wish
 from fiefdom.procedures.turn import Heard
@@ -68,12 +68,12 @@ def all_on(version: str) -> dict[str, str]:
 
 
 def pending(hosts: SimulatedHosts) -> list[str]:
-    wanted = [carry_out.plan_of(hosts.known, name, answer(host.now)) for name, host in hosts.hosts.items()]
+    wanted = [look.plan_of(hosts.known, name, answer(host.now)) for name, host in hosts.hosts.items()]
     return [str(p) for p in plan.merge(wanted).pending]
 
 
 def due(hosts: SimulatedHosts) -> list[tuple[str, str]]:
-    wanted = [carry_out.plan_of(hosts.known, name, answer(host.now)).due for name, host in hosts.hosts.items()]
+    wanted = [look.plan_of(hosts.known, name, answer(host.now)).due for name, host in hosts.hosts.items()]
     return [(h.host, c.name) for h in wanted for c in h.changes if not c.name.endswith(FAILED)]
 
 
@@ -120,7 +120,7 @@ def test_the_lock_comes_first_then_every_image_then_the_first_turn(hosts: Simula
     assert all(any(b < log.index(f"{name} turn") for b in beats[n:]) for n, name in enumerate(APPS))
     for gateway in ("gw1", "gw2"):
         assert log.count(f"{gateway} ledger append") == 2
-    (act,) = ledger.acts(ledger.read(hosts, ("gw1", "gw2")).entries)
+    (act,) = audit.acts(ledger.read(hosts, ("gw1", "gw2")).entries)
     assert (act.what, act.outcome, act.hosts, act.services) == ("rollout", "ok", APPS, {"predictor": (OLD, NEW)})
 
 
@@ -217,7 +217,7 @@ def test_a_persons_own_lock_is_not_lifted_by_going_on(hosts: SimulatedHosts) -> 
 
 def test_back_after_a_release(hosts: SimulatedHosts) -> None:
     perform(hosts)
-    hosts.known = rollout.known_before(hosts.known, hosts, "predictor", None)
+    hosts.known = rollback.known_before(hosts.known, hosts, "predictor", None)
     assert hosts.known.cluster.services["predictor"].version == OLD
     assert perform(hosts, what="rollback").error is None
     assert versions(hosts) == all_on(OLD)
@@ -225,13 +225,13 @@ def test_back_after_a_release(hosts: SimulatedHosts) -> None:
 
 def test_back_needs_a_version_that_was_healthy(hosts: SimulatedHosts) -> None:
     with pytest.raises(FiefdomError, match=rf"^the audit knows no healthy version of predictor before {OLD}; name one"):
-        rollout.known_before(hosts.known, hosts, "predictor", None)
+        rollback.known_before(hosts.known, hosts, "predictor", None)
     with pytest.raises(FiefdomError, match="cannot be a version"):
-        rollout.known_before(hosts.known, hosts, "predictor", "a;b")
+        rollback.known_before(hosts.known, hosts, "predictor", "a;b")
     with pytest.raises(FiefdomError, match="runs nowhere"):
         for host in hosts.hosts.values():
             host.now.containers.clear()
-        rollout.known_before(hosts.known, hosts, "predictor", None)
+        rollback.known_before(hosts.known, hosts, "predictor", None)
 
 
 # --- What keeps a release from beginning
@@ -373,7 +373,7 @@ def test_the_audit_and_the_lock_after_a_failure(hosts: SimulatedHosts) -> None:
     assert (data["outcome"], data["released"], data["put_back"]) == ("failed", [], ["app2", "app1"])
     found = ledger.read(hosts, ("gw1", "gw2"))
     assert found.locks == ()
-    assert [(a.what, a.outcome) for a in ledger.acts(found.entries)] == [("rollout", "failed")]
+    assert [(a.what, a.outcome) for a in audit.acts(found.entries)] == [("rollout", "failed")]
 
 
 def test_what_failed_is_kept_aside_and_told_with_its_last_words(hosts: SimulatedHosts) -> None:
@@ -607,7 +607,7 @@ def test_an_operator_who_goes_away_is_in_the_audit_and_leaves_no_lock(hosts: Sim
     with pytest.raises(Gone):
         rollout.perform(hosts.known, hosts, wanted, Wish(), tell)
     found = ledger.read(hosts, ("gw1", "gw2"))
-    assert ledger.acts(found.entries)[-1].outcome == "interrupted"
+    assert audit.acts(found.entries)[-1].outcome == "interrupted"
     assert found.locks == ()
 
 
@@ -721,7 +721,7 @@ def test_an_instance_started_by_hand_does_not_make_its_host_tell_of_no_version(h
 
 def test_a_rollback_after_a_canary_goes_back_to_what_the_others_run(hosts: SimulatedHosts) -> None:
     perform(hosts, order=Order(canary="app2"))
-    known_then = rollout.known_before(hosts.known, hosts, "predictor", None)
+    known_then = rollback.known_before(hosts.known, hosts, "predictor", None)
     assert known_then.cluster.services["predictor"].version == OLD
 
 
@@ -729,11 +729,11 @@ def test_a_rollback_that_failed_is_tried_again_and_not_gone_beyond(hosts: Simula
     perform(hosts)
     hosts.known = known("3.0.0")
     perform(hosts)
-    hosts.known = rollout.known_before(hosts.known, hosts, "predictor", None)
+    hosts.known = rollback.known_before(hosts.known, hosts, "predictor", None)
     hosts.trouble["app2"] = Trouble("fail", 9)
     assert perform(hosts, what="rollback").error is not None
     hosts.trouble.clear()
-    again = rollout.known_before(known("3.0.0"), hosts, "predictor", None)
+    again = rollback.known_before(known("3.0.0"), hosts, "predictor", None)
     assert again.cluster.services["predictor"].version == NEW
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from fiefdom.cluster import keys, ledger, members
+from fiefdom.cluster import audit, keys, ledger, members
 from fiefdom.cluster.keys import fingerprints
-from fiefdom.converge import carry_out
+from fiefdom.converge import carry_out, look
 from fiefdom.desired import gateway, serf
 from fiefdom.desired.state import HostState, spec_hash
 from fiefdom.errors import FiefdomError
@@ -78,7 +78,7 @@ def key_file(hosts: SimulatedHosts) -> Path:
 def left(hosts: SimulatedHosts) -> list[tuple[str, str]]:
     """What a plan with the key that is in the file would change."""
     now = replace(hosts.known, secrets=secret.load(hosts.known.cluster))
-    return [(h.host, c.name) for h in carry_out.make_plan(now, hosts.names, hosts).hosts for c in h.changes]
+    return [(h.host, c.name) for h in look.make_plan(now, hosts.names, hosts).hosts for c in h.changes]
 
 
 def require_rotated(hosts: SimulatedHosts) -> None:
@@ -101,7 +101,7 @@ def test_every_member_has_the_new_key_alone_and_a_plan_finds_nothing(hosts: Simu
     assert rotate(hosts, said) == []
     require_rotated(hosts)
     assert [words for words in said if words[1] != "done"] == [(n, what) for what in rotate_key.ROUNDS for n in MEMBERS]
-    (act,) = ledger.acts(ledger.read(hosts, ("gw1", "gw2")).entries)
+    (act,) = audit.acts(ledger.read(hosts, ("gw1", "gw2")).entries)
     assert (act.what, act.outcome, act.hosts) == ("rotate-key", "ok", MEMBERS)
 
 
@@ -339,7 +339,7 @@ def test_a_service_that_runs_on_one_host_is_refused_unless_forced(hosts: Simulat
 def converge_all(hosts: SimulatedHosts) -> None:
     watch, hosts.watch = hosts.watch, lambda _: None
     for _ in ("turns", "ports that nobody has any more"):
-        wanted = carry_out.make_plan(hosts.known, hosts.names, hosts)
+        wanted = look.make_plan(hosts.known, hosts.names, hosts)
         carry_out.carry_out(wanted, hosts, hosts.known.cluster, lambda *_: None)
     hosts.watch = watch
 
@@ -474,7 +474,7 @@ def test_a_key_that_cannot_be_put_in_place_is_one_line(hosts: SimulatedHosts) ->
 
 def require_same(hosts: Any, key: str) -> None:
     other = replace(hosts.known, secrets=replace(hosts.known.secrets, gossip_key=key))
-    if keys.touches_keys(carry_out.make_plan(other, hosts.names, hosts).due.hosts):
+    if keys.touches_keys(look.make_plan(other, hosts.names, hosts).due.hosts):
         keys.require_same_key(other, hosts)
 
 
@@ -563,9 +563,9 @@ def test_a_gateway_that_is_down_does_not_keep_an_app_host_from_its_mend(hosts: S
 
 
 def test_a_plan_for_a_new_host_is_looked_at_and_one_of_something_else_is_not(hosts: SimulatedHosts) -> None:
-    assert not keys.touches_keys(carry_out.make_plan(hosts.known, ["app1"], hosts).hosts)
+    assert not keys.touches_keys(look.make_plan(hosts.known, ["app1"], hosts).hosts)
     hosts.hosts["app1"].remove_file(serf.CONFIG)
-    assert keys.touches_keys(carry_out.make_plan(hosts.known, ["app1"], hosts).hosts)
+    assert keys.touches_keys(look.make_plan(hosts.known, ["app1"], hosts).hosts)
 
 
 def rotate_until_round(hosts: SimulatedHosts, number: int) -> None:

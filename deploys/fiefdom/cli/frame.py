@@ -1,0 +1,143 @@
+"""What all commands share: arguments, exit codes, errors in one line, connections, and answers as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import click
+from rich.console import Console
+
+from fiefdom.cli import show
+from fiefdom.cluster import ledger
+from fiefdom.converge.run import Hosts, Known
+from fiefdom.errors import FiefdomError
+from fiefdom.images import build
+from fiefdom.inventory import load, secret
+from fiefdom.inventory.groups import answers_at, limit_hosts
+from fiefdom.model import Cluster
+
+CLEAN, FAILED, PENDING = 0, 1, 2
+
+inventory_argument = click.argument("inventory", type=click.Path())
+at_option = click.option(
+    "--at",
+    multiple=True,
+    metavar="HOST=ADDRESS[:PORT]",
+    help="Where HOST answers now, while the inventory already says where it shall answer.",
+)
+limit_option = click.option(
+    "--limit", multiple=True, metavar="PATTERN", help="Only these hosts or groups; globs and commas are understood."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
+
+
+class Group(click.Group):
+    """Turns the errors that a person can cause into one line and exit 1, everywhere."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FiefdomError as error:
+            _fail(str(error))
+        except KeyboardInterrupt:
+            _fail("interrupted; what was done stays, and the next run finishes the rest")
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        # click exits 2 for a wrong option, which would read as "changes pending" here.
+        try:
+            return super().main(*args, **{**kwargs, "standalone_mode": False})
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
+            return FAILED
+        except click.exceptions.Abort:
+            _fail("interrupted")
+        except click.ClickException as error:
+            _fail(error.format_message())
+
+
+_ANSWER = "fiefdom.answer"
+
+
+class Answering(click.Command):
+    """A command whose --json is one document, however it ends: what `_answer` was told, and the error that ended it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FiefdomError as error:
+            outcome = "failed" if ledger.was_recorded(error) else "refused"
+            answer({"outcome": outcome, "error": _one_line(error)})
+            raise
+        finally:
+            if ctx.params["as_json"] and _ANSWER in ctx.meta:
+                click.echo(json.dumps(ctx.meta[_ANSWER], indent=2))
+
+
+def answer(data: Mapping[str, object]) -> None:
+    """Add to what the command prints on standard output with --json, at its end."""
+    meta = click.get_current_context().meta
+    meta[_ANSWER] = meta.get(_ANSWER, {}) | data
+
+
+def _one_line(words: object) -> str:
+    return " ".join(str(words).split())
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"error: {_one_line(message)}", err=True)
+    raise SystemExit(FAILED)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every command on hosts begins with."""
+
+    inventory: str
+    known: Known
+    names: tuple[str, ...]
+    session: Hosts
+    out: Console
+    err: Console
+
+
+@contextmanager
+def connected(
+    inventory: str,
+    limit: Sequence[str],
+    check: Callable[[Cluster], object] = lambda _: None,
+    at: Sequence[str] = (),
+) -> Iterator[Run]:
+    """Connections to the hosts of ``limit``, and to the gateways besides where they answer: the ledger is there.
+
+    ``check`` may refuse the cluster before any host is asked.
+    """
+    cluster = load(inventory)
+    names = limit_hosts(cluster, limit)
+    now_at = answers_at(cluster, at)
+    check(cluster)
+    # Deferred until there is somebody to connect to: pyinfra takes most of a second, and patches the standard library.
+    from fiefdom import engine
+
+    known = Known(cluster, secret.load(cluster), build.identities(cluster))
+    with engine.Session(cluster, names, cluster.gateways, now_at) as session:
+        yield Run(inventory, known, names, session, show.console(), show.console(stderr=True))
+
+
+take_over_option = click.option("--take-over", is_flag=True, help="Go on although a run that died left its lock.")
+force_option = click.option("--force", is_flag=True, help="Go on although the cluster is not whole already.")
+
+
+def answer_done(names: Sequence[str], seconds: float) -> None:
+    answer({"outcome": "ok", "hosts": list(names), "seconds": round(seconds, 3)})
+
+
+def warn(text: str) -> None:
+    click.echo(f"warning: {text}", err=True)
+
+
+def say(text: str) -> None:
+    click.echo(text, err=True)

@@ -1,0 +1,52 @@
+"""`fiefdom lab`."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+
+import click
+
+from fiefdom import lab as lab_module
+from fiefdom.cli.frame import json_option, say
+
+
+@click.group()
+def lab() -> None:
+    """Real hosts on this machine: systemd, sshd and, after a converge, dockerd in each."""
+
+
+@lab.command("up")
+@click.option("--app-hosts", default=2, show_default=True, type=click.IntRange(1, 9), help="How many app hosts.")
+def lab_up(app_hosts: int) -> None:
+    """Boot a gateway and app hosts; what runs already stays as it is."""
+    lab_module.up(app_hosts, say)
+
+
+@lab.command("down")
+@click.option("--images", is_flag=True, help="Remove the hosts' images as well.")
+def lab_down(images: bool) -> None:
+    """Remove the lab and all that it left on this machine."""
+    lab_module.down(say, images=images)
+
+
+@lab.command("status")
+@json_option
+def lab_status(as_json: bool) -> None:
+    """Show the lab's hosts."""
+    hosts = lab_module.status()
+    if as_json:
+        click.echo(json.dumps([asdict(h) for h in hosts], indent=2))
+        return
+    for host in hosts:
+        click.echo("  ".join(f"{value:<12}" for value in asdict(host).values()).rstrip())
+
+
+@lab.command("ssh", context_settings={"ignore_unknown_options": True})
+@click.argument("host")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def lab_ssh(host: str, command: tuple[str, ...]) -> None:
+    """Log in to a lab host, or run a command there."""
+    argv = lab_module.ssh_argv(host, command)
+    os.execvp(argv[0], argv)  # noqa: S606 -- ssh takes this process over, with its terminal and exit code

@@ -1,0 +1,120 @@
+"""`fiefdom rollout` and `fiefdom rollback`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from fiefdom.cli import frame, show
+from fiefdom.cli.apply import require_same_key
+from fiefdom.cli.frame import (
+    CLEAN,
+    FAILED,
+    Answering,
+    Run,
+    answer,
+    force_option,
+    inventory_argument,
+    json_option,
+    take_over_option,
+    warn,
+)
+from fiefdom.errors import FiefdomError
+from fiefdom.procedures import release
+from fiefdom.procedures.release import Order
+from fiefdom.procedures.rollback import known_before
+from fiefdom.procedures.rollout import Report, Wish, end_canary, perform, prepare, require_free
+
+
+def _release_options(command: Callable[..., None]) -> Callable[..., None]:
+    options = [
+        click.option("--batch", default="1", show_default=True, metavar="N|P%", help="How many hosts at once."),
+        click.option("--order", default="", metavar="HOST,...", help="These hosts first, in this order."),
+        click.option("--all-at-once", is_flag=True, help="Allow a batch that takes a service down as a whole."),
+        click.option("--dry", is_flag=True, help="Show whose turn it would be, and change nothing."),
+        click.option("--keep", is_flag=True, help="At a failure, leave the hosts that are done on the new version."),
+        force_option,
+        take_over_option,
+        json_option,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command(cls=Answering)
+@inventory_argument
+@click.argument("service", required=False)
+@click.option(
+    "--canary", metavar="HOST", help="Stop after this host; --continue goes on, `fiefdom rollback` goes back."
+)
+@click.option("--continue", "resume", is_flag=True, help="Go on after a canary.")
+@_release_options
+def rollout(inventory: str, service: str | None, canary: str | None, resume: bool, **options: Any) -> None:
+    """Bring the inventory's version of SERVICE (or of every service) to all hosts, with no request failed.
+
+    Host by host: out of every gateway's rotation, open requests answered, instances replaced, healthy, back in, watched
+    for a while. The first failure stops it and puts back what it changed.
+    """
+    if canary and resume:
+        raise FiefdomError("--canary and --continue exclude each other")
+    order = _order(canary, **options)
+    with frame.connected(inventory, (), lambda cluster: release.check(cluster, service, order)) as run:
+        _release(run, "rollout", service, order, resume, **options)
+
+
+@click.command(cls=Answering)
+@inventory_argument
+@click.argument("service")
+@click.argument("version", required=False)
+@_release_options
+def rollback(inventory: str, service: str, version: str | None, **options: Any) -> None:
+    """Bring SERVICE back to VERSION, or to the last one that was healthy, as gently as a rollout."""
+    order = _order(None, **options)
+    with frame.connected(inventory, (), lambda cluster: release.check(cluster, service, order)) as run:
+        known = known_before(run.known, run.session, service, version)
+        _release(replace(run, known=known), "rollback", service, order, False, **options)
+
+
+def _order(canary: str | None, *, batch: str, order: str, all_at_once: bool, **_: Any) -> Order:
+    first = tuple(name.strip() for name in order.split(",") if name.strip())
+    return release.Order(batch, first, canary, all_at_once)
+
+
+def _release(
+    run: Run, what: str, service: str | None, asked: Order, resume: bool, *, as_json: bool, **options: Any
+) -> None:
+    wish = Wish(what, service or "", asked, resume, options["keep"], options["force"], options["take_over"])
+    services = release.chosen_services(run.known.cluster, service)
+    if not options["dry"]:
+        require_free(run.session, run.known.cluster.gateways, wish)
+    wanted = prepare(run.known, run.session, services, wish)
+    require_same_key(run, wanted.turns.values())
+    report = Report(wanted, wish)
+    out = run.err if as_json else run.out
+    if not wanted.batches:
+        versions = ", ".join(f"{name} {run.known.cluster.services[name].version}" for name in sorted(services))
+        where = f"on {asked.canary}" if asked.canary else "everywhere"
+        out.print(f"Nothing to release: {versions} runs {where} already.")
+        if not options["dry"] and end_canary(run.session, run.known.cluster.gateways, wish, warn):
+            out.print("The cluster does not wait after its canary any more.")
+    elif options["dry"]:
+        for line in show.release_plan(wanted):
+            out.print(line)
+    else:
+        with show.Progress(out, len(wanted.hosts)) as progress:
+            report = perform(run.known, run.session, wanted, wish, progress)
+        for line in show.release_report(report, run.inventory):
+            out.print(line)
+        if what == "rollback" and report.error is None:
+            out.print(
+                f"{run.inventory} still names the other version: change it, or the next rollout goes there again."
+            )
+    if as_json:
+        dry = {"dry": True, "released": []} if options["dry"] else {"dry": False}
+        answer(report.as_data() | dry)
+    sys.exit(FAILED if report.error else CLEAN)

@@ -1,0 +1,118 @@
+"""The lock of a cluster as a gateway holds it, and what is said to whom it keeps out."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from fiefdom.cluster.audit import Entry, parse_entry, when
+from fiefdom.cluster.words import words
+from fiefdom.errors import FiefdomError
+from fiefdom.wording import ago
+
+# A run that was silent for so long may be taken for dead. It beats often enough to miss several beats before.
+SILENT_S = 15
+
+APPLY = "apply of "
+"""What the reason of an apply's lock begins with."""
+_NOW = re.compile(r"now\t([0-9]{1,12}(?:\.[0-9]{1,9})?)\t([0-9]{1,12})")
+_LOCK = re.compile(r"lock\t([0-9a-f]{64})\t([0-9]{1,12}\.[0-9]{1,9})\t(.*)")
+
+
+class Locked(FiefdomError):
+    """The cluster's lock is somebody else's."""
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A cluster's lock as one gateway holds it; ages are by that gateway's clock.
+
+    A person's lock shows no sign of life and never looks dead. ``token`` and ``seen`` name this very state of it.
+    """
+
+    gateway: str
+    run: str
+    who: str
+    why: str
+    person: bool
+    since: str
+    age_s: float
+    silence_s: float
+    token: str
+    seen: str
+
+    @property
+    def alive(self) -> bool:
+        """Whether its holder must be taken for alive."""
+        return self.person or self.silence_s < SILENT_S
+
+    @property
+    def applies(self) -> bool:
+        """Whether its holder is an apply, which leaves nothing behind that the next run would not see."""
+        return not self.person and self.why.startswith(APPLY)
+
+    def as_data(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        names = ("gateway", "run", "who", "why", "person", "since", "age_s", "silence_s")
+        return {name: getattr(self, name) for name in names} | {"alive": self.alive}
+
+
+def refusal(lock: Lock, take_over: bool = False) -> str | None:
+    """Why ``lock`` keeps a run from starting, and what to do; None if it may be taken over, as that of a dead apply."""
+    words = f"locked by {lock.who} {ago(lock.age_s)}: {lock.why}"
+    if lock.person:
+        return f"{words}; when that is over: `fiefdom unlock INVENTORY`"
+    words += f"; last sign of life {ago(lock.silence_s)}"
+    if lock.alive:
+        return f"{words}, so it is at work: wait for it; --take-over works after {SILENT_S} s of silence"
+    if take_over or lock.applies:
+        return None
+    return f"{words}: if it is dead, the same command with --take-over goes on without it"
+
+
+def unlock_refusal(lock: Lock, take_over: bool) -> str | None:
+    """Why `unlock` leaves ``lock`` where it is, or None."""
+    if lock.person or (take_over and not lock.alive):
+        return None
+    words = f"the lock is a run's, of {lock.who}: {lock.why}; last sign of life {ago(lock.silence_s)}"
+    if lock.alive:
+        return f"{words}, so it is at work: wait for it; --take-over works after {SILENT_S} s of silence"
+    return f"{words}: if it is dead, `fiefdom unlock INVENTORY --take-over`"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a gateway tells after every verb."""
+
+    lock: Lock | None
+    entries: tuple[Entry, ...]
+
+
+def parse_answer(gateway: str, text: str) -> Answer:
+    """What ledger.sh printed. Raises FiefdomError where it broke off."""
+    lines = text.split("\n")
+    now = next((m for m in map(_NOW.fullmatch, lines) if m), None)
+    if now is None:
+        raise FiefdomError(f"{gateway}: its answer about the ledger broke off")
+    found = next((m for m in map(_LOCK.fullmatch, lines) if m), None)
+    entries = (parse_entry(line.removeprefix("entry\t")) for line in lines if line.startswith("entry\t"))
+    return Answer(
+        found and _parse_lock(gateway, found, now=float(now[1]), uptime_s=int(now[2])), tuple(e for e in entries if e)
+    )
+
+
+def _parse_lock(gateway: str, found: re.Match[str], now: float, uptime_s: int) -> Lock:
+    token, seen, text = found.groups()
+    # A clock that was put back does not make the dead look alive; and a gateway that was down could see nobody.
+    silence_s = min(abs(now - float(seen)), uptime_s)
+    try:
+        data = json.loads(text)
+        run, who, why = words(data["run"]), words(data["who"]), words(data["why"])
+        age_s, since = max(0.0, now - when(data["since"])), data["since"]
+        person = data["person"] is True
+    except (ValueError, KeyError, TypeError, RecursionError):
+        run, who, why, since, person = "", "somebody", "the lock's text cannot be read", "", False
+        age_s = silence_s
+    return Lock(gateway, run, who, why, person, since, age_s, silence_s, token, seen)

@@ -1,0 +1,37 @@
+"""All concerns in one order, and the state that they want of a host together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from fiefdom.desired import docker, firewall, gateway, network, serf, services, sshd
+from fiefdom.desired.context import Context
+from fiefdom.desired.state import CODENAMES, Codename, HostState
+from fiefdom.model import Cluster, Secrets
+
+# In the order in which units come up: the firewall before what it protects, sshd when nothing can fail any more.
+CONCERNS: Mapping[str, Callable[[Context], HostState]] = {
+    "network": network.desired,
+    "firewall": firewall.desired,
+    "docker": docker.desired,
+    "services": services.desired,
+    "serf": serf.desired,
+    "gateway": gateway.desired,
+    "sshd": sshd.desired,
+}
+ALL = tuple(CONCERNS)
+
+
+def state_of(context: Context, concerns: Sequence[str] = ALL) -> HostState:
+    """What a host should hold, as far as ``concerns`` say."""
+    state = HostState()
+    for name in concerns:
+        state = state + CONCERNS[name](context)
+    return state
+
+
+def states_of(
+    cluster: Cluster, name: str, secrets: Secrets, concerns: Sequence[str] = ALL
+) -> dict[Codename, HostState]:
+    """What a host should hold under each release that it may turn out to run."""
+    return {release: state_of(Context(name, cluster, release, secrets), concerns) for release in CODENAMES}

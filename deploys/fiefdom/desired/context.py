@@ -1,0 +1,38 @@
+"""All that a concern may know of its host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fiefdom.desired.state import Codename
+from fiefdom.model import Cluster, Host, Secrets
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that a concern may know: one validated host of a cluster, and what can only be known on its way there."""
+
+    name: str
+    cluster: Cluster
+    release: Codename
+    secrets: Secrets
+    running: Mapping[str, str] = field(default_factory=dict)
+    """Version of each service that keeps, for now, another one than the inventory's: its release is pending."""
+    going: tuple[int, ...] = ()
+    """Ports of instances that the host still runs, and is not to any more once it had its turn."""
+
+    @property
+    def host(self) -> Host:
+        """The host itself."""
+        return self.cluster.hosts[self.name]
+
+    @property
+    def is_gateway(self) -> bool:
+        """Whether it runs the gateway container."""
+        return self.name in self.cluster.gateways
+
+    @property
+    def is_app_host(self) -> bool:
+        """Whether it runs a Serf agent beside service instances."""
+        return self.name in self.cluster.app_hosts

@@ -1,0 +1,148 @@
+"""What pyinfra's own command runs: the fact, the operations and the deploy of the files in deploys/."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from pyinfra import context
+from pyinfra.api import FactBase, FunctionCommand, Inventory, State, StringCommand, operation
+from pyinfra.api.exceptions import DeployError
+from pyinfra.api.host import Host
+
+from fiefdom.cluster import keys
+from fiefdom.converge import carry_out, diffs, guard, look, plan, snapshot, steps
+from fiefdom.converge import steps as steps_module
+from fiefdom.converge.run import Known
+from fiefdom.converge.steps import PHASES, Phase, steps_text
+from fiefdom.desired.concerns import ALL, states_of
+from fiefdom.engine.line import guarded
+from fiefdom.engine.session import fail, session_of, ship, take
+from fiefdom.engine.shells import as_root, text_of
+from fiefdom.errors import FiefdomError
+from fiefdom.images import build
+from fiefdom.inventory import read, secret
+from fiefdom.model import Cluster
+
+
+class HostSnapshot(FactBase[list[str]]):
+    """Lines of `snapshot.sh`; the query goes in as `_stdin`, so that it never stands in a process list."""
+
+    name = "fiefdom.HostSnapshot"
+
+    def command(self) -> StringCommand:
+        """The script, as root."""
+        return as_root(snapshot.SCRIPT)
+
+    def process(self, output: list[str]) -> list[str]:
+        """The lines as they came."""
+        return output
+
+
+@operation()
+def commit(cluster: Cluster, steps: tuple[steps.Step, ...], kept: guard.Backup | None) -> Generator[FunctionCommand]:
+    """Let the host take steps that could lock the operator out, and confirm them over a new connection: `guard`."""
+    if steps and kept is not None:
+        yield FunctionCommand(_commit, [cluster, steps, kept], {})
+
+
+def _commit(state: State, host: Host, cluster: Cluster, steps: tuple[steps.Step, ...], kept: guard.Backup) -> None:
+    # pyinfra goes on with the next host of a serial operation, whatever became of the first.
+    if stopped := getattr(state, "fiefdom_locked_out", None):
+        fail(host, f"left alone, for {stopped} took such a change back")
+    try:
+        guarded(host, cluster, steps, kept)
+    except FiefdomError as error:
+        state.fiefdom_locked_out = host.name  # type: ignore[attr-defined] # lives exactly as long as the run
+        fail(host, str(error).removeprefix(f"{host.name}: "))
+
+
+def deploy(*concerns: str) -> None:
+    """Converge the host that pyinfra is at, wholly or in some concerns: what the files in deploys/ call.
+
+    Every host gets the same operations in the same order, empty where there is nothing to do, so that pyinfra's own
+    counts and JSON tell changes from none.
+    """
+    host, state = context.host, context.state
+    # One broken host must not leave the others half way through a fleet-wide change.
+    state.config.FAIL_PERCENT = 0
+    try:
+        if state.failed_hosts:
+            raise FiefdomError(
+                f"{', '.join(sorted(h.name for h in state.failed_hosts))}: no answer; nothing was changed"
+            )
+        known = _known(state)
+        chosen = concerns or ALL
+        states = states_of(known.cluster, host.name, known.secrets, chosen)
+        # Not even at -vvv: digests that cover secrets are in the answer, and a weak secret could be guessed from one.
+        state.print_fact_output = False
+        lines = host.get_fact(HostSnapshot, _stdin=snapshot.query(states.values()), _sudo=False)
+        if lines is None:
+            raise FiefdomError(f"{host.name}: the snapshot failed; its words are above")
+        wanted = look.plan_of(known, host.name, lines, chosen)
+        look.require_settled(wanted)
+        _require_same_key(state, known, wanted)
+    except FiefdomError as error:
+        raise DeployError(str(error)) from error
+    if state.config.DIFF:
+        _log_diffs(host, wanted)
+    for pending in plan.merge([wanted]).pending:
+        host.log(f"release pending: {pending}; `fiefdom rollout` makes it")
+    phases = {phase.name: phase for phase in steps_module.phases(wanted.due, known.cluster.ssh.confirm_s)}
+    nothing = Phase("nothing")
+    registry = known.cluster.registry is not None
+    interrupts = carry_out.takes_turns(plan.merge([wanted]))
+    for name in PHASES:
+        phase = phases.get(name, nothing)
+        if name == "access":
+            # One host after the other: none of them may be risked before the one ahead of it is confirmed.
+            commit(
+                name="Fiefdom: access",
+                cluster=known.cluster,
+                steps=phase.steps,
+                kept=phase.guarded,
+                _sudo=False,
+                _serial=True,
+            )
+            continue
+        steps = [("pull", ref) for ref in phase.images if registry] + list(phase.steps)
+        if name == "images" and not registry:
+            ship(name="Fiefdom: images", cluster=known.cluster, refs=phase.images, _sudo=False)
+        else:
+            # Hosts take turns where one may serve less for a while.
+            take(
+                name=f"Fiefdom: {name}",
+                steps=steps_text(steps),
+                detached=phase.interrupts,
+                # Asked before the first change, when it is carried out: a dry run is nobody's business.
+                unlocked=known.cluster if interrupts and name == PHASES[0] else None,
+                _sudo=False,
+                _serial=name == "containers",
+            )
+
+
+def _known(state: State) -> Known:
+    # Kept on pyinfra's own object, which lives exactly as long as the run.
+    known: Known | None = getattr(state, "fiefdom", None)
+    if known is None:
+        cluster = cluster_of(state.inventory)
+        known = Known(cluster, secret.load(cluster), build.identities(cluster))
+        state.fiefdom = known  # type: ignore[attr-defined]
+    return known
+
+
+def cluster_of(found: Inventory) -> Cluster:
+    """As `read.cluster_of`, of an inventory that pyinfra has loaded."""
+    hosts = {host.name: (list(host.groups), found.get_host_data(host.name)) for host in found}
+    return read.cluster_of(hosts, found.group_data, found.data)
+
+
+def _require_same_key(state: State, known: Known, wanted: plan.HostPlan) -> None:
+    """As `keys.require_same_key`, of the hosts that pyinfra is connected to; once for a run."""
+    if keys.touches_keys([wanted.due]) and not hasattr(state, "fiefdom_same_key"):
+        keys.require_same_key(known, session_of(state, known.cluster))
+        state.fiefdom_same_key = True  # type: ignore[attr-defined] # lives exactly as long as the run
+
+
+def _log_diffs(host: Host, wanted: plan.HostPlan) -> None:
+    for (_, path), text in diffs.of_plan(plan.merge([wanted]), lambda _, path: text_of(host, path)).items():
+        host.log(f"{path}\n{text}")

@@ -1,0 +1,199 @@
+"""One host's line, as `converge.guard` wants it: a change that could cut it is confirmed over a new connection."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, get_args
+
+import gevent
+from gevent.event import Event
+from paramiko import PKey, SSHException
+from pyinfra.api import StringCommand
+from pyinfra.api.exceptions import ConnectError
+from pyinfra.api.host import Host
+
+from fiefdom.converge import guard, steps
+from fiefdom.converge.trial import SCRIPT, negotiates
+from fiefdom.engine.known_hosts import path_of, remember, require_writable, trust
+from fiefdom.engine.shells import AS_ROOT, BROKEN, QUIET_S, follow, run_script, tune
+from fiefdom.errors import FiefdomError
+from fiefdom.inventory import groups
+from fiefdom.model import Cluster
+
+ASK_S = 4
+"""Seconds that a host may take for a question of `guard`; what takes longer is a line that is cut."""
+
+
+class _Line:
+    """One host's line, as `guard.Line` wants it. Leaving closes what did not take the old connection's place."""
+
+    def __init__(self, host: Host, wanted: Mapping[str, Any], known_hosts: Path, crypto: str) -> None:
+        self.name = host.name
+        self.where = f"{wanted['ssh_hostname']}:{wanted['ssh_port']}"
+        self._host = host
+        self._wanted = dict(wanted)
+        self._known_hosts = known_hosts
+        self._crypto = crypto
+        self._fresh: Any = None
+        self._moved: tuple[str, PKey] | None = None
+        self._trusted: str | None = None
+
+    def __enter__(self) -> _Line:
+        old: Any = self._host.connector
+        if any(old.data[key] != self._wanted[key] for key in ("ssh_hostname", "ssh_port")):
+            # The host goes on being the one that it is: its key is known, only not yet under the new name.
+            address, port = self._wanted["ssh_hostname"], int(self._wanted["ssh_port"])
+            self._moved = (f"[{address}]:{port}" if port != 22 else address, _server_key(old))
+            require_writable(self._known_hosts, *self._moved, self.name)
+            self._trusted = trust(self._known_hosts, *self._moved)
+            self._wanted["ssh_known_hosts_file"] = self._trusted
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._drop()
+        if self._trusted is not None:
+            Path(self._trusted).unlink(missing_ok=True)
+
+    def trial(self, config: str) -> str | None:
+        """As in `guard.Line`."""
+        channel = self._host.connector.client.get_transport().open_session()  # type: ignore[attr-defined]
+        channel.exec_command(shlex.join(["sh", "-c", AS_ROOT, f"shift\n{SCRIPT}", config]))
+        return negotiates(channel, self._crypto)
+
+    def take(self, steps: Sequence[steps.Step], last: str) -> list[str]:
+        """As in `guard.Line`."""
+        lines: list[str] = []
+        heard = Event()
+
+        def hear(line: str) -> None:
+            lines.append(line)
+            heard.set()
+
+        def listen() -> None:
+            with suppress(FiefdomError, OSError, EOFError, SSHException):  # what the host did is asked anew
+                follow(self._host, steps, hear)
+            heard.set()
+
+        job = gevent.spawn(listen)
+        while not job.ready():
+            heard.clear()
+            # Before the change, the host may wait for another run; after it, silence means that the line is cut, or
+            # that a step failed and the host takes its time to put back what came before.
+            failed = any(line.startswith("fiefdom-failed\t") for line in lines)
+            if not heard.wait(guard.BACK_S if failed else QUIET_S / 2 if last in lines else None):
+                break
+        job.kill()
+        return lines
+
+    def login(self) -> str | None:
+        """As in `guard.Line`."""
+        self._drop()
+        return self._open(self._wanted)
+
+    def confirm(self, attempt: str) -> tuple[guard.Answer, str]:
+        """As in `guard.Line`."""
+        try:
+            answer, words = _answer(self._fresh, "confirm", attempt)
+        except BROKEN:
+            return "applying", ""  # asked again over another connection
+        if answer == "confirmed":
+            self._adopt()
+            self._remember()
+        return answer, words
+
+    def ask(self, attempt: str) -> tuple[guard.Answer, str]:
+        """As in `guard.Line`."""
+        for _ in range(2):
+            try:
+                answer, words = _answer(self._host.connector, "ask", attempt)
+            except BROKEN:
+                if self.back() is not None:
+                    break
+            else:
+                if answer == "confirmed":
+                    self._remember()
+                return answer, words
+        return "unknown", ""
+
+    def revert(self) -> bool:
+        """As in `guard.Line`."""
+        try:
+            return run_script(self._host.connector, guard.SCRIPT, ("revert-now",))[0]
+        except BROKEN:
+            return False
+
+    def back(self) -> str | None:
+        """As in `guard.Line`."""
+        self._drop()
+        old: Any = self._host.connector
+        reason = self._open(old.data)
+        if reason is None:
+            self._adopt()
+        return reason
+
+    def _remember(self) -> None:
+        if self._moved is not None:
+            remember(self._known_hosts, *self._moved)
+
+    def _open(self, data: Mapping[str, Any]) -> str | None:
+        fresh: Any = self._host.connector_cls(self._host.state, self._host)
+        fresh.data = {**fresh.data, **data}
+        try:
+            fresh.connect()
+        except ConnectError as error:
+            return " ".join(str(error).split())
+        except (OSError, EOFError, SSHException) as error:
+            return f"{type(error).__name__}: {error}"
+        self._fresh = fresh
+        tune(fresh)
+        try:
+            ok, output = fresh.run_shell_command(StringCommand("[ $(id -u) = 0 ] || sudo -n true"), _timeout=QUIET_S)
+        except (OSError, EOFError, SSHException) as error:
+            return f"the connection broke off: {error}"
+        return None if ok else f"root is out of reach: {' '.join(output.stderr.split())}"
+
+    def _adopt(self) -> None:
+        old: Any = self._host.connector
+        self._fresh.data["ssh_known_hosts_file"] = old.data["ssh_known_hosts_file"]
+        self._host.connector, self._fresh = self._fresh, None
+        with suppress(Exception):
+            old.client.close()
+
+    def _drop(self) -> None:
+        if self._fresh is not None:
+            with suppress(Exception):
+                self._fresh.client.close()
+        self._fresh = None
+
+
+_ANSWERS: dict[str, guard.Answer] = {name: name for name in get_args(guard.Answer)}
+
+
+def _answer(connector: Any, verb: str, attempt: str) -> tuple[guard.Answer, str]:
+    """What guard.sh answers, and why."""
+    _, output, _ = run_script(connector, guard.SCRIPT, (verb, attempt), timeout_s=ASK_S)
+    answer, _, words = output.strip().partition("\t")
+    return _ANSWERS.get(answer, "unknown"), words
+
+
+def guarded(host: Host, cluster: Cluster, steps: Sequence[steps.Step], kept: guard.Backup) -> None:
+    """As `guard.perform`."""
+    try:
+        wanted = groups.connection(cluster, host.name)
+        with _Line(host, wanted, path_of(cluster), cluster.ssh.crypto) as line:
+            guard.perform(line, steps, kept)
+    except BROKEN as error:
+        raise FiefdomError(
+            f"{host.name}: the connection broke off before the change of {kept.about}: {error}; run it again"
+        ) from error
+
+
+def _server_key(connector: Any) -> PKey:
+    key: PKey = connector.client.get_transport().get_remote_server_key()
+    return key

@@ -1,0 +1,130 @@
+"""Root's shell on a host: scripts with arguments, streams of bytes, turns that are listened to."""
+
+from __future__ import annotations
+
+import base64
+import shlex
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import gevent
+from paramiko import SSHException
+from pyinfra.api import QuoteString, StringCommand
+from pyinfra.api.host import Host
+
+from fiefdom.converge import steps
+from fiefdom.converge.steps import TURN, steps_text
+from fiefdom.errors import FiefdomError
+
+LOST_S = 30
+"""Seconds without a sign of a host, while something is to be heard from it, after which its connection is lost."""
+QUIET_S = 10
+"""Seconds that a host may take for a script of which nothing says more."""
+
+# Becomes root where it can, so that the scripts know one way only; where it cannot, the snapshot says so. sudo drops
+# SSH_CONNECTION, from which a script learns where the operator comes from, so it travels as an argument.
+AS_ROOT = (
+    'set -- sh -c "$0" fiefdom "${SSH_CONNECTION:-}" "$@"; '
+    'if [ "$(id -u)" = 0 ] || ! sudo -n true 2>/dev/null; then exec "$@"; else exec sudo -n "$@"; fi'
+)
+
+# Ended there and not only left: sshd opens no more than ten sessions beside those that hang.
+BOUNDED = """
+limit_s=$1
+shift
+timeout -k 1 "$limit_s" "$@"
+code=$?
+case $code in 124 | 137) echo "no answer for $limit_s s" >&2 ;; esac
+exit "$code"
+"""
+
+
+def as_root(text: str, *arguments: str) -> StringCommand:
+    return StringCommand("sh", "-c", QuoteString(AS_ROOT), QuoteString(text), *map(QuoteString, arguments))
+
+
+def stream(host: Host, script: str, pieces: Iterable[bytes]) -> str:
+    """Feed a root shell on the host and return what it printed; FiefdomError says why it failed.
+
+    pyinfra itself can only send text that it holds in memory.
+    """
+    transport = host.connector.client.get_transport()  # type: ignore[attr-defined] # the SSH connector's own
+    channel = transport.open_session()
+    try:
+        channel.exec_command(" ".join(["sh", "-c", shlex.quote(AS_ROOT), shlex.quote(script)]))
+        # Nothing is read while sending: the script may say no more than the channel's window holds.
+        for piece in pieces:
+            try:
+                channel.sendall(piece)
+            except OSError:  # the far end died; its exit code and words follow
+                break
+        channel.shutdown_write()
+        output: bytes = channel.makefile("rb").read()
+        error: bytes = channel.makefile_stderr("rb").read()
+        status = channel.recv_exit_status()
+    finally:
+        channel.close()
+    if status:
+        words = " ".join(error.decode(errors="replace").split())
+        raise FiefdomError(f"`{script}` failed: {words or f'exit {status}'}")
+    return output.decode(errors="replace")
+
+
+BROKEN = (OSError, EOFError, SSHException)
+
+
+def tune(connector: Any) -> None:
+    transport = connector.client.get_transport()
+    # Without it every command waits for a delayed acknowledgement: 48 ms instead of 6.
+    with suppress(OSError, AttributeError):  # a ProxyJump's channel is no socket
+        transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, LOST_S * 1000)
+    # A host that dies while it is listened to would be waited for without an end.
+    transport.set_keepalive(LOST_S // 3)
+
+
+def run_script(
+    connector: Any, text: str, arguments: Sequence[str], stdin: str = "", timeout_s: int = QUIET_S
+) -> tuple[bool, str, str]:
+    try:
+        # pyinfra's own limit begins when the channel is open, which a frozen link keeps from happening for an hour.
+        with gevent.Timeout(timeout_s + 1, TimeoutError):
+            command = as_root(f"shift\n{text}", *arguments)
+            ok, output = connector.run_shell_command(command, _stdin=stdin, _timeout=timeout_s)
+    except TimeoutError:
+        raise TimeoutError(f"no answer for {timeout_s} s") from None
+    return ok, output.stdout, output.stderr
+
+
+def follow(host: Host, steps: Iterable[steps.Step], hear: Callable[[str], None]) -> None:
+    argv = ["sh", "-c", AS_ROOT, TURN]
+    channel = host.connector.client.get_transport().open_session()  # type: ignore[attr-defined]
+    try:
+        channel.exec_command(shlex.join(argv))
+        channel.sendall(steps_text(steps).encode())
+        channel.shutdown_write()
+        # In bytes: a service may log anything, and its last words are among what the host says.
+        for line in channel.makefile("rb"):
+            hear(line.decode(errors="replace").rstrip("\n"))
+        if channel.recv_exit_status() == -1:
+            raise FiefdomError(f"{host.name}: the connection broke off; the host ends its turn by itself")
+    finally:
+        channel.close()
+
+
+def failure(lines: Iterable[str]) -> str | None:
+    """What apply.sh said when a step failed: the thing and the reason."""
+    for line in lines:
+        kind, _, rest = line.partition("\t")
+        if kind == "fiefdom-failed":
+            thing, _, why = rest.partition("\t")
+            return f"{thing}: {why}"
+    return None
+
+
+def text_of(host: Host, path: str) -> str:
+    # In base64, for pyinfra hands out lines and forgets how the last one ended.
+    ok, output = host.run_shell_command(as_root(shlex.join(["base64", path])))
+    return base64.b64decode(output.stdout).decode(errors="replace") if ok else ""

@@ -1,0 +1,110 @@
+"""The Docker daemon of this machine: what an image is there, and its archive."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO
+
+from fiefdom.errors import FiefdomError
+from fiefdom.images import bases, layers
+
+CONTEXT_LABEL = "fiefdom.context"  # snapshot.sh reads it as well
+
+CHUNK = 1 << 18
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise FiefdomError(
+            "there is no docker command on this machine; install it (Debian: docker.io, docker-cli), "
+            "or name a `registry` that has the images"
+        ) from None
+
+
+@contextmanager
+def saved(refs: Iterable[str]) -> Iterator[IO[bytes]]:
+    """A stream of `docker save` for several images, so that layers they share travel once.
+
+    Raises FiefdomError where Docker failed; not where the reader stopped early, who has the better reason.
+    """
+    with subprocess.Popen(["docker", "save", *refs], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None  # noqa: S101 -- both are pipes
+        try:
+            yield process.stdout
+            complete = not process.stdout.read(1)
+        finally:
+            process.stdout.close()
+            error = process.stderr.read().decode(errors="replace").strip()
+        if process.wait() and complete:
+            raise FiefdomError(f"docker save {' '.join(refs)} failed: {error}")
+
+
+@functools.cache  # an id says it all, and reading an archive takes as long as writing it
+def layout_of(local_id: str) -> layers.Layout | None:
+    with saved([local_id]) as stream:
+        try:
+            return layers.layout(stream)
+        except tarfile.TarError:
+            return None
+
+
+@dataclass(frozen=True)
+class _Found:
+    id: str  # on a host
+    local_id: str
+    context: str
+    base: str
+    layers: layers.Chain
+
+
+def inspect(refs: list[str]) -> dict[str, _Found]:
+    # Exits 1 when one of them is missing and still prints the others.
+    done = run("image", "inspect", *refs)
+    if "Cannot connect to the Docker daemon" in done.stderr:
+        raise FiefdomError("the Docker daemon of this machine does not answer; start it, for images come from there")
+    try:
+        images = json.loads(done.stdout or "[]")
+    except ValueError:
+        return {}
+    found = {}
+    for image in images:
+        labels: Mapping[str, str] = image["Config"].get("Labels") or {}
+        chain = tuple(image["RootFS"].get("Layers") or ())
+        entry = _Found(
+            _id_on_hosts(image["Id"]), image["Id"], labels.get(CONTEXT_LABEL, ""), labels.get(bases.LABEL, ""), chain
+        )
+        found.update({tag: entry for tag in image["RepoTags"] or [] if tag in refs})
+    return found
+
+
+def _id_on_hosts(local_id: str) -> str:
+    """The id a host's classic image store will give an image: its configuration's digest.
+
+    Docker's containerd store (the default from Docker 29 on) takes the manifest's instead, and only the saved archive
+    tells the configuration's.
+    """
+    if layers.is_classic(_local_daemon()):
+        return local_id
+    if (layout := layout_of(local_id)) is None:
+        raise FiefdomError(f"docker save {local_id} holds no manifest; is this Docker's own client?")
+    return layout.id
+
+
+def names_files_by_layer() -> bool:
+    """Whether archives need not be read to know what lies where. A wrong yes costs time only: nothing is left out."""
+    major = _local_daemon().partition(".")[0]
+    return layers.is_classic(_local_daemon()) and major.isdecimal() and int(major) >= 25
+
+
+@functools.cache
+def _local_daemon() -> str:
+    """Its version, and what it says about its store."""
+    return run("info", "--format", "{{.ServerVersion}} {{json .DriverStatus}}").stdout

@@ -1,0 +1,182 @@
+"""Hosts, the services that they run, and the instances that follow from both."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from fiefdom.model.secrets import EnvValue
+from fiefdom.model.text import (
+    FIRST_GATEWAY_PORT,
+    LAST_PORT,
+    Address,
+    Argument,
+    EnvName,
+    FilePath,
+    Group,
+    HostName,
+    Many,
+    Matches,
+    Model,
+    Name,
+    PathPrefix,
+    Port,
+    SysctlKey,
+    SysctlText,
+    UrlPath,
+    User,
+    Version,
+)
+
+GATEWAYS = "gateways"
+APP_HOSTS = "app_hosts"
+
+
+class Health(Model):
+    """How an instance shows that it can serve."""
+
+    path: UrlPath = Field("/health", description="Path that answers 2xx or 3xx when the instance can serve.")
+    interval_s: float = Field(1.0, gt=0, le=60, description="Seconds between the gateway's checks.")
+    timeout_s: float = Field(2.0, gt=0, le=60, description="Seconds until a check counts as failed.")
+    start_timeout_s: int = Field(
+        60, ge=1, le=3600, description="Seconds an instance may take from its start to its first good answer."
+    )
+
+
+class Limits(Model):
+    """What one instance may use at most."""
+
+    memory_mib: int = Field(256, ge=16, le=1 << 24, description="Memory in MiB; the instance is killed above it.")
+    cpus: float = Field(1.0, gt=0, le=1024, description="CPUs, in units of one core.")
+    pids: int = Field(256, ge=4, le=1 << 22, description="Processes and threads.")
+    nofile: int = Field(4096, ge=64, le=1048576, description="Open files.")
+
+
+class LimitsOverride(Model):
+    """What one host limits differently."""
+
+    memory_mib: int | None = Field(None, ge=16, le=1 << 24, description="Memory in MiB on this host.")
+    cpus: float | None = Field(None, gt=0, le=1024, description="CPUs on this host.")
+    pids: int | None = Field(None, ge=4, le=1 << 22, description="Processes and threads on this host.")
+    nofile: int | None = Field(None, ge=64, le=1048576, description="Open files on this host.")
+
+
+class Route(Model):
+    """How clients reach a service at the gateways."""
+
+    port: int = Field(
+        80, ge=FIRST_GATEWAY_PORT, le=LAST_PORT, description="Gateway port; the gateway may not bind any below 80."
+    )
+    host: HostName | None = Field(None, description="Host name that selects the service; any when absent.")
+    path_prefix: PathPrefix | None = Field(
+        None, description="Path prefix that selects the service; any when absent. It is not stripped."
+    )
+
+
+class Service(Model):
+    """A containerised HTTP service."""
+
+    image: Annotated[
+        str,
+        Matches(
+            r"([A-Za-z0-9.-]+:[0-9]+/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*",
+            "an image name such as team/predictor, without tag: that is `version`",
+        ),
+    ] = Field(description="Image name without tag, such as team/predictor.")
+    version: Version = Field(description="Image tag to run. The inventory's version is the truth.")
+    build: FilePath | None = Field(
+        None,
+        description="Folder of a Dockerfile to build the image from on the operator's machine; "
+        "relative to the inventory.",
+    )
+    instances: int = Field(1, ge=0, le=1000, description="Instances on each host that runs the service.")
+    base_port: Port = Field(8000, description="Host port of the first instance; the others follow.")
+    container_port: Port = Field(8000, description="Port that the process in the container listens on.")
+    groups: Many[Group] = Field((APP_HOSTS,), description="Groups whose hosts run the service.", min_length=1)
+    health: Health = Field(default_factory=Health, description="Health check.")
+    environment: dict[EnvName, EnvValue] = Field(
+        default_factory=dict, description="Environment of the process; kept in a root-only file on the host."
+    )
+    limits: Limits = Field(default_factory=Limits, description="Resource limits of one instance.")
+    route: Route = Field(default_factory=Route, description="How clients reach it at the gateways.")
+    stop_grace_s: int = Field(
+        30, ge=1, le=3600, description="Seconds between SIGTERM and SIGKILL when an instance stops."
+    )
+    user: (
+        Annotated[str, Matches("[1-9][0-9]{0,8}(:[0-9]{1,9})?", "a number or two and not root, such as 1000:1000")]
+        | None
+    ) = Field(
+        None,
+        description="uid or uid:gid of the process; the image's own when absent. Neither may be root's.",
+    )
+    tmpfs: Many[Annotated[str, Matches("/[A-Za-z0-9._/-]+", "an absolute folder such as /tmp")]] = Field(
+        ("/tmp",),  # noqa: S108 -- a path inside the container, which is its own
+        description="Writable in-memory folders; the rest of the root file system is read-only.",
+    )
+    command: Many[Argument] = Field((), description="Command of the container; the image's own when empty.")
+
+
+class ServiceOverride(Model):
+    """What one host does differently for a service."""
+
+    instances: int | None = Field(None, ge=0, le=1000, description="Instances on this host.")
+    environment: dict[EnvName, EnvValue] = Field(
+        default_factory=dict, description="Added to the service's environment."
+    )
+    limits: LimitsOverride | None = Field(None, description="Limits on this host where they differ.")
+
+
+class HostSsh(Model):
+    """SSH settings of one host where they differ from the cluster's."""
+
+    user: User | None = Field(None, description="Login user: root, or one with passwordless sudo.")
+    port: Port | None = Field(None, description="SSH port.")
+    key: FilePath | None = Field(None, description="Private key file; relative to the inventory.")
+    listen: Many[Address] = Field((), description="Addresses that sshd listens on; all of the host's when empty.")
+
+
+class Static(Model):
+    """A static address through systemd-networkd."""
+
+    interface: Annotated[str, Matches("[A-Za-z0-9._-]{1,15}", "an interface name such as eth0")] = Field(
+        description="Interface name."
+    )
+    prefix_length: int = Field(24, ge=1, le=32, description="Prefix length of the host's address.")
+    gateway: Address | None = Field(None, description="Default gateway.")
+    dns: Many[Address] = Field((), description="Name servers.")
+
+
+class Host(Model):
+    """A machine of the cluster."""
+
+    address: Address = Field(description="IPv4 address in the cluster's network; SSH uses it as well.")
+    groups: Many[Group] = Field(description="gateways, app_hosts, or groups of your own.", min_length=1)
+    ssh: HostSsh = Field(default_factory=HostSsh, description="SSH settings that differ from the cluster's.")
+    services: dict[Name, ServiceOverride] = Field(
+        default_factory=dict, description="Overrides by service: instances, environment, limits."
+    )
+    sysctls: dict[SysctlKey, SysctlText] = Field(
+        default_factory=dict, description="Kernel settings besides Fiefdom's own."
+    )
+    static: Static | None = Field(
+        None, description="Static address by systemd-networkd; absent leaves addressing alone."
+    )
+
+
+class Instance(Model):
+    """One container of a service on one host."""
+
+    host: str
+    service: str
+    port: int
+
+    @property
+    def unit(self) -> str:
+        """The systemd unit that owns it."""
+        return f"{self.service}@{self.port}.service"
+
+    @property
+    def container(self) -> str:
+        """Its container's name."""
+        return f"{self.service}-{self.port}"

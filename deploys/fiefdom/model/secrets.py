@@ -1,0 +1,88 @@
+"""Secrets in the inventory: where their values come from, and the values themselves, which show nowhere."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, TypeAdapter, WrapValidator, model_validator
+
+from fiefdom.model.text import Argument, EnvText, Many, Matches, Model, SecretName
+from fiefdom.wording import shown
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """Secret values of a cluster. Their text never leaves for a log, plan or diff."""
+
+    gossip_key: str = field(repr=False)
+    """Serf's encryption key: 32 random bytes in base64."""
+    values: Mapping[SecretSource, str] = field(default_factory=dict, repr=False)
+    """Every other one by where it comes from: one line of text each."""
+    other_gossip_keys: tuple[str, ...] = field(default=(), repr=False)
+    """Keys that agents understand beside it, while one key gives way to another."""
+
+    def text(self, value: str | SecretSource) -> str:
+        """What stands in the inventory, or what it refers to."""
+        return self.values[value] if isinstance(value, SecretSource) else value
+
+
+_SOURCES = ("env", "command", "secret")
+
+
+class SecretSource(Model):
+    """Where a secret comes from: one of three places, none of them the inventory."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "patternProperties": {"^x-": {}},
+            "oneOf": [{"required": [name]} for name in _SOURCES],
+        },
+    )
+
+    env: Annotated[str, Matches("[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")] | None = Field(
+        None, description="Environment variable of the operator that holds it."
+    )
+    command: Annotated[Many[Argument], Field(min_length=1)] | None = Field(
+        None,
+        description="Command that prints it, as a list such as [pass, show, web/token]; "
+        "run without a shell in the inventory's folder, on the operator's machine.",
+    )
+    secret: SecretName | None = Field(None, description="Name under which the encrypted file `secrets.file` holds it.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _exactly_one(cls, value: object) -> object:
+        mend = "write one of {env: NAME}, {command: [PROGRAM, ARGUMENT]}, {secret: NAME}"
+        if isinstance(value, SecretSource):
+            return value
+        if not isinstance(value, dict):
+            # Not told what stands there: it may be the secret itself.
+            raise ValueError(f"a secret does not stand in the inventory, only where it comes from; {mend}")
+        given = [str(name) for name, content in value.items() if content is not None and not str(name).startswith("x-")]
+        if len(given) != 1 or given[0] not in _SOURCES:
+            raise ValueError(f"has {' and '.join(map(shown, given)) or 'no source'}; {mend}")
+        return value
+
+    def __str__(self) -> str:
+        """As a person would say it."""
+        if self.env is not None:
+            return f"the environment variable {self.env}"
+        if self.command is not None:
+            return f"the command `{shlex.join(self.command)}`"
+        return f"the secret {self.secret}"
+
+
+_ENV_TEXT: TypeAdapter[str] = TypeAdapter(EnvText, config=ConfigDict(strict=True))
+
+
+def _text_or_source(value: object, _: object) -> str | SecretSource:
+    # Not pydantic's own choice, which complains of either kind in words that no person has written.
+    if isinstance(value, dict | SecretSource):
+        return SecretSource.model_validate(value)
+    return _ENV_TEXT.validate_python(value)
+
+
+EnvValue = Annotated[EnvText | SecretSource, WrapValidator(_text_or_source)]

@@ -1,0 +1,271 @@
+"""What holds for the whole cluster: network, ssh, docker, serf, gateway, rollout, registry, encrypted file."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from fiefdom.model.secrets import SecretSource
+from fiefdom.model.text import FIRST_GATEWAY_PORT, LAST_PORT, Cidr, FilePath, Many, Matches, Model, Port, User
+from fiefdom.wording import shown
+
+_RULE = Matches("[ -~]*[!-~]", "a line of nftables such as 'ip saddr 10.20.0.9 tcp dport 9100 accept'")
+# Comments say what they like, and `fib` has words of its own: fib saddr . iif oif missing drop.
+_OTHER_WORDS = re.compile(r"\"[^\"]*\"|\bfib\s+[a-z]+(\s*\.\s*[a-z]+)*\s+(oif|oifname|type)\b")
+_BY_INDEX = re.compile(r"\b([io]if)\b")
+
+
+def _interfaces_by_name(rule: str) -> str:
+    found = _BY_INDEX.search(_OTHER_WORDS.sub("", rule))
+    if found:
+        raise ValueError(
+            f"{shown(rule)} wants an interface that is up, and at boot none is; write {found[1]}name in place of "
+            f"{found[1]}"
+        )
+    return rule
+
+
+class Network(Model):
+    """Addresses, and who may reach what."""
+
+    cidr: Cidr = Field(
+        description="Network that every host's address lies in; gossip is accepted from it only, and with "
+        "gateway.known_hosts_only from its hosts only."
+    )
+    admin_cidrs: Many[Cidr] = Field(
+        description="Networks that may reach SSH and the gateways' statistics.", min_length=1
+    )
+    client_cidrs: Many[Cidr] | None = Field(
+        None,
+        description="Networks that may reach the gateways' service ports; the cluster's own when absent.",
+    )
+    firewall: bool = Field(True, description="Whether Fiefdom manages an nftables table of its own.")
+    input_rules: Many[Annotated[str, _RULE, AfterValidator(_interfaces_by_name)]] = Field(
+        (),
+        description="Rules of your own for packets to the hosts, in nftables' words; they come before Fiefdom's. They "
+        "must load before the network is up: no host names, and iifname in place of iif.",
+    )
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """Networks that may reach the gateways' service ports."""
+        return (self.cidr,) if self.client_cidrs is None else self.client_cidrs
+
+
+class Ssh(Model):
+    """How Fiefdom logs in, and what sshd allows."""
+
+    user: User = Field("root", description="Login user: root, or one with passwordless sudo.")
+    port: Port = Field(22, description="SSH port.")
+    key: FilePath | None = Field(
+        None, description="Private key file, relative to the inventory; agent and defaults when absent."
+    )
+    known_hosts: FilePath | None = Field(
+        None, description="known_hosts file, relative to the inventory; the user's own when absent."
+    )
+    authorized_keys: Many[
+        Annotated[
+            str,
+            Matches(
+                "(ssh-|ecdsa-|sk-)[a-z0-9@.-]+ [A-Za-z0-9+/=]+( [ -~]*)?",
+                "a public key line such as 'ssh-ed25519 AAAA... name'",
+            ),
+        ]
+    ] = Field((), description="Operators' public keys, allowed for every login user besides the user's own file.")
+    permit_root: bool = Field(True, description="Whether root may log in, by key only.")
+    crypto: Literal["compat", "pq"] = Field(
+        "compat",
+        description="sshd's algorithms. pq is what ssh-audit's policy of the host's Debian asks for, on 13 nothing but "
+        "post-quantum key exchanges; a host whose sshd this client could then not talk to is refused.",
+    )
+    max_auth_tries: int = Field(3, ge=2, le=10, description="Keys a client may offer.")
+    client_alive_interval_s: int = Field(300, ge=10, le=3600, description="Seconds until an idle link is probed.")
+    allow_users: Many[Annotated[str, Matches("[!-~]+", "a pattern of sshd's AllowUsers such as deploy@10.20.0.*")]] = (
+        Field((), description="Who may log in at all, as patterns of sshd's AllowUsers; everybody when empty.")
+    )
+    confirm_s: int = Field(
+        60,
+        ge=10,
+        le=3600,
+        description="Seconds in which a new login must confirm a change of sshd, firewall or network; else the host "
+        "takes it back.",
+    )
+
+
+class Docker(Model):
+    """Docker's daemon."""
+
+    log_max_size: Annotated[str, Matches("[1-9][0-9]{0,5}[kmg]", "a size such as 10m")] = Field(
+        "10m", description="Size of one log file of a container."
+    )
+    log_max_file: int = Field(5, ge=1, le=100, description="Log files kept for a container.")
+    bridge_address: str = Field("172.31.255.1/24", description="Address and network of Docker's default bridge.")
+    address_pool: Cidr = Field("172.31.0.0/17", description="Network that further Docker networks are cut from.")
+    address_pool_size: int = Field(24, ge=16, le=29, description="Prefix length of each of them.")
+    nofile: int = Field(
+        16384,
+        ge=1024,
+        le=1048576,
+        description="Default limit of open files; not above the host's own hard limit.",
+    )
+    live_restore: Literal[True] = Field(
+        True,
+        description="Containers outlive the daemon. Fiefdom's promises need it, so it cannot be turned off.",
+    )
+
+    @field_validator("bridge_address")
+    @classmethod
+    def _interface(cls, value: str) -> str:
+        try:
+            bridge = ipaddress.IPv4Interface(value)
+        except ValueError as error:
+            raise ValueError(f"{shown(value)} is not an address with prefix such as 172.31.255.1/24") from error
+        if bridge.network.prefixlen > 29 or bridge.ip == bridge.network.network_address:
+            raise ValueError(f"{shown(value)} leaves no addresses for containers; write one like 172.31.255.1/24")
+        return str(bridge)
+
+
+class Serf(Model):
+    """Membership and gossip."""
+
+    key_file: FilePath | None = Field(
+        None,
+        description="File with the gossip key, relative to the inventory. "
+        "The environment variable FIEFDOM_GOSSIP_KEY comes first. `fiefdom keygen` makes one.",
+    )
+    key: SecretSource | None = Field(None, description="Where the gossip key comes from, in place of a file.")
+    port: int = Field(7946, ge=1024, le=LAST_PORT, description="Gossip port, TCP and UDP.")
+    rpc_port: int = Field(7373, ge=1024, le=LAST_PORT, description="RPC port on loopback.")
+    profile: Literal["lan", "wan", "local"] = Field("lan", description="Serf's timing profile.")
+    join_timeout_s: int = Field(
+        30, ge=1, le=3600, description="Seconds that a joining host waits to be in every gateway's rotation."
+    )
+    drain_timeout_s: int | None = Field(
+        None,
+        ge=1,
+        le=3600,
+        description="Seconds that a leaving host waits for its open requests to end; when absent, "
+        "gateway.server_timeout_s, but 60 to 3600.",
+    )
+    memory_mib: int = Field(64, ge=32, le=1 << 24, description="Memory limit of an agent in MiB.")
+
+
+class SourceLimits(Model):
+    """What one client address may use of a gateway."""
+
+    requests_per_s: int | None = Field(
+        None,
+        ge=1,
+        le=1000000,
+        description="Requests per second of one address, over 10 seconds; further ones get 429, and count as well.",
+    )
+    connections: int | None = Field(
+        None, ge=1, le=200000, description="Connections of one address at once; further ones are closed."
+    )
+    exempt_cidrs: Many[Cidr] = Field(
+        (), description="Networks without limits, such as that of proxies, which send many clients' requests."
+    )
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> SourceLimits:
+        if self.requests_per_s is None and self.connections is None:
+            raise ValueError("limits nothing; set requests_per_s or connections, or leave it out")
+        return self
+
+
+class Gateway(Model):
+    """HAProxy on the gateways."""
+
+    stats_port: int = Field(
+        8404,
+        ge=FIRST_GATEWAY_PORT,
+        le=LAST_PORT,
+        description="Port of statistics and Prometheus metrics, for admins only.",
+    )
+    balance: Literal["roundrobin", "leastconn", "random"] = Field("roundrobin", description="Balancing algorithm.")
+    maxconn: int = Field(4000, ge=100, le=200000, description="Connections at once.")
+    retries: int = Field(5, ge=0, le=100, description="Further tries of a request that may be repeated.")
+    connect_timeout_s: float = Field(2.0, gt=0, le=86400, description="Seconds to connect to an instance.")
+    server_timeout_s: float = Field(60.0, gt=0, le=86400, description="Seconds an instance may take to answer.")
+    client_timeout_s: float = Field(60.0, gt=0, le=86400, description="Seconds a client may be silent.")
+    request_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        le=86400,
+        description="Seconds a client may take for a request's headers, and then for its body or 8 KiB of that.",
+    )
+    source_limits: SourceLimits | None = Field(
+        None, description="Limits for each client address; none when absent. Counted by each gateway for itself."
+    )
+    known_hosts_only: bool = Field(
+        False,
+        description="Whether a host gets traffic only once the gateways know it from the inventory; "
+        "otherwise a new one joins before they are converged.",
+    )
+    memory_mib: int = Field(512, ge=128, le=1 << 24, description="Memory limit of the gateway container in MiB.")
+    stop_grace_s: int | None = Field(
+        None,
+        ge=1,
+        le=3600,
+        description="Seconds open requests may take when it stops; when absent, server_timeout_s, but 60 to 3600.",
+    )
+
+    @property
+    def patience_s(self) -> int:
+        """Seconds that is waited for open requests where the person set no other limit: what an instance may take."""
+        return min(max(60, math.ceil(self.server_timeout_s)), 3600)
+
+    @property
+    def grace_s(self) -> int:
+        """Seconds open requests may take when it stops."""
+        return self.patience_s if self.stop_grace_s is None else self.stop_grace_s
+
+
+class Rollout(Model):
+    """How releases go."""
+
+    soak_s: float = Field(
+        5.0, ge=0, le=86400, description="Seconds that each batch is watched under traffic before the next begins."
+    )
+    most_errors: float = Field(
+        0.01, ge=0, le=1, description="Share of requests that may go wrong on the new version meanwhile."
+    )
+
+
+class Registry(Model):
+    """Where hosts pull images from, instead of getting them over SSH."""
+
+    server: Annotated[
+        str,
+        Matches(
+            "[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)*", "a registry such as registry.example.org:5000/team, no https://"
+        ),
+    ] = Field(description="Registry, and a path prefix if any, such as registry.example.org:5000/team.")
+    user: Annotated[str, Matches("[!-9;-~]+", "a login name without blanks and colons")] | None = Field(
+        None, description="Whom the registry knows; anonymous when absent."
+    )
+    password: SecretSource | None = Field(None, description="Where the user's password or token comes from.")
+
+
+class EncryptedFile(Model):
+    """The cluster's secrets, encrypted, to be kept in the repository."""
+
+    file: FilePath = Field(description="Encrypted file, relative to the inventory. `fiefdom secret set` makes it.")
+    recipients: Many[
+        Annotated[
+            str,
+            # Not ECDSA keys nor keys in hardware, which age cannot encrypt to.
+            Matches(
+                "age1[a-z0-9]{58}|ssh-(ed25519|rsa) [A-Za-z0-9+/=]+( [ -~]*)?",
+                "an age key (age1...) or an SSH public key line of type ssh-ed25519 or ssh-rsa",
+            ),
+        ]
+    ] = Field(
+        description="Who may read it: age keys or SSH public keys (ssh-ed25519, ssh-rsa). "
+        "`fiefdom secret rekey` takes a change up.",
+        min_length=1,
+    )

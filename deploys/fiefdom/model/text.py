@@ -1,0 +1,171 @@
+"""The kinds of text and number that an inventory is made of, each with its rule."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    Strict,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+from fiefdom.wording import KeyPath, shown
+
+LAST_PORT = 65535
+# What the sysctl net.ipv4.ip_unprivileged_port_start of a gateway is set to.
+FIRST_GATEWAY_PORT = 80
+
+Problem = tuple[KeyPath, str]
+"""What is wrong and how to mend it, and where."""
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Text of one shape. ``says`` follows "must be" in the error; the pattern goes into the JSON schema.
+
+    A ``private`` text is not repeated in the error.
+    """
+
+    pattern: str
+    says: str
+    private: bool = False
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {**handler(schema), "pattern": f"^(?:{self.pattern})$"}
+
+    def _check(self, value: str) -> str:
+        if not re.fullmatch(self.pattern, value):
+            given = "what stands there" if self.private else shown(value)
+            raise ValueError(f"{given} is not possible here; it must be {self.says}")
+        return value
+
+
+T = TypeVar("T")
+# Python's own lists are welcome where a tuple is kept; everything else is taken as strictly as it was written.
+Many = Annotated[tuple[T, ...], Strict(False)]
+
+
+def _whole_number_as_text(value: object) -> object:
+    if isinstance(value, bool | float):
+        # YAML has read 1.10 as 1.1 and yes as true by now: what the person meant is lost.
+        raise ValueError(f"{shown(value)} is not text; put it in quotes as you mean it")
+    return str(value) if isinstance(value, int) else value
+
+
+_TextOrNumber = Annotated[
+    str, BeforeValidator(_whole_number_as_text), WithJsonSchema({"type": ["string", "integer"]}, mode="validation")
+]
+
+
+def _path(value: str) -> str:
+    try:
+        Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{shown(value)} begins with a user that this machine does not know") from error
+    return value
+
+
+Name = Annotated[
+    str,
+    # RFC 1123 labels; what Linux, Serf, HAProxy and container names all accept.
+    Matches(
+        "[a-z]([a-z0-9-]{0,38}[a-z0-9])?",
+        "at most 40 lower-case letters, digits and dashes, from a letter to a letter or digit",
+    ),
+]
+Group = Annotated[
+    str,
+    # A pyinfra group is a Python variable; `all` is pyinfra's own.
+    Matches(
+        "(?!all$)[a-z][a-z0-9_]{0,39}",
+        "at most 40 lower-case letters, digits and underscores, from a letter, and not `all`",
+    ),
+]
+Version = Annotated[
+    str,
+    # What Docker accepts as a tag, less the characters that Serf tags use as separators.
+    Matches(
+        "[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", "an image tag: at most 64 letters, digits, dots, dashes and underscores"
+    ),
+]
+Port = Annotated[int, Field(ge=1, le=LAST_PORT)]
+EnvName = Annotated[
+    str,
+    Matches(
+        "(?!FIEFDOM_)[A-Za-z_][A-Za-z0-9_]*",
+        "letters, digits and underscores, not from a digit; names in FIEFDOM_ are Fiefdom's own",
+    ),
+]
+EnvText = Annotated[
+    _TextOrNumber, Matches(r"[^\x00\n\r]*", "one line, which is all that Docker's env files carry", private=True)
+]
+SysctlKey = Annotated[str, Matches(r"[a-z0-9_]+([./][A-Za-z0-9_-]+)+", "a kernel setting such as net.core.somaxconn")]
+SysctlText = Annotated[_TextOrNumber, Matches(r"[!-~]([ -~\t]*[!-~])?", "one line of plain text")]
+User = Annotated[str, Matches("[a-z_][a-z0-9_-]{0,31}", "a login name such as root or operator")]
+FilePath = Annotated[str, Matches(r"[^\x00-\x1f]+", "a path"), AfterValidator(_path)]
+Argument = Annotated[str, Matches(r"[^\x00\n\r]*", "one line")]
+UrlPath = Annotated[str, Matches("/[!-~]*", "a path from / without blanks")]
+PathPrefix = Annotated[str, Matches("/[A-Za-z0-9._~/-]*", "a path from /, of letters, digits and . _ ~ - /")]
+HostName = Annotated[str, Matches("[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", "a host name or address")]
+SecretName = Annotated[
+    str, Matches("[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", "at most 64 letters, digits, dots, dashes and underscores")
+]
+
+
+def _cidr(value: str) -> str:
+    try:
+        return str(ipaddress.IPv4Network(value))
+    except ValueError as error:
+        # ipaddress's own words do not say how to mend "10.0.0.1/24".
+        try:
+            network = ipaddress.IPv4Network(value, strict=False)
+        except ValueError:
+            raise ValueError(f"{shown(value)} is not an IPv4 network; write one like 10.0.0.0/24") from error
+        raise ValueError(f"{shown(value)} has host bits set; did you mean {network}?") from error
+
+
+def _address(value: str) -> str:
+    try:
+        return str(ipaddress.IPv4Address(value))
+    except ValueError as error:
+        raise ValueError(f"{shown(value)} is not an IPv4 address; write one like 10.0.0.11") from error
+
+
+Cidr = Annotated[str, AfterValidator(_cidr)]
+Address = Annotated[str, AfterValidator(_address)]
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        strict=True,
+        allow_inf_nan=False,
+        json_schema_extra={"patternProperties": {"^x-": {}}},
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_own_keys(cls, value: object) -> object:
+        # As in Compose files: a place for YAML anchors and for notes of the person's own.
+        if isinstance(value, dict):
+            return {k: v for k, v in value.items() if not (isinstance(k, str) and k.startswith("x-"))}
+        return value

@@ -1,0 +1,88 @@
+"""A host leaves the cluster for good: drained, cleared, forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fiefdom.cluster import ledger, views
+from fiefdom.cluster.views import views_of
+from fiefdom.converge import carry_out, plan, run, snapshot, steps
+from fiefdom.converge.run import Hosts, Say
+from fiefdom.desired.state import HostState
+from fiefdom.errors import FiefdomError
+from fiefdom.procedures import release, turn
+from fiefdom.waiting import looks
+from fiefdom.wording import printable
+
+LEAVE_TIMEOUT_S = 30
+
+# What lets the operator in and the host be found stays when Fiefdom goes.
+_STAYS = ("/etc/ssh/", "/etc/systemd/network/", "/etc/hosts", "/etc/resolv.conf", "/etc/systemd/timesyncd")
+
+
+def retire(known: run.Known, hosts: Hosts, name: str, *, force: bool, take_over: bool, say: Say) -> None:
+    """Take a host out of the cluster for good: drained, what Fiefdom made removed, and forgotten by all members.
+
+    What lets the operator in stays: sshd's settings, addresses, names. Packages stay as well.
+
+    Raises FiefdomError for a host that the cluster cannot do without, unless ``force``.
+    """
+    cluster = known.cluster
+    if name not in cluster.hosts:
+        raise FiefdomError(f"{printable(name)!r} is no host of this inventory; it has {', '.join(cluster.hosts)}")
+    remaining = tuple(gateway for gateway in cluster.gateways if gateway != name)
+    if not remaining:
+        raise FiefdomError(f"{name}: is the only gateway; add another one first")
+    if not force:
+        release.require_others(cluster, cluster.services, [[name]])
+    who = ledger.operator()
+    with ledger.hold(
+        hosts, remaining, who, f"retire {name}", warn=lambda text: say("ledger", text), take_over=take_over
+    ) as held:
+        # A host may be at a turn that lost its operator, and serve in a moment what nobody else does now.
+        hosts.on_all(lambda name: turn.await_turn(hosts, name))
+        alone = None if force else views.alone(views.views_of(hosts, remaining), cluster, [name])
+        if alone:
+            raise FiefdomError(f"{name}: {alone}; mend the others first, or say --force")
+        found = snapshot.parse(name, hosts.snapshot_lines({name: snapshot.query([HostState()])})[name])
+        plan.require_supported(name, found)
+        gone = plan.of_host(name, HostState(), found, {})
+        with held.recorded("retire", plan=plan.merge([gone]).hash, names=[name]):
+            _let_go(hosts, remaining, gone, say)
+
+
+def _let_go(hosts: Hosts, remaining: Sequence[str], gone: plan.HostPlan, say: Say) -> None:
+    """A host's last turn, and what its going leaves to be done by the others."""
+    name = gone.host
+    heard = turn.Heard(name, lambda host, stage, began=None: None if began else say(host, stage))
+    turn.take_turn(hosts, name, steps.farewell(gone, _STAYS), heard)
+    if heard.failure:
+        raise FiefdomError(f"{name}: {heard.failure.unit}: {heard.failure.reason}; run it again")
+    say(name, "forget")
+    _forget(hosts, remaining, name)
+    say(name, carry_out.DONE)
+
+
+def _forget(hosts: Hosts, gateways: Sequence[str], name: str) -> None:
+    """Let the members drop a name that they would otherwise list as left for a day."""
+    command = ("docker", "exec", "gateway", "serf", "force-leave", "-prune", name)
+    for late in looks(LEAVE_TIMEOUT_S):
+        hosts.on_all(lambda gateway: hosts.shell(gateway, command), gateways[:1])
+        views = views_of(hosts, gateways)
+        lists = [gateway for gateway, view in views.items() if _may_list(view, name)]
+        if not lists:
+            return
+        if late:
+            raise FiefdomError(
+                f"{name}: is out of service, but {', '.join(lists)} may still list it; members forget it within a day"
+            )
+
+
+def _may_list(view: Any, name: str) -> bool:
+    """Whether a gateway knows a host. One that does not answer has not said that it forgot it."""
+    if not isinstance(view, dict):
+        return True
+    members = {str(m.get("name")) for m in view.get("members", []) if isinstance(m, dict)}
+    servers = {str(s.get("name")).rpartition("-")[0] for s in view.get("servers", []) if isinstance(s, dict)}
+    return name in members | servers
