@@ -13,16 +13,17 @@ from pathlib import Path
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fiefdom import inventory, lab
-from fiefdom.cli import show
+from fiefdom.cli import frame, show
 from fiefdom.cluster import status
-from fiefdom.converge import carry_out, look
-from fiefdom.converge.run import Hosts, Known
+from fiefdom.converge import look
+from fiefdom.converge.run import Hosts
 from fiefdom.errors import FiefdomError
 from fiefdom.images import build
-from fiefdom.inventory import secret
 from fiefdom.model import Cluster, Secrets
+from fiefdom.procedures.apply import apply
 from fiefdom.waiting import looks
 
 INVENTORY = "inventories/lab.yaml"
@@ -46,12 +47,9 @@ class _Stages:
         self.times.append((name, time.monotonic() - start))
 
 
-@click.command()
-def demo() -> None:
+@click.command(cls=frame.Command)
+def demo() -> frame.Document:
     """Bring up the lab, converge it and show its round robin. What `make demo` runs."""
-    # Deferred: it patches the standard library's sockets.
-    from fiefdom import engine
-
     console = show.console()
     stages = _Stages(console)
     if not Path(INVENTORY).is_file():
@@ -64,28 +62,21 @@ def demo() -> None:
     with stages("Images: gateway, Serf and the example predictor") as say:
         build.ensure(cluster, [w.ref for w in build.wanted(cluster)], say)
         say("up to date")
-    secrets = secret.load(cluster)
-    names = tuple(cluster.hosts)
-    with engine.Session(cluster, names) as session:
-        with stages("Converge: from bare Debian to the inventory"):
-            known = Known(cluster, secrets, build.identities(cluster))
-            wanted = look.make_plan(known, names, session)
-            carry_out.carry_out(wanted, session, cluster, stages.progress)
-            left = look.make_plan(known, names, session)
-            if not left.due.clean:
-                raise FiefdomError("the second plan is not clean; see `fiefdom plan inventories/lab.yaml`")
+    with frame.connected(INVENTORY, ()) as run:
+        with stages("Converge: from bare Debian to the inventory") as say:
+            wanted = look.settled_plan(run.known, run.names, run.session, say)
+            if not wanted.due.clean:
+                apply(run.known, run.session, wanted, whatever=True, say=stages.progress, tell=say, warn=say)
             changes = sum(wanted.counts.values())
-            console.print(f"        {changes or 'zero'} changes on {len(names)} hosts; a second plan finds none")
+            console.print(f"        {changes or 'zero'} changes on {len(run.names)} hosts; a second plan finds none")
         with stages("Rotation: until HAProxy has every instance up"):
-            found = wait_for_rotation(cluster, secrets, session)
+            found = wait_for_rotation(cluster, run.known.secrets, run.session)
     with stages("Requests: round robin through the gateway"):
         answers = _requests(cluster, 40)
         _print_answers(console, cluster, answers)
-    console.print()
-    for part in show.status_tables(found):
-        console.print(part)
-    _print_times(console, stages)
-    _print_next(console, cluster)
+    return frame.Document(
+        words=["", *show.status_tables(found), Text(), _times(stages), "\nThe lab stays up. Try next:", *_next(cluster)]
+    )
 
 
 def wait_for_rotation(
@@ -131,17 +122,16 @@ def _print_answers(console: Console, cluster: Cluster, answers: Counter[str]) ->
     console.print(table)
 
 
-def _print_times(console: Console, stages: _Stages) -> None:
+def _times(stages: _Stages) -> Table:
     table = Table("stage", "seconds", box=None, pad_edge=False)
     table.columns[1].justify = "right"
     for name, seconds in stages.times:
         table.add_row(name.partition(":")[0], f"{seconds:.1f}")
     table.add_row("[bold]all[/bold]", f"[bold]{stages.progress.elapsed_s:.1f}[/bold]")
-    console.print()
-    console.print(table)
+    return table
 
 
-def _print_next(console: Console, cluster: Cluster) -> None:
+def _next(cluster: Cluster) -> Iterator[Text]:
     gateway = cluster.hosts[cluster.gateways[0]].address
     commands = {
         f"curl 'http://{gateway}/predict?features=5.1,3.5,1.4,0.2'": "a prediction; again for the next instance",
@@ -152,6 +142,5 @@ def _print_next(console: Console, cluster: Cluster) -> None:
         "make clean": "the lab and the venv are gone",
     }
     width = max(len(command) for command in commands)
-    console.print("\nThe lab stays up. Try next:")
     for command, why in commands.items():
-        console.print(f"  {command.ljust(width)}  [dim]{why}[/dim]")
+        yield Text(f"  {command.ljust(width)}  ").append(why, style="dim")

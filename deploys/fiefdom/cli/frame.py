@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import click
@@ -59,28 +59,68 @@ class Group(click.Group):
             _fail(error.format_message())
 
 
-_ANSWER = "fiefdom.answer"
+@dataclass(frozen=True)
+class Document:
+    """What a command ends with.
+
+    ``data`` is what --json prints, and ``table`` what a person reads in its place. ``words`` are for a person either
+    way: on standard error where standard output is a document's.
+    """
+
+    data: Mapping[str, object] | Sequence[object] = field(default_factory=dict)
+    table: Iterable[Any] = ()
+    words: Iterable[Any] = ()
+    code: int = CLEAN
 
 
-class Answering(click.Command):
-    """A command whose --json is one document, however it ends: what `_answer` was told, and the error that ended it."""
+class Command(click.Command):
+    """A command that returns its `Document`, which is printed here alone; with --json there is one however it ends."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> None:
         try:
-            return super().invoke(ctx)
+            document: Document = super().invoke(ctx)
         except FiefdomError as error:
             outcome = "failed" if ledger.was_recorded(error) else "refused"
-            answer({"outcome": outcome, "error": _one_line(error)})
+            if _wants_json(ctx):
+                _print_json(ctx.meta.get(_BEGUN, {}) | {"outcome": outcome, "error": _one_line(error)})
             raise
-        finally:
-            if ctx.params["as_json"] and _ANSWER in ctx.meta:
-                click.echo(json.dumps(ctx.meta[_ANSWER], indent=2))
+        if _wants_json(ctx):
+            _print_json(document.data)
+        else:
+            _print(document.table)
+        _print(document.words)
+        if document.code:
+            raise SystemExit(document.code)
 
 
-def answer(data: Mapping[str, object]) -> None:
-    """Add to what the command prints on standard output with --json, at its end."""
-    meta = click.get_current_context().meta
-    meta[_ANSWER] = meta.get(_ANSWER, {}) | data
+_BEGUN = "fiefdom.begun"
+
+
+def begin(data: Mapping[str, object]) -> None:
+    """What --json prints of a command that an error ends later on, beside the error."""
+    click.get_current_context().meta[_BEGUN] = dict(data)
+
+
+def out() -> Console:
+    """Where a person reads: standard output, or standard error where that is a document's."""
+    return show.console(stderr=_wants_json(click.get_current_context()))
+
+
+def _wants_json(ctx: click.Context) -> bool:
+    return bool(ctx.params.get("as_json"))
+
+
+def _print_json(data: object) -> None:
+    click.echo(json.dumps(data, indent=2))
+
+
+def _print(lines: Iterable[Any]) -> None:
+    wants_json = _wants_json(click.get_current_context())
+    for line in lines:
+        if isinstance(line, str):
+            click.echo(line, err=wants_json)
+        else:
+            show.console(stderr=wants_json).print(line)
 
 
 def _one_line(words: object) -> str:
@@ -101,7 +141,7 @@ class Run:
     names: tuple[str, ...]
     session: Hosts
     out: Console
-    err: Console
+    """Where a person reads."""
 
 
 @contextmanager
@@ -124,20 +164,23 @@ def connected(
 
     known = Known(cluster, secret.load(cluster), build.identities(cluster))
     with engine.Session(cluster, names, cluster.gateways, now_at) as session:
-        yield Run(inventory, known, names, session, show.console(), show.console(stderr=True))
+        yield Run(inventory, known, names, session, out())
 
 
 take_over_option = click.option("--take-over", is_flag=True, help="Go on although a run that died left its lock.")
 force_option = click.option("--force", is_flag=True, help="Go on although the cluster is not whole already.")
 
 
-def answer_done(names: Sequence[str], seconds: float) -> None:
-    answer({"outcome": "ok", "hosts": list(names), "seconds": round(seconds, 3)})
+def done(names: Sequence[str], seconds: float, *words: Any) -> Document:
+    """The document of hosts that went through something."""
+    return Document({"outcome": "ok", "hosts": list(names), "seconds": round(seconds, 3)}, words=words)
 
 
 def warn(text: str) -> None:
+    """Tell what does not end the run."""
     click.echo(f"warning: {text}", err=True)
 
 
-def say(text: str) -> None:
+def tell(text: str) -> None:
+    """Tell what is waited for, or done on this machine."""
     click.echo(text, err=True)

@@ -6,8 +6,9 @@ import click
 
 from fiefdom.cli import frame, show
 from fiefdom.cli.frame import (
-    Answering,
-    answer_done,
+    Command,
+    Document,
+    done,
     force_option,
     inventory_argument,
     json_option,
@@ -20,55 +21,48 @@ from fiefdom.procedures import retire as retire_module
 from fiefdom.procedures.rotate_key import ROUNDS, rotate
 
 
-@click.command(cls=Answering)
+@click.command(cls=Command)
 @inventory_argument
 @limit_option
 @click.option("--upgrade", is_flag=True, help="Install Debian's upgrades first, while the host is out of rotation.")
 @force_option
 @take_over_option
 @json_option
-def reboot(inventory: str, limit: tuple[str, ...], upgrade: bool, force: bool, take_over: bool, as_json: bool) -> None:
+def reboot(inventory: str, limit: tuple[str, ...], upgrade: bool, force: bool, take_over: bool, **_: bool) -> Document:
     """Reboot the app hosts one after the other, with no request failed. A gateway only when --limit names it."""
     with frame.connected(inventory, ()) as run:
         cluster = run.known.cluster
         names = limit_hosts(cluster, limit) if limit else cluster.app_hosts
-        out = run.err if as_json else run.out
-        with show.Progress(out, len(names)) as progress:
+        with show.Progress(run.out, len(names)) as progress:
             reboot_module.reboot(
                 run.known, run.session, names, upgrade=upgrade, force=force, take_over=take_over, say=progress
             )
-        out.print(f"Rebooted {', '.join(names)} in {progress.elapsed_s:.1f} seconds.", style="green")
-    answer_done(names, progress.elapsed_s)
+    words = f"Rebooted {', '.join(names)} in {progress.elapsed_s:.1f} seconds."
+    return done(names, progress.elapsed_s, show.good(words))
 
 
-@click.command(cls=Answering)
+@click.command(cls=Command)
 @inventory_argument
 @click.argument("host")
 @click.option("--force", is_flag=True, help="Go on although a service runs nowhere else.")
 @take_over_option
 @json_option
-def retire(inventory: str, host: str, force: bool, take_over: bool, as_json: bool) -> None:
+def retire(inventory: str, host: str, force: bool, take_over: bool, **_: bool) -> Document:
     """Take HOST out of the cluster for good: drained, without what Fiefdom made there, forgotten by all members."""
-    with frame.connected(inventory, ()) as run:
-        out = run.err if as_json else run.out
-        with show.Progress(out, 1) as progress:
-            retire_module.retire(run.known, run.session, host, force=force, take_over=take_over, say=progress)
-        out.print(f"Retired {host}. Take it out of {inventory} now, or the next apply sets it up again.", style="green")
-    answer_done([host], progress.elapsed_s)
+    with frame.connected(inventory, ()) as run, show.Progress(run.out, 1) as progress:
+        retire_module.retire(run.known, run.session, host, force=force, take_over=take_over, say=progress)
+    words = f"Retired {host}. Take it out of {inventory} now, or the next apply sets it up again."
+    return done([host], progress.elapsed_s, show.good(words))
 
 
-@click.command(cls=Answering)
+@click.command(cls=Command)
 @inventory_argument
 @force_option
 @take_over_option
 @json_option
-def rotate_key(inventory: str, force: bool, take_over: bool, as_json: bool) -> None:
+def rotate_key(inventory: str, force: bool, take_over: bool, **_: bool) -> Document:
     """Give all members another gossip key, host by host, with no request failed; the old one opens nothing any more."""
-    with frame.connected(inventory, ()) as run:
-        out = run.err if as_json else run.out
-        with show.Progress(out, len(ROUNDS) * len(run.names)) as progress:
-            left = rotate(run.known, run.session, force=force, take_over=take_over, say=progress)
-        out.print(f"All members have another gossip key, after {progress.elapsed_s:.1f} seconds.", style="green")
-        for line in left:
-            out.print(line, markup=False, highlight=False)
-    answer_done(run.names, progress.elapsed_s)
+    with frame.connected(inventory, ()) as run, show.Progress(run.out, len(ROUNDS) * len(run.names)) as progress:
+        left = rotate(run.known, run.session, force=force, take_over=take_over, say=progress)
+    words = f"All members have another gossip key, after {progress.elapsed_s:.1f} seconds."
+    return done(run.names, progress.elapsed_s, show.good(words), *left)

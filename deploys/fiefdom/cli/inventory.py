@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from fiefdom.cli.frame import inventory_argument
+from fiefdom.cli.frame import Command, Document, inventory_argument
 from fiefdom.errors import FiefdomError
 from fiefdom.images import build as build_module
 from fiefdom.images.build import ensure, wanted
@@ -16,39 +16,40 @@ from fiefdom.inventory import secret as secrets
 from fiefdom.wording import printable
 
 
-@click.command()
+@click.command(cls=Command)
 @inventory_argument
 @click.option("--contents", is_flag=True, help="Then list what is in each image: its base and its Debian packages.")
-def build(inventory: str, contents: bool) -> None:
+def build(inventory: str, contents: bool) -> Document:
     """Build the cluster's images on this machine, where their folders changed."""
     cluster = load(inventory)
     ensure(cluster, [w.ref for w in wanted(cluster)], click.echo)
-    if contents:
-        for image in build_module.contents(cluster):
-            for line in image.lines():
-                click.echo(line)
+    found = build_module.contents(cluster) if contents else []
+    return Document(words=(line for image in found for line in image.lines()))
 
 
-@click.command()
+@click.command(cls=Command)
 @inventory_argument
-def keygen(inventory: str) -> None:
+def keygen(inventory: str) -> Document:
     """Make the gossip key where the inventory says, once; it never overwrites."""
     cluster = load(inventory)
     source = cluster.serf.key
     if source is not None and source.secret is not None:
         vault.change(cluster, vault.adding(source.secret, secrets.new_key(), replace=False), os.environ)
-        click.echo(f"{cluster.secrets and cluster.secrets.file} holds a new gossip key as {source.secret}.")
-    elif source is not None:
+        return Document(
+            words=[f"{cluster.secrets and cluster.secrets.file} holds a new gossip key as {source.secret}."]
+        )
+    if source is not None:
         raise FiefdomError(
             f"{inventory}: serf.key: comes from {source}, where Fiefdom cannot put it; "
             "make one with `openssl rand -base64 32`"
         )
-    elif cluster.serf.key_file is not None:
-        path = cluster.path(cluster.serf.key_file)
-        secrets.generate(path)
-        click.echo(f"{path} holds a new gossip key. Keep {path.name}* out of version control, and keep a copy.")
-    else:
+    if cluster.serf.key_file is None:
         raise FiefdomError(f"{inventory}: serf.key_file: not set; name a file outside version control for the key")
+    path = cluster.path(cluster.serf.key_file)
+    secrets.generate(path)
+    return Document(
+        words=[f"{path} holds a new gossip key. Keep {path.name}* out of version control, and keep a copy."]
+    )
 
 
 @click.group()
@@ -59,10 +60,10 @@ def secret() -> None:
 name_argument = click.argument("name")
 
 
-@secret.command("set")
+@secret.command("set", cls=Command)
 @inventory_argument
 @name_argument
-def secret_set(inventory: str, name: str) -> None:
+def secret_set(inventory: str, name: str) -> Document:
     """Put a secret in: from standard input, or asked for. It never stands on a command line."""
     cluster = load(inventory)
     vault.require_name(name)
@@ -72,39 +73,40 @@ def secret_set(inventory: str, name: str) -> None:
         text = secrets.decoded(sys.stdin.buffer.read(), f"the value of {name}")
     secrets.require_one_line(text, f"the value of {name}")
     vault.change(cluster, vault.adding(name, text), os.environ)
-    click.echo(f"{name} is set. `fiefdom plan {inventory}` shows what it changes.")
+    return Document(words=[f"{name} is set. `fiefdom plan {inventory}` shows what it changes."])
 
 
-@secret.command("list")
+@secret.command("list", cls=Command)
 @inventory_argument
-def secret_list(inventory: str) -> None:
+def secret_list(inventory: str) -> Document:
     """Show the names of the secrets, and nothing else of them."""
-    for name in sorted(vault.read(load(inventory), os.environ)):
-        click.echo(printable(name))
+    return Document(words=map(printable, sorted(vault.read(load(inventory), os.environ))))
 
 
-@secret.command("remove")
+@secret.command("remove", cls=Command)
 @inventory_argument
 @name_argument
-def secret_remove(inventory: str, name: str) -> None:
+def secret_remove(inventory: str, name: str) -> Document:
     """Take a secret out."""
     vault.change(load(inventory), vault.removing(name), os.environ)
-    click.echo(f"{name} is removed. Whoever knew it still does: where it opens something, change it there as well.")
+    words = f"{name} is removed. Whoever knew it still does: where it opens something, change it there as well."
+    return Document(words=[words])
 
 
-@secret.command("rekey")
+@secret.command("rekey", cls=Command)
 @inventory_argument
-def secret_rekey(inventory: str) -> None:
+def secret_rekey(inventory: str) -> Document:
     """Encrypt the file anew after a change of `secrets.recipients`."""
     cluster = load(inventory)
     vault.change(cluster, vault.as_it_is, os.environ)
-    click.echo(
+    words = (
         f"Encrypted anew; recipients: {cluster.secrets and len(cluster.secrets.recipients)}. Whoever was taken out has "
         "the old values and older versions of the file: change the secrets themselves as well."
     )
+    return Document(words=[words])
 
 
-@click.command()
-def schema() -> None:
+@click.command(cls=Command)
+def schema() -> Document:
     """Print the JSON schema of inventories."""
-    click.echo(reference.schema_text(), nl=False)
+    return Document(words=[reference.schema_text().removesuffix("\n")])

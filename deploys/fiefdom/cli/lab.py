@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict
 
 import click
 
 from fiefdom import lab as lab_module
-from fiefdom.cli.frame import json_option, say
+from fiefdom.cli.frame import Command, Document, json_option, tell
 
 
 @click.group()
@@ -21,26 +20,22 @@ def lab() -> None:
 @click.option("--app-hosts", default=2, show_default=True, type=click.IntRange(1, 9), help="How many app hosts.")
 def lab_up(app_hosts: int) -> None:
     """Boot a gateway and app hosts; what runs already stays as it is."""
-    lab_module.up(app_hosts, say)
+    lab_module.up(app_hosts, tell)
 
 
 @lab.command("down")
 @click.option("--images", is_flag=True, help="Remove the hosts' images as well.")
 def lab_down(images: bool) -> None:
     """Remove the lab and all that it left on this machine."""
-    lab_module.down(say, images=images)
+    lab_module.down(tell, images=images)
 
 
-@lab.command("status")
+@lab.command("status", cls=Command)
 @json_option
-def lab_status(as_json: bool) -> None:
+def lab_status(**_: bool) -> Document:
     """Show the lab's hosts."""
-    hosts = lab_module.status()
-    if as_json:
-        click.echo(json.dumps([asdict(h) for h in hosts], indent=2))
-        return
-    for host in hosts:
-        click.echo("  ".join(f"{value:<12}" for value in asdict(host).values()).rstrip())
+    rows = [asdict(host) for host in lab_module.status()]
+    return Document(rows, ("  ".join(f"{value:<12}" for value in row.values()).rstrip() for row in rows))
 
 
 @lab.command("ssh", context_settings={"ignore_unknown_options": True})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,13 +9,12 @@ from typing import Any
 import click
 
 from fiefdom.cli import frame, show
-from fiefdom.cli.apply import require_same_key
 from fiefdom.cli.frame import (
     CLEAN,
     FAILED,
-    Answering,
+    Command,
+    Document,
     Run,
-    answer,
     force_option,
     inventory_argument,
     json_option,
@@ -25,12 +23,13 @@ from fiefdom.cli.frame import (
 )
 from fiefdom.errors import FiefdomError
 from fiefdom.procedures import release
+from fiefdom.procedures.apply import require_same_key
 from fiefdom.procedures.release import Order
 from fiefdom.procedures.rollback import known_before
 from fiefdom.procedures.rollout import Report, Wish, end_canary, perform, prepare, require_free
 
 
-def _release_options(command: Callable[..., None]) -> Callable[..., None]:
+def _release_options(command: Callable[..., Document]) -> Callable[..., Document]:
     options = [
         click.option("--batch", default="1", show_default=True, metavar="N|P%", help="How many hosts at once."),
         click.option("--order", default="", metavar="HOST,...", help="These hosts first, in this order."),
@@ -46,7 +45,7 @@ def _release_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.command(cls=Answering)
+@click.command(cls=Command)
 @inventory_argument
 @click.argument("service", required=False)
 @click.option(
@@ -54,7 +53,7 @@ def _release_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--continue", "resume", is_flag=True, help="Go on after a canary.")
 @_release_options
-def rollout(inventory: str, service: str | None, canary: str | None, resume: bool, **options: Any) -> None:
+def rollout(inventory: str, service: str | None, canary: str | None, resume: bool, **options: Any) -> Document:
     """Bring the inventory's version of SERVICE (or of every service) to all hosts, with no request failed.
 
     Host by host: out of every gateway's rotation, open requests answered, instances replaced, healthy, back in, watched
@@ -64,20 +63,20 @@ def rollout(inventory: str, service: str | None, canary: str | None, resume: boo
         raise FiefdomError("--canary and --continue exclude each other")
     order = _order(canary, **options)
     with frame.connected(inventory, (), lambda cluster: release.check(cluster, service, order)) as run:
-        _release(run, "rollout", service, order, resume, **options)
+        return _release(run, "rollout", service, order, resume, **options)
 
 
-@click.command(cls=Answering)
+@click.command(cls=Command)
 @inventory_argument
 @click.argument("service")
 @click.argument("version", required=False)
 @_release_options
-def rollback(inventory: str, service: str, version: str | None, **options: Any) -> None:
+def rollback(inventory: str, service: str, version: str | None, **options: Any) -> Document:
     """Bring SERVICE back to VERSION, or to the last one that was healthy, as gently as a rollout."""
     order = _order(None, **options)
     with frame.connected(inventory, (), lambda cluster: release.check(cluster, service, order)) as run:
         known = known_before(run.known, run.session, service, version)
-        _release(replace(run, known=known), "rollback", service, order, False, **options)
+        return _release(replace(run, known=known), "rollback", service, order, False, **options)
 
 
 def _order(canary: str | None, *, batch: str, order: str, all_at_once: bool, **_: Any) -> Order:
@@ -85,36 +84,31 @@ def _order(canary: str | None, *, batch: str, order: str, all_at_once: bool, **_
     return release.Order(batch, first, canary, all_at_once)
 
 
-def _release(
-    run: Run, what: str, service: str | None, asked: Order, resume: bool, *, as_json: bool, **options: Any
-) -> None:
+def _release(run: Run, what: str, service: str | None, asked: Order, resume: bool, **options: Any) -> Document:
     wish = Wish(what, service or "", asked, resume, options["keep"], options["force"], options["take_over"])
-    services = release.chosen_services(run.known.cluster, service)
-    if not options["dry"]:
-        require_free(run.session, run.known.cluster.gateways, wish)
+    cluster, dry = run.known.cluster, options["dry"]
+    services = release.chosen_services(cluster, service)
+    if not dry:
+        require_free(run.session, cluster.gateways, wish)
     wanted = prepare(run.known, run.session, services, wish)
-    require_same_key(run, wanted.turns.values())
+    require_same_key(run.known, run.session, wanted.turns.values())
     report = Report(wanted, wish)
-    out = run.err if as_json else run.out
+    words: list[Any] = []
     if not wanted.batches:
-        versions = ", ".join(f"{name} {run.known.cluster.services[name].version}" for name in sorted(services))
+        versions = ", ".join(f"{name} {cluster.services[name].version}" for name in sorted(services))
         where = f"on {asked.canary}" if asked.canary else "everywhere"
-        out.print(f"Nothing to release: {versions} runs {where} already.")
-        if not options["dry"] and end_canary(run.session, run.known.cluster.gateways, wish, warn):
-            out.print("The cluster does not wait after its canary any more.")
-    elif options["dry"]:
-        for line in show.release_plan(wanted):
-            out.print(line)
+        words.append(f"Nothing to release: {versions} runs {where} already.")
+        if not dry and end_canary(run.session, cluster.gateways, wish, warn):
+            words.append("The cluster does not wait after its canary any more.")
+    elif dry:
+        words += show.release_plan(wanted)
     else:
-        with show.Progress(out, len(wanted.hosts)) as progress:
+        with show.Progress(run.out, len(wanted.hosts)) as progress:
             report = perform(run.known, run.session, wanted, wish, progress)
-        for line in show.release_report(report, run.inventory):
-            out.print(line)
+        words += show.release_report(report, run.inventory)
         if what == "rollback" and report.error is None:
-            out.print(
+            words.append(
                 f"{run.inventory} still names the other version: change it, or the next rollout goes there again."
             )
-    if as_json:
-        dry = {"dry": True, "released": []} if options["dry"] else {"dry": False}
-        answer(report.as_data() | dry)
-    sys.exit(FAILED if report.error else CLEAN)
+    data = report.as_data() | ({"dry": True, "released": []} if dry else {"dry": False})
+    return Document(data, words=words, code=FAILED if report.error else CLEAN)

@@ -37,6 +37,11 @@ def console(stderr: bool = False) -> Console:
     return found
 
 
+def good(words: str) -> Text:
+    """What a person wanted to hear."""
+    return Text(words, style="green")
+
+
 def plan_tree(plan: Plan, inventory: str) -> Iterable[Text]:
     """A plan as lines: hosts, under each its changes, and a footer with counts, hash and the releases that wait."""
     for host in plan.hosts:

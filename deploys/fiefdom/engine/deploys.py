@@ -10,10 +10,11 @@ from pyinfra.api.exceptions import DeployError
 from pyinfra.api.host import Host
 
 from fiefdom.cluster import keys
-from fiefdom.converge import carry_out, diffs, guard, look, plan, snapshot, steps
+from fiefdom.converge import diffs, guard, look, plan, snapshot, steps
 from fiefdom.converge import steps as steps_module
 from fiefdom.converge.run import Known
 from fiefdom.converge.steps import PHASES, Phase, steps_text
+from fiefdom.converge.waves import takes_turns
 from fiefdom.desired.concerns import ALL, states_of
 from fiefdom.engine.line import guarded
 from fiefdom.engine.session import fail, session_of, ship, take
@@ -90,7 +91,7 @@ def deploy(*concerns: str) -> None:
     phases = {phase.name: phase for phase in steps_module.phases(wanted.due, known.cluster.ssh.confirm_s)}
     nothing = Phase("nothing")
     registry = known.cluster.registry is not None
-    interrupts = carry_out.takes_turns(plan.merge([wanted]))
+    interrupts = takes_turns(plan.merge([wanted]))
     for name in PHASES:
         phase = phases.get(name, nothing)
         if name == "access":

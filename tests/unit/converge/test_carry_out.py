@@ -9,8 +9,8 @@ import pytest
 
 from fiefdom.converge import carry_out as carry_out_module
 from fiefdom.converge import plan, steps
-from fiefdom.converge.carry_out import leaders
 from fiefdom.converge.snapshot import FoundContainer, Snapshot
+from fiefdom.converge.waves import leaders
 from fiefdom.desired.state import Container, File, HostState, Image
 from fiefdom.errors import FiefdomError
 from helpers.example import context

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from fiefdom.cli import apply, frame, main, show
+from fiefdom.cli import frame, main
 from fiefdom.cluster import audit, ledger, lock
-from fiefdom.converge import carry_out, look
+from fiefdom.converge import look
+from fiefdom.converge.waves import left_by_turns
 from fiefdom.desired import concerns
 from fiefdom.errors import FiefdomError
+from fiefdom.procedures.apply import apply
 from helpers.clock import Clock, stopped
 from helpers.released import APPS, NEW, OLD, known
 from helpers.simulated import SimulatedHosts, bring, converged
@@ -40,8 +42,7 @@ def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Simu
 
     @contextmanager
     def connected(inventory: str, *_: Any, **__: Any) -> Iterator[frame.Run]:
-        consoles = show.console(), show.console(stderr=True)
-        yield frame.Run(inventory, found.known, found.names, found, *consoles)  # type: ignore[arg-type]
+        yield frame.Run(inventory, found.known, found.names, found, frame.out())  # type: ignore[arg-type]
 
     monkeypatch.setattr(frame, "connected", connected)
     return found
@@ -124,7 +125,6 @@ def test_an_apply_waits_for_another_one_and_does_what_that_left(
 @pytest.mark.parametrize("yes", [False, True])
 def test_what_nobody_agreed_to_is_done_with_yes_only(hosts: SimulatedHosts, clock: Clock, yes: bool) -> None:
     """Without --yes a person saw a plan, and it is that or less."""
-    run = frame.Run("inv.yaml", hosts.known, hosts.names, hosts, show.console(), show.console())  # type: ignore[arg-type]
     seen = look.make_plan(hosts.known, hosts.names, hosts)
     other = at_work(hosts)
 
@@ -135,7 +135,7 @@ def test_what_nobody_agreed_to_is_done_with_yes_only(hosts: SimulatedHosts, cloc
     clock.meanwhile = ends
     words = r"^the hosts changed since this run looked at them \(app1: package nftables\); run it again$"
     with nullcontext() if yes else pytest.raises(FiefdomError, match=words):
-        apply._carry_out(run, seen, yes, run.out)
+        apply(hosts.known, hosts, seen, whatever=yes, say=lambda *_: None, tell=lambda _: None, warn=pytest.fail)
     assert ("app1 packages" in hosts.log) == ("app2 containers" in hosts.log) == yes
     assert ledger.read(hosts, GATEWAYS).locks == ()
 
@@ -281,4 +281,4 @@ def test_ports_that_instances_leave_stay_open_until_their_turn(hosts: SimulatedH
     # What somebody else changes meanwhile is not a part of that.
     hosts.hosts["app1"].now.files.pop("/etc/ssh/sshd_config.d/10-fiefdom.conf")
     left = look.make_plan(hosts.known, hosts.names, hosts)
-    assert not left.clean and carry_out.left_by_turns(left, agreed).clean
+    assert not left.clean and left_by_turns(left, agreed).clean

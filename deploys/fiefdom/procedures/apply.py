@@ -1,0 +1,107 @@
+"""Bring hosts to what the inventory says, under traffic: what no client notices, then turns, then a look back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fiefdom.cluster import keys, ledger, members, status, views
+from fiefdom.converge import look
+from fiefdom.converge.carry_out import carry_out
+from fiefdom.converge.plan import HostPlan, Plan
+from fiefdom.converge.run import Hosts, Known, Say
+from fiefdom.converge.waves import left_by_turns, takes_turns
+from fiefdom.errors import FiefdomError
+from fiefdom.images import build
+from fiefdom.procedures import turn
+from fiefdom.wording import Tell
+
+
+def apply(known: Known, hosts: Hosts, wanted: Plan, *, whatever: bool, say: Say, tell: Tell, warn: Tell) -> None:
+    """Carry out a plan that somebody agreed to, and return only if a second look finds nothing left to do.
+
+    Hosts take turns under the cluster's lock, so that no other run takes one out meanwhile; an apply that is at work is
+    waited for. What changed on the hosts since is done as well where ``whatever`` it is was agreed to. ``say`` hears of
+    every phase of a host, ``tell`` of what the operator waits for, ``warn`` of what does not end the run.
+
+    Raises:
+        FiefdomError: what failed, on which host. What was done before stays, and the next run does the rest.
+    """
+    cluster = known.cluster
+    waits = ledger.is_applied_to(hosts, cluster.gateways)
+    # Another run may have brought another key while we asked.
+    require_same_key(known, hosts, wanted.due.hosts)
+    names = [host.host for host in wanted.due.hosts if host.changes]
+    with ledger.recorded(hosts, cluster.gateways, "apply", warn, plan=wanted.hash, names=names) as act:
+        build.ensure(cluster, _images(wanted), lambda text: say("here", text))
+        done = wanted
+        if not waits:
+            carry_out(wanted, hosts, cluster, say, turns=not takes_turns(wanted))
+        if waits or takes_turns(wanted):
+            with ledger.hold_for_apply(act, names, tell) as held:
+                done = _still_to_do(known, hosts, wanted, whatever, tell)
+                carry_out(done, hosts, cluster, say, lambda name: views.await_serving(cluster, hosts, name), held.beat)
+        status.await_gateways(wanted, hosts)
+        left = _second_look(known, hosts, done, say)
+        _forget_gone(known, hosts, say, warn)
+        _require_nothing_left(left)
+        members.require_believed(cluster, hosts, hosts.names)
+
+
+def require_same_key(known: Known, hosts: Hosts, plans: Iterable[HostPlan]) -> None:
+    """As `keys.require_same_key`, where one of ``plans`` changes what an agent's keys stand in."""
+    if keys.touches_keys(plans):
+        keys.require_same_key(known, hosts)
+
+
+def _images(wanted: Plan) -> set[str]:
+    return {change.name for host in wanted.due.hosts for change in host.of("image")}
+
+
+def _still_to_do(known: Known, hosts: Hosts, agreed: Plan, whatever: bool, tell: Tell) -> Plan:
+    """What is left of a plan, now that no other run changes hosts; with ``whatever``, all else that there is by now.
+
+    Raises FiefdomError for a change that nobody agreed to.
+    """
+    # A host may be at a turn whose operator is gone.
+    hosts.on_all(lambda name: turn.await_turn(hosts, name), hosts.names)
+    left = look.settled_plan(known, hosts.names, hosts, tell)
+    # What ran on a host whose dockerd was down is only known now.
+    blind = {h.host for h in agreed.hosts if h.snapshot.docker == "down"}
+    expected = {(h.host, c.kind, c.name) for h in agreed.due.hosts for c in h.changes}
+    others = [
+        f"{h.host}: {c.kind} {c.name}"
+        for h in left.due.hosts
+        for c in h.changes
+        if h.host not in blind and c.kind != "record" and (h.host, c.kind, c.name) not in expected
+    ]
+    if others and not whatever:
+        raise FiefdomError(f"the hosts changed since this run looked at them ({others[0]}); run it again")
+    if others:
+        tell(f"the hosts changed since this run looked at them; it does what is left now, {others[0]} as well")
+    require_same_key(known, hosts, left.due.hosts)
+    return left
+
+
+def _second_look(known: Known, hosts: Hosts, done: Plan, say: Say) -> Plan:
+    """What is left after the run, once ports are closed that the turns of ``done`` left without an instance."""
+    left = look.make_plan(known, hosts.names, hosts)
+    closing = left_by_turns(left, done)
+    if closing.clean:
+        return left
+    carry_out(closing, hosts, known.cluster, say)
+    return look.make_plan(known, hosts.names, hosts)
+
+
+def _require_nothing_left(left: Plan) -> None:
+    if not left.due.clean:
+        missing = [f"{h.host}: {c.kind} {c.name} ({c.why})" for h in left.due.hosts for c in h.changes]
+        raise FiefdomError(f"not converged, {len(missing)} left after the run: {'; '.join(missing[:3])}")
+
+
+def _forget_gone(known: Known, hosts: Hosts, say: Say, warn: Tell) -> None:
+    """What `members.forget_gone` does, where it can: the hosts are converged, whatever becomes of this."""
+    try:
+        for name in members.forget_gone(known.cluster, hosts):
+            say(name, "forgotten, for it left the inventory")
+    except FiefdomError as error:
+        warn(f"members that left the inventory may still be listed: {error}")
