@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 SCRIPTS = $(shell grep -rlE '^\#!/(usr/)?bin/(env )?(ba)?sh' images .ci tests/unit/desired/expected)
 DOCKERFILES = $(shell find images tests -name Dockerfile)
 
-.PHONY: help venv demo test audit proof lint pip-audit lock bases bench clean
+.PHONY: help venv demo test audit proof lint docs reference pip-audit lock bases bench clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -31,6 +31,13 @@ lint: venv ## what CI checks without running anything
 	$(VENV)/bin/shellcheck $(SCRIPTS)
 	$(VENV)/bin/shellcheck --shell sh deploys/fiefdom/*/*.sh
 	$(VENV)/bin/hadolint $(DOCKERFILES)
+
+# Not --quiet: what is not logged is no failure to --strict either. The variable silences the theme's advertisement.
+docs: venv ## build the pages into site/; a broken link fails it
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
+reference: venv ## write anew what is made from the model and the commands: the schema and two pages
+	$(VENV)/bin/python docs/_drafts/write_pages.py
 
 pip-audit: venv ## known vulnerabilities of what is locked
 	@$(VENV)/bin/python .ci/audit_lock.py requirements.lock .ci/pip-audit.exceptions
@@ -63,7 +70,7 @@ export LAB_DOWN
 
 clean: ## remove the lab with its images, .venv and caches
 	@PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -c "$$LAB_DOWN"
-	@rm -rf $(VENV) .bench-venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	@rm -rf $(VENV) .bench-venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist site
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 define fail_unless
