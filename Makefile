@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 SCRIPTS = $(shell grep -rlE '^\#!/(usr/)?bin/(env )?(ba)?sh' images .ci tests/unit/desired/expected)
 DOCKERFILES = $(shell find images tests -name Dockerfile)
 
-.PHONY: help venv demo test audit proof lint docs reference pip-audit lock bases bench clean
+.PHONY: help venv demo test check audit proof lint docs reference pip-audit lock bases bench clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -24,6 +24,9 @@ proof: venv ## every planned event, loss and lock-out, the longest ones too: mor
 	  tests/lab/test_lockout.py tests/lab/test_losses.py tests/lab/test_registry.py tests/lab/test_releases.py \
 	  tests/lab/test_rotate_key.py tests/lab/test_rotation.py tests/lab/test_secrets.py tests/lab/test_two_gateways.py
 
+check: lint ## the inner loop: lint, types and the tests that need no Docker; at most two minutes
+	$(VENV)/bin/pytest -q tests/unit
+
 lint: venv ## what CI checks without running anything
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -37,7 +40,7 @@ docs: venv ## build the pages into site/; a broken link fails it
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 reference: venv ## write anew what is made from the model and the commands: the schema and two pages
-	$(VENV)/bin/python docs/_drafts/write_pages.py
+	$(VENV)/bin/python -m fiefdom.cli.write_pages
 
 pip-audit: venv ## known vulnerabilities of what is locked
 	@$(VENV)/bin/python .ci/audit_lock.py requirements.lock .ci/pip-audit.exceptions

@@ -36,6 +36,7 @@ ORDER = (
     "test_resume",
     "test_faults",
     "test_two_gateways",
+    "test_tutorial",
 )
 
 

@@ -1,4 +1,4 @@
-"""`fiefdom build`, `keygen`, `secret` and `schema`: what needs no host."""
+"""`fiefdom build`, `keygen`, `secret`, `docs` and `schema`: what needs no host."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fiefdom.cli.frame import Command, Document, inventory_argument
 from fiefdom.errors import FiefdomError
 from fiefdom.images import build as build_module
 from fiefdom.images.build import ensure, wanted
-from fiefdom.inventory import load, reference, vault
+from fiefdom.inventory import key_docs, load, reference, vault
 from fiefdom.inventory import secret as secrets
 from fiefdom.wording import printable
 
@@ -110,3 +110,10 @@ def secret_rekey(inventory: str) -> Document:
 def schema() -> Document:
     """Print the JSON schema of inventories."""
     return Document(words=[reference.schema_text().removesuffix("\n")])
+
+
+@click.command(cls=Command)
+@click.argument("key", required=False)
+def docs(key: str | None) -> Document:
+    """Print what the model says of KEY and of all keys beneath it; without KEY, of the keys at the top."""
+    return Document(words=key_docs.describe(key))

@@ -14,6 +14,7 @@ COMMANDS = {
     "audit": "cluster",
     "build": "inventory",
     "demo": "demo",
+    "docs": "inventory",
     "keygen": "inventory",
     "lab": "lab",
     "lock": "cluster",

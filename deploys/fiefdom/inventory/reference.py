@@ -1,4 +1,4 @@
-"""The inventory's reference, made from the model: a JSON schema for editors and the table of keys in the README."""
+"""The inventory's reference, made from the model: a JSON schema for editors, and a page's table of keys."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BEGIN = "<!-- keys:begin -->"
 END = "<!-- keys:end -->"
 
 # What stands for the name in the key path of a mapping by name.
-_NAMES = {"hosts": "HOST", "services": "SERVICE", "environment": "NAME", "sysctls": "KEY"}
+NAMES = {"hosts": "HOST", "services": "SERVICE", "environment": "NAME", "sysctls": "KEY"}
 # Set by the reader of inventories, not by the person.
 _INTERNAL = ("base_dir",)
 
@@ -44,11 +44,11 @@ def schema_text() -> str:
 def table() -> str:
     """Every key of an inventory as a Markdown table."""
     lines = ["| key | type | default | what it is |", "|---|---|---|---|"]
-    lines += ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in _rows(Cluster, "")]
+    lines += ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows(Cluster, "")]
     return "\n".join(lines) + "\n"
 
 
-def update_readme(text: str) -> str:
+def update_page(text: str) -> str:
     """``text`` with the table of keys between its two markers made anew.
 
     Raises:
@@ -57,7 +57,9 @@ def update_readme(text: str) -> str:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end or BEGIN in rest or END in before + after:
-        raise FiefdomError(f"README.md: the table of keys needs the lines {BEGIN} and {END} once each; put them back")
+        raise FiefdomError(
+            f"docs/inventory.md: the table of keys needs the lines {BEGIN} and {END} once each; put them back"
+        )
     return f"{before}{BEGIN}\n{table()}{END}{after}"
 
 
@@ -74,7 +76,7 @@ def _close(node: object) -> None:
             _close(child)
 
 
-def _rows(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, str]]:
+def rows(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, str]]:
     for name, field in model.model_fields.items():
         if not prefix and name in _INTERNAL:
             continue
@@ -84,9 +86,9 @@ def _rows(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, 
         if inner is None:
             yield f"`{key}`", _type_words(field), _default(field), description
             continue
-        path = f"{key}.{_NAMES[name]}" if by_name else key
+        path = f"{key}.{NAMES[name]}" if by_name else key
         yield f"`{path}`", "mapping", _default(field), description
-        yield from _rows(inner, f"{path}.")
+        yield from rows(inner, f"{path}.")
 
 
 def _inner_model(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
@@ -94,7 +96,7 @@ def _inner_model(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
     options = [a for a in get_args(annotation) or (annotation,) if a is not type(None)]
     by_name = get_origin(annotation) is dict
     last = options[-1]
-    if last is SecretSource:  # told once, in the README's own words
+    if last is SecretSource:  # told once, in the page's own words
         return None, False
     return (last, by_name) if isinstance(last, type) and issubclass(last, BaseModel) else (None, by_name)
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from commands_page import commands_page
-
-from fiefdom import reference
-from fiefdom.cli import main
+from fiefdom.cli.commands_page import commands_page
+from fiefdom.cli.main import main
+from fiefdom.inventory import reference
 
 
 def write(root: Path) -> None:
     """Write docs/commands.md, the table of keys in docs/inventory.md, and the schema of a checkout."""
     (root / "docs/commands.md").write_text(commands_page(main))
     inventory = root / "docs/inventory.md"
-    inventory.write_text(reference.update_readme(inventory.read_text()))
+    inventory.write_text(reference.update_page(inventory.read_text()))
     (root / "schema/fiefdom.schema.json").write_text(reference.schema_text())
 
 

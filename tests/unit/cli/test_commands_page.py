@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 import pytest
-from commands_page import commands_page
 
-from fiefdom.cli import main
+from fiefdom.cli.commands_page import commands_page
+from fiefdom.cli.main import main
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class Late(click.Group):
@@ -21,10 +21,10 @@ class Late(click.Group):
         super().__init__(name, help=f"All of {name}.\n\nA second paragraph\nof two lines.")
         self.late = commands
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(self.late)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         return self.late.get(cmd_name)
 
 

@@ -8,14 +8,14 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fiefdom import reference
 from fiefdom.errors import FiefdomError
+from fiefdom.inventory import reference
 from fiefdom.model import Cluster, SecretSource
 from fiefdom.wording import printable
 
 _WIDTH = 120
 _MAPPING = "mapping"
-_NAMES = frozenset(reference._NAMES.values())
+_NAMES = frozenset(reference.NAMES.values())
 """Parts of a key that stand for a name of the person's own, such as SERVICE."""
 
 
@@ -63,7 +63,7 @@ def describe(key: str | None = None) -> list[str]:
 
 
 def _rows() -> Iterator[_Row]:
-    for key, kind, default, description in reference._rows(Cluster, ""):
+    for key, kind, default, description in reference.rows(Cluster, ""):
         yield _Row(tuple(_plain(key).split(".")), _plain(kind), _plain(default), description)
 
 

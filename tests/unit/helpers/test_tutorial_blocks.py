@@ -11,16 +11,20 @@ from pathlib import Path
 
 import click
 import pytest
-from tutorial import Block, blocks, inventories, missing
 
-from fiefdom import converge, images, inventory, plan, show
-from fiefdom.cli import main
-from fiefdom.desired import HostState, Secrets
-from fiefdom.model import Cluster
-from fiefdom.snapshot import Snapshot
-from simulated import SimulatedHost, SimulatedHosts, answer, bring, converged
+from fiefdom import inventory
+from fiefdom.cli import show
+from fiefdom.cli.main import main
+from fiefdom.converge import look, plan
+from fiefdom.converge.run import Known
+from fiefdom.converge.snapshot import Snapshot
+from fiefdom.desired.state import HostState
+from fiefdom.images import build
+from fiefdom.model import Cluster, Secrets
+from helpers.simulated import SimulatedHost, SimulatedHosts, answer, bring, converged
+from helpers.tutorial import Block, blocks, inventories, missing
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs/start.md").read_text()
 STEPS = blocks(PAGE)
 SECRETS = Secrets("dGVzdHMgb25seTogMzIgYnl0ZXMgb2Ygbm90aGluZyE=", {})
@@ -124,14 +128,14 @@ def cluster_of(text: str, path: Path) -> Cluster:
     return inventory.load(path)
 
 
-def known(text: str, path: Path) -> converge.Known:
+def known(text: str, path: Path) -> Known:
     """As a run knows it, with the build folder of this repository."""
     cluster = cluster_of(text.replace("../images", str(ROOT / "images")), path)
-    return converge.Known(cluster, SECRETS, images.identities(cluster))
+    return Known(cluster, SECRETS, build.identities(cluster))
 
 
-def plan_text(now: converge.Known, hosts: SimulatedHosts) -> str:
-    wanted = plan.merge(converge.plan_of(now, name, answer(hosts.hosts[name].now)) for name in now.cluster.hosts)
+def plan_text(now: Known, hosts: SimulatedHosts) -> str:
+    wanted = plan.merge(look.plan_of(now, name, answer(hosts.hosts[name].now)) for name in now.cluster.hosts)
     return "\n".join(line.plain for line in show.plan_tree(wanted, "mine/cluster.yaml"))
 
 

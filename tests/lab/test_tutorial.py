@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tutorial import blocks, missing
 
 from fiefdom import lab
+from helpers.tutorial import blocks, missing
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1800)]
 

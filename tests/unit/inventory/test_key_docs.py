@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from key_docs import describe
 
-from fiefdom import reference
 from fiefdom.errors import FiefdomError
+from fiefdom.inventory import reference
+from fiefdom.inventory.key_docs import describe
 
 PATH = [
     "services.SERVICE.health.path",
