@@ -1,0 +1,94 @@
+"""An inventory as it is written, every default filled in, before anybody asked whether its keys agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import Field
+
+from fiefdom.model.hosts import APP_HOSTS, GATEWAYS, Host, Instance, Service
+from fiefdom.model.secrets import SecretSource
+from fiefdom.model.settings import Docker, EncryptedFile, Gateway, Network, Registry, Rollout, Serf, Ssh
+from fiefdom.model.text import FilePath, HostName, Many, Model, Name
+from fiefdom.wording import KeyPath
+
+
+class Draft(Model):
+    """Every key of an inventory, and what follows from them alone."""
+
+    cluster: Name = Field(description="Name of the cluster.")
+    hosts: dict[Name, Host] = Field(description="Hosts by name.", min_length=1)
+    services: dict[Name, Service] = Field(description="Services by name.", min_length=1)
+    network: Network = Field(description="Addresses, and who may reach what.")
+    ssh: Ssh = Field(default_factory=Ssh, description="How Fiefdom logs in, and what sshd allows.")
+    docker: Docker = Field(default_factory=Docker, description="Docker's daemon.")
+    serf: Serf = Field(default_factory=Serf, description="Membership and gossip.")
+    gateway: Gateway = Field(default_factory=Gateway, description="HAProxy on the gateways.")
+    rollout: Rollout = Field(default_factory=Rollout, description="How releases go.")
+    registry: Registry | None = Field(None, description="Registry to pull from; images travel over SSH when absent.")
+    secrets: EncryptedFile | None = Field(None, description="Encrypted file that holds secrets by name.")
+    time_servers: Many[HostName] = Field((), description="NTP servers; Debian's own when empty.")
+    base_dir: FilePath = Field(".", description="Folder that relative paths start from; the inventory's own.")
+
+    @property
+    def gateways(self) -> tuple[str, ...]:
+        """Names of the gateways, in the inventory's order."""
+        return tuple(name for name, host in self.hosts.items() if GATEWAYS in host.groups)
+
+    @property
+    def app_hosts(self) -> tuple[str, ...]:
+        """Names of the app hosts, in the inventory's order."""
+        return tuple(name for name, host in self.hosts.items() if APP_HOSTS in host.groups)
+
+    @property
+    def drain_timeout_s(self) -> int:
+        """Seconds that a leaving host waits for its open requests to end."""
+        return self.gateway.patience_s if self.serf.drain_timeout_s is None else self.serf.drain_timeout_s
+
+    def count(self, host: str, service: str) -> int:
+        """How many instances of ``service`` run on ``host``."""
+        wanted = self.services[service]
+        if not set(wanted.groups) & set(self.hosts[host].groups):
+            return 0
+        override = self.hosts[host].services.get(service)
+        return wanted.instances if override is None or override.instances is None else override.instances
+
+    def instances(self, host: str) -> tuple[Instance, ...]:
+        """Every instance that runs on ``host``, by service and port."""
+        return tuple(self._instances(host))
+
+    def _instances(self, host: str) -> Iterator[Instance]:
+        for name, service in self.services.items():
+            for i in range(self.count(host, name)):
+                yield Instance(host=host, service=name, port=service.base_port + i)
+
+    def service_on(self, host: str, service: str) -> Service:
+        """``service`` with the overrides of ``host``."""
+        base, override = self.services[service], self.hosts[host].services.get(service)
+        if override is None:
+            return base
+        changes: dict[str, object] = {"environment": {**base.environment, **override.environment}}
+        if override.limits is not None:
+            own = {name: value for name, value in override.limits if value is not None}
+            changes["limits"] = base.limits.model_copy(update=own)
+        return base.model_copy(update=changes)
+
+    def secret_sources(self) -> Iterator[tuple[KeyPath, SecretSource]]:
+        """Where each secret comes from, with the key that says so; those that nothing here uses are left out.
+
+        The gossip key comes first, in case that `serf.key` names it. What several hosts share is named several times.
+        """
+        if self.serf.key is not None:
+            yield ("serf", "key"), self.serf.key
+        if self.registry is not None and self.registry.password is not None:
+            yield ("registry", "password"), self.registry.password
+        for host in self.hosts:
+            for name in self.services:
+                if not self.count(host, name):
+                    continue
+                override = self.hosts[host].services.get(name)
+                own = override.environment if override is not None else {}
+                for variable, value in self.service_on(host, name).environment.items():
+                    if isinstance(value, SecretSource):
+                        above: KeyPath = ("hosts", host) if variable in own else ()
+                        yield (*above, "services", name, "environment", variable), value
