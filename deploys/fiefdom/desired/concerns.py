@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from fiefdom.desired import docker, firewall, gateway, network, serf, services, sshd
 from fiefdom.desired.context import Context
+from fiefdom.desired.cutting import Cutting
 from fiefdom.desired.state import CODENAMES, Codename, HostState
 from fiefdom.model import Cluster, Secrets
 
@@ -20,6 +21,13 @@ CONCERNS: Mapping[str, Callable[[Context], HostState]] = {
     "sshd": sshd.desired,
 }
 ALL = tuple(CONCERNS)
+
+CUTTING: Mapping[str, Cutting] = {
+    "network": network.CUTTING,
+    "firewall": firewall.CUTTING,
+    "sshd": sshd.CUTTING,
+}
+"""What can cut the operator's line, by concern; in the order that lets the operator back in."""
 
 
 def state_of(context: Context, concerns: Sequence[str] = ALL) -> HostState:
