@@ -41,5 +41,5 @@ def state_of(context: Context, concerns: Sequence[str] = ALL) -> HostState:
 def states_of(
     cluster: Cluster, name: str, secrets: Secrets, concerns: Sequence[str] = ALL
 ) -> dict[Codename, HostState]:
-    """What a host should hold under each release that it may turn out to run."""
-    return {release: state_of(Context(name, cluster, release, secrets), concerns) for release in CODENAMES}
+    """What a host should hold under each Debian that it may turn out to run."""
+    return {codename: state_of(Context(name, cluster, codename, secrets), concerns) for codename in CODENAMES}

@@ -81,7 +81,7 @@ PQ: dict[Codename, dict[str, tuple[str, ...]]] = {
     },
 }
 
-# curve25519 stays in on both releases, because paramiko 4, which pyinfra pins, knows no post-quantum key exchange and
+# curve25519 stays in under both Debians, because paramiko 4, which pyinfra pins, knows no post-quantum key exchange and
 # would be locked out; finite-field Diffie-Hellman goes.
 COMPAT: dict[Codename, dict[str, tuple[str, ...]]] = {
     "bookworm": {**PQ["bookworm"], "KexAlgorithms": _PQ_HYBRID + _CURVE25519},
@@ -104,16 +104,16 @@ def desired(context: Context) -> HostState:
         ssh=ssh,
         port=port,
         listen=context.host.ssh.listen,
-        crypto=(PQ if pq else COMPAT)[context.release],
+        crypto=(PQ if pq else COMPAT)[context.codename],
         rsa_key=RSA_KEY if pq else "/etc/ssh/ssh_host_rsa_key",
         # Of the two guides' lists only that of Debian 12 has a group exchange to choose groups for.
-        moduli=MODULI if pq and context.release == "bookworm" else None,
+        moduli=MODULI if pq and context.codename == "bookworm" else None,
         keys_dir=KEYS_DIR if ssh.authorized_keys else None,
         # OpenSSH 9.8 and later shut an address out for a while after a few failed logins; an operator's typing
         # error must not shut the operator out.
-        exempt=context.cluster.network.admin_cidrs if context.release == "trixie" else (),
+        exempt=context.cluster.network.admin_cidrs if context.codename == "trixie" else (),
     )
-    made_first = _keys(context.release) if pq else HostState()
+    made_first = _keys(context.codename) if pq else HostState()
     return (
         made_first
         + HostState(
@@ -138,9 +138,9 @@ def _patience() -> HostState:
     )
 
 
-def _keys(release: Codename) -> HostState:
+def _keys(codename: Codename) -> HostState:
     """What a host makes for itself, once and before sshd reads it: its private key never travels."""
-    moduli = MODULI if release == "bookworm" else None
+    moduli = MODULI if codename == "bookworm" else None
     text = render("fiefdom-sshd-keys.service.j2", rsa_key=RSA_KEY, moduli=moduli)
     return HostState(files=(File(KEYS_SERVICE, text.encode()),), units=(Unit(KEYS_UNIT, config=(KEYS_SERVICE,)),))
 
