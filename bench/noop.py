@@ -96,8 +96,8 @@ def _prepare_ansible(cluster: Cluster, scratch: Path) -> list[str]:
     secrets = secret.load(cluster)
     for host in lab.status():
         if host.name in cluster.hosts:
-            release = "bookworm" if host.release == "bookworm" else "trixie"
-            state = concerns.states_of(cluster, host.name, secrets)[release]
+            codename = "bookworm" if host.release == "bookworm" else "trixie"
+            state = concerns.states_of(cluster, host.name, secrets)[codename]
             tasks = _tasks(state, scratch / host.name)
             (scratch / f"{host.name}.yml").write_text(yaml.safe_dump(tasks, sort_keys=False))
     # The free strategy lets every host go at its own pace, which is the fastest that Ansible has.

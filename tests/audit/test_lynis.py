@@ -1,4 +1,4 @@
-"""lynis, Debian's own of each release, unpacked beside the host it looks at: nothing is installed there."""
+"""lynis, each Debian's own, unpacked beside the host it looks at: nothing is installed there."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_nothing_is_left_that_is_ours_to_do(target: Target) -> None:
     target.say("lynis", f"index {index}, {len(left)} suggestions, {len(warnings)} warnings")
     assert warnings == []
     assert [item for item in left if item not in ACCEPTED] == []
-    assert index >= LEAST_INDEX[target.release]
+    assert index >= LEAST_INDEX[target.codename]
 
 
 def name_of(suggestion: str) -> str:

@@ -63,7 +63,7 @@ def candidate(target: Target) -> Iterator[str]:
 
 
 def pq(target: Target) -> HostState:
-    return sshd.desired(context("app2", target.release, ssh={"crypto": "pq"}))
+    return sshd.desired(context("app2", target.codename, ssh={"crypto": "pq"}))
 
 
 def config(state: HostState) -> str:
@@ -74,13 +74,13 @@ def test_the_policy_of_the_release_passes_with_pq(target: Target, candidate: str
     # No second port: each of its connections is an sshd of its own at the far end of an SSH session.
     with door(target.ssh_argv("/usr/sbin/sshd", "-i", "-f", candidate)) as port:
         asked = subprocess.run(
-            [*SSH_AUDIT, "-P", POLICY[target.release], "-p", str(port), "127.0.0.1"],
+            [*SSH_AUDIT, "-P", POLICY[target.codename], "-p", str(port), "127.0.0.1"],
             capture_output=True,
             text=True,
             check=False,
         )
     target.say(
-        "ssh-audit", f"policy {POLICY[target.release]} with pq: {'passed' if asked.returncode == 0 else 'failed'}"
+        "ssh-audit", f"policy {POLICY[target.codename]} with pq: {'passed' if asked.returncode == 0 else 'failed'}"
     )
     assert asked.returncode == 0, asked.stdout + asked.stderr
 
@@ -98,10 +98,10 @@ def test_a_key_that_is_whole_stays(target: Target, candidate: str) -> None:
 
 @pytest.mark.parametrize("user", ["root", "operator"])
 def test_the_trial_tells_before_it_is_too_late(target: Target, user: str) -> None:
-    compat = config(sshd.desired(context("app2", target.release)))
+    compat = config(sshd.desired(context("app2", target.codename)))
     assert tried(target, user, compat) is None
     # What the client knows decides, so this goes on holding when pyinfra takes up a newer one.
-    known = set(paramiko.Transport._preferred_kex) & set(sshd.PQ[target.release]["KexAlgorithms"])
+    known = set(paramiko.Transport._preferred_kex) & set(sshd.PQ[target.codename]["KexAlgorithms"])
     said = tried(target, user, config(pq(target)))
     assert (said is None) == bool(known), said
     assert said is None or "no algorithm in common" in said

@@ -41,7 +41,7 @@ class Target:
         return done.stdout
 
     @cached_property
-    def release(self) -> Codename:
+    def codename(self) -> Codename:
         """Debian's name of it."""
         return "bookworm" if self.host.system_info.codename == "bookworm" else "trixie"
 
@@ -62,7 +62,7 @@ class Target:
 
     def say(self, scanner: str, text: str) -> None:
         """Keep a scanner's number for the end of the report."""
-        SAID.append(f"{scanner}: {self.name} ({self.release}): {text}")
+        SAID.append(f"{scanner}: {self.name} ({self.codename}): {text}")
 
 
 @dataclass(frozen=True)

@@ -77,9 +77,9 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in result.items() if value is not None}
 
 
-def context(host: str = "app1", release: Codename = "bookworm", **changes: object) -> Context:
+def context(host: str = "app1", codename: Codename = "bookworm", **changes: object) -> Context:
     """A host of the cluster; keywords change the inventory."""
-    return Context(host, Cluster.model_validate(merged(INVENTORY, changes)), release, Secrets(GOSSIP_KEY))
+    return Context(host, Cluster.model_validate(merged(INVENTORY, changes)), codename, Secrets(GOSSIP_KEY))
 
 
 def check_expected(folder: str, state: HostState) -> None:

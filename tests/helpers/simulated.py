@@ -242,7 +242,7 @@ def answer(now: Snapshot) -> list[str]:
     """What snapshot.sh would print of a host."""
     lines = [
         f"uid\t{now.uid}",
-        f"os\t{now.distribution}\t{now.release}",
+        f"os\t{now.distribution}\t{now.codename}",
         f"client\t{now.client}",
         f"docker\t{now.docker}",
         f"hostname\t{now.hostname}\t{now.static_hostname}",

@@ -39,7 +39,7 @@ def test_second_up_leaves_good_hosts_alone() -> None:
 
 @pytest.mark.parametrize("name", HOSTS)
 def test_hosts_are_the_debian_they_say_and_share_no_identity(name: str) -> None:
-    assert ssh(name, ". /etc/os-release; echo $VERSION_CODENAME") == lab.host(name).release
+    assert ssh(name, ". /etc/os-release; echo $VERSION_CODENAME") == lab.host(name).codename
     identity = "cat /etc/machine-id /etc/ssh/ssh_host_ed25519_key.pub /proc/sys/kernel/random/boot_id"
     assert not set(ssh(name, identity).split("\n")) & set(ssh("gw1", identity).split("\n"))
 

@@ -25,7 +25,7 @@ Data = dict[str, Any]
 Mistake = Callable[[Data, str], object]
 
 HOSTS = {"app1": "10.99.0.21", "app2": "10.99.0.22"}
-"""A host of each Debian release."""
+"""A host of each Debian."""
 CONFIRM_S = 12
 LONG_S = 600
 WRONG = {"app1": "10.99.0.121", "app2": "10.99.0.122"}

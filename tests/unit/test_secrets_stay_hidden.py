@@ -134,8 +134,8 @@ def test_another_value_is_another_container_all_the_same() -> None:
 
 @pytest.mark.parametrize("name", HOSTS)
 def test_on_hosts_they_are_in_closed_files_alone(name: str) -> None:
-    for release in CODENAMES:
-        it = Context(name, CLUSTER, release, ONE)
+    for codename in CODENAMES:
+        it = Context(name, CLUSTER, codename, ONE)
         state = concerns.state_of(it)
         for word in words(it):
             assert word not in repr([(c.args, c.command, c.probe) for c in state.containers])

@@ -39,6 +39,7 @@ class HostStatus:
     name: str
     address: str
     release: str
+    """Debian's codename, under the name that the JSON document has for it."""
     role: str
     member: str
     running: int
@@ -159,7 +160,7 @@ def combine(
         HostStatus(
             name=name,
             address=cluster.hosts[name].address,
-            release=found[name].release,
+            release=found[name].codename,
             role=", ".join(g.removesuffix("s").replace("_", " ") for g in cluster.hosts[name].groups),
             member=members.get(name, "unknown" if views else "-"),
             running=sum(i.host == name and i.container == "running" for i in instances),

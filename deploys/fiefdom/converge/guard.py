@@ -16,6 +16,9 @@ from typing import Literal, Protocol
 
 from fiefdom.converge.plan import Change, HostPlan, merge
 from fiefdom.converge.snapshot import sysctl_path
+from fiefdom.desired import network, sshd
+from fiefdom.desired.concerns import CUTTING
+from fiefdom.desired.cutting import Cutting
 from fiefdom.errors import FiefdomError
 from fiefdom.waiting import looks, now_s, pause
 
@@ -24,8 +27,6 @@ PATH = "/var/lib/fiefdom/guard/guard.sh"
 """Under which name apply.sh finds the staged script."""
 
 MANIFEST = "/var/lib/fiefdom/manifest"
-
-SSHD_CONFIG = "/etc/ssh/sshd_config.d/10-fiefdom.conf"
 
 CONFIRM_S = 60
 PAUSE_S = 0.5
@@ -36,26 +37,6 @@ BACK_S = 60
 AGAIN_S = 15
 """Seconds within which it must after it said that all is as before."""
 
-# What sshd, the firewall and the network read; units in the order that lets the operator back in.
-LINKS = "/etc/systemd/network/"
-NETWORKD = "systemd-networkd.service"
-_PATHS = (
-    "/etc/ssh/",
-    "/etc/fiefdom/firewall",
-    LINKS,
-    "/etc/sysctl.d/",
-    "/etc/systemd/system/fiefdom-firewall.service",
-    "/etc/systemd/system/nftables.service.d",
-    "/etc/systemd/system/ssh.service.d",
-    "/etc/systemd/system/fiefdom-sshd-keys.service",
-)
-_UNITS = (
-    NETWORKD,
-    "fiefdom-firewall.service",
-    "nftables.service",
-    "fiefdom-sshd-keys.service",
-    "ssh.service",
-)
 _REFUSED = ("Authentication", "root ")
 
 _ARMED = "done\tguard\tarm"
@@ -112,17 +93,29 @@ class Line(Protocol):
 
 def cuts_line(change: Change) -> bool:
     """Whether a mistake in ``change`` could end the operator's access."""
+    return bool(topic(change))
+
+
+def topic(change: Change) -> str:
+    """The concern that says of itself that ``change`` could cut the line; empty where none does."""
+    return next((concern for concern, cutting in CUTTING.items() if _is_of(cutting, change)), "")
+
+
+def _is_of(cutting: Cutting, change: Change) -> bool:
     if change.kind == "file" or (change.kind == "directory" and change.sign != "-"):
-        return change.name.startswith(_PATHS) or f"{change.name}/" in _PATHS
-    return change.kind == "sysctl" or (change.kind == "unit" and change.name in _UNITS)
+        return cutting.has_path(change.name)
+    if change.kind == "unit":
+        return change.name in cutting.units
+    return change.kind == "sysctl" and cutting.sysctls
 
 
 def backup(plan: HostPlan, confirm_s: int) -> Backup:
     """What has to be kept before the changes of ``plan``, all of which may cut the line."""
     files = [c.name for c in plan.of("file")]
-    left = any(c.name.startswith(LINKS) for c in plan.of("file", "-"))
-    units = [name for name in _UNITS if any(c.name == name for c in plan.of("unit")) or (name == NETWORKD and left)]
-    links = [u for u in units if u == NETWORKD] and _interfaces(plan)
+    left = any(c.name.startswith(network.LINKS) for c in plan.of("file", "-"))
+    changed = {c.name for c in plan.of("unit")} | ({network.NETWORKD_UNIT} if left else set())
+    units = [name for cutting in CUTTING.values() for name in cutting.units if name in changed]
+    links = _interfaces(plan) if network.NETWORKD_UNIT in units else []
     items = [
         *(("file", name) for name in files),
         *(("directory", name) for name in _directories(plan)),
@@ -151,7 +144,7 @@ def _interfaces(plan: HostPlan) -> list[str]:
     names = [
         line.removeprefix("Name=")
         for f in plan.state.files
-        if f.path.startswith(LINKS)
+        if f.path.startswith(network.LINKS)
         for line in f.content.decode().splitlines()
         if line.startswith("Name=")
     ]
@@ -161,22 +154,7 @@ def _interfaces(plan: HostPlan) -> list[str]:
 def about(changes: Iterable[Change]) -> str:
     """What the changes are about, as a person says it: sshd, firewall, network."""
     found = {topic(c) for c in changes}
-    return ", ".join(each for each in ("network", "firewall", "sshd") if each in found)
-
-
-def topic(change: Change) -> str:
-    """What of the line a change is about."""
-    sshd = (
-        "/etc/ssh/",
-        "ssh.service",
-        "/etc/systemd/system/ssh.service.d",
-        "fiefdom-sshd",
-        "/etc/systemd/system/fiefdom-sshd",
-    )
-    if change.name.startswith(sshd):
-        return "sshd"
-    firewall = ("/etc/fiefdom/", "/etc/systemd/system/", "fiefdom-firewall", "nftables")
-    return "firewall" if change.name.startswith(firewall) else "network"
+    return ", ".join(concern for concern in CUTTING if concern in found)
 
 
 def before(kept: Backup) -> tuple[Step, ...]:
@@ -229,7 +207,7 @@ def perform(line: Line, steps: Sequence[Step], kept: Backup) -> None:
 
 
 def _sshd_config(steps: Sequence[Step]) -> str | None:
-    staged = [step[-1] for step in steps if step[:2] == ("stage", SSHD_CONFIG)]
+    staged = [step[-1] for step in steps if step[:2] == ("stage", sshd.CONFIG)]
     return base64.b64decode(staged[0]).decode() if staged else None
 
 

@@ -29,9 +29,9 @@ def plan_of(
     found = snapshot.parse(name, lines)
     plan.require_supported(name, found)
     _require_way_back(cluster, name, found)
-    release: Codename = "bookworm" if found.release == "bookworm" else "trixie"
+    codename: Codename = "bookworm" if found.codename == "bookworm" else "trixie"
     hold = frozenset(cluster.services if hold is None else hold)
-    context = Context(name, cluster, release, known.secrets)
+    context = Context(name, cluster, codename, known.secrets)
     state = state_of(context, concerns)
     if _moves(state, found):
         # Its instances listen where the host will not be any more: none of them is worth waiting for a release.

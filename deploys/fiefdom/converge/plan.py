@@ -151,8 +151,8 @@ def _fingerprint(resource: Resource) -> str:
 
 def require_supported(host: str, snapshot: Snapshot) -> None:
     """Raise FiefdomError where ``host`` is not a machine that Fiefdom can converge."""
-    if (snapshot.distribution, snapshot.release) not in _SUPPORTED:
-        found = " ".join(filter(None, (snapshot.distribution, snapshot.release))) or "an unknown system"
+    if (snapshot.distribution, snapshot.codename) not in _SUPPORTED:
+        found = " ".join(filter(None, (snapshot.distribution, snapshot.codename))) or "an unknown system"
         raise FiefdomError(f"{host}: is {found}; Fiefdom converges Debian 12 (bookworm) and 13 (trixie) only")
     if snapshot.uid != 0:
         raise FiefdomError(

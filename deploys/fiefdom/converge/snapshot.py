@@ -77,7 +77,7 @@ class Snapshot:
 
     uid: int
     distribution: str
-    release: str
+    codename: str
     client: str = ""
     """Address that the operator's connection comes from, as the host sees it."""
     docker: str = "absent"
@@ -102,7 +102,7 @@ class Snapshot:
 
 
 def query(states: Iterable[HostState]) -> str:
-    """The text that asks a host for all that the states of every release it may have would need."""
+    """The text that asks a host for all that the states of every Debian that it may run would need."""
     lines: dict[str, None] = {f"container-format\t{_CONTAINER_FORMAT}": None}
     for state in states:
         asked = (
@@ -205,7 +205,7 @@ class _Parser:
             ) from error
 
     def _snapshot(self) -> Snapshot:
-        distribution, release = self._scalars.get("os", ["", ""])[:2]
+        distribution, codename = self._scalars.get("os", ["", ""])[:2]
         hostname, static_hostname = self._scalars.get("hostname", ["", ""])[:2]
         free = self._scalars.get("free-kib", [""])[0]
         left = self._scalars.get("guard", [""])[0]
@@ -214,7 +214,7 @@ class _Parser:
         return Snapshot(
             uid=self.uid,
             distribution=distribution,
-            release=release,
+            codename=codename,
             docker=self._scalars.get("docker", ["absent"])[0],
             client=self._scalars.get("client", [""])[0],
             hostname=hostname,

@@ -10,6 +10,7 @@ from pathlib import Path
 from fiefdom.converge import guard
 from fiefdom.converge.plan import HostPlan, claims, has_stamp, is_healthy, merge, unit_actions, unit_stamp
 from fiefdom.converge.snapshot import sysctl_path
+from fiefdom.desired import network
 from fiefdom.desired.state import Container, Directory, File, Package, Sysctl, Unit
 
 SCRIPT = (Path(__file__).parent / "steps.sh").read_text()
@@ -169,7 +170,7 @@ def _access(plan: HostPlan, kept: guard.Backup) -> Iterator[Step]:
     gone = [c.name for c in plan.of("file", "-")]
     for path in gone:
         yield ("remove-file", path)
-    if any(path.startswith(guard.LINKS) for path in gone):
+    if any(path.startswith(network.LINKS) for path in gone):
         yield ("leave-network",)
     if any(path.startswith("/etc/systemd/system/") for path in gone):
         yield ("daemon-reload",)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from fiefdom.desired import docker, firewall, gateway, network, serf, services, sshd
 from fiefdom.desired.context import Context
+from fiefdom.desired.cutting import Cutting
 from fiefdom.desired.state import CODENAMES, Codename, HostState
 from fiefdom.model import Cluster, Secrets
 
@@ -21,6 +22,13 @@ CONCERNS: Mapping[str, Callable[[Context], HostState]] = {
 }
 ALL = tuple(CONCERNS)
 
+CUTTING: Mapping[str, Cutting] = {
+    "network": network.CUTTING,
+    "firewall": firewall.CUTTING,
+    "sshd": sshd.CUTTING,
+}
+"""What can cut the operator's line, by concern; in the order that lets the operator back in."""
+
 
 def state_of(context: Context, concerns: Sequence[str] = ALL) -> HostState:
     """What a host should hold, as far as ``concerns`` say."""
@@ -33,5 +41,5 @@ def state_of(context: Context, concerns: Sequence[str] = ALL) -> HostState:
 def states_of(
     cluster: Cluster, name: str, secrets: Secrets, concerns: Sequence[str] = ALL
 ) -> dict[Codename, HostState]:
-    """What a host should hold under each release that it may turn out to run."""
-    return {release: state_of(Context(name, cluster, release, secrets), concerns) for release in CODENAMES}
+    """What a host should hold under each Debian that it may turn out to run."""
+    return {codename: state_of(Context(name, cluster, codename, secrets), concerns) for codename in CODENAMES}

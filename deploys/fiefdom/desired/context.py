@@ -15,7 +15,7 @@ class Context:
 
     name: str
     cluster: Cluster
-    release: Codename
+    codename: Codename
     secrets: Secrets
     running: Mapping[str, str] = field(default_factory=dict)
     """Version of each service that keeps, for now, another one than the inventory's: its release is pending."""

@@ -32,10 +32,10 @@ CHECKS: dict[Codename, tuple[str, ...]] = {
 def desired(context: Context) -> HostState:
     """The host's Docker. The first reload turns live-restore on, so that the restart after it stops no container."""
     return _login(context) + HostState(
-        packages=tuple(Package(name) for name in PACKAGES[context.release]),
+        packages=tuple(Package(name) for name in PACKAGES[context.codename]),
         directories=(Directory("/etc/docker"), Directory("/etc/systemd/system/docker.service.d")),
         files=(
-            File(CONFIG, _daemon_json(context).encode(), check=CHECKS[context.release]),
+            File(CONFIG, _daemon_json(context).encode(), check=CHECKS[context.codename]),
             File(LIMITS, render("docker.service.conf.j2").encode()),
         ),
         units=(Unit("docker.service", config=(CONFIG,), on_change=("reload", "restart")),),

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from pathlib import PurePath
 
 from fiefdom.desired.context import Context
+from fiefdom.desired.cutting import Cutting
 from fiefdom.desired.ports import ranges
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Directory, File, HostState, Package, Unit
@@ -18,8 +20,16 @@ from fiefdom.desired.state import Directory, File, HostState, Package, Unit
 RULES = "/etc/fiefdom/firewall.nft"
 BASE_RULES = "/etc/fiefdom/firewall-base.nft"
 """The same without the inventory's own rules: what a host falls back to at boot."""
-SERVICE = "/etc/systemd/system/fiefdom-firewall.service"
-NFTABLES_DROP_IN = "/etc/systemd/system/nftables.service.d/10-fiefdom.conf"
+UNIT = "fiefdom-firewall.service"
+SERVICE = f"/etc/systemd/system/{UNIT}"
+NFTABLES_UNIT = "nftables.service"
+NFTABLES_DROP_IN = f"/etc/systemd/system/{NFTABLES_UNIT}.d/10-fiefdom.conf"
+
+CUTTING = Cutting(
+    paths=("/etc/fiefdom/firewall", SERVICE, f"{PurePath(NFTABLES_DROP_IN).parent}/"),
+    units=(UNIT, NFTABLES_UNIT),
+    harmless={"/etc/fiefdom": "root reads what is in it, whatever its mode"},
+)
 
 _CHECK = ("unshare", "--net", "nft", "-c", "-f", "{}")
 
@@ -46,9 +56,9 @@ def desired(context: Context) -> HostState:
             File(NFTABLES_DROP_IN, render("nftables.service.conf.j2", rules=RULES).encode()),
         ),
         units=(
-            Unit("nftables.service", enabled=False, active=False),
+            Unit(NFTABLES_UNIT, enabled=False, active=False),
             Unit(
-                "fiefdom-firewall.service",
+                UNIT,
                 config=(RULES,),
                 on_change=("reload",),
                 live=("nft", "-s", "list", "table", "inet", "fiefdom"),

@@ -7,8 +7,10 @@ on doing so at boot; that file is not Fiefdom's, so its stanza has to go by hand
 from __future__ import annotations
 
 import ipaddress
+from pathlib import PurePath
 
 from fiefdom.desired.context import Context
+from fiefdom.desired.cutting import Cutting
 from fiefdom.desired.ports import ranges
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Directory, File, HostState, Package, Sysctl, Unit
@@ -18,8 +20,30 @@ HOSTS = "/etc/hosts"
 SYSCTLS = "/etc/sysctl.d/60-fiefdom.conf"
 MODPROBE = "/etc/modprobe.d/fiefdom.conf"
 TIMESYNCD = "/etc/systemd/timesyncd.conf.d/10-fiefdom.conf"
-NETWORKD = "/etc/systemd/network/10-fiefdom.network"
+TIMESYNCD_UNIT = "systemd-timesyncd.service"
+LINKS = "/etc/systemd/network/"
+NETWORKD = f"{LINKS}10-fiefdom.network"
+NETWORKD_UNIT = "systemd-networkd.service"
 RESOLV_CONF = "/etc/resolv.conf"
+
+_CLOCK = "a key is good at any hour"
+_NAMES = "the operator comes to an address, and sshd looks up no name"
+_MODULES = "SSH needs none of the protocols that it keeps out"
+
+CUTTING = Cutting(
+    paths=(LINKS, "/etc/sysctl.d/"),
+    units=(NETWORKD_UNIT,),
+    sysctls=True,
+    harmless={
+        HOSTS: _NAMES,
+        RESOLV_CONF: _NAMES,
+        MODPROBE: _MODULES,
+        str(PurePath(MODPROBE).parent): _MODULES,
+        TIMESYNCD: _CLOCK,
+        str(PurePath(TIMESYNCD).parent): _CLOCK,
+        TIMESYNCD_UNIT: _CLOCK,
+    },
+)
 
 PRIVILEGED_PORTS_END = 1024
 
@@ -102,15 +126,14 @@ def _dotted(key: str) -> str:
 
 
 def _time(context: Context) -> HostState:
-    unit = "systemd-timesyncd.service"
     state = HostState(packages=(Package("systemd-timesyncd"),))
     if not context.cluster.time_servers:
-        return state + HostState(units=(Unit(unit),))
+        return state + HostState(units=(Unit(TIMESYNCD_UNIT),))
     text = render("timesyncd.conf.j2", servers=context.cluster.time_servers)
     return state + HostState(
         directories=(Directory("/etc/systemd/timesyncd.conf.d"),),
         files=(File(TIMESYNCD, text.encode()),),
-        units=(Unit(unit, config=(TIMESYNCD,)),),
+        units=(Unit(TIMESYNCD_UNIT, config=(TIMESYNCD,)),),
     )
 
 
@@ -126,5 +149,5 @@ def _static(context: Context) -> HostState:
     return HostState(
         directories=(Directory("/etc/systemd/network"),),
         files=tuple(files),
-        units=(Unit("systemd-networkd.service", config=(NETWORKD,), on_change=("reload",)),),
+        units=(Unit(NETWORKD_UNIT, config=(NETWORKD,), on_change=("reload",)),),
     )

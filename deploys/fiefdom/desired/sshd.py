@@ -5,19 +5,27 @@ from __future__ import annotations
 from pathlib import PurePath
 
 from fiefdom.desired.context import Context
+from fiefdom.desired.cutting import Cutting
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Codename, Directory, File, HostState, Package, Unit
 from fiefdom.errors import FiefdomError
 
 # Debian's sshd_config includes the folder first and the first value wins: ahead of cloud-init's 50-.
 CONFIG = "/etc/ssh/sshd_config.d/10-fiefdom.conf"
-UNIT_DROP_IN = "/etc/systemd/system/ssh.service.d/10-fiefdom.conf"
+UNIT = "ssh.service"
+UNIT_DROP_IN = f"/etc/systemd/system/{UNIT}.d/10-fiefdom.conf"
 KEYS_DIR = "/etc/ssh/fiefdom_authorized_keys"
 
 # What only the mode "pq" has. A new RSA key changes nothing for who knows the host by its Ed25519 key.
 RSA_KEY = "/etc/ssh/fiefdom_host_rsa_key"
 MODULI = "/etc/ssh/fiefdom_moduli"
 KEYS_UNIT = "fiefdom-sshd-keys.service"
+KEYS_SERVICE = f"/etc/systemd/system/{KEYS_UNIT}"
+
+CUTTING = Cutting(
+    paths=("/etc/ssh/", f"{PurePath(UNIT_DROP_IN).parent}/", KEYS_SERVICE),
+    units=(KEYS_UNIT, UNIT),
+)
 
 # ssh-audit 3.9.0, `--get-hardening-guide "Debian 12 Server"` (version 3) and "Debian 13 Server" (version 1), in its
 # order: this is "pq". Its policies of the same names compare lists exactly.
@@ -73,7 +81,7 @@ PQ: dict[Codename, dict[str, tuple[str, ...]]] = {
     },
 }
 
-# curve25519 stays in on both releases, because paramiko 4, which pyinfra pins, knows no post-quantum key exchange and
+# curve25519 stays in under both Debians, because paramiko 4, which pyinfra pins, knows no post-quantum key exchange and
 # would be locked out; finite-field Diffie-Hellman goes.
 COMPAT: dict[Codename, dict[str, tuple[str, ...]]] = {
     "bookworm": {**PQ["bookworm"], "KexAlgorithms": _PQ_HYBRID + _CURVE25519},
@@ -96,16 +104,16 @@ def desired(context: Context) -> HostState:
         ssh=ssh,
         port=port,
         listen=context.host.ssh.listen,
-        crypto=(PQ if pq else COMPAT)[context.release],
+        crypto=(PQ if pq else COMPAT)[context.codename],
         rsa_key=RSA_KEY if pq else "/etc/ssh/ssh_host_rsa_key",
         # Of the two guides' lists only that of Debian 12 has a group exchange to choose groups for.
-        moduli=MODULI if pq and context.release == "bookworm" else None,
+        moduli=MODULI if pq and context.codename == "bookworm" else None,
         keys_dir=KEYS_DIR if ssh.authorized_keys else None,
         # OpenSSH 9.8 and later shut an address out for a while after a few failed logins; an operator's typing
         # error must not shut the operator out.
-        exempt=context.cluster.network.admin_cidrs if context.release == "trixie" else (),
+        exempt=context.cluster.network.admin_cidrs if context.codename == "trixie" else (),
     )
-    made_first = _keys(context.release) if pq else HostState()
+    made_first = _keys(context.codename) if pq else HostState()
     return (
         made_first
         + HostState(
@@ -116,7 +124,7 @@ def desired(context: Context) -> HostState:
                 File(CONFIG, text.encode(), mode=0o600, check=("sshd", CONFIG, "{}")),
                 *_authorized_keys(context, user),
             ),
-            units=(Unit("ssh.service", config=(CONFIG,), on_change=("reload",)),),
+            units=(Unit(UNIT, config=(CONFIG,), on_change=("reload",)),),
         )
         + (_patience() if context.host.ssh.listen else HostState())
     )
@@ -130,12 +138,11 @@ def _patience() -> HostState:
     )
 
 
-def _keys(release: Codename) -> HostState:
+def _keys(codename: Codename) -> HostState:
     """What a host makes for itself, once and before sshd reads it: its private key never travels."""
-    path = f"/etc/systemd/system/{KEYS_UNIT}"
-    moduli = MODULI if release == "bookworm" else None
+    moduli = MODULI if codename == "bookworm" else None
     text = render("fiefdom-sshd-keys.service.j2", rsa_key=RSA_KEY, moduli=moduli)
-    return HostState(files=(File(path, text.encode()),), units=(Unit(KEYS_UNIT, config=(path,)),))
+    return HostState(files=(File(KEYS_SERVICE, text.encode()),), units=(Unit(KEYS_UNIT, config=(KEYS_SERVICE,)),))
 
 
 def _authorized_keys(context: Context, user: str) -> tuple[File, ...]:

@@ -19,26 +19,26 @@ _ARG = "ARG BASE="
 
 
 def pins(folder: Path | None = None) -> dict[str, str]:
-    """The pinned reference of each Debian release: {"trixie": "debian:trixie@sha256:..."}."""
+    """The pinned reference of each Debian by its codename: {"trixie": "debian:trixie@sha256:..."}."""
     lines = ((folder or images_dir()) / "bases.lock").read_text().splitlines()
     return {found[1]: found[0] for line in lines if (found := _PIN.fullmatch(line))}
 
 
-def here(release: str) -> str | None:
+def here(codename: str) -> str | None:
     """What stands on this machine to build on: the pinned image, else one that was made here; None without either.
 
     An image that bears Debian's name but was pulled without the pin is neither.
     """
-    pin = pins().get(release)
+    pin = pins().get(codename)
     if pin is not None and _made_here(pin) is not None:
         return pin
-    tag = tag_of(release)
+    tag = tag_of(codename)
     return tag if _made_here(tag) else None
 
 
-def tag_of(release: str) -> str:
+def tag_of(codename: str) -> str:
     """The plain name that a base image has on this machine, pulled or made."""
-    return f"debian:{release}"
+    return f"debian:{codename}"
 
 
 def build_arguments(context: Path) -> list[str]:
@@ -46,10 +46,10 @@ def build_arguments(context: Path) -> list[str]:
     found = next((_PIN.search(line) for line in _dockerfile(context) if line.startswith(_ARG)), None)
     if found is None:
         return []
-    pin, release = found[0], found[1]
+    pin, codename = found[0], found[1]
     # A registry is asked for nothing but the pin; what was made here has no digest to be called by.
-    if here(release) == tag_of(release):
-        return [f"--build-arg=BASE={tag_of(release)}", f"--label={LABEL}={tag_of(release)}, {MADE_HERE}"]
+    if here(codename) == tag_of(codename):
+        return [f"--build-arg=BASE={tag_of(codename)}", f"--label={LABEL}={tag_of(codename)}, {MADE_HERE}"]
     return [f"--label={LABEL}={pin}"]
 
 
@@ -81,14 +81,14 @@ def renew(folder: Path, say: Tell) -> None:
     Raises FiefdomError where a registry does not give one; nothing is written then.
     """
     new = {}
-    for release, pin in pins(folder).items():
-        say(f"pulling {tag_of(release)}")
-        done = subprocess.run(["docker", "pull", tag_of(release)], capture_output=True, text=True, check=False)
+    for codename, pin in pins(folder).items():
+        say(f"pulling {tag_of(codename)}")
+        done = subprocess.run(["docker", "pull", tag_of(codename)], capture_output=True, text=True, check=False)
         digest = re.search(r"^Digest: (sha256:[0-9a-f]{64})$", done.stdout, re.MULTILINE)
         if done.returncode or digest is None:
             reason = (done.stderr.strip() or "it named no digest").splitlines()[-1]
-            raise FiefdomError(f"{tag_of(release)} could not be pulled, and no pin was changed: {reason}")
-        new[pin] = f"{tag_of(release)}@{digest[1]}"
+            raise FiefdomError(f"{tag_of(codename)} could not be pulled, and no pin was changed: {reason}")
+        new[pin] = f"{tag_of(codename)}@{digest[1]}"
     own, tests = folder.glob("*/Dockerfile"), folder.parent.glob("tests/lab/images/*/Dockerfile")
     for path in (folder / "bases.lock", *sorted(own), *sorted(tests)):
         text = path.read_text()

@@ -3,13 +3,13 @@
 This page of it is what tests, benches and `make clean` call; all of it needs the standard library alone.
 """
 
+from fiefdom.desired.state import CODENAMES
 from fiefdom.lab.bases import ensure_base_images, make_base_images
 from fiefdom.lab.boot import await_booted, down, status, up
 from fiefdom.lab.faults import boot_of, disconnect, freeze, power_cut, power_on, reconnect, remove, thaw
 from fiefdom.lab.hosts import (
     NETWORK,
     OPERATOR_ADDRESS,
-    RELEASES,
     SUBNET,
     Lab,
     capabilities,
@@ -21,9 +21,9 @@ from fiefdom.lab.hosts import (
 from fiefdom.lab.machine import ensure_docker
 
 __all__ = [
+    "CODENAMES",
     "NETWORK",
     "OPERATOR_ADDRESS",
-    "RELEASES",
     "SUBNET",
     "Lab",
     "await_booted",

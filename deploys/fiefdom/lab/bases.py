@@ -12,9 +12,10 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
+from fiefdom.desired.state import CODENAMES
 from fiefdom.errors import FiefdomError
 from fiefdom.images import bases
-from fiefdom.lab.hosts import IMAGE_LABEL, PULL_TIMEOUT_S, REGISTRY_TIMEOUT_S, RELEASES, host_image, image_context
+from fiefdom.lab.hosts import IMAGE_LABEL, PULL_TIMEOUT_S, REGISTRY_TIMEOUT_S, host_image, image_context
 from fiefdom.lab.machine import apt_install, docker, is_debian_like, parallel, run
 from fiefdom.waiting import now_s
 from fiefdom.wording import Tell
@@ -25,14 +26,16 @@ from fiefdom.wording import Tell
 def ensure_base_images(say: Tell) -> None:
     """debian:bookworm and debian:trixie: what is there, else pulled by the pinned digest, else made with mmdebstrap.
     Every image of this project stands on them."""
-    missing = {release: bases.tag_of(release) for release in RELEASES if bases.here(release) is None}
-    for release, tag in list(missing.items()):
+    missing: dict[str, str] = {
+        codename: bases.tag_of(codename) for codename in CODENAMES if bases.here(codename) is None
+    }
+    for codename, tag in list(missing.items()):
         say(f"pulling {tag}")
-        pin = bases.pins()[release]
+        pin = bases.pins()[codename]
         problem = _pull(pin)
         if problem is None:
             docker("tag", pin, tag)
-            del missing[release]
+            del missing[codename]
         else:
             say(f"no registry: {problem}")
             break
@@ -70,7 +73,7 @@ def _pull(tag: str) -> str | None:
 
 
 def make_base_images(tags: dict[str, str], say: Tell) -> None:
-    """Make minimal Debian images from Debian's packages. `tags`: release -> tag to import it under."""
+    """Make minimal Debian images from Debian's packages. `tags`: codename -> tag to import it under."""
     if not shutil.which("mmdebstrap"):
         if os.geteuid() != 0 or not is_debian_like():
             raise FiefdomError(
@@ -81,25 +84,25 @@ def make_base_images(tags: dict[str, str], say: Tell) -> None:
         # The keyring is what Ubuntu lacks: Debian's packages are signed with Debian's keys.
         apt_install(["mmdebstrap", "debian-archive-keyring"])
     say(f"making {' and '.join(tags.values())} with mmdebstrap")
-    parallel(lambda release: _make_base_image(release, tags[release]), list(tags))
+    parallel(lambda codename: _make_base_image(codename, tags[codename]), list(tags))
 
 
-def _make_base_image(release: str, tag: str) -> None:
+def _make_base_image(codename: str, tag: str) -> None:
     keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
     without = [f"--dpkgopt=path-exclude=/usr/share/{d}/*" for d in ("man", "doc", "locale", "info", "lintian")]
     with tempfile.TemporaryDirectory(prefix="fiefdom-") as folder:
-        tar = str(Path(folder, f"{release}.tar"))
+        tar = str(Path(folder, f"{codename}.tar"))
         argv = ["mmdebstrap", "--quiet", "--variant=minbase", "--include=ca-certificates"]
         argv += [f"--keyring={keyring}", *without]
-        run([*argv, "--dpkgopt=path-include=/usr/share/doc/*/copyright", release, tar], timeout_s=900)
+        run([*argv, "--dpkgopt=path-include=/usr/share/doc/*/copyright", codename, tar], timeout_s=900)
         label = f'--change=LABEL {bases.LABEL}="{bases.MADE_HERE}"'
         docker("import", '--change=CMD ["bash"]', label, tar, tag, timeout_s=300)
 
 
-def ensure_host_image(release: str, say: Tell) -> None:
-    """Build a release's host image, unless the one that is there came from the same base and the same files."""
-    tag = host_image(release)
-    base = bases.here(release) or bases.pins()[release]
+def ensure_host_image(codename: str, say: Tell) -> None:
+    """Build a Debian's host image, unless the one that is there came from the same base and the same files."""
+    tag = host_image(codename)
+    base = bases.here(codename) or bases.pins()[codename]
     digest = _context_digest(image_context(), _image_id(base))
     old = docker("image", "ls", "--quiet", f"--filter=label={IMAGE_LABEL}={digest}", tag)
     if old:

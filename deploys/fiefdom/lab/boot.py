@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from fiefdom.desired.state import CODENAMES
 from fiefdom.errors import FiefdomError
 from fiefdom.lab.bases import ensure_base_images, ensure_host_image
 from fiefdom.lab.faults import has_partition, power_on, reconnect, thaw
@@ -22,7 +23,6 @@ from fiefdom.lab.hosts import (
     MAX_APP_HOSTS,
     NETWORK,
     OPERATOR_ADDRESS,
-    RELEASES,
     ROOT_LABEL,
     SUBNET,
     Lab,
@@ -69,7 +69,7 @@ def up(app_hosts: int = 2, say: Tell = lambda _: None) -> Lab:
     _refuse_foreign_lab(root)
     with _exclusive(root):
         ensure_base_images(say)
-        parallel(lambda release: ensure_host_image(release, say), RELEASES)
+        parallel(lambda codename: ensure_host_image(codename, say), CODENAMES)
         _ensure_network(root)
         public_key = _ensure_key(root)
         _ensure_gossip_key(root)
@@ -208,7 +208,7 @@ def _found() -> dict[LabHost, State]:
 
 def _ensure_running(h: LabHost, state: State, root: Path, say: Tell) -> None:
     if state == "missing":
-        say(f"booting {h.name} ({h.address}, Debian {h.release})")
+        say(f"booting {h.name} ({h.address}, Debian {h.codename})")
         resolv_conf = content_of(Path("/etc/resolv.conf"))
         if "127.0.0.53" in resolv_conf:
             resolv_conf = content_of(Path("/run/systemd/resolve/resolv.conf"))
@@ -302,7 +302,7 @@ def status() -> list[LabStatus]:
 
     def one(h: LabHost) -> LabStatus:
         state = found.get(h, "missing")
-        return LabStatus(h.name, h.address, h.release, state, _systemd(h) if state == "running" else "-")
+        return LabStatus(h.name, h.address, h.codename, state, _systemd(h) if state == "running" else "-")
 
     return parallel(one, everyone)
 

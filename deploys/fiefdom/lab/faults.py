@@ -64,7 +64,7 @@ def _set_switch_port(h: LabHost, state: str) -> None:
     NET_ADMIN on the machine, which whoever may use Docker can have from Docker."""
     port = docker("exec", h.container, "cat", "/sys/class/net/eth0/iflink")
     machine = ["run", "--rm", "--network=host", "--cap-add=NET_ADMIN", "--entrypoint=/bin/sh"]
-    docker(*machine, host_image(h.release), "-euc", _SET_SWITCH_PORT, "port", port, state)
+    docker(*machine, host_image(h.codename), "-euc", _SET_SWITCH_PORT, "port", port, state)
 
 
 def has_partition() -> bool:

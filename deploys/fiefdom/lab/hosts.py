@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from fiefdom.desired.state import CODENAMES, Codename
 from fiefdom.errors import FiefdomError
 from fiefdom.resources import checkout, images_dir
 
@@ -19,7 +20,6 @@ State = Literal["running", "frozen", "stopped", "missing"]
 NETWORK = "fiefdom-lab"
 SUBNET = ipaddress.IPv4Network("10.99.0.0/24")
 OPERATOR_ADDRESS = "10.99.0.1"
-RELEASES = ("bookworm", "trixie")
 MAX_APP_HOSTS = 9
 HOST_IMAGE = "fiefdom/lab-host"
 
@@ -47,7 +47,7 @@ _THE_MACHINES_OWN = frozenset(
 class LabHost:
     name: str
     address: str
-    release: str
+    codename: Codename
 
     @property
     def container(self) -> str:
@@ -61,7 +61,8 @@ class LabHost:
 
 @dataclass(frozen=True)
 class LabStatus:
-    """`systemd` is what `systemctl is-system-running` says, or "-" where nothing runs that could say it."""
+    """`systemd` is what `systemctl is-system-running` says, or "-" where nothing runs that could say it. `release` is
+    Debian's codename, under the name that the JSON document has for it."""
 
     name: str
     address: str
@@ -101,7 +102,7 @@ def hosts_of(app_hosts: int) -> tuple[LabHost, ...]:
 
 
 def _app_host(i: int) -> LabHost:
-    return LabHost(f"app{i}", f"10.99.0.{20 + i}", RELEASES[(i - 1) % 2])
+    return LabHost(f"app{i}", f"10.99.0.{20 + i}", CODENAMES[(i - 1) % 2])
 
 
 def host(name: str) -> LabHost:
@@ -180,7 +181,7 @@ def run_argv(h: LabHost, root: Path, bounding_set: int, nameservers: Sequence[st
         *(f"--cap-add={name}" for name in capabilities(bounding_set)),
         f"--volume={h.volume}:/var/lib/docker",
         f"--env=LAB_NAMESERVERS={' '.join(nameservers)}",
-        host_image(h.release),
+        host_image(h.codename),
     ]
 
 
@@ -209,5 +210,5 @@ def foreign_route(proc_net_route: str, ours: str) -> tuple[str, str] | None:
     return None
 
 
-def host_image(release: str) -> str:
-    return f"{HOST_IMAGE}:{release}"
+def host_image(codename: str) -> str:
+    return f"{HOST_IMAGE}:{codename}"

@@ -111,7 +111,7 @@ def is_debian_like() -> bool:
 
 
 def apt_install(packages: Sequence[str], where_known: Sequence[str] = ()) -> None:
-    """Install packages; those in `where_known` only if this release of Debian has them."""
+    """Install packages; those in `where_known` only if this Debian has them."""
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     apt = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=120"]
     run([*apt, "update"], timeout_s=300, env=env)

@@ -11,6 +11,8 @@ import pytest
 
 from fiefdom.converge import guard, plan, steps
 from fiefdom.converge.snapshot import FoundFile, Snapshot
+from fiefdom.desired import firewall, network, sshd
+from fiefdom.desired.concerns import CUTTING
 from fiefdom.desired.state import Container, Directory, File, HostState, Sysctl, Unit
 from fiefdom.errors import FiefdomError
 from helpers.clock import Clock, stopped
@@ -290,3 +292,42 @@ def test_a_file_of_the_line_that_is_no_longer_wanted_goes_in_the_guarded_phase()
     phases = {p.name: p for p in steps.phases(plan.of_host("app1", HostState(), now, {}))}
     assert ("remove-file", keys) in phases["access"].steps
     assert "removal" not in phases
+
+
+@pytest.mark.parametrize(
+    ("kind", "sign", "name", "topic"),
+    [
+        ("file", "~", "/etc/systemd/network/10-fiefdom.network", "network"),
+        ("sysctl", "~", "vm.swappiness", "network"),
+        ("unit", "-", "fiefdom-firewall.service", "firewall"),
+        ("file", "-", "/etc/fiefdom/firewall-base.nft", "firewall"),
+        ("directory", "~", "/etc/systemd/system/nftables.service.d", "firewall"),
+        ("directory", "-", "/etc/systemd/system/nftables.service.d", ""),  # nothing is in it any more
+        ("file", "-", "/etc/ssh/sshd_config.d/05-of-an-older-fiefdom.conf", "sshd"),
+        ("directory", "~", "/etc/ssh", "sshd"),
+        ("unit", "+", "fiefdom-sshd-keys.service", "sshd"),
+        ("directory", "+", "/etc/fiefdom", ""),
+        ("file", "~", "/etc/hosts", ""),
+        ("unit", "~", "ssh@8000.service", ""),
+        ("container", "-", "ssh.service", ""),
+    ],
+)
+def test_a_change_is_of_the_concern_that_says_so(kind: str, sign: plan.Sign, name: str, topic: str) -> None:
+    """Also one that takes away what no concern makes any more, of which there is only a name."""
+    change = plan.Change(kind, sign, name, "")
+    assert (guard.topic(change), guard.cuts_line(change)) == (topic, bool(topic))
+
+
+def test_the_hosts_half_takes_back_at_boot_before_any_unit_of_the_line_comes_up() -> None:
+    found = re.search(r"^Before=(.*)$", guard.SCRIPT, re.MULTILINE)
+    assert found is not None
+    units = {unit for cutting in CUTTING.values() for unit in cutting.units}
+    # It makes a key that the former sshd does not ask for.
+    assert units - set(found[1].split()) == {sshd.KEYS_UNIT}
+
+
+@pytest.mark.parametrize(
+    "special", [f'"$1" = {network.NETWORKD_UNIT} ]', f"{firewall.UNIT}) systemctl reload-or-restart"]
+)
+def test_the_hosts_half_knows_units_by_the_names_that_are_kept(special: str) -> None:
+    assert special in guard.SCRIPT

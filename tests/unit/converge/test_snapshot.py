@@ -73,7 +73,7 @@ def test_a_recorded_answer_becomes_values() -> None:
     assert snapshot.parse("app1", RECORDED) == Snapshot(
         uid=0,
         distribution="debian",
-        release="trixie",
+        codename="trixie",
         client="10.1.0.2",
         docker="up",
         hostname="app1",
@@ -130,7 +130,7 @@ def test_what_is_no_answer_is_refused_with_the_hosts_name(lines: list[str]) -> N
 
 def test_a_user_who_is_not_root_ends_the_answer_early() -> None:
     found = snapshot.parse("app1", ["snapshot\t1", "uid\t1000", "client\t", "os\tdebian\ttrixie"])
-    assert (found.uid, found.release, found.docker) == (1000, "trixie", "absent")
+    assert (found.uid, found.codename, found.docker) == (1000, "trixie", "absent")
 
 
 KINDS = sorted({line.partition("\t")[0] for line in RECORDED})
@@ -234,7 +234,7 @@ def test_the_script_tells_what_a_debian_holds() -> None:
         "/etc/fiefdom": FoundFile("directory", 0o750, 0, 0),
     }
     assert found.files["/etc/link"].kind == "symbolic link"
-    assert (found.uid, found.distribution, found.release, found.client) == (0, "debian", "trixie", "10.0.0.9")
+    assert (found.uid, found.distribution, found.codename, found.client) == (0, "debian", "trixie", "10.0.0.9")
     assert (found.docker, found.hostname, found.static_hostname) == ("absent", "app1", "app1")
     assert found.free_kib is not None and found.free_kib > 0
     assert list(found.packages) == ["coreutils"]
@@ -272,4 +272,4 @@ def test_the_script_tells_a_silent_dockerd() -> None:
 @pytest.mark.lab
 def test_the_script_says_so_where_it_is_not_root() -> None:
     found = on_debian("", HostState(files=(File("/etc/passwd", b""),)), "--user=1000")
-    assert (found.uid, found.release, found.files) == (1000, "trixie", {})
+    assert (found.uid, found.codename, found.files) == (1000, "trixie", {})

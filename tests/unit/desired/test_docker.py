@@ -16,8 +16,8 @@ def daemon_json(**changes: object) -> dict[str, object]:
     return parsed
 
 
-def packages(release: Codename) -> set[Package]:
-    return set(docker.desired(context(release=release)).packages)
+def packages(codename: Codename) -> set[Package]:
+    return set(docker.desired(context(codename=codename)).packages)
 
 
 def test_the_client_is_a_package_of_its_own_on_debian_13() -> None:
@@ -48,8 +48,8 @@ def test_only_keys_that_docker_20_10_knows() -> None:
 
 
 def test_it_is_validated_where_the_daemon_can() -> None:
-    assert docker.desired(context(release="bookworm")).file(docker.CONFIG).check == ()
-    assert docker.desired(context(release="trixie")).file(docker.CONFIG).check[:2] == ("dockerd", "--validate")
+    assert docker.desired(context(codename="bookworm")).file(docker.CONFIG).check == ()
+    assert docker.desired(context(codename="trixie")).file(docker.CONFIG).check[:2] == ("dockerd", "--validate")
 
 
 def with_login(server: str) -> HostState:

@@ -1,4 +1,4 @@
-"""Every file of every concern, on both releases, byte for byte, and what holds for all of them."""
+"""Every file of every concern, under both Debians, byte for byte, and what holds for all of them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def whole(host: Context) -> HostState:
     return sum((concern.desired(host) for concern in CONCERNS), HostState())
 
 
-@pytest.mark.parametrize(("release", "host"), [("bookworm", "app1"), ("trixie", "app2"), ("trixie", "gw1")])
-def test_files_are_as_expected(release: Codename, host: str) -> None:
-    check_expected(f"{release}/{host}", whole(context(host, release)))
+@pytest.mark.parametrize(("codename", "host"), [("bookworm", "app1"), ("trixie", "app2"), ("trixie", "gw1")])
+def test_files_are_as_expected(codename: Codename, host: str) -> None:
+    check_expected(f"{codename}/{host}", whole(context(host, codename)))
 
 
 def test_every_template_is_rendered_by_something() -> None:

@@ -1,4 +1,4 @@
-"""What `systemd-analyze security` says of Fiefdom's own units, as they are rendered for each release."""
+"""What `systemd-analyze security` says of Fiefdom's own units, as they are rendered for each Debian."""
 
 from __future__ import annotations
 

@@ -9,47 +9,47 @@ from fiefdom.errors import FiefdomError
 from helpers.example import context
 
 
-def settings(host: str = "app1", release: Codename = "bookworm", **ssh: object) -> dict[str, str]:
+def settings(host: str = "app1", codename: Codename = "bookworm", **ssh: object) -> dict[str, str]:
     """Keywords of the drop-in; of those that stand twice the last."""
-    text = sshd.desired(context(host, release, ssh=ssh)).file(sshd.CONFIG).content.decode()
+    text = sshd.desired(context(host, codename, ssh=ssh)).file(sshd.CONFIG).content.decode()
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     return dict(line.split(" ", 1) for line in lines)
 
 
-@pytest.mark.parametrize("release", CODENAMES)
-def test_keys_only(release: Codename) -> None:
-    found = settings(release=release)
+@pytest.mark.parametrize("codename", CODENAMES)
+def test_keys_only(codename: Codename) -> None:
+    found = settings(codename=codename)
     assert found["PubkeyAuthentication"] == "yes"
     for way in ("Password", "KbdInteractive", "Hostbased", "Kerberos", "GSSAPI"):
         assert found[f"{way}Authentication"] == "no"
 
 
-@pytest.mark.parametrize("release", CODENAMES)
-def test_pyinfras_ssh_client_finds_a_key_exchange(release: Codename) -> None:
+@pytest.mark.parametrize("codename", CODENAMES)
+def test_pyinfras_ssh_client_finds_a_key_exchange(codename: Codename) -> None:
     # paramiko 4 knows no post-quantum one; without these two Fiefdom locks itself out.
     assert {"curve25519-sha256", "curve25519-sha256@libssh.org"} <= set(
-        settings(release=release)["KexAlgorithms"].split(",")
+        settings(codename=codename)["KexAlgorithms"].split(",")
     )
 
 
-@pytest.mark.parametrize("release", CODENAMES)
-def test_nothing_weak_is_offered(release: Codename) -> None:
-    offered = " ".join(name for names in sshd.COMPAT[release].values() for name in names)
+@pytest.mark.parametrize("codename", CODENAMES)
+def test_nothing_weak_is_offered(codename: Codename) -> None:
+    offered = " ".join(name for names in sshd.COMPAT[codename].values() for name in names)
     for weak in ("sha1", "nistp", "diffie-hellman", "umac-64", "cbc", "ssh-rsa,", "ecdsa"):
         assert weak not in offered
 
 
 def test_keywords_that_debian_12_does_not_know_are_left_out() -> None:
-    assert "PerSourcePenaltyExemptList" not in settings(release="bookworm")
-    assert settings(release="trixie")["PerSourcePenaltyExemptList"] == "192.0.2.7/32,10.9.0.0/16"
-    assert "mlkem768x25519-sha256" not in settings(release="bookworm")["KexAlgorithms"]
+    assert "PerSourcePenaltyExemptList" not in settings(codename="bookworm")
+    assert settings(codename="trixie")["PerSourcePenaltyExemptList"] == "192.0.2.7/32,10.9.0.0/16"
+    assert "mlkem768x25519-sha256" not in settings(codename="bookworm")["KexAlgorithms"]
 
 
-@pytest.mark.parametrize("release", CODENAMES)
-def test_pq_offers_what_ssh_audits_policy_of_the_release_lists(release: Codename) -> None:
-    name = {"bookworm": "Hardened Debian 12 (version 3)", "trixie": "Hardened Debian 13 (version 1)"}[release]
+@pytest.mark.parametrize("codename", CODENAMES)
+def test_pq_offers_what_ssh_audits_policy_of_this_debian_lists(codename: Codename) -> None:
+    name = {"bookworm": "Hardened Debian 12 (version 3)", "trixie": "Hardened Debian 13 (version 1)"}[codename]
     policy = BUILTIN_POLICIES[name]
-    found = settings(release=release, crypto="pq")
+    found = settings(codename=codename, crypto="pq")
     # What sshd announces by itself is no algorithm.
     kex = [k for k in policy["kex"] if not k.startswith(("kex-strict-", "ext-info-"))]
     assert found["KexAlgorithms"].split(",") == kex
@@ -67,7 +67,7 @@ def test_pq_makes_its_own_keys_before_sshd_reads_them() -> None:
     assert found["HostKey"] == sshd.RSA_KEY
     assert found["ModuliFile"] == sshd.MODULI in text
     # It has no group exchange.
-    trixie = sshd.desired(context(release="trixie", ssh={"crypto": "pq"}))
+    trixie = sshd.desired(context(codename="trixie", ssh={"crypto": "pq"}))
     assert not any(sshd.MODULI.encode() in f.content for f in trixie.files)
 
 

@@ -80,7 +80,7 @@ def dockerfiles() -> list[Path]:
 
 def test_every_release_has_one_pin_and_every_dockerfile_the_same() -> None:
     pins = bases.pins()
-    assert set(pins) == set(lab.RELEASES)
+    assert set(pins) == set(lab.CODENAMES)
     for dockerfile in dockerfiles():
         text = dockerfile.read_text()
         assert re.findall(r"^FROM (.*)$", text, re.MULTILINE) == ["${BASE}"], dockerfile
@@ -143,7 +143,7 @@ def test_a_base_is_pulled_by_its_pin_alone(docker: FakeDocker) -> None:
     pins = bases.pins()
     asked = docker({"debian:trixie": image(None, OTHER)}, {pin: pin.partition("@")[2] for pin in pins.values()})
     lab.ensure_base_images(lambda _: None)
-    assert asked() == [line for r in lab.RELEASES for line in (f"pull {pins[r]}", f"tag {pins[r]} debian:{r}")]
+    assert asked() == [line for r in lab.CODENAMES for line in (f"pull {pins[r]}", f"tag {pins[r]} debian:{r}")]
     assert bases.here("trixie") == TRIXIE
 
 
@@ -234,11 +234,11 @@ apt-get update --error-on=any
 
 
 @pytest.mark.lab
-@pytest.mark.parametrize("release", lab.RELEASES)
-def test_the_base_refuses_a_repository_that_nobody_signed(release: str) -> None:
+@pytest.mark.parametrize("codename", lab.CODENAMES)
+def test_the_base_refuses_a_repository_that_nobody_signed(codename: str) -> None:
     lab.ensure_docker(lambda _: None)
     lab.ensure_base_images(lambda _: None)
-    command = ["docker", "run", "--rm", "--network=none", bases.tag_of(release), "sh", "-c", TRY_UNSIGNED]
+    command = ["docker", "run", "--rm", "--network=none", bases.tag_of(codename), "sh", "-c", TRY_UNSIGNED]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 100
     assert "is not signed" in done.stderr
