@@ -455,7 +455,8 @@ class SimulatedHosts:
         words = list(argv)
         if "serf" in words:
             return self._serf(name, words[words.index("serf") + 1 :])
-        members = [{"name": member, "status": "alive"} for member in self.tags]
+        addresses = {member: self.known.cluster.hosts[member].address for member in self.tags}
+        members = [{"name": n, "address": address, "status": "alive"} for n, address in addresses.items()]
         well = {"ok": True, "error": None}
         config = self.hosts[name].now.files.get(HAPROXY_CONFIG)
         taken_up = well | {"digest": config.digest if config else None}

@@ -136,8 +136,7 @@ def _refused(cluster: Cluster, hosts: Hosts, names: Collection[str]) -> list[str
             view = views.gateway_view(hosts, gateway)
         except (OSError, EOFError):
             return []
-        rows = view["rejected"] if isinstance(view, dict) else []
-        return [f"{r.get('member')}: refused by {gateway}: {r.get('reason')}" for r in rows if r.get("member") in names]
+        return [f"{r.member}: refused by {gateway}: {r.reason}" for r in view.rejected if r.member in names]
 
     return [line for lines in hosts.on_all(ask, cluster.gateways).values() for line in lines]
 

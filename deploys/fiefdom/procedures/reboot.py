@@ -75,7 +75,7 @@ def _require_stand_in(cluster: Cluster, hosts: Hosts, name: str) -> None:
     others = [gateway for gateway in cluster.gateways if gateway != name]
     views = views_of(hosts, others if name in cluster.gateways else cluster.gateways)
     reason = alone(views, cluster, [name], if_up=True)
-    if name in cluster.gateways and not any(isinstance(view, dict) for view in views.values()):
+    if name in cluster.gateways and all(view.silence is not None for view in views.values()):
         reason = "no other gateway answers, that would take its clients meanwhile"
     if reason:
         raise FiefdomError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from fiefdom.cluster import ledger, views
 from fiefdom.cluster.views import views_of
@@ -70,19 +69,10 @@ def _forget(hosts: Hosts, gateways: Sequence[str], name: str) -> None:
     for late in looks(LEAVE_TIMEOUT_S):
         hosts.on_all(lambda gateway: hosts.shell(gateway, command), gateways[:1])
         views = views_of(hosts, gateways)
-        lists = [gateway for gateway, view in views.items() if _may_list(view, name)]
+        lists = [gateway for gateway, view in views.items() if view.may_list(name)]
         if not lists:
             return
         if late:
             raise FiefdomError(
                 f"{name}: is out of service, but {', '.join(lists)} may still list it; members forget it within a day"
             )
-
-
-def _may_list(view: Any, name: str) -> bool:
-    """Whether a gateway knows a host. One that does not answer has not said that it forgot it."""
-    if not isinstance(view, dict):
-        return True
-    members = {str(m.get("name")) for m in view.get("members", []) if isinstance(m, dict)}
-    servers = {str(s.get("name")).rpartition("-")[0] for s in view.get("servers", []) if isinstance(s, dict)}
-    return name in members | servers

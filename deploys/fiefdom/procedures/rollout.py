@@ -9,7 +9,7 @@ from typing import Any
 from fiefdom.cluster import ledger, lock, status
 from fiefdom.cluster import views as views_module
 from fiefdom.cluster.lock import refusal
-from fiefdom.cluster.views import Counts, alone, counts, erring, verdict, views_of
+from fiefdom.cluster.views import Counts, Views, alone, counts, erring, verdict, views_of
 from fiefdom.converge import carry_out, look, plan, run, steps
 from fiefdom.converge.run import Hosts, Known, Say
 from fiefdom.desired.containers import FAILED
@@ -282,7 +282,7 @@ class Rollout:
 
     # --- The stages
 
-    def _forbidden(self, views: Mapping[str, Any], batch: Collection[str]) -> list[Failure]:
+    def _forbidden(self, views: Views, batch: Collection[str]) -> list[Failure]:
         """Who was to serve meanwhile may have died since the release was found fit to begin."""
         reason = alone(views, self.known.cluster, batch, if_up=True) if self.watchful else None
         words = f"the turn was not begun: {reason}; --force begins it all the same"
@@ -316,7 +316,7 @@ class Rollout:
                 break
         return Failure(name, missing.unit, missing.reason) if missing else None
 
-    def _judged(self, views: Mapping[str, Any], name: str, before: Counts) -> Failure | None:
+    def _judged(self, views: Views, name: str, before: Counts) -> Failure | None:
         """What the gateways count against a host since its turn began; its servers count anew when they come back."""
         now = counts(views, [name], self.release.services)
         reason = verdict(before, now, self.known.cluster.rollout.most_errors)
@@ -412,7 +412,7 @@ class Rollout:
 
     # --- Looking and telling
 
-    def _views(self) -> Mapping[str, Any]:
+    def _views(self) -> Views:
         return views_of(self.hosts, self.known.cluster.gateways)
 
     def _stage(self, name: str, stage: str, began: float | None = None) -> None:

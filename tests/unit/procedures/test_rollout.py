@@ -132,7 +132,7 @@ def test_no_host_begins_before_the_batch_before_it_is_up_and_soaked(hosts: Simul
         if what == "drain":
             seen.append((who, tuple(name for name, at in up_at.items() if clock.now_s - at >= 2.0)))
         if what == "soak":
-            assert views.not_up({"gw1": {"servers": hosts.servers()}}, CLUSTER, who) is None
+            assert views.not_up(views.views_of(hosts, ["gw1"]), CLUSTER, who) is None
             up_at[who] = clock.now_s
 
     wish = Wish(order=Order("2"))
