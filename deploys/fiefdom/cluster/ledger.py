@@ -364,7 +364,7 @@ def _take(
 
 
 def _take_one(held: Held, body: str, name: str, token: str, seen: str) -> None:
-    now = held.hosts.on_all(lambda name: _ask(held.hosts, name, "take", token, seen, body).lock, [name])[name]
+    now = _ask(held.hosts, name, "take", token, seen, body).lock
     if now is None or now.token != held.token:
         reason = refusal(now) if now else None
         raise Locked(f"{name}: {reason or 'the lock changed while it was taken; run the command again'}")

@@ -10,7 +10,7 @@ from functools import partial
 
 from fiefdom.cluster import views
 from fiefdom.converge.run import Hosts
-from fiefdom.errors import FiefdomError
+from fiefdom.errors import FiefdomError, Unreachable
 from fiefdom.model import Cluster
 from fiefdom.waiting import looks
 from fiefdom.wording import printable
@@ -134,7 +134,7 @@ def _refused(cluster: Cluster, hosts: Hosts, names: Collection[str]) -> list[str
     def ask(gateway: str) -> list[str]:
         try:
             view = views.gateway_view(hosts, gateway)
-        except (OSError, EOFError):
+        except Unreachable:
             return []
         return [f"{r.member}: refused by {gateway}: {r.reason}" for r in view.rejected if r.member in names]
 

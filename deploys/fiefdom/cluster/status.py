@@ -111,7 +111,7 @@ def await_gateways(applied: plan.Plan, hosts: Hosts, timeout_s: float = 30.0) ->
 
 def _await_gateway(name: str, digest: str, hosts: Hosts, timeout_s: float) -> None:
     for late in looks(timeout_s, LOOK_S):
-        config = hosts.on_all(lambda name: gateway_view(hosts, name), [name])[name].config
+        config = gateway_view(hosts, name).config
         if config.ok and config.digest == digest:
             return
         if config.error and (late or _is_final(config, digest)):

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from fiefdom.cluster.words import text
 from fiefdom.converge.run import Hosts
-from fiefdom.errors import FiefdomError
+from fiefdom.errors import FiefdomError, Unreachable
 from fiefdom.model import Cluster
 from fiefdom.waiting import looks
 from fiefdom.wording import printable
@@ -134,8 +134,8 @@ def views_of(hosts: Hosts, gateways: Iterable[str]) -> dict[str, View]:
 
     def view(name: str) -> View:
         try:
-            return hosts.on_all(lambda name: gateway_view(hosts, name), [name])[name]
-        except FiefdomError as error:
+            return gateway_view(hosts, name)
+        except Unreachable as error:
             return Silent(str(error))
 
     return {name: view(name) for name in gateways}

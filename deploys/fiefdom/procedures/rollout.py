@@ -14,7 +14,7 @@ from fiefdom.converge import carry_out, look, plan, run, steps
 from fiefdom.converge.run import Hosts, Known, Say
 from fiefdom.desired.containers import FAILED
 from fiefdom.desired.state import Container
-from fiefdom.errors import FiefdomError
+from fiefdom.errors import FiefdomError, Unreachable
 from fiefdom.images import build
 from fiefdom.model import Cluster
 from fiefdom.procedures import release
@@ -297,7 +297,7 @@ class Rollout:
         heard = Heard(name, self._stage)
         try:
             take_turn(self.hosts, name, steps.turn(self.release.turns[name]), heard)
-        except FiefdomError as error:
+        except Unreachable as error:
             # The host goes on alone, and how far it comes cannot be heard.
             return Failure(name, "its turn", str(error))
         return heard.failure
@@ -383,11 +383,11 @@ class Rollout:
         heard = Heard(name, self._stage)
         try:
             take_turn(self.hosts, name, steps, heard)
-        except FiefdomError as error:
+        except Unreachable as error:
             if reason := self.hosts.connect_anew(name):
                 raise FiefdomError(f"{error}; and no other one opens: {reason}") from error
             # It may be at the turn still in which its connection dropped.
-            self.hosts.on_all(lambda name: await_turn(self.hosts, name), [name])
+            await_turn(self.hosts, name)
             heard = Heard(name, self._stage)
             take_turn(self.hosts, name, steps, heard)
         return heard
@@ -402,10 +402,10 @@ class Rollout:
         # The one to blame comes first.
         names = [f"{c.name}{FAILED}" for c in sorted(instances, key=lambda c: c.unit not in failure.unit)]
         try:
-            found = self.hosts.on_all(lambda name: self.hosts.script(name, _KEPT, names)[1], [failure.host])
-        except FiefdomError:  # it is only told less then
+            _, output, _ = self.hosts.script(failure.host, _KEPT, names)
+        except Unreachable:  # it is only told less then
             return failure
-        lines = [line.partition("\t") for line in found[failure.host].splitlines()]
+        lines = [line.partition("\t") for line in output.splitlines()]
         kept = tuple(text for kind, _, text in lines if kind == "kept")
         words = tuple(printable(text)[:_WORDS_MAX] for kind, _, text in lines if kind == "log" and text.strip())
         return replace(failure, kept=kept, log=failure.log or words[-10:])

@@ -26,6 +26,7 @@ from fiefdom.cluster.audit import Act, Entry
 from fiefdom.cluster.lock import SILENT_S, Lock, parse_answer, refusal
 from fiefdom.errors import FiefdomError
 from helpers.clock import stopped
+from helpers.simulated import broken_off
 
 GATEWAYS = ("gw1", "gw2")
 
@@ -50,7 +51,7 @@ class Gateways:
         assert folder == "/var/lib/fiefdom/ledger"
         self.before(name, verb)
         if name in self.down:
-            raise ConnectionResetError("gone")
+            raise broken_off(name)
         done = subprocess.run(
             # engine.Session adds where the operator comes from as the last argument.
             ["sh", "-c", text, "fiefdom", verb, str(self.folder(name)), *rest, "10.0.0.1 5 10.0.0.2 22"],
@@ -70,8 +71,6 @@ class Gateways:
                 values[name] = function(name)
             except FiefdomError as error:
                 errors.append(str(error))
-            except OSError as error:
-                errors.append(f"{name}: the connection broke off: {error}")
         if errors:
             raise FiefdomError("; ".join(errors))
         return values

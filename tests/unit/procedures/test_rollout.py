@@ -26,7 +26,7 @@ from fiefdom.procedures.rollout import Report, RolloutError, Wish
 from fiefdom.procedures.turn import Heard
 from helpers.clock import Clock, stopped
 from helpers.released import APPS, NEW, OLD, Said, known
-from helpers.simulated import SimulatedHosts, Trouble, answer, bring, converged
+from helpers.simulated import BROKEN_OFF, SimulatedHosts, Trouble, answer, bring, converged
 
 
 @pytest.fixture
@@ -484,7 +484,7 @@ def test_a_gateway_that_breaks_off_is_one_that_does_not_answer(hosts: SimulatedH
     """The release is undone; it is not left where it stands."""
 
     def break_off() -> None:
-        hosts.views["gw2"] = ConnectionResetError("gone")
+        hosts.views["gw2"] = BROKEN_OFF
 
     clock.meanwhile = break_off
     report = perform(hosts)
