@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,25 @@ def degraded(found: Status) -> list[str]:
     if len(down) > 3:
         reasons.append(f"{len(down) - 3} more instances are not up")
     return reasons
+
+
+def _degraded(reasons: Sequence[str]) -> str:
+    return f"the cluster is degraded: {reasons[0]}"
+
+
+def require_fit(
+    cluster: Cluster,
+    secrets: Secrets,
+    hosts: Hosts,
+    more: Sequence[str] = (),
+    words: Callable[[Sequence[str]], str] = _degraded,
+) -> None:
+    """Raise FiefdomError where no host may be taken out of the cluster now, in ``words`` made of the reasons.
+
+    ``more`` are reasons of the caller's, beside those of `degraded`.
+    """
+    if reasons := [*degraded(read(cluster, secrets, hosts)), *more]:
+        raise FiefdomError(f"{words(reasons)}; mend it, or say --force")
 
 
 LOOK_S = 0.2

@@ -36,7 +36,8 @@ def reboot(
     Raises FiefdomError for a cluster that is degraded, unless ``force``, and where a host does not come back.
     """
     cluster = known.cluster
-    _require_fit(known, hosts, names, force)
+    if not force:
+        _require_fit(known, hosts, names)
     gateways, who = cluster.gateways, ledger.operator()
     why = f"reboot of {', '.join(names)}{' with upgrades' if upgrade else ''}"
     with (
@@ -57,17 +58,15 @@ def reboot(
             say(name, carry_out.DONE)
 
 
-def _require_fit(known: run.Known, hosts: Hosts, names: Collection[str], force: bool) -> None:
+def _require_fit(known: run.Known, hosts: Hosts, names: Collection[str]) -> None:
     cluster = known.cluster
-    if not force and len(cluster.gateways) == 1 and cluster.gateways[0] in names:
+    if len(cluster.gateways) == 1 and cluster.gateways[0] in names:
         raise FiefdomError(
             f"{cluster.gateways[0]}: no other gateway takes its clients meanwhile; "
             "leave it out with --limit app_hosts, or say --force"
         )
-    if not force and (reasons := status.degraded(status.read(cluster, known.secrets, hosts))):
-        raise FiefdomError(f"the cluster is degraded: {reasons[0]}; mend it, or say --force")
-    if not force:
-        release.require_others(cluster, cluster.services, [[name] for name in names])
+    status.require_fit(cluster, known.secrets, hosts)
+    release.require_others(cluster, cluster.services, [[name] for name in names])
 
 
 def _require_stand_in(cluster: Cluster, hosts: Hosts, name: str) -> None:

@@ -184,15 +184,16 @@ def prepare(known: run.Known, hosts: Hosts, services: Collection[str], wish: Wis
     # Who goes back is in trouble already.
     if not wish.force and wish.what != "rollback" and found.turns:
         applied = plan.merge(look.plan_of(known, name, answers[name]) for name in hosts.names)
-        reasons = status.degraded(status.read(known.cluster, known.secrets, hosts)) + release.unapplied(
-            applied, found.turns
-        )
-        if reasons:
-            more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-            raise FiefdomError(f"the cluster is not fit for a release: {reasons[0]}{more}; mend it, or say --force")
+        unapplied = release.unapplied(applied, found.turns)
+        status.require_fit(known.cluster, known.secrets, hosts, unapplied, _unfit)
     carry_out.require_space(plan.merge(found.turns.values()))
     require_images(known.cluster, found, wish)
     return found
+
+
+def _unfit(reasons: Sequence[str]) -> str:
+    more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+    return f"the cluster is not fit for a release: {reasons[0]}{more}"
 
 
 def require_images(cluster: Cluster, wanted: Release, wish: Wish) -> None:
