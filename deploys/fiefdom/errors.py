@@ -6,6 +6,9 @@ from __future__ import annotations
 class FiefdomError(Exception):
     """Bad input or a refused action. The command line prints the sentence and exits 1, without a traceback."""
 
+    recorded: bool = False
+    """Whether it ended an act that the audit knows of, so that something may have changed before it."""
+
 
 class HostError(FiefdomError):
     """What went wrong on one host; the sentence begins with its name."""

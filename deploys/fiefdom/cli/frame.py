@@ -12,7 +12,6 @@ import click
 from rich.console import Console
 
 from fiefdom.cli import show
-from fiefdom.cluster import ledger
 from fiefdom.converge.run import Hosts, Known
 from fiefdom.errors import FiefdomError
 from fiefdom.images import build
@@ -69,7 +68,7 @@ class Answering(click.Command):
         try:
             return super().invoke(ctx)
         except FiefdomError as error:
-            outcome = "failed" if ledger.was_recorded(error) else "refused"
+            outcome = "failed" if error.recorded else "refused"
             answer({"outcome": outcome, "error": _one_line(error)})
             raise
         finally:

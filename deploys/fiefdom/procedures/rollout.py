@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from fiefdom.cluster import ledger, lock, status
+from fiefdom.cluster import ledger, status
 from fiefdom.cluster import views as views_module
-from fiefdom.cluster.lock import refusal
+from fiefdom.cluster.lock import CANARY, Lock, refusal
 from fiefdom.cluster.views import Counts, Views, alone, counts, erring, verdict, views_of
 from fiefdom.converge import carry_out, look, plan, run, steps
 from fiefdom.converge.run import Hosts, Known, Say
@@ -85,7 +85,9 @@ class Report:
         error = self.error
         return {
             "outcome": "failed" if error else "ok",
-            "services": {name: {"from": old, "to": new} for name, (old, new) in self.release.services.items()},
+            "services": {
+                name: {"from": ", ".join(old), "to": new} for name, (old, new) in self.release.services.items()
+            },
             "released": [n for n in self.release.hosts if error is None or n in error.released],
             "on_new_version": list(self.on_new_version),
             "waiting": list(self.release.left),
@@ -111,8 +113,8 @@ def perform(known: run.Known, hosts: Hosts, wanted: Release, wish: Wish, say: Sa
     why = f"{wish.what} {wanted}" + (f", canary {canary}" if canary else "")
     report = Report(wanted, wish)
 
-    def lifts(lock: lock.Lock) -> bool:
-        return _ends_canary(wish) and _waits(lock)
+    def lifts(lock: Lock) -> bool:
+        return _ends_canary(wish) and lock.waits
 
     watchful = not (wish.force or wish.order.all_at_once)
     try:
@@ -133,7 +135,7 @@ def perform(known: run.Known, hosts: Hosts, wanted: Release, wish: Wish, say: Sa
     else:
         if canary and wanted.left:
             try:
-                ledger.lock(hosts, gateways, who, f"{_CANARY}{wanted} on {canary}", warn)
+                ledger.lock(hosts, gateways, who, f"{CANARY}{wanted} on {canary}", warn, "canary")
             except FiefdomError as error:
                 warn(f"the cluster is not locked after the canary: {error}")
     report.seconds = now_s() - began
@@ -143,7 +145,7 @@ def perform(known: run.Known, hosts: Hosts, wanted: Release, wish: Wish, say: Sa
 def end_canary(hosts: Hosts, gateways: tuple[str, ...], wish: Wish, warn: Callable[[str], None]) -> bool:
     """Unlock a cluster that waits after a canary, where ``wish`` goes on or back and finds nothing left to release."""
     locks = ledger.read(hosts, gateways, 0).locks if _ends_canary(wish) else ()
-    if not locks or not all(_waits(lock) for lock in locks):
+    if not locks or not all(lock.waits for lock in locks):
         return False
     ledger.unlock(hosts, gateways, ledger.operator(), warn)
     return True
@@ -157,20 +159,12 @@ def _require_unchanged(known: run.Known, hosts: Hosts, wanted: Release, wish: Wi
         raise FiefdomError("the hosts changed since this run looked at them; run it again")
 
 
-_CANARY = "waits for `fiefdom rollout --continue`, or `fiefdom rollback`, after the canary of "
-
-
-def _waits(lock: lock.Lock) -> bool:
-    """Whether a cluster waits after a canary, and is not locked for another reason."""
-    return lock.person and lock.why.startswith(_CANARY)
-
-
 def _ends_canary(wish: Wish) -> bool:
     return wish.resume or wish.what == "rollback"
 
 
 def _done(wanted: Release) -> dict[str, tuple[str, str]]:
-    return {name: (before.split(", ")[0], after) for name, (before, after) in wanted.services.items()}
+    return {name: (before[0], after) for name, (before, after) in wanted.services.items()}
 
 
 def prepare(known: run.Known, hosts: Hosts, services: Collection[str], wish: Wish) -> Release:
@@ -223,7 +217,7 @@ def _release(
 def require_free(hosts: Hosts, gateways: tuple[str, ...], wish: Wish) -> None:
     """Raise FiefdomError for a locked cluster, before `prepare` waits for the turn of the run that locked it."""
     for found in ledger.read(hosts, gateways, 0).locks:
-        if not (_ends_canary(wish) and _waits(found)) and (reason := refusal(found, wish.take_over)):
+        if not (_ends_canary(wish) and found.waits) and (reason := refusal(found, wish.take_over)):
             raise FiefdomError(f"{found.gateway}: {reason}")
 
 

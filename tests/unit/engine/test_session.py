@@ -86,6 +86,32 @@ assert [*engine.take._inner(steps="")] == []
 """
 
 
+# What pyinfra's own command knows of a run, and that it knows it of this run alone.
+LOCKED_OUT = f"""{HOST}
+import gc
+from pyinfra.api import State
+from fiefdom.engine import deploys
+
+def out(*_):
+    raise deploys.FiefdomError("gw1: took it back")
+
+deploys.guarded = out
+deploys.cluster_of = lambda _: None
+deploys.secret.load = deploys.build.identities = lambda _: None
+first, second = State(check_for_changes=False), State(check_for_changes=False)
+first.inventory = second.inventory = None
+for state, name in ((first, "gw1"), (first, "gw2"), (second, "gw2")):
+    host.name = name
+    try:
+        deploys._commit(state, host, None, (), None)
+    except engine.NestedOperationError:
+        pass
+del first, second, state
+gc.collect()
+print(len(deploys._runs), "runs are known")
+"""
+
+
 def shell(*arguments: str, program: str = HANGS) -> str:
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False, timeout=60
@@ -121,6 +147,15 @@ def test_a_host_that_cannot_be_heard_is_one_error_that_names_it(how: str, script
 def test_a_commands_words_are_its_own() -> None:
     assert shell("host", "printf", "%s|", "two words", "$HOME;") == "(True, 'two words|$HOME;|', '')"
     assert shell("host", "sh", "-c", "echo why >&2; exit 3") == "(False, '', 'why')"
+
+
+def test_after_one_host_that_took_a_change_back_the_others_of_the_run_are_left_alone() -> None:
+    assert shell("host", program=LOCKED_OUT).splitlines() == [
+        "took it back",
+        "left alone, for gw1 took such a change back",
+        "gw1: took it back",
+        "0 runs are known",
+    ]
 
 
 def test_pyinfras_own_command_refuses_while_somebody_holds_the_lock(tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def test_a_service_that_the_inventory_lacks_is_named() -> None:
 def test_versions_are_told_by_service() -> None:
     wanted = plan.merge([turn("app1", "predictor"), turn("app2", "predictor", before="0.9"), turn("app3", "predictor")])
     found = release.of_plan(cluster(), wanted, ["predictor"], Order())
-    assert found.services == {"predictor": ("1, 0.9", "2")}
+    assert found.services == {"predictor": (("1", "0.9"), "2")}
     assert str(found) == "predictor 1, 0.9 -> 2"
     same = release.of_plan(cluster(), plan.merge([turn("app1", "predictor", before="2")]), ["predictor"], Order())
     assert str(same) == "predictor 2 with other settings"
