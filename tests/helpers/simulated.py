@@ -19,7 +19,7 @@ from fiefdom.converge.steps import Phase, Step
 from fiefdom.desired.containers import FAILED, conf_path
 from fiefdom.desired.gateway import HAPROXY_CONFIG
 from fiefdom.desired.state import HostState, digest, spec_hash
-from fiefdom.errors import FiefdomError
+from fiefdom.errors import FiefdomError, Unreachable
 
 LIVE = "live output"
 AGENT_FILE = "/etc/fiefdom/serf/agent.json"
@@ -271,6 +271,14 @@ def answer(now: Snapshot) -> list[str]:
     return [*lines, *(f"made\t{kind}\t{name}" for kind, name in sorted(now.made)), "end"]
 
 
+BROKEN_OFF = object()
+
+
+def broken_off(name: str, words: str = "gone") -> Unreachable:
+    """What a session raises of a host whose connection broke off."""
+    return Unreachable(name, f"the connection broke off: {words}")
+
+
 @dataclass(frozen=True)
 class Trouble:
     """What goes wrong at the step of this number of a host's turn: it fails, is killed, or loses its connection.
@@ -297,7 +305,7 @@ class SimulatedHosts:
     back_trouble: dict[str, Trouble] = field(default_factory=dict)
     counted: Counter[tuple[str, str]] = field(default_factory=Counter)
     views: dict[str, Any] = field(default_factory=dict)
-    """What a gateway answers instead of the truth."""
+    """What a gateway answers instead of the truth: a document, why there is none, or BROKEN_OFF."""
     tags: dict[str, dict[str, str]] = field(default_factory=dict)
     rings: dict[str, Ring] = field(default_factory=dict)
     """Keys of each agent that runs, the one it encrypts with first."""
@@ -325,8 +333,6 @@ class SimulatedHosts:
                 results[name] = function(name)
             except FiefdomError as error:
                 errors[name] = error
-            except (OSError, EOFError) as error:
-                errors[name] = FiefdomError(f"{name}: the connection broke off: {error}")
         if errors:
             raise FiefdomError("; ".join(str(error) for error in errors.values()))
         return results
@@ -365,7 +371,7 @@ class SimulatedHosts:
             yield from printed[: trouble.step]
             if trouble.kind == "cut":
                 self.cut.add(name)
-            raise FiefdomError(f"{name}: the connection broke off; the host ends its turn by itself")
+            raise Unreachable(name, "the connection broke off; the host ends its turn by itself")
         yield from printed
 
     def _taken(self, name: str, steps: Sequence[Step], trouble: Trouble) -> Iterator[str]:
@@ -438,7 +444,7 @@ class SimulatedHosts:
 
     def _require_link(self, name: str) -> None:
         if name in self.cut:
-            raise ConnectionResetError("gone")
+            raise broken_off(name)
 
     def _read(self, name: str, text: str, paths: Sequence[str]) -> tuple[bool, str, str]:
         own = [self.root / f"{name}-{number}" for number in range(len(paths))]
@@ -455,14 +461,15 @@ class SimulatedHosts:
         words = list(argv)
         if "serf" in words:
             return self._serf(name, words[words.index("serf") + 1 :])
-        members = [{"name": member, "status": "alive"} for member in self.tags]
+        addresses = {member: self.known.cluster.hosts[member].address for member in self.tags}
+        members = [{"name": n, "address": address, "status": "alive"} for n, address in addresses.items()]
         well = {"ok": True, "error": None}
         config = self.hosts[name].now.files.get(HAPROXY_CONFIG)
         taken_up = well | {"digest": config.digest if config else None}
         truth = {"serf": well, "config": taken_up, "members": members, "servers": self.servers(), "rejected": []}
         view = self.views.get(name, truth)
-        if isinstance(view, Exception):
-            raise view
+        if view is BROKEN_OFF:
+            raise broken_off(name)
         return (False, "", view) if isinstance(view, str) else (True, json.dumps(view), "")
 
     def _serf(self, name: str, words: Sequence[str]) -> tuple[bool, str, str]:

@@ -12,7 +12,6 @@ import click
 from rich.console import Console
 
 from fiefdom.cli import show
-from fiefdom.cluster import ledger
 from fiefdom.converge.run import Hosts, Known
 from fiefdom.errors import FiefdomError
 from fiefdom.images import build
@@ -80,7 +79,7 @@ class Command(click.Command):
         try:
             document: Document = super().invoke(ctx)
         except FiefdomError as error:
-            outcome = "failed" if ledger.was_recorded(error) else "refused"
+            outcome = "failed" if error.recorded else "refused"
             if _wants_json(ctx):
                 _print_json(ctx.meta.get(_BEGUN, {}) | {"outcome": outcome, "error": _one_line(error)})
             raise

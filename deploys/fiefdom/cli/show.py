@@ -208,8 +208,8 @@ def _what_next(report: Report, inventory: str) -> Iterable[Text]:
             yield Text(f"Mend that, then: fiefdom rollback {inventory} {service} {version}")
         return
     for service, (before, after) in report.release.services.items():
-        if report.on_new_version and before != after:
-            version = "" if "," in before else f" {before}"
+        if report.on_new_version and before != (after,):
+            version = f" {before[0]}" if len(before) == 1 else ""
             hosts = ", ".join(report.on_new_version)
             yield Text(f"To bring {hosts} back: fiefdom rollback {inventory} {service}{version}", style="yellow")
     to_blame = error is not None and any(failure.begun for failure in error.failures)

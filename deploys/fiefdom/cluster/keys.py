@@ -9,7 +9,7 @@ from contextlib import suppress
 from fiefdom.converge import plan, run
 from fiefdom.converge.run import Hosts
 from fiefdom.desired import gateway, membership, serf
-from fiefdom.errors import FiefdomError
+from fiefdom.errors import FiefdomError, Unreachable
 from fiefdom.model import Cluster
 
 Ring = tuple[str, ...]
@@ -68,7 +68,7 @@ def _rings_that_answer(cluster: Cluster, hosts: Hosts, names: Collection[str]) -
     found: dict[str, Ring] = {}
     for name in names:
         # A gateway that is down says nothing of the key; the plan's own hosts have answered already.
-        with suppress(OSError, EOFError):
+        with suppress(Unreachable):
             found[name] = _ring_of(cluster, hosts, name)
     return found
 

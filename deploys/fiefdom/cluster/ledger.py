@@ -18,7 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from fiefdom.cluster.audit import LAST, Entry, merge
-from fiefdom.cluster.lock import APPLY, SILENT_S, Answer, Lock, Locked, parse_answer, refusal, unlock_refusal
+from fiefdom.cluster.lock import (
+    APPLY,
+    SILENT_S,
+    Answer,
+    Kind,
+    Lock,
+    Locked,
+    is_persons,
+    parse_answer,
+    refusal,
+    unlock_refusal,
+)
 from fiefdom.cluster.words import WORDS_MAX, words
 from fiefdom.converge.run import Hosts
 from fiefdom.errors import FiefdomError
@@ -119,7 +130,8 @@ class Held:
             outcome = "ok"
         except Exception as error:
             outcome = "failed"
-            error.fiefdom_recorded = True  # type: ignore[attr-defined] # see `was_recorded`
+            if isinstance(error, FiefdomError):
+                error.recorded = True
             raise
         finally:
             self._append(Entry(event="end", outcome=outcome, note=self.note, **about))
@@ -172,7 +184,7 @@ def hold_for_apply(act: Held, names: Iterable[str], say: Callable[[str], None]) 
     Raises:
         FiefdomError: a person, or a run that is at work and no apply, holds the lock.
     """
-    held, body = _held(act.hosts, (), act.who, f"{APPLY}{', '.join(names)}", act.warn, run=act.run)
+    held, body = _held(act.hosts, (), act.who, f"{APPLY}{', '.join(names)}", act.warn, "apply", run=act.run)
     with (
         _taken(held, lambda: _take_after_applies(held, body, act.gateways, say)),
         act.hosts.every(BEAT_S, held._beat),
@@ -187,12 +199,12 @@ def _held(
     who: str,
     why: str,
     warn: Callable[[str], None],
+    kind: Kind = "run",
     *,
     run: str = "",
-    person: bool = False,
 ) -> tuple[Held, str]:
     run = run or new_run()
-    body = _body(run=run, who=words(who), why=words(why), person=person)
+    body = _body_of_lock(run, words(who), words(why), kind)
     return Held(hosts, tuple(gateways), run, who, _token(body), warn), body
 
 
@@ -228,18 +240,15 @@ def is_applied_to(hosts: Hosts, gateways: Sequence[str]) -> bool:
     return bool(at_work)
 
 
-def was_recorded(error: BaseException) -> bool:
-    """Whether an error ended an act that the audit knows of, so that something may have changed before it."""
-    return getattr(error, "fiefdom_recorded", False)
-
-
-def lock(hosts: Hosts, gateways: Sequence[str], who: str, why: str, warn: Callable[[str], None]) -> None:
+def lock(
+    hosts: Hosts, gateways: Sequence[str], who: str, why: str, warn: Callable[[str], None], kind: Kind = "person"
+) -> None:
     """Lock the cluster until somebody unlocks it.
 
     Raises:
         FiefdomError: it is locked, or a gateway does not answer; no gateway is locked by this then.
     """
-    held, body = _held(hosts, gateways, who, why, warn, person=True)
+    held, body = _held(hosts, gateways, who, why, warn, kind)
 
     def take() -> None:
         found = _locks(hosts, held.gateways)
@@ -359,12 +368,12 @@ def _take(
         former = found.get(name)
         if former and in_place_of(former):
             held.note = f"in place of the lock of {former.who}: {former.why}"
-            held._former[name] = _body(run=former.run, who=former.who, why=former.why, person=True)
+            held._former[name] = _body_of_lock(former.run, former.who, former.why, former.kind)
         _take_one(held, body, name, *((former.token, former.seen) if former else (_NONE, _NONE)))
 
 
 def _take_one(held: Held, body: str, name: str, token: str, seen: str) -> None:
-    now = held.hosts.on_all(lambda name: _ask(held.hosts, name, "take", token, seen, body).lock, [name])[name]
+    now = _ask(held.hosts, name, "take", token, seen, body).lock
     if now is None or now.token != held.token:
         reason = refusal(now) if now else None
         raise Locked(f"{name}: {reason or 'the lock changed while it was taken; run the command again'}")
@@ -424,6 +433,11 @@ def _ask(hosts: Hosts, name: str, verb: str, token: str = _NONE, seen: str = _NO
     if not ok:
         raise FiefdomError(f"{name}: the ledger: {printable(errors)[:WORDS_MAX] or 'no answer'}")
     return parse_answer(name, output)
+
+
+def _body_of_lock(run: str, who: str, why: str, kind: Kind) -> str:
+    # The release before, which may be at work from another machine, looks for `person`.
+    return _body(run=run, who=who, why=why, kind=kind, person=is_persons(kind))
 
 
 def _body(**data: Any) -> str:

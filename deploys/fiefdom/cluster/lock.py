@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from fiefdom.cluster.audit import Entry, parse_entry, when
 from fiefdom.cluster.words import words
@@ -15,8 +16,13 @@ from fiefdom.wording import ago
 # A run that was silent for so long may be taken for dead. It beats often enough to miss several beats before.
 SILENT_S = 15
 
+Kind = Literal["run", "apply", "person", "canary"]
+"""Who holds a lock: a run, an apply, a person for a reason of their own, or nobody, while a canary is judged."""
+
+# What the reasons of two kinds begin with. The release before wrote no kind into a lock, and told them by this.
 APPLY = "apply of "
-"""What the reason of an apply's lock begins with."""
+CANARY = "waits for `fiefdom rollout --continue`, or `fiefdom rollback`, after the canary of "
+_KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 _NOW = re.compile(r"now\t([0-9]{1,12}(?:\.[0-9]{1,9})?)\t([0-9]{1,12})")
 _LOCK = re.compile(r"lock\t([0-9a-f]{64})\t([0-9]{1,12}\.[0-9]{1,9})\t(.*)")
 
@@ -36,12 +42,17 @@ class Lock:
     run: str
     who: str
     why: str
-    person: bool
+    kind: Kind
     since: str
     age_s: float
     silence_s: float
     token: str
     seen: str
+
+    @property
+    def person(self) -> bool:
+        """Whether no run holds it, so that it stays until somebody takes it away."""
+        return is_persons(self.kind)
 
     @property
     def alive(self) -> bool:
@@ -51,12 +62,22 @@ class Lock:
     @property
     def applies(self) -> bool:
         """Whether its holder is an apply, which leaves nothing behind that the next run would not see."""
-        return not self.person and self.why.startswith(APPLY)
+        return self.kind == "apply"
+
+    @property
+    def waits(self) -> bool:
+        """Whether the cluster waits after a canary, and is not locked for another reason."""
+        return self.kind == "canary"
 
     def as_data(self) -> dict[str, Any]:
         """Plain data for JSON."""
         names = ("gateway", "run", "who", "why", "person", "since", "age_s", "silence_s")
         return {name: getattr(self, name) for name in names} | {"alive": self.alive}
+
+
+def is_persons(kind: Kind) -> bool:
+    """Whether no run holds a lock of this kind."""
+    return kind in ("person", "canary")
 
 
 def refusal(lock: Lock, take_over: bool = False) -> str | None:
@@ -111,8 +132,18 @@ def _parse_lock(gateway: str, found: re.Match[str], now: float, uptime_s: int) -
         data = json.loads(text)
         run, who, why = words(data["run"]), words(data["who"]), words(data["why"])
         age_s, since = max(0.0, now - when(data["since"])), data["since"]
-        person = data["person"] is True
+        kind = _kind(data, why)
     except (ValueError, KeyError, TypeError, RecursionError):
-        run, who, why, since, person = "", "somebody", "the lock's text cannot be read", "", False
+        run, who, why, since, kind = "", "somebody", "the lock's text cannot be read", "", "run"
         age_s = silence_s
-    return Lock(gateway, run, who, why, person, since, age_s, silence_s, token, seen)
+    return Lock(gateway, run, who, why, kind, since, age_s, silence_s, token, seen)
+
+
+def _kind(data: Mapping[str, object], why: str) -> Kind:
+    kind = data.get("kind")
+    if isinstance(kind, str) and kind in _KINDS:
+        return _KINDS[kind]
+    # Of the release before, or of one that has more kinds.
+    if data["person"] is True:
+        return "canary" if why.startswith(CANARY) else "person"
+    return "apply" if why.startswith(APPLY) else "run"

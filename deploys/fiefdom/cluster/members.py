@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from fiefdom.cluster import views
 from fiefdom.converge.run import Hosts
-from fiefdom.errors import FiefdomError
+from fiefdom.errors import FiefdomError, Unreachable
 from fiefdom.model import Cluster
 from fiefdom.waiting import looks
 from fiefdom.wording import printable
@@ -90,16 +89,16 @@ def of(cluster: Cluster, found: Mapping[str, Collection[Member]]) -> list[Member
 def forget_gone(cluster: Cluster, hosts: Hosts) -> list[str]:
     """Let the cluster forget members that the inventory does not know and that are gone; their names.
 
-    Serf would list them for a day, and ask for them. One that is alive stays a member, for it would be back at once,
+    Serf would go on asking for them. One that is alive stays a member, for it would be back at once,
     and nobody can tell it from a host that has just joined: FiefdomError names those, once the others are forgotten.
     """
     found = all_members(cluster, hosts)
     alive = living(cluster, found)
     gone = {member.name for member in of(cluster, found)} - {member.name for member in alive}
-    forgotten = _forget_all(cluster, hosts, sorted(gone))
+    left = forget_strangers(cluster, hosts, sorted(gone))
     if alive:
         raise FiefdomError("; ".join(of_stranger(cluster, str(member)) for member in alive))
-    return forgotten
+    return sorted(gone - left.keys())
 
 
 def living(cluster: Cluster, found: Mapping[str, Collection[Member]]) -> list[Member]:
@@ -134,32 +133,37 @@ def _refused(cluster: Cluster, hosts: Hosts, names: Collection[str]) -> list[str
     def ask(gateway: str) -> list[str]:
         try:
             view = views.gateway_view(hosts, gateway)
-        except (OSError, EOFError):
+        except Unreachable:
             return []
-        rows = view["rejected"] if isinstance(view, dict) else []
-        return [f"{r.get('member')}: refused by {gateway}: {r.get('reason')}" for r in rows if r.get("member") in names]
+        return [f"{r.member}: refused by {gateway}: {r.reason}" for r in view.rejected if r.member in names]
 
     return [line for lines in hosts.on_all(ask, cluster.gateways).values() for line in lines]
 
 
-def forget(cluster: Cluster, hosts: Hosts, name: str) -> bool:
-    """Let the cluster forget a member that is gone; whether no gateway lists it any more within 30 s."""
-    return bool(_forget_all(cluster, hosts, [name]))
+def forget(
+    hosts: Hosts, gateways: Sequence[str], names: Collection[str], lists: Callable[[], Mapping[str, Collection[str]]]
+) -> dict[str, list[str]]:
+    """Let the cluster forget members that are gone; those that are listed still after 30 s, and by which gateways.
 
-
-def _forget_all(cluster: Cluster, hosts: Hosts, names: Sequence[str]) -> list[str]:
-    # Hundreds may have come and gone: the gateways are asked for their lists once for all of them.
-    asked = [name for name in names if _NAME.fullmatch(name)]
-    left = asked
+    ``lists`` says whom each of ``gateways`` lists at that moment. Serf itself would list who is gone for a day.
+    """
+    odd = {name: list(gateways) for name in names if not _NAME.fullmatch(name)}
+    left = {name: list(gateways) for name in names if name not in odd}
     for late in looks(FORGET_TIMEOUT_S):
         for name in left:
-            hosts.on_all(partial(_prune, hosts, name), cluster.gateways[:1])
-        listed = {m.name for known in all_members(cluster, hosts).values() for m in known} if left else set()
-        left = [name for name in left if name in listed]
+            hosts.shell(gateways[0], (*_SERF, "force-leave", "-prune", name))
+        # Hundreds may have come and gone: the gateways are asked for their lists once for all of them.
+        listed = lists() if left else {}
+        left = {name: by for name in left if (by := [gate for gate, known in listed.items() if name in known])}
         if late or not left:
             break
-    return [name for name in asked if name not in left]
+    return odd | left
 
 
-def _prune(hosts: Hosts, name: str, gateway: str) -> None:
-    hosts.shell(gateway, (*_SERF, "force-leave", "-prune", name))
+def forget_strangers(cluster: Cluster, hosts: Hosts, names: Collection[str]) -> dict[str, list[str]]:
+    """`forget` members that the inventory does not know, by what the Serf agents of the gateways list."""
+
+    def lists() -> dict[str, set[str]]:
+        return {gate: {member.name for member in listed} for gate, listed in all_members(cluster, hosts).items()}
+
+    return forget(hosts, cluster.gateways, names, lists)

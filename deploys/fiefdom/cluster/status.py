@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fiefdom.cluster.members import of_stranger
-from fiefdom.cluster.views import gateway_view
+from fiefdom.cluster.views import Config, View, Views, gateway_view
 from fiefdom.converge import plan, snapshot
 from fiefdom.converge.run import Hosts
 from fiefdom.desired import concerns, gateway
@@ -27,6 +27,25 @@ def degraded(found: Status) -> list[str]:
     if len(down) > 3:
         reasons.append(f"{len(down) - 3} more instances are not up")
     return reasons
+
+
+def _degraded(reasons: Sequence[str]) -> str:
+    return f"the cluster is degraded: {reasons[0]}"
+
+
+def require_fit(
+    cluster: Cluster,
+    secrets: Secrets,
+    hosts: Hosts,
+    more: Sequence[str] = (),
+    words: Callable[[Sequence[str]], str] = _degraded,
+) -> None:
+    """Raise FiefdomError where no host may be taken out of the cluster now, in ``words`` made of the reasons.
+
+    ``more`` are reasons of the caller's, beside those of `degraded`.
+    """
+    if reasons := [*degraded(read(cluster, secrets, hosts)), *more]:
+        raise FiefdomError(f"{words(reasons)}; mend it, or say --force")
 
 
 LOOK_S = 0.2
@@ -112,37 +131,32 @@ def await_gateways(applied: plan.Plan, hosts: Hosts, timeout_s: float = 30.0) ->
 
 def _await_gateway(name: str, digest: str, hosts: Hosts, timeout_s: float) -> None:
     for late in looks(timeout_s, LOOK_S):
-        view = hosts.on_all(lambda name: gateway_view(hosts, name), [name])[name]
-        config = view.get("config", {}) if isinstance(view, dict) else {}
-        if config.get("ok") and config.get("digest") == digest:
+        config = gateway_view(hosts, name).config
+        if config.ok and config.digest == digest:
             return
-        if config.get("error") and (late or _is_final(config, digest)):
-            raise FiefdomError(f"{name}: HAProxy keeps its last good configuration: {config['error']}")
+        if config.error and (late or _is_final(config, digest)):
+            raise FiefdomError(f"{name}: HAProxy keeps its last good configuration: {config.error}")
         if late:
             raise FiefdomError(f"{name}: the gateway has not taken its new configuration up; see `fiefdom status`")
 
 
-def _is_final(config: Mapping[str, Any], digest: str) -> bool:
+def _is_final(config: Config, digest: str) -> bool:
     """Whether an error of a gateway's configuration is its last word on the one with ``digest``.
 
     It may be about the one before, which the gateway has not looked beyond yet, or about what it will try again.
     """
-    if "refused" not in config:
+    if config.refused is None:
         return True  # an older gateway does not say what its error is about
-    return config["refused"] == digest and config.get("retry_in_s") is None
+    return config.refused == digest and not config.retries
 
 
-def combine(
-    cluster: Cluster,
-    names: Sequence[str],
-    found: Mapping[str, snapshot.Snapshot],
-    views: Mapping[str, dict[str, Any] | str],
-) -> Status:
+def combine(cluster: Cluster, names: Sequence[str], found: Mapping[str, snapshot.Snapshot], views: Views) -> Status:
     """One picture from the hosts' snapshots and the gateways' views. Pure."""
     members = _members(views)
-    problems = [f"{name}: the gateway does not answer: {view}" for name, view in views.items() if isinstance(view, str)]
+    silent = {name: view.silence for name, view in views.items() if view.silence is not None}
+    problems = [f"{name}: the gateway does not answer: {why}" for name, why in silent.items()]
     for name, view in views.items():
-        if isinstance(view, dict):
+        if name not in silent:
             problems += _complaints(name, view)
     instances = [
         InstanceStatus(
@@ -165,7 +179,7 @@ def combine(
             member=members.get(name, "unknown" if views else "-"),
             running=sum(i.host == name and i.container == "running" for i in instances),
             wanted=len(cluster.instances(name)),
-            gateway="-" if name not in views else "serving" if isinstance(views[name], dict) else "down",
+            gateway="-" if name not in views else "down" if name in silent else "serving",
         )
         for name in names
     ]
@@ -173,29 +187,28 @@ def combine(
     return Status(tuple(views), tuple(hosts), tuple(instances), tuple(problems), notices)
 
 
-def _members(views: Mapping[str, dict[str, Any] | str]) -> dict[str, str]:
+def _members(views: Views) -> dict[str, str]:
     members: dict[str, str] = {}
     for view in views.values():
-        for member in view.get("members", []) if isinstance(view, dict) else []:
-            members.setdefault(str(member.get("name")), str(member.get("status")))
+        for member in view.members:
+            members.setdefault(member.name, member.status)
     return members
 
 
-def _strangers(cluster: Cluster, views: Mapping[str, dict[str, Any] | str]) -> list[str]:
+def _strangers(cluster: Cluster, views: Views) -> list[str]:
     """Of living members that no gateway refuses; a refusal is told already."""
     own = {*cluster.gateways, *cluster.app_hosts}
-    rows = [row for view in views.values() if isinstance(view, dict) for row in view.get("members", [])]
-    alive = {str(row.get("name")): str(row.get("address")) for row in rows if row.get("status") == "alive"}
+    alive = {member.name: member.address for v in views.values() for member in v.members if member.status == "alive"}
     return [of_stranger(cluster, f"{name} ({alive[name]})") for name in sorted(alive.keys() - own)]
 
 
-def _complaints(name: str, view: dict[str, Any]) -> list[str]:
+def _complaints(name: str, view: View) -> list[str]:
     words = []
-    if not view.get("serf", {}).get("ok", False):
-        words.append(f"{name}: its Serf agent does not answer: {view.get('serf', {}).get('error')}")
-    if not view.get("config", {}).get("ok", False):
-        words.append(f"{name}: HAProxy keeps its last good configuration: {view.get('config', {}).get('error')}")
-    words += [f"{name}: refuses member {r.get('member')}: {r.get('reason')}" for r in view.get("rejected", [])]
+    if not view.serf.ok:
+        words.append(f"{name}: its Serf agent does not answer: {view.serf.error}")
+    if not view.config.ok:
+        words.append(f"{name}: HAProxy keeps its last good configuration: {view.config.error}")
+    words += [f"{name}: refuses member {refused.member}: {refused.reason}" for refused in view.rejected]
     return words
 
 
@@ -204,10 +217,7 @@ def _container(found: snapshot.Snapshot, name: str) -> str:
     return "missing" if container is None else "running" if container.running else "stopped"
 
 
-def _server(view: dict[str, Any] | str, service: str, name: str) -> str:
-    if isinstance(view, str):
+def _server(view: View, service: str, name: str) -> str:
+    if view.silence is not None:
         return "unknown"
-    for server in view.get("servers", []):
-        if server.get("service") == service and server.get("name") == name:
-            return str(server.get("state"))
-    return "out"
+    return next((s.state for s in view.servers if (s.service, s.name) == (service, name)), "out")

@@ -3,15 +3,221 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+from fiefdom.cluster.words import text
 from fiefdom.converge.run import Hosts
-from fiefdom.errors import FiefdomError
+from fiefdom.errors import FiefdomError, Unreachable
 from fiefdom.model import Cluster
 from fiefdom.waiting import looks
 from fiefdom.wording import printable
+
+T = TypeVar("T")
+Part = Mapping[str, Any]
+
+GATEWAY_STATUS = ("docker", "exec", "gateway", "fiefdom-gateway", "status")
+_WORDS_MAX = 400
+
+
+# --- What a gateway says
+
+
+@dataclass(frozen=True)
+class Agent:
+    """Whether a gateway's Serf agent answers it, and what it says where it does not."""
+
+    ok: bool = False
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """Whether HAProxy runs what it was given last, or why not; ``digest`` is of the configuration that it runs.
+
+    ``refused`` is the digest of the one that the error is about: empty where it is about none, None where the gateway
+    is an older one, which does not say. ``retries`` tells whether that one is tried again.
+    """
+
+    ok: bool = False
+    error: str | None = None
+    digest: str | None = None
+    refused: str | None = None
+    retries: bool = False
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A member as a gateway lists it."""
+
+    name: str
+    address: str
+    status: str
+
+
+@dataclass(frozen=True)
+class Server:
+    """An instance in a gateway's rotation, and what was counted for it; ``state`` is up, down, drain or maint."""
+
+    service: str
+    name: str
+    port: int
+    state: str
+    requests: int = 0
+    errors_5xx: int = 0
+    failures: int = 0
+
+    @property
+    def host(self) -> str:
+        """Where it runs."""
+        return self.name.rpartition("-")[0]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A member that a gateway does not believe."""
+
+    member: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What a gateway says: every text of it is one line that can be printed."""
+
+    serf: Agent = Agent()
+    config: Config = Config()
+    members: tuple[Seen, ...] = ()
+    servers: tuple[Server, ...] = ()
+    rejected: tuple[Refused, ...] = ()
+
+    @property
+    def silence(self) -> str | None:
+        """Why the gateway does not answer; None where it does."""
+        return None
+
+    def servers_of(self, hosts: Collection[str]) -> list[Server]:
+        """Servers that run on ``hosts``."""
+        return [server for server in self.servers if server.host in hosts]
+
+    def may_list(self, host: str) -> bool:
+        """Whether the gateway knows a host. One that does not answer has not said that it forgot it."""
+        return self.silence is not None or host in {m.name for m in self.members} | {s.host for s in self.servers}
+
+
+@dataclass(frozen=True)
+class Silent(View):
+    """A gateway that does not answer, or not in a way that can be understood: so it has nothing to show."""
+
+    why: str
+
+    @property
+    def silence(self) -> str:
+        """Why it does not."""
+        return self.why
+
+
+Views = Mapping[str, View]
+"""By gateway."""
+
+
+def gateway_view(hosts: Hosts, name: str) -> View:
+    """What a gateway says of itself."""
+    ok, output, error = hosts.shell(name, GATEWAY_STATUS)
+    return parse_view(output) if ok else Silent(printable(error)[:200] or "no answer")
+
+
+def views_of(hosts: Hosts, gateways: Iterable[str]) -> dict[str, View]:
+    """What gateways say of themselves; one whose connection broke off is silent like any other."""
+
+    def view(name: str) -> View:
+        try:
+            return gateway_view(hosts, name)
+        except Unreachable as error:
+            return Silent(str(error))
+
+    return {name: view(name) for name in gateways}
+
+
+def parse_view(document: str) -> View:
+    """A gateway's status document. What is not as it should be is left out, and so is a row that is not whole."""
+    try:
+        view = json.loads(document)
+    except (ValueError, RecursionError):
+        return Silent("its answer is not JSON")
+    if not isinstance(view, dict):
+        return Silent("its answer is not an object")
+    facts = {key: view.get(key, {}) for key in ("serf", "config")}
+    lists = {key: view.get(key, []) for key in ("members", "servers", "rejected")}
+    for key, part in facts.items():
+        if not isinstance(part, dict):
+            return Silent(f"its answer has no object in {key}")
+    for key, entries in lists.items():
+        if not (isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)):
+            return Silent(f"its answer has no list of objects in {key}")
+    return View(
+        serf=Agent(facts["serf"].get("ok") is True, _words_or_none(facts["serf"].get("error"))),
+        config=_config(facts["config"]),
+        members=_rows(lists["members"], lambda row: Seen(*(_words(row[key]) for key in ("name", "address", "status")))),
+        servers=_rows(lists["servers"], _server),
+        rejected=_rows(lists["rejected"], lambda row: Refused(_words(row["member"]), _words(row["reason"]))),
+    )
+
+
+def _config(part: Part) -> Config:
+    return Config(
+        ok=part.get("ok") is True,
+        error=_words_or_none(part.get("error")),
+        digest=_words_or_none(part.get("digest")),
+        refused=(_words_or_none(part["refused"]) or "") if "refused" in part else None,
+        retries=part.get("retry_in_s") is not None,
+    )
+
+
+def _server(row: Part) -> Server:
+    return Server(
+        service=_words(row["service"]),
+        name=_words(row["name"]),
+        port=_whole(row["port"]),
+        state=_words(row["state"]),
+        requests=_count(row.get("requests")),
+        errors_5xx=_count(row.get("errors_5xx")),
+        failures=_count(row.get("failures")),
+    )
+
+
+def _rows(rows: Iterable[Part], of: Callable[[Part], T]) -> tuple[T, ...]:
+    found: list[T] = []
+    for row in rows:
+        with suppress(KeyError, TypeError):
+            found.append(of(row))
+    return tuple(found)
+
+
+def _words(value: object) -> str:
+    return printable(text(value)[:_WORDS_MAX])[:_WORDS_MAX]
+
+
+def _words_or_none(value: object) -> str | None:
+    return _words(value) if isinstance(value, str) else None
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(value)
+    return value
+
+
+def _count(value: object) -> int:
+    try:
+        return _whole(value)
+    except TypeError:
+        return 0
+
+
+# --- What follows from it
 
 
 def await_serving(cluster: Cluster, hosts: Hosts, name: str, gateways: Collection[str] | None = None) -> None:
@@ -26,7 +232,7 @@ def await_serving(cluster: Cluster, hosts: Hosts, name: str, gateways: Collectio
             raise FiefdomError(f"{name}: does not serve again: {missing}; the other hosts were left alone")
 
 
-def _views(cluster: Cluster, hosts: Hosts, gateways: Collection[str] | None = None) -> dict[str, Any]:
+def _views(cluster: Cluster, hosts: Hosts, gateways: Collection[str] | None = None) -> Views:
     asked = cluster.gateways if gateways is None else gateways
     return hosts.on_all(lambda name: gateway_view(hosts, name), asked)
 
@@ -59,14 +265,13 @@ Counts = Mapping[tuple[str, str], Count]
 """By gateway and server."""
 
 
-def counts(views: Mapping[str, Any], hosts: Collection[str], services: Collection[str]) -> dict[tuple[str, str], Count]:
+def counts(views: Views, hosts: Collection[str], services: Collection[str]) -> dict[tuple[str, str], Count]:
     """What the gateways counted for the servers of ``hosts``; a gateway that did not answer counts nothing."""
     found = {}
     for gateway, view in views.items():
-        for server in _servers(view, hosts):
-            if server.get("service") in services:
-                errors = sum(_number(server.get(key)) for key in ("errors_5xx", "failures"))
-                found[gateway, str(server["name"])] = Count(_number(server.get("requests")), errors)
+        for server in view.servers_of(hosts):
+            if server.service in services:
+                found[gateway, server.name] = Count(server.requests, server.errors_5xx + server.failures)
     return found
 
 
@@ -92,26 +297,26 @@ class Missing:
     reason: str
 
 
-def missing(views: Mapping[str, Any], cluster: Cluster, host: str) -> Missing | None:
+def missing(views: Views, cluster: Cluster, host: str) -> Missing | None:
     """The first thing missing until every gateway has each of the host's instances up, or None."""
     for gateway, view in views.items():
-        if not isinstance(view, dict):
-            return Missing("the gateways", f"{gateway} does not answer: {view}")
-        states = {(s.get("service"), s.get("port")): s for s in _servers(view, [host])}
+        if view.silence is not None:
+            return Missing("the gateways", f"{gateway} does not answer: {view.silence}")
+        states = {(s.service, s.port): s.state for s in view.servers_of([host])}
         for i in cluster.instances(host):
-            state = states.get((i.service, i.port), {}).get("state", "out of rotation")
+            state = states.get((i.service, i.port), "out of rotation")
             if state != "up":
                 return Missing(i.unit, f"{gateway} has {i.service} at {host}:{i.port} {state}")
     return None
 
 
-def not_up(views: Mapping[str, Any], cluster: Cluster, host: str) -> str | None:
+def not_up(views: Views, cluster: Cluster, host: str) -> str | None:
     """What is missing until every gateway has each of the host's instances up, or None."""
     found = missing(views, cluster, host)
     return found.reason if found else None
 
 
-def alone(views: Mapping[str, Any], cluster: Cluster, hosts: Collection[str], *, if_up: bool = False) -> str | None:
+def alone(views: Views, cluster: Cluster, hosts: Collection[str], *, if_up: bool = False) -> str | None:
     """What would have no server up while ``hosts`` are out together, or None.
 
     A service that by the inventory runs nowhere else does not count; nor, with ``if_up``, one that a gateway has up on
@@ -122,83 +327,12 @@ def alone(views: Mapping[str, Any], cluster: Cluster, hosts: Collection[str], *,
         if not all(any(cluster.count(name, service) for name in group) for group in (hosts, others)):
             continue
         for gateway, view in views.items():
-            if not isinstance(view, dict):
-                return f"{gateway} does not answer: {view}"
+            if view.silence is not None:
+                return f"{gateway} does not answer: {view.silence}"
             if not _serves(view, others, service) and (not if_up or _serves(view, hosts, service)):
                 return f"{gateway} has {service} up nowhere else"
     return None
 
 
-def _serves(view: Any, hosts: Collection[str], service: str) -> bool:
-    return any(s["service"] == service and s.get("state") == "up" for s in _servers(view, hosts))
-
-
-def _servers(view: Any, hosts: Collection[str]) -> list[Mapping[str, Any]]:
-    servers = view.get("servers") if isinstance(view, dict) else None
-    return [
-        server
-        for server in (servers if isinstance(servers, list) else [])
-        if isinstance(server, dict)
-        and str(server.get("name")).rpartition("-")[0] in hosts
-        and isinstance(server.get("service"), str)
-        and isinstance(server.get("port"), int)
-    ]
-
-
-def _number(value: object) -> int:
-    return value if isinstance(value, int) else 0
-
-
-def views_of(hosts: Hosts, gateways: Iterable[str]) -> dict[str, Any]:
-    """What gateways say of themselves; of one whose connection broke off why, in words."""
-
-    def view(name: str) -> Any:
-        try:
-            return hosts.on_all(lambda name: gateway_view(hosts, name), [name])[name]
-        except FiefdomError as error:
-            return str(error)
-
-    return {name: view(name) for name in gateways}
-
-
-GATEWAY_STATUS = ("docker", "exec", "gateway", "fiefdom-gateway", "status")
-_WORDS_MAX = 400
-
-
-def gateway_view(hosts: Hosts, name: str) -> dict[str, Any] | str:
-    """What a gateway says of itself, as data; or in words why it does not."""
-    ok, output, error = hosts.shell(name, GATEWAY_STATUS)
-    return parse_view(output) if ok else printable(error)[:200] or "no answer"
-
-
-def parse_view(text: str) -> dict[str, Any] | str:
-    """A gateway's status document, every part in its shape and fit to be printed; or in words why it is none.
-
-    What a part holds besides texts and numbers is left out.
-    """
-    try:
-        view = json.loads(text)
-    except (ValueError, RecursionError):
-        return "its answer is not JSON"
-    if not isinstance(view, dict):
-        return "its answer is not an object"
-    facts = {key: view.get(key, {}) for key in ("serf", "config")}
-    lists = {key: view.get(key, []) for key in ("members", "servers", "rejected")}
-    for key, part in facts.items():
-        if not isinstance(part, dict):
-            return f"its answer has no object in {key}"
-    for key, entries in lists.items():
-        if not (isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)):
-            return f"its answer has no list of objects in {key}"
-    return {
-        **{key: _flat(part) for key, part in facts.items()},
-        **{key: [_flat(entry) for entry in entries] for key, entries in lists.items()},
-    }
-
-
-def _flat(part: Mapping[str, object]) -> dict[str, Any]:
-    return {
-        key: printable(value[:_WORDS_MAX])[:_WORDS_MAX] if isinstance(value, str) else value
-        for key, value in part.items()
-        if isinstance(value, str | int | float | bool | None)
-    }
+def _serves(view: View, hosts: Collection[str], service: str) -> bool:
+    return any(server.service == service and server.state == "up" for server in view.servers_of(hosts))

@@ -35,23 +35,27 @@ class Hosts(Protocol):
     def on_all(self, function: Callable[[str], T], names: Iterable[str] | None = None) -> dict[str, T]:
         """``function(name)`` for every host at once, in the given order.
 
-        All are waited for. What went wrong is raised at the end, as one FiefdomError where there were several.
+        All are waited for. What went wrong is raised at the end, as one FiefdomError of all hosts' sentences. For one
+        host, call the function.
         """
 
     def snapshot_lines(self, queries: Mapping[str, str]) -> dict[str, list[str]]:
-        """The snapshot script's answer from every host that is asked, one round trip each."""
+        """The snapshot script's answer from every host that is asked, one round trip each.
+
+        Raises FiefdomError as `on_all` where hosts do not answer.
+        """
 
     def run(self, name: str, phase: steps.Phase, registry: bool) -> None:
-        """Take one host through one phase; FiefdomError says what failed there."""
+        """Take one host through one phase; HostError says what failed there."""
 
     def text_of(self, name: str, path: str) -> str:
-        """Text of a file on a host; empty where it cannot be read."""
+        """Text of a file on a host; empty where it cannot be read. Raises Unreachable."""
 
     def shell(self, name: str, argv: Iterable[str]) -> tuple[bool, str, str]:
         """Run a command as root; whether it succeeded, its output and its errors.
 
         One that hangs has failed after 10 s, in its own words of an error: a container's command, while dockerd hangs.
-        Raises OSError where the host is not connected.
+        Raises Unreachable where the host is not connected, or its connection breaks off.
         """
 
     def script(
@@ -59,14 +63,14 @@ class Hosts(Protocol):
     ) -> tuple[bool, str, str]:
         """Run a sh script as root, ``arguments`` from ``$1`` on: whether it succeeded, its output and its errors.
 
-        Raises OSError where the host is not connected, or says nothing for ``timeout_s`` (10 where nothing is said),
-        for one that hangs would keep a run's signs of life from all others.
+        Raises Unreachable where the host is not connected, its connection breaks off, or it says nothing for
+        ``timeout_s`` (10 where nothing is said), for one that hangs would keep a run's signs of life from all others.
         """
 
     def follow(self, name: str, steps: Iterable[steps.Step], hear: Callable[[str], None]) -> None:
         """Let a host take a turn that it ends even if this connection breaks off; ``hear`` gets each line it prints.
 
-        Raises FiefdomError where the connection broke off, not where the turn failed: its lines say that.
+        Raises Unreachable where the connection broke off, not where the turn failed: its lines say that.
         """
 
     def every(self, seconds: float, function: Callable[[], object]) -> AbstractContextManager[None]:

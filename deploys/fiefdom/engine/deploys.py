@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 from pyinfra import context
 from pyinfra.api import FactBase, FunctionCommand, Inventory, State, StringCommand, operation
@@ -47,13 +49,14 @@ def commit(cluster: Cluster, steps: tuple[steps.Step, ...], kept: guard.Backup |
 
 
 def _commit(state: State, host: Host, cluster: Cluster, steps: tuple[steps.Step, ...], kept: guard.Backup) -> None:
+    run = _run_of(state)
     # pyinfra goes on with the next host of a serial operation, whatever became of the first.
-    if stopped := getattr(state, "fiefdom_locked_out", None):
-        fail(host, f"left alone, for {stopped} took such a change back")
+    if run.locked_out:
+        fail(host, f"left alone, for {run.locked_out} took such a change back")
     try:
         guarded(host, cluster, steps, kept)
     except FiefdomError as error:
-        state.fiefdom_locked_out = host.name  # type: ignore[attr-defined] # lives exactly as long as the run
+        run.locked_out = host.name
         fail(host, str(error).removeprefix(f"{host.name}: "))
 
 
@@ -71,7 +74,8 @@ def deploy(*concerns: str) -> None:
             raise FiefdomError(
                 f"{', '.join(sorted(h.name for h in state.failed_hosts))}: no answer; nothing was changed"
             )
-        known = _known(state)
+        run = _run_of(state)
+        known = run.known
         chosen = concerns or ALL
         states = states_of(known.cluster, host.name, known.secrets, chosen)
         # Not even at -vvv: digests that cover secrets are in the answer, and a weak secret could be guessed from one.
@@ -81,7 +85,7 @@ def deploy(*concerns: str) -> None:
             raise FiefdomError(f"{host.name}: the snapshot failed; its words are above")
         wanted = look.plan_of(known, host.name, lines, chosen)
         look.require_settled(wanted)
-        _require_same_key(state, known, wanted)
+        _require_same_key(state, run, wanted)
     except FiefdomError as error:
         raise DeployError(str(error)) from error
     if state.config.DIFF:
@@ -121,14 +125,26 @@ def deploy(*concerns: str) -> None:
             )
 
 
-def _known(state: State) -> Known:
-    # Kept on pyinfra's own object, which lives exactly as long as the run.
-    known: Known | None = getattr(state, "fiefdom", None)
-    if known is None:
+@dataclass
+class _Run:
+    """What is found out once for a run of pyinfra's own command, whichever host it is at."""
+
+    known: Known
+    same_key: bool = False
+    """Whether the hosts were found to speak with this machine's gossip key."""
+    locked_out: str = ""
+    """The host that took a change of sshd, firewall or network back."""
+
+
+# Each lives exactly as long as pyinfra's own object of the run.
+_runs: WeakKeyDictionary[State, _Run] = WeakKeyDictionary()
+
+
+def _run_of(state: State) -> _Run:
+    if state not in _runs:
         cluster = cluster_of(state.inventory)
-        known = Known(cluster, secret.load(cluster), build.identities(cluster))
-        state.fiefdom = known  # type: ignore[attr-defined]
-    return known
+        _runs.setdefault(state, _Run(Known(cluster, secret.load(cluster), build.identities(cluster))))
+    return _runs[state]
 
 
 def cluster_of(found: Inventory) -> Cluster:
@@ -137,11 +153,11 @@ def cluster_of(found: Inventory) -> Cluster:
     return read.cluster_of(hosts, found.group_data, found.data)
 
 
-def _require_same_key(state: State, known: Known, wanted: plan.HostPlan) -> None:
+def _require_same_key(state: State, run: _Run, wanted: plan.HostPlan) -> None:
     """As `keys.require_same_key`, of the hosts that pyinfra is connected to; once for a run."""
-    if keys.touches_keys([wanted.due]) and not hasattr(state, "fiefdom_same_key"):
-        keys.require_same_key(known, session_of(state, known.cluster))
-        state.fiefdom_same_key = True  # type: ignore[attr-defined] # lives exactly as long as the run
+    if keys.touches_keys([wanted.due]) and not run.same_key:
+        keys.require_same_key(run.known, session_of(state, run.known.cluster))
+        run.same_key = True
 
 
 def _log_diffs(host: Host, wanted: plan.HostPlan) -> None:

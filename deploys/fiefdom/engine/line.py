@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import gevent
 from gevent.event import Event
-from paramiko import PKey, SSHException
+from paramiko import PKey
 from pyinfra.api import StringCommand
 from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
@@ -20,7 +20,7 @@ from fiefdom.converge import guard, steps
 from fiefdom.converge.trial import SCRIPT, negotiates
 from fiefdom.engine.known_hosts import path_of, remember, require_writable, trust
 from fiefdom.engine.shells import AS_ROOT, BROKEN, QUIET_S, follow, run_script, tune
-from fiefdom.errors import FiefdomError
+from fiefdom.errors import HostError, Unreachable
 from fiefdom.inventory import groups
 from fiefdom.model import Cluster
 
@@ -76,7 +76,7 @@ class _Line:
             heard.set()
 
         def listen() -> None:
-            with suppress(FiefdomError, OSError, EOFError, SSHException):  # what the host did is asked anew
+            with suppress(Unreachable, *BROKEN):  # what the host did is asked anew
                 follow(self._host, steps, hear)
             heard.set()
 
@@ -148,13 +148,13 @@ class _Line:
             fresh.connect()
         except ConnectError as error:
             return " ".join(str(error).split())
-        except (OSError, EOFError, SSHException) as error:
+        except BROKEN as error:
             return f"{type(error).__name__}: {error}"
         self._fresh = fresh
         tune(fresh)
         try:
             ok, output = fresh.run_shell_command(StringCommand("[ $(id -u) = 0 ] || sudo -n true"), _timeout=QUIET_S)
-        except (OSError, EOFError, SSHException) as error:
+        except BROKEN as error:
             return f"the connection broke off: {error}"
         return None if ok else f"root is out of reach: {' '.join(output.stderr.split())}"
 
@@ -189,8 +189,8 @@ def guarded(host: Host, cluster: Cluster, steps: Sequence[steps.Step], kept: gua
         with _Line(host, wanted, path_of(cluster), cluster.ssh.crypto) as line:
             guard.perform(line, steps, kept)
     except BROKEN as error:
-        raise FiefdomError(
-            f"{host.name}: the connection broke off before the change of {kept.about}: {error}; run it again"
+        raise HostError(
+            host.name, f"the connection broke off before the change of {kept.about}: {error}; run it again"
         ) from error
 
 

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import gevent
 from gevent.event import Event
 from gevent.lock import BoundedSemaphore
-from paramiko import SSHException
 from pyinfra import context
 from pyinfra.api import Config, FunctionCommand, Inventory, QuoteString, State, StringCommand, operation
 from pyinfra.api.exceptions import ConnectError, NestedOperationError
@@ -28,8 +27,8 @@ from fiefdom.converge import guard, snapshot, steps
 from fiefdom.converge.steps import SCRIPT, TURN
 from fiefdom.engine import shells
 from fiefdom.engine.line import guarded
-from fiefdom.engine.shells import AS_ROOT, BOUNDED, QUIET_S, as_root, failure, run_script, stream, tune
-from fiefdom.errors import FiefdomError
+from fiefdom.engine.shells import AS_ROOT, BOUNDED, QUIET_S, as_root, failure, reaching, run_script, stream, tune
+from fiefdom.errors import FiefdomError, HostError
 from fiefdom.images import build, send
 from fiefdom.inventory import groups
 from fiefdom.model import Cluster
@@ -162,10 +161,7 @@ class Session:
                 host.connector.client.close()  # type: ignore[attr-defined] # pyinfra's disconnect leaves it open
 
     def on_all(self, function: Callable[[str], T], names: Iterable[str] | None = None) -> dict[str, T]:
-        """``function(name)`` for every host at once, in the inventory's order.
-
-        All are waited for. What went wrong is raised at the end, as one FiefdomError where there were several.
-        """
+        """As `run.Hosts.on_all`."""
         errors: dict[str, FiefdomError] = {}
 
         def attempt(name: str) -> T | None:
@@ -173,8 +169,6 @@ class Session:
                 return function(name)
             except FiefdomError as error:
                 errors[name] = error
-            except (OSError, EOFError, SSHException) as error:
-                errors[name] = FiefdomError(f"{name}: the connection broke off: {error}")
             return None
 
         jobs = {name: gevent.spawn(attempt, name) for name in (self.names if names is None else names)}
@@ -184,18 +178,23 @@ class Session:
         return {name: job.value for name, job in jobs.items()}
 
     def snapshot_lines(self, queries: Mapping[str, str]) -> dict[str, list[str]]:
-        """The snapshot script's answer from every host, one round trip each."""
+        """As `run.Hosts.snapshot_lines`."""
 
         def ask(name: str) -> list[str]:
-            ok, output = self._host(name).run_shell_command(as_root(snapshot.SCRIPT), _stdin=queries[name])
+            with reaching(name):
+                ok, output = self._host(name).run_shell_command(as_root(snapshot.SCRIPT), _stdin=queries[name])
             if not ok:
-                raise FiefdomError(f"{name}: the snapshot failed: {' '.join(output.stderr.split()) or 'no output'}")
+                raise HostError(name, f"the snapshot failed: {' '.join(output.stderr.split()) or 'no output'}")
             return list(output.stdout_lines)
 
         return self.on_all(ask, queries)
 
     def run(self, name: str, phase: steps.Phase, registry: bool) -> None:
-        """Take one host through one phase; FiefdomError says what failed there."""
+        """As `run.Hosts.run`."""
+        with reaching(name):
+            self._run(name, phase, registry)
+
+    def _run(self, name: str, phase: steps.Phase, registry: bool) -> None:
         host = self._host(name)
         label = f"{name} | {phase.name}"
         if phase.images and registry:
@@ -210,40 +209,38 @@ class Session:
             self._operate(host, take, label, steps=steps.steps_text(phase.steps), detached=phase.interrupts)
 
     def text_of(self, name: str, path: str) -> str:
-        """Text of a file on a host; empty where it cannot be read."""
-        return shells.text_of(self._host(name), path)
+        """As `run.Hosts.text_of`."""
+        with reaching(name):
+            return shells.text_of(self._host(name), path)
 
     def shell(self, name: str, argv: Iterable[str]) -> tuple[bool, str, str]:
-        """Run a command as root; whether it succeeded, its output and its errors.
-
-        One that hangs has failed after 10 s, in its own words of an error: a container's command, while dockerd hangs.
-        Raises OSError where the host is not connected.
-        """
-        try:
-            return self.script(name, BOUNDED, [str(QUIET_S - 2), *argv], timeout_s=QUIET_S)
-        except TimeoutError as error:
-            return False, "", str(error)
+        """As `run.Hosts.shell`."""
+        with reaching(name):
+            try:
+                return self._script(name, BOUNDED, [str(QUIET_S - 2), *argv], timeout_s=QUIET_S)
+            except TimeoutError as error:
+                return False, "", str(error)
 
     def script(
         self, name: str, text: str, arguments: Sequence[str] = (), stdin: str = "", timeout_s: int = QUIET_S
     ) -> tuple[bool, str, str]:
-        """Run a shell script as root, its arguments from ``$1`` on; whether it succeeded, its output and its errors.
+        """As `run.Hosts.script`."""
+        with reaching(name):
+            return self._script(name, text, arguments, stdin, timeout_s)
 
-        Raises OSError where the host is not connected, or says nothing for ``timeout_s``.
-        """
-        host = self._connected(name)
-        return run_script(host.connector, text, arguments, stdin, timeout_s)
+    def _script(
+        self, name: str, text: str, arguments: Sequence[str], stdin: str = "", timeout_s: int = QUIET_S
+    ) -> tuple[bool, str, str]:
+        return run_script(self._connected(name).connector, text, arguments, stdin, timeout_s)
 
     def follow(self, name: str, steps: Iterable[steps.Step], hear: Callable[[str], None]) -> None:
-        """Let a host take a turn that it ends even if this connection breaks off; ``hear`` gets each line it prints.
-
-        Raises FiefdomError where the connection broke off, not where the turn failed: its lines say that.
-        """
-        shells.follow(self._connected(name), steps, hear)
+        """As `run.Hosts.follow`."""
+        with reaching(name):
+            shells.follow(self._connected(name), steps, hear)
 
     @contextmanager
     def every(self, seconds: float, function: Callable[[], object]) -> Iterator[None]:
-        """Call ``function`` every so many seconds beside the block; the end waits for a call that is under way."""
+        """As `run.Hosts.every`."""
         over = Event()
 
         def again() -> None:
@@ -258,7 +255,7 @@ class Session:
             job.join()
 
     def connect_anew(self, name: str) -> str | None:
-        """Close a host's connection and open another; why that failed, or None."""
+        """As `run.Hosts.connect_anew`."""
         host = self._host(name)
         with suppress(Exception):
             host.connector.client.close()  # type: ignore[attr-defined]
@@ -270,7 +267,7 @@ class Session:
             try:
                 op(name=label, _sudo=False, **arguments)
             except NestedOperationError as error:
-                raise FiefdomError(f"{host.name}: {self._why(host, error)}") from None
+                raise HostError(host.name, self._why(host, error)) from None
 
     def _why(self, host: Host, error: NestedOperationError) -> str:
         if reason := host.connector_data.pop(_REASON, None):

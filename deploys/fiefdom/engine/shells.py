@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import shlex
 import socket
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import gevent
@@ -16,7 +16,7 @@ from pyinfra.api.host import Host
 
 from fiefdom.converge import steps
 from fiefdom.converge.steps import TURN, steps_text
-from fiefdom.errors import FiefdomError
+from fiefdom.errors import FiefdomError, Unreachable
 
 LOST_S = 30
 """Seconds without a sign of a host, while something is to be heard from it, after which its connection is lost."""
@@ -75,6 +75,15 @@ def stream(host: Host, script: str, pieces: Iterable[bytes]) -> str:
 BROKEN = (OSError, EOFError, SSHException)
 
 
+@contextmanager
+def reaching(name: str) -> Iterator[None]:
+    """What paramiko raises where a host cannot be heard becomes Unreachable."""
+    try:
+        yield
+    except BROKEN as error:
+        raise Unreachable(name, f"the connection broke off: {error}") from error
+
+
 def tune(connector: Any) -> None:
     transport = connector.client.get_transport()
     # Without it every command waits for a delayed acknowledgement: 48 ms instead of 6.
@@ -99,6 +108,7 @@ def run_script(
 
 
 def follow(host: Host, steps: Iterable[steps.Step], hear: Callable[[str], None]) -> None:
+    """As `run.Hosts.follow`, but for what paramiko raises: that is left as it is."""
     argv = ["sh", "-c", AS_ROOT, TURN]
     channel = host.connector.client.get_transport().open_session()  # type: ignore[attr-defined]
     try:
@@ -109,7 +119,7 @@ def follow(host: Host, steps: Iterable[steps.Step], hear: Callable[[str], None])
         for line in channel.makefile("rb"):
             hear(line.decode(errors="replace").rstrip("\n"))
         if channel.recv_exit_status() == -1:
-            raise FiefdomError(f"{host.name}: the connection broke off; the host ends its turn by itself")
+            raise Unreachable(host.name, "the connection broke off; the host ends its turn by itself")
     finally:
         channel.close()
 

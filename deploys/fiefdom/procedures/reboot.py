@@ -9,7 +9,7 @@ from fiefdom.cluster import ledger, status
 from fiefdom.cluster.views import alone, await_serving, views_of
 from fiefdom.converge import carry_out, run
 from fiefdom.converge.run import Hosts, Say
-from fiefdom.errors import FiefdomError
+from fiefdom.errors import FiefdomError, Unreachable
 from fiefdom.model import Cluster
 from fiefdom.procedures import release, turn
 from fiefdom.waiting import looks, pause
@@ -36,7 +36,8 @@ def reboot(
     Raises FiefdomError for a cluster that is degraded, unless ``force``, and where a host does not come back.
     """
     cluster = known.cluster
-    _require_fit(known, hosts, names, force)
+    if not force:
+        _require_fit(known, hosts, names)
     gateways, who = cluster.gateways, ledger.operator()
     why = f"reboot of {', '.join(names)}{' with upgrades' if upgrade else ''}"
     with (
@@ -57,17 +58,15 @@ def reboot(
             say(name, carry_out.DONE)
 
 
-def _require_fit(known: run.Known, hosts: Hosts, names: Collection[str], force: bool) -> None:
+def _require_fit(known: run.Known, hosts: Hosts, names: Collection[str]) -> None:
     cluster = known.cluster
-    if not force and len(cluster.gateways) == 1 and cluster.gateways[0] in names:
+    if len(cluster.gateways) == 1 and cluster.gateways[0] in names:
         raise FiefdomError(
             f"{cluster.gateways[0]}: no other gateway takes its clients meanwhile; "
             "leave it out with --limit app_hosts, or say --force"
         )
-    if not force and (reasons := status.degraded(status.read(cluster, known.secrets, hosts))):
-        raise FiefdomError(f"the cluster is degraded: {reasons[0]}; mend it, or say --force")
-    if not force:
-        release.require_others(cluster, cluster.services, [[name] for name in names])
+    status.require_fit(cluster, known.secrets, hosts)
+    release.require_others(cluster, cluster.services, [[name] for name in names])
 
 
 def _require_stand_in(cluster: Cluster, hosts: Hosts, name: str) -> None:
@@ -75,7 +74,7 @@ def _require_stand_in(cluster: Cluster, hosts: Hosts, name: str) -> None:
     others = [gateway for gateway in cluster.gateways if gateway != name]
     views = views_of(hosts, others if name in cluster.gateways else cluster.gateways)
     reason = alone(views, cluster, [name], if_up=True)
-    if name in cluster.gateways and not any(isinstance(view, dict) for view in views.values()):
+    if name in cluster.gateways and all(view.silence is not None for view in views.values()):
         reason = "no other gateway answers, that would take its clients meanwhile"
     if reason:
         raise FiefdomError(
@@ -99,10 +98,10 @@ def _reboot(hosts: Hosts, name: str, say: Say) -> str:
     boot = _boot(hosts, name)
     if not boot:
         raise FiefdomError(f"{name}: does not answer; it was not rebooted")
-    began_s = _script(hosts, name, "date +%s").strip()
+    began_s = _output(hosts, name, "date +%s").strip()
     say(name, "reboot")
-    with suppress(FiefdomError):  # the connection may end before the answer
-        _script(hosts, name, "systemctl reboot")
+    with suppress(Unreachable):  # the connection may end before the answer
+        _output(hosts, name, "systemctl reboot")
     pause()
     for late in looks(BOOT_TIMEOUT_S):
         reason = hosts.connect_anew(name)
@@ -120,18 +119,17 @@ def _delays(hosts: Hosts, name: str, since_s: str) -> list[str]:
     """What a host's drain or join went on without, by its journal; of a drain nothing where that is in memory alone."""
     text = 'journalctl -q -o cat -u "$1" --since "@$2" | grep \'^going on after \' || :'
     try:
-        return [printable(line) for line in _script(hosts, name, text, AGENT, since_s).splitlines()]
-    except FiefdomError:  # it serves, whatever it has to tell
+        return [printable(line) for line in _output(hosts, name, text, AGENT, since_s).splitlines()]
+    except Unreachable:  # it serves, whatever it has to tell
         return []
 
 
 def _boot(hosts: Hosts, name: str) -> str:
     try:
-        return _script(hosts, name, "cat /proc/sys/kernel/random/boot_id").strip()
-    except FiefdomError:
+        return _output(hosts, name, "cat /proc/sys/kernel/random/boot_id").strip()
+    except Unreachable:
         return ""
 
 
-def _script(hosts: Hosts, name: str, text: str, *arguments: str) -> str:
-    """Output of a script. Raises FiefdomError where the connection breaks off."""
-    return hosts.on_all(lambda name: hosts.script(name, text, arguments)[1], [name])[name]
+def _output(hosts: Hosts, name: str, text: str, *arguments: str) -> str:
+    return hosts.script(name, text, arguments)[1]

@@ -54,8 +54,8 @@ def versions_of(release: HostPlan) -> list[tuple[str, str, str]]:
 class Release:
     """Hosts whose instances are replaced: ``turns`` holds for each, in order, the changes of the release alone."""
 
-    services: Mapping[str, tuple[str, str]]
-    """Versions before and after by service; several before are joined by commas."""
+    services: Mapping[str, tuple[tuple[str, ...], str]]
+    """Versions before, at least one, and after by service."""
     turns: Mapping[str, plan.HostPlan] = field(repr=False)
     batches: tuple[tuple[str, ...], ...]
     """Hosts that take their turn at once, batch after batch."""
@@ -73,7 +73,7 @@ class Release:
 
     def __str__(self) -> str:
         return ", ".join(
-            f"{name} {before} -> {after}" if before != after else f"{name} {after} with other settings"
+            f"{name} {', '.join(before)} -> {after}" if before != (after,) else f"{name} {after} with other settings"
             for name, (before, after) in self.services.items()
         )
 
@@ -126,7 +126,7 @@ def of_plan(cluster: Cluster, wanted: plan.Plan, services: Collection[str], orde
         # A host leaves as a whole, with the services that this release leaves alone.
         require_others(cluster, cluster.services, batches)
     return Release(
-        {name: (", ".join(before), after) for name, (before, after) in sorted(versions.items())},
+        {name: (tuple(before), after) for name, (before, after) in sorted(versions.items())},
         turns,
         tuple(batches),
         left,

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from fiefdom.cluster import ledger, views
+from fiefdom.cluster import ledger, members, views
 from fiefdom.cluster.views import views_of
 from fiefdom.converge import carry_out, plan, run, snapshot, steps
 from fiefdom.converge.run import Hosts, Say
 from fiefdom.desired.state import HostState
 from fiefdom.errors import FiefdomError
 from fiefdom.procedures import release, turn
-from fiefdom.waiting import looks
 from fiefdom.wording import printable
-
-LEAVE_TIMEOUT_S = 30
 
 # What lets the operator in and the host be found stays when Fiefdom goes.
 _STAYS = ("/etc/ssh/", "/etc/systemd/network/", "/etc/hosts", "/etc/resolv.conf", "/etc/systemd/timesyncd")
@@ -42,7 +38,7 @@ def retire(known: run.Known, hosts: Hosts, name: str, *, force: bool, take_over:
     ) as held:
         # A host may be at a turn that lost its operator, and serve in a moment what nobody else does now.
         hosts.on_all(lambda name: turn.await_turn(hosts, name))
-        alone = None if force else views.alone(views.views_of(hosts, remaining), cluster, [name])
+        alone = None if force else views.alone(views_of(hosts, remaining), cluster, [name])
         if alone:
             raise FiefdomError(f"{name}: {alone}; mend the others first, or say --force")
         found = snapshot.parse(name, hosts.snapshot_lines({name: snapshot.query([HostState()])})[name])
@@ -65,24 +61,10 @@ def _let_go(hosts: Hosts, remaining: Sequence[str], gone: plan.HostPlan, say: Sa
 
 
 def _forget(hosts: Hosts, gateways: Sequence[str], name: str) -> None:
-    """Let the members drop a name that they would otherwise list as left for a day."""
-    command = ("docker", "exec", "gateway", "serf", "force-leave", "-prune", name)
-    for late in looks(LEAVE_TIMEOUT_S):
-        hosts.on_all(lambda gateway: hosts.shell(gateway, command), gateways[:1])
-        views = views_of(hosts, gateways)
-        lists = [gateway for gateway, view in views.items() if _may_list(view, name)]
-        if not lists:
-            return
-        if late:
-            raise FiefdomError(
-                f"{name}: is out of service, but {', '.join(lists)} may still list it; members forget it within a day"
-            )
+    def lists() -> dict[str, list[str]]:
+        return {gate: [name] if view.may_list(name) else [] for gate, view in views_of(hosts, gateways).items()}
 
-
-def _may_list(view: Any, name: str) -> bool:
-    """Whether a gateway knows a host. One that does not answer has not said that it forgot it."""
-    if not isinstance(view, dict):
-        return True
-    members = {str(m.get("name")) for m in view.get("members", []) if isinstance(m, dict)}
-    servers = {str(s.get("name")).rpartition("-")[0] for s in view.get("servers", []) if isinstance(s, dict)}
-    return name in members | servers
+    if left := members.forget(hosts, gateways, [name], lists):
+        raise FiefdomError(
+            f"{name}: is out of service, but {', '.join(left[name])} may still list it; members forget it within a day"
+        )

@@ -6,15 +6,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from fiefdom.cluster import ledger, lock, status
+from fiefdom.cluster import ledger, status
 from fiefdom.cluster import views as views_module
-from fiefdom.cluster.lock import refusal
-from fiefdom.cluster.views import Counts, alone, counts, erring, verdict, views_of
+from fiefdom.cluster.lock import CANARY, Lock, refusal
+from fiefdom.cluster.views import Counts, Views, alone, counts, erring, verdict, views_of
 from fiefdom.converge import carry_out, look, plan, run, steps
 from fiefdom.converge.run import Hosts, Known, Say
 from fiefdom.desired.containers import FAILED
 from fiefdom.desired.state import Container
-from fiefdom.errors import FiefdomError
+from fiefdom.errors import FiefdomError, Unreachable
 from fiefdom.images import build
 from fiefdom.model import Cluster
 from fiefdom.procedures import release
@@ -85,7 +85,9 @@ class Report:
         error = self.error
         return {
             "outcome": "failed" if error else "ok",
-            "services": {name: {"from": old, "to": new} for name, (old, new) in self.release.services.items()},
+            "services": {
+                name: {"from": ", ".join(old), "to": new} for name, (old, new) in self.release.services.items()
+            },
             "released": [n for n in self.release.hosts if error is None or n in error.released],
             "on_new_version": list(self.on_new_version),
             "waiting": list(self.release.left),
@@ -111,8 +113,8 @@ def perform(known: run.Known, hosts: Hosts, wanted: Release, wish: Wish, say: Sa
     why = f"{wish.what} {wanted}" + (f", canary {canary}" if canary else "")
     report = Report(wanted, wish)
 
-    def lifts(lock: lock.Lock) -> bool:
-        return _ends_canary(wish) and _waits(lock)
+    def lifts(lock: Lock) -> bool:
+        return _ends_canary(wish) and lock.waits
 
     watchful = not (wish.force or wish.order.all_at_once)
     try:
@@ -133,7 +135,7 @@ def perform(known: run.Known, hosts: Hosts, wanted: Release, wish: Wish, say: Sa
     else:
         if canary and wanted.left:
             try:
-                ledger.lock(hosts, gateways, who, f"{_CANARY}{wanted} on {canary}", warn)
+                ledger.lock(hosts, gateways, who, f"{CANARY}{wanted} on {canary}", warn, "canary")
             except FiefdomError as error:
                 warn(f"the cluster is not locked after the canary: {error}")
     report.seconds = now_s() - began
@@ -143,7 +145,7 @@ def perform(known: run.Known, hosts: Hosts, wanted: Release, wish: Wish, say: Sa
 def end_canary(hosts: Hosts, gateways: tuple[str, ...], wish: Wish, warn: Callable[[str], None]) -> bool:
     """Unlock a cluster that waits after a canary, where ``wish`` goes on or back and finds nothing left to release."""
     locks = ledger.read(hosts, gateways, 0).locks if _ends_canary(wish) else ()
-    if not locks or not all(_waits(lock) for lock in locks):
+    if not locks or not all(lock.waits for lock in locks):
         return False
     ledger.unlock(hosts, gateways, ledger.operator(), warn)
     return True
@@ -157,20 +159,12 @@ def _require_unchanged(known: run.Known, hosts: Hosts, wanted: Release, wish: Wi
         raise FiefdomError("the hosts changed since this run looked at them; run it again")
 
 
-_CANARY = "waits for `fiefdom rollout --continue`, or `fiefdom rollback`, after the canary of "
-
-
-def _waits(lock: lock.Lock) -> bool:
-    """Whether a cluster waits after a canary, and is not locked for another reason."""
-    return lock.person and lock.why.startswith(_CANARY)
-
-
 def _ends_canary(wish: Wish) -> bool:
     return wish.resume or wish.what == "rollback"
 
 
 def _done(wanted: Release) -> dict[str, tuple[str, str]]:
-    return {name: (before.split(", ")[0], after) for name, (before, after) in wanted.services.items()}
+    return {name: (before[0], after) for name, (before, after) in wanted.services.items()}
 
 
 def prepare(known: run.Known, hosts: Hosts, services: Collection[str], wish: Wish) -> Release:
@@ -184,15 +178,16 @@ def prepare(known: run.Known, hosts: Hosts, services: Collection[str], wish: Wis
     # Who goes back is in trouble already.
     if not wish.force and wish.what != "rollback" and found.turns:
         applied = plan.merge(look.plan_of(known, name, answers[name]) for name in hosts.names)
-        reasons = status.degraded(status.read(known.cluster, known.secrets, hosts)) + release.unapplied(
-            applied, found.turns
-        )
-        if reasons:
-            more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-            raise FiefdomError(f"the cluster is not fit for a release: {reasons[0]}{more}; mend it, or say --force")
+        unapplied = release.unapplied(applied, found.turns)
+        status.require_fit(known.cluster, known.secrets, hosts, unapplied, _unfit)
     carry_out.require_space(plan.merge(found.turns.values()))
     require_images(known.cluster, found, wish)
     return found
+
+
+def _unfit(reasons: Sequence[str]) -> str:
+    more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+    return f"the cluster is not fit for a release: {reasons[0]}{more}"
 
 
 def require_images(cluster: Cluster, wanted: Release, wish: Wish) -> None:
@@ -222,7 +217,7 @@ def _release(
 def require_free(hosts: Hosts, gateways: tuple[str, ...], wish: Wish) -> None:
     """Raise FiefdomError for a locked cluster, before `prepare` waits for the turn of the run that locked it."""
     for found in ledger.read(hosts, gateways, 0).locks:
-        if not (_ends_canary(wish) and _waits(found)) and (reason := refusal(found, wish.take_over)):
+        if not (_ends_canary(wish) and found.waits) and (reason := refusal(found, wish.take_over)):
             raise FiefdomError(f"{found.gateway}: {reason}")
 
 
@@ -282,7 +277,7 @@ class Rollout:
 
     # --- The stages
 
-    def _forbidden(self, views: Mapping[str, Any], batch: Collection[str]) -> list[Failure]:
+    def _forbidden(self, views: Views, batch: Collection[str]) -> list[Failure]:
         """Who was to serve meanwhile may have died since the release was found fit to begin."""
         reason = alone(views, self.known.cluster, batch, if_up=True) if self.watchful else None
         words = f"the turn was not begun: {reason}; --force begins it all the same"
@@ -297,7 +292,7 @@ class Rollout:
         heard = Heard(name, self._stage)
         try:
             take_turn(self.hosts, name, steps.turn(self.release.turns[name]), heard)
-        except FiefdomError as error:
+        except Unreachable as error:
             # The host goes on alone, and how far it comes cannot be heard.
             return Failure(name, "its turn", str(error))
         return heard.failure
@@ -316,7 +311,7 @@ class Rollout:
                 break
         return Failure(name, missing.unit, missing.reason) if missing else None
 
-    def _judged(self, views: Mapping[str, Any], name: str, before: Counts) -> Failure | None:
+    def _judged(self, views: Views, name: str, before: Counts) -> Failure | None:
         """What the gateways count against a host since its turn began; its servers count anew when they come back."""
         now = counts(views, [name], self.release.services)
         reason = verdict(before, now, self.known.cluster.rollout.most_errors)
@@ -383,11 +378,11 @@ class Rollout:
         heard = Heard(name, self._stage)
         try:
             take_turn(self.hosts, name, steps, heard)
-        except FiefdomError as error:
+        except Unreachable as error:
             if reason := self.hosts.connect_anew(name):
                 raise FiefdomError(f"{error}; and no other one opens: {reason}") from error
             # It may be at the turn still in which its connection dropped.
-            self.hosts.on_all(lambda name: await_turn(self.hosts, name), [name])
+            await_turn(self.hosts, name)
             heard = Heard(name, self._stage)
             take_turn(self.hosts, name, steps, heard)
         return heard
@@ -402,17 +397,17 @@ class Rollout:
         # The one to blame comes first.
         names = [f"{c.name}{FAILED}" for c in sorted(instances, key=lambda c: c.unit not in failure.unit)]
         try:
-            found = self.hosts.on_all(lambda name: self.hosts.script(name, _KEPT, names)[1], [failure.host])
-        except FiefdomError:  # it is only told less then
+            _, output, _ = self.hosts.script(failure.host, _KEPT, names)
+        except Unreachable:  # it is only told less then
             return failure
-        lines = [line.partition("\t") for line in found[failure.host].splitlines()]
+        lines = [line.partition("\t") for line in output.splitlines()]
         kept = tuple(text for kind, _, text in lines if kind == "kept")
         words = tuple(printable(text)[:_WORDS_MAX] for kind, _, text in lines if kind == "log" and text.strip())
         return replace(failure, kept=kept, log=failure.log or words[-10:])
 
     # --- Looking and telling
 
-    def _views(self) -> Mapping[str, Any]:
+    def _views(self) -> Views:
         return views_of(self.hosts, self.known.cluster.gateways)
 
     def _stage(self, name: str, stage: str, began: float | None = None) -> None:

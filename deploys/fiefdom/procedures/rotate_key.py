@@ -76,7 +76,7 @@ def _left_out(cluster: Cluster, hosts: Hosts, say: Say) -> list[members.Member]:
     """Let the cluster forget who is no host of the inventory; those who are members all the same."""
     for stranger in members.of(cluster, members.all_members(cluster, hosts)):
         say(stranger.name, "forget")
-        if not members.forget(cluster, hosts, stranger.name):
+        if members.forget_strangers(cluster, hosts, [stranger.name]):
             _warn_with(say)(f"{stranger}: the gateways still list it; who is left out is forgotten within a day")
     return _strangers_alive(cluster, hosts, cluster.gateways)
 
@@ -102,8 +102,7 @@ def _require_fit(known: run.Known, hosts: Hosts) -> None:
             raise FiefdomError(
                 f"{host.host}: another change is pending, {change.kind} {change.name}; `fiefdom apply` makes it first"
             )
-    if reasons := status.degraded(status.read(cluster, known.secrets, hosts)):
-        raise FiefdomError(f"the cluster is degraded: {reasons[0]}; mend it, or say --force")
+    status.require_fit(cluster, known.secrets, hosts)
     for service in sorted(cluster.services):
         running = [name for name in cluster.hosts if cluster.count(name, service)]
         if len(running) == 1:
@@ -178,7 +177,7 @@ def _of_the_key(wanted: plan.Plan) -> plan.Plan:
 
 def _answers(hosts: Hosts, gate: str) -> bool:
     try:
-        hosts.on_all(lambda gate: members.members(hosts, gate), [gate])
+        members.members(hosts, gate)
     except FiefdomError:
         return False
     return True

@@ -82,9 +82,9 @@ class Heard:
 def take_turn(hosts: Hosts, name: str, steps: Sequence[steps.Step], heard: Heard) -> None:
     """Let a host take steps. One that ends before the last without saying why has failed as well.
 
-    Raises FiefdomError where the connection broke off.
+    Raises Unreachable where the connection broke off.
     """
-    hosts.on_all(lambda name: hosts.follow(name, steps, heard), [name])
+    hosts.follow(name, steps, heard)
     heard.end()
     if heard.failure is None and not heard.restored and heard.taken < len(steps):
         reason = f"ended after {heard.taken} of {len(steps)} steps; see `journalctl -u fiefdom-turn` there"

@@ -23,9 +23,10 @@ from fiefdom import wording
 from fiefdom.cli import show
 from fiefdom.cluster import audit, ledger
 from fiefdom.cluster.audit import Act, Entry
-from fiefdom.cluster.lock import SILENT_S, Lock, parse_answer, refusal
+from fiefdom.cluster.lock import APPLY, CANARY, SILENT_S, Kind, Lock, parse_answer, refusal
 from fiefdom.errors import FiefdomError
 from helpers.clock import stopped
+from helpers.simulated import broken_off
 
 GATEWAYS = ("gw1", "gw2")
 
@@ -50,7 +51,7 @@ class Gateways:
         assert folder == "/var/lib/fiefdom/ledger"
         self.before(name, verb)
         if name in self.down:
-            raise ConnectionResetError("gone")
+            raise broken_off(name)
         done = subprocess.run(
             # engine.Session adds where the operator comes from as the last argument.
             ["sh", "-c", text, "fiefdom", verb, str(self.folder(name)), *rest, "10.0.0.1 5 10.0.0.2 22"],
@@ -70,8 +71,6 @@ class Gateways:
                 values[name] = function(name)
             except FiefdomError as error:
                 errors.append(str(error))
-            except OSError as error:
-                errors.append(f"{name}: the connection broke off: {error}")
         if errors:
             raise FiefdomError("; ".join(errors))
         return values
@@ -276,7 +275,7 @@ def test_the_background_beats_tells_of_silence_once_and_of_loss_at_the_next_stag
 
 def test_of_many_runs_at_once_one_wins(hosts: Gateways) -> None:
     def attempt(number: int) -> bool:
-        body = ledger._body(run=str(number), who="w", why="y", person=False)
+        body = ledger._body_of_lock(str(number), "w", "y", "run")
         held = ledger.Held(hosts, GATEWAYS, str(number), "w", ledger._token(body), no_warning)
         try:
             ledger._take(held, body, {})
@@ -512,6 +511,7 @@ def test_an_act_is_recorded_however_it_ends(hosts: Gateways, error: BaseExceptio
                 raise error
     except (FiefdomError, KeyboardInterrupt) as raised:
         assert raised is error
+        assert not isinstance(raised, FiefdomError) or raised.recorded
     begin, end = hosts.audit("gw2")
     about = {
         "run": held.run,
@@ -642,14 +642,63 @@ def test_the_last_healthy_version(entries: list[Entry], running: str, expected: 
 
 
 def lock(person: bool = False, age_s: float = 725, silence_s: float = 4) -> Lock:
-    return Lock("gw1", "r", "ann@desk", "w", person, "2026-01-02T03:04:05Z", age_s, silence_s, "0" * 64, "1.0")
+    kind: Kind = "person" if person else "run"
+    return Lock("gw1", "r", "ann@desk", "w", kind, "2026-01-02T03:04:05Z", age_s, silence_s, "0" * 64, "1.0")
 
 
-def answer(seen: float, uptime_s: int = 10**6, now: int = 1_767_323_045) -> Lock:
-    text = '{"since":"2026-01-02T03:04:05Z","run":"r","who":"a","why":"w","person":false}'
+def answer(seen: float, uptime_s: int = 10**6, now: int = 1_767_323_045, **more: object) -> Lock:
+    about = {"since": "2026-01-02T03:04:05Z", "run": "r", "who": "a", "why": "w", "person": False}
+    text = json.dumps(about | more)
     found = parse_answer("gw1", f"now\t{now}\t{uptime_s}\nlock\t{'0' * 64}\t{seen:.9f}\t{text}").lock
     assert found
     return found
+
+
+@pytest.mark.parametrize(
+    ("about", "kind"),
+    [
+        *(({"kind": kind}, kind) for kind in ("run", "apply", "person", "canary")),
+        # No prose, whoever wrote it, and no other word makes it another one.
+        ({"kind": "run", "why": f"{APPLY}app1"}, "run"),
+        ({"kind": "person", "person": True, "why": f"{CANARY}predictor 1 -> 2 on app1"}, "person"),
+        ({"kind": "person", "person": True, "why": f"{APPLY}the brakes"}, "person"),
+        ({"kind": "apply", "person": True}, "apply"),
+        # The release before wrote none.
+        ({}, "run"),
+        ({"why": f"{APPLY}app1, app2"}, "apply"),
+        ({"why": f"{CANARY}predictor 1 -> 2 on app1"}, "run"),
+        ({"person": True}, "person"),
+        ({"person": True, "why": f"{CANARY}predictor 1 -> 2 on app1"}, "canary"),
+        ({"person": True, "why": f"{APPLY}the brakes"}, "person"),
+        # One that nobody knows is none.
+        *(({"kind": kind, "person": True}, "person") for kind in ("", "Canary", "people", None, 1, [], {}, ["run"])),
+        ({"kind": "people", "person": 1}, "run"),
+    ],
+)
+def test_a_lock_says_of_what_kind_it_is_or_is_known_by_its_reason(about: dict[str, object], kind: Kind) -> None:
+    found = answer(1_767_323_045, **about)
+    assert found.kind == kind
+    assert (found.person, found.applies, found.waits) == (
+        kind in ("person", "canary"),
+        kind == "apply",
+        kind == "canary",
+    )
+    assert list(found.as_data()) == ["gateway", "run", "who", "why", "person", "since", "age_s", "silence_s", "alive"]
+
+
+def test_the_release_before_understands_a_lock(hosts: Gateways) -> None:
+    """It looks for `person`, and at how a reason begins."""
+    ledger.lock(hosts, GATEWAYS, "ann@desk", f"{CANARY}x", no_warning, "canary")
+    for name in GATEWAYS:
+        written = json.loads(hosts.lock_file(name).read_text())
+        assert list(written) == ["since", "run", "who", "why", "kind", "person"]
+        assert (written["kind"], written["person"]) == ("canary", True)
+    ledger.unlock(hosts, GATEWAYS, "ann@desk", no_warning)
+    for held, kind in ((apply(hosts, []), "apply"), (hold(hosts), "run")):
+        with held:
+            written = json.loads(hosts.lock_file("gw2").read_text())
+            assert (written["kind"], written["person"]) == (kind, False)
+            assert written["why"].startswith(APPLY) == (kind == "apply")
 
 
 @pytest.mark.parametrize(

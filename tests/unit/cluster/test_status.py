@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from fiefdom.cluster import status, views
+from fiefdom.cluster import status
 from fiefdom.cluster.status import InstanceStatus, Status
+from fiefdom.cluster.views import Agent, Config, Refused, Seen, Server, Silent, View, parse_view
 from fiefdom.converge import plan
 from fiefdom.converge.snapshot import FoundContainer, Snapshot
 from fiefdom.desired import gateway
@@ -39,14 +40,21 @@ def view() -> dict[str, Any]:
     return {
         "serf": {"ok": True, "error": None},
         "config": {"ok": True, "error": None},
-        "members": [{"name": name, "status": "alive"} for name in NAMES],
-        "servers": [{"service": "predictor", "name": f"{n}-{port}", "state": "up"} for n, port, _ in INSTANCES],
+        "members": [{"name": name, "address": "10.1.0.1", "status": "alive"} for name in NAMES],
+        "servers": [
+            {"service": "predictor", "name": f"{n}-{port}", "port": port, "state": "up"} for n, port, _ in INSTANCES
+        ],
         "rejected": [],
     }
 
 
-def combined(found: dict[str, Snapshot] | None = None, **views: dict[str, Any] | str) -> Status:
-    return status.combine(CLUSTER, NAMES, found or hosts(), {"gw1": view(), "gw2": view(), **views})
+def combined(found: dict[str, Snapshot] | None = None, **sent: dict[str, Any] | str) -> Status:
+    """The picture where gateways say this, or what a text says of why they do not."""
+    said = {
+        name: Silent(what) if isinstance(what, str) else parse_view(json.dumps(what))
+        for name, what in {"gw1": view(), "gw2": view(), **sent}.items()
+    }
+    return status.combine(CLUSTER, NAMES, found or hosts(), said)
 
 
 def server_of(shown: Status, host: str, port: int) -> InstanceStatus:
@@ -137,11 +145,46 @@ def test_a_living_member_that_the_inventory_does_not_know_is_told_and_keeps_noth
 
 
 def test_a_gateways_answer_is_what_it_says_less_what_nobody_reads() -> None:
-    offers = {"offers": [{"service": "predictor"}]}
-    sent = {**view(), "node": "gw1", "members": [{"name": "app1", "status": "alive", **offers}]}
-    assert views.parse_view(json.dumps(sent)) == {**view(), "members": [{"name": "app1", "status": "alive"}]}
+    member = {"name": "app1", "address": "10.1.0.21", "status": "alive"}
+    sent = {
+        **{"node": "gw1", "serf": {"ok": True, "error": None}, "config": config(error="line 3", **REFUSED_ANEW)},
+        "members": [{**member, "offers": [{"service": "predictor"}]}],
+        "servers": [{"service": "predictor", "name": "app1-8000", "port": 8000, "state": "up", "requests": 5}],
+        "rejected": [{"member": "app9", "reason": "claims the name"}],
+    }
+    assert parse_view(json.dumps(sent)) == View(
+        serf=Agent(True),
+        config=Config(False, "line 3", OLD, "1" * 64, True),
+        members=(Seen("app1", "10.1.0.21", "alive"),),
+        servers=(Server("predictor", "app1-8000", 8000, "up", requests=5),),
+        rejected=(Refused("app9", "claims the name"),),
+    )
     # What an older gateway does not say is not there.
-    assert views.parse_view("{}") == {"serf": {}, "config": {}, "members": [], "servers": [], "rejected": []}
+    assert parse_view("{}") == View()
+
+
+@pytest.mark.parametrize(
+    ("part", "row"),
+    [
+        ("members", {"name": "app1", "address": "10.1.0.21", "status": None}),
+        ("members", {"name": "app1", "status": "alive"}),
+        ("servers", {"service": "predictor", "name": "app1-8000", "port": True, "state": "up"}),
+        ("servers", {"service": "predictor", "name": "app1-8000", "port": "8000", "state": "up"}),
+        ("servers", {"service": ["predictor"], "name": "app1-8000", "port": 8000, "state": "up"}),
+        ("rejected", {"member": 3, "reason": "claims the name"}),
+    ],
+)
+def test_a_row_that_is_not_whole_is_left_out(part: str, row: dict[str, Any]) -> None:
+    whole = view()
+    sent = {**whole, part: [row, *whole[part]]}
+    assert parse_view(json.dumps(sent)) == parse_view(json.dumps(whole))
+
+
+def test_what_is_no_number_counts_nothing_and_what_is_not_true_is_not_well() -> None:
+    row = {"service": "predictor", "name": "app1-8000", "port": 8000, "state": "up"}
+    counted = {"requests": True, "errors_5xx": "5", "failures": 1.5}
+    seen = parse_view(json.dumps({"serf": {"ok": 1, "error": 3}, "config": {"ok": "yes"}, "servers": [row | counted]}))
+    assert seen == View(servers=(Server("predictor", "app1-8000", 8000, "up"),))
 
 
 @pytest.mark.parametrize(
@@ -156,12 +199,14 @@ def test_a_gateways_answer_is_what_it_says_less_what_nobody_reads() -> None:
     ],
 )
 def test_an_answer_that_is_none_is_told(text: str, words: str) -> None:
-    assert views.parse_view(text) == words
+    found = parse_view(text)
+    assert (found, found.silence) == (Silent(words), words)
+    assert found.servers == found.members == found.rejected == ()
 
 
 def test_what_a_gateway_says_is_one_printable_line() -> None:
     sent = {**view(), "rejected": [{"member": "app9\x1b[2J", "reason": "says\n" + "x" * 1000}]}
-    (line,) = combined(gw1=views.parse_view(json.dumps(sent))).problems
+    (line,) = combined(gw1=sent).problems
     assert line.startswith("gw1: refuses member app9\\x1b[2J: says xxx")
     assert line.isprintable() and len(line) < 500
 
@@ -204,6 +249,7 @@ def test_without_a_gateway_nothing_is_known_to_serve() -> None:
 STATE = gateway.desired(context("gw1"))
 NEW = STATE.file(gateway.HAPROXY_CONFIG)
 OLD = "0" * 64
+REFUSED_ANEW = {"refused": "1" * 64, "retry_in_s": 4.0}
 
 
 class Views:

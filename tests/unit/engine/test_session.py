@@ -6,11 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 # In a process of its own: engine patches the standard library for everything that is imported after it.
 HOST = """
 import subprocess, sys, time
 from types import SimpleNamespace
+from paramiko import SSHException
 import fiefdom.engine
+from fiefdom.errors import Unreachable
 from fiefdom.engine import session as engine
 from fiefdom.engine import shells
 from fiefdom.cluster import ledger
@@ -23,6 +27,8 @@ class Connector:
     def run_shell_command(self, command, _stdin, _timeout):
         if sys.argv[1] == "link":
             time.sleep(60)
+        if sys.argv[1] == "broken":
+            raise SSHException("gone")
         done = subprocess.run(command.get_raw_value(), shell=True, input=_stdin, capture_output=True, text=True)
         return done.returncode == 0, SimpleNamespace(stdout=done.stdout.strip(), stderr=done.stderr.strip())
 
@@ -35,6 +41,31 @@ session._state = state
 began = time.monotonic()
 print(session.shell("gw1", sys.argv[2:]))
 assert time.monotonic() - began < 10
+"""
+
+
+UNREACHABLE = f"""{HOST}
+def lost():
+    raise EOFError("lost")
+
+session = engine.Session(None, ("gw1",))
+session._state = state
+host.connector.client = SimpleNamespace(get_transport=lambda: SimpleNamespace(open_session=lost))
+if sys.argv[1] == "down":
+    host.connector.client = None
+for call in (
+    lambda name: session.shell(name, ["true"]),
+    lambda name: session.script(name, "true", timeout_s=3),
+    lambda name: session.follow(name, [], print),
+):
+    try:
+        print(call("gw1"))
+    except Unreachable as error:
+        print(error.host, "|", error)
+    try:
+        session.on_all(call)
+    except Exception as error:
+        print(type(error).__name__, "|", error)
 """
 
 
@@ -55,6 +86,32 @@ assert [*engine.take._inner(steps="")] == []
 """
 
 
+# What pyinfra's own command knows of a run, and that it knows it of this run alone.
+LOCKED_OUT = f"""{HOST}
+import gc
+from pyinfra.api import State
+from fiefdom.engine import deploys
+
+def out(*_):
+    raise deploys.FiefdomError("gw1: took it back")
+
+deploys.guarded = out
+deploys.cluster_of = lambda _: None
+deploys.secret.load = deploys.build.identities = lambda _: None
+first, second = State(check_for_changes=False), State(check_for_changes=False)
+first.inventory = second.inventory = None
+for state, name in ((first, "gw1"), (first, "gw2"), (second, "gw2")):
+    host.name = name
+    try:
+        deploys._commit(state, host, None, (), None)
+    except engine.NestedOperationError:
+        pass
+del first, second, state
+gc.collect()
+print(len(deploys._runs), "runs are known")
+"""
+
+
 def shell(*arguments: str, program: str = HANGS) -> str:
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False, timeout=60
@@ -71,9 +128,34 @@ def test_a_link_that_hangs_is_a_command_that_failed() -> None:
     assert shell("link", "true") == "(False, '', 'no answer for 3 s')"
 
 
+@pytest.mark.parametrize(
+    ("how", "script", "follow"),
+    [
+        ("down", "not connected", "not connected"),
+        ("broken", "gone", "lost"),
+        ("link", "no answer for 3 s", "lost"),
+    ],
+)
+def test_a_host_that_cannot_be_heard_is_one_error_that_names_it(how: str, script: str, follow: str) -> None:
+    """However many hosts were asked; a command that hangs has answered."""
+    lines = shell(how, program=UNREACHABLE).splitlines()
+    broke_off = [f"gw1: the connection broke off: {words}" for words in (script, script, follow)]
+    expected = [line for words in broke_off for line in (f"gw1 | {words}", f"FiefdomError | {words}")]
+    assert lines == (["(False, '', 'no answer for 3 s')", *expected[2:]] if how == "link" else expected)
+
+
 def test_a_commands_words_are_its_own() -> None:
     assert shell("host", "printf", "%s|", "two words", "$HOME;") == "(True, 'two words|$HOME;|', '')"
     assert shell("host", "sh", "-c", "echo why >&2; exit 3") == "(False, '', 'why')"
+
+
+def test_after_one_host_that_took_a_change_back_the_others_of_the_run_are_left_alone() -> None:
+    assert shell("host", program=LOCKED_OUT).splitlines() == [
+        "took it back",
+        "left alone, for gw1 took such a change back",
+        "gw1: took it back",
+        "0 runs are known",
+    ]
 
 
 def test_pyinfras_own_command_refuses_while_somebody_holds_the_lock(tmp_path: Path) -> None:

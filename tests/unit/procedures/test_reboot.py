@@ -14,7 +14,7 @@ from fiefdom.procedures import retire as retire_module
 from fiefdom.procedures.retire import _STAYS
 from helpers.clock import stopped
 from helpers.released import Said, known
-from helpers.simulated import SimulatedHosts, Trouble, converged
+from helpers.simulated import BROKEN_OFF, SimulatedHosts, Trouble, broken_off, converged
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ class Rebooting:
             host = self.hosts.hosts[name]
             host.containers("start", *(c.unit for c in host.state.containers))
             self.hosts._gossip(name)
-            raise ConnectionResetError("the host went down while it answered")
+            raise broken_off(name, "the host went down while it answered")
         return self.script_of_ledger(name, text, *arguments, **more)
 
     def connect_anew(self, _name: str) -> str | None:
@@ -204,7 +204,7 @@ def test_a_retirement_is_in_the_audit_with_its_plan(hosts: SimulatedHosts) -> No
     assert len(act.plan) == 12
 
 
-@pytest.mark.parametrize("view", ["dockerd hangs", ConnectionResetError("gone")])
+@pytest.mark.parametrize("view", ["dockerd hangs", BROKEN_OFF])
 def test_a_gateway_that_does_not_answer_has_not_forgotten_a_host(hosts: SimulatedHosts, view: Any) -> None:
     follow = hosts.follow
 

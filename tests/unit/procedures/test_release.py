@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,19 @@ from hypothesis import strategies as st
 
 from fiefdom.cluster import status
 from fiefdom.cluster.status import InstanceStatus, Status
-from fiefdom.cluster.views import Count, Missing, alone, counts, erring, missing, not_up, verdict
+from fiefdom.cluster.views import (
+    Count,
+    Missing,
+    Silent,
+    View,
+    alone,
+    counts,
+    erring,
+    missing,
+    not_up,
+    parse_view,
+    verdict,
+)
 from fiefdom.converge import plan
 from fiefdom.converge import steps as steps_module
 from fiefdom.converge.plan import Change, HostPlan
@@ -184,7 +197,7 @@ def test_a_service_that_the_inventory_lacks_is_named() -> None:
 def test_versions_are_told_by_service() -> None:
     wanted = plan.merge([turn("app1", "predictor"), turn("app2", "predictor", before="0.9"), turn("app3", "predictor")])
     found = release.of_plan(cluster(), wanted, ["predictor"], Order())
-    assert found.services == {"predictor": ("1, 0.9", "2")}
+    assert found.services == {"predictor": (("1", "0.9"), "2")}
     assert str(found) == "predictor 1, 0.9 -> 2"
     same = release.of_plan(cluster(), plan.merge([turn("app1", "predictor", before="2")]), ["predictor"], Order())
     assert str(same) == "predictor 2 with other settings"
@@ -327,8 +340,8 @@ def test_a_host_without_an_agent_asks_systemd_for_nothing() -> None:
 # --- What the gateways count
 
 
-def view(*rows: dict[str, Any]) -> dict[str, Any]:
-    return {"servers": list(rows)}
+def view(*rows: dict[str, Any]) -> View:
+    return parse_view(json.dumps({"servers": rows}))
 
 
 def row(name: str, requests: object = 0, errors: object = 0, failures: object = 0, **more: object) -> dict[str, Any]:
@@ -348,7 +361,7 @@ def test_counts_are_by_gateway_and_server_of_the_hosts_and_services_asked_for() 
     views = {
         "gw1": view(row("app1-8000", 10, 1, 2), row("app2-8000", 5), row("app1-9000", 7, service="web")),
         "gw2": view(row("app1-8000", 20)),
-        "gw3": "no answer",
+        "gw3": Silent("no answer"),
     }
     assert counts(views, ["app1"], {"predictor": ("1", "2")}) == {
         ("gw1", "app1-8000"): Count(10, 3),
@@ -395,12 +408,13 @@ def test_every_error_may_be_allowed_and_none() -> None:
 
 def test_a_host_is_up_when_every_gateway_has_every_instance_up() -> None:
     two = cluster(("app1", "app2", "app3"), services={"predictor": {"instances": 2}})
-    whole = view(row("app2-8000"), row("app2-8001"), row("app2-9000", service="web"), row("app1-8000", state="down"))
+    rows = [row("app2-8000"), row("app2-8001"), row("app2-9000", service="web"), row("app1-8000", state="down")]
+    whole = view(*rows)
     assert not_up({"gw1": whole, "gw2": whole}, two, "app2") is None
-    assert not_up({"gw1": whole, "gw2": "out of order"}, two, "app2") == "gw2 does not answer: out of order"
-    draining = view(*(r | {"state": "drain"} if r["port"] == 8001 else r for r in whole["servers"]))
+    assert not_up({"gw1": whole, "gw2": Silent("out of order")}, two, "app2") == "gw2 does not answer: out of order"
+    draining = view(*(r | {"state": "drain"} if r["port"] == 8001 else r for r in rows))
     assert not_up({"gw1": whole, "gw2": draining}, two, "app2") == "gw2 has predictor at app2:8001 drain"
-    missing = view(*whole["servers"][:2])
+    missing = view(*rows[:2])
     assert not_up({"gw1": missing}, two, "app2") == "gw1 has web at app2:9000 out of rotation"
     # Another service on the same port is not it.
     assert not_up({"gw1": view(row("app2-8000"), row("app2-8001"), row("app2-9000"))}, two, "app2")
@@ -410,7 +424,7 @@ def test_what_is_missing_names_the_unit_that_is_not_up() -> None:
     one = cluster(("app1",), services={"predictor": {"instances": 1}, "web": None})
     down = {"gw1": view(row("app1-8000", state="down"))}
     assert missing(down, one, "app1") == Missing("predictor@8000.service", "gw1 has predictor at app1:8000 down")
-    assert missing({"gw1": "gone"}, one, "app1") == Missing("the gateways", "gw1 does not answer: gone")
+    assert missing({"gw1": Silent("gone")}, one, "app1") == Missing("the gateways", "gw1 does not answer: gone")
 
 
 @pytest.mark.parametrize(
@@ -435,7 +449,7 @@ def test_who_serves_nothing_leaves_nobody_alone() -> None:
     seen = {"gw1": view(row("app1-8000", state="down"), row("app3-8000", state="down"))}
     assert alone(seen, two, ["app1"], if_up=True) is None
     assert alone({"gw1": view(row("app1-8000"))}, two, ["app1"], if_up=True)
-    assert alone({"gw1": "gone"}, two, ["app1"], if_up=True) == "gw1 does not answer: gone"
+    assert alone({"gw1": Silent("gone")}, two, ["app1"], if_up=True) == "gw1 does not answer: gone"
 
 
 def test_a_service_without_another_host_leaves_nobody_alone() -> None:
@@ -480,7 +494,9 @@ spoilt = st.dictionaries(keys, likely | json_values, max_size=2)
 rows = st.builds(lambda whole, some: {**whole, **some}, st.sampled_from([row("app1-8000"), {}]), spoilt)
 views = st.dictionaries(
     st.sampled_from(["gw1", "gw2"]),
-    st.one_of(json_values, st.fixed_dictionaries({"servers": st.lists(rows | json_values, max_size=3) | json_values})),
+    st.one_of(
+        json_values, st.fixed_dictionaries({"servers": st.lists(rows | json_values, max_size=3) | json_values})
+    ).map(lambda sent: parse_view(json.dumps(sent))),
 )
 CLUSTER = cluster()
 
@@ -489,7 +505,7 @@ CLUSTER = cluster()
 @example(before={}, now={"gw1": view(row("app1-8000", service=[]))})
 @example(before={}, now={"gw1": view(row("app1-8000", port={}))})
 def test_whatever_gateways_say_is_a_verdict_or_a_reason_never_a_traceback(
-    before: dict[str, Any], now: dict[str, Any]
+    before: dict[str, View], now: dict[str, View]
 ) -> None:
     services = {"predictor": ("1", "2")}
     first, then = (counts(found, APPS, services) for found in (before, now))

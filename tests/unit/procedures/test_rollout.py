@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import re
 import subprocess
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from fiefdom.procedures.rollout import Report, RolloutError, Wish
 from fiefdom.procedures.turn import Heard
 from helpers.clock import Clock, stopped
 from helpers.released import APPS, NEW, OLD, Said, known
-from helpers.simulated import SimulatedHosts, Trouble, answer, bring, converged
+from helpers.simulated import BROKEN_OFF, SimulatedHosts, Trouble, answer, bring, converged
 
 
 @pytest.fixture
@@ -132,7 +133,7 @@ def test_no_host_begins_before_the_batch_before_it_is_up_and_soaked(hosts: Simul
         if what == "drain":
             seen.append((who, tuple(name for name, at in up_at.items() if clock.now_s - at >= 2.0)))
         if what == "soak":
-            assert views.not_up({"gw1": {"servers": hosts.servers()}}, CLUSTER, who) is None
+            assert views.not_up(views.views_of(hosts, ["gw1"]), CLUSTER, who) is None
             up_at[who] = clock.now_s
 
     wish = Wish(order=Order("2"))
@@ -160,6 +161,30 @@ def test_a_canary_waits_under_a_lock_that_only_going_on_or_back_lifts(hosts: Sim
     assert perform(hosts, resume=True).error is None
     assert versions(hosts) == all_on(NEW)
     assert ledger.read(hosts, ("gw1", "gw2")).locks == ()
+
+
+def test_a_canarys_lock_of_the_release_before_is_lifted_as_well(hosts: SimulatedHosts) -> None:
+    """It has no kind, and is known by how its reason begins."""
+    perform(hosts, order=Order(canary="app2"))
+    for path in hosts.root.glob("gw*/lock"):
+        written = json.loads(path.read_text())
+        assert written.pop("kind") == "canary"
+        path.write_text(json.dumps(written, separators=(",", ":")) + "\n")
+    assert {lock.kind for lock in ledger.read(hosts, ("gw1", "gw2")).locks} == {"canary"}
+    with pytest.raises(FiefdomError, match="waits for `fiefdom rollout --continue`"):
+        perform(hosts)
+    assert perform(hosts, resume=True).error is None
+    assert ledger.read(hosts, ("gw1", "gw2")).locks == ()
+
+
+def test_several_versions_before_are_each_told_and_the_first_is_gone_back_to(hosts: SimulatedHosts) -> None:
+    perform(hosts, order=Order(canary="app1"))
+    ledger.unlock(hosts, ("gw1", "gw2"), "ann@desk", pytest.fail)
+    hosts.known = known("2.0.0")
+    report = perform(hosts)
+    assert str(report.release) == f"predictor {NEW}, {OLD} -> 2.0.0"
+    assert report.as_data()["services"] == {"predictor": {"from": f"{NEW}, {OLD}", "to": "2.0.0"}}
+    assert audit.acts(ledger.read(hosts, ("gw1", "gw2")).entries)[-1].services == {"predictor": (NEW, "2.0.0")}
 
 
 def lock_words(hosts: SimulatedHosts) -> set[str]:
@@ -484,7 +509,7 @@ def test_a_gateway_that_breaks_off_is_one_that_does_not_answer(hosts: SimulatedH
     """The release is undone; it is not left where it stands."""
 
     def break_off() -> None:
-        hosts.views["gw2"] = ConnectionResetError("gone")
+        hosts.views["gw2"] = BROKEN_OFF
 
     clock.meanwhile = break_off
     report = perform(hosts)

@@ -22,7 +22,7 @@ from fiefdom.procedures import rotate_key
 from helpers.clock import stopped
 from helpers.example import GOSSIP_KEY, context
 from helpers.released import Said, known
-from helpers.simulated import Ring, SimulatedHosts, converged, understand
+from helpers.simulated import BROKEN_OFF, Ring, SimulatedHosts, broken_off, converged, understand
 
 OLD = GOSSIP_KEY
 GIVEN = base64.b64encode(bytes(range(32))).decode()
@@ -399,7 +399,7 @@ def test_a_host_that_a_gateway_goes_on_refusing_is_told(hosts: SimulatedHosts) -
     cluster = hosts.known.cluster
     members.require_believed(cluster, hosts, MEMBERS)
     rows = [{"member": name, "reason": "offers web, which the inventory does not let it run"} for name in ("x", "app1")]
-    hosts.views |= {"gw1": OSError("not connected"), "gw2": {"rejected": rows}}
+    hosts.views |= {"gw1": BROKEN_OFF, "gw2": {"rejected": rows}}
     members.require_believed(cluster, hosts, ["app2"])
     with pytest.raises(FiefdomError) as caught:
         members.require_believed(cluster, hosts, ["app1"])
@@ -555,7 +555,7 @@ def test_a_gateway_that_is_down_does_not_keep_an_app_host_from_its_mend(hosts: S
 
     def down(name: str, *arguments: Any, **more: Any) -> tuple[bool, str, str]:
         if name == "gw1":
-            raise OSError("not connected")
+            raise broken_off(name, "not connected")
         return script(name, *arguments, **more)
 
     hosts.script = down  # type: ignore[method-assign]
