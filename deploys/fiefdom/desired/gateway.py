@@ -29,7 +29,7 @@ HAPROXY_CONFIG = f"{CONFIG_DIR}/haproxy.cfg"
 RECONCILER_CONFIG = f"{CONFIG_DIR}/reconciler.json"
 AGENT_CONFIG = f"{CONFIG_DIR}/agent.json"
 
-# An app host asks before it leaves and after it joined: see rotation.sh.j2.
+# An app host asks before it leaves and after it joined: see rotation.sh.
 HANDLERS = tuple(f"query:fiefdom-{word}=fiefdom-gateway {word}" for word in ("drained", "serving"))
 
 PIDS = 512
