@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from fiefdom.desired import containers
 from fiefdom.desired.containers import conf_file
 from fiefdom.desired.state import Container, File, HostState, digest
+from helpers.programs import with_constants
 
 pytestmark = pytest.mark.lab
 
@@ -109,7 +109,9 @@ class Supervised:
         return subprocess.run([self.script, verb, self.container.name], capture_output=True, text=True, check=False)
 
     def __post_init__(self) -> None:
-        (self.root / "container").write_text(containers.script(str(self.root), str(self.root / "stamps")))
+        (self.root / "container").write_text(
+            with_constants("container", conf_dir=self.root, stamp_dir=self.root / "stamps")
+        )
         (self.root / "container").chmod(0o755)
         self.notify_path = str(self.root / "notify")
         self.ready = threading.Event()

@@ -20,11 +20,12 @@ from typing import Any
 import pytest
 
 from fiefdom import lab
-from fiefdom.desired.containers import conf_file, script
+from fiefdom.desired.containers import conf_file
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Container, HostState
 from fiefdom.images import bases
 from helpers.operator_view import await_true
+from helpers.programs import with_constants
 
 pytestmark = pytest.mark.lab
 
@@ -628,7 +629,9 @@ class Supervised:
     def __init__(self, cluster: Cluster) -> None:
         self.folder = cluster.folder
         self.script = str(self.folder / "container")
-        Path(self.script).write_text(script(str(self.folder), str(self.folder / "stamps")))
+        Path(self.script).write_text(
+            with_constants("container", conf_dir=self.folder, stamp_dir=self.folder / "stamps")
+        )
         Path(self.script).chmod(0o755)
         self.container = Container(
             name=GATEWAY,

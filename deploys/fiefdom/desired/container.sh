@@ -1,5 +1,5 @@
 #!/bin/sh
-# {{ managed }}
+# Managed by Fiefdom: edit the inventory, not this file.
 #
 # Owns one container for its systemd unit.
 #   run NAME [HEIR]  start it, or take over the one that runs; ready when it answers its probe; end when it ends
@@ -16,14 +16,13 @@
 # It waits for the container's process itself, which needs no dockerd.
 set -eu
 
-conf_dir={{ conf_dir }}
-stamp_dir={{ stamp_dir }}
-docker_socket={{ docker_socket }}
-docker_timeout_s={{ docker_timeout_s }}
-facts_format='{{ facts_format }}'
-{% raw %}
+# As containers.py has them.
+conf_dir=/etc/fiefdom/containers
+stamp_dir=/var/lib/fiefdom/containers
+docker_timeout_s=90
+
+docker_socket=/run/docker.sock
 state_format='{{.State.Running}} {{.State.Pid}} {{.State.ExitCode}} {{.Image}} {{index .Config.Labels "fiefdom.spec"}}'
-{% endraw %}
 newline='
 '
 
@@ -93,13 +92,9 @@ exists_container() {
   docker inspect --type container "$1" > /dev/null 2>&1
 }
 
-is_running() {
-  [ "$(docker inspect --type container --format '{% raw %}{{.State.Running}}{% endraw %}' "$1" 2> /dev/null)" = true ]
-}
-
 # The containers that were handed over, and still finish their requests or have ended.
 retiring() {
-  docker ps --all --filter "name=^$name\.retiring-[0-9]+\$" --format '{% raw %}{{.Names}}{% endraw %}'
+  docker ps --all --filter "name=^$name\.retiring-[0-9]+\$" --format '{{.Names}}'
 }
 
 await_docker() {
@@ -110,7 +105,50 @@ await_docker() {
   done
 }
 
-{{ facts_function }}
+# What is between these two marks snapshot.sh has as well, for what it finds is compared with the stamp that is made here.
+# @FACTS@
+# Two lines for `docker inspect`: what a container really runs, and its environment (which may hold secrets). Only what is
+# settled at creation, so neither a restart nor dockerd's version changes it. Another field here is another digest, and
+# every container would be replaced for it.
+facts_format='{{.Name}}'
+for field in \
+  .Image \
+  .Config.User \
+  .Config.Cmd \
+  .Config.Entrypoint \
+  .Config.StopSignal \
+  .Config.StopTimeout \
+  '(index .Config.Labels "fiefdom.name")' \
+  '(index .Config.Labels "fiefdom.spec")' \
+  '(index .Config.Labels "fiefdom.role")' \
+  '(index .Config.Labels "fiefdom.version")' \
+  .HostConfig.NetworkMode \
+  .HostConfig.PortBindings \
+  .HostConfig.Binds \
+  .HostConfig.Mounts \
+  .HostConfig.Tmpfs \
+  .HostConfig.Memory \
+  .HostConfig.NanoCPUs \
+  .HostConfig.PidsLimit \
+  .HostConfig.CapAdd \
+  .HostConfig.CapDrop \
+  .HostConfig.SecurityOpt \
+  .HostConfig.Privileged \
+  .HostConfig.ReadonlyRootfs \
+  .HostConfig.RestartPolicy.Name \
+  .HostConfig.Ulimits; do
+  facts_format="$facts_format {{json $field}}"
+done
+facts_format="$facts_format
+{{json .Config.Env}}"
+
+# One container's two lines on stdin become its facts: the environment only as a hash.
+container_facts() {
+  IFS= read -r facts && IFS= read -r env || return 1
+  env=$(printf '%s' "$env" | sha256sum)
+  printf '%s\nenv %s\n' "$facts" "${env%% *}"
+}
+# @FACTS@
 
 facts() {
   docker inspect --type container --format "$facts_format" "$1" | container_facts || die "$1: docker shows no facts"
@@ -147,7 +185,7 @@ create() {
   done < "$conf"
   docker create "$@" > /dev/null || return 1
   # Asked of what was made, for only the host knows an image that it pulled itself.
-  user=$(docker inspect --type container --format '{% raw %}{{.Config.User}}{% endraw %}' "$created")
+  user=$(docker inspect --type container --format '{{.Config.User}}' "$created")
   case ${user%%:*} in '' | root | 0*) refuse_root "$created" ;; esac
 }
 
@@ -179,7 +217,7 @@ is_as_wanted() {
 }
 
 find_image() {
-  wanted=$(docker image inspect --format '{% raw %}{{.Id}}{% endraw %}' "$image" 2> /dev/null)
+  wanted=$(docker image inspect --format '{{.Id}}' "$image" 2> /dev/null)
 }
 
 adopt_or_create() {
@@ -330,7 +368,7 @@ take_names() {
 }
 
 remove_when_ended() {
-  retiring_pid=$(docker inspect --type container --format '{% raw %}{{.State.Pid}}{% endraw %}' "$1" 2> /dev/null) || return 0
+  retiring_pid=$(docker inspect --type container --format '{{.State.Pid}}' "$1" 2> /dev/null) || return 0
   retiring_pids="$retiring_pids $retiring_pid"
   {
     [ "$retiring_pid" -eq 0 ] || tail --pid="$retiring_pid" --sleep-interval=0.5 -f /dev/null
@@ -350,7 +388,7 @@ finish_what_was_begun() {
   observe "$next"
   if [ "$running" = true ]; then
     if await_heir; then take_names; else say "$name: $why"; fi
-  elif [ "$(docker inspect --type container --format '{% raw %}{{.State.Status}}{% endraw %}' "$next")" = created ]; then
+  elif [ "$(docker inspect --type container --format '{{.State.Status}}' "$next")" = created ]; then
     # It never ran, so there is nothing to look at.
     docker rm --force "$next" > /dev/null
   elif exists_container "$name"; then
