@@ -6,6 +6,7 @@ Nothing outside of a program moves its paths, so a test changes the line where o
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from fiefdom.desired.programs import text_of
 
@@ -17,3 +18,17 @@ def with_constants(name: str, **values: object) -> str:
         text, found = re.subn(rf"^{constant}=\S+$", f"{constant}={value}", text, flags=re.MULTILINE)
         assert found == 1, constant
     return text
+
+
+def place_supervisor(folder: Path) -> Path:
+    """The supervisor of containers whose files are all in ``folder``, as is `handover` where somebody puts it."""
+    text = with_constants("container", conf_dir=folder, stamp_dir=folder / "stamps", handover=folder / "handover")
+    path = folder / "container"
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def place_handover(folder: Path) -> None:
+    """What the supervisor of `place_supervisor` needs for containers that have successors."""
+    (folder / "handover").write_text(text_of("handover"))

@@ -25,7 +25,7 @@ from fiefdom.desired.render import render
 from fiefdom.desired.state import Container, HostState
 from fiefdom.images import bases
 from helpers.operator_view import await_true
-from helpers.programs import with_constants
+from helpers.programs import place_handover, place_supervisor
 
 pytestmark = pytest.mark.lab
 
@@ -628,11 +628,8 @@ class Supervised:
 
     def __init__(self, cluster: Cluster) -> None:
         self.folder = cluster.folder
-        self.script = str(self.folder / "container")
-        Path(self.script).write_text(
-            with_constants("container", conf_dir=self.folder, stamp_dir=self.folder / "stamps")
-        )
-        Path(self.script).chmod(0o755)
+        self.script = str(place_supervisor(self.folder))
+        place_handover(self.folder)
         self.container = Container(
             name=GATEWAY,
             unit="",

@@ -20,8 +20,8 @@ UID = 990
 
 # A release's containers that failed are kept under this ending until the next run.
 FAILED = ".failed"
-# A gateway's successor until it has taken over, and the one before until its last requests are answered: their
-# supervisor's alone.
+# A gateway's successor until it has taken over, and the one before until its last requests are answered: its
+# supervisor's alone, see handover.sh.
 HANDING_OVER = (".next", ".retiring-")
 
 # How long a unit waits for dockerd, and what starting and stopping cost beside the container's own time.

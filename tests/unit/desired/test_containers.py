@@ -97,6 +97,7 @@ def test_the_facts_are_what_every_stamp_out_there_is_a_digest_of() -> None:
 
 def test_the_script_has_its_paths_and_limits_where_this_library_looks_for_them() -> None:
     text = programs.text_of("container")
+    assert f"\nhandover={programs.DIR}/handover\n" in text
     assert f"\nconf_dir={containers.CONF_DIR}\n" in text
     assert f"\nstamp_dir={containers.STAMP_DIR}\n" in text
     assert f"\ndocker_timeout_s={containers.DOCKER_TIMEOUT_S}\n" in text
