@@ -17,7 +17,7 @@ import fiefdom
 SHELL = re.compile(r"\$\{?[@#0-9a-zA-Z_]|^\s*(if|for|while|docker|set|exec) ", re.MULTILINE)
 
 # One that is only ever part of another is checked there: snapshot.sh and the supervisor.
-PARTS = {("desired.containers", "FACTS_FUNCTION"), ("desired.containers", "FACTS_FORMAT")}
+PARTS = {("desired.containers", "FACTS")}
 
 found: dict[str, str] = {}
 for info in pkgutil.walk_packages(fiefdom.__path__, "fiefdom."):

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from fiefdom.desired import containers
 from fiefdom.desired.containers import conf_file
 from fiefdom.desired.state import Container, File, HostState, digest
+from helpers.programs import place_handover, place_supervisor
 
 pytestmark = pytest.mark.lab
 
@@ -109,8 +109,7 @@ class Supervised:
         return subprocess.run([self.script, verb, self.container.name], capture_output=True, text=True, check=False)
 
     def __post_init__(self) -> None:
-        (self.root / "container").write_text(containers.script(str(self.root), str(self.root / "stamps")))
-        (self.root / "container").chmod(0o755)
+        place_supervisor(self.root)
         self.notify_path = str(self.root / "notify")
         self.ready = threading.Event()
         self.notifications = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -449,6 +448,7 @@ def heirs(supervised: Supervised, tmp_path: Path) -> Iterator[Heirs]:
         start_timeout_s=3,
     )
     supervised.write()
+    place_handover(tmp_path)
     it = Heirs(supervised, shared)
     it.answers()
     try:

@@ -20,11 +20,12 @@ from typing import Any
 import pytest
 
 from fiefdom import lab
-from fiefdom.desired.containers import conf_file, script
+from fiefdom.desired.containers import conf_file
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Container, HostState
 from fiefdom.images import bases
 from helpers.operator_view import await_true
+from helpers.programs import place_handover, place_supervisor
 
 pytestmark = pytest.mark.lab
 
@@ -627,9 +628,8 @@ class Supervised:
 
     def __init__(self, cluster: Cluster) -> None:
         self.folder = cluster.folder
-        self.script = str(self.folder / "container")
-        Path(self.script).write_text(script(str(self.folder), str(self.folder / "stamps")))
-        Path(self.script).chmod(0o755)
+        self.script = str(place_supervisor(self.folder))
+        place_handover(self.folder)
         self.container = Container(
             name=GATEWAY,
             unit="",

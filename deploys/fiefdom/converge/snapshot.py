@@ -10,17 +10,11 @@ from fiefdom.desired import containers
 from fiefdom.desired.state import HostState
 from fiefdom.errors import FiefdomError
 
-SCRIPT = (
-    (Path(__file__).parent / "snapshot.sh").read_text().replace("# container_facts:", f"{containers.FACTS_FUNCTION}\n#")
-)
-# Three lines for each container: what the plan reads, and the two that `container_facts` makes a digest of.
-_CONTAINER_FORMAT = (
-    "\t".join(
-        ["{{.Name}}", "{{.State.Running}}", "{{.Image}}"]
-        + [f'{{{{index .Config.Labels "fiefdom.{label}"}}}}' for label in ("spec", "role", "version", "name")]
-    )
-    + "{{println}}"
-    + containers.FACTS_FORMAT.replace("\n", "{{println}}")
+SCRIPT = (Path(__file__).parent / "snapshot.sh").read_text().replace("# @FACTS@\n", containers.FACTS)
+# Of each container what the plan reads; the script adds the two lines that `container_facts` makes a digest of.
+_CONTAINER_FORMAT = "\t".join(
+    ["{{.Name}}", "{{.State.Running}}", "{{.Image}}"]
+    + [f'{{{{index .Config.Labels "fiefdom.{label}"}}}}' for label in ("spec", "role", "version", "name")]
 )
 SYSCTL_ROOT = "/proc/sys/"
 STAMPS = "/var/lib/fiefdom/stamps/"

@@ -6,7 +6,8 @@ export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 tab=$(printf '\t')
 query=$(cat)
 
-# container_facts: snapshot.py puts the function here that the supervisor script has as well
+# Here snapshot.py puts facts_format and container_facts, as the supervisor has them between two such marks.
+# @FACTS@
 
 ask() { printf '%s\n' "$query" | sed -n "s/^$1$tab//p"; }
 
@@ -26,11 +27,13 @@ docker_part() {
     printf 'docker\tup\n'
     ask image | xargs -d '\n' -r docker image inspect \
         --format "{{range .RepoTags}}image$tab{{.}}$tab{{\$.Id}}$tab{{index \$.Config.Labels \"fiefdom.context\"}}{{println}}{{end}}" 2>/dev/null | grep .
+    # shellcheck disable=SC2154 # facts_format
     {
         ask container
         docker ps -a --filter label=fiefdom.name --format '{{.Names}}' 2>/dev/null
     } | sort -u | xargs -d '\n' -r docker inspect --type container \
-        --format "$(ask container-format)" 2>/dev/null |
+        --format "$(ask container-format)
+$facts_format" 2>/dev/null |
         while IFS= read -r line; do
             facts=$(container_facts | sha256sum)
             printf 'container\t%s\t%s\n' "$line" "${facts%% *}"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from fiefdom import __version__
+from fiefdom.desired import programs
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Container, Directory, File, HostState, spec_hash
 from fiefdom.errors import FiefdomError
@@ -13,62 +14,22 @@ from fiefdom.model import Cluster
 
 CONF_DIR = "/etc/fiefdom/containers"
 STAMP_DIR = "/var/lib/fiefdom/containers"
-SCRIPT = "/usr/local/lib/fiefdom/container"
 
 # The user of Fiefdom's own images, chosen below 1000 so that no login user of a host has it.
 UID = 990
 
 # A release's containers that failed are kept under this ending until the next run.
 FAILED = ".failed"
-# A gateway's successor until it has taken over, and the one before until its last requests are answered: their
-# supervisor's alone.
+# A gateway's successor until it has taken over, and the one before until its last requests are answered: its
+# supervisor's alone, see handover.sh.
 HANDING_OVER = (".next", ".retiring-")
 
 # How long a unit waits for dockerd, and what starting and stopping cost beside the container's own time.
 DOCKER_TIMEOUT_S = 90
 MARGIN_S = 30
 
-# Two lines for `docker inspect`: what a container really runs, and its environment (which may hold secrets).
-# Only what is settled at creation, so neither a restart nor dockerd's version changes it.
-FACTS_FORMAT = "{{.Name}} " + " ".join(
-    "{{json " + field + "}}"
-    for field in (
-        ".Image",
-        ".Config.User",
-        ".Config.Cmd",
-        ".Config.Entrypoint",
-        ".Config.StopSignal",
-        ".Config.StopTimeout",
-        '(index .Config.Labels "fiefdom.name")',
-        '(index .Config.Labels "fiefdom.spec")',
-        '(index .Config.Labels "fiefdom.role")',
-        '(index .Config.Labels "fiefdom.version")',
-        ".HostConfig.NetworkMode",
-        ".HostConfig.PortBindings",
-        ".HostConfig.Binds",
-        ".HostConfig.Mounts",
-        ".HostConfig.Tmpfs",
-        ".HostConfig.Memory",
-        ".HostConfig.NanoCPUs",
-        ".HostConfig.PidsLimit",
-        ".HostConfig.CapAdd",
-        ".HostConfig.CapDrop",
-        ".HostConfig.SecurityOpt",
-        ".HostConfig.Privileged",
-        ".HostConfig.ReadonlyRootfs",
-        ".HostConfig.RestartPolicy.Name",
-        ".HostConfig.Ulimits",
-    )
-)
-FACTS_FORMAT += "\n{{json .Config.Env}}"
-
-# A shell function that turns one container's two lines on stdin into its facts: the environment only as a hash.
-# `docker inspect --type container --format FACTS_FORMAT NAME | container_facts | sha256sum` is the digest of a stamp.
-FACTS_FUNCTION = r"""container_facts() {
-  IFS= read -r facts && IFS= read -r env || return 1
-  env=$(printf '%s' "$env" | sha256sum)
-  printf '%s\nenv %s\n' "$facts" "${env%% *}"
-}"""
+# The supervisor's lines that tell what a container was really started with; the snapshot's script has them as well.
+_, FACTS, _ = programs.text_of("container").split("# @FACTS@\n")
 
 
 def image_ref(cluster: Cluster, image: str, version: str) -> str:
@@ -159,29 +120,16 @@ def with_containers(state: HostState, *containers: Container) -> HostState:
         directories=(
             Directory("/etc/fiefdom"),
             Directory(CONF_DIR),
-            Directory("/usr/local/lib/fiefdom"),
+            Directory(programs.DIR),
             Directory("/var/lib/fiefdom"),
             # Stamps are digests that cover secrets, as the specification's: see `conf_file`.
             Directory(STAMP_DIR, mode=0o700),
         ),
-        files=(File(SCRIPT, script().encode(), mode=0o755, check=("sh", "-n", "{}")),),
+        files=(programs.program("container"),),
     )
     confs = tuple(conf_file(container, state) for container in containers)
     files = tuple(replace(file, serves=True) for file in state.files + confs)
     return support + replace(state, files=files, containers=state.containers + containers)
-
-
-def script(conf_dir: str = CONF_DIR, stamp_dir: str = STAMP_DIR, docker_socket: str = "/run/docker.sock") -> str:
-    """Text of the supervisor script."""
-    return render(
-        "container.sh.j2",
-        conf_dir=conf_dir,
-        stamp_dir=stamp_dir,
-        docker_socket=docker_socket,
-        docker_timeout_s=DOCKER_TIMEOUT_S,
-        facts_format=FACTS_FORMAT,
-        facts_function=FACTS_FUNCTION,
-    )
 
 
 def start_limit_s(container: Container, others: int = 0) -> int:

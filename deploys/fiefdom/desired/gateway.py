@@ -17,6 +17,7 @@ from fiefdom.desired.containers import (
 )
 from fiefdom.desired.context import Context
 from fiefdom.desired.membership import agent_file, ring_files, rpc_environment
+from fiefdom.desired.programs import program
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Container, Directory, File, HostState, Image, Unit
 from fiefdom.model import LAST_PORT, Cluster, Gateway, Service
@@ -29,7 +30,7 @@ HAPROXY_CONFIG = f"{CONFIG_DIR}/haproxy.cfg"
 RECONCILER_CONFIG = f"{CONFIG_DIR}/reconciler.json"
 AGENT_CONFIG = f"{CONFIG_DIR}/agent.json"
 
-# An app host asks before it leaves and after it joined: see rotation.sh.j2.
+# An app host asks before it leaves and after it joined: see rotation.sh.
 HANDLERS = tuple(f"query:fiefdom-{word}=fiefdom-gateway {word}" for word in ("drained", "serving"))
 
 PIDS = 512
@@ -76,7 +77,8 @@ def desired(context: Context) -> HostState:
         units=(Unit(UNIT),),
         images=(Image(container.image),),
     )
-    return with_containers(state, container)
+    # In one stroke with the supervisor, which reads it; not with what the container is made from.
+    return with_containers(state, container) + HostState(files=(program("handover", mode=0o644),))
 
 
 def _container(context: Context) -> Container:

@@ -14,6 +14,7 @@ from fiefdom.desired.containers import (
 )
 from fiefdom.desired.context import Context
 from fiefdom.desired.membership import agent_file, app_tags, ring_files, rpc_environment
+from fiefdom.desired.programs import program
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Container, Directory, File, HostState, Image, Unit
 from fiefdom.model import Instance
@@ -23,7 +24,7 @@ UNIT = "serf-agent.service"
 CONFIG_DIR = "/etc/fiefdom/serf"
 CONFIG = f"{CONFIG_DIR}/agent.json"
 STATE_DIR = "/var/lib/fiefdom/serf"
-ROTATION = "/usr/local/lib/fiefdom/rotation"
+ROTATION_CONF = "/etc/fiefdom/rotation.conf"
 
 # Measured: 12 MB and 8 processes; a leave takes 1.2 to 2 s.
 PIDS = 64
@@ -51,7 +52,8 @@ def desired(context: Context) -> HostState:
             agent_file(context, CONFIG, tags=tags, state_dir=STATE_DIR),
             env_file(NAME, rpc_environment(context)),
             _unit_file(context, container, instances),
-            File(ROTATION, _rotation(context).encode(), mode=0o755, check=("sh", "-n", "{}")),
+            File(ROTATION_CONF, _rotation_conf(context).encode()),
+            program("rotation"),
         ),
         units=(Unit(UNIT),),
         images=(Image(container.image),),
@@ -92,9 +94,9 @@ def _container(context: Context) -> Container:
     )
 
 
-def _rotation(context: Context) -> str:
+def _rotation_conf(context: Context) -> str:
     return render(
-        "rotation.sh.j2",
+        "rotation.conf.j2",
         name=context.name,
         join_timeout_s=context.cluster.serf.join_timeout_s,
         drain_timeout_s=context.cluster.drain_timeout_s,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from fiefdom.converge import snapshot
 from fiefdom.converge.snapshot import FoundContainer, FoundFile, FoundImage, FoundUnit, Snapshot
 from fiefdom.desired import gateway
+from fiefdom.desired.programs import text_of
 from fiefdom.desired.state import Container, Directory, File, HostState, Image, Package, Sysctl, Unit, digest
 from fiefdom.errors import FiefdomError
 
@@ -202,6 +205,40 @@ def on_debian(prepare: str, state: HostState, *options: str) -> Snapshot:
     )
     assert (done.returncode, done.stderr) == (0, "")
     return snapshot.parse("app1", done.stdout.splitlines())
+
+
+DOCKER = """#!/bin/sh
+case $1 in
+  ps) [ "$2" = -q ] || echo web-1 ;;
+  inspect)
+    printf '%s\\n' "$5" >>"$ROOT/asked"
+    case $5 in {{.Name}}"\t"*) printf '/web-1\\ttrue\\tsha256:aa\\tspec\\tinstance\\t7\\tweb-1\\n' ;; esac
+    printf '/web-1 "sha256:aa" "1000"\\n%s\\n' "$ENVIRONMENT"
+    ;;
+esac
+"""
+
+
+def test_the_script_asks_of_a_container_and_finds_what_its_supervisor_stamps(tmp_path: Path) -> None:
+    for name, text in {"docker": DOCKER, "id": "#!/bin/sh\necho 0\n"}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    secret = '["TOKEN=s3cret"]'
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "ROOT": str(tmp_path), "ENVIRONMENT": secret}
+
+    def said(script: str, *arguments: str, stdin: str = "") -> str:
+        words = ["sh", "-c", script, "fiefdom", *arguments]
+        done = subprocess.run(words, input=stdin, env=env, capture_output=True, text=True, check=True, timeout=60)
+        return done.stdout
+
+    script = snapshot.SCRIPT.replace("export LC_ALL=C PATH=", f"export LC_ALL=C PATH={tmp_path}:")
+    lines = said(script, "10.0.0.9 50000 10.0.0.1 22", stdin=snapshot.query([HostState()])).splitlines()
+    facts = said(text_of("container"), "facts", "web-1")
+    assert facts == f'/web-1 "sha256:aa" "1000"\nenv {digest(secret)}\n'
+    web = snapshot.parse("app1", lines).containers["web-1"]
+    assert web == FoundContainer(True, "sha256:aa", "spec", "instance", "7", True, digest(facts))
+    _, *by_script, by_supervisor, environment = (tmp_path / "asked").read_text().splitlines()
+    assert by_script == [by_supervisor, environment]
 
 
 @pytest.mark.lab

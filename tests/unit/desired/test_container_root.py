@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fiefdom.desired.containers import conf_file, script
+from fiefdom.desired.containers import conf_file
 from fiefdom.desired.state import Container, HostState
+from helpers.programs import with_constants
 
 DOCKER = """#!/bin/sh
 cd {root} || exit
@@ -38,7 +39,7 @@ def run(root: Path, uids: str, gids: str = "1000 1000 1000 1000") -> tuple[str, 
     (root / "web.conf").write_bytes(conf_file(WEB, HostState()).content)
     tabs = {"Uid": uids.replace(" ", "\t"), "Gid": gids.replace(" ", "\t")}
     (root / "status").write_text("Name:\tweb\n" + "".join(f"{k}:\t{v}\n" for k, v in tabs.items()))
-    text = script(str(root), str(root / "stamps"))
+    text = with_constants("container", conf_dir=root, stamp_dir=root / "stamps")
     assert "/proc/$pid/status" in text
     text = text.replace("/proc/$pid/status", str(root / "status")).replace("in_background sleep 2", ":")
     # Where it goes on, that is enough to know.

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fiefdom.desired.containers import FACTS_FORMAT, conf_file, env_file, script, with_containers
-from fiefdom.desired.state import Container, HostState, spec_hash
+from fiefdom.desired import containers, programs
+from fiefdom.desired.containers import FACTS, conf_file, env_file, with_containers
+from fiefdom.desired.state import Container, HostState, digest, spec_hash
 from fiefdom.errors import FiefdomError
 
 CONTAINER = Container(
@@ -66,13 +67,37 @@ def test_the_supervisor_travels_with_its_containers() -> None:
 
 def test_the_script_is_clean_for_shellcheck(tmp_path: Path) -> None:
     path = tmp_path / "container"
-    path.write_text(script())
+    path.write_bytes(with_containers(STATE, CONTAINER).file("/usr/local/lib/fiefdom/container").content)
     shellcheck = Path(sys.executable).with_name("shellcheck")
     done = subprocess.run([shellcheck, path], capture_output=True, text=True, check=False)
     assert done.stdout == ""
     assert done.returncode == 0
 
 
+def facts(command: str, stdin: str = "") -> str:
+    """What ``command`` prints where the facts are known."""
+    words = ["sh", "-eu", "-c", f"{FACTS}\n{command}"]
+    return subprocess.run(words, input=stdin, capture_output=True, text=True, check=True).stdout
+
+
 def test_the_facts_format_fits_into_single_quotes_and_two_lines() -> None:
-    assert "'" not in FACTS_FORMAT
-    assert len(FACTS_FORMAT.splitlines()) == 2
+    found = facts('printf %s "$facts_format"')
+    assert "'" not in found
+    assert len(found.splitlines()) == 2
+
+
+def test_the_facts_are_what_every_stamp_out_there_is_a_digest_of() -> None:
+    # With any other format or order, every container of every cluster would be taken for changed by hand, and replaced.
+    asked = facts('printf %s "$facts_format"')
+    assert digest(asked) == "bb33872f503713759087e240ab535278ea88890ccb96f9a129c06c2ea6c49aaa"
+    assert asked.startswith("{{.Name}} {{json .Image}} {{json .Config.User}} ")
+    env = '["TOKEN=s3cret"]'
+    assert facts("container_facts", f"/web x\n{env}\n") == f"/web x\nenv {digest(env)}\n"
+
+
+def test_the_script_has_its_paths_and_limits_where_this_library_looks_for_them() -> None:
+    text = programs.text_of("container")
+    assert f"\nhandover={programs.DIR}/handover\n" in text
+    assert f"\nconf_dir={containers.CONF_DIR}\n" in text
+    assert f"\nstamp_dir={containers.STAMP_DIR}\n" in text
+    assert f"\ndocker_timeout_s={containers.DOCKER_TIMEOUT_S}\n" in text

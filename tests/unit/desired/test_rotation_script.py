@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from fiefdom.desired import serf
+from fiefdom.desired.programs import text_of
 from helpers.example import context
+from helpers.programs import with_constants
 
 NO_GATEWAY_S = 2
 AGENT = """#!/bin/sh
@@ -21,7 +23,7 @@ case $4 in
     cat {root}/gateways
     [ ! -e {root}/once ] || : > {root}/gateways
     ;;
-  query) sleep 0.05; cat {root}/answers ;;
+  query) echo "$*" >>{root}/asked; sleep 0.05; cat {root}/answers ;;
 esac
 """
 
@@ -34,9 +36,11 @@ class Agent:
         (root / "docker").write_text(AGENT.format(root=root))
         (root / "docker").chmod(0o755)
         self.knows()
-        text = serf.desired(context("app1", serf=settings)).file(serf.ROTATION).content.decode()
-        assert "no_gateway_s=5\n" in text
-        (root / "rotation").write_text(text.replace("no_gateway_s=5\n", f"no_gateway_s={NO_GATEWAY_S}\n"))
+        conf = serf.desired(context("app1", serf=settings)).file(serf.ROTATION_CONF)
+        (root / "rotation.conf").write_bytes(conf.content)
+        assert "no_gateway_s=5\n" in text_of("rotation")
+        text = with_constants("rotation", conf=root / "rotation.conf", no_gateway_s=NO_GATEWAY_S)
+        (root / "rotation").write_text(text)
 
     def knows(self, *gateways: str, answers: str = "") -> None:
         for name, lines in (("gateways", gateways), ("answers", [f"Response from '{g}': {answers}" for g in gateways])):
@@ -123,3 +127,28 @@ def test_a_host_that_joins_does_not_wait_for_a_gateway_that_is_gone(agent: Agent
     began_s = time.monotonic()
     assert ended(agent.start("join")) == ""
     assert time.monotonic() - began_s < 1
+
+
+@pytest.mark.parametrize("damage", ["missing", "not whole"])
+def test_without_its_configuration_it_says_so_and_announces_nothing(agent: Agent, damage: str) -> None:
+    conf = agent.root / "rotation.conf"
+    if damage == "missing":
+        conf.unlink()
+    else:
+        conf.write_text(conf.read_text().replace("drain_timeout_s", "something_else"))
+    run = agent.start("leave")
+    _, said = run.communicate(timeout=10)
+    assert (run.returncode, said) == (1, f"{conf} is missing, or not whole\n")
+    assert not (agent.root / "announced").exists()
+
+
+def test_wrong_usage_is_told(agent: Agent) -> None:
+    run = agent.start("dance")
+    _, said = run.communicate(timeout=10)
+    assert (run.returncode, said) == (1, "usage: rotation join|leave\n")
+
+
+def test_every_gateway_is_asked_about_this_host(agent: Agent) -> None:
+    agent.knows("gw1", answers="drained")
+    assert ended(agent.start("leave")) == ""
+    assert (agent.root / "asked").read_text().splitlines()[0].endswith(" fiefdom-drained app1")

@@ -80,6 +80,6 @@ def test_it_waits_for_open_requests_as_long_as_an_instance_may_take(
     changes: dict[str, Any], drain_timeout_s: int
 ) -> None:
     state = serf.desired(context("app2", **changes))
-    assert f"\ndrain_timeout_s={drain_timeout_s}\n" in state.file(serf.ROTATION).content.decode()
+    assert f"\ndrain_timeout_s {drain_timeout_s}\n" in state.file(serf.ROTATION_CONF).content.decode()
     limit_s = stop_limit_s(state.containers[0]) + drain_timeout_s
     assert f"TimeoutStopSec={limit_s}\n" in state.file(f"/etc/systemd/system/{serf.UNIT}").content.decode()

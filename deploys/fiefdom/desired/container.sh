@@ -1,5 +1,5 @@
 #!/bin/sh
-# {{ managed }}
+# Managed by Fiefdom: edit the inventory, not this file.
 #
 # Owns one container for its systemd unit.
 #   run NAME [HEIR]  start it, or take over the one that runs; ready when it answers its probe; end when it ends
@@ -8,30 +8,27 @@
 #   await NAME...    wait until each answers its probe
 #   facts NAME       print what it really runs; the environment only as a hash
 #
-# HEIR is a command in containers that take over from one another: `HEIR lends` tells whether the running one would hand
-# over, `HEIR healthy` whether the successor has taken over; the old one ends by itself. The successor is NAME.next until
-# it has, the old one NAME.retiring-1 or so until it has ended; one that failed is kept as NAME.failed to be looked at.
+# HEIR is for containers that take over from one another: see `handover`, which only the hosts of such containers carry.
 #
 # The unit holds no attached `docker run`: a restart of dockerd would cut it off from a container that lives on.
 # It waits for the container's process itself, which needs no dockerd.
 set -eu
 
-conf_dir={{ conf_dir }}
-stamp_dir={{ stamp_dir }}
-docker_socket={{ docker_socket }}
-docker_timeout_s={{ docker_timeout_s }}
-facts_format='{{ facts_format }}'
-{% raw %}
+# As containers.py has them.
+conf_dir=/etc/fiefdom/containers
+stamp_dir=/var/lib/fiefdom/containers
+docker_timeout_s=90
+handover=/usr/local/lib/fiefdom/handover
+
+docker_socket=/run/docker.sock
 state_format='{{.State.Running}} {{.State.Pid}} {{.State.ExitCode}} {{.Image}} {{index .Config.Labels "fiefdom.spec"}}'
-{% endraw %}
 newline='
 '
 
 child=
 pid=0
-heir=
 asked=
-retiring_pids=
+beside_pids=
 
 say() {
   printf '%s\n' "$*" >&2
@@ -89,19 +86,6 @@ docker_answers() {
   curl --silent --fail --output /dev/null --max-time 5 --unix-socket "$docker_socket" http://docker/_ping
 }
 
-exists_container() {
-  docker inspect --type container "$1" > /dev/null 2>&1
-}
-
-is_running() {
-  [ "$(docker inspect --type container --format '{% raw %}{{.State.Running}}{% endraw %}' "$1" 2> /dev/null)" = true ]
-}
-
-# The containers that were handed over, and still finish their requests or have ended.
-retiring() {
-  docker ps --all --filter "name=^$name\.retiring-[0-9]+\$" --format '{% raw %}{{.Names}}{% endraw %}'
-}
-
 await_docker() {
   deadline_s=$(($(now_s) + docker_timeout_s))
   until docker_answers; do
@@ -110,7 +94,50 @@ await_docker() {
   done
 }
 
-{{ facts_function }}
+# What is between these two marks snapshot.sh has as well, for what it finds is compared with the stamp that is made here.
+# @FACTS@
+# Two lines for `docker inspect`: what a container really runs, and its environment (which may hold secrets). Only what is
+# settled at creation, so neither a restart nor dockerd's version changes it. Another field here is another digest, and
+# every container would be replaced for it.
+facts_format='{{.Name}}'
+for field in \
+  .Image \
+  .Config.User \
+  .Config.Cmd \
+  .Config.Entrypoint \
+  .Config.StopSignal \
+  .Config.StopTimeout \
+  '(index .Config.Labels "fiefdom.name")' \
+  '(index .Config.Labels "fiefdom.spec")' \
+  '(index .Config.Labels "fiefdom.role")' \
+  '(index .Config.Labels "fiefdom.version")' \
+  .HostConfig.NetworkMode \
+  .HostConfig.PortBindings \
+  .HostConfig.Binds \
+  .HostConfig.Mounts \
+  .HostConfig.Tmpfs \
+  .HostConfig.Memory \
+  .HostConfig.NanoCPUs \
+  .HostConfig.PidsLimit \
+  .HostConfig.CapAdd \
+  .HostConfig.CapDrop \
+  .HostConfig.SecurityOpt \
+  .HostConfig.Privileged \
+  .HostConfig.ReadonlyRootfs \
+  .HostConfig.RestartPolicy.Name \
+  .HostConfig.Ulimits; do
+  facts_format="$facts_format {{json $field}}"
+done
+facts_format="$facts_format
+{{json .Config.Env}}"
+
+# One container's two lines on stdin become its facts: the environment only as a hash.
+container_facts() {
+  IFS= read -r facts && IFS= read -r env || return 1
+  env=$(printf '%s' "$env" | sha256sum)
+  printf '%s\nenv %s\n' "$facts" "${env%% *}"
+}
+# @FACTS@
 
 facts() {
   docker inspect --type container --format "$facts_format" "$1" | container_facts || die "$1: docker shows no facts"
@@ -147,7 +174,7 @@ create() {
   done < "$conf"
   docker create "$@" > /dev/null || return 1
   # Asked of what was made, for only the host knows an image that it pulled itself.
-  user=$(docker inspect --type container --format '{% raw %}{{.Config.User}}{% endraw %}' "$created")
+  user=$(docker inspect --type container --format '{{.Config.User}}' "$created")
   case ${user%%:*} in '' | root | 0*) refuse_root "$created" ;; esac
 }
 
@@ -179,12 +206,26 @@ is_as_wanted() {
 }
 
 find_image() {
-  wanted=$(docker image inspect --format '{% raw %}{{.Id}}{% endraw %}' "$image" 2> /dev/null)
+  wanted=$(docker image inspect --format '{{.Id}}' "$image" 2> /dev/null)
+}
+
+# What `handover` has other words for. Where it is not read, a container has no successor.
+finish_what_was_begun() { :; }
+leave_to_successor() { return 1; }
+beside() { :; }
+
+# Read whole, before anything else, and never again: an apply may replace both files, and a run goes on as it began. A run
+# that starts in the moment between the two has one of them older than the other; should it fail of that, its container
+# runs on, and systemd starts a run that has both.
+read_handover() {
+  [ -r "$handover" ] || return 1
+  # shellcheck disable=SC1091 source-path=SCRIPTDIR source=handover.sh
+  . "$handover"
 }
 
 adopt_or_create() {
   find_image || give_up "$name: image $image is not on this host"
-  [ -z "$heir" ] || finish_what_was_begun
+  finish_what_was_begun
   observe
   if [ "$exists" = yes ]; then
     if is_as_wanted; then
@@ -194,16 +235,7 @@ adopt_or_create() {
       }
     else
       say "$name: replacing a container with another specification"
-      if [ "$running" = true ]; then
-        case $(would_hand_over) in
-          yes)
-            hand_over || say "$name: $why; the old one stays"
-            observe
-            return 0
-            ;;
-          unknown) give_up "$name: it does not answer whether it would hand over" ;;
-        esac
-      fi
+      [ "$running" != true ] || ! leave_to_successor || return 0
       docker stop "$name" > /dev/null
       docker rm "$name" > /dev/null
       exists=no
@@ -252,168 +284,6 @@ await_health() {
   done
 }
 
-# --- From one container to its successor
-
-# Whether the running container would hand over: yes, no, or unknown, which must not interrupt it. One of an older image
-# does not know the word, and can only be replaced with an interruption.
-would_hand_over() {
-  [ -n "$heir" ] || {
-    echo no
-    return
-  }
-  status=0
-  docker exec "$name" "$heir" lends > /dev/null 2>&1 || status=$?
-  case $status in
-    0) echo yes ;;
-    1 | 2) echo no ;;
-    *) echo unknown ;;
-  esac
-}
-
-# Start a successor beside the running container, and let it take over. If that fails, the running one stays what it
-# was, and why says why.
-hand_over() {
-  next=$name.next
-  docker rm --force "$next" > /dev/null 2>&1 || :
-  why="docker could not create the successor"
-  create "$next" || return 1
-  why="docker could not start the successor"
-  docker start "$next" > /dev/null || {
-    set_aside
-    return 1
-  }
-  observe "$next"
-  require_not_root "$next"
-  await_heir || return 1
-  take_names
-}
-
-# The successor has the turn once it says that it is healthy; its own time limit is shorter than this one.
-await_heir() {
-  deadline_s=$(($(now_s) + start_timeout_s))
-  until docker exec "$next" "$heir" healthy > /dev/null 2>&1; do
-    if ! [ -d "/proc/$pid" ]; then
-      why="the successor ended before it had taken over; its last lines are in the journal"
-      set_aside
-      return 1
-    fi
-    if [ "$(now_s)" -ge "$deadline_s" ]; then
-      why="the successor has not taken over within $start_timeout_s s; its last lines are in the journal"
-      docker kill "$next" > /dev/null || :
-      set_aside
-      return 1
-    fi
-    in_background sleep 0.1 || :
-  done
-}
-
-set_aside() {
-  await_docker
-  last_words "$next"
-  docker rm --force "$name.failed" > /dev/null 2>&1 || :
-  docker rename "$next" "$name.failed"
-  say "$name: the failed successor is kept as $name.failed"
-}
-
-# From here on there is no way back: where a step fails, the next run begins with what is left to do.
-take_names() {
-  await_docker
-  if exists_container "$name"; then
-    number=1
-    while exists_container "$name.retiring-$number"; do number=$((number + 1)); done
-    docker rename "$name" "$name.retiring-$number" || die "$name: docker could not rename the old one"
-    remove_when_ended "$name.retiring-$number"
-  fi
-  docker rename "$next" "$name" || die "$name: docker could not rename the successor"
-  observe
-  write_stamp
-}
-
-remove_when_ended() {
-  retiring_pid=$(docker inspect --type container --format '{% raw %}{{.State.Pid}}{% endraw %}' "$1" 2> /dev/null) || return 0
-  retiring_pids="$retiring_pids $retiring_pid"
-  {
-    [ "$retiring_pid" -eq 0 ] || tail --pid="$retiring_pid" --sleep-interval=0.5 -f /dev/null
-    # dockerd may be away, or may not have noticed yet.
-    until docker rm "$1" > /dev/null 2>&1 || { docker_answers && ! exists_container "$1"; }; do sleep 1; done
-  } &
-}
-
-# A run that was killed may have left a successor that has the turn, or none of its names; the old containers go when
-# they have ended.
-finish_what_was_begun() {
-  for old in $(retiring); do
-    remove_when_ended "$old"
-  done
-  next=$name.next
-  exists_container "$next" || return 0
-  observe "$next"
-  if [ "$running" = true ]; then
-    if await_heir; then take_names; else say "$name: $why"; fi
-  elif [ "$(docker inspect --type container --format '{% raw %}{{.State.Status}}{% endraw %}' "$next")" = created ]; then
-    # It never ran, so there is nothing to look at.
-    docker rm --force "$next" > /dev/null
-  elif exists_container "$name"; then
-    set_aside
-  else
-    take_names
-  fi
-}
-
-replace() {
-  asked=
-  load "$name"
-  ticket=$(cat "$stamp_dir/.$name.reload" 2> /dev/null) || ticket=
-  verdict=ok
-  if ! find_image; then
-    verdict="image $image is not on this host"
-  else
-    observe
-    is_as_wanted || case $(would_hand_over) in
-      yes)
-        say "$name: a successor takes over"
-        hand_over || verdict=$why
-        ;;
-      no)
-        say "$name: its image knows no successor; it is interrupted this once"
-        adopt_or_create
-        await_health
-        ;;
-      *) verdict="it does not answer whether it would hand over" ;;
-    esac
-    observe
-  fi
-  [ "$verdict" = ok ] || say "$name: $verdict; the old one stays"
-  printf '%s\n' "$ticket $verdict" > "$stamp_dir/.$name.verdict.new"
-  mv "$stamp_dir/.$name.verdict.new" "$stamp_dir/.$name.verdict"
-}
-
-on_reload() {
-  asked=yes
-  [ -z "$child" ] || kill "$child" 2> /dev/null || :
-}
-
-reload() {
-  load "$1"
-  [ -n "${MAINPID:-}" ] || die "$name: no \$MAINPID to reload"
-  ticket=$$-$(now_s)
-  mkdir -p "$stamp_dir"
-  printf '%s\n' "$ticket" > "$stamp_dir/.$name.reload"
-  kill -s HUP "$MAINPID"
-  while :; do
-    verdict=$(cat "$stamp_dir/.$name.verdict" 2> /dev/null) || verdict=
-    case $verdict in
-      "$ticket "*)
-        rm -f "$stamp_dir/.$name.reload" "$stamp_dir/.$name.verdict"
-        [ "$verdict" = "$ticket ok" ] || die "$name: ${verdict#* }; the old one stays"
-        return 0
-        ;;
-    esac
-    kill -s 0 "$MAINPID" 2> /dev/null || die "$name: its unit ended; see its journal"
-    in_background sleep 0.1 || :
-  done
-}
-
 # --- Its life
 
 # Returns when the container has ended, or when a reload is asked for: even in the moment before the wait.
@@ -447,8 +317,7 @@ follow() {
 # All at once: each has its own grace period.
 stop() {
   if docker_answers; then
-    others=$(retiring)
-    ! exists_container "$name.next" || others="$others $name.next"
+    others=$(beside)
     # shellcheck disable=SC2086 # names without blanks
     if docker stop "$name" $others > /dev/null; then
       # shellcheck disable=SC2086
@@ -456,7 +325,7 @@ stop() {
       return 0
     fi
   fi
-  for process in "$pid" $retiring_pids; do
+  for process in "$pid" $beside_pids; do
     stop_process "$process"
   done
 }
@@ -476,8 +345,13 @@ stop_and_leave() {
 }
 
 run() {
-  load "$1"
   heir=${2:-}
+  # To serve without successors is better than not to serve.
+  [ -z "$heir" ] || read_handover || {
+    say "$handover is missing: no successor can take over from this one"
+    heir=
+  }
+  load "$1"
   trap stop_and_leave TERM INT
   # Where nobody can take over, as ever: it ends.
   [ -z "$heir" ] || trap on_reload HUP
@@ -504,8 +378,12 @@ verb=${1:-}
 shift
 case $verb in
   run) run "$@" ;;
-  reload) reload "$1" ;;
+  reload)
+    read_handover || die "$handover is missing"
+    reload "$1"
+    ;;
   stop)
+    read_handover || :
     load "$1"
     observe
     [ "$exists" = no ] || stop

@@ -1,5 +1,5 @@
 #!/bin/sh
-# {{ managed }}
+# Managed by Fiefdom: edit the inventory, not this file.
 #
 # Takes this host into and out of the gateways' rotation, and waits for their word: no time is long enough to be sure,
 # and none has to be waited for in vain.
@@ -7,11 +7,27 @@
 #   leave   before the agent stops: until no gateway sends the host requests or has one open there
 set -u
 
-name={{ name }}
-join_timeout_s={{ join_timeout_s }}
-drain_timeout_s={{ drain_timeout_s }}
+conf=/etc/fiefdom/rotation.conf
 # How long the only gateway's agent may take to come back before it is believed that there is no gateway.
 no_gateway_s=5
+
+die() {
+  printf '%s\n' "$*" >&2
+  exit 1
+}
+
+load() {
+  name='' join_timeout_s='' drain_timeout_s=''
+  [ ! -r "$conf" ] || while IFS= read -r line; do
+    value=${line#* }
+    case ${line%% *} in
+      name) name=$value ;;
+      join_timeout_s) join_timeout_s=$value ;;
+      drain_timeout_s) drain_timeout_s=$value ;;
+    esac
+  done < "$conf"
+  [ -n "$name" ] && [ -n "$join_timeout_s" ] && [ -n "$drain_timeout_s" ] || die "$conf is missing, or not whole"
+}
 
 serf() {
   timeout 5 docker exec serf-agent serf "$@" 2> /dev/null
@@ -51,6 +67,7 @@ until_all_say() { # word timeout_s none_s
 
 case ${1:-} in
   join)
+    load
     # It has just been asked to start: until it has joined, it knows no gateway that could be asked.
     deadline_s=$(($(now_s) + 2))
     until list_gateways | grep -q .; do
@@ -60,12 +77,10 @@ case ${1:-} in
     until_all_say serving "$join_timeout_s" 0
     ;;
   leave)
+    load
     # An agent that is dead already has nothing left to announce.
     serf tags -set state=leaving > /dev/null || exit 0
     until_all_say drained "$drain_timeout_s" "$no_gateway_s"
     ;;
-  *)
-    printf 'usage: %s join|leave\n' "${0##*/}" >&2
-    exit 1
-    ;;
+  *) die "usage: ${0##*/} join|leave" ;;
 esac

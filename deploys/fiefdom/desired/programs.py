@@ -1,0 +1,19 @@
+"""Programs that hosts keep: the shell scripts beside this module, byte for byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fiefdom.desired.state import File
+
+DIR = "/usr/local/lib/fiefdom"
+
+
+def text_of(name: str) -> str:
+    """Text of a program."""
+    return (Path(__file__).parent / f"{name}.sh").read_text()
+
+
+def program(name: str, mode: int = 0o755) -> File:
+    """A program where a host has it; one that no shell can read is not put into place."""
+    return File(f"{DIR}/{name}", text_of(name).encode(), mode=mode, check=("sh", "-n", "{}"))

@@ -1,0 +1,77 @@
+"""The scripts that hosts keep: plain files, which host carries which, and that they come to it in one stroke."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fiefdom.desired import concerns, containers, programs
+from fiefdom.desired.state import File, HostState
+from helpers.example import context
+
+FOLDER = Path(programs.__file__).parent
+LIBRARY = FOLDER.parent
+CARRIED = {"gw1": ["container", "handover"], "app1": ["container", "rotation"], "app2": ["container", "rotation"]}
+
+
+def state(host: str) -> HostState:
+    return concerns.state_of(context(host))
+
+
+def carried(host: str) -> dict[str, File]:
+    """A host's programs by name."""
+    files = (f for f in state(host).files if f.path.startswith(f"{programs.DIR}/"))
+    return {f.path.removeprefix(f"{programs.DIR}/"): f for f in files}
+
+
+@pytest.mark.parametrize("host", CARRIED)
+def test_a_host_carries_what_its_containers_need_and_nothing_else(host: str) -> None:
+    assert sorted(carried(host)) == CARRIED[host]
+
+
+def test_every_program_is_carried_by_some_host() -> None:
+    assert {f"{name}.sh" for names in CARRIED.values() for name in names} == {p.name for p in FOLDER.glob("*.sh")}
+
+
+@pytest.mark.parametrize("host", CARRIED)
+def test_a_program_lands_byte_for_byte(host: str) -> None:
+    for name, file in carried(host).items():
+        assert file.content == (FOLDER / f"{name}.sh").read_bytes()
+        # What is run says what runs it; the other is read by one that is.
+        assert file.content.startswith(b"#!/bin/sh\n") == (file.mode == 0o755)
+        assert file.mode in (0o755, 0o644) and (file.uid, file.gid, file.secret) == (0, 0, False)
+
+
+@pytest.mark.parametrize("host", CARRIED)
+def test_a_program_that_no_shell_can_read_is_not_put_into_place(host: str) -> None:
+    for file in carried(host).values():
+        assert file.check == ("sh", "-n", "{}")
+        subprocess.run(["sh", "-n", "/dev/stdin"], input=file.content, check=True)
+
+
+@pytest.mark.parametrize("path", sorted(LIBRARY.rglob("*.sh")), ids=lambda path: path.name)
+def test_no_script_is_a_template(path: Path) -> None:
+    text = path.read_text()
+    assert "{%" not in text
+    assert "{{ " not in text, "Docker's own braces have no blank behind them"
+    assert "{{-" not in text
+
+
+def test_no_template_is_a_script() -> None:
+    folder = LIBRARY.parents[1] / "templates"
+    assert not [p.name for p in folder.iterdir() if ".sh" in p.name or p.read_text().startswith("#!")]
+
+
+def test_app_hosts_have_nothing_of_the_handing_over() -> None:
+    for file in carried("app1").values():
+        text = file.content.decode()
+        for word in (*containers.HANDING_OVER, "hand_over()", "would_hand_over", "lends", "kill -s HUP", "on_reload()"):
+            assert word not in text, word
+
+
+def test_the_supervisor_and_its_handing_over_are_placed_together() -> None:
+    # Not in the host's own turn, which may be many minutes later: see `File.serves`.
+    found = carried("gw1")
+    assert not found["container"].serves and not found["handover"].serves
