@@ -15,9 +15,14 @@ import pytest
 from fiefdom import lab
 from helpers.operator_view import LOCKOUTS, TRAFFIC, Site
 
-# Files run in this order: what wants bare hosts comes before the first converge, what is slow comes last.
 SCRATCH_IMAGES = ("fiefdom-test/*", "scratch-container-test/*")
+# Files run in this order: what wants no hosts, then what wants bare ones, the first converge, and what is slow last.
 ORDER = (
+    "test_images",
+    "test_layers_travel",
+    "test_snapshot_script",
+    "test_steps_script",
+    "test_container_script",
     "test_lab_hosts",
     "test_gateway_container",
     "test_gateway_refuses",
@@ -64,13 +69,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def bare_lab() -> Iterator[None]:
+def docker_here() -> None:
+    """A Docker daemon on this machine, with the base images."""
+    lab.ensure_docker(lambda _: None)
+    lab.ensure_base_images(lambda _: None)
+
+
+@pytest.fixture(scope="session")
+def bare_lab(docker_here: None) -> Iterator[None]:
     """Hosts without a trace of Fiefdom, unless asked to keep what is there; gone when the tests are through."""
     keep = bool(os.environ.get("FIEFDOM_TEST_KEEP_LAB"))
     if not keep:
         lab.down()
-    lab.ensure_docker(lambda _: None)
-    lab.ensure_base_images(lambda _: None)
     lab.up(2)
     yield
     if not keep:
@@ -105,7 +115,8 @@ def _site(first_converge: tuple[Site, str]) -> Site:
 def site(_site: Site) -> Iterator[Site]:
     """The converged, serving cluster; mended after a test that left it otherwise, so that failures stay single."""
     yield _site
-    lab.up(2)
-    if _site.plan()[0] != 0 or not _site.status()["serving"]:
-        _site.converge()
-        _site.await_serving()
+    if not _site.whole():
+        lab.up(2)
+        if not _site.whole():
+            _site.converge()
+            _site.await_serving()

@@ -11,15 +11,25 @@ from typing import Any
 from helpers.operator_view import LAB_YAML, Site
 
 DRIFT = "echo '# by hand' >> /etc/hosts"
+MENDED = "sed -i '/^# by hand$/d' /etc/hosts"
+
+
+@contextmanager
+def undone(site: Site, host: str, do: str, undo: str) -> Iterator[None]:
+    site.ssh(host, do)
+    try:
+        yield
+    finally:
+        site.ssh(host, undo)
 
 
 def refused(site: Site, inventory: str = LAB_YAML, command: str = "apply") -> str:
     """The one line of a refusal. A drift on app1 shows that the run did not touch even a healthy host."""
-    site.ssh("app1", DRIFT)
-    done = site.fiefdom(command, inventory, *{"apply": ["--yes"], "rollout": ["--force"]}.get(command, []))
-    assert done.returncode == 1, done.stdout
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
-    assert "# by hand" in site.ssh("app1", "cat /etc/hosts")
+    with undone(site, "app1", DRIFT, MENDED):
+        done = site.fiefdom(command, inventory, *{"apply": ["--yes"], "rollout": ["--force"]}.get(command, []))
+        assert done.returncode == 1, done.stdout
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+        assert "# by hand" in site.ssh("app1", "cat /etc/hosts")
     return done.stderr.removeprefix("error: ").strip()
 
 
@@ -61,15 +71,6 @@ def test_an_unknown_host_key_is_refused(site: Site, tmp_path: Path) -> None:
     line = refused(site, site.inventory("strict", lambda d: d["ssh"].update(known_hosts=str(known))))
     assert "app1: " in line
     assert known.read_text() == ""
-
-
-@contextmanager
-def undone(site: Site, host: str, do: str, undo: str) -> Iterator[None]:
-    site.ssh(host, do)
-    try:
-        yield
-    finally:
-        site.ssh(host, undo)
 
 
 def test_a_user_without_sudo_is_told(site: Site) -> None:

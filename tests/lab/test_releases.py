@@ -1,11 +1,12 @@
 """Releases, reboots, hosts that come and go: three app hosts with four instances each, under every kind of traffic.
 
-Each planned event runs under at least 20,000 requests, of which none may fail.
+Each planned event runs under at least 10,000 requests, of which none may fail.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -20,13 +21,15 @@ import yaml
 
 from fiefdom import lab
 from fiefdom.cluster import lock
+from fiefdom.desired import gateway
 from helpers.faults import cut_ssh
 from helpers.load import Load
 from helpers.operator_view import BIN, GATEWAY_URL, LAB_YAML, ROOT, Site, await_true, tell
 
 URL = f"{GATEWAY_URL}/predict"
-AT_LEAST = 20_000
+AT_LEAST = 10_000  # ten seconds: whatever an event takes, and what comes of it after its end
 APP3 = {"address": "10.99.0.23", "groups": ["app_hosts"]}
+INTERVAL_S = 1  # between two checks of an instance, by default
 HOSTS = ("app1", "app2", "app3")
 
 
@@ -89,8 +92,8 @@ def _fleet(first_converge: tuple[Site, str]) -> Iterator[Fleet]:
     """The third host joins under traffic: adding a host is an event like any other."""
     site, _ = first_converge
     fleet = Fleet(site)
-    site.apply()
-    ok(site.fiefdom("rollout", LAB_YAML))
+    if not site.whole():
+        site.converge()
     lab.up(3)
     four = fleet.inventory()
     with Load(URL, at_least=AT_LEAST) as load:
@@ -112,9 +115,10 @@ def fleet(_fleet: Fleet) -> Iterator[Fleet]:
     """Whole again after every test, so that failures stay single."""
     yield _fleet
     _fleet.settings.clear()
-    lab.up(3)
     inventory = _fleet.inventory()
-    if _fleet.site.plan(inventory)[0] != 0 or not _fleet.site.status(inventory)["serving"]:
+    if not _fleet.site.whole(inventory):
+        lab.up(3)
+    if not _fleet.site.whole(inventory):
         _fleet.site.fiefdom("unlock", inventory, "--take-over")
         _fleet.site.apply(inventory)
         ok(_fleet.rollout(inventory, "--force", "--take-over"))
@@ -193,11 +197,26 @@ def test_a_release_that_answers_500_is_caught_in_the_soak(fleet: Fleet) -> None:
     with Load(URL, at_least=AT_LEAST) as load:
         done = fleet.rollout(bad)
     tell("a release that answers 500", load)
+    print(done.stdout)
     assert done.returncode == 1
     assert "went wrong on the new version" in done.stdout and "put back: app1" in done.stdout
     assert fleet.all_serve(fleet.version)
     assert load.failed_apart_from(500, version) == 0, load.report()
-    assert 0 < load.statuses[500, version] <= 100, load.report()
+    assert 0 < load.statuses[500, version] <= most_errors(load, done.stdout), load.report()
+
+
+def most_errors(load: Load, printed: str) -> int:
+    """How many 500s of a bad version on app1 clients may have seen, whatever the load was and however slow the machine.
+
+    A gateway takes an instance out after so many errors in a row, and back at its next good check, which is one more
+    each interval while the version is there: from where its instances join until their host is taken back. Requests
+    that are open when an instance goes out may end as errors as well, at most one of each client.
+    """
+    said = [line.split() for line in printed.splitlines() if line.split()[1:3] == ["s", "app1"]]
+    at_s = {words[3]: float(words[0]) for words in said}  # a stage that comes twice, of the way back
+    joined_s = next(float(words[0]) for words in said if words[3] == "join")
+    looks = math.ceil((at_s["put"] - joined_s) / INTERVAL_S) + 1
+    return looks * (4 * gateway.MAX_ERRORS + len(load.traffic.kinds) * load.traffic.clients)
 
 
 @pytest.mark.proof

@@ -181,32 +181,6 @@ def test_a_query_asks_for_what_any_release_may_need_once() -> None:
     ]
 
 
-def on_debian(prepare: str, state: HostState, *options: str) -> Snapshot:
-    """What the script finds in a fresh Debian after ``prepare``."""
-    start = f'{prepare}\nexec sh -c "$0" fiefdom "10.0.0.9 50000 10.0.0.1 22"'
-    done = subprocess.run(
-        [
-            "docker",
-            "run",
-            "--rm",
-            "-i",
-            "--network=none",
-            *options,
-            "debian:trixie",
-            "sh",
-            "-c",
-            start,
-            snapshot.SCRIPT,
-        ],
-        input=snapshot.query([state]),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return snapshot.parse("app1", done.stdout.splitlines())
-
-
 DOCKER = """#!/bin/sh
 case $1 in
   ps) [ "$2" = -q ] || echo web-1 ;;
@@ -241,72 +215,6 @@ def test_the_script_asks_of_a_container_and_finds_what_its_supervisor_stamps(tmp
     assert by_script == [by_supervisor, environment]
 
 
-@pytest.mark.lab
-def test_the_script_tells_what_a_debian_holds() -> None:
-    prepare = """
-        printf 'x\\n' >'/etc/a $(name)' && chmod 0640 '/etc/a $(name)' && chown 0:4 '/etc/a $(name)' && : >/etc/empty
-        mkdir -m 0750 /etc/fiefdom && ln -s empty /etc/link
-        mkdir -p /var/lib/fiefdom/stamps /var/lib/fiefdom/containers /var/lib/fiefdom/gateway
-        printf 'abc line 3\\nand more' >/var/lib/fiefdom/gateway/refused
-        printf 'container\\tweb-1\\nfile\\t/etc/a b\\n' >/var/lib/fiefdom/manifest
-        echo 'abc -' >/var/lib/fiefdom/stamps/x.service
-        echo 'spec facts' >/var/lib/fiefdom/containers/web-1
-    """
-    paths = ("/etc/a $(name)", "/etc/empty", "/etc/link", "/etc/missing")
-    found = on_debian(
-        prepare,
-        HostState(
-            packages=(Package("coreutils"), Package("no-such-package")),
-            directories=(Directory("/etc/fiefdom"),),
-            files=tuple(File(path, b"") for path in paths),
-            sysctls=(Sysctl("net.core.somaxconn", "1"), Sysctl("net.ipv4.ip_local_port_range", "1 2")),
-            units=(Unit("x.service", live=("printf", "rules")),),
-        ),
-        "--sysctl=net.ipv4.ip_local_port_range=2000 3000",
-        "--hostname=app1",
-    )
-    assert {p: f for p, f in found.files.items() if f.kind != "symbolic link"} == {
-        "/etc/a $(name)": FoundFile("regular file", 0o640, 0, 4, digest("x\n")),
-        "/etc/empty": FoundFile("regular empty file", 0o644, 0, 0, digest("")),
-        "/etc/fiefdom": FoundFile("directory", 0o750, 0, 0),
-    }
-    assert found.files["/etc/link"].kind == "symbolic link"
-    assert (found.uid, found.distribution, found.codename, found.client) == (0, "debian", "trixie", "10.0.0.9")
-    assert (found.docker, found.hostname, found.static_hostname) == ("absent", "app1", "app1")
-    assert found.free_kib is not None and found.free_kib > 0
-    assert list(found.packages) == ["coreutils"]
-    assert set(found.sysctls) == {"net/core/somaxconn", "net/ipv4/ip_local_port_range"}
-    assert found.sysctls["net/ipv4/ip_local_port_range"] == "2000 3000"
-    assert found.made == {("container", "web-1"), ("file", "/etc/a b")}
-    assert (found.stamps, found.container_stamps) == ({"x.service": "abc -"}, {"web-1": "spec facts"})
-    assert found.live == {"x.service": digest("rules")}
-    assert found.refused == {gateway.HAPROXY_CONFIG: "abc line 3"}
-
-
 def test_the_script_knows_where_a_gateway_says_what_it_refused() -> None:
     assert f"word={gateway.STATE_DIR}/refused\n" in snapshot.SCRIPT
     assert f"refused\\t{gateway.HAPROXY_CONFIG}\\t" in snapshot.SCRIPT
-
-
-@pytest.mark.lab
-def test_the_script_follows_no_link_of_the_gateways_user() -> None:
-    prepare = "mkdir -p /var/lib/fiefdom/gateway && ln -s /etc/shadow /var/lib/fiefdom/gateway/refused"
-    assert on_debian(prepare, HostState()).refused == {}
-
-
-@pytest.mark.lab
-def test_the_script_tells_a_single_sysctl_by_its_name() -> None:
-    found = on_debian("", HostState(sysctls=(Sysctl("net.core.somaxconn", "1"),)), "--sysctl=net.core.somaxconn=4321")
-    assert found.sysctls == {"net/core/somaxconn": "4321"}
-
-
-@pytest.mark.lab
-def test_the_script_tells_a_silent_dockerd() -> None:
-    fake = "printf '#!/bin/sh\\necho no daemon >&2; exit 1\\n' >/usr/bin/docker && chmod 0755 /usr/bin/docker"
-    assert on_debian(fake, HostState(images=(Image("a:1"),))).docker == "down"
-
-
-@pytest.mark.lab
-def test_the_script_says_so_where_it_is_not_root() -> None:
-    found = on_debian("", HostState(files=(File("/etc/passwd", b""),)), "--user=1000")
-    assert (found.uid, found.codename, found.files) == (1000, "trixie", {})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -221,28 +220,3 @@ def test_no_image_is_built_on_a_list_of_packages_that_could_not_be_had_anew() ->
 )
 def test_what_would_turn_them_off_is_recognised(line: str) -> None:
     assert UNSIGNED.search(line)
-
-
-# A repository without a signature, in the image itself.
-TRY_UNSIGNED = """
-mkdir -p /repository && cd /repository && : > Packages
-{ echo 'Suite: x'; echo 'SHA256:'; echo " $(sha256sum < Packages | cut -d' ' -f1) 0 Packages"; } > Release
-rm -f /etc/apt/sources.list /etc/apt/sources.list.d/*
-echo 'deb file:/repository ./' > /etc/apt/sources.list
-apt-get update --error-on=any
-"""
-
-
-@pytest.mark.lab
-@pytest.mark.parametrize("codename", lab.CODENAMES)
-def test_the_base_refuses_a_repository_that_nobody_signed(codename: str) -> None:
-    lab.ensure_docker(lambda _: None)
-    lab.ensure_base_images(lambda _: None)
-    command = ["docker", "run", "--rm", "--network=none", bases.tag_of(codename), "sh", "-c", TRY_UNSIGNED]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 100
-    assert "is not signed" in done.stderr
-    # The refusal is of the signature, not of the repository.
-    signed_off = TRY_UNSIGNED.replace("deb file", "deb [trusted=yes] file")
-    done = subprocess.run([*command[:-1], signed_off], capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr

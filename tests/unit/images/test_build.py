@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,39 +95,6 @@ def test_a_registry_decides_on_its_images_itself(folder: Path, without_docker: N
     assert {w.ref for w in build.wanted(with_registry)} == {f"registry.example.org:5000/{r}" for r in (REF, *OWN)}
 
 
-@pytest.mark.lab
-def test_what_is_only_present_here_is_known_by_its_id() -> None:
-    present = cluster(services={"predictor": {"build": None, "image": "debian", "version": "trixie"}})
-    assert build.identities(present)["debian:trixie"].startswith("sha256:")
-
-
-@pytest.mark.lab
-def test_what_this_machine_does_not_have_is_not_known_and_is_refused() -> None:
-    assert build.identities(cluster(**PLAIN)).keys() == OWN
-    with pytest.raises(
-        FiefdomError, match=rf"^services\.predictor\.image: {REF} is not on this machine; build or pull"
-    ):
-        build.ensure(cluster(**PLAIN), [REF], pytest.fail)
-
-
-@pytest.mark.lab
-def test_a_folder_without_a_dockerfile_is_refused(folder: Path) -> None:
-    (folder / "Dockerfile").unlink()
-    with pytest.raises(FiefdomError, match=rf"^services\.predictor\.build: {folder} has no Dockerfile; correct"):
-        build.ensure(cluster(folder.parent), [REF], pytest.fail)
-
-
-@pytest.mark.lab
-def test_a_build_that_fails_says_where_and_why(folder: Path) -> None:
-    (folder / "Dockerfile").write_text("FROM scratch\nCOPY no-such-file /\n")
-    said: list[str] = []
-    with pytest.raises(FiefdomError) as error:
-        build.ensure(cluster(folder.parent), [REF], said.append)
-    assert str(error.value).startswith(f"{REF} could not be built from {folder}: ")
-    assert "no-such-file" in str(error.value) and "\n" not in str(error.value)
-    assert said == [f"building {REF}"]
-
-
 @pytest.mark.parametrize("changes", [{}, PLAIN], ids=["built", "plain"])
 def test_without_a_docker_client_a_person_hears_one_sentence(
     folder: Path, without_docker: None, changes: dict[str, object]
@@ -164,23 +130,3 @@ def test_every_image_writes_down_its_packages(name: str) -> None:
     dockerfile = (bases.images_dir() / name / "Dockerfile").read_text()
     _, _, after_installing = dockerfile.partition("apt-get install")
     assert f"dpkg-query --show > {build._PACKAGES}" in after_installing
-
-
-@pytest.mark.lab
-def test_contents_are_those_of_the_image(tmp_path: Path) -> None:
-    """Of a real image, which is opened and not run: it has nothing that could run."""
-    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY packages.txt /usr/share/fiefdom/packages.txt\n")
-    (tmp_path / "packages.txt").write_text("libc6:amd64\t2.41-12\nserf\t0.10.1\n")
-    context = tmp_path / "predictor"
-    context.mkdir()
-    for file in ("Dockerfile", "packages.txt"):
-        (tmp_path / file).rename(context / file)
-    of = cluster(tmp_path, services={"predictor": {"build": "predictor", "image": "fiefdom-test/contents"}})
-    ref = "fiefdom-test/contents:1.2.0"
-    build.ensure(of, [ref], lambda _: None)
-    try:
-        found = {c.ref: c for c in build.contents(of)}
-        assert found[ref].packages == (("libc6:amd64", "2.41-12"), ("serf", "0.10.1"))
-        assert found[ref].base == ""
-    finally:
-        subprocess.run(["docker", "rmi", ref], capture_output=True, check=False)
