@@ -386,13 +386,13 @@ def loaded_by_pyinfra(path: str, *arguments: str) -> dict[str, Any]:
 import json, sys
 import pyinfra_cli.inventory as reader
 from fiefdom import inventory
-from fiefdom.engine import session
+from fiefdom.engine import deploys
 from pyinfra.api.state import State
 from pyinfra.context import ctx_state
 from pathlib import Path
 with ctx_state.use(State()):
     found = reader.make_inventory(sys.argv[1], cwd=str(Path.cwd()))
-cluster = session.cluster_of(found)
+cluster = deploys.cluster_of(found)
 print(json.dumps({
     "same": cluster == inventory.load(sys.argv[1]),
     "cluster": cluster.model_dump(mode="json"),
