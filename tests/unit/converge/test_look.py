@@ -80,7 +80,11 @@ from helpers.example import context
 known = Known(context().cluster, context().secrets, {})
 lines = ["snapshot\\t1", "uid\\t0", "os\\tdebian\\ttrixie", "guard\\t7", "end"]
 host = SimpleNamespace(name="app2", get_fact=lambda *_, **__: lines)
-state = SimpleNamespace(config=SimpleNamespace(FAIL_PERCENT=None), failed_hosts=[], fiefdom=known)
+class State(SimpleNamespace):
+    __hash__ = object.__hash__
+
+state = State(config=SimpleNamespace(FAIL_PERCENT=None), failed_hosts=[])
+engine._runs[state] = engine._Run(known)
 engine.context = SimpleNamespace(host=host, state=state)
 try:
     engine.deploy()
