@@ -36,12 +36,15 @@ def plan_of(
     if _moves(state, found):
         # Its instances listen where the host will not be any more: none of them is worth waiting for a release.
         hold = frozenset()
-    running = plan.running_versions(state, found, known.identities, hold)
+    # Worked out once, for whatever the host says of itself until a release, its instances are the same.
+    instances = plan.of_instances(state, found, known.identities)
+    running = plan.running_versions(instances, found, hold)
     going = plan.going_ports(state, found)
     if running or going:
         # What the host says of itself must stay true until the release, and what it runs be reached until its turn.
         state = state_of(replace(context, running=running, going=going), concerns)
-    return plan.of_host(name, state, found, known.identities, complete=tuple(concerns) == ALL, hold=hold)
+    complete = tuple(concerns) == ALL
+    return plan.of_host(name, state, found, known.identities, complete=complete, hold=hold, instances=instances)
 
 
 def look(known: Known, names: Sequence[str], hosts: Hosts) -> dict[str, list[str]]:

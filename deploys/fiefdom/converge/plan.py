@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -168,15 +168,19 @@ def of_host(
     identities: Mapping[str, str],
     complete: bool = True,
     hold: Collection[str] = (),
+    instances: Sequence[Change] | None = None,
 ) -> HostPlan:
     """The plan of one host. Where ``state`` is not ``complete``, what it does not speak of stays.
 
     ``identities`` tells the right images as `images.identities` does; one that is not in it is right if it is there.
     Running, healthy instances of the services in ``hold`` stay as they are: what would replace them is a release.
+    ``instances`` is what `of_instances` said of the same host, where somebody asked it already.
     """
-    held = {c.name: c for c in _held(state, snapshot, identities, hold)}
+    if instances is None:
+        instances = of_instances(state, snapshot, identities)
+    held = {c.name: c for c in _held(instances, snapshot, hold)}
     try:
-        changes = _differences(state, snapshot, identities, complete)
+        changes = _differences(state, snapshot, identities, complete, instances)
     except FiefdomError as error:
         raise FiefdomError(f"{host}: {error}") from error
     marked = [replace(c, release=_release(c, held, state)) for c in changes]
@@ -185,11 +189,14 @@ def of_host(
     return HostPlan(host, tuple(sorted(marked, key=_order)), state, snapshot)
 
 
-def running_versions(
-    state: HostState, snapshot: Snapshot, identities: Mapping[str, str], hold: Collection[str]
-) -> dict[str, str]:
+def of_instances(state: HostState, now: Snapshot, identities: Mapping[str, str]) -> tuple[Change, ...]:
+    """What becomes of a host's instances; nothing where nobody knows what runs, for dockerd is down."""
+    return () if now.docker == "down" else tuple(_containers(state, now, identities, instances=True))
+
+
+def running_versions(instances: Iterable[Change], snapshot: Snapshot, hold: Collection[str]) -> dict[str, str]:
     """Version that each service of ``hold`` keeps running, where its release is pending on this host."""
-    held = [c for c in _held(state, snapshot, identities, hold) if is_healthy(c, snapshot)]
+    held = [c for c in _held(instances, snapshot, hold) if is_healthy(c, snapshot)]
     found = {c.service: snapshot.containers[c.name].version for c in held}
     # One that was started by hand tells none; the inventory's word stands in.
     return {service: version for service, version in found.items() if version}
@@ -203,10 +210,8 @@ def going_ports(state: HostState, now: Snapshot) -> tuple[int, ...]:
     return tuple(sorted(int(port) for port in ports if port.isdecimal()))
 
 
-def _held(state: HostState, now: Snapshot, identities: Mapping[str, str], hold: Collection[str]) -> Iterator[Container]:
-    if now.docker == "down" or not hold:
-        return
-    changes = [c for c in _containers(state, now, identities) if c.sign == "-/+"]
+def _held(instances: Iterable[Change], now: Snapshot, hold: Collection[str]) -> Iterator[Container]:
+    changes = [c for c in instances if c.sign == "-/+"]
     replaced = [c.resource for c in changes if isinstance(c.resource, Container) and c.resource.service in hold]
     serving = {c.service for c in replaced if is_healthy(c, now)}
     yield from (c for c in replaced if c.service in serving)
@@ -231,7 +236,9 @@ def _release(change: Change, held: Mapping[str, Container], state: HostState) ->
     return ""
 
 
-def _differences(state: HostState, snapshot: Snapshot, identities: Mapping[str, str], complete: bool) -> list[Change]:
+def _differences(
+    state: HostState, snapshot: Snapshot, identities: Mapping[str, str], complete: bool, instances: Sequence[Change]
+) -> list[Change]:
     if snapshot.docker == "down" and state.containers:
         _require_docker_startable(state, snapshot)
         # Nobody knows what runs; starting dockerd comes first, and a second look tells the rest. What runs must not
@@ -247,7 +254,8 @@ def _differences(state: HostState, snapshot: Snapshot, identities: Mapping[str, 
         *_sysctls(state, snapshot),
         *_units(state, snapshot),
         *_images(state, snapshot, identities),
-        *_containers(state, snapshot, identities),
+        *instances,
+        *_containers(state, snapshot, identities, instances=False),
         *(_unwanted(state, snapshot) if complete else ()),
         *_record(state, snapshot),
     ]
@@ -399,9 +407,11 @@ def _images(state: HostState, now: Snapshot, identities: Mapping[str, str]) -> I
             yield Change("image", "~", image.ref, f"{_short(found.context or found.id)} -> {_short(wanted)}", image.ref)
 
 
-def _containers(state: HostState, now: Snapshot, identities: Mapping[str, str]) -> Iterator[Change]:
+def _containers(state: HostState, now: Snapshot, identities: Mapping[str, str], *, instances: bool) -> Iterator[Change]:
     replaced_images = {c.name for c in _images(state, now, identities) if c.sign == "~"}
     for container in state.containers:
+        if (container.role == "instance") != instances:
+            continue
         found = now.containers.get(container.name)
         if found is None:
             yield Change("container", "+", container.name, f"image {container.image}", container)
