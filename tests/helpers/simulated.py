@@ -1,4 +1,4 @@
-"""Hosts made of plain values: they take the steps of `apply` as apply.sh would, and answer with a snapshot."""
+"""Hosts made of plain values: they take steps as steps.sh would, and answer with a snapshot."""
 
 from __future__ import annotations
 

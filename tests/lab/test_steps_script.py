@@ -1,4 +1,4 @@
-"""apply.sh in a throw-away Debian: what its steps leave behind, and that a step which fails leaves nothing."""
+"""steps.sh in a throw-away Debian: what its steps leave behind, and that a step which fails leaves nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Debian:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     def take(self, *steps: Step) -> tuple[int, list[str]]:
-        """Exit status and lines of apply.sh; one that succeeds says nothing on standard error."""
+        """Exit status and lines of steps.sh; one that succeeds says nothing on standard error."""
         command = ["docker", "exec", "-i", self.id, "sh", "-c", SCRIPT, "fiefdom"]
         text = steps_text(steps)
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)

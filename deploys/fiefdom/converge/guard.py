@@ -24,7 +24,7 @@ from fiefdom.waiting import looks, now_s, pause
 
 SCRIPT = (Path(__file__).parent / "guard.sh").read_text()
 PATH = "/var/lib/fiefdom/guard/guard.sh"
-"""Under which name apply.sh finds the staged script."""
+"""Under which name steps.sh finds the staged script."""
 
 MANIFEST = "/var/lib/fiefdom/manifest"
 

@@ -1,5 +1,5 @@
 # Commit-confirm on a host. What can cut the operator's line is kept before it changes, and put back unless a new login
-# confirms the change in time; a reboot meanwhile puts it back as well. guard.py and apply.sh call it, with a verb.
+# confirms the change in time; a reboot meanwhile puts it back as well. guard.py and steps.sh call it, with a verb.
 # shellcheck disable=SC2015 # `fail` ends the script
 set -u
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin

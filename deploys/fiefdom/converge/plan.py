@@ -172,7 +172,7 @@ def of_host(
 ) -> HostPlan:
     """The plan of one host. Where ``state`` is not ``complete``, what it does not speak of stays.
 
-    ``identities`` tells the right images as `images.identities` does; one that is not in it is right if it is there.
+    ``identities`` tells the right images, as of `images.build`; one that is not in it is right if it is there.
     Running, healthy instances of the services in ``hold`` stay as they are: what would replace them is a release.
     ``instances`` is what `of_instances` said of the same host, where somebody asked it already.
     """

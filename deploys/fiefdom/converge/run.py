@@ -18,7 +18,7 @@ Say = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class Known:
-    """What a run knows before it looks at any host. ``identities`` tell the right images: see `images.identities`."""
+    """What a run knows before it looks at any host. ``identities`` tell the right images, as of `images.build`."""
 
     cluster: Cluster
     secrets: Secrets

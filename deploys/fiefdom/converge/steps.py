@@ -23,7 +23,7 @@ PHASES = ("packages", "access", "files", "images", "containers", "removal")
 """Names of the phases, in order."""
 
 Step = tuple[str, ...]
-"""A verb of apply.sh and its arguments."""
+"""A verb of steps.sh and its arguments."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _interrupts(plan: HostPlan) -> bool:
 
 
 def steps_text(steps: Iterable[Step]) -> str:
-    """Steps as apply.sh reads them: a line each, fields separated by tabs.
+    """Steps as steps.sh reads them: a line each, fields separated by tabs.
 
     Raises ValueError for a field that would read as more than one.
     """

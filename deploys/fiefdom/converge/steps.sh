@@ -1,5 +1,5 @@
 # Changes a host: reads steps on standard input and takes them in order; the first that fails ends it.
-# A step is one line of tab-separated fields, "-" for an empty one; after the last comes "end". apply.py writes them.
+# A step is one line of tab-separated fields, "-" for an empty one; after the last comes "end". steps.py writes them.
 # Nothing here decides what to change, and no field ever becomes part of a command's text.
 # shellcheck disable=SC2015,SC2174 # `fail` ends the script, and only the last folder is ours to close
 set -u

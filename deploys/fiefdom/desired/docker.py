@@ -12,7 +12,7 @@ from fiefdom.model import Registry
 
 CONFIG = "/etc/docker/daemon.json"
 CLIENT_DIR = "/etc/fiefdom/docker"
-CLIENT_CONFIG = f"{CLIENT_DIR}/config.json"  # apply.sh pulls with it where it is there
+CLIENT_CONFIG = f"{CLIENT_DIR}/config.json"  # steps.sh pulls with it where it is there
 LIMITS = "/etc/systemd/system/docker.service.d/10-fiefdom.conf"
 
 # docker.io only recommends the client on Debian 13, and iptables on neither pulls itself in without recommends.

@@ -120,7 +120,7 @@ def desired(context: Context) -> HostState:
             packages=(Package("openssh-server"),),
             directories=(Directory(KEYS_DIR),) if ssh.authorized_keys else (),
             files=(
-                # apply.sh's own: `sshd -t` of it alone, and of all that sshd reads with it.
+                # steps.sh's own: `sshd -t` of it alone, and of all that sshd reads with it.
                 File(CONFIG, text.encode(), mode=0o600, check=("sshd", CONFIG, "{}")),
                 *_authorized_keys(context, user),
             ),

@@ -1,7 +1,4 @@
-"""The one room that knows pyinfra's internals: sessions with hosts, the fact and the operations.
-
-pyinfra 4 replaces gevent and paramiko; what has to change then stands here.
-"""
+"""Connections to some hosts of a cluster for one run, and the operations that change them."""
 
 from __future__ import annotations
 
@@ -44,7 +41,7 @@ T = TypeVar("T")
 def take(
     steps: str, detached: bool = False, unlocked: Cluster | None = None
 ) -> Generator[StringCommand | FunctionCommand]:
-    """Let apply.sh take ``steps``, lines as `apply.steps_text` makes them; ``detached`` as in `apply.TURN`.
+    """Let steps.sh take ``steps``, lines as `steps.steps_text` makes them; ``detached`` as in `steps.TURN`.
 
     Refused while somebody holds the lock of the cluster that shall be ``unlocked``.
     """

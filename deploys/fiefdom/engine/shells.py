@@ -125,7 +125,7 @@ def follow(host: Host, steps: Iterable[steps.Step], hear: Callable[[str], None])
 
 
 def failure(lines: Iterable[str]) -> str | None:
-    """What apply.sh said when a step failed: the thing and the reason."""
+    """What steps.sh said when a step failed: the thing and the reason."""
     for line in lines:
         kind, _, rest = line.partition("\t")
         if kind == "fiefdom-failed":

@@ -49,7 +49,7 @@ class Heard:
     _began: float = 0.0
 
     def __call__(self, line: str) -> None:
-        """Take a line of apply.sh."""
+        """Take a line of steps.sh."""
         kind, _, rest = line.partition("\t")
         first, _, second = rest.partition("\t")
         if kind == "fiefdom-stage":
