@@ -18,7 +18,7 @@ demo: venv ## bare hosts on this machine, converged, serving behind their gatewa
 
 test: venv ## every test but the longest, with its lab: about 25 minutes on two cores
 	@echo 'Unit tests first, then real hosts on this machine: about 25 minutes on two cores. The share done is in brackets.'
-	$(VENV)/bin/pytest -q --numprocesses auto tests/unit
+	$(VENV)/bin/pytest -q --numprocesses auto --dist worksteal tests/unit
 	$(VENV)/bin/pytest --verbose --durations 15 tests/lab
 
 proof: venv ## every planned event, loss and lock-out, the longest ones too: more than an hour
@@ -27,7 +27,7 @@ proof: venv ## every planned event, loss and lock-out, the longest ones too: mor
 	  tests/lab/test_rotate_key.py tests/lab/test_rotation.py tests/lab/test_secrets.py tests/lab/test_two_gateways.py
 
 check: lint ## the inner loop: lint, types and the tests that need no Docker; at most two minutes
-	$(VENV)/bin/pytest -q --numprocesses auto --durations 5 tests/unit
+	$(VENV)/bin/pytest -q --numprocesses auto --dist worksteal --durations 5 tests/unit
 
 lint: venv ## what CI checks without running anything
 	$(VENV)/bin/ruff check .
