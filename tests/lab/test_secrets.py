@@ -21,7 +21,6 @@ from typing import Any
 
 import pyrage
 import pytest
-from test_registry import running
 
 from fiefdom import inventory
 from fiefdom.desired import docker
@@ -30,6 +29,7 @@ from fiefdom.desired.membership import rpc_auth
 from fiefdom.inventory import secret
 from fiefdom.model import Cluster, Secrets
 from helpers.operator_view import ROOT, Site, await_true
+from helpers.registry import running
 
 pytestmark = pytest.mark.proof
 

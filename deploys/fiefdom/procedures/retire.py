@@ -14,7 +14,14 @@ from fiefdom.procedures import release, turn
 from fiefdom.wording import printable
 
 # What lets the operator in and the host be found stays when Fiefdom goes.
-_STAYS = ("/etc/ssh/", "/etc/systemd/network/", "/etc/hosts", "/etc/resolv.conf", "/etc/systemd/timesyncd")
+_STAYS = (
+    "/etc/ssh/",
+    "/etc/systemd/system/ssh.service.d",  # or sshd would not wait at boot for the address that it listens at
+    "/etc/systemd/network/",
+    "/etc/hosts",
+    "/etc/resolv.conf",
+    "/etc/systemd/timesyncd",
+)
 
 
 def retire(known: run.Known, hosts: Hosts, name: str, *, force: bool, take_over: bool, say: Say) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fiefdom.cluster import audit, ledger
+from fiefdom.desired.sshd import CONFIG, UNIT_DROP_IN
 from fiefdom.errors import FiefdomError
 from fiefdom.procedures import reboot as reboot_module
 from fiefdom.procedures import retire as retire_module
@@ -172,6 +173,13 @@ def test_a_retired_host_keeps_what_lets_its_operator_in_and_nothing_else(hosts: 
     assert all(steps.index(step) > drained for step in steps if step[0].startswith("remove-"))
     assert steps[-1] == ("erase",)
     assert "app2" not in hosts.tags
+
+
+def test_a_retired_host_still_waits_at_boot_for_the_address_that_its_sshd_listens_at(tmp_path: Path) -> None:
+    listens = {"address": "10.1.0.31", "groups": ["app_hosts"], "ssh": {"listen": ["10.1.0.31"]}}
+    hosts = converged(known(hosts={"app2": listens}), tmp_path)
+    retire(hosts, "app2")
+    assert {UNIT_DROP_IN, CONFIG} <= set(hosts.hosts["app2"].now.files)
 
 
 def test_a_farewell_that_breaks_off_says_to_run_it_again(hosts: SimulatedHosts) -> None:
