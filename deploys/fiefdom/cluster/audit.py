@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from fiefdom.cluster import words as words_module
-from fiefdom.cluster.words import match, words
+from fiefdom.cluster.words import match, text, words
 
 LAST = 20
 """How many acts an audit shows, unless told otherwise."""
@@ -162,9 +161,9 @@ def _versions(pair: Any) -> tuple[str, str]:
     return match(_VERSION, old), match(_VERSION, new)
 
 
-def when(text: object) -> float:
+def when(value: object) -> float:
     """Seconds since 1970 of a ledger's time; ValueError or TypeError where it is none."""
-    at = datetime.strptime(words_module.text(text), _TIME).replace(tzinfo=timezone.utc)
-    if at.strftime(_TIME) != text:  # 2026-1-2 would be read, and sorted wrongly
-        raise ValueError(text)
+    at = datetime.strptime(text(value), _TIME).replace(tzinfo=timezone.utc)
+    if at.strftime(_TIME) != value:  # 2026-1-2 would be read, and sorted wrongly
+        raise ValueError(value)
     return at.timestamp()

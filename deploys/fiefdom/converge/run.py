@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from fiefdom.converge import steps
+from fiefdom.converge.steps import Phase, Step
 from fiefdom.model import Cluster, Secrets
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class Hosts(Protocol):
         Raises FiefdomError as `on_all` where hosts do not answer.
         """
 
-    def run(self, name: str, phase: steps.Phase, registry: bool) -> None:
+    def run(self, name: str, phase: Phase, registry: bool) -> None:
         """Take one host through one phase; HostError says what failed there."""
 
     def text_of(self, name: str, path: str) -> str:
@@ -67,7 +67,7 @@ class Hosts(Protocol):
         ``timeout_s`` (10 where nothing is said), for one that hangs would keep a run's signs of life from all others.
         """
 
-    def follow(self, name: str, steps: Iterable[steps.Step], hear: Callable[[str], None]) -> None:
+    def follow(self, name: str, steps: Iterable[Step], hear: Callable[[str], None]) -> None:
         """Let a host take a turn that it ends even if this connection breaks off; ``hear`` gets each line it prints.
 
         Raises Unreachable where the connection broke off, not where the turn failed: its lines say that.

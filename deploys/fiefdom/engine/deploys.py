@@ -12,10 +12,9 @@ from pyinfra.api.exceptions import DeployError
 from pyinfra.api.host import Host
 
 from fiefdom.cluster import keys
-from fiefdom.converge import diffs, guard, look, plan, snapshot, steps
-from fiefdom.converge import steps as steps_module
+from fiefdom.converge import diffs, guard, look, plan, snapshot
 from fiefdom.converge.run import Known
-from fiefdom.converge.steps import PHASES, Phase, steps_text
+from fiefdom.converge.steps import PHASES, Phase, Step, phases, steps_text
 from fiefdom.converge.waves import takes_turns
 from fiefdom.desired.concerns import ALL, states_of
 from fiefdom.engine.line import guarded
@@ -42,13 +41,13 @@ class HostSnapshot(FactBase[list[str]]):
 
 
 @operation()
-def commit(cluster: Cluster, steps: tuple[steps.Step, ...], kept: guard.Backup | None) -> Generator[FunctionCommand]:
+def commit(cluster: Cluster, steps: tuple[Step, ...], kept: guard.Backup | None) -> Generator[FunctionCommand]:
     """Let the host take steps that could lock the operator out, and confirm them over a new connection: `guard`."""
     if steps and kept is not None:
         yield FunctionCommand(_commit, [cluster, steps, kept], {})
 
 
-def _commit(state: State, host: Host, cluster: Cluster, steps: tuple[steps.Step, ...], kept: guard.Backup) -> None:
+def _commit(state: State, host: Host, cluster: Cluster, steps: tuple[Step, ...], kept: guard.Backup) -> None:
     run = _run_of(state)
     # pyinfra goes on with the next host of a serial operation, whatever became of the first.
     if run.locked_out:
@@ -92,12 +91,12 @@ def deploy(*concerns: str) -> None:
         _log_diffs(host, wanted)
     for pending in plan.merge([wanted]).pending:
         host.log(f"release pending: {pending}; `fiefdom rollout` makes it")
-    phases = {phase.name: phase for phase in steps_module.phases(wanted.due, known.cluster.ssh.confirm_s)}
+    own = {phase.name: phase for phase in phases(wanted.due, known.cluster.ssh.confirm_s)}
     nothing = Phase("nothing")
     registry = known.cluster.registry is not None
     interrupts = takes_turns(plan.merge([wanted]))
     for name in PHASES:
-        phase = phases.get(name, nothing)
+        phase = own.get(name, nothing)
         if name == "access":
             # One host after the other: none of them may be risked before the one ahead of it is confirmed.
             commit(

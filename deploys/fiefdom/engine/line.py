@@ -16,7 +16,8 @@ from pyinfra.api import StringCommand
 from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
 
-from fiefdom.converge import guard, steps
+from fiefdom.converge import guard
+from fiefdom.converge.steps import Step
 from fiefdom.converge.trial import SCRIPT, negotiates
 from fiefdom.engine.known_hosts import path_of, remember, require_writable, trust
 from fiefdom.engine.shells import AS_ROOT, BROKEN, QUIET_S, follow, run_script, tune
@@ -66,7 +67,7 @@ class _Line:
         channel.exec_command(shlex.join(["sh", "-c", AS_ROOT, f"shift\n{SCRIPT}", config]))
         return negotiates(channel, self._crypto)
 
-    def take(self, steps: Sequence[steps.Step], last: str) -> list[str]:
+    def take(self, steps: Sequence[Step], last: str) -> list[str]:
         """As in `guard.Line`."""
         lines: list[str] = []
         heard = Event()
@@ -182,7 +183,7 @@ def _answer(connector: Any, verb: str, attempt: str) -> tuple[guard.Answer, str]
     return _ANSWERS.get(answer, "unknown"), words
 
 
-def guarded(host: Host, cluster: Cluster, steps: Sequence[steps.Step], kept: guard.Backup) -> None:
+def guarded(host: Host, cluster: Cluster, steps: Sequence[Step], kept: guard.Backup) -> None:
     """As `guard.perform`."""
     try:
         wanted = groups.connection(cluster, host.name)

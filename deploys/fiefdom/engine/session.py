@@ -21,7 +21,7 @@ from pyinfra.context import ctx_host, ctx_state
 
 from fiefdom.cluster import ledger
 from fiefdom.converge import guard, snapshot, steps
-from fiefdom.converge.steps import SCRIPT, TURN
+from fiefdom.converge.steps import SCRIPT, TURN, Phase, Step
 from fiefdom.engine import shells
 from fiefdom.engine.line import guarded
 from fiefdom.engine.shells import AS_ROOT, BOUNDED, QUIET_S, as_root, failure, reaching, run_script, stream, tune
@@ -186,12 +186,12 @@ class Session:
 
         return self.on_all(ask, queries)
 
-    def run(self, name: str, phase: steps.Phase, registry: bool) -> None:
+    def run(self, name: str, phase: Phase, registry: bool) -> None:
         """As `run.Hosts.run`."""
         with reaching(name):
             self._run(name, phase, registry)
 
-    def _run(self, name: str, phase: steps.Phase, registry: bool) -> None:
+    def _run(self, name: str, phase: Phase, registry: bool) -> None:
         host = self._host(name)
         label = f"{name} | {phase.name}"
         if phase.images and registry:
@@ -230,7 +230,7 @@ class Session:
     ) -> tuple[bool, str, str]:
         return run_script(self._connected(name).connector, text, arguments, stdin, timeout_s)
 
-    def follow(self, name: str, steps: Iterable[steps.Step], hear: Callable[[str], None]) -> None:
+    def follow(self, name: str, steps: Iterable[Step], hear: Callable[[str], None]) -> None:
         """As `run.Hosts.follow`."""
         with reaching(name):
             shells.follow(self._connected(name), steps, hear)

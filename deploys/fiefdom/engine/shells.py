@@ -14,8 +14,7 @@ from paramiko import SSHException
 from pyinfra.api import QuoteString, StringCommand
 from pyinfra.api.host import Host
 
-from fiefdom.converge import steps
-from fiefdom.converge.steps import TURN, steps_text
+from fiefdom.converge.steps import TURN, Step, steps_text
 from fiefdom.errors import FiefdomError, Unreachable
 
 LOST_S = 30
@@ -107,7 +106,7 @@ def run_script(
     return ok, output.stdout, output.stderr
 
 
-def follow(host: Host, steps: Iterable[steps.Step], hear: Callable[[str], None]) -> None:
+def follow(host: Host, steps: Iterable[Step], hear: Callable[[str], None]) -> None:
     """As `run.Hosts.follow`, but for what paramiko raises: that is left as it is."""
     argv = ["sh", "-c", AS_ROOT, TURN]
     channel = host.connector.client.get_transport().open_session()  # type: ignore[attr-defined]

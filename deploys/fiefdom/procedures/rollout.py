@@ -12,6 +12,7 @@ from fiefdom.cluster.lock import CANARY, Lock, refusal
 from fiefdom.cluster.views import Counts, Views, alone, counts, erring, verdict, views_of
 from fiefdom.converge import carry_out, look, plan, run, steps
 from fiefdom.converge.run import Hosts, Known, Say
+from fiefdom.converge.steps import Phase, Step
 from fiefdom.desired.containers import FAILED
 from fiefdom.desired.state import Container
 from fiefdom.errors import FiefdomError, Unreachable
@@ -229,7 +230,7 @@ def ship(known: run.Known, hosts: Hosts, wanted: Release, say: Say) -> None:
 
     def send(name: str) -> None:
         say(name, "image")
-        phase = steps.Phase("images", images=tuple(c.name for c in turns[name].of("image")))
+        phase = Phase("images", images=tuple(c.name for c in turns[name].of("image")))
         hosts.run(name, phase, known.cluster.registry is not None)
 
     hosts.on_all(send, turns)
@@ -373,7 +374,7 @@ class Rollout:
         self.say(name, "put back")
         return [name]
 
-    def _take_back(self, name: str, steps: Sequence[steps.Step]) -> Heard:
+    def _take_back(self, name: str, steps: Sequence[Step]) -> Heard:
         """Let a host take steps; over another connection where the one there was has dropped."""
         heard = Heard(name, self._stage)
         try:
