@@ -9,8 +9,6 @@ import click
 
 from fiefdom.cli import frame, show
 from fiefdom.cli.frame import (
-    CLEAN,
-    PENDING,
     Command,
     Document,
     Run,
@@ -21,6 +19,7 @@ from fiefdom.cli.frame import (
     tell,
     warn,
 )
+from fiefdom.cli.group import CLEAN, PENDING
 from fiefdom.converge import diffs, look
 from fiefdom.converge.plan import Plan
 from fiefdom.errors import FiefdomError

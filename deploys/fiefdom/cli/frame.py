@@ -1,4 +1,4 @@
-"""What all commands share: arguments, exit codes, errors in one line, connections, and answers as JSON."""
+"""What all commands share: arguments, connections, and the document that each ends with."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 from rich.console import Console
 
 from fiefdom.cli import show
+from fiefdom.cli.group import CLEAN, one_line
 from fiefdom.converge.run import Hosts, Known
 from fiefdom.errors import FiefdomError
 from fiefdom.images import build
 from fiefdom.inventory import load, secret
 from fiefdom.inventory.groups import answers_at, limit_hosts
 from fiefdom.model import Cluster
-
-CLEAN, FAILED, PENDING = 0, 1, 2
 
 inventory_argument = click.argument("inventory", type=click.Path())
 at_option = click.option(
@@ -32,30 +31,6 @@ limit_option = click.option(
     "--limit", multiple=True, metavar="PATTERN", help="Only these hosts or groups; globs and commas are understood."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
-
-
-class Group(click.Group):
-    """Turns the errors that a person can cause into one line and exit 1, everywhere."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except FiefdomError as error:
-            _fail(str(error))
-        except KeyboardInterrupt:
-            _fail("interrupted; what was done stays, and the next run finishes the rest")
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        # click exits 2 for a wrong option, which would read as "changes pending" here.
-        try:
-            return super().main(*args, **{**kwargs, "standalone_mode": False})
-        except click.exceptions.NoArgsIsHelpError as error:
-            click.echo(error.format_message())
-            return FAILED
-        except click.exceptions.Abort:
-            _fail("interrupted")
-        except click.ClickException as error:
-            _fail(error.format_message())
 
 
 @dataclass(frozen=True)
@@ -81,7 +56,11 @@ class Command(click.Command):
         except FiefdomError as error:
             outcome = "failed" if error.recorded else "refused"
             if _wants_json(ctx):
-                _print_json(ctx.meta.get(_BEGUN, {}) | {"outcome": outcome, "error": _one_line(error)})
+                _print_json(ctx.meta.get(_BEGUN, {}) | {"outcome": outcome, "error": one_line(error)})
+            raise
+        except BaseException:  # somebody interrupted it
+            if _wants_json(ctx) and _BEGUN in ctx.meta:
+                _print_json(ctx.meta[_BEGUN])
             raise
         if _wants_json(ctx):
             _print_json(document.data)
@@ -122,15 +101,6 @@ def _print(lines: Iterable[Any]) -> None:
             show.console(stderr=wants_json).print(line)
 
 
-def _one_line(words: object) -> str:
-    return " ".join(str(words).split())
-
-
-def _fail(message: str) -> NoReturn:
-    click.echo(f"error: {_one_line(message)}", err=True)
-    raise SystemExit(FAILED)
-
-
 @dataclass(frozen=True)
 class Run:
     """What every command on hosts begins with."""
@@ -154,6 +124,8 @@ def connected(
 
     ``check`` may refuse the cluster before any host is asked.
     """
+    if inventory.endswith(".py"):
+        import fiefdom.engine  # noqa: F401 -- what such a file begins, threads for one, has to know the patched library
     cluster = load(inventory)
     names = limit_hosts(cluster, limit)
     now_at = answers_at(cluster, at)

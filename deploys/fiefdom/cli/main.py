@@ -7,45 +7,69 @@ from importlib import import_module
 import click
 
 from fiefdom import __version__
-from fiefdom.cli.frame import Group
+from fiefdom.cli.group import Group
 
-COMMANDS = {
-    "apply": "apply",
-    "audit": "cluster",
-    "build": "inventory",
-    "demo": "demo",
-    "docs": "inventory",
-    "keygen": "inventory",
-    "lab": "lab",
-    "lock": "cluster",
-    "plan": "apply",
-    "reboot": "hosts",
-    "retire": "hosts",
-    "rollback": "rollout",
-    "rollout": "rollout",
-    "rotate-key": "hosts",
-    "schema": "inventory",
-    "secret": "inventory",
-    "status": "cluster",
-    "unlock": "cluster",
+COMMANDS: dict[str, tuple[str, str]] = {
+    "apply": ("apply", "Bring hosts to what the inventory says. Exit 0 only if they are there."),
+    "audit": ("cluster", "Show who did what to this cluster, when and how it ended, and who holds its lock."),
+    "build": ("inventory", "Build the cluster's images on this machine, where their folders changed."),
+    "demo": ("demo", "Bring up the lab, converge it and show its round robin. What `make demo` runs."),
+    "docs": (
+        "inventory",
+        "Print what the model says of KEY and of all keys beneath it; without KEY, of the keys at the top.",
+    ),
+    "keygen": ("inventory", "Make the gossip key where the inventory says, once; it never overwrites."),
+    "lab": ("lab", "Real hosts on this machine: systemd, sshd and, after a converge, dockerd in each."),
+    "lock": ("cluster", "Keep releases, reboots and retirements from this cluster until `fiefdom unlock`."),
+    "plan": ("apply", "Show what would change. Exit 0: nothing, 2: changes pending, 1: error."),
+    "reboot": (
+        "hosts",
+        "Reboot the app hosts one after the other, with no request failed. A gateway only when --limit names it.",
+    ),
+    "retire": (
+        "hosts",
+        "Take HOST out of the cluster for good: drained, without what Fiefdom made there, forgotten by all members.",
+    ),
+    "rollback": (
+        "rollout",
+        "Bring SERVICE back to VERSION, or to the last one that was healthy, as gently as a rollout.",
+    ),
+    "rollout": (
+        "rollout",
+        "Bring the inventory's version of SERVICE (or of every service) to all hosts, with no request failed.",
+    ),
+    "rotate-key": (
+        "hosts",
+        "Give all members another gossip key, host by host, with no request failed; "
+        "the old one opens nothing any more.",
+    ),
+    "schema": ("inventory", "Print the JSON schema of inventories."),
+    "secret": ("inventory", "Secrets in the inventory's encrypted file, which only `secrets.recipients` can read."),
+    "status": ("cluster", "Show hosts, members, instances, versions and their state in HAProxy."),
+    "unlock": ("cluster", "Remove the lock that a person set, or that a run left which died."),
 }
-"""The module of this package that each command stands in, under its name there (with an underscore for a dash)."""
+"""By name: the module of this package where a command is the function of that name, and how its help begins."""
 
 
 class _Parts(Group):
-    """What a command does not need would cost each start some tenths of a second."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        return sorted(COMMANDS)
+    """What a command does not need would cost each start some tenths of a second; the list of all needs none."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        found: click.Command = getattr(import_module(f"fiefdom.cli.{COMMANDS[cmd_name]}"), cmd_name.replace("-", "_"))
+        module, _ = COMMANDS[cmd_name]
+        found: click.Command = getattr(import_module(f"fiefdom.cli.{module}"), cmd_name.replace("-", "_"))
         return found
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        click.Group(commands=self.commands).format_commands(ctx, formatter)
 
-@click.group(cls=_Parts, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(
+    cls=_Parts,
+    commands={name: click.Command(name, help=about) for name, (_, about) in COMMANDS.items()},
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__)
 def main() -> None:
     """Containerised HTTP services on your own Debian hosts, behind a gateway.

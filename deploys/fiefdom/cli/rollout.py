@@ -10,8 +10,6 @@ import click
 
 from fiefdom.cli import frame, show
 from fiefdom.cli.frame import (
-    CLEAN,
-    FAILED,
     Command,
     Document,
     Run,
@@ -21,6 +19,7 @@ from fiefdom.cli.frame import (
     take_over_option,
     warn,
 )
+from fiefdom.cli.group import CLEAN, FAILED
 from fiefdom.errors import FiefdomError
 from fiefdom.procedures import release
 from fiefdom.procedures.apply import require_same_key

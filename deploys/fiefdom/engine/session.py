@@ -156,6 +156,8 @@ class Session:
         for host in self._state.inventory:
             if host.connected:
                 host.connector.client.close()  # type: ignore[attr-defined] # pyinfra's disconnect leaves it open
+        # Who still listens to a host that said nothing hears that it is over; at the end of all it would protest.
+        gevent.idle()
 
     def on_all(self, function: Callable[[str], T], names: Iterable[str] | None = None) -> dict[str, T]:
         """As `run.Hosts.on_all`."""

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from fiefdom.cli import apply, frame
+from fiefdom.cli import apply, frame, group
 from fiefdom.converge import look, plan
 from fiefdom.converge.snapshot import Snapshot
 from fiefdom.desired.state import File, HostState
@@ -48,7 +48,7 @@ def test_a_plan_is_of_what_the_host_goes_back_to(looks: list[int | None], monkey
     monkeypatch.setattr(frame, "connected", run)
     looks += [7, 6, None]
     done = CliRunner().invoke(apply.plan, ["x.yaml", "--json"])
-    assert done.exit_code == frame.PENDING
+    assert done.exit_code == group.PENDING
     assert done.stderr == "app1: an earlier change waits for its confirmation; for at most 7 s\n"
     assert CONF.path in done.stdout
     assert looks == [None]

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -282,3 +283,17 @@ def test_ports_that_instances_leave_stay_open_until_their_turn(hosts: SimulatedH
     hosts.hosts["app1"].now.files.pop("/etc/ssh/sshd_config.d/10-fiefdom.conf")
     left = look.make_plan(hosts.known, hosts.names, hosts)
     assert not left.clean and left_by_turns(left, agreed).clean
+
+
+@pytest.mark.parametrize("ends", [KeyboardInterrupt, click.Abort])
+def test_a_plan_that_was_made_is_a_document_also_where_somebody_interrupts(
+    hosts: SimulatedHosts, monkeypatch: pytest.MonkeyPatch, ends: type[BaseException]
+) -> None:
+    def asks(*_: Any) -> None:
+        raise ends
+
+    monkeypatch.setattr("fiefdom.cli.apply._ask", asks)
+    result = fiefdom("apply", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["hash"] == look.make_plan(hosts.known, hosts.names, hosts).hash
+    assert result.stderr.startswith("error: interrupted")

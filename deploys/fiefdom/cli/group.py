@@ -1,0 +1,45 @@
+"""How a command ends: exit codes, and errors that a person can cause as one line. Light, for it starts each command."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import click
+
+from fiefdom.errors import FiefdomError
+
+CLEAN, FAILED, PENDING = 0, 1, 2
+
+
+class Group(click.Group):
+    """Turns the errors that a person can cause into one line and exit 1, everywhere."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FiefdomError as error:
+            _fail(str(error))
+        except KeyboardInterrupt:
+            _fail("interrupted; what was done stays, and the next run finishes the rest")
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        # click exits 2 for a wrong option, which would read as "changes pending" here.
+        try:
+            return super().main(*args, **{**kwargs, "standalone_mode": False})
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
+            return FAILED
+        except click.exceptions.Abort:
+            _fail("interrupted")
+        except click.ClickException as error:
+            _fail(error.format_message())
+
+
+def one_line(words: object) -> str:
+    """Words without line breaks."""
+    return " ".join(str(words).split())
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"error: {one_line(message)}", err=True)
+    raise SystemExit(FAILED)
