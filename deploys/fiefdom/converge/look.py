@@ -14,7 +14,7 @@ from fiefdom.desired.context import Context
 from fiefdom.desired.state import Codename, HostState
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
-from fiefdom.waiting import looks
+from fiefdom.waiting import looks, pause
 
 SETTLE_S = 1.0
 SETTLED_WITHIN_S = 60
@@ -70,6 +70,7 @@ def settled_plan(known: Known, names: Sequence[str], hosts: Hosts, say: Callable
         return wanted
     longest_s = max(unconfirmed.values())
     say(f"{', '.join(unconfirmed)}: an earlier change waits for its confirmation; for at most {longest_s} s")
+    pause(SETTLE_S)
     for late in looks(longest_s + SETTLED_WITHIN_S, SETTLE_S):
         wanted = make_plan(known, names, hosts)
         unconfirmed = _unconfirmed(wanted)
