@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 
 class FiefdomError(Exception):
     """Bad input or a refused action. The command line prints the sentence and exits 1, without a traceback."""
@@ -16,6 +19,26 @@ class HostError(FiefdomError):
     def __init__(self, host: str, words: str) -> None:
         self.host = host
         super().__init__(f"{host}: {words}")
+
+
+@dataclass(frozen=True)
+class SickUnit:
+    """A unit that did not come up, why, and the last words of what it runs."""
+
+    unit: str
+    reason: str
+    log: tuple[str, ...] = ()
+
+
+class Sick(HostError):
+    """Services of a host that did not come up, while all else that was to be done there was done.
+
+    So whoever changes several hosts may go on, and tells of it at the end.
+    """
+
+    def __init__(self, host: str, units: Sequence[SickUnit]) -> None:
+        self.units = tuple(units)
+        super().__init__(host, "; ".join(f"{found.unit}: {found.reason}" for found in self.units))
 
 
 class Unreachable(HostError):

@@ -106,7 +106,9 @@ class Status:
 def read(cluster: Cluster, secrets: Secrets, hosts: Hosts) -> Status:
     """Ask every host of the session once, and every gateway for its view."""
     queries = {
-        name: snapshot.query(concerns.states_of(cluster, name, secrets, ("services", "serf", "gateway")).values())
+        name: snapshot.query(
+            concerns.states_of(cluster, name, secrets, ("services", "serf", "offers", "gateway")).values()
+        )
         for name in hosts.names
     }
     found = {name: snapshot.parse(name, lines) for name, lines in hosts.snapshot_lines(queries).items()}

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from fiefdom.cluster.words import text
 from fiefdom.converge.run import Hosts
 from fiefdom.errors import FiefdomError, Unreachable
-from fiefdom.model import Cluster
+from fiefdom.model import Cluster, Instance
 from fiefdom.waiting import looks
 from fiefdom.wording import printable
 
@@ -220,12 +220,21 @@ def _count(value: object) -> int:
 # --- What follows from it
 
 
-def await_serving(cluster: Cluster, hosts: Hosts, name: str, gateways: Collection[str] | None = None) -> None:
-    """Wait until all gateways, or these, have a host's servers up. Raises FiefdomError where that takes long."""
-    instances = cluster.instances(name)
-    start_s = sum(cluster.services[i.service].health.start_timeout_s for i in instances)
-    for late in looks(start_s + cluster.serf.join_timeout_s + 60):
-        missing = not_up(_views(cluster, hosts, gateways), cluster, name)
+def await_serving(
+    cluster: Cluster,
+    hosts: Hosts,
+    name: str,
+    gateways: Collection[str] | None = None,
+    instances: Collection[Instance] | None = None,
+) -> None:
+    """Wait until all gateways, or these, have a host's servers up: of ``instances``, or all that it is to have.
+
+    Raises FiefdomError where that takes long.
+    """
+    wanted = cluster.instances(name) if instances is None else instances
+    start_s = max((cluster.services[i.service].health.start_timeout_s for i in wanted), default=0)
+    for late in looks(2 * start_s + cluster.serf.join_timeout_s + 60):
+        missing = not_up(_views(cluster, hosts, gateways), cluster, name, wanted)
         if missing is None:
             return
         if late:
@@ -297,33 +306,46 @@ class Missing:
     reason: str
 
 
-def missing(views: Views, cluster: Cluster, host: str) -> Missing | None:
-    """The first thing missing until every gateway has each of the host's instances up, or None."""
+def missing(views: Views, cluster: Cluster, host: str, instances: Collection[Instance] | None = None) -> Missing | None:
+    """The first thing missing until every gateway has each of the host's instances, or of these, up; or None."""
     for gateway, view in views.items():
         if view.silence is not None:
             return Missing("the gateways", f"{gateway} does not answer: {view.silence}")
         states = {(s.service, s.port): s.state for s in view.servers_of([host])}
-        for i in cluster.instances(host):
+        for i in cluster.instances(host) if instances is None else instances:
             state = states.get((i.service, i.port), "out of rotation")
             if state != "up":
                 return Missing(i.unit, f"{gateway} has {i.service} at {host}:{i.port} {state}")
     return None
 
 
-def not_up(views: Views, cluster: Cluster, host: str) -> str | None:
-    """What is missing until every gateway has each of the host's instances up, or None."""
-    found = missing(views, cluster, host)
+def not_up(views: Views, cluster: Cluster, host: str, instances: Collection[Instance] | None = None) -> str | None:
+    """What is missing until every gateway has each of the host's instances, or of these, up; or None."""
+    found = missing(views, cluster, host, instances)
     return found.reason if found else None
 
 
-def alone(views: Views, cluster: Cluster, hosts: Collection[str], *, if_up: bool = False) -> str | None:
-    """What would have no server up while ``hosts`` are out together, or None.
+def up(views: Views, cluster: Cluster, host: str) -> tuple[Instance, ...]:
+    """Instances of a host that any gateway has up."""
+    seen = {(s.service, s.port) for view in views.values() for s in view.servers_of([host]) if s.state == "up"}
+    return tuple(i for i in cluster.instances(host) if (i.service, i.port) in seen)
+
+
+def alone(
+    views: Views,
+    cluster: Cluster,
+    hosts: Collection[str],
+    *,
+    if_up: bool = False,
+    services: Collection[str] | None = None,
+) -> str | None:
+    """What would have no server up while ``hosts`` withdraw ``services``, or all of them, together; or None.
 
     A service that by the inventory runs nowhere else does not count; nor, with ``if_up``, one that a gateway has up on
     none of ``hosts``, for it loses nothing.
     """
     others = [name for name in cluster.hosts if name not in hosts]
-    for service in cluster.services:
+    for service in cluster.services if services is None else services:
         if not all(any(cluster.count(name, service) for name in group) for group in (hosts, others)):
             continue
         for gateway, view in views.items():

@@ -8,7 +8,7 @@ from functools import partial
 from fiefdom.converge import plan
 from fiefdom.converge.run import Hosts, Say
 from fiefdom.converge.waves import Wave, waves
-from fiefdom.errors import FiefdomError
+from fiefdom.errors import FiefdomError, Sick
 from fiefdom.model import Cluster
 
 DONE = "done"
@@ -24,13 +24,14 @@ def carry_out(
     beat: Callable[[], None] = lambda: None,
     *,
     turns: bool = True,
+    sick: list[Sick] | None = None,
 ) -> None:
     """Change hosts as ``wanted`` says, in the order of `waves`; ``say(host, text)`` hears of every phase.
 
     The first error ends the run: what was done stays, and the next run finishes the rest. ``gate`` is called between
     two turns and raises FiefdomError where the host of the first does not serve again; ``beat`` before each turn, and
     raises it where the lock that this run held is another's by now. Without ``turns``, all is done but what is done in
-    them.
+    them. A service that does not come up on a host ends nothing where ``sick`` is there to be told of it.
     """
     require_space(wanted.due)
     registry = cluster.registry is not None
@@ -38,7 +39,13 @@ def carry_out(
     def go_through(wave: Wave, name: str) -> None:
         for phase in wave.phases[name]:
             say(name, phase.name)
-            hosts.run(name, phase, registry)
+            try:
+                hosts.run(name, phase, registry)
+            except Sick as error:
+                if sick is None:
+                    raise
+                sick.append(error)
+                _tell_sick(error, say)
         if name in wave.done:
             say(name, DONE)
 
@@ -52,6 +59,13 @@ def carry_out(
         else:
             for name in wave.phases:
                 go_through(wave, name)
+
+
+def _tell_sick(error: Sick, say: Say) -> None:
+    for found in error.units:
+        say(error.host, f"{found.unit} does not come up: {found.reason}")
+        for line in found.log:
+            say(error.host, f"  {line}")
 
 
 def require_space(wanted: plan.Plan) -> None:

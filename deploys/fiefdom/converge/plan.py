@@ -8,19 +8,17 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from fiefdom.converge.snapshot import FoundContainer, FoundUnit, Snapshot, sysctl_path
+from fiefdom.converge.units import RUNNING, unit_actions
 from fiefdom.desired.containers import FAILED, HANDING_OVER, conf_path
-from fiefdom.desired.state import Container, Directory, File, HostState, Package, Sysctl, Unit, digest, spec_hash
+from fiefdom.desired.state import Container, Directory, File, HostState, Offer, Package, Sysctl, Unit, digest, spec_hash
 from fiefdom.errors import FiefdomError
 
 Sign = Literal["+", "~", "-", "-/+"]
-Resource = Directory | File | Package | Sysctl | Unit | Container | str | None
+Resource = Directory | File | Package | Sysctl | Unit | Container | Offer | str | None
 
 # The order in which a plan lists kinds; also, roughly, the order in which they are applied.
-KINDS = ("hostname", "package", "directory", "file", "sysctl", "unit", "image", "container", "record")
+KINDS = ("hostname", "package", "directory", "file", "sysctl", "unit", "image", "container", "offer", "record")
 
-# What systemd calls a unit that runs, or is about to without anybody's help.
-_RUNNING = ("active", "reloading")
-_ENABLED = ("enabled", "static", "alias", "indirect", "generated")
 _SUPPORTED = {("debian", "bookworm"), ("debian", "trixie")}
 
 
@@ -185,7 +183,7 @@ def of_host(
         raise FiefdomError(f"{host}: {error}") from error
     marked = [replace(c, release=_release(c, held, state)) for c in changes]
     # One that is down comes back as what its siblings are.
-    marked += [Change("container", "~", c.name, _NOT_RUNNING, c) for c in held.values() if not is_healthy(c, snapshot)]
+    marked += [Change("container", "~", c.name, _NOTRUNNING, c) for c in held.values() if not is_healthy(c, snapshot)]
     return HostPlan(host, tuple(sorted(marked, key=_order)), state, snapshot)
 
 
@@ -220,7 +218,12 @@ def _held(instances: Iterable[Change], now: Snapshot, hold: Collection[str]) -> 
 def is_healthy(container: Container, now: Snapshot) -> bool:
     """Whether the host runs something under this container's name, and its unit says that it answers."""
     found, unit = now.containers.get(container.name), now.units.get(container.unit, FoundUnit())
-    return found is not None and found.running and unit.active in _RUNNING
+    return found is not None and found.running and unit.active in RUNNING
+
+
+def is_made(offer: Offer, now: Snapshot) -> bool:
+    """Whether the host offers a service, with whatever word."""
+    return offer.service in now.offers and now.units.get(offer.unit, FoundUnit()).active in RUNNING
 
 
 def _release(change: Change, held: Mapping[str, Container], state: HostState) -> str:
@@ -244,7 +247,7 @@ def _differences(
         # Nobody knows what runs; starting dockerd comes first, and a second look tells the rest. What runs must not
         # come up as something else meanwhile, so files that it is made from wait as well.
         files = tuple(f for f in state.files if not (f.serves and f.path in snapshot.files))
-        state = replace(state, files=files, images=(), containers=())
+        state = replace(state, files=files, images=(), containers=(), offers=())
         complete = False
     return [
         *_hostname(state, snapshot),
@@ -256,6 +259,7 @@ def _differences(
         *_images(state, snapshot, identities),
         *instances,
         *_containers(state, snapshot, identities, instances=False),
+        *_offers(state, snapshot),
         *(_unwanted(state, snapshot) if complete else ()),
         *_record(state, snapshot),
     ]
@@ -263,7 +267,7 @@ def _differences(
 
 def _require_docker_startable(state: HostState, now: Snapshot) -> None:
     unit = now.units.get("docker.service", FoundUnit())
-    if unit.active in _RUNNING and not unit_actions(Unit("docker.service"), state, now):
+    if unit.active in RUNNING and not unit_actions(Unit("docker.service"), state, now):
         raise FiefdomError(
             "dockerd does not answer although docker.service is active; see `journalctl -u docker` there"
         )
@@ -340,64 +344,6 @@ def _units(state: HostState, now: Snapshot) -> Iterator[Change]:
             yield Change("unit", sign, unit.name, ", ".join(a.why for a in actions), unit)
 
 
-@dataclass(frozen=True)
-class UnitAction:
-    """What systemctl is asked to do with a unit, and why. ``daemon-reload`` concerns all units at once."""
-
-    verbs: tuple[str, ...]
-    why: str
-
-
-def unit_actions(unit: Unit, state: HostState, now: Snapshot) -> list[UnitAction]:
-    """What brings ``unit`` where it should be, in order; nothing where it is there."""
-    return list(_unit_actions(unit, now.units.get(unit.name, FoundUnit()), state, now))
-
-
-def _unit_actions(unit: Unit, found: FoundUnit, state: HostState, now: Snapshot) -> Iterator[UnitAction]:
-    if found.needs_reload:
-        yield UnitAction(("daemon-reload",), "systemd has an older unit file loaded")
-    if unit.enabled and found.enabled not in _ENABLED:
-        yield UnitAction(("enable",), "enable")
-    elif not unit.enabled and found.enabled == "enabled":
-        yield UnitAction(("disable",), "disable")
-    if unit.name in state.container_units:
-        return  # whether it runs is told with its container
-    running = found.active in _RUNNING
-    if not unit.active:
-        if running:
-            yield UnitAction(("stop",), "stop")
-    elif found.condition_failed:
-        return
-    elif not running:
-        # Installing its package may start it before its configuration is there: only `on_change` is sure to read it.
-        verbs = unit.on_change if unit.config else ("start",)
-        yield UnitAction(verbs, "start again after its failure" if found.active == "failed" else "start")
-    elif has_stamp(unit, now):
-        stamp, _, live = now.stamps.get(unit.name, "").partition(" ")
-        if any(_has_other_content(path, state, now) for path in unit.config):
-            # Whoever changed the file may have made the unit read it, which no stamp tells.
-            yield UnitAction(unit.on_change, f"{unit.on_change[-1]}: its configuration changes")
-        elif stamp != unit_stamp(unit, state):
-            yield UnitAction(unit.on_change, f"{unit.on_change[-1]}: runs an older configuration")
-        elif unit.live and now.live.get(unit.name) != live:
-            yield UnitAction(unit.on_change, f"{unit.on_change[-1]}: changed behind its back")
-
-
-def _has_other_content(path: str, state: HostState, now: Snapshot) -> bool:
-    found = now.files.get(path)
-    return found is None or found.digest != state.file(path).digest
-
-
-def has_stamp(unit: Unit, now: Snapshot) -> bool:
-    """Whether the host keeps a stamp for ``unit``: it reads files of ours, or did until the inventory dropped them."""
-    return bool(unit.config) or unit.name in now.stamps
-
-
-def unit_stamp(unit: Unit, state: HostState) -> str:
-    """Digest of the configuration that ``unit`` must have come up with."""
-    return state.stamp(unit.config)
-
-
 def _images(state: HostState, now: Snapshot, identities: Mapping[str, str]) -> Iterator[Change]:
     for image in state.images:
         found, wanted = now.images.get(image.ref), identities.get(image.ref)
@@ -418,13 +364,13 @@ def _containers(state: HostState, now: Snapshot, identities: Mapping[str, str], 
             continue
         why = _container_drift(container, found, state, now)
         if container.image in replaced_images:
-            why = [*(w for w in why if w != _NOT_RUNNING), "new image"]
+            why = [*(w for w in why if w != _NOTRUNNING), "new image"]
         if why:
-            replaced = why[0] != _NOT_RUNNING
+            replaced = why[0] != _NOTRUNNING
             yield Change("container", "-/+" if replaced else "~", container.name, ", ".join(why), container)
 
 
-_NOT_RUNNING = "not running"
+_NOTRUNNING = "not running"
 
 
 def _container_drift(wanted: Container, found: FoundContainer, state: HostState, now: Snapshot) -> list[str]:
@@ -444,10 +390,28 @@ def _container_drift(wanted: Container, found: FoundContainer, state: HostState,
     if not why:
         unit = now.units.get(wanted.unit, FoundUnit())
         if not found.running:
-            why.append(_NOT_RUNNING)
-        elif unit.active not in _RUNNING:
-            why += [_NOT_RUNNING, f"its unit is {unit.active}"]
+            why.append(_NOTRUNNING)
+        elif unit.active not in RUNNING:
+            why += [_NOTRUNNING, f"its unit is {unit.active}"]
     return why
+
+
+def _offers(state: HostState, now: Snapshot) -> Iterator[Change]:
+    for offer in state.offers:
+        unit, word = now.units.get(offer.unit, FoundUnit()), now.offers.get(offer.service)
+        if is_made(offer, now):
+            if word != offer.word:
+                yield Change("offer", "~", offer.service, f"{_said(word or '')} -> {_said(offer.word)}", offer)
+        elif unit.load == "not-found":
+            yield Change("offer", "+", offer.service, _said(offer.word), offer)
+        else:
+            yield Change("offer", "~", offer.service, unit.says or f"not made, its unit is {unit.active}", offer)
+
+
+def _said(word: str) -> str:
+    """The word of an offer as a person would say it."""
+    version, _, ports = word.partition(";")
+    return f"{version} on {ports}"
 
 
 def _unwanted(state: HostState, now: Snapshot) -> Iterator[Change]:

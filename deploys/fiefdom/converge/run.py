@@ -46,7 +46,10 @@ class Hosts(Protocol):
         """
 
     def run(self, name: str, phase: Phase, registry: bool) -> None:
-        """Take one host through one phase; HostError says what failed there."""
+        """Take one host through one phase.
+
+        Raises HostError for what failed there and ended it, and Sick where all was done and something does not come up.
+        """
 
     def text_of(self, name: str, path: str) -> str:
         """Text of a file on a host; empty where it cannot be read. Raises Unreachable."""

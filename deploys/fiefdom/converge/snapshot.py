@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fiefdom.desired import containers
+from fiefdom.desired import containers, programs
 from fiefdom.desired.state import HostState
 from fiefdom.errors import FiefdomError
 
@@ -19,6 +19,7 @@ _CONTAINER_FORMAT = "\t".join(
 SYSCTL_ROOT = "/proc/sys/"
 STAMPS = "/var/lib/fiefdom/stamps/"
 CONTAINER_STAMPS = "/var/lib/fiefdom/containers/"
+OFFERS = f"{programs.MADE_DIR}/"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class FoundUnit:
     enabled: str = ""
     needs_reload: bool = False
     condition_failed: bool = False
+    says: str = ""
+    """What the unit itself tells of how it is, if it does."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,8 @@ class Snapshot:
     live: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     """By the path of a file, the digest of the content that its reader refused, and why; it keeps the last good one."""
+    offers: dict[str, str] = field(default_factory=dict)
+    """By service, the word that the host offers it with, where it does."""
     made: frozenset[tuple[str, str]] = frozenset()
 
 
@@ -138,7 +143,9 @@ class _Parser:
         self._files: dict[str, list[str]] = {}
         self._digests: dict[str, str] = {}
         self._units: list[dict[str, str]] = [{}]
-        self._maps: dict[str, dict[str, str]] = {"live": {}, "sysctl": {}, "stamp": {}, "package": {}, "refused": {}}
+        self._maps: dict[str, dict[str, str]] = {
+            kind: {} for kind in ("live", "sysctl", "stamp", "package", "refused", "offer")
+        }
         self._images: dict[str, FoundImage] = {}
         self._containers: dict[str, FoundContainer] = {}
         self._made: set[tuple[str, str]] = set()
@@ -172,7 +179,7 @@ class _Parser:
             self._images[fields[0]] = FoundImage(fields[1], fields[2].replace("<no value>", ""))
         elif kind in ("live", "refused") and len(fields) == 2:
             self._maps[kind][fields[0]] = fields[1]
-        elif kind in ("sysctl", "stamp"):
+        elif kind in ("sysctl", "stamp", "offer"):
             path, _, value = rest.partition(":")
             self._maps[kind][path] = "\t".join(value.split("\t"))
         elif kind == "container" and len(fields) == 8:
@@ -228,6 +235,7 @@ class _Parser:
             container_stamps=_under(CONTAINER_STAMPS, self._maps["stamp"]),
             live=self._maps["live"],
             refused=self._maps["refused"],
+            offers={n.removesuffix(".offer"): w for n, w in _under(OFFERS, self._maps["offer"]).items()},
             made=frozenset(self._made),
         )
 
@@ -242,6 +250,7 @@ def _found_unit(shown: dict[str, str]) -> FoundUnit:
         # A condition that was tried and did not hold: systemd itself decided that the unit is not for this host.
         condition_failed=shown.get("ConditionResult") == "no"
         and shown.get("ConditionTimestampMonotonic", "0") not in ("", "0"),
+        says=shown.get("StatusText", ""),
     )
 
 

@@ -51,7 +51,7 @@ host_part() {
     ask package | xargs -d '\n' -r dpkg-query -W \
         -f "package$tab\${Package}$tab\${db:Status-Status}$tab\${Version}\n" 2>/dev/null
     ask unit | xargs -d '\n' -r systemctl show -p Id -p LoadState -p ActiveState -p SubState -p UnitFileState \
-        -p NeedDaemonReload -p ConditionResult -p ConditionTimestampMonotonic -- 2>/dev/null | sed "s/^/unit$tab/"
+        -p NeedDaemonReload -p ConditionResult -p ConditionTimestampMonotonic -p StatusText -- 2>/dev/null | sed "s/^/unit$tab/"
     ask sysctl | xargs -d '\n' -r grep -H . 2>/dev/null | sed "s/^/sysctl$tab/"
     [ ! -e /var/lib/fiefdom/guard/pending ] || {
         left=$(($(cat /var/lib/fiefdom/guard/until) - $(cut -d . -f 1 /proc/uptime)))
@@ -62,6 +62,8 @@ host_part() {
     [ ! -e /var/lib/fiefdom/manifest ] || sed "s/^/made$tab/" /var/lib/fiefdom/manifest
     find /var/lib/fiefdom/stamps /var/lib/fiefdom/containers -type f -exec grep . /dev/null {} + 2>/dev/null |
         sed "s/^/stamp$tab/"
+    # What is offered, as offer.sh keeps it.
+    find /run/fiefdom/offers -name '*.offer' -type f -exec grep . /dev/null {} + 2>/dev/null | sed "s/^/offer$tab/"
     # What a gateway's HAProxy does not run, and why. The container's user writes it, so it is neither followed nor read on.
     word=/var/lib/fiefdom/gateway/refused
     [ ! -f "$word" ] || [ -L "$word" ] ||

@@ -8,10 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fiefdom.converge import guard
-from fiefdom.converge.plan import HostPlan, claims, has_stamp, is_healthy, merge, unit_actions, unit_stamp
-from fiefdom.converge.snapshot import sysctl_path
+from fiefdom.converge.plan import HostPlan, claims, is_healthy, is_made, merge
+from fiefdom.converge.snapshot import Snapshot, sysctl_path
+from fiefdom.converge.units import has_stamp, unit_actions, unit_stamp
 from fiefdom.desired import network
-from fiefdom.desired.state import Container, Directory, File, Package, Sysctl, Unit
+from fiefdom.desired.containers import UNIT_DIR, conf_path
+from fiefdom.desired.offers import conf_path as offer_conf_path
+from fiefdom.desired.offers import is_offer
+from fiefdom.desired.offers import unit_of as offer_unit
+from fiefdom.desired.state import Container, Directory, File, Offer, Package, Sysctl, Unit
 
 SCRIPT = (Path(__file__).parent / "steps.sh").read_text()
 TURN = (Path(__file__).parent / "turn.sh").read_text().replace("@APPLY@\n", SCRIPT)
@@ -65,37 +70,45 @@ def phases(plan: HostPlan, confirm_s: int = guard.CONFIRM_S) -> tuple[Phase, ...
 
 
 def turn(plan: HostPlan) -> tuple[Step, ...]:
-    """One host's turn in a rollout: out of the cluster, other containers, healthy again, back in.
+    """One host's turn in a rollout: service by service out of rotation, other containers, healthy again, back in.
 
     ``plan`` holds the changes of the release alone. Whatever fails from the first stage on, the host puts back what it
-    kept and joins again.
+    kept and offers it again. What the release leaves alone stays in rotation all the while.
     """
     files = _changed_files(plan, serves=True)
     changed = [c.resource for c in plan.of("container", "+", "~", "-/+") if isinstance(c.resource, Container)]
-    units = [c.unit for c in changed if c.role == "instance"]
-    agents = [c for c in plan.state.containers if c.role == "agent"]
-    agent_units = [c.unit for c in agents]
+    offers = [o for o in plan.state.offers if any(c.service == o.service for c in changed)]
     return (
         *(("remove-container", c.name) for c in plan.of("container", "-")),
         *_staged(files),
         ("keep", "begin", merge([plan]).hash),
         *(("keep", "file", f.path) for f in files),
-        *(("keep", "container", c.name, c.unit) for c in dict.fromkeys([*changed, *agents])),
+        *(("keep", "container", c.name, c.unit) for c in changed),
+        *(("keep", "offer", o.unit) for o in offers),
         ("keep", "done"),
-        ("say", "drain"),
-        *_all_at_once("stop", agent_units),
-        ("say", "replace"),
-        *(("place", f.path) for f in files),
-        ("daemon-reload",),
-        ("containers", "restart", *units),
-        ("say", "join"),
-        *_all_at_once("restart", agent_units),
+        *(step for o in offers for step in _released(o, [c for c in changed if c.service == o.service], files)),
         ("settled",),
     )
 
 
+def _released(offer: Offer, containers: list[Container], files: list[File]) -> tuple[Step, ...]:
+    # What another service is made from waits for its own turn, lest an instance that ends by itself takes it up.
+    own = {path for c in containers for path in (*c.config, conf_path(c.name))}
+    own |= {offer_conf_path(offer.service), f"{UNIT_DIR}/{offer.unit}", f"{UNIT_DIR}/{offer.service}@.service"}
+    return (
+        ("say", f"drain {offer.service}"),
+        ("containers", "stop", offer.unit),
+        ("say", f"replace {offer.service}"),
+        *(("place", f.path) for f in files if f.path in own),
+        ("daemon-reload",),
+        ("containers", "restart", *(c.unit for c in containers)),
+        ("say", f"join {offer.service}"),
+        ("containers", "start", offer.unit),
+    )
+
+
 def _all_at_once(verb: str, units: list[str]) -> list[Step]:
-    # A host outside app_hosts has no agent, and systemctl takes no empty list.
+    # systemctl takes no empty list.
     return [("containers", verb, *units)] if units else []
 
 
@@ -120,11 +133,8 @@ def turn_back(plan: HostPlan, aside: bool) -> tuple[Step, ...]:
 
     A turn that ended before it had kept anything changed nothing, and what an earlier release kept stays where it is.
     """
-    agents = [c.unit for c in plan.state.containers if c.role == "agent"]
     return (
         ("kept", merge([plan]).hash),
-        ("say", "drain"),
-        *_all_at_once("stop", agents),
         ("say", "restore"),
         ("restore", "aside" if aside else "replace"),
     )
@@ -191,7 +201,7 @@ def _host_files(plan: HostPlan) -> Iterator[Step]:
     yield from _files(files)
     for change in plan.of("hostname"):
         yield ("hostname", change.name)
-    owned = plan.state.container_units
+    owned = plan.state.serving_units
     yield from _units(plan, files, [u for u in plan.state.units if u.name not in owned])
 
 
@@ -261,39 +271,61 @@ def _units(plan: HostPlan, files: list[File], units: list[Unit]) -> Iterator[Ste
 def _serving(plan: HostPlan) -> Iterator[Step]:
     files = _changed_files(plan, serves=True)
     yield from _files(files)
-    owned = plan.state.container_units
+    owned = plan.state.serving_units
     yield from _units(plan, files, [u for u in plan.state.units if u.name in owned])
     yield from _containers(plan)
 
 
 def _containers(plan: HostPlan) -> Iterator[Step]:
+    """What is touched goes out of rotation first and comes back last; what is not stays there.
+
+    A service that does not come up ends nothing: the others are offered all the same.
+    """
     changed = [c.resource for c in plan.of("container", "+", "~", "-/+") if isinstance(c.resource, Container)]
-    unwanted_units = [c.name for c in plan.of("unit", "-")]
-    unwanted = [c.name for c in plan.of("container", "-")]
-    instances = [c.unit for c in changed if c.role == "instance"]
-    agents = {name: f for name, f in plan.snapshot.containers.items() if f.role == "agent" and f.ours}
-    # Before anything that serves is touched, the host leaves the cluster; it joins again when all is healthy.
-    stopped = {name for name, f in plan.snapshot.containers.items() if not f.running}
-    touched = {c.name for c in plan.of("container", "~", "-/+", "-")} - stopped - set(agents)
-    leaving = [f"{name}.service" for name, found in agents.items() if touched and found.running]
-    wanted = plan.state.container_units
-    returning = [unit for unit in leaving if unit in wanted]
-    if returning:
-        yield ("rest", *returning)
-    if leaving:
-        yield ("containers", "stop", *leaving)
-    for unit in unwanted_units:
+    instances = [c for c in changed if c.role == "instance"]
+    agents = [c for c in changed if c.role == "agent"]
+    # It may be of a Fiefdom that knew no offers: then all that the host serves goes out with it.
+    leaving = [c.unit for c in agents if is_healthy(c, plan.snapshot)]
+    going = [c.name for c in plan.of("unit", "-")]
+    returning = _withdrawn(plan)
+    withdrawn = [unit for unit in _touched(plan) if unit not in going]
+    if leaving or returning:
+        yield ("rest", *leaving, *returning)
+    yield from _all_at_once("stop", withdrawn)
+    yield from _all_at_once("stop", leaving)
+    for unit in sorted(going, key=lambda unit: not is_offer(unit)):
         yield ("remove-unit", unit)
-    for name in unwanted:
-        yield ("remove-container", name)
+    for change in plan.of("container", "-"):
+        yield ("remove-container", change.name)
     if instances:
-        yield ("containers", "restart", *instances)
+        yield ("instances", *(c.unit for c in instances))
     for gateway in (c for c in changed if c.role == "gateway"):
         # One that serves hands its listening sockets over to the new one, so that port 80 never refuses anybody.
         verb = "reload" if is_healthy(gateway, plan.snapshot) else "restart"
         yield ("containers", verb, gateway.unit)
-    agent_units = [c.unit for c in changed if c.role == "agent"] + returning
-    yield from _all_at_once("restart", list(dict.fromkeys(agent_units)))
+    yield from _all_at_once("restart", [c.unit for c in agents])
+    made = [c.resource for c in plan.of("offer") if isinstance(c.resource, Offer)]
+    for offer in dict.fromkeys([*made, *(o for o in plan.state.offers if o.unit in returning)]):
+        stays = offer.unit not in returning and is_made(offer, plan.snapshot)
+        yield ("offer", "reload" if stays else "start", offer.unit, *offer.instances)
+
+
+def _touched(plan: HostPlan) -> list[str]:
+    """Units of the offers that are made and lose an instance, for good or for a moment."""
+    now = plan.snapshot
+    gone = [c.name for c in plan.of("container", "~", "-/+", "-")]
+    lost = {name.rpartition("-")[0] for name in gone if _is_running_instance(name, now)}
+    return [offer_unit(service) for service in sorted(now.offers) if service in lost]
+
+
+def _withdrawn(plan: HostPlan) -> list[str]:
+    wanted = {offer.unit for offer in plan.state.offers}
+    return [unit for unit in _touched(plan) if unit in wanted]
+
+
+def _is_running_instance(name: str, now: Snapshot) -> bool:
+    found = now.containers.get(name)
+    return found is not None and found.running and found.role == "instance"
 
 
 def _removal(plan: HostPlan) -> Iterator[Step]:

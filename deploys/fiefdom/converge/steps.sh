@@ -6,6 +6,7 @@ set -u
 undo=no
 guarded=no
 resting=''
+sick=''
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive
 tab=$(printf '\t')
 umask 022
@@ -52,8 +53,8 @@ finish() {
         GUARD_WITHIN=yes sh "$guarded" revert "a step failed" >/dev/null 2>&1 && printf 'fiefdom-reverted\t%s\n' "$(hostname)"
         code=1
     }
-    # An agent waits for every instance of its host, so that the host joins whole or not at all. Where one is dead that
-    # takes until somebody mends it: systemd goes on trying, and this run ends.
+    # An offer waits for its instances. Where they are dead that takes until somebody mends them: systemd goes on trying,
+    # and this run ends.
     [ "$code" = 0 ] && block='' || block=--no-block
     # shellcheck disable=SC2086 # an option and names of units
     [ -z "$resting" ] || systemctl $block start $resting 2>/dev/null
@@ -246,12 +247,45 @@ container_units() { # verb units...
     fail "$*" "$verb failed: $output; $(for unit; do why_failed "$unit"; done)"
 }
 
+# What does not come up ends nothing: what else is to serve here comes up all the same, and the run fails at its end.
+tell_sick() { # unit
+    sick="$sick $1"
+    tell_log "$1"
+    why=$(why_failed "$1" | tail -n 1)
+    printf 'fiefdom-sick\t%s\t%s\n' "$1" "$(storage_mend "$1" "$why")$(printf '%s' "${why:-did not start}" | tr '\t' ' ')"
+}
+
+bring_up() { # units of instances...
+    systemctl reset-failed "$@" 2>/dev/null
+    systemctl restart "$@" 2>/dev/null && return
+    for unit; do
+        [ "$(systemctl is-active "$unit")" = active ] || tell_sick "$unit"
+    done
+}
+
+bring_into_rotation() { # start|reload, the offer's unit, the units of its instances...
+    verb=$1 offer=$2
+    shift 2
+    for unit; do
+        case " $sick " in *" $unit "*) unit='' ;; *) break ;; esac
+    done
+    # It waits for the first of them that comes up, and nobody waits for it.
+    [ -n "$unit" ] || {
+        systemctl --no-block start "$offer" 2>/dev/null
+        return
+    }
+    systemctl reset-failed "$offer" 2>/dev/null
+    began_s=$(date +%s)
+    systemctl "$verb" "$offer" 2>/dev/null || tell_sick "$offer"
+    tell_delays "$began_s" "$offer"
+}
+
 # A drain or join that went on without every gateway's word says so in the journal.
 tell_delays() { # since_s units...
     since_s=$1
     shift
     for unit; do
-        [ "$unit" = serf-agent.service ] || continue
+        case $unit in serf-agent.service | fiefdom-offer-*) ;; *) continue ;; esac
         journalctl -q -o cat -u "$unit" --since "@$since_s" 2>/dev/null | grep '^going on after ' | while IFS= read -r line; do
             printf 'fiefdom-note\t%s\n' "$(printf '%s' "$line" | tr '\t' ' ')"
         done
@@ -261,7 +295,7 @@ tell_delays() { # since_s units...
 # What a release replaces is kept until the next one: files with their modes and owners, and images by id, for a tag may
 # have moved on. While it says "unfinished", the turn that made it never came to its end, and what it kept is still the
 # state to go back to.
-keep() { # begin TURN | file PATH | container NAME UNIT | done
+keep() { # begin TURN | file PATH | container NAME UNIT | offer UNIT | done
     if [ "$1" = begin ]; then
         keeping=$staging/previous
         if [ -e "$previous/unfinished" ]; then
@@ -290,6 +324,9 @@ keep() { # begin TURN | file PATH | container NAME UNIT | done
         printf 'container\t%s\t%s\t%s\n' "$2" "$3" "$found" >>"$keeping/index" ||
             fail "$keeping/index" "cannot be written; $(free "$staging")"
         ;;
+    offer)
+        printf 'offer\t%s\n' "$2" >>"$keeping/index" || fail "$keeping/index" "cannot be written; $(free "$staging")"
+        ;;
     esac
     [ "$1" != "done" ] || undo=yes
 }
@@ -303,15 +340,17 @@ put_back() { # aside: keep the release's containers under another name; or repla
         printf 'fiefdom-not-restored\t%s\tnothing was kept of an earlier release\n' "$previous"
         return 1
     }
-    # systemd starts a failed unit again, and it must not join while its instances go.
-    ! cut -f 3 "$previous/index" | grep -qxF serf-agent.service || systemctl stop serf-agent.service 2>/dev/null
+    # systemd starts a failed unit again, and nothing may be offered while its instances go.
+    offers=$(sed -n "s/^offer$tab//p" "$previous/index")
+    # shellcheck disable=SC2086 # names of units
+    [ -z "$offers" ] || systemctl stop $offers 2>/dev/null
     while IFS=$tab read -r kind name unit id image ref; do
         case $kind in
         container)
             [ "$(docker inspect --type container --format '{{.Id}}' "$name" 2>/dev/null)" != "$id" ] || continue
             [ "$image" = - ] || docker tag "$image" "$ref" 2>/dev/null
             systemctl stop "$unit" 2>/dev/null
-            [ "$1" = aside ] && [ "$unit" != serf-agent.service ] || continue
+            [ "$1" = aside ] || continue
             docker rm -f "$name.failed" >/dev/null 2>&1
             docker rename "$name" "$name.failed" 2>/dev/null
             ;;
@@ -329,20 +368,16 @@ put_back() { # aside: keep the release's containers under another name; or repla
         esac
     done <"$previous/index"
     systemctl daemon-reload
-    agents='' instances=''
-    while IFS=$tab read -r kind name unit _; do
-        [ "$kind" = container ] || continue
-        [ "$unit" = serf-agent.service ] && agents=$unit || instances="$instances $unit"
-    done <"$previous/index"
+    instances=$(sed -n "s/^container$tab[^$tab]*$tab\([^$tab]*\).*/\1/p" "$previous/index")
     # shellcheck disable=SC2086 # names of units
-    for units in "$instances" "$agents"; do
+    for units in "$instances" "$offers"; do
         [ -n "$units" ] || continue
         systemctl reset-failed $units 2>/dev/null
         systemctl start $units 2>/dev/null || {
             for unit in $units; do
                 systemctl -q is-active "$unit" || printf 'fiefdom-not-restored\t%s\tdid not start\n' "$unit"
             done
-            # The agent is started all the same: systemd tries both again, and the host joins when all answer.
+            # Offers are made all the same: systemd tries again, and they come into rotation when an instance answers.
             missed=yes
         }
     done
@@ -386,6 +421,8 @@ take() {
     unstamp) rm -f "$state/stamps/$1" ;;
     unit) change_unit "$@" ;;
     containers) container_units "$@" ;;
+    instances) bring_up "$@" ;;
+    offer) bring_into_rotation "$@" ;;
     rest) resting=$* ;; # units that are down meanwhile come up again however it ends: its operator may be gone by then
     upgrade)
         resting=$*
@@ -437,3 +474,4 @@ while IFS= read -r line; do
 done <<EOF
 $steps
 EOF
+[ -z "$sick" ] || exit 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from fiefdom.desired import docker, firewall, gateway, network, serf, services, sshd
+from fiefdom.desired import docker, firewall, gateway, network, offers, serf, services, sshd
 from fiefdom.desired.context import Context
 from fiefdom.desired.cutting import Cutting
 from fiefdom.desired.state import CODENAMES, Codename, HostState
@@ -17,6 +17,7 @@ CONCERNS: Mapping[str, Callable[[Context], HostState]] = {
     "docker": docker.desired,
     "services": services.desired,
     "serf": serf.desired,
+    "offers": offers.desired,
     "gateway": gateway.desired,
     "sshd": sshd.desired,
 }

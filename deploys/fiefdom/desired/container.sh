@@ -5,7 +5,7 @@
 #   run NAME [HEIR]  start it, or take over the one that runs; ready when it answers its probe; end when it ends
 #   reload NAME      have `run NAME HEIR` replace the running one by a successor without a gap; $MAINPID is that run
 #   stop NAME        stop it within its grace period
-#   await NAME...    wait until each answers its probe
+#   answering NAME...  print those that answer their probe now, all asked at once
 #   facts NAME       print what it really runs; the environment only as a hash
 #
 # HEIR is for containers that take over from one another: see `handover`, which only the hosts of such containers carry.
@@ -362,19 +362,18 @@ run() {
   follow
 }
 
-await() {
-  for awaited; do
-    load "$awaited"
-    deadline_s=$(($(now_s) + start_timeout_s))
-    until answers; do
-      [ "$(now_s)" -lt "$deadline_s" ] || die "$name: no answer from $probe"
-      in_background sleep 0.2 || :
-    done
+answering() {
+  for asked_for; do
+    (
+      load "$asked_for"
+      ! answers || printf '%s\n' "$name"
+    ) &
   done
+  wait
 }
 
 verb=${1:-}
-[ $# -ge 2 ] || die "usage: ${0##*/} run NAME [HEIR], reload|stop|facts NAME, or await NAME..."
+[ $# -ge 2 ] || die "usage: ${0##*/} run NAME [HEIR], reload|stop|facts NAME, or answering NAME..."
 shift
 case $verb in
   run) run "$@" ;;
@@ -388,7 +387,7 @@ case $verb in
     observe
     [ "$exists" = no ] || stop
     ;;
-  await) await "$@" ;;
+  answering) answering "$@" ;;
   facts) facts "$1" ;;
-  *) die "usage: ${0##*/} run NAME [HEIR], reload|stop|facts NAME, or await NAME..." ;;
+  *) die "usage: ${0##*/} run NAME [HEIR], reload|stop|facts NAME, or answering NAME..." ;;
 esac

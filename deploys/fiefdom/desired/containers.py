@@ -14,6 +14,7 @@ from fiefdom.model import Cluster
 
 CONF_DIR = "/etc/fiefdom/containers"
 STAMP_DIR = "/var/lib/fiefdom/containers"
+UNIT_DIR = "/etc/systemd/system"
 
 # The user of Fiefdom's own images, chosen below 1000 so that no login user of a host has it.
 UID = 990

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from fiefdom.desired.containers import UID
 from fiefdom.desired.context import Context
 from fiefdom.desired.state import File
-from fiefdom.model import Instance
 
 
 def rpc_auth(context: Context) -> str:
@@ -24,29 +23,19 @@ def rpc_environment(context: Context) -> dict[str, str]:
     return {"SERF_RPC_ADDR": f"127.0.0.1:{context.cluster.serf.rpc_port}", "SERF_RPC_AUTH": rpc_auth(context)}
 
 
-def app_tags(context: Context, instances: Sequence[Instance]) -> dict[str, str]:
-    """Tags that say what an app host offers: `svc:predictor` = `1.0.0;8000-8003`."""
-    services = context.cluster.services
-    ports: dict[str, list[int]] = {}
-    for instance in instances:
-        ports.setdefault(instance.service, []).append(instance.port)
-    offers = {
-        f"svc:{service}": f"{context.running.get(service, services[service].version)};{min(taken)}-{max(taken)}"
-        for service, taken in ports.items()
-    }
-    return {"role": "app", **offers}
-
-
 def agent_file(
-    context: Context, path: str, *, tags: Mapping[str, str], state_dir: str, handlers: Sequence[str] = ()
+    context: Context, path: str, *, tags: Mapping[str, str] | None, state_dir: str, handlers: Sequence[str] = ()
 ) -> File:
-    """The agent's configuration, which holds the gossip key, for the container's user alone."""
+    """The agent's configuration, which holds the gossip key, for the container's user alone.
+
+    Where there are no ``tags``, another file of the agent's has them.
+    """
     serf = context.cluster.serf
     own = f"{context.host.address}:{serf.port}"
     gateways = sorted(f"{context.cluster.hosts[name].address}:{serf.port}" for name in context.cluster.gateways)
     config = {
         "node_name": context.name,
-        "tags": dict(tags),
+        **({} if tags is None else {"tags": dict(tags)}),
         "event_handlers": list(handlers),
         "bind": own,
         "advertise": own,

@@ -7,6 +7,8 @@ from pathlib import Path
 from fiefdom.desired.state import File
 
 DIR = "/usr/local/lib/fiefdom"
+# What offer.sh keeps of the offers that are made; in memory, for none outlives a boot.
+MADE_DIR = "/run/fiefdom/offers"
 
 
 def text_of(name: str) -> str:
@@ -14,6 +16,6 @@ def text_of(name: str) -> str:
     return (Path(__file__).parent / f"{name}.sh").read_text()
 
 
-def program(name: str, mode: int = 0o755) -> File:
-    """A program where a host has it; one that no shell can read is not put into place."""
-    return File(f"{DIR}/{name}", text_of(name).encode(), mode=mode, check=("sh", "-n", "{}"))
+def program(name: str, mode: int = 0o755, *, serves: bool = False) -> File:
+    """A program where a host has it; one that no shell can read is not put into place. ``serves`` is as in `File`."""
+    return File(f"{DIR}/{name}", text_of(name).encode(), mode=mode, check=("sh", "-n", "{}"), serves=serves)

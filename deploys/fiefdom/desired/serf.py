@@ -1,4 +1,4 @@
-"""The Serf agent of an app host: it starts when every instance of the host answers, and leaves before they stop."""
+"""The Serf agent of an app host: a member as soon as the host is up, whatever the host offers by then."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from fiefdom.desired.containers import (
     with_containers,
 )
 from fiefdom.desired.context import Context
-from fiefdom.desired.membership import agent_file, app_tags, ring_files, rpc_environment
-from fiefdom.desired.programs import program
+from fiefdom.desired.membership import agent_file, ring_files, rpc_environment
+from fiefdom.desired.programs import MADE_DIR, program
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Container, Directory, File, HostState, Image, Unit
-from fiefdom.model import Instance
 
 NAME = "serf-agent"
 UNIT = "serf-agent.service"
 CONFIG_DIR = "/etc/fiefdom/serf"
 CONFIG = f"{CONFIG_DIR}/agent.json"
 STATE_DIR = "/var/lib/fiefdom/serf"
-ROTATION_CONF = "/etc/fiefdom/rotation.conf"
+# Its tags: what the host offers when it starts. In memory, for a host that boots offers nothing yet.
+TAGS = f"{MADE_DIR}/tags.json"
+HOST_CONF = "/etc/fiefdom/offers.conf"
+"""What `offer` reads about the host."""
 
 # Measured: 12 MB and 8 processes; a leave takes 1.2 to 2 s.
 PIDS = 64
@@ -37,9 +39,7 @@ def desired(context: Context) -> HostState:
     """The host's agent; nothing where it is no app host."""
     if not context.is_app_host:
         return HostState()
-    instances = context.cluster.instances(context.name)
     container = _container(context)
-    tags = app_tags(context, instances)
     state = HostState(
         directories=(
             Directory("/etc/fiefdom"),
@@ -49,11 +49,11 @@ def desired(context: Context) -> HostState:
         ),
         files=(
             *ring_files(context, CONFIG),
-            agent_file(context, CONFIG, tags=tags, state_dir=STATE_DIR),
+            agent_file(context, CONFIG, tags=None, state_dir=STATE_DIR),
             env_file(NAME, rpc_environment(context)),
-            _unit_file(context, container, instances),
-            File(ROTATION_CONF, _rotation_conf(context).encode()),
-            program("rotation"),
+            _unit_file(context, container),
+            File(HOST_CONF, _host_conf(context).encode()),
+            program("offer"),
         ),
         units=(Unit(UNIT),),
         images=(Image(container.image),),
@@ -70,6 +70,7 @@ def _container(context: Context) -> Container:
         f"--user={UID}:{UID}",
         f"--volume={CONFIG_DIR}:{CONFIG_DIR}:ro",
         f"--volume={STATE_DIR}:{STATE_DIR}",
+        f"--volume={MADE_DIR}:{MADE_DIR}:ro",
         *sandbox_args(
             cluster,
             memory_mib=cluster.serf.memory_mib,
@@ -84,6 +85,7 @@ def _container(context: Context) -> Container:
         role="agent",
         image=own_image_ref(cluster, "serf"),
         args=args,
+        command=(f"-config-file={TAGS}",),
         config=(CONFIG, env_path(NAME), *(file.path for file in ring_files(context, CONFIG))),
         probe=f"tcp://127.0.0.1:{cluster.serf.rpc_port}",
         start_timeout_s=START_TIMEOUT_S,
@@ -94,22 +96,20 @@ def _container(context: Context) -> Container:
     )
 
 
-def _rotation_conf(context: Context) -> str:
+def _host_conf(context: Context) -> str:
     return render(
-        "rotation.conf.j2",
-        name=context.name,
+        "offers.conf.j2",
+        host=context.name,
         join_timeout_s=context.cluster.serf.join_timeout_s,
-        drain_timeout_s=context.cluster.drain_timeout_s,
+        drain_timeout_s=context.cluster.longest_drain_s(context.name),
     )
 
 
-def _unit_file(context: Context, container: Container, instances: tuple[Instance, ...]) -> File:
-    services = context.cluster.services
-    others_s = sum(services[instance.service].health.start_timeout_s for instance in instances)
+def _unit_file(context: Context, container: Container) -> File:
+    cluster = context.cluster
     text = render(
         "serf-agent.service.j2",
-        instances=instances,
-        start_limit_s=start_limit_s(container, others_s) + context.cluster.serf.join_timeout_s,
-        stop_limit_s=stop_limit_s(container) + context.cluster.drain_timeout_s,
+        start_limit_s=start_limit_s(container) + cluster.serf.join_timeout_s,
+        stop_limit_s=stop_limit_s(container) + cluster.longest_drain_s(context.name),
     )
     return File(f"/etc/systemd/system/{UNIT}", text.encode())

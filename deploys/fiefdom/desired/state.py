@@ -121,6 +121,20 @@ class Container:
 
 
 @dataclass(frozen=True)
+class Offer:
+    """One service of this host in the gateways' rotation, as ``unit`` makes and withdraws it.
+
+    ``word`` is what the host says of it to gateways: `VERSION;FIRST-LAST`, the last two being ports. ``instances`` are
+    the units that it needs.
+    """
+
+    service: str
+    unit: str
+    word: str
+    instances: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class HostState:
     """Everything that one host, or one concern of it, should hold."""
 
@@ -132,6 +146,7 @@ class HostState:
     units: tuple[Unit, ...] = ()
     images: tuple[Image, ...] = ()
     containers: tuple[Container, ...] = ()
+    offers: tuple[Offer, ...] = ()
 
     def __add__(self, other: HostState) -> HostState:
         """Both states at once; what stands in both stands once, and the hostname is the one that is given."""
@@ -146,6 +161,11 @@ class HostState:
     def container_units(self) -> frozenset[str]:
         """Names of the units that own containers."""
         return frozenset(container.unit for container in self.containers)
+
+    @property
+    def serving_units(self) -> frozenset[str]:
+        """Names of the units that only a host's turn starts and stops: those of containers and of offers."""
+        return self.container_units | {offer.unit for offer in self.offers}
 
     def file(self, path: str) -> File:
         """The file at ``path``; KeyError where the state has none."""

@@ -24,8 +24,8 @@ from fiefdom.converge import guard, snapshot, steps
 from fiefdom.converge.steps import SCRIPT, TURN, Phase, Step
 from fiefdom.engine import shells
 from fiefdom.engine.line import guarded
-from fiefdom.engine.shells import AS_ROOT, BOUNDED, QUIET_S, as_root, failure, reaching, run_script, stream, tune
-from fiefdom.errors import FiefdomError, HostError
+from fiefdom.engine.shells import AS_ROOT, BOUNDED, QUIET_S, as_root, failure, reaching, run_script, sick, stream, tune
+from fiefdom.errors import FiefdomError, HostError, Sick
 from fiefdom.images import build, send
 from fiefdom.inventory import groups
 from fiefdom.model import Cluster
@@ -266,13 +266,17 @@ class Session:
             try:
                 op(name=label, _sudo=False, **arguments)
             except NestedOperationError as error:
-                raise HostError(host.name, self._why(host, error)) from None
+                raise self._error(host, error) from None
 
-    def _why(self, host: Host, error: NestedOperationError) -> str:
+    def _error(self, host: Host, error: NestedOperationError) -> HostError:
         if reason := host.connector_data.pop(_REASON, None):
-            return str(reason)
+            return HostError(host.name, str(reason))
         meta = self._state.get_op_data_for_host(host, error.args[0]).operation_meta
-        return failure(meta.stdout_lines) or " ".join(meta.stderr.split()) or "the connection broke off"
+        if reason := failure(meta.stdout_lines):
+            return HostError(host.name, reason)
+        if units := sick(meta.stdout_lines):
+            return Sick(host.name, units)
+        return HostError(host.name, " ".join(meta.stderr.split()) or "the connection broke off")
 
     def _host(self, name: str) -> Host:
         found: Host = self._state.inventory.get_host(name)

@@ -15,7 +15,8 @@ from pyinfra.api import QuoteString, StringCommand
 from pyinfra.api.host import Host
 
 from fiefdom.converge.steps import TURN, Step, steps_text
-from fiefdom.errors import FiefdomError, Unreachable
+from fiefdom.errors import FiefdomError, SickUnit, Unreachable
+from fiefdom.wording import printable
 
 LOST_S = 30
 """Seconds without a sign of a host, while something is to be heard from it, after which its connection is lost."""
@@ -131,6 +132,20 @@ def failure(lines: Iterable[str]) -> str | None:
             thing, _, why = rest.partition("\t")
             return f"{thing}: {why}"
     return None
+
+
+def sick(lines: Iterable[str]) -> list[SickUnit]:
+    """Units that steps.sh says did not come up; their last words come before that."""
+    found: list[SickUnit] = []
+    words: dict[str, list[str]] = {}
+    for line in lines:
+        kind, _, rest = line.partition("\t")
+        unit, _, text = rest.partition("\t")
+        if kind == "fiefdom-log":
+            words.setdefault(unit, []).append(printable(text))
+        elif kind == "fiefdom-sick":
+            found.append(SickUnit(unit, printable(text), tuple(words.get(unit, ()))))
+    return found
 
 
 def text_of(host: Host, path: str) -> str:

@@ -6,6 +6,7 @@ from fiefdom.model.cluster import (
 from fiefdom.model.hosts import (
     APP_HOSTS,
     GATEWAYS,
+    Drain,
     Health,
     Host,
     HostSsh,
@@ -70,6 +71,7 @@ __all__ = [
     "Cidr",
     "Cluster",
     "Docker",
+    "Drain",
     "EncryptedFile",
     "EnvName",
     "EnvText",

@@ -40,10 +40,15 @@ class Draft(Model):
         """Names of the app hosts, in the inventory's order."""
         return tuple(name for name, host in self.hosts.items() if APP_HOSTS in host.groups)
 
-    @property
-    def drain_timeout_s(self) -> int:
-        """Seconds that a leaving host waits for its open requests to end."""
-        return self.gateway.patience_s if self.serf.drain_timeout_s is None else self.serf.drain_timeout_s
+    def drain_timeout_s(self, service: str) -> int:
+        """Seconds that a withdrawn offer of ``service`` waits for its open requests to end."""
+        own = self.services[service].drain.timeout_s
+        cluster = self.gateway.patience_s if self.serf.drain_timeout_s is None else self.serf.drain_timeout_s
+        return cluster if own is None else own
+
+    def longest_drain_s(self, host: str) -> int:
+        """Seconds that a host waits for the open requests of all that it offers."""
+        return max((self.drain_timeout_s(name) for name in self.services if self.count(host, name)), default=1)
 
     def count(self, host: str, service: str) -> int:
         """How many instances of ``service`` run on ``host``."""

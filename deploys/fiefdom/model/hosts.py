@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -41,6 +41,21 @@ class Health(Model):
     timeout_s: float = Field(2.0, gt=0, le=60, description="Seconds until a check counts as failed.")
     start_timeout_s: int = Field(
         60, ge=1, le=3600, description="Seconds an instance may take from its start to its first good answer."
+    )
+
+
+class Drain(Model):
+    """What becomes of open requests when a host's instances are taken out of rotation."""
+
+    timeout_s: int | None = Field(
+        None,
+        ge=1,
+        le=3600,
+        description="Seconds that is waited for open requests to end; serf.drain_timeout_s when absent.",
+    )
+    upgraded: Literal["wait", "close"] = Field(
+        "wait",
+        description="Whether upgraded connections (WebSocket) are waited for like requests, or closed at once.",
     )
 
 
@@ -95,6 +110,7 @@ class Service(Model):
     container_port: Port = Field(8000, description="Port that the process in the container listens on.")
     groups: Many[Group] = Field((APP_HOSTS,), description="Groups whose hosts run the service.", min_length=1)
     health: Health = Field(default_factory=Health, description="Health check.")
+    drain: Drain = Field(default_factory=Drain, description="How open requests end when it leaves a host's rotation.")
     environment: dict[EnvName, EnvValue] = Field(
         default_factory=dict, description="Environment of the process; kept in a root-only file on the host."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from fiefdom.cluster import keys, ledger, members, status, views
 from fiefdom.converge import look
@@ -10,8 +10,11 @@ from fiefdom.converge.carry_out import carry_out
 from fiefdom.converge.plan import HostPlan, Plan
 from fiefdom.converge.run import Hosts, Known, Say
 from fiefdom.converge.waves import left_by_turns, takes_turns
-from fiefdom.errors import FiefdomError
+from fiefdom.desired import offers
+from fiefdom.desired.state import Offer
+from fiefdom.errors import FiefdomError, Sick
 from fiefdom.images import build
+from fiefdom.model import Cluster
 from fiefdom.procedures import turn
 from fiefdom.wording import Tell
 
@@ -34,17 +37,46 @@ def apply(known: Known, hosts: Hosts, wanted: Plan, *, whatever: bool, say: Say,
     with ledger.recorded(hosts, cluster.gateways, "apply", warn, plan=wanted.hash, names=names) as act:
         build.ensure(cluster, _images(wanted), lambda text: say("here", text))
         done = wanted
+        sick: list[Sick] = []
         if not waits:
-            carry_out(wanted, hosts, cluster, say, turns=not takes_turns(wanted))
+            carry_out(wanted, hosts, cluster, say, turns=not takes_turns(wanted), sick=sick)
         if waits or takes_turns(wanted):
             with ledger.hold_for_apply(act, names, tell) as held:
                 done = _still_to_do(known, hosts, wanted, whatever, tell)
-                carry_out(done, hosts, cluster, say, lambda name: views.await_serving(cluster, hosts, name), held.beat)
+                gate = _gate(cluster, hosts, done, sick)
+                carry_out(done, hosts, cluster, say, gate, held.beat, sick=sick)
         status.await_gateways(wanted, hosts)
         left = _second_look(known, hosts, done, say)
         _forget_gone(known, hosts, say, warn)
+        _require_well(sick)
         _require_nothing_left(left)
         members.require_believed(cluster, hosts, hosts.names)
+
+
+def _gate(cluster: Cluster, hosts: Hosts, done: Plan, sick: Sequence[Sick]) -> Callable[[str], None]:
+    """What waits between two turns: until a host serves again what it served before, and what it was to serve now."""
+    before = views.views_of(hosts, cluster.gateways)
+    brought = {h.host: {c.resource.service for c in h.of("offer") if isinstance(c.resource, Offer)} for h in done.hosts}
+
+    def gate(name: str) -> None:
+        ill = {found.unit for error in sick if error.host == name for found in error.units}
+        served = views.up(before, cluster, name)
+        new = [i for i in cluster.instances(name) if i.service in brought[name] and i not in served]
+        expected = [i for i in (*served, *new) if not {i.unit, offers.unit_of(i.service)} & ill]
+        views.await_serving(cluster, hosts, name, instances=expected)
+
+    return gate
+
+
+def _require_well(sick: Sequence[Sick]) -> None:
+    """Raise FiefdomError for services that did not come up, now that all else is done."""
+    if sick:
+        units = [f"{found.unit} on {error.host}" for error in sick for found in error.units]
+        more = f" and {len(units) - 3} more" if len(units) > 3 else ""
+        raise FiefdomError(
+            f"{', '.join(units[:3])}{more} did not come up: {sick[0].units[0].reason}; all else is as it should be, and "
+            "systemd goes on trying; mend the service and apply again"
+        )
 
 
 def require_same_key(known: Known, hosts: Hosts, plans: Iterable[HostPlan]) -> None:

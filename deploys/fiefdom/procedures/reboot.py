@@ -6,9 +6,10 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 from fiefdom.cluster import ledger, status
-from fiefdom.cluster.views import alone, await_serving, views_of
+from fiefdom.cluster.views import alone, await_serving, up, views_of
 from fiefdom.converge import carry_out, run
 from fiefdom.converge.run import Hosts, Say
+from fiefdom.desired import offers
 from fiefdom.errors import FiefdomError, Unreachable
 from fiefdom.model import Cluster
 from fiefdom.procedures import release, turn
@@ -48,12 +49,14 @@ def reboot(
             held.beat()
             if not force:
                 _require_stand_in(cluster, hosts, name)
+            # What was sick before may be so afterwards: with --force, that is nobody's concern here.
+            served = up(views_of(hosts, cluster.gateways), cluster, name) if force else cluster.instances(name)
             if upgrade:
                 _upgrade(known, hosts, name, say)
             began_s = _reboot(hosts, name, say)
             say(name, "join")
-            await_serving(cluster, hosts, name)
-            for line in _delays(hosts, name, began_s):
+            await_serving(cluster, hosts, name, instances=served)
+            for line in _delays(known, hosts, name, began_s):
                 say(name, line)
             say(name, carry_out.DONE)
 
@@ -115,11 +118,17 @@ def _reboot(hosts: Hosts, name: str, say: Say) -> str:
     return began_s
 
 
-def _delays(hosts: Hosts, name: str, since_s: str) -> list[str]:
+def _delays(known: run.Known, hosts: Hosts, name: str, since_s: str) -> list[str]:
     """What a host's drain or join went on without, by its journal; of a drain nothing where that is in memory alone."""
-    text = 'journalctl -q -o cat -u "$1" --since "@$2" | grep \'^going on after \' || :'
+    units = [AGENT, *(offers.unit_of(service) for service in {i.service for i in known.cluster.instances(name)})]
+    text = """
+    since=$1
+    shift
+    for unit; do set -- "$@" -u "$unit"; shift; done
+    journalctl -q -o cat --since "@$since" "$@" | grep '^going on after ' || :
+    """
     try:
-        return [printable(line) for line in _output(hosts, name, text, AGENT, since_s).splitlines()]
+        return [printable(line) for line in _output(hosts, name, text, since_s, *sorted(units)).splitlines()]
     except Unreachable:  # it serves, whatever it has to tell
         return []
 

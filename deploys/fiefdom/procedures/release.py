@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from fiefdom.converge import plan
 from fiefdom.converge.plan import Change, HostPlan
-from fiefdom.desired.containers import FAILED, conf_path
+from fiefdom.desired import offers
+from fiefdom.desired.containers import FAILED, UNIT_DIR, conf_path
 from fiefdom.desired.state import Container
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
@@ -17,7 +18,7 @@ from fiefdom.wording import printable
 
 def release_of(plan: HostPlan, services: Collection[str]) -> HostPlan:
     """What of ``plan`` is the release of ``services``: their running containers, what these are made from and owned by,
-    the agent's word of them, and what an earlier release left aside.
+    the host's word of them, and what an earlier release left aside.
     """
     instances = [
         c.resource
@@ -26,16 +27,18 @@ def release_of(plan: HostPlan, services: Collection[str]) -> HostPlan:
     ]
     if not instances:
         return replace(plan, changes=())
-    agents = [c for c in plan.state.containers if c.role == "agent"]
-    paths = {path for c in (*instances, *agents) for path in (*c.config, conf_path(c.name))}
-    paths |= {f"/etc/systemd/system/{c.service}@.service" for c in instances}
-    paths |= {f"/etc/systemd/system/{c.unit}" for c in agents}
-    images = {c.image for c in (*instances, *agents)}
-    names = {c.name for c in (*instances, *agents)}
+    offered = {c.service for c in instances}
+    paths = {path for c in instances for path in (*c.config, conf_path(c.name))}
+    paths |= {path for name in offered for path in (offers.conf_path(name), f"{UNIT_DIR}/{name}@.service")}
+    paths |= {f"{UNIT_DIR}/{offers.unit_of(name)}" for name in offered}
+    images = {c.image for c in instances}
+    names = {c.name for c in instances}
 
     def belongs(change: Change) -> bool:
         if change.kind == "container":
             return change.name in names or change.name.endswith(FAILED)
+        if change.kind == "offer":
+            return change.name in offered
         return (change.kind == "file" and change.name in paths) or (change.kind == "image" and change.name in images)
 
     return replace(plan, changes=tuple(c for c in plan.changes if belongs(c)))
@@ -123,8 +126,7 @@ def of_plan(cluster: Cluster, wanted: plan.Plan, services: Collection[str], orde
         left = tuple(name for name in queue if name != order.canary)
         batches = [(order.canary,)] if order.canary in turns else []
     if not order.all_at_once:
-        # A host leaves as a whole, with the services that this release leaves alone.
-        require_others(cluster, cluster.services, batches)
+        require_others(cluster, versions, batches)
     return Release(
         {name: (tuple(before), after) for name, (before, after) in sorted(versions.items())},
         turns,

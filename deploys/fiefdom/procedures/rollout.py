@@ -280,9 +280,14 @@ class Rollout:
 
     def _forbidden(self, views: Views, batch: Collection[str]) -> list[Failure]:
         """Who was to serve meanwhile may have died since the release was found fit to begin."""
-        reason = alone(views, self.known.cluster, batch, if_up=True) if self.watchful else None
+        out = [service for service, _, _ in self._released(batch)]
+        reason = alone(views, self.known.cluster, batch, if_up=True, services=out) if self.watchful else None
         words = f"the turn was not begun: {reason}; --force begins it all the same"
         return [Failure(name, "the gateways", words, begun=False) for name in batch] if reason else []
+
+    def _released(self, names: Iterable[str]) -> list[tuple[str, str, str]]:
+        """What these hosts' turns replace, as `release.versions_of` tells it."""
+        return [found for name in names for found in release.versions_of(self.release.turns[name])]
 
     def _replace(self, batch: Iterable[str]) -> list[Failure]:
         """Let hosts take their turns, side by side. A host whose turn fails has put back what it had."""
@@ -299,10 +304,12 @@ class Rollout:
         return heard.failure
 
     def _await_up(self, name: str, before: Counts) -> Failure | None:
-        """Wait until every gateway has all of the host's servers up. The host itself waited for their word as well."""
+        """Wait until every gateway has all that was released there up. The host itself waited for their word as well."""
+        services = {service for service, _, _ in self._released([name])}
+        instances = [i for i in self.known.cluster.instances(name) if i.service in services]
         for late in looks(self.known.cluster.serf.join_timeout_s):
             views = self._views()
-            missing = views_module.missing(views, self.known.cluster, name)
+            missing = views_module.missing(views, self.known.cluster, name, instances)
             if missing is None:
                 return None
             # Servers that answer with errors are taken out again and again, so that all are hardly ever up at once.
@@ -353,7 +360,8 @@ class Rollout:
                 undone += self._back(name, aside=True)
         for name in [] if keep else [*siblings, *reversed(self.released)]:
             # A host that failed and is gone must not take with it the one that serves in its place.
-            if alone := views_module.alone(self._views(), self.known.cluster, [name], if_up=True):
+            out = [service for service, _, _ in self._released([name])]
+            if alone := views_module.alone(self._views(), self.known.cluster, [name], if_up=True, services=out):
                 self.say(name, f"not put back: {alone}")
             else:
                 undone += self._back(name, aside=False)

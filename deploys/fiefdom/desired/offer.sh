@@ -1,0 +1,272 @@
+#!/bin/sh
+# Managed by Fiefdom: edit the inventory, not this file.
+#
+# Takes a service of this host into and out of the gateways' rotation, and waits for their word: no time is long enough
+# to be sure, and none has to be waited for in vain. What is offered stands in /run until it is withdrawn, and the agent's
+# tags follow from that, whenever the agent starts.
+#   make SERVICE      when its instances answer: offer it, and wait until every gateway has them up
+#   withdraw SERVICE  before an instance stops: until no gateway sends the service requests or has one open there
+#   tags              before the agent starts: what it says from its first moment on
+#   agree             after it has started: what has become of the offers meanwhile
+#   leave             before the agent stops: until no gateway sends the host requests, whatever it offers
+set -u
+
+conf_dir=/etc/fiefdom/offers
+host_conf=/etc/fiefdom/offers.conf
+made_dir=/run/fiefdom/offers
+container=/usr/local/lib/fiefdom/container
+# How long the only gateway's agent may take to come back before it is believed that there is no gateway.
+no_gateway_s=5
+# How long the host's own agent may take to come back.
+agent_s=10
+
+die() {
+  printf '%s\n' "$*" >&2
+  exit 1
+}
+
+load_host() {
+  host='' join_timeout_s='' host_drain_timeout_s=''
+  [ ! -r "$host_conf" ] || while IFS= read -r line; do
+    value=${line#* }
+    case ${line%% *} in
+      host) host=$value ;;
+      join_timeout_s) join_timeout_s=$value ;;
+      drain_timeout_s) host_drain_timeout_s=$value ;;
+    esac
+  done < "$host_conf"
+  [ -n "$host" ] && [ -n "$join_timeout_s" ] && [ -n "$host_drain_timeout_s" ] ||
+    die "$host_conf is missing, or not whole"
+}
+
+# Containers and units stand in the same order.
+load() {
+  service=$1 word='' start_timeout_s='' drain_timeout_s='' containers='' wanted=0
+  conf=$conf_dir/$service.conf
+  [ ! -r "$conf" ] || while IFS= read -r line; do
+    value=${line#* }
+    case ${line%% *} in
+      word) word=$value ;;
+      start_timeout_s) start_timeout_s=$value ;;
+      drain_timeout_s) drain_timeout_s=$value ;;
+      container)
+        containers="$containers $value"
+        wanted=$((wanted + 1))
+        ;;
+    esac
+  done < "$conf"
+  [ -n "$word" ] && [ -n "$start_timeout_s" ] && [ -n "$drain_timeout_s" ] || die "$conf is missing, or not whole"
+}
+
+serf() {
+  timeout 5 docker exec serf-agent serf "$@" 2> /dev/null
+}
+
+now_s() {
+  read -r uptime _ < /proc/uptime
+  printf '%s\n' "${uptime%.*}"
+}
+
+# --- What is offered
+
+with_lock() {
+  mkdir -p "$made_dir" && exec 9> "$made_dir/.lock" && flock 9 || die "$made_dir/.lock cannot be locked"
+}
+
+# One line each: service and word. What is damaged was not offered.
+list_made() {
+  for made in "$made_dir"/*.offer; do
+    [ -r "$made" ] && read -r offered < "$made" || continue
+    case $offered in *[!A-Za-z0-9_.\;+-]* | '' | \;* | *\;) continue ;; esac
+    made=${made##*/}
+    printf '%s %s\n' "${made%.offer}" "$offered"
+  done
+}
+
+write_made() { # path, text on stdin
+  cat > "$1.new" && mv "$1.new" "$1"
+}
+
+# What a starting agent reads beside its own configuration.
+write_tags() {
+  {
+    printf '{"tags": {"role": "app"'
+    list_made | while read -r name offered; do
+      printf ', "svc:%s": "%s"' "$name" "$offered"
+    done
+    printf '}}\n'
+  } | write_made "$made_dir/tags.json" || die "$made_dir/tags.json cannot be written"
+}
+
+# Arguments are those of `serf tags`. Fails where the agent is not there, and is not about to be either.
+tell_agent() {
+  deadline_s=$(($(now_s) + agent_s))
+  until serf tags "$@" > /dev/null; do
+    case $(systemctl is-active serf-agent.service) in inactive | failed) return 1 ;; esac
+    [ "$(now_s)" -lt "$deadline_s" ] || return 1
+    sleep 0.1
+  done
+}
+
+# The agent's own word against what stands in /run: it may have read that before the last offer was made or withdrawn.
+agree_with_agent() {
+  said=$(serf info -format=json) || return 1
+  said=$(printf '%s\n' "$said" | sed -n 's/^ *"svc:\([^"]*\)": "\([^"]*\)",\{0,1\}$/\1 \2/p' | sort)
+  made=$(list_made | sort)
+  [ "$said" != "$made" ] || return 0
+  set --
+  for name in $(printf '%s\n' "$said" | cut -d ' ' -f 1); do
+    printf '%s\n' "$made" | grep -q "^$name " || set -- "$@" -delete "svc:$name"
+  done
+  while read -r name offered; do
+    [ -z "$name" ] || set -- "$@" -set "svc:$name=$offered"
+  done << MADE
+$made
+MADE
+  serf tags "$@" > /dev/null
+}
+
+# --- What gateways say
+
+# One that leaves still has requests.
+list_gateways() {
+  serf members -status='alive|leaving' -tag role=gateway -format=text
+}
+
+# Asks every gateway that is there until all answer with the one word, or the time is up. That none is there is an
+# agreement only after some seconds.
+until_all_say() { # word payload timeout_s none_s
+  began_s=$(now_s)
+  deadline_s=$((began_s + $3))
+  while :; do
+    # An agent that does not answer is no agreement.
+    members=$(list_gateways) || members='no answer'
+    gateways=$(printf '%s\n' "$members" | grep -c .)
+    answers=$(serf query -no-ack -timeout=500ms -tag role=gateway "fiefdom-$1" "$2" | grep '^Response from ')
+    agreed=$(printf '%s\n' "$answers" | grep -c ": $1\$")
+    if [ "$gateways" -gt 0 ] || [ "$(now_s)" -ge $((began_s + $4)) ]; then
+      [ "$agreed" -lt "$gateways" ] || return 0
+    fi
+    if [ "$(now_s)" -ge "$deadline_s" ]; then
+      printf 'going on after %s s: of %s gateways %s say "%s" of %s: %s\n' \
+        "$3" "$gateways" "$agreed" "$1" "$2" "$answers" >&2
+      return 0
+    fi
+    sleep 0.1
+  done
+}
+
+# It has just been asked to start: until it has joined, it knows no gateway that could be asked.
+await_gateway() {
+  deadline_s=$(($(now_s) + 2))
+  until list_gateways | grep -q .; do
+    [ "$(now_s)" -lt "$deadline_s" ] || return 1
+    sleep 0.1
+  done
+}
+
+# --- Instances
+
+count_answering() {
+  # shellcheck disable=SC2086 # names without blanks
+  answering=$("$container" answering $containers)
+  count=$(printf '%s\n' "$answering" | grep -c .)
+}
+
+# Whether one that does not answer is on its way still: its unit has not come to the end of its first start.
+may_come() {
+  for name in $containers; do
+    ! printf '%s\n' "$answering" | grep -qx "$name" || continue
+    port=${name##*-}
+    shown=$(systemctl show -p SubState -p NRestarts "$service@$port.service")
+    case $shown in
+      *SubState=running*) return 0 ;;
+      *SubState=start*) case $shown in *NRestarts=0*) return 0 ;; esac ;;
+    esac
+  done
+  return 1
+}
+
+# Those that do not come up are the gateways' checks to keep out: the others serve.
+await_instances() {
+  deadline_s=$(($(now_s) + start_timeout_s))
+  while :; do
+    count_answering
+    [ "$count" -lt "$wanted" ] || return 0
+    [ "$(now_s)" -lt "$deadline_s" ] && may_come || break
+    sleep 0.2
+  done
+  [ "$count" -gt 0 ]
+}
+
+tell_state() {
+  [ -z "${NOTIFY_SOCKET:-}" ] || systemd-notify --status="$*"
+}
+
+# --- Verbs
+
+make() {
+  load "$1"
+  tell_state "waits for its instances"
+  await_instances || {
+    tell_state "not offered: none of its $wanted instances answers"
+    die "$service is not offered: none of its $wanted instances answers"
+  }
+  (
+    with_lock
+    printf '%s\n' "$word" | write_made "$made_dir/$service.offer" && write_tags ||
+      die "$made_dir/$service.offer cannot be written"
+    tell_agent -set "svc:$service=$word"
+  ) || die "$service is not offered: the host's Serf agent does not answer"
+  ! await_gateway || until_all_say serving "$host $service $count" "$join_timeout_s" 0
+  tell_state "offered: $count of $wanted instances answer"
+  [ "$count" = "$wanted" ] || printf '%s is offered by %s of its %s instances: the others do not answer\n' \
+    "$service" "$count" "$wanted" >&2
+}
+
+withdraw() {
+  load "$1"
+  (
+    with_lock
+    [ -e "$made_dir/$service.offer" ] || exit 2
+    rm -f "$made_dir/$service.offer"
+    write_tags
+    # An agent that is dead for good has nothing left to announce.
+    tell_agent -delete "svc:$service" || exit 2
+  ) || return 0
+  until_all_say drained "$host $service" "$drain_timeout_s" "$no_gateway_s"
+}
+
+agree() {
+  (
+    with_lock
+    deadline_s=$(($(now_s) + agent_s))
+    until agree_with_agent; do
+      [ "$(now_s)" -lt "$deadline_s" ] || die "the agent was not told what this host offers: it does not answer"
+      sleep 0.1
+    done
+  ) || exit 1
+  await_gateway || return 0
+  for name in $(list_made | cut -d ' ' -f 1); do
+    load "$name"
+    count_answering
+    [ "$count" = 0 ] || until_all_say serving "$host $name $count" "$join_timeout_s" 0
+  done
+}
+
+leave() {
+  # An agent that is dead already has nothing left to announce.
+  serf tags -set state=leaving > /dev/null || return 0
+  until_all_say drained "$host" "$host_drain_timeout_s" "$no_gateway_s"
+}
+
+usage="usage: ${0##*/} make|withdraw SERVICE, or tags|agree|leave"
+load_host
+case ${1:-}:$# in
+  make:2) make "$2" ;;
+  withdraw:2) withdraw "$2" ;;
+  tags:1) (with_lock && write_tags) ;;
+  agree:1) agree ;;
+  leave:1) leave ;;
+  *) die "$usage" ;;
+esac

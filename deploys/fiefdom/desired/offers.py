@@ -1,0 +1,86 @@
+"""Offers: what of a host is in the gateways' rotation, service by service, each made and withdrawn by a unit."""
+
+from __future__ import annotations
+
+from fiefdom.desired.containers import MARGIN_S
+from fiefdom.desired.context import Context
+from fiefdom.desired.programs import program
+from fiefdom.desired.render import render
+from fiefdom.desired.state import Directory, File, HostState, Offer, Unit
+from fiefdom.model import Instance
+
+CONF_DIR = "/etc/fiefdom/offers"
+
+_UNIT = "fiefdom-offer-"
+
+# Beside the instances' own time and the gateways' word: the agent may be about to start again, see offer.sh.
+AGENT_S = 15
+
+
+def conf_path(service: str) -> str:
+    """Path of what `offer` reads about a service."""
+    return f"{CONF_DIR}/{service}.conf"
+
+
+def unit_of(service: str) -> str:
+    """Name of the unit of a service's offer. No package has one like it."""
+    return f"{_UNIT}{service}.service"
+
+
+def is_offer(unit: str) -> bool:
+    """Whether a unit is that of an offer."""
+    return unit.startswith(_UNIT) and unit.endswith(".service")
+
+
+def desired(context: Context) -> HostState:
+    """What the host offers; nothing where it is no app host.
+
+    A service's instances are its own: one of another service that is sick, replaced or gone changes nothing here.
+    """
+    if not context.is_app_host:
+        return HostState()
+    state = HostState(
+        directories=(Directory("/etc/fiefdom"), Directory(CONF_DIR)), files=(program("offer", serves=True),)
+    )
+    by_service: dict[str, list[Instance]] = {}
+    for instance in context.cluster.instances(context.name):
+        by_service.setdefault(instance.service, []).append(instance)
+    for service, instances in by_service.items():
+        state += _offer(context, service, instances)
+    return state
+
+
+def _offer(context: Context, service: str, instances: list[Instance]) -> HostState:
+    cluster, wanted = context.cluster, context.cluster.services[service]
+    ports = [instance.port for instance in instances]
+    version = context.running.get(service, wanted.version)
+    offer = Offer(
+        service=service,
+        unit=unit_of(service),
+        word=f"{version};{min(ports)}-{max(ports)}",
+        instances=tuple(instance.unit for instance in instances),
+    )
+    start_s = wanted.health.start_timeout_s
+    drain_s = cluster.drain_timeout_s(service)
+    conf = render(
+        "offer.conf.j2",
+        word=offer.word,
+        start_timeout_s=start_s,
+        drain_timeout_s=drain_s,
+        containers=[instance.container for instance in instances],
+    )
+    unit = render(
+        "offer.service.j2",
+        service=service,
+        units=offer.instances,
+        start_limit_s=start_s + cluster.serf.join_timeout_s + AGENT_S + MARGIN_S,
+        stop_limit_s=drain_s + AGENT_S + MARGIN_S,
+    )
+    return HostState(
+        files=(
+            File(conf_path(service), conf.encode(), serves=True),
+            File(f"/etc/systemd/system/{offer.unit}", unit.encode(), serves=True),
+        ),
+        units=(Unit(offer.unit),),
+        offers=(offer,),
+    )
