@@ -14,10 +14,12 @@ from typing import Any
 
 from fiefdom.converge import look, run, steps
 from fiefdom.converge.run import Known
-from fiefdom.converge.snapshot import FoundContainer, FoundFile, FoundImage, FoundUnit, Snapshot
+from fiefdom.converge.snapshot import OFFERS, FoundContainer, FoundFile, FoundImage, FoundUnit, Snapshot
 from fiefdom.converge.steps import Phase, Step
+from fiefdom.desired import offers
 from fiefdom.desired.containers import FAILED, conf_path
 from fiefdom.desired.gateway import HAPROXY_CONFIG
+from fiefdom.desired.offers import is_offer
 from fiefdom.desired.state import HostState, digest, spec_hash
 from fiefdom.errors import FiefdomError, Unreachable
 
@@ -39,6 +41,7 @@ class Kept:
 
     files: dict[str, tuple[FoundFile, bytes] | None] = field(default_factory=dict)
     containers: dict[str, tuple[str, FoundContainer | None]] = field(default_factory=dict)
+    offers: dict[str, None] = field(default_factory=dict)
     turn: str = ""
 
 
@@ -131,7 +134,31 @@ class SimulatedHost:
             raise StepFailed("", f"{verb} failed: Too few arguments.")
         names = {c.unit: c.name for c in self.state.containers}
         for unit in units:
-            self._drive(verb, unit, names.get(unit, unit.removesuffix(".service")))
+            if is_offer(unit):
+                self._drive_offer(verb, unit)
+            else:
+                self._drive(verb, unit, names.get(unit, unit.removesuffix(".service")))
+
+    def instances(self, *units: str) -> None:
+        self.containers("restart", *units)
+
+    def offer(self, verb: str, unit: str, *_instances: str) -> None:
+        self.containers(verb, unit)
+
+    def _drive_offer(self, verb: str, unit: str) -> None:
+        service = next((o.service for o in self.state.offers if o.unit == unit), "")
+        service = service or unit.removeprefix("fiefdom-offer-").removesuffix(".service")
+        if verb == "stop":
+            self.now.offers.pop(service, None)
+        else:
+            self.now.offers[service] = self._word(service)
+        found_unit = self.now.units.get(unit, FoundUnit(load="loaded"))
+        self.now.units[unit] = replace(found_unit, active="inactive" if verb == "stop" else "active")
+
+    def _word(self, service: str) -> str:
+        text = self.contents.get(offers.conf_path(service), b"").decode()
+        words = [line.removeprefix("word ") for line in text.splitlines() if line.startswith("word ")]
+        return words[0] if words else next(o.word for o in self.state.offers if o.service == service)
 
     def _drive(self, verb: str, unit: str, name: str) -> None:
         if verb != "stop":
@@ -157,6 +184,8 @@ class SimulatedHost:
         return FoundContainer(True, self.now.images[ref].id, spec, role, version, True, f"facts of {spec}")
 
     def remove_unit(self, name: str) -> None:
+        if is_offer(name):
+            self._drive_offer("stop", name)
         self.now.units.pop(name, None)
         self.now.stamps.pop(name, None)
 
@@ -196,12 +225,14 @@ class SimulatedHost:
     def keep(self, what: str, name: str = "", unit: str = "") -> None:
         if what == "begin":
             before = self.kept if self.unfinished and self.kept else Kept()
-            self._keeping = Kept(dict(before.files), dict(before.containers), name)
+            self._keeping = Kept(dict(before.files), dict(before.containers), dict(before.offers), name)
         elif what == "done":
             self.kept, self.unfinished, self.undo = self._keeping, True, True
         elif what == "file":
             found = self.now.files.get(name)
             self._keeping.files.setdefault(name, (found, self.contents[name]) if found else None)
+        elif what == "offer":
+            self._keeping.offers[name] = None
         else:
             self._keeping.containers.setdefault(name, (unit, self.now.containers.get(name)))
 
@@ -217,23 +248,26 @@ class SimulatedHost:
         if self.kept is None:
             self.said.append("fiefdom-not-restored\t/var/lib/fiefdom/previous\tnothing was kept of an earlier release")
             raise StepFailed("restore", "nothing was kept")
-        for name, (unit, before) in self.kept.containers.items():
+        for unit in self.kept.offers:
+            self._drive_offer("stop", unit)
+        for name, (_, before) in self.kept.containers.items():
             found = self.now.containers.get(name)
             if found and before and replace(found, running=before.running) == before:
                 continue
             if before and before.image_id in self._built:
                 ref = next(c.image for c in self.state.containers if c.name == name)
                 self.now.images.update({r: self._built[i.id] for r, i in self.now.images.items() if r != ref})
-            if how == "aside" and unit != "serf-agent.service" and found:
+            if how == "aside" and found:
                 self.now.containers[f"{name}{FAILED}"] = replace(found, running=False)
         for path, file in self.kept.files.items():
             if file is None:
                 self.remove_file(path)
             else:
                 self.now.files[path], self.contents[path] = file
-        units = {unit: name for name, (unit, _) in self.kept.containers.items()}
-        for unit in sorted(units, key=lambda u: u == "serf-agent.service"):
-            self._drive("start", unit, units[unit])
+        for name, (unit, _) in self.kept.containers.items():
+            self._drive("start", unit, name)
+        for unit in self.kept.offers:
+            self._drive_offer("start", unit)
         self.unfinished = False
         self.said.append("fiefdom-restored\tthis host")
 
@@ -259,6 +293,7 @@ def answer(now: Snapshot) -> list[str]:
     lines += [f"live\t{name}\t{value}" for name, value in now.live.items()]
     for folder, stamps in (("stamps", now.stamps), ("containers", now.container_stamps)):
         lines += [f"stamp\t/var/lib/fiefdom/{folder}/{name}:{value}" for name, value in stamps.items()]
+    lines += [f"offer\t{OFFERS}{name}.offer:{word}" for name, word in now.offers.items()]
     lines += [
         "\t".join(
             [
@@ -317,7 +352,6 @@ class SimulatedHosts:
     """Hosts whose connection dropped."""
     gone: set[str] = field(default_factory=set)
     """Hosts to which no other connection opens."""
-    _specs: dict[str, str] = field(default_factory=dict)
     _ring_specs: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -512,10 +546,8 @@ class SimulatedHosts:
         agent = host.now.containers.get("serf-agent")
         if not (agent and agent.running):
             self.tags.pop(name, None)
-        elif AGENT_FILE in host.contents and (name not in self.tags or self._specs.get(name) != agent.spec):
-            # An agent reads its file when it starts, and its specification covers the file.
-            self._specs[name] = agent.spec
-            self.tags[name] = json.loads(host.contents[AGENT_FILE])["tags"]
+        else:
+            self.tags[name] = {"role": "app", **{f"svc:{service}": word for service, word in host.now.offers.items()}}
 
     def servers(self) -> list[dict[str, Any]]:
         """Rows of any gateway's status document."""

@@ -6,6 +6,7 @@ import click
 
 from fiefdom.cli import frame, show
 from fiefdom.cli.frame import Command, Document, inventory_argument, json_option, limit_option, warn
+from fiefdom.cli.group import CLEAN, PENDING
 from fiefdom.cluster import audit as audit_module
 from fiefdom.cluster import ledger
 from fiefdom.cluster.status import read
@@ -14,12 +15,13 @@ from fiefdom.cluster.status import read
 @click.command(cls=Command)
 @inventory_argument
 @limit_option
+@click.option("--check", is_flag=True, help="Exit with 2 where anything is not in rotation as the inventory says.")
 @json_option
-def status(inventory: str, limit: tuple[str, ...], **_: bool) -> Document:
-    """Show hosts, members, instances, versions and their state in HAProxy."""
+def status(inventory: str, limit: tuple[str, ...], check: bool, **_: bool) -> Document:
+    """Show hosts, members, offers, instances, versions and their state in HAProxy."""
     with frame.connected(inventory, limit) as run:
         found = read(run.known.cluster, run.known.secrets, run.session)
-    return Document(found.as_data(), show.status_tables(found))
+    return Document(found.as_data(), show.status_tables(found), code=PENDING if check and not found.serving else CLEAN)
 
 
 @click.command(cls=Command)

@@ -119,7 +119,7 @@ def _live(console: Console, turns: int | None) -> rich.progress.Progress:
 
 
 def status_tables(status: Status) -> Iterable[Table | Text]:
-    """Hosts, then instances, then what is wrong."""
+    """Hosts, then offers, then instances, then what is wrong."""
     hosts = Table(
         "host", "address", "system", "role", "member", "instances", "gateway", title=None, box=None, pad_edge=False
     )
@@ -135,6 +135,11 @@ def status_tables(status: Status) -> Iterable[Table | Text]:
         )
     yield hosts
     yield Text()
+    offers = Table("service", "host", "version", "offer", "", box=None, pad_edge=False)
+    for o in status.offers:
+        offers.add_row(o.service, o.host, Text(o.version), _state(o.state), Text(o.why, style="dim"))
+    yield offers
+    yield Text()
     instances = Table("service", "instance", "version", "container", *status.gateways, box=None, pad_edge=False)
     for i in status.instances:
         instances.add_row(
@@ -148,7 +153,7 @@ def status_tables(status: Status) -> Iterable[Table | Text]:
 
 
 def _state(word: str) -> Text:
-    good, waiting = {"alive", "running", "up", "serving"}, {"leaving", "drain", "maint", "-"}
+    good, waiting = {"alive", "running", "up", "serving", "offered"}, {"leaving", "drain", "maint", "-"}
     return Text(word, style="green" if word in good else "dim" if word in waiting else "red")
 
 

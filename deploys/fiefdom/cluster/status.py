@@ -11,7 +11,7 @@ from fiefdom.cluster.members import of_stranger
 from fiefdom.cluster.views import Config, View, Views, gateway_view
 from fiefdom.converge import plan, snapshot
 from fiefdom.converge.run import Hosts
-from fiefdom.desired import concerns, gateway
+from fiefdom.desired import concerns, gateway, offers
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster, Secrets
 from fiefdom.waiting import looks
@@ -20,6 +20,7 @@ from fiefdom.waiting import looks
 def degraded(found: Status) -> list[str]:
     """Why no host may be taken out of a cluster now: others do not serve already."""
     reasons = list(found.problems)
+    reasons += [f"{o.service} at {o.host} is {o.state}: {o.why}" for o in found.offers if o.state != OFFERED][:3]
     down = [i for i in found.instances if i.container != "running" or set(i.servers) != {"up"}]
     for i in down[:3]:
         states = ", ".join(f"{s} at {g}" for g, s in zip(found.gateways, i.servers, strict=True))
@@ -49,6 +50,7 @@ def require_fit(
 
 
 LOOK_S = 0.2
+OFFERED = "offered"
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,27 @@ class InstanceStatus:
 
 
 @dataclass(frozen=True)
+class OfferStatus:
+    """One service on one host: whether the host offers it to the gateways, and whether they take it up.
+
+    ``state`` is offered; withdrawn, where somebody stopped it; waiting, until an instance answers; refused, where a
+    gateway does not believe it; or unheard, where it has not come to a gateway. ``why`` tells more.
+    """
+
+    service: str
+    host: str
+    version: str
+    state: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Status:
     """A cluster at one moment."""
 
     gateways: tuple[str, ...]
     hosts: tuple[HostStatus, ...]
+    offers: tuple[OfferStatus, ...]
     instances: tuple[InstanceStatus, ...]
     problems: tuple[str, ...]
     notices: tuple[str, ...] = ()
@@ -95,6 +113,7 @@ class Status:
         return (
             bool(self.gateways)
             and not self.problems
+            and all(offer.state == OFFERED for offer in self.offers)
             and all(i.container == "running" and all(s == "up" for s in i.servers) for i in self.instances)
         )
 
@@ -185,8 +204,31 @@ def combine(cluster: Cluster, names: Sequence[str], found: Mapping[str, snapshot
         )
         for name in names
     ]
+    offered = [
+        _offer(views, name, service, found[name])
+        for name in names
+        if name in cluster.app_hosts
+        for service in dict.fromkeys(i.service for i in cluster.instances(name))
+    ]
     notices = tuple(_strangers(cluster, views))
-    return Status(tuple(views), tuple(hosts), tuple(instances), tuple(problems), notices)
+    return Status(tuple(views), tuple(hosts), tuple(offered), tuple(instances), tuple(problems), notices)
+
+
+def _offer(views: Views, host: str, service: str, found: snapshot.Snapshot) -> OfferStatus:
+    unit, word = found.units.get(offers.unit_of(service), snapshot.FoundUnit()), found.offers.get(service)
+    version = "-" if word is None else word.partition(";")[0]
+    if word is None:
+        state = "withdrawn" if unit.active == "inactive" else "waiting"
+        why = unit.says if state == "waiting" else f"{offers.unit_of(service)} is stopped"
+        return OfferStatus(service, host, version, state, why or f"{offers.unit_of(service)} is {unit.active}")
+    for gateway_name, view in views.items():
+        if view.silence is None and service not in view.offers_of(host):
+            doubts = [r.reason for r in view.rejected if r.member == host and f"offers {service} " in f"{r.reason} "]
+            why = doubts[0] if doubts else "does not list it"
+            return OfferStatus(service, host, version, "refused" if doubts else "unheard", f"{gateway_name}: {why}")
+    partial = unit.says.removeprefix("offered: ")
+    whole = partial.partition(" of ")[0] == partial.partition(" of ")[2].partition(" ")[0]
+    return OfferStatus(service, host, version, OFFERED, "" if whole else partial)
 
 
 def _members(views: Views) -> dict[str, str]:

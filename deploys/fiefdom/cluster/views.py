@@ -55,6 +55,8 @@ class Seen:
     name: str
     address: str
     status: str
+    offers: frozenset[str] = frozenset()
+    """Services that it offers, as far as it is believed."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,10 @@ class View:
     def servers_of(self, hosts: Collection[str]) -> list[Server]:
         """Servers that run on ``hosts``."""
         return [server for server in self.servers if server.host in hosts]
+
+    def offers_of(self, host: str) -> frozenset[str]:
+        """Services that a host offers, as the gateway believes it."""
+        return next((member.offers for member in self.members if member.name == host), frozenset())
 
     def may_list(self, host: str) -> bool:
         """Whether the gateway knows a host. One that does not answer has not said that it forgot it."""
@@ -160,7 +166,7 @@ def parse_view(document: str) -> View:
     return View(
         serf=Agent(facts["serf"].get("ok") is True, _words_or_none(facts["serf"].get("error"))),
         config=_config(facts["config"]),
-        members=_rows(lists["members"], lambda row: Seen(*(_words(row[key]) for key in ("name", "address", "status")))),
+        members=_rows(lists["members"], _seen),
         servers=_rows(lists["servers"], _server),
         rejected=_rows(lists["rejected"], lambda row: Refused(_words(row["member"]), _words(row["reason"]))),
     )
@@ -174,6 +180,12 @@ def _config(part: Part) -> Config:
         refused=(_words_or_none(part["refused"]) or "") if "refused" in part else None,
         retries=part.get("retry_in_s") is not None,
     )
+
+
+def _seen(row: Part) -> Seen:
+    listed = row.get("offers")
+    offers = [offer["service"] for offer in listed if isinstance(offer, dict)] if isinstance(listed, list) else []
+    return Seen(_words(row["name"]), _words(row["address"]), _words(row["status"]), frozenset(map(_words, offers)))
 
 
 def _server(row: Part) -> Server:

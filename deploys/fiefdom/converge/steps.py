@@ -77,33 +77,40 @@ def turn(plan: HostPlan) -> tuple[Step, ...]:
     """
     files = _changed_files(plan, serves=True)
     changed = [c.resource for c in plan.of("container", "+", "~", "-/+") if isinstance(c.resource, Container)]
-    offers = [o for o in plan.state.offers if any(c.service == o.service for c in changed)]
+    released = {service: [c for c in changed if c.service == service] for service in _services(changed)}
+    offers = {o.service: o for o in plan.state.offers if o.service in released}
     return (
         *(("remove-container", c.name) for c in plan.of("container", "-")),
         *_staged(files),
         ("keep", "begin", merge([plan]).hash),
         *(("keep", "file", f.path) for f in files),
         *(("keep", "container", c.name, c.unit) for c in changed),
-        *(("keep", "offer", o.unit) for o in offers),
+        *(("keep", "offer", o.unit) for o in offers.values()),
         ("keep", "done"),
-        *(step for o in offers for step in _released(o, [c for c in changed if c.service == o.service], files)),
+        *(step for service, own in released.items() for step in _released(service, own, offers.get(service), files)),
         ("settled",),
     )
 
 
-def _released(offer: Offer, containers: list[Container], files: list[File]) -> tuple[Step, ...]:
+def _services(containers: Iterable[Container]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(container.service for container in containers))
+
+
+def _released(service: str, containers: list[Container], offer: Offer | None, files: list[File]) -> tuple[Step, ...]:
     # What another service is made from waits for its own turn, lest an instance that ends by itself takes it up.
     own = {path for c in containers for path in (*c.config, conf_path(c.name))}
-    own |= {offer_conf_path(offer.service), f"{UNIT_DIR}/{offer.unit}", f"{UNIT_DIR}/{offer.service}@.service"}
+    own |= {offer_conf_path(service), f"{UNIT_DIR}/{offer_unit(service)}", f"{UNIT_DIR}/{service}@.service"}
+    # A host outside app_hosts runs it for itself.
+    offers = [offer.unit] if offer else []
     return (
-        ("say", f"drain {offer.service}"),
-        ("containers", "stop", offer.unit),
-        ("say", f"replace {offer.service}"),
+        ("say", f"drain {service}"),
+        *_all_at_once("stop", offers),
+        ("say", f"replace {service}"),
         *(("place", f.path) for f in files if f.path in own),
         ("daemon-reload",),
         ("containers", "restart", *(c.unit for c in containers)),
-        ("say", f"join {offer.service}"),
-        ("containers", "start", offer.unit),
+        ("say", f"join {service}"),
+        *_all_at_once("start", offers),
     )
 
 
@@ -293,7 +300,8 @@ def _containers(plan: HostPlan) -> Iterator[Step]:
         yield ("rest", *leaving, *returning)
     yield from _all_at_once("stop", withdrawn)
     yield from _all_at_once("stop", leaving)
-    for unit in sorted(going, key=lambda unit: not is_offer(unit)):
+    parting = {f"{name}.service" for name, found in plan.snapshot.containers.items() if found.role == "agent"}
+    for unit in sorted(going, key=lambda unit: (not is_offer(unit), unit not in parting)):
         yield ("remove-unit", unit)
     for change in plan.of("container", "-"):
         yield ("remove-container", change.name)

@@ -74,8 +74,8 @@ def _require_well(sick: Sequence[Sick]) -> None:
         units = [f"{found.unit} on {error.host}" for error in sick for found in error.units]
         more = f" and {len(units) - 3} more" if len(units) > 3 else ""
         raise FiefdomError(
-            f"{', '.join(units[:3])}{more} did not come up: {sick[0].units[0].reason}; all else is as it should be, and "
-            "systemd goes on trying; mend the service and apply again"
+            f"{', '.join(units[:3])}{more} did not come up: {sick[0].units[0].reason}; all else is done, "
+            "and systemd goes on trying; mend the service and apply again"
         )
 
 

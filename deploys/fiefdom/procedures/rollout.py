@@ -304,7 +304,7 @@ class Rollout:
         return heard.failure
 
     def _await_up(self, name: str, before: Counts) -> Failure | None:
-        """Wait until every gateway has all that was released there up. The host itself waited for their word as well."""
+        """Wait until every gateway has all that was released there up, as the host itself did."""
         services = {service for service, _, _ in self._released([name])}
         instances = [i for i in self.known.cluster.instances(name) if i.service in services]
         for late in looks(self.known.cluster.serf.join_timeout_s):

@@ -29,12 +29,27 @@ def serving(member: str, status: Mapping[str, Any]) -> str:
 
     One that is down but has answered was in rotation: it answers with errors, and waiting would not better it.
     """
-    offers = [offer for known in status["members"] if known["name"] == member for offer in known["offers"]]
+    name, service, least = _parts(member)
+    offers = [
+        offer
+        for known in status["members"]
+        if known["name"] == name
+        for offer in known["offers"]
+        if service in ("", offer["service"])
+    ]
     offered = sum(offer["last_port"] - offer["first_port"] + 1 for offer in offers)
     up = sum(server["state"] == "up" or server["requests"] > 0 for server in _servers_of(member, status))
-    return SERVING if 0 < offered == up else f"{up} of {offered} servers up"
+    return SERVING if offered > 0 and up >= min(offered, least or offered) else f"{up} of {offered} servers up"
 
 
-def _servers_of(member: str, status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _servers_of(asked: str, status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    member, service, _ = _parts(asked)
     own = re.compile(re.escape(member) + r"-[0-9]+")
-    return [server for server in status["servers"] if own.fullmatch(server["name"])]
+    return [
+        server for server in status["servers"] if own.fullmatch(server["name"]) and service in ("", server["service"])
+    ]
+
+
+def _parts(asked: str) -> tuple[str, str, int | None]:
+    words = [*asked.split(" "), "", ""]
+    return words[0], words[1], int(words[2]) if words[2].isdecimal() else None

@@ -14,7 +14,7 @@ from fiefdom.converge import plan, steps
 from fiefdom.converge import steps as steps_module
 from fiefdom.converge.snapshot import FoundContainer, FoundFile, FoundUnit, Snapshot
 from fiefdom.desired.containers import with_containers
-from fiefdom.desired.state import Container, Directory, File, HostState, Image, Package, Sysctl, Unit, spec_hash
+from fiefdom.desired.state import Container, Directory, File, HostState, Image, Offer, Package, Sysctl, Unit, spec_hash
 from fiefdom.errors import FiefdomError
 from fiefdom.procedures import release
 from helpers.simulated import LIVE, SimulatedHost
@@ -24,6 +24,7 @@ SECRET = File("/etc/secret", b"hunter2\n", mode=0o600, secret=True)
 DAEMON = Unit("x.service", config=("/etc/x.conf",), on_change=("reload", "restart"), live=("nft", "list"))
 IMAGE = "fiefdom/predictor:1.0.0"
 INSTANCE = Container("predictor-8000", "predictor@8000.service", "instance", IMAGE, ("--read-only",), version="1.0.0")
+OFFER = Offer("predictor", "fiefdom-offer-predictor.service", "1.0.0;8000-8000", (INSTANCE.unit,))
 AGENT = Container("serf-agent", "serf-agent.service", "agent", "fiefdom/serf:1", (), version="1")
 FULL = HostState(
     hostname="app1",
@@ -31,9 +32,16 @@ FULL = HostState(
     directories=(Directory("/etc/fiefdom"),),
     files=(CONF, SECRET, File("/etc/systemd/system/predictor@.service", b"[Unit]\n")),
     sysctls=(Sysctl("net.core.somaxconn", "4096"), Sysctl("net.ipv4.ip_local_port_range", "32768 60999")),
-    units=(DAEMON, Unit("predictor@8000.service"), Unit("serf-agent.service"), Unit("old.service", False, False)),
+    units=(
+        DAEMON,
+        Unit("predictor@8000.service"),
+        Unit("serf-agent.service"),
+        Unit(OFFER.unit),
+        Unit("old.service", False, False),
+    ),
     images=(Image(IMAGE), Image("fiefdom/serf:1")),
     containers=(INSTANCE, AGENT),
+    offers=(OFFER,),
 )
 IDENTITIES = {IMAGE: "context:abc"}
 
@@ -68,6 +76,7 @@ def test_a_bare_host_needs_everything_in_a_stable_order() -> None:
         "+ file /etc/x.conf: mode 0644",
         "~ sysctl net.core.somaxconn: unset -> 4096",
         "~ sysctl net.ipv4.ip_local_port_range: unset -> 32768 60999",
+        "+ unit fiefdom-offer-predictor.service: enable",
         "+ unit predictor@8000.service: enable",
         "+ unit serf-agent.service: enable",
         "+ unit x.service: enable, start",
@@ -75,6 +84,7 @@ def test_a_bare_host_needs_everything_in_a_stable_order() -> None:
         "+ image fiefdom/serf:1: not on the host",
         f"+ container predictor-8000: image {IMAGE}",
         "+ container serf-agent: image fiefdom/serf:1",
+        "+ offer predictor: 1.0.0 on 8000-8000",
         "~ record manifest: what Fiefdom made on this host",
     ]
 
@@ -204,19 +214,69 @@ def test_a_host_leaves_before_a_running_instance_is_replaced_and_joins_last() ->
     now = converged()
     changed = replace(FULL, containers=(replace(INSTANCE, args=("--memory=1g",)), AGENT))
     host = apply_all(SimulatedHost(changed, IDENTITIES, now))
-    assert [step for step in host.log if step[0] in ("rest", "containers")] == [
-        ("rest", "serf-agent.service"),
-        ("containers", "stop", "serf-agent.service"),
-        ("containers", "restart", "predictor@8000.service"),
-        ("containers", "restart", "serf-agent.service"),
+    assert turned(host) == [
+        ("rest", OFFER.unit),
+        ("containers", "stop", OFFER.unit),
+        ("instances", "predictor@8000.service"),
+        ("offer", "start", OFFER.unit, "predictor@8000.service"),
     ]
+
+
+def turned(host: SimulatedHost) -> list[steps_module.Step]:
+    return [step for step in host.log if step[0] in ("rest", "containers", "instances", "offer")]
+
+
+def test_an_agent_that_is_replaced_takes_nothing_of_its_offers_away() -> None:
+    changed = replace(FULL, containers=(INSTANCE, replace(AGENT, args=("--memory=1g",))))
+    host = apply_all(SimulatedHost(changed, IDENTITIES, converged()))
+    assert turned(host) == [
+        ("rest", AGENT.unit),
+        ("containers", "stop", AGENT.unit),
+        ("containers", "restart", AGENT.unit),
+    ]
+
+
+def test_another_word_is_said_of_what_stays_in_rotation() -> None:
+    changed = replace(FULL, offers=(replace(OFFER, word="1.0.0;8000-8001"),))
+    host = SimulatedHost(changed, IDENTITIES, converged())
+    assert changes(changed, host.now) == ["~ offer predictor: 1.0.0 on 8000-8000 -> 1.0.0 on 8000-8001"]
+    assert turned(apply_all(host)) == [("offer", "reload", OFFER.unit, "predictor@8000.service")]
+    assert host.now.offers == {"predictor": "1.0.0;8000-8001"}
+
+
+@pytest.mark.parametrize(
+    ("unit", "why"),
+    [
+        ({"active": "failed", "says": "not offered: none of its 1 instances answers"}, None),
+        ({"active": "inactive"}, "not made, its unit is inactive"),
+        ({"active": "activating", "says": "waits for its instances"}, "waits for its instances"),
+    ],
+)
+def test_an_offer_that_is_not_made_is_told_with_the_reason_of_its_unit(unit: dict[str, str], why: str | None) -> None:
+    now = converged()
+    now.offers.clear()
+    now.units[OFFER.unit] = replace(now.units[OFFER.unit], **unit)
+    assert changes(FULL, now) == [f"~ offer predictor: {why or unit['says']}"]
+    assert turned(apply_all(SimulatedHost(FULL, IDENTITIES, now))) == [
+        ("offer", "start", OFFER.unit, "predictor@8000.service")
+    ]
+
+
+def test_an_offer_goes_before_its_instances_and_these_before_the_agent() -> None:
+    gone = HostState(files=FULL.files, packages=FULL.packages)
+    now = converged()
+    now = replace(now, made=now.made | {("unit", OFFER.unit), ("unit", AGENT.unit), ("unit", INSTANCE.unit)})
+    host = apply_all(SimulatedHost(gone, IDENTITIES, now))
+    assert [step[1] for step in host.log if step[0] == "remove-unit"] == [OFFER.unit, AGENT.unit, INSTANCE.unit]
+    assert host.now.offers == {}
 
 
 def test_an_agent_that_is_no_longer_wanted_does_not_come_back() -> None:
     changed = replace(INSTANCE, args=("--memory=1g",))
-    unwanted = replace(FULL, containers=(changed,), units=tuple(u for u in FULL.units if u.name != AGENT.unit))
+    kept = tuple(u for u in FULL.units if u.name not in (AGENT.unit, OFFER.unit))
+    unwanted = replace(FULL, containers=(changed,), units=kept, offers=())
     host = apply_all(SimulatedHost(unwanted, IDENTITIES, converged()))
-    assert ("containers", "stop", AGENT.unit) in host.log
+    assert ("remove-unit", AGENT.unit) in host.log
     assert not [step for step in host.log if step[0] == "rest"]
 
 
@@ -284,8 +344,13 @@ HELD = {"predictor"}
 def serving(version: str = "1.0.0", count: int = 3, image: str = "fiefdom/predictor", **more: object) -> HostState:
     """Instances of `predictor` with all that they are made from, and an agent."""
     state = HostState(
-        units=(*(Unit(f"predictor@{8000 + i}.service") for i in range(count)), Unit("serf-agent.service")),
+        units=(
+            *(Unit(f"predictor@{8000 + i}.service") for i in range(count)),
+            Unit("serf-agent.service"),
+            Unit(OFFER.unit),
+        ),
         images=(Image(f"{image}:{version}"), Image(AGENT.image)),
+        offers=(replace(OFFER, word=f"{version};8000-{7999 + count}"),),
     )
     instances = [
         replace(
@@ -305,6 +370,11 @@ def serving(version: str = "1.0.0", count: int = 3, image: str = "fiefdom/predic
 
 
 def held(state: HostState, host: SimulatedHost, hold: set[str] = HELD) -> plan.HostPlan:
+    instances = plan.of_instances(state, host.now, host.identities)
+    for version in plan.running_versions(instances, host.now, hold).values():
+        # What a host says of itself until its release: see `look.plan_of`.
+        offers = tuple(replace(o, word=f"{version};{o.word.partition(';')[2]}") for o in state.offers)
+        state = replace(state, offers=offers)
     return plan.of_host("app1", state, copy.deepcopy(host.now), host.identities, hold=hold)
 
 

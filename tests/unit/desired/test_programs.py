@@ -13,7 +13,7 @@ from helpers.example import context
 
 FOLDER = Path(programs.__file__).parent
 LIBRARY = FOLDER.parent
-CARRIED = {"gw1": ["container", "handover"], "app1": ["container", "rotation"], "app2": ["container", "rotation"]}
+CARRIED = {"gw1": ["container", "handover"], "app1": ["container", "offer"], "app2": ["container", "offer"]}
 
 
 def state(host: str) -> HostState:

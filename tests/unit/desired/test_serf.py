@@ -20,10 +20,11 @@ def test_only_app_hosts_have_one() -> None:
     assert serf.desired(context("gw1")) == HostState()
 
 
-def test_tags_say_what_the_host_offers() -> None:
-    assert agent()["tags"] == {"role": "app", "svc:predictor": "1.2.0;8000-8001", "svc:web": "7;9000-9000"}
-    none_here = {"app2": {"services": {"web": {"instances": 0}}}}
-    assert agent(hosts=none_here)["tags"] == {"role": "app", "svc:predictor": "1.2.0;8000-8001"}
+def test_its_tags_are_in_a_file_that_follows_what_the_host_offers() -> None:
+    assert "tags" not in agent()
+    (container,) = serf.desired(context()).containers
+    assert container.command == ("-config-file=/run/fiefdom/offers/tags.json",)
+    assert "--volume=/run/fiefdom/offers:/run/fiefdom/offers:ro" in container.args
 
 
 def test_it_joins_every_gateway_and_leaves_when_it_stops() -> None:
@@ -50,21 +51,19 @@ def test_each_host_has_a_token_of_its_own_for_rpc() -> None:
     assert f"SERF_RPC_AUTH={agent('app2')['rpc_auth']}\n" in environment.content.decode()
 
 
-def test_it_starts_after_every_instance_answers() -> None:
+def test_it_starts_before_any_instance_and_says_what_is_offered_then() -> None:
     unit = serf.desired(context("app2")).file("/etc/systemd/system/serf-agent.service").content.decode()
-    for instance in ("predictor@8000", "predictor@8001", "web@9000"):
-        assert f"\nWants={instance}.service\nAfter={instance}.service\n" in unit
-    assert "\nExecStartPre=/usr/local/lib/fiefdom/container await predictor-8000 predictor-8001 web-9000\n" in unit
+    assert "predictor" not in unit
+    assert "\nExecStartPre=/usr/local/lib/fiefdom/offer tags\n" in unit
     assert "Requires=" not in unit
 
 
-def test_another_version_or_count_makes_it_another_one() -> None:
+def test_neither_version_nor_count_nor_another_service_makes_it_another_one() -> None:
     def spec(**predictor: object) -> str:
         state = serf.desired(context(services={"predictor": predictor}))
         return spec_hash(state.containers[0], state)
 
-    assert spec() == spec()
-    assert len({spec(), spec(version="2"), spec(instances=5)}) == 3
+    assert len({spec(), spec(version="2"), spec(instances=5)}) == 1
 
 
 @pytest.mark.parametrize(
@@ -80,6 +79,6 @@ def test_it_waits_for_open_requests_as_long_as_an_instance_may_take(
     changes: dict[str, Any], drain_timeout_s: int
 ) -> None:
     state = serf.desired(context("app2", **changes))
-    assert f"\ndrain_timeout_s {drain_timeout_s}\n" in state.file(serf.ROTATION_CONF).content.decode()
+    assert f"\ndrain_timeout_s {drain_timeout_s}\n" in state.file(serf.HOST_CONF).content.decode()
     limit_s = stop_limit_s(state.containers[0]) + drain_timeout_s
     assert f"TimeoutStopSec={limit_s}\n" in state.file(f"/etc/systemd/system/{serf.UNIT}").content.decode()

@@ -1,0 +1,373 @@
+"""The script that offers a service and withdraws it, run by a shell whose agent, instances and units a test plays."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fiefdom.desired import offers, serf
+from fiefdom.desired.programs import text_of
+from helpers.example import context
+from helpers.programs import with_constants
+
+NO_GATEWAY_S = 2
+AGENT_S = 3
+# As `docker exec serf-agent serf ...`: the agent's tags are lines of a file, so that a test sees what it was told.
+DOCKER = """#!/bin/sh
+[ ! -e {root}/dead ] || exit 1
+shift 3
+case $1 in
+  tags)
+    echo "$*" >>{root}/told
+    shift
+    while [ $# -gt 0 ]; do
+      case $1 in
+        -set) sed -i "/^${{2%%=*}}=/d" {root}/tags; echo "$2" >>{root}/tags ;;
+        -delete) sed -i "/^$2=/d" {root}/tags ;;
+      esac
+      shift 2
+    done
+    ;;
+  info)
+    echo '{{"tags": {{'
+    sed 's/\\(.*\\)=\\(.*\\)/    "\\1": "\\2",/' {root}/tags
+    echo '}}}}'
+    ;;
+  members)
+    case $* in *leaving*) cat {root}/leaving 2>/dev/null ;; esac
+    cat {root}/gateways
+    [ ! -e {root}/once ] || : > {root}/gateways
+    ;;
+  query) echo "$*" >>{root}/asked; sleep 0.05; cat {root}/answers ;;
+esac
+"""
+CONTAINER = """#!/bin/sh
+shift
+for name; do grep -x "$name" {root}/answering; done
+:
+"""
+SYSTEMCTL = """#!/bin/sh
+case $1 in
+  is-active) cat {root}/agent ;;
+  show) cat {root}/unit ;;
+esac
+"""
+
+
+class Host:
+    """What the script finds on a host; ``app2`` of the example has predictor-8000, predictor-8001 and web-9000."""
+
+    def __init__(self, root: Path, **settings: int) -> None:
+        self.root = root
+        for name, text in (("docker", DOCKER), ("container", CONTAINER), ("systemctl", SYSTEMCTL)):
+            (root / name).write_text(text.format(root=root))
+            (root / name).chmod(0o755)
+        for name in ("tags", "told", "asked", "answering"):
+            (root / name).touch()
+        self.made = root / "made"
+        self.instance("running", 0)
+        (root / "agent").write_text("active\n")
+        self.knows()
+        self.answer("predictor-8000", "predictor-8001", "web-9000")
+        found = context("app2", serf=settings)
+        (root / "offers.conf").write_bytes(serf.desired(found).file(serf.HOST_CONF).content)
+        (root / "offers").mkdir()
+        for file in offers.desired(found).files:
+            if file.path.startswith(offers.CONF_DIR):
+                (root / "offers" / Path(file.path).name).write_bytes(file.content)
+        text = with_constants(
+            "offer",
+            conf_dir=root / "offers",
+            host_conf=root / "offers.conf",
+            made_dir=self.made,
+            container=root / "container",
+            no_gateway_s=NO_GATEWAY_S,
+            agent_s=AGENT_S,
+        )
+        (root / "offer").write_text(text)
+
+    def knows(self, *gateways: str, answers: str = "") -> None:
+        """The agent knows these gateways, which all answer this."""
+        self.put("gateways", *gateways)
+        self.put("answers", *(f"Response from '{g}': {answers}" for g in gateways))
+
+    def answer(self, *containers: str) -> None:
+        """These instances answer their probe."""
+        self.put("answering", *containers)
+
+    def instance(self, sub: str, restarts: int) -> None:
+        """What systemd shows of an instance's unit."""
+        self.put("unit", f"SubState={sub}", f"NRestarts={restarts}")
+
+    def put(self, name: str, *lines: str) -> None:
+        (self.root / "new").write_text("".join(f"{line}\n" for line in lines))
+        (self.root / "new").replace(self.root / name)
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        environment = {**os.environ, "PATH": f"{self.root}:{os.environ['PATH']}"}
+        environment.pop("NOTIFY_SOCKET", None)
+        return subprocess.Popen(
+            ["sh", str(self.root / "offer"), *words], env=environment, stderr=subprocess.PIPE, text=True
+        )
+
+    def run(self, *words: str) -> str:
+        return ended(self.start(*words))
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What the agent says."""
+        return dict(line.split("=", 1) for line in (self.root / "tags").read_text().splitlines())
+
+    @property
+    def next_tags(self) -> dict[str, str]:
+        """What the agent would say from its next start on."""
+        found: dict[str, str] = json.loads((self.made / "tags.json").read_text())["tags"]
+        return found
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+def ended(run: subprocess.Popen[str], code: int = 0) -> str:
+    _, said = run.communicate(timeout=20)
+    assert run.returncode == code, said
+    return said
+
+
+def await_true(condition: Callable[[], bool], within_s: float = 10) -> None:
+    deadline_s = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+
+
+OFFERED = {"svc:predictor": "1.2.0;8000-8001"}
+
+
+# --- Making
+
+
+def test_an_offer_is_made_when_every_instance_answers_and_holds_when_every_gateway_has_them_up(host: Host) -> None:
+    host.knows("gw1", "gw2", answers="0 of 2 servers up")
+    host.answer("predictor-8000")
+    host.instance("start", 0)
+    run = host.start("make", "predictor")
+    time.sleep(0.6)
+    assert run.poll() is None and host.tags == {}, "one is on its way still"
+    host.answer("predictor-8000", "predictor-8001")
+    await_true(lambda: host.tags == OFFERED)
+    time.sleep(0.3)
+    assert run.poll() is None, "no gateway has them up"
+    host.knows("gw1", "gw2", answers="serving")
+    assert ended(run) == ""
+    assert host.next_tags == {"role": "app", **OFFERED}
+    assert " fiefdom-serving app2 predictor 2" in (host.root / "asked").read_text()
+
+
+def test_those_that_answer_are_offered_without_waiting_for_one_that_failed(host: Host) -> None:
+    host.knows("gw1", answers="serving")
+    host.answer("predictor-8001")
+    host.instance("auto-restart", 3)
+    said = host.run("make", "predictor")
+    assert said == "predictor is offered by 1 of its 2 instances: the others do not answer\n"
+    assert host.tags == OFFERED
+    assert " fiefdom-serving app2 predictor 1" in (host.root / "asked").read_text()
+
+
+@pytest.mark.parametrize("unit", [("auto-restart", 1), ("start", 2), ("failed", 0)])
+def test_a_service_that_does_not_come_up_is_not_offered_and_its_neighbour_is(host: Host, unit: tuple[str, int]) -> None:
+    host.knows("gw1", answers="serving")
+    host.answer("web-9000")
+    host.instance(*unit)
+    run = host.start("make", "predictor")
+    assert ended(run, 1) == "predictor is not offered: none of its 2 instances answers\n"
+    assert host.run("make", "web") == ""
+    assert host.tags == {"svc:web": "7;9000-9000"}
+
+
+def test_an_agent_that_does_not_answer_ends_it_and_one_that_comes_back_is_waited_for(host: Host) -> None:
+    host.knows("gw1", answers="serving")
+    (host.root / "dead").touch()
+    run = host.start("make", "predictor")
+    time.sleep(1)
+    assert run.poll() is None
+    (host.root / "dead").unlink()
+    assert ended(run) == "" and host.tags == OFFERED
+    (host.root / "dead").touch()
+    (host.root / "agent").write_text("failed\n")
+    run = host.start("make", "web")
+    assert ended(run, 1) == "web is not offered: the host's Serf agent does not answer\n"
+
+
+def test_without_a_gateway_it_is_offered_to_whoever_comes(host: Host) -> None:
+    began_s = time.monotonic()
+    assert host.run("make", "predictor") == ""
+    assert host.tags == OFFERED
+    assert time.monotonic() - began_s < 5
+
+
+# --- Withdrawing
+
+
+def test_it_is_withdrawn_when_every_gateway_has_drained_it_and_its_neighbour_stays(host: Host) -> None:
+    host.knows("gw1", "gw2", answers="serving")
+    host.run("make", "predictor")
+    host.run("make", "web")
+    host.knows("gw1", "gw2", answers="1 servers in rotation, 0 requests open")
+    run = host.start("withdraw", "predictor")
+    await_true(lambda: host.tags == {"svc:web": "7;9000-9000"})
+    time.sleep(0.3)
+    assert run.poll() is None
+    host.knows("gw1", "gw2", answers="drained")
+    assert ended(run) == ""
+    assert host.next_tags == {"role": "app", "svc:web": "7;9000-9000"}
+    assert (host.root / "asked").read_text().splitlines()[-1].endswith(" fiefdom-drained app2 predictor")
+
+
+def test_what_was_not_offered_is_withdrawn_at_once_and_nobody_is_told(host: Host) -> None:
+    host.knows("gw1", answers="1 servers in rotation, 0 requests open")
+    assert host.run("withdraw", "predictor") == ""
+    assert (host.root / "told").read_text() == "" == (host.root / "asked").read_text()
+
+
+def test_an_agent_that_is_dead_for_good_has_nothing_to_announce(host: Host) -> None:
+    host.run("make", "predictor")
+    (host.root / "dead").touch()
+    (host.root / "agent").write_text("failed\n")
+    began_s = time.monotonic()
+    assert host.run("withdraw", "predictor") == ""
+    assert time.monotonic() - began_s < AGENT_S
+    assert host.next_tags == {"role": "app"}, "nor does it say so when it starts"
+
+
+def test_withdrawing_takes_no_longer_than_draining_may(tmp_path: Path) -> None:
+    host = Host(tmp_path, drain_timeout_s=1)
+    host.run("make", "predictor")
+    said = host.run("withdraw", "predictor")
+    assert said.startswith('going on after 1 s: of 0 gateways 0 say "drained" of app2 predictor')
+
+
+# --- The agent's starts and stops
+
+
+def test_a_starting_agent_says_what_is_offered_and_nothing_that_is_damaged(host: Host) -> None:
+    host.run("make", "predictor")
+    for name, text in (("web", '7";9000-9000\n'), ("other", ""), ("more", ";\n")):
+        (host.made / f"{name}.offer").write_text(text)
+    (host.made / "tags.json").write_text("{damaged")
+    assert host.run("tags") == ""
+    assert host.next_tags == {"role": "app", **OFFERED}
+
+
+def test_a_host_that_boots_offers_nothing(host: Host) -> None:
+    assert host.run("tags") == ""
+    assert host.next_tags == {"role": "app"}
+
+
+def test_what_changed_while_the_agent_started_is_made_good(host: Host) -> None:
+    host.knows("gw1", answers="serving")
+    host.run("make", "predictor")
+    host.put("tags", "svc:web=7;9000-9000", "svc:predictor=1.1.0;8000-8001")
+    assert host.run("agree") == ""
+    assert host.tags == OFFERED
+    told = (host.root / "told").read_text()
+    assert host.run("agree") == ""
+    assert (host.root / "told").read_text() == told, "an agent that says what it should is left alone"
+
+
+def test_the_agent_waits_until_the_gateways_have_what_it_offers(host: Host) -> None:
+    host.knows("gw1", answers="serving")
+    host.run("make", "predictor")
+    host.knows("gw1", answers="0 of 2 servers up")
+    run = host.start("agree")
+    time.sleep(0.6)
+    assert run.poll() is None
+    host.knows("gw1", answers="serving")
+    assert ended(run) == ""
+
+
+def test_a_host_leaves_when_every_gateway_has_drained_it(host: Host) -> None:
+    host.knows("gw1", "gw2", answers="1 servers in rotation, 0 requests open")
+    run = host.start("leave")
+    await_true(lambda: host.tags == {"state": "leaving"})
+    time.sleep(0.3)
+    assert run.poll() is None
+    host.knows("gw1", "gw2", answers="drained")
+    assert ended(run) == ""
+    assert (host.root / "asked").read_text().splitlines()[0].endswith(" fiefdom-drained app2")
+
+
+def test_a_host_that_leaves_waits_for_the_only_gateways_agent_to_come_back(host: Host) -> None:
+    run = host.start("leave")
+    time.sleep(0.5)
+    assert run.poll() is None, "no gateway was taken for an agreement"
+    host.knows("gw1", answers="2 servers in rotation, 1 requests open")
+    time.sleep(NO_GATEWAY_S + 0.5)
+    assert run.poll() is None, "once it is back its word counts"
+    host.knows("gw1", answers="drained")
+    assert ended(run) == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "before", "after"), [(("leave",), "0 servers", "drained"), (("agree",), "0 of", "serving")]
+)
+def test_a_gateway_that_leaves_is_asked_as_long_as_it_is_there(
+    host: Host, words: tuple[str, ...], before: str, after: str
+) -> None:
+    host.knows("gw1", answers="serving")
+    host.run("make", "predictor")
+    host.knows("gw1", answers=before)
+    (host.root / "gateways").replace(host.root / "leaving")
+    host.put("gateways")
+    run = host.start(*words)
+    time.sleep(NO_GATEWAY_S + 1)
+    assert run.poll() is None
+    host.knows("gw1", answers=after)
+    (host.root / "leaving").unlink()
+    assert ended(run) == ""
+
+
+def test_a_host_without_any_gateway_leaves_in_finite_time(host: Host) -> None:
+    began_s = time.monotonic()
+    assert host.run("leave") == ""
+    # The script counts whole seconds, of which the first may be nearly over.
+    assert time.monotonic() - began_s >= NO_GATEWAY_S - 1
+
+
+def test_a_gateway_that_goes_meanwhile_is_not_waited_for(host: Host) -> None:
+    host.knows("gw1")
+    (host.root / "once").touch()
+    assert host.run("make", "predictor") == ""
+
+
+# --- Mistakes
+
+
+@pytest.mark.parametrize("damage", ["missing", "not whole"])
+@pytest.mark.parametrize("name", ["offers.conf", "offers/predictor.conf"])
+def test_without_its_configuration_it_says_so_and_announces_nothing(host: Host, name: str, damage: str) -> None:
+    conf = host.root / name
+    if damage == "missing":
+        conf.unlink()
+    else:
+        conf.write_text(conf.read_text().replace("drain_timeout_s", "something_else"))
+    assert ended(host.start("make", "predictor"), 1) == f"{conf} is missing, or not whole\n"
+    assert host.tags == {}
+
+
+@pytest.mark.parametrize("words", [("dance",), ("make",), ("leave", "predictor"), ()])
+def test_wrong_usage_is_told(host: Host, words: tuple[str, ...]) -> None:
+    said = ended(host.start(*words), 1)
+    assert said == "usage: offer make|withdraw SERVICE, or tags|agree|leave\n"
+
+
+def test_the_constants_that_a_test_replaces_are_there() -> None:
+    assert "no_gateway_s=5\n" in text_of("offer") and "agent_s=10\n" in text_of("offer")
