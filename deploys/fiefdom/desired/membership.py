@@ -25,16 +25,24 @@ def rpc_environment(context: Context) -> dict[str, str]:
 
 
 def app_tags(context: Context, instances: Sequence[Instance]) -> dict[str, str]:
-    """Tags that say what an app host offers: `svc:predictor` = `1.0.0;8000-8003`."""
-    services = context.cluster.services
+    """Tags that say what an app host offers: `svc:predictor` = `1.0.0;8000-8003`.
+
+    A third field is the first port of checks, where these have ports of their own: `1.0.0;8000-8003;9000`. Gateways
+    learn it here, host by host, for an instance has such a port only once its host had its turn.
+    """
     ports: dict[str, list[int]] = {}
     for instance in instances:
         ports.setdefault(instance.service, []).append(instance.port)
-    offers = {
-        f"svc:{service}": f"{context.running.get(service, services[service].version)};{min(taken)}-{max(taken)}"
-        for service, taken in ports.items()
-    }
-    return {"role": "app", **offers}
+    return {"role": "app", **{f"svc:{name}": _offer(context, name, taken) for name, taken in ports.items()}}
+
+
+def _offer(context: Context, name: str, ports: Sequence[int]) -> str:
+    service = context.cluster.services[name]
+    version, first, last = context.running.get(name, service.version), min(ports), max(ports)
+    checks = service.health.base_port
+    if name in context.running:
+        checks = first + context.checks[name] if name in context.checks else None
+    return f"{version};{first}-{last}" + ("" if checks is None else f";{checks}")
 
 
 def agent_file(

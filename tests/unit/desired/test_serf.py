@@ -1,12 +1,14 @@
 """The serf concern by value."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from fiefdom.desired import serf
 from fiefdom.desired.containers import stop_limit_s
+from fiefdom.desired.membership import app_tags
 from fiefdom.desired.state import HostState, spec_hash
 from helpers.example import GOSSIP_KEY, context
 
@@ -24,6 +26,20 @@ def test_tags_say_what_the_host_offers() -> None:
     assert agent()["tags"] == {"role": "app", "svc:predictor": "1.2.0;8000-8001", "svc:web": "7;9000-9000"}
     none_here = {"app2": {"services": {"web": {"instances": 0}}}}
     assert agent(hosts=none_here)["tags"] == {"role": "app", "svc:predictor": "1.2.0;8000-8001"}
+
+
+def test_a_tag_tells_the_ports_of_checks_where_they_have_some_and_what_runs_has_them() -> None:
+    own = {"web": {"health": {"container_port": 3001, "base_port": 9100}}}
+    there = context("app2", services=own)
+
+    def tag(**running: object) -> str:
+        found = replace(there, **running)
+        return app_tags(found, found.cluster.instances("app2"))["svc:web"]
+
+    assert tag() == "7;9000-9000;9100"
+    # A release is pending: what runs may have none yet, or others.
+    assert tag(running={"web": "6"}) == "6;9000-9000"
+    assert tag(running={"web": "6"}, checks={"web": 200}) == "6;9000-9000;9200"
 
 
 def test_it_joins_every_gateway_and_leaves_when_it_stops() -> None:
