@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class FiefdomError(Exception):
     """Bad input or a refused action. The command line prints the sentence and exits 1, without a traceback."""
 
     recorded: bool = False
     """Whether it ended an act that the audit knows of, so that something may have changed before it."""
+    log: tuple[str, ...] = ()
+    """Last words of what failed, a line each: told below the sentence, and never in it."""
+
+    @property
+    def each(self) -> tuple[FiefdomError, ...]:
+        """The errors that it is made of, each a sentence with a log of its own."""
+        return (self,)
 
 
 class HostError(FiefdomError):
     """What went wrong on one host; the sentence begins with its name."""
 
-    def __init__(self, host: str, words: str) -> None:
-        self.host = host
+    def __init__(self, host: str, words: str, log: Iterable[str] = ()) -> None:
+        self.host, self.log = host, tuple(log)
         super().__init__(f"{host}: {words}")
+
+
+class HostErrors(FiefdomError):
+    """What went wrong on several hosts at once."""
+
+    def __init__(self, errors: Iterable[FiefdomError]) -> None:
+        self._each = tuple(errors)
+        self.log = tuple(line for error in self._each for line in error.log)
+        super().__init__("; ".join(str(error) for error in self._each))
+
+    @property
+    def each(self) -> tuple[FiefdomError, ...]:
+        """One of each host."""
+        return self._each
 
 
 class Unreachable(HostError):

@@ -20,12 +20,12 @@ from pyinfra.api.host import Host
 from pyinfra.context import ctx_host, ctx_state
 
 from fiefdom.cluster import ledger
-from fiefdom.converge import guard, snapshot, steps
+from fiefdom.converge import failure, guard, snapshot, steps
 from fiefdom.converge.steps import SCRIPT, TURN, Phase, Step
 from fiefdom.engine import shells
 from fiefdom.engine.line import guarded
-from fiefdom.engine.shells import AS_ROOT, BOUNDED, QUIET_S, as_root, failure, reaching, run_script, stream, tune
-from fiefdom.errors import FiefdomError, HostError
+from fiefdom.engine.shells import AS_ROOT, BOUNDED, QUIET_S, as_root, reaching, run_script, stream, tune
+from fiefdom.errors import FiefdomError, HostError, HostErrors
 from fiefdom.images import build, send
 from fiefdom.inventory import groups
 from fiefdom.model import Cluster
@@ -173,7 +173,7 @@ class Session:
         jobs = {name: gevent.spawn(attempt, name) for name in (self.names if names is None else names)}
         gevent.joinall(jobs.values(), raise_error=True)
         if errors:
-            raise FiefdomError("; ".join(str(errors[name]) for name in jobs if name in errors))
+            raise HostErrors(errors[name] for name in jobs if name in errors)
         return {name: job.value for name, job in jobs.items()}
 
     def snapshot_lines(self, queries: Mapping[str, str]) -> dict[str, list[str]]:
@@ -266,13 +266,14 @@ class Session:
             try:
                 op(name=label, _sudo=False, **arguments)
             except NestedOperationError as error:
-                raise HostError(host.name, self._why(host, error)) from None
+                raise HostError(host.name, *self._why(host, error)) from None
 
-    def _why(self, host: Host, error: NestedOperationError) -> str:
+    def _why(self, host: Host, error: NestedOperationError) -> tuple[str, tuple[str, ...]]:
         if reason := host.connector_data.pop(_REASON, None):
-            return str(reason)
+            return str(reason), ()
         meta = self._state.get_op_data_for_host(host, error.args[0]).operation_meta
-        return failure(meta.stdout_lines) or " ".join(meta.stderr.split()) or "the connection broke off"
+        words, log = failure.of_lines(meta.stdout_lines)
+        return words or " ".join(meta.stderr.split()) or "the connection broke off", log
 
     def _host(self, name: str) -> Host:
         found: Host = self._state.inventory.get_host(name)

@@ -123,16 +123,6 @@ def follow(host: Host, steps: Iterable[Step], hear: Callable[[str], None]) -> No
         channel.close()
 
 
-def failure(lines: Iterable[str]) -> str | None:
-    """What steps.sh said when a step failed: the thing and the reason."""
-    for line in lines:
-        kind, _, rest = line.partition("\t")
-        if kind == "fiefdom-failed":
-            thing, _, why = rest.partition("\t")
-            return f"{thing}: {why}"
-    return None
-
-
 def text_of(host: Host, path: str) -> str:
     # In base64, for pyinfra hands out lines and forgets how the last one ended.
     ok, output = host.run_shell_command(as_root(shlex.join(["base64", path])))
