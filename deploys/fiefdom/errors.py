@@ -13,6 +13,11 @@ class FiefdomError(Exception):
     log: tuple[str, ...] = ()
     """Last words of what failed, a line each: told below the sentence, and never in it."""
 
+    def with_log(self, log: Iterable[str]) -> FiefdomError:
+        """This error, with last words."""
+        self.log = tuple(log)
+        return self
+
     @property
     def each(self) -> tuple[FiefdomError, ...]:
         """The errors that it is made of, each a sentence with a log of its own."""

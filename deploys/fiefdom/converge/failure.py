@@ -20,7 +20,7 @@ def last_words(lines: Iterable[str]) -> tuple[str, ...]:
 def of_lines(lines: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     """What failed and why, and last words, from lines of steps.sh; an empty text where no step complained."""
     fields = [line.split("\t") for line in lines]
-    complaints = [": ".join(rest) for kind, *rest in fields if kind == FAILED]
+    complaints = [printable(": ".join(rest)) for kind, *rest in fields if kind == FAILED]
     return (complaints[0] if complaints else ""), last_words(
         "\t".join(rest[1:]) for kind, *rest in fields if kind == LOG
     )

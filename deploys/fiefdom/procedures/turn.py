@@ -9,6 +9,7 @@ from fiefdom.converge import failure, steps
 from fiefdom.converge.run import Hosts
 from fiefdom.errors import FiefdomError
 from fiefdom.waiting import now_s
+from fiefdom.wording import printable
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Heard:
         elif kind == "fiefdom-note":
             self.stage(self.host, rest)
         elif kind == failure.FAILED and self.failure is None:
-            self.failure = Failure(self.host, first, second, failure.last_words(self._log))
+            self.failure = Failure(self.host, first, printable(second), failure.last_words(self._log))
         elif kind == "done":
             self.taken += 1
         elif kind == "fiefdom-not-restored":

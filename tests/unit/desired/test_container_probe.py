@@ -172,3 +172,54 @@ def test_in_the_journal_the_reason_is_an_error(tmp_path: Path) -> None:
             env = {**os.environ, "JOURNAL_STREAM": stream}
             subprocess.run(words, stderr=file, env=env, check=False, timeout=60)
             assert said.read_text().startswith(f"{level}web-9000: nobody listens")
+
+
+DOCKER = """#!/bin/sh
+cd {root} || exit
+echo "$*" >>log
+case $1:$* in
+  image:*) echo sha256:1 ;;
+  inspect:*'--format {{.Config.User}} '*) echo 1000:1000 ;;
+  inspect:*) [ -e spec ] && printf '%s {pid} 3 sha256:1 %s\\nfacts\\n[]\\n' "$(cat running)" "$(cat spec)" ;;
+  create:*) sed -n 's/^spec //p' web-9000.conf >spec ;;
+  logs:*) echo 'web-9000: answered 200'; echo '<3>model not found' >&2 ;;
+esac
+"""
+WORDS = "| web-9000: answered 200\n| <3>model not found\n"
+
+
+def given_up(folder: Path, container: Container, pid: int, running: str = "true") -> tuple[str, list[str]]:
+    """What the supervisor says of a container that it gives up, and what it asked docker for."""
+    (folder / "bin").mkdir()
+    # Where it asks docker itself, dockerd answers; the container is asked in earnest.
+    curl = '#!/bin/sh\ncase $* in *http://docker/_ping) exit 0 ;; esac\nexec /usr/bin/curl "$@"\n'
+    docker = DOCKER.replace("{root}", str(folder)).replace("{pid}", str(pid))
+    for name, text in {"docker": docker, "curl": curl}.items():
+        (folder / "bin" / name).write_text(text)
+        (folder / "bin" / name).chmod(0o755)
+    (folder / "running").write_text(f"{running}\n")
+    (folder / "web-9000.conf").write_bytes(conf_file(container, HostState()).content)
+    script = place_supervisor(folder)
+    # A root's process is refused; whose this one is depends on who runs the tests.
+    script.write_text(script.read_text().replace("/proc/$pid/status", "/dev/null"))
+    env = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+    words = [str(script), "run", "web-9000"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=env, timeout=60)
+    assert done.returncode == 1
+    return done.stderr, (folder / "log").read_text().splitlines()
+
+
+def test_the_reason_comes_first_and_the_containers_words_are_marked(tmp_path: Path, server: Server) -> None:
+    server.answer = status(403)
+    container = at(server.port)
+    said, asked_for = given_up(tmp_path, container, os.getpid())
+    assert said == f"web-9000: answered 403, wanted 200-399, for 0 s at {container.probe}\n{WORDS}"
+    assert asked_for[-1] == "stop web-9000"
+
+
+def test_one_that_ends_is_told_with_its_exit_code(tmp_path: Path, server: Server) -> None:
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    said, asked_for = given_up(tmp_path, at(server.port, start_timeout_s=60), process.pid, running="false")
+    assert said == f"web-9000: ended before it was healthy, with exit code 3\n{WORDS}"
+    assert "stop web-9000" not in asked_for
