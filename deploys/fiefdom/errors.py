@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -11,14 +11,40 @@ class FiefdomError(Exception):
 
     recorded: bool = False
     """Whether it ended an act that the audit knows of, so that something may have changed before it."""
+    log: tuple[str, ...] = ()
+    """Last words of what failed, a line each: told below the sentence, and never in it."""
+
+    def with_log(self, log: Iterable[str]) -> FiefdomError:
+        """This error, with last words."""
+        self.log = tuple(log)
+        return self
+
+    @property
+    def each(self) -> tuple[FiefdomError, ...]:
+        """The errors that it is made of, each a sentence with a log of its own."""
+        return (self,)
 
 
 class HostError(FiefdomError):
     """What went wrong on one host; the sentence begins with its name."""
 
-    def __init__(self, host: str, words: str) -> None:
-        self.host = host
+    def __init__(self, host: str, words: str, log: Iterable[str] = ()) -> None:
+        self.host, self.log = host, tuple(log)
         super().__init__(f"{host}: {words}")
+
+
+class HostErrors(FiefdomError):
+    """What went wrong on several hosts at once."""
+
+    def __init__(self, errors: Iterable[FiefdomError]) -> None:
+        self._each = tuple(errors)
+        self.log = tuple(line for error in self._each for line in error.log)
+        super().__init__("; ".join(str(error) for error in self._each))
+
+    @property
+    def each(self) -> tuple[FiefdomError, ...]:
+        """One of each host."""
+        return self._each
 
 
 @dataclass(frozen=True)
@@ -36,9 +62,15 @@ class Sick(HostError):
     So whoever changes several hosts may go on, and tells of it at the end.
     """
 
-    def __init__(self, host: str, units: Sequence[SickUnit]) -> None:
+    def __init__(self, host: str, units: Iterable[SickUnit]) -> None:
         self.units = tuple(units)
-        super().__init__(host, "; ".join(f"{found.unit}: {found.reason}" for found in self.units))
+        words = "; ".join(f"{found.unit}: {found.reason}" for found in self.units)
+        super().__init__(host, words, (line for found in self.units for line in found.log))
+
+    @property
+    def each(self) -> tuple[FiefdomError, ...]:
+        """One of each unit."""
+        return tuple(HostError(self.host, f"{found.unit}: {found.reason}", found.log) for found in self.units)
 
 
 class Unreachable(HostError):

@@ -17,11 +17,11 @@ from fiefdom.converge.run import Known
 from fiefdom.converge.snapshot import OFFERS, FoundContainer, FoundFile, FoundImage, FoundUnit, Snapshot
 from fiefdom.converge.steps import Phase, Step
 from fiefdom.desired import offers
-from fiefdom.desired.containers import FAILED, conf_path
+from fiefdom.desired.containers import CHECKS_LABEL, FAILED, conf_path
 from fiefdom.desired.gateway import HAPROXY_CONFIG
 from fiefdom.desired.offers import is_offer
 from fiefdom.desired.state import HostState, digest, spec_hash
-from fiefdom.errors import FiefdomError, Unreachable
+from fiefdom.errors import FiefdomError, HostErrors, Unreachable
 
 LIVE = "live output"
 AGENT_FILE = "/etc/fiefdom/serf/agent.json"
@@ -181,7 +181,10 @@ class SimulatedHost:
             spec, ref, role, version = spec_hash(wanted, self.state), wanted.image, wanted.role, wanted.version
         if ref not in self.now.images:
             raise StepFailed(name, f"image {ref} is not on this host")
-        return FoundContainer(True, self.now.images[ref].id, spec, role, version, True, f"facts of {spec}")
+        wanted = next((c for c in self.state.containers if c.name == name), None)
+        labels = [arg.rpartition("=")[2] for arg in (wanted.args if wanted else ()) if CHECKS_LABEL in arg]
+        checks = int(labels[0]) if labels else None
+        return FoundContainer(True, self.now.images[ref].id, spec, role, version, True, f"facts of {spec}", checks)
 
     def remove_unit(self, name: str) -> None:
         if is_offer(name):
@@ -298,7 +301,7 @@ def answer(now: Snapshot) -> list[str]:
         "\t".join(
             [
                 *(f"container\t/{name}", "true" if c.running else "false", c.image_id, c.spec, c.role, c.version),
-                *("yes" if c.ours else "", c.facts),
+                *("yes" if c.ours else "", "" if c.checks is None else str(c.checks), c.facts),
             ]
         )
         for name, c in now.containers.items()
@@ -368,7 +371,7 @@ class SimulatedHosts:
             except FiefdomError as error:
                 errors[name] = error
         if errors:
-            raise FiefdomError("; ".join(str(error) for error in errors.values()))
+            raise HostErrors(errors.values())
         return results
 
     def snapshot_lines(self, queries: Mapping[str, str]) -> dict[str, list[str]]:

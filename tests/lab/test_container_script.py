@@ -314,8 +314,9 @@ def test_an_instance_that_is_not_healthy_in_time_is_stopped_and_its_words_are_sh
     run = supervised.start()
     _, errors = run.communicate(timeout=20)
     assert run.returncode == 1
-    assert "model not found" in errors
-    assert "no answer from" in errors
+    name, probe = supervised.container.name, supervised.container.probe
+    # The reason first; below it, and marked, what the container said.
+    assert errors == f"{name}: answered 503, wanted 200-399, for 2 s at {probe}\n| model not found\n"
     assert supervised.inspect("{{.State.Running}}") == "false"
 
 
@@ -324,8 +325,21 @@ def test_an_instance_that_ends_at_once_is_not_waited_for(supervised: Supervised)
     run = supervised.start()
     _, errors = run.communicate(timeout=20)
     assert run.returncode == 1
-    assert "boom" in errors
-    assert "ended before it answered" in errors
+    assert errors == f"{supervised.container.name}: ended before it was healthy, with exit code 3\n| boom\n"
+
+
+def test_what_is_healthy_is_the_services_to_say(supervised: Supervised) -> None:
+    supervised.environment = "STATUS=403\n"
+    supervised.container = replace(supervised.container, probe_status="204,400-403", probe_host="www.example.org")
+    supervised.start_until_ready()
+
+
+def test_a_container_cannot_speak_for_its_supervisor(supervised: Supervised) -> None:
+    lie = f"{supervised.container.name}: answered 200"
+    supervised.container = replace(supervised.container, command=("sh", "-c", f"echo '{lie}'; echo '<3>no'; exit 3"))
+    run = supervised.start()
+    _, errors = run.communicate(timeout=20)
+    assert errors.splitlines()[1:] == [f"| {lie}", "| <3>no"]
 
 
 def test_an_image_that_is_missing_is_named_and_never_pulled(supervised: Supervised) -> None:
@@ -354,7 +368,8 @@ def test_await_gives_up_and_names_the_instance(supervised: Supervised) -> None:
     supervised.write()
     done = supervised.call("await")
     assert done.returncode == 1
-    assert f"{supervised.container.name}: no answer from" in done.stderr
+    words = f"{supervised.container.name}: refused the connection, for 1 s at {supervised.container.probe}\n"
+    assert done.stderr == words
 
 
 def test_a_tcp_probe_asks_the_kernel(supervised: Supervised) -> None:

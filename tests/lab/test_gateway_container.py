@@ -337,6 +337,12 @@ def listener(port: int, default: str | None, *routes: dict[str, str | None]) -> 
     return {"port": port, "routes": routes, "default_backend": default}
 
 
+OWN_CHECKS = {
+    "name": "predictor",
+    "health_path": r"/it\'s?a=$1&b=%5B",
+    "health_host": "www.example.org:81",
+    "health_status": "200,204,300-399",
+}
 TWO = [*PLAIN["backends"], {"name": "echo", "health_path": "/up"}]
 BY_PREFIX = {
     **PLAIN,
@@ -358,8 +364,9 @@ SERVERS = "".join(f"    server app{i}-8000 10.99.0.{20 + i}:8000 {OPTIONS}\n" fo
         {**PLAIN, "balance": "leastconn", "nbthread": 1, "http_reuse": "aggressive"},
         {**PLAIN, "balance": "random", "connect_timeout_s": 0.25},
         {**BY_PREFIX, "source_limits": {"requests_per_s": 5, "connections": 9, "exempt_cidrs": ["10.0.0.0/8"]}},
+        {**PLAIN, "backends": [OWN_CHECKS]},
     ],
-    ids=["one", "two by prefix", "two by port", "two by host", "everything", "leastconn", "random", "limits"],
+    ids=["one", "two by prefix", "two by port", "two by host", "everything", "leastconn", "random", "limits", "checks"],
 )
 def test_haproxy_takes_the_template_without_a_warning(_cluster, tmp_path, variables, servers):
     text = render("haproxy.cfg.j2", **variables)
@@ -408,7 +415,7 @@ def test_the_status_document(cluster):
     assert view["config"]["ok"]
     assert view["rejected"] == []
     assert {member["name"]: member["status"] for member in view["members"]} == dict.fromkeys(ADDRESSES, "alive")
-    offer = {"service": "predictor", "version": "1.0.0", "first_port": 8000, "last_port": 8001}
+    offer = {"service": "predictor", "version": "1.0.0", "first_port": 8000, "last_port": 8001, "checks": 0}
     assert [member["offers"] for member in view["members"] if member["name"] == "app1"] == [[offer]]
     assert view["servers"][0] == {
         "service": "predictor",
@@ -500,6 +507,25 @@ def test_a_port_that_was_taken_is_tried_again_until_it_is_free(cluster):
         docker("rm", "--force", name, check=False)
     assert get("/predict", port=8081)[0] == 200
     assert traffic.failed() == {}
+
+
+def test_checks_ask_the_port_that_a_host_offers_and_follow_it(cluster):
+    """app1's instances are checked at app2's first port, where nobody is on app1, and then at their own again."""
+
+    def offer(text: str) -> None:
+        docker("rm", "--force", f"{PREFIX}-app1-serf")
+        cluster.write_offer("app1", text, 7374)
+        cluster.start_agent("app1")
+
+    try:
+        offer("1.0.0;8000-8001;8010")
+        view = cluster.until(lambda view: {states(view).get(f"app1-{port}") for port in PORTS["app1"]} == {"down"})
+        assert states(view)["app2-8010"] == "up"
+        offer("1.0.0;8000-8001;8000")
+        cluster.until(lambda view: {states(view).get(f"app1-{port}") for port in PORTS["app1"]} == {"up"})
+    finally:
+        offer("1.0.0;8000-8001")
+    cluster.until(lambda view: set(states(view).values()) == {"up"})
 
 
 def test_two_services_on_one_port(cluster):

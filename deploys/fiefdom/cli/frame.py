@@ -56,7 +56,9 @@ class Command(click.Command):
         except FiefdomError as error:
             outcome = "failed" if error.recorded else "refused"
             if _wants_json(ctx):
-                _print_json(ctx.meta.get(_BEGUN, {}) | {"outcome": outcome, "error": one_line(error)})
+                _print_json(
+                    ctx.meta.get(_BEGUN, {}) | {"outcome": outcome, "error": one_line(error), "log": list(error.log)}
+                )
             raise
         except BaseException:  # somebody interrupted it
             if _wants_json(ctx) and _BEGUN in ctx.meta:

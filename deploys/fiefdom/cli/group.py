@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import click
@@ -18,9 +19,9 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except FiefdomError as error:
-            _fail(str(error))
+            _fail(*((str(each), each.log) for each in error.each))
         except KeyboardInterrupt:
-            _fail("interrupted; what was done stays, and the next run finishes the rest")
+            _fail(("interrupted; what was done stays, and the next run finishes the rest", ()))
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         # click exits 2 for a wrong option, which would read as "changes pending" here.
@@ -30,9 +31,9 @@ class Group(click.Group):
             click.echo(error.format_message())
             return FAILED
         except click.exceptions.Abort:
-            _fail("interrupted")
+            _fail(("interrupted", ()))
         except click.ClickException as error:
-            _fail(error.format_message())
+            _fail((error.format_message(), ()))
 
 
 def one_line(words: object) -> str:
@@ -40,6 +41,10 @@ def one_line(words: object) -> str:
     return " ".join(str(words).split())
 
 
-def _fail(message: str) -> NoReturn:
-    click.echo(f"error: {one_line(message)}", err=True)
+def _fail(*errors: tuple[str, Iterable[str]]) -> NoReturn:
+    """End with a sentence for each error, and below it its last words."""
+    for message, log in errors:
+        click.echo(f"error: {one_line(message)}", err=True)
+        for line in log:
+            click.echo(f"    {line}", err=True)
     raise SystemExit(FAILED)

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal, Protocol
 
+from fiefdom.converge import failure
 from fiefdom.converge.plan import Change, HostPlan, merge
 from fiefdom.converge.snapshot import sysctl_path
 from fiefdom.desired import network, sshd
 from fiefdom.desired.concerns import CUTTING
 from fiefdom.desired.cutting import Cutting
-from fiefdom.errors import FiefdomError
+from fiefdom.errors import FiefdomError, HostError
 from fiefdom.waiting import looks, now_s, pause
 
 SCRIPT = (Path(__file__).parent / "guard.sh").read_text()
@@ -185,8 +186,9 @@ def perform(line: Line, steps: Sequence[Step], kept: Backup) -> None:
     if config is not None and (reason := line.trial(config)) is not None:
         raise FiefdomError(f"{line.name}: nothing was changed, for the new sshd would keep this client out: {reason}")
     lines = line.take(steps, _ARMED)
-    if words := _failure(lines):
-        raise FiefdomError(f"{line.name}: {_after_failure(line, kept, lines, words)}")
+    words, log = failure.of_lines(lines)
+    if words:
+        raise HostError(line.name, _after_failure(line, kept, lines, words), log)
     began_s = now_s()
     why = _unconfirmed(line, kept)
     if why is None:
@@ -244,12 +246,6 @@ def _not_back(line: Line, within_s: float) -> str | None:
         if late or reason is None:
             break
     return reason
-
-
-def _failure(lines: Sequence[str]) -> str | None:
-    """What a step complained of, if one did."""
-    complaints = [text.split("\t")[1:] for text in lines if text.startswith("fiefdom-failed\t")]
-    return ": ".join(complaints[0]) if complaints else None
 
 
 def _after_failure(line: Line, kept: Backup, lines: Sequence[str], words: str) -> str:

@@ -39,10 +39,11 @@ def plan_of(
     # Worked out once, for whatever the host says of itself until a release, its instances are the same.
     instances = plan.of_instances(state, found, known.identities)
     running = plan.running_versions(instances, found, hold)
+    checks = plan.running_checks(instances, found, hold)
     going = plan.going_ports(state, found)
     if running or going:
         # What the host says of itself must stay true until the release, and what it runs be reached until its turn.
-        state = state_of(replace(context, running=running, going=going), concerns)
+        state = state_of(replace(context, running=running, checks=checks, going=going), concerns)
     complete = tuple(concerns) == ALL
     return plan.of_host(name, state, found, known.identities, complete=complete, hold=hold, instances=instances)
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
+from urllib.parse import urlsplit
 
 from fiefdom.converge.snapshot import FoundContainer, FoundUnit, Snapshot, sysctl_path
 from fiefdom.converge.units import RUNNING, unit_actions
@@ -200,12 +201,34 @@ def running_versions(instances: Iterable[Change], snapshot: Snapshot, hold: Coll
     return {service: version for service, version in found.items() if version}
 
 
+def running_checks(instances: Iterable[Change], snapshot: Snapshot, hold: Collection[str]) -> dict[str, int]:
+    """How far from its own port the port of an instance's checks is, for each service as in `running_versions`.
+
+    A service whose checks ask its own port is left out.
+    """
+    held = [c for c in _held(instances, snapshot, hold) if is_healthy(c, snapshot)]
+    found = {c.service: (snapshot.containers[c.name].checks, _port(c.name)) for c in held}
+    return {name: checks - port for name, (checks, port) in found.items() if checks is not None and port is not None}
+
+
 def going_ports(state: HostState, now: Snapshot) -> tuple[int, ...]:
     """Host ports of running instances that ``state`` has no more."""
-    wanted = {container.name for container in state.containers}
-    running = (n for n, found in now.containers.items() if found.ours and found.running and found.role == "instance")
-    ports = (name.rpartition("-")[2] for name in running if name not in wanted)
-    return tuple(sorted(int(port) for port in ports if port.isdecimal()))
+    wanted = {container.name: container for container in state.containers}
+    going: set[int | None] = set()
+    for name, found in now.containers.items():
+        if not (found.ours and found.running and found.role == "instance"):
+            continue
+        if name not in wanted:
+            going |= {_port(name), found.checks}
+        elif found.checks != urlsplit(wanted[name].probe or "").port:
+            going.add(found.checks)
+    return tuple(sorted(port for port in going if port is not None))
+
+
+def _port(name: str) -> int | None:
+    """Host port of an instance, by its container's name."""
+    port = name.rpartition("-")[2]
+    return int(port) if port.isdecimal() else None
 
 
 def _held(instances: Iterable[Change], now: Snapshot, hold: Collection[str]) -> Iterator[Container]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ SCRIPT = (Path(__file__).parent / "snapshot.sh").read_text().replace("# @FACTS@\
 # Of each container what the plan reads; the script adds the two lines that `container_facts` makes a digest of.
 _CONTAINER_FORMAT = "\t".join(
     ["{{.Name}}", "{{.State.Running}}", "{{.Image}}"]
-    + [f'{{{{index .Config.Labels "fiefdom.{label}"}}}}' for label in ("spec", "role", "version", "name")]
+    + [f'{{{{index .Config.Labels "fiefdom.{label}"}}}}' for label in ("spec", "role", "version", "name", "checks")]
 )
 SYSCTL_ROOT = "/proc/sys/"
 STAMPS = "/var/lib/fiefdom/stamps/"
@@ -57,7 +58,10 @@ class FoundImage:
 
 @dataclass(frozen=True)
 class FoundContainer:
-    """A container as Docker shows it; ``facts`` is the digest of what it was really started with."""
+    """A container as Docker shows it; ``facts`` is the digest of what it was really started with.
+
+    ``checks`` is the host port of its health checks, where that is one of its own.
+    """
 
     running: bool
     image_id: str
@@ -66,6 +70,7 @@ class FoundContainer:
     version: str
     ours: bool
     facts: str
+    checks: int | None = None
 
 
 @dataclass(frozen=True)
@@ -182,10 +187,13 @@ class _Parser:
         elif kind in ("sysctl", "stamp", "offer"):
             path, _, value = rest.partition(":")
             self._maps[kind][path] = "\t".join(value.split("\t"))
-        elif kind == "container" and len(fields) == 8:
-            name, running, image_id, spec, role, version, ours, facts = (f.replace("<no value>", "") for f in fields)
+        elif kind == "container" and len(fields) == 9:
+            name, running, image_id, spec, role, version, ours, checks, facts = (
+                f.replace("<no value>", "") for f in fields
+            )
+            port = int(checks) if re.fullmatch("[0-9]{1,5}", checks, re.ASCII) else None
             self._containers[name.lstrip("/")] = FoundContainer(
-                running == "true", image_id, spec, role, version, bool(ours), facts
+                running == "true", image_id, spec, role, version, bool(ours), facts, port
             )
         elif kind == "made" and len(fields) == 2:
             self._made.add((fields[0], fields[1]))

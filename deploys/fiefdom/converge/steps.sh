@@ -13,9 +13,18 @@ umask 022
 state=/var/lib/fiefdom
 manifest=$state/manifest
 
-fail() {
-    printf 'fiefdom-failed\t%s\t%s\n' "$1" "$(printf '%s' "$2" | tr '\n\t' '; ')"
+newline='
+'
+# The reason is one sentence. What it has below its first line, and more lines, are told apart from it.
+fail() { # thing reason [lines]
+    more=${2#"${2%%"$newline"*}"}
+    printf '%s\n%s\n' "${more#"$newline"}" "${3:-}" | tell_lines "$1"
+    printf 'fiefdom-failed\t%s\t%s\n' "$1" "$(printf '%s' "${2%%"$newline"*}" | tr '\t' ' ')"
     exit 1
+}
+
+tell_lines() { # thing; lines on standard input
+    tr '\t' ' ' | grep . | while IFS= read -r line; do printf 'fiefdom-log\t%s\t%s\n' "$1" "$line"; done
 }
 
 # Two runs at once take turns; a lock dies with its holder.
@@ -178,7 +187,30 @@ reconfigure() { # interface
     fail "$1" "cannot be configured: $output"
 }
 
+# To a person, words of what failed are worth more than systemctl's.
 why_failed() { journalctl -q -n 10 -o cat -u "$1" 2>/dev/null | tail -n 10; }
+
+# What a unit's own processes said: the supervisor says in an error why it ends, and marks what its container says.
+said() { # unit since_s option...
+    said_unit=$1 said_since_s=$2
+    shift 2
+    journalctl -q -o cat --since "@$said_since_s" "$@" "_SYSTEMD_UNIT=$said_unit" 2>/dev/null
+}
+
+reason_of() { # unit since_s
+    reason=$(said "$1" "$2" -p err | grep . | tail -n 1)
+    # What stands before the reason is the unit already.
+    printf '%s' "${reason#"$(printf '%s' "${1%.service}" | tr @ -): "}"
+}
+
+last_words() { # unit since_s
+    words=$(said "$1" "$2")
+    case $words in
+    *"$newline| "* | "| "*) printf '%s\n' "$words" | sed -n 's/^| //p' ;;
+    ?*) printf '%s\n' "$words" | grep -vxF "$(said "$1" "$2" -p err | grep . | tail -n 1)" ;;
+    *) why_failed "$1" ;; # systemd's own words
+    esac | tail -n 10
+}
 
 change_unit() { # name modes stamp live
     for mode in $(printf '%s' "$2" | tr , ' '); do
@@ -190,20 +222,13 @@ change_unit() { # name modes stamp live
         # A unit that is down has nothing to reload; it reads its configuration when it starts.
         reload) output=$(systemctl reload-or-restart "$1" 2>&1) ;;
         enable | disable) output=$(systemctl -q "$mode" "$1" 2>&1) ;;
-        esac || fail "$1" "$mode failed: $output; $(why_failed "$1")"
+        esac || fail "$1" "$mode failed: $output" "$(why_failed "$1")"
     done
     [ "$3" != - ] || return 0
     live=-
     # shellcheck disable=SC2086 # words of our own
     [ "$4" = - ] || live=$($4 2>/dev/null | sha256sum | cut -c 1-64)
     printf '%s %s\n' "$3" "$live" >"$staging/stamp" && mv -f "$staging/stamp" "$state/stamps/$1"
-}
-
-# Lines of its journal for whoever asks why a unit failed; to a person they are worth more than systemctl's words.
-tell_log() { # unit
-    why_failed "$1" | while IFS= read -r line; do
-        printf 'fiefdom-log\t%s\t%s\n' "$1" "$(printf '%s' "$line" | tr '\t' ' ')"
-    done
 }
 
 # An image counts as there by its name, so one with a broken layer is sent again only once it is gone.
@@ -216,7 +241,7 @@ storage_mend() { # unit words
     image=$(sed -n 's/^image //p' "/etc/fiefdom/containers/$image.conf" 2>/dev/null)
     # By its id, for under another name it would stay.
     id=$(docker image inspect --format '{{.Id}}' "$image" 2>/dev/null | cut -c 8-19)
-    printf 'Docker has broken files of %s; remove its containers with docker rm -f, then docker image rm --force %s, and apply again: ' \
+    printf 'Docker has broken files of %s; remove its containers with docker rm -f, then docker image rm --force %s, and apply again' \
         "$image" "${id:-$image}"
 }
 
@@ -234,32 +259,37 @@ container_units() { # verb units...
         case $verb:$(systemctl is-active "$unit") in
         *start:active | reload:active | stop:inactive) ;;
         *)
-            [ "$undo" = no ] || {
-                tell_log "$unit"
-                fail "$unit" "did not $verb"
-            }
-            why=$(why_failed "$unit")
-            fail "$unit" "did not $verb: $(storage_mend "$unit" "$why")$why"
+            why=$(reason_of "$unit" "$began_s")
+            words=$(last_words "$unit" "$began_s")
+            mend=$(storage_mend "$unit" "$why$words")
+            fail "$unit" "${mend:-${why:-did not $verb}}" "${mend:+$why$newline}$words"
             ;;
         esac
     done
     # All are up, so what failed is told nowhere else: a reload leaves the old one in its place.
-    fail "$*" "$verb failed: $output; $(for unit; do why_failed "$unit"; done)"
+    for unit; do
+        why=$(reason_of "$unit" "$began_s")
+        [ -z "$why" ] || fail "$unit" "$why" "$(last_words "$unit" "$began_s")"
+    done
+    fail "$*" "$verb failed: $output"
 }
 
 # What does not come up ends nothing: what else is to serve here comes up all the same, and the run fails at its end.
-tell_sick() { # unit
+tell_sick() { # unit since_s
     sick="$sick $1"
-    tell_log "$1"
-    why=$(why_failed "$1" | tail -n 1)
-    printf 'fiefdom-sick\t%s\t%s\n' "$1" "$(storage_mend "$1" "$why")$(printf '%s' "${why:-did not start}" | tr '\t' ' ')"
+    why=$(reason_of "$1" "$2")
+    words=$(last_words "$1" "$2")
+    mend=$(storage_mend "$1" "$why$words")
+    printf '%s\n' "${mend:+$why$newline}$words" | tell_lines "$1"
+    printf 'fiefdom-sick\t%s\t%s\n' "$1" "$(printf '%s' "${mend:-${why:-did not start}}" | tr '\t' ' ')"
 }
 
 bring_up() { # units of instances...
+    began_s=$(date +%s)
     systemctl reset-failed "$@" 2>/dev/null
     systemctl restart "$@" 2>/dev/null && return
     for unit; do
-        [ "$(systemctl is-active "$unit")" = active ] || tell_sick "$unit"
+        [ "$(systemctl is-active "$unit")" = active ] || tell_sick "$unit" "$began_s"
     done
 }
 
@@ -276,7 +306,7 @@ bring_into_rotation() { # start|reload, the offer's unit, the units of its insta
     }
     systemctl reset-failed "$offer" 2>/dev/null
     began_s=$(date +%s)
-    systemctl "$verb" "$offer" 2>/dev/null || tell_sick "$offer"
+    systemctl "$verb" "$offer" 2>/dev/null || tell_sick "$offer" "$began_s"
     tell_delays "$began_s" "$offer"
 }
 
@@ -361,7 +391,7 @@ put_back() { # aside: keep the release's containers under another name; or repla
             if [ ! -e "$kept" ]; then
                 rm -f "$name"
             elif ! { output=$(ln -f "$kept" "$staged" 2>&1) && move_file "$staged" "$name"; }; then
-                printf 'fiefdom-not-restored\t%s\t%s\n' "$name" "$(printf '%s' "$output" | tr '\n\t' '; ')"
+                printf 'fiefdom-not-restored\t%s\t%s\n' "$name" "$(printf '%s' "$output" | tr '\n\t' '  ')"
                 missed=yes
             fi
             ;;

@@ -5,7 +5,7 @@
 #   run NAME [HEIR]  start it, or take over the one that runs; ready when it answers its probe; end when it ends
 #   reload NAME      have `run NAME HEIR` replace the running one by a successor without a gap; $MAINPID is that run
 #   stop NAME        stop it within its grace period
-#   answering NAME...  print those that answer their probe now, all asked at once
+#   answering NAME...  say of each whether it answers its probe now, or why not; all are asked at once
 #   facts NAME       print what it really runs; the environment only as a hash
 #
 # HEIR is for containers that take over from one another: see `handover`, which only the hosts of such containers carry.
@@ -34,8 +34,15 @@ say() {
   printf '%s\n' "$*" >&2
 }
 
+# Why it ends: an error in the journal, which tells it from all that was only said, and from the container's own words.
+say_why() {
+  level=
+  [ "${JOURNAL_STREAM:-}" != "$(stat -L -c %d:%i /proc/self/fd/2)" ] || level='<3>'
+  printf '%s%s\n' "$level" "$*" >&2
+}
+
 die() {
-  say "$@"
+  say_why "$@"
   exit 1
 }
 
@@ -51,7 +58,11 @@ in_background() {
 
 # A start that fails at once is tried again at once by systemd; the pause keeps a broken one from burning the CPU.
 give_up() {
-  say "$@"
+  say_why "$@"
+  pause_and_exit
+}
+
+pause_and_exit() {
   in_background sleep 2 || :
   exit 1
 }
@@ -66,6 +77,7 @@ load() {
   name=$1
   conf=$conf_dir/$name.conf
   [ -r "$conf" ] || give_up "$name: $conf is missing"
+  probe_host='' probe_status=200-399
   while IFS= read -r line; do
     value=${line#* }
     case ${line%% *} in
@@ -74,12 +86,16 @@ load() {
       role) role=$value ;;
       version) version=$value ;;
       probe) probe=$value ;;
+      probe_host) probe_host=$value ;;
+      probe_status) probe_status=$value ;;
       probe_timeout_s) probe_timeout_s=$value ;;
       start_timeout_s) start_timeout_s=$value ;;
       stop_signal) stop_signal=$value ;;
       stop_grace_s) stop_grace_s=$value ;;
     esac
   done < "$conf"
+  # As the gateways' checks have it: the service's name, which is the container's without its port.
+  [ "$role" != instance ] || [ -n "$probe_host" ] || probe_host=${name%-*}
 }
 
 docker_answers() {
@@ -256,29 +272,67 @@ listens() {
   grep -q "^ *[0-9]*: [0-9A-F]*:$(printf '%04X' "$1") [0-9A-F]*:0000 0A " /proc/net/tcp
 }
 
+# Whether it is healthy; where it is not, $why is for the words "for N s" to follow.
 answers() {
+  why=
   case $probe in
-    '') return 0 ;;
-    tcp://*) listens "${probe##*:}" ;;
-    *) curl --silent --fail --output /dev/null --noproxy '*' --max-time "$probe_timeout_s" "$probe" ;;
+    '') ;;
+    tcp://*) listens "${probe##*:}" || { why='nobody listens'; return 1; } ;;
+    *) answers_http ;;
   esac
 }
 
+# What is a good answer here is one to the gateways' checks: judged by its status as soon as that is known; path, Host
+# header and redirects are as they are.
+answers_http() {
+  ended=0
+  code=$(curl --silent --output /dev/null --write-out '%{http_code}' --noproxy '*' --globoff --path-as-is \
+    --max-time "$probe_timeout_s" ${probe_host:+--header "Host: $probe_host"} "$probe") || ended=$?
+  case $ended:$code in
+    *:[1-9]*)
+      ! is_wanted_status "$code" || return 0
+      why="answered $code, wanted $probe_status"
+      ;;
+    7:*) why='refused the connection' ;;
+    28:*) why="no answer within $probe_timeout_s s" ;;
+    52:* | 56:*) why='closed the connection without an answer' ;;
+    1:* | 8:*) why='answered, but not in HTTP' ;;
+    *) why="curl ended with $ended" ;;
+  esac
+  return 1
+}
+
+is_wanted_status() {
+  left=$probe_status,
+  while [ -n "$left" ]; do
+    range=${left%%,*} left=${left#*,}
+    if [ "$1" -ge "${range%-*}" ] && [ "$1" -le "${range#*-}" ]; then return 0; fi
+  done
+  return 1
+}
+
+# Each line marked, so that nothing a container says reads like words of this script's own.
 last_words() {
-  docker logs --tail 20 "${1:-$name}" >&2 || :
+  docker logs --tail 20 "${1:-$name}" 2>&1 | sed 's/^/| /' >&2 || :
 }
 
 await_health() {
   deadline_s=$(($(now_s) + start_timeout_s))
   until answers; do
     if ! [ -d "/proc/$pid" ]; then
+      observe
+      # dockerd may not have noticed yet, and somebody may have removed it.
+      with=
+      [ "$exists:$running" != yes:false ] || with=", with exit code $exit_code"
+      say_why "$name: ended before it was healthy$with"
       last_words
-      give_up "$name: ended before it answered; its last lines are above"
+      pause_and_exit
     fi
     if [ "$(now_s)" -ge "$deadline_s" ]; then
+      say_why "$name: $why, for $start_timeout_s s at $probe"
       last_words
       docker stop "$name" > /dev/null || :
-      give_up "$name: no answer from $probe in $start_timeout_s s; its last lines are above"
+      pause_and_exit
     fi
     in_background sleep 0.1 || :
   done
@@ -366,7 +420,7 @@ answering() {
   for asked_for; do
     (
       load "$asked_for"
-      ! answers || printf '%s\n' "$name"
+      if answers; then printf '%s\n' "$name"; else printf '%s: %s\n' "$name" "$why"; fi
     ) &
   done
   wait

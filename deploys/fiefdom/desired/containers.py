@@ -25,6 +25,9 @@ FAILED = ".failed"
 # supervisor's alone, see handover.sh.
 HANDING_OVER = (".next", ".retiring-")
 
+# The host port of a container's health checks, where that is one of its own.
+CHECKS_LABEL = "fiefdom.checks"
+
 # How long a unit waits for dockerd, and what starting and stopping cost beside the container's own time.
 DOCKER_TIMEOUT_S = 90
 MARGIN_S = 30
@@ -100,6 +103,9 @@ def conf_file(container: Container, state: HostState) -> File:
         ("role", container.role),
         ("version", container.version),
         ("probe", container.probe or ""),
+        # The supervisor has the defaults: where these keys are not used, the settings are as they were before them.
+        *((("probe_host", container.probe_host),) if container.probe_host else ()),
+        *((("probe_status", container.probe_status),) if container.probe_status else ()),
         ("probe_timeout_s", f"{container.probe_timeout_s:g}"),
         ("start_timeout_s", str(container.start_timeout_s)),
         ("stop_signal", container.stop_signal),

@@ -19,6 +19,8 @@ class Context:
     secrets: Secrets
     running: Mapping[str, str] = field(default_factory=dict)
     """Version of each service that keeps, for now, another one than the inventory's: its release is pending."""
+    checks: Mapping[str, int] = field(default_factory=dict)
+    """Of these, how far from an instance's own port the port of its checks is, where it has one."""
     going: tuple[int, ...] = ()
     """Ports of instances that the host still runs, and is not to any more once it had its turn."""
 

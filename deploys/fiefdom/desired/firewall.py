@@ -83,7 +83,7 @@ def _rules(context: Context, own: Iterable[str]) -> str:
         stats_port=cluster.gateway.stats_port,
         route_ports=ranges(service.route.port for service in cluster.services.values()),
         # This is in force before the host's turn, until which gateways send it requests for what it runs.
-        instance_ports=ranges({*(i.port for i in cluster.instances(context.name)), *context.going}),
+        instance_ports=ranges({*(port for i in cluster.instances(context.name) for port in i.ports), *context.going}),
     )
 
 

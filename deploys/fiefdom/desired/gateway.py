@@ -20,7 +20,7 @@ from fiefdom.desired.membership import agent_file, ring_files, rpc_environment
 from fiefdom.desired.programs import program
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Container, Directory, File, HostState, Image, Unit
-from fiefdom.model import LAST_PORT, Cluster, Gateway, Service
+from fiefdom.model import LAST_PORT, Cluster, Gateway, Health, Service
 
 NAME = "gateway"
 UNIT = "gateway.service"
@@ -121,10 +121,7 @@ def _haproxy(context: Context) -> str:
         "haproxy.cfg.j2",
         stats_bind=f"{context.host.address}:{gateway.stats_port}",
         listeners=_listeners(cluster),
-        backends=[
-            {"name": name, "health_path": service.health.path, "health_timeout_s": service.health.timeout_s}
-            for name, service in sorted(cluster.services.items())
-        ],
+        backends=[_backend(name, service.health) for name, service in sorted(cluster.services.items())],
         maxconn=gateway.maxconn,
         retries=gateway.retries,
         balance=gateway.balance,
@@ -135,6 +132,17 @@ def _haproxy(context: Context) -> str:
         hard_stop_after_s=hard_stop_after_s(gateway),
         source_limits=gateway.source_limits,
     )
+
+
+def _backend(name: str, health: Health) -> dict[str, object]:
+    return {
+        "name": name,
+        # A path may hold this one character that is not text to HAProxy.
+        "health_path": health.path.replace("'", r"\'"),
+        "health_timeout_s": health.timeout_s,
+        "health_host": health.host or name,
+        "health_status": health.own_status,
+    }
 
 
 def hard_stop_after_s(gateway: Gateway) -> int:
@@ -229,13 +237,20 @@ def server_options(service: Service, retries: int) -> str:
 def max_instances(cluster: Cluster, name: str) -> int:
     """How many ports from a service's base port the gateway believes a member to serve it on.
 
-    At least what the inventory has on any host; beyond that up to the next service's base port.
+    At least what the inventory has on any host; beyond that up to the next base port, of this service's checks too.
     """
-    base = cluster.services[name].base_port
-    ends = [service.base_port for service in cluster.services.values() if service.base_port > base]
-    room = min([*ends, LAST_PORT + 1]) - base
+    bases = [port for service in cluster.services.values() for port in _bases(service)]
+    rooms = (
+        min([*(port for port in bases if port > base), LAST_PORT + 1]) - base for base in _bases(cluster.services[name])
+    )
+    room = min(rooms)
     asked = max(cluster.count(host, name) for host in cluster.hosts)
     return max(asked, min(MAX_INSTANCES, room))
+
+
+def _bases(service: Service) -> list[int]:
+    checks = service.health.base_port
+    return [service.base_port] if checks is None else [service.base_port, checks]
 
 
 def _unit_file(container: Container) -> File:

@@ -71,12 +71,12 @@ await_heir() {
   deadline_s=$(($(now_s) + start_timeout_s))
   until docker exec "$next" "$heir" healthy > /dev/null 2>&1; do
     if ! [ -d "/proc/$pid" ]; then
-      why="the successor ended before it had taken over; its last lines are in the journal"
+      why="the successor ended before it had taken over"
       set_aside
       return 1
     fi
     if [ "$(now_s)" -ge "$deadline_s" ]; then
-      why="the successor has not taken over within $start_timeout_s s; its last lines are in the journal"
+      why="the successor has not taken over within $start_timeout_s s"
       docker kill "$next" > /dev/null || :
       set_aside
       return 1
@@ -87,6 +87,7 @@ await_heir() {
 
 set_aside() {
   await_docker
+  say_why "$name: ${why:-the successor ended}"
   last_words "$next"
   docker rm --force "$name.failed" > /dev/null 2>&1 || :
   docker rename "$next" "$name.failed"

@@ -20,8 +20,11 @@ no_gateway_s=5
 # How long the host's own agent may take to come back.
 agent_s=10
 
+# Why it ends is an error in the journal, as container.sh tells it.
 die() {
-  printf '%s\n' "$*" >&2
+  level=
+  [ "${JOURNAL_STREAM:-}" != "$(stat -L -c %d:%i /proc/self/fd/2)" ] || level='<3>'
+  printf '%s%s\n' "$level" "$*" >&2
   exit 1
 }
 
@@ -170,7 +173,7 @@ await_gateway() {
 count_answering() {
   # shellcheck disable=SC2086 # names without blanks
   answering=$("$container" answering $containers)
-  count=$(printf '%s\n' "$answering" | grep -c .)
+  count=$(printf '%s\n' "$answering" | grep -c '^[^:][^:]*$')
 }
 
 # Whether one that does not answer is on its way still: its unit has not come to the end of its first start.
@@ -209,8 +212,9 @@ make() {
   load "$1"
   tell_state "waits for its instances"
   await_instances || {
-    tell_state "not offered: none of its $wanted instances answers"
-    die "$service is not offered: none of its $wanted instances answers"
+    why=$(printf '%s\n' "$answering" | grep -m 1 ': ')
+    tell_state "not offered: none of its $wanted instances is healthy, $why"
+    die "$service is not offered: none of its $wanted instances is healthy, $why"
   }
   (
     with_lock
@@ -219,9 +223,9 @@ make() {
     tell_agent -set "svc:$service=$word"
   ) || die "$service is not offered: the host's Serf agent does not answer"
   ! await_gateway || until_all_say serving "$host $service $count" "$join_timeout_s" 0
-  tell_state "offered: $count of $wanted instances answer"
-  [ "$count" = "$wanted" ] || printf '%s is offered by %s of its %s instances: the others do not answer\n' \
-    "$service" "$count" "$wanted" >&2
+  why=$(printf '%s\n' "$answering" | grep -m 1 ': ')
+  tell_state "offered: $count of $wanted instances are healthy${why:+, $why}"
+  [ "$count" = "$wanted" ] || printf '%s is offered by %s of its %s instances: %s\n' "$service" "$count" "$wanted" "$why" >&2
 }
 
 withdraw() {

@@ -50,14 +50,27 @@ def desired(context: Context) -> HostState:
     return state
 
 
+def _word(context: Context, name: str, ports: list[int]) -> str:
+    """What the host says of a service: `1.0.0;8000-8003`, its version and ports.
+
+    A third field is the first port of checks, where these have ports of their own: `1.0.0;8000-8003;9000`. Gateways
+    learn it here, host by host, for an instance has such a port only once its host had its turn.
+    """
+    service = context.cluster.services[name]
+    version, first, last = context.running.get(name, service.version), min(ports), max(ports)
+    checks = service.health.base_port
+    if name in context.running:
+        checks = first + context.checks[name] if name in context.checks else None
+    return f"{version};{first}-{last}" + ("" if checks is None else f";{checks}")
+
+
 def _offer(context: Context, service: str, instances: list[Instance]) -> HostState:
     cluster, wanted = context.cluster, context.cluster.services[service]
     ports = [instance.port for instance in instances]
-    version = context.running.get(service, wanted.version)
     offer = Offer(
         service=service,
         unit=unit_of(service),
-        word=f"{version};{min(ports)}-{max(ports)}",
+        word=_word(context, service, ports),
         instances=tuple(instance.unit for instance in instances),
     )
     start_s = wanted.health.start_timeout_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fiefdom.desired.containers import (
+    CHECKS_LABEL,
     env_file,
     env_path,
     image_ref,
@@ -48,12 +49,13 @@ def _environment(context: Context, instance: Instance, service: Service) -> dict
 
 
 def _container(context: Context, instance: Instance, service: Service) -> Container:
-    limits = service.limits
+    limits, health = service.limits, service.health
     address = context.host.address
     tmpfs_mib = max(TMPFS_LEAST_MIB, limits.memory_mib // TMPFS_SHARE)
     args = (
         "--network=bridge",
         f"--publish={address}:{instance.port}:{service.container_port}",
+        *_check_args(address, instance, service),
         f"--env-file={env_path(instance.container)}",
         # Process 1 ignores every signal it has no handler for: a service that never heard of SIGTERM would be
         # killed at the end of its grace. docker-init is process 1 instead, passes signals on and reaps orphans.
@@ -77,11 +79,23 @@ def _container(context: Context, instance: Instance, service: Service) -> Contai
         args=args,
         command=service.command,
         config=(env_path(instance.container),),
-        probe=f"http://{address}:{instance.port}{service.health.path}",
-        probe_timeout_s=service.health.timeout_s,
-        start_timeout_s=service.health.start_timeout_s,
+        probe=f"http://{address}:{instance.check_port or instance.port}{health.path}",
+        probe_host=health.host or "",
+        probe_status=health.own_status,
+        probe_timeout_s=health.timeout_s,
+        start_timeout_s=health.start_timeout_s,
         stop_grace_s=service.stop_grace_s,
         version=service.version,
+    )
+
+
+def _check_args(address: str, instance: Instance, service: Service) -> tuple[str, ...]:
+    """Arguments for checks on a port of their own; the label tells the plan the port of what runs until a release."""
+    if instance.check_port is None:
+        return ()
+    return (
+        f"--publish={address}:{instance.check_port}:{service.health.container_port}",
+        f"--label={CHECKS_LABEL}={instance.check_port}",
     )
 
 

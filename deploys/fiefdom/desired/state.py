@@ -100,8 +100,9 @@ class Container:
 
     ``args`` are arguments of `docker create` before the image, without name and labels; ``command`` follows
     the image. ``config`` are paths of files that the container reads only when it starts.
-    ``service`` is what an instance is one of. ``probe`` is the URL that answers 2xx or 3xx, asked from the host, when
-    it is up.
+    ``service`` is what an instance is one of. ``probe`` is the URL that is asked from the host, and answered with
+    ``probe_status`` ("200-399" when empty) when it is up; ``probe_host`` is the Host header, the service's name when
+    empty.
     """
 
     name: str
@@ -112,6 +113,8 @@ class Container:
     command: tuple[str, ...] = ()
     config: tuple[str, ...] = ()
     probe: str | None = None
+    probe_host: str = ""
+    probe_status: str = ""
     probe_timeout_s: float = 2.0
     start_timeout_s: int = 60
     stop_signal: str = "SIGTERM"
@@ -124,8 +127,8 @@ class Container:
 class Offer:
     """One service of this host in the gateways' rotation, as ``unit`` makes and withdraws it.
 
-    ``word`` is what the host says of it to gateways: `VERSION;FIRST-LAST`, the last two being ports. ``instances`` are
-    the units that it needs.
+    ``word`` is what the host says of it to gateways: `VERSION;FIRST-LAST[;CHECKS]`, the others being ports.
+    ``instances`` are the units that it needs.
     """
 
     service: str

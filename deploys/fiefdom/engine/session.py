@@ -20,12 +20,12 @@ from pyinfra.api.host import Host
 from pyinfra.context import ctx_host, ctx_state
 
 from fiefdom.cluster import ledger
-from fiefdom.converge import guard, snapshot, steps
+from fiefdom.converge import failure, guard, snapshot, steps
 from fiefdom.converge.steps import SCRIPT, TURN, Phase, Step
 from fiefdom.engine import shells
 from fiefdom.engine.line import guarded
-from fiefdom.engine.shells import AS_ROOT, BOUNDED, QUIET_S, as_root, failure, reaching, run_script, sick, stream, tune
-from fiefdom.errors import FiefdomError, HostError, Sick
+from fiefdom.engine.shells import AS_ROOT, BOUNDED, QUIET_S, as_root, reaching, run_script, stream, tune
+from fiefdom.errors import FiefdomError, HostError, HostErrors, Sick
 from fiefdom.images import build, send
 from fiefdom.inventory import groups
 from fiefdom.model import Cluster
@@ -173,7 +173,7 @@ class Session:
         jobs = {name: gevent.spawn(attempt, name) for name in (self.names if names is None else names)}
         gevent.joinall(jobs.values(), raise_error=True)
         if errors:
-            raise FiefdomError("; ".join(str(errors[name]) for name in jobs if name in errors))
+            raise HostErrors(errors[name] for name in jobs if name in errors)
         return {name: job.value for name, job in jobs.items()}
 
     def snapshot_lines(self, queries: Mapping[str, str]) -> dict[str, list[str]]:
@@ -272,11 +272,10 @@ class Session:
         if reason := host.connector_data.pop(_REASON, None):
             return HostError(host.name, str(reason))
         meta = self._state.get_op_data_for_host(host, error.args[0]).operation_meta
-        if reason := failure(meta.stdout_lines):
-            return HostError(host.name, reason)
-        if units := sick(meta.stdout_lines):
+        words, log = failure.of_lines(meta.stdout_lines)
+        if not words and (units := failure.sick(meta.stdout_lines)):
             return Sick(host.name, units)
-        return HostError(host.name, " ".join(meta.stderr.split()) or "the connection broke off")
+        return HostError(host.name, words or " ".join(meta.stderr.split()) or "the connection broke off", log)
 
     def _host(self, name: str) -> Host:
         found: Host = self._state.inventory.get_host(name)

@@ -15,8 +15,7 @@ from pyinfra.api import QuoteString, StringCommand
 from pyinfra.api.host import Host
 
 from fiefdom.converge.steps import TURN, Step, steps_text
-from fiefdom.errors import FiefdomError, SickUnit, Unreachable
-from fiefdom.wording import printable
+from fiefdom.errors import FiefdomError, Unreachable
 
 LOST_S = 30
 """Seconds without a sign of a host, while something is to be heard from it, after which its connection is lost."""
@@ -122,30 +121,6 @@ def follow(host: Host, steps: Iterable[Step], hear: Callable[[str], None]) -> No
             raise Unreachable(host.name, "the connection broke off; the host ends its turn by itself")
     finally:
         channel.close()
-
-
-def failure(lines: Iterable[str]) -> str | None:
-    """What steps.sh said when a step failed: the thing and the reason."""
-    for line in lines:
-        kind, _, rest = line.partition("\t")
-        if kind == "fiefdom-failed":
-            thing, _, why = rest.partition("\t")
-            return f"{thing}: {why}"
-    return None
-
-
-def sick(lines: Iterable[str]) -> list[SickUnit]:
-    """Units that steps.sh says did not come up; their last words come before that."""
-    found: list[SickUnit] = []
-    words: dict[str, list[str]] = {}
-    for line in lines:
-        kind, _, rest = line.partition("\t")
-        unit, _, text = rest.partition("\t")
-        if kind == "fiefdom-log":
-            words.setdefault(unit, []).append(printable(text))
-        elif kind == "fiefdom-sick":
-            found.append(SickUnit(unit, printable(text), tuple(words.get(unit, ()))))
-    return found
 
 
 def text_of(host: Host, path: str) -> str:

@@ -65,7 +65,9 @@ class Draft(Model):
     def _instances(self, host: str) -> Iterator[Instance]:
         for name, service in self.services.items():
             for i in range(self.count(host, name)):
-                yield Instance(host=host, service=name, port=service.base_port + i)
+                checks = service.health.base_port
+                check_port = None if checks is None else checks + i
+                yield Instance(host=host, service=name, port=service.base_port + i, check_port=check_port)
 
     def service_on(self, host: str, service: str) -> Service:
         """``service`` with the overrides of ``host``."""

@@ -15,6 +15,7 @@ from fiefdom.model.text import (
     EnvName,
     FilePath,
     Group,
+    HostHeader,
     HostName,
     Many,
     Matches,
@@ -22,6 +23,7 @@ from fiefdom.model.text import (
     Name,
     PathPrefix,
     Port,
+    StatusRanges,
     SysctlKey,
     SysctlText,
     UrlPath,
@@ -33,15 +35,36 @@ GATEWAYS = "gateways"
 APP_HOSTS = "app_hosts"
 
 
+# What HAProxy takes as a good answer where nobody says another.
+_ANSWERED = ("200-399",)
+
+
 class Health(Model):
     """How an instance shows that it can serve."""
 
-    path: UrlPath = Field("/health", description="Path that answers 2xx or 3xx when the instance can serve.")
+    path: UrlPath = Field("/health", description="Path that is answered with `status` when the instance can serve.")
+    status: StatusRanges = Field(
+        _ANSWERED, description='Status of a good answer: a code, a range such as "200-399", or a list of these.'
+    )
+    host: HostHeader | None = Field(None, description="Host header of a check; the service's name when absent.")
+    container_port: Port | None = Field(
+        None, description="Port in the container that checks ask, where it is not the service's own; with `base_port`."
+    )
+    base_port: Port | None = Field(
+        None,
+        description="Host port of the first instance's `container_port` of checks; the others follow. "
+        "Open to gateways alone.",
+    )
     interval_s: float = Field(1.0, gt=0, le=60, description="Seconds between the gateway's checks.")
     timeout_s: float = Field(2.0, gt=0, le=60, description="Seconds until a check counts as failed.")
     start_timeout_s: int = Field(
         60, ge=1, le=3600, description="Seconds an instance may take from its start to its first good answer."
     )
+
+    @property
+    def own_status(self) -> str:
+        """Status of a good answer as HAProxy and the hosts' supervisor read it; empty where it is the default."""
+        return "" if self.status == _ANSWERED else ",".join(self.status)
 
 
 class Drain(Model):
@@ -181,11 +204,17 @@ class Host(Model):
 
 
 class Instance(Model):
-    """One container of a service on one host."""
+    """One container of a service on one host. ``check_port`` is the host port of its checks where it is another."""
 
     host: str
     service: str
     port: int
+    check_port: int | None = None
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """Every host port of it, all for gateways alone."""
+        return (self.port,) if self.check_port is None else (self.port, self.check_port)
 
     @property
     def unit(self) -> str:

@@ -170,6 +170,23 @@ def _port_ranges(cluster: Draft, name: str) -> Iterator[_Range]:
             if override is not None and override.instances is not None:
                 key = ("hosts", name, "services", service, "instances")
             yield _Range(key, cluster.services[service].base_port, count)
+            if (first := cluster.services[service].health.base_port) is not None:
+                yield _Range(("services", service, "health", "base_port"), first, count)
+
+
+def _health_problems(cluster: Draft) -> Iterator[Problem]:
+    for name, service in cluster.services.items():
+        health = service.health
+        key: KeyPath = ("services", name, "health")
+        if (health.base_port is None) != (health.container_port is None):
+            missing = "container_port" if health.container_port is None else "base_port"
+            yield key, f"checks on a port of their own need base_port and container_port; add {missing}"
+        elif health.container_port == service.container_port:
+            yield (
+                (*key, "container_port"),
+                f"{service.container_port} is the service's own port, which checks ask anyway; "
+                "take health.base_port and health.container_port out",
+            )
 
 
 def _route_problems(cluster: Draft) -> Iterator[Problem]:
@@ -190,8 +207,9 @@ def _tag_problems(cluster: Draft) -> Iterator[Problem]:
         tags = {"role": "app"}
         for service in cluster.services:
             if count := cluster.count(name, service):
-                base = cluster.services[service].base_port
-                tags[f"svc:{service}"] = f"{cluster.services[service].version};{base}-{base + count - 1}"
+                base, checks = cluster.services[service].base_port, cluster.services[service].health.base_port
+                ports = f"{base}-{base + count - 1}" + (f";{checks}" if checks is not None else "")
+                tags[f"svc:{service}"] = f"{cluster.services[service].version};{ports}"
         # Serf's magic byte and MessagePack's own: 3 for a map, 1 or 3 for a string.
         size = 4 + sum(len(text) + (1 if len(text) < 32 else 3) for pair in tags.items() for text in pair)
         if size > TAGS_MAX_BYTES:
@@ -236,6 +254,7 @@ _RULES = (
     _group_problems,
     _service_problems,
     _port_problems,
+    _health_problems,
     _route_problems,
     _tag_problems,
     _docker_problems,

@@ -121,9 +121,22 @@ SysctlText = Annotated[_TextOrNumber, Matches(r"[!-~]([ -~\t]*[!-~])?", "one lin
 User = Annotated[str, Matches("[a-z_][a-z0-9_-]{0,31}", "a login name such as root or operator")]
 FilePath = Annotated[str, Matches(r"[^\x00-\x1f]+", "a path"), AfterValidator(_path)]
 Argument = Annotated[str, Matches(r"[^\x00\n\r]*", "one line")]
-UrlPath = Annotated[str, Matches("/[!-~]*", "a path from / without blanks")]
+# RFC 3986's characters of a path and a query. What programs make of others differs: brackets are ranges to curl, and a
+# quote or a # is no text to HAProxy.
+_URL_CHARACTER = "[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2}"
+UrlPath = Annotated[
+    str,
+    Matches(
+        rf"/(?:{_URL_CHARACTER})*(?:\?(?:[?]|{_URL_CHARACTER})*)?",
+        "a path from / of what RFC 3986 allows in a path and a query; write others as %XX, such as %5B for [",
+    ),
+]
 PathPrefix = Annotated[str, Matches("/[A-Za-z0-9._~/-]*", "a path from /, of letters, digits and . _ ~ - /")]
 HostName = Annotated[str, Matches("[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", "a host name or address")]
+HostHeader = Annotated[
+    str,
+    Matches("[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?", "a host name or address, with :PORT or without"),
+]
 SecretName = Annotated[
     str, Matches("[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", "at most 64 letters, digits, dots, dashes and underscores")
 ]
@@ -150,6 +163,41 @@ def _address(value: str) -> str:
 
 Cidr = Annotated[str, AfterValidator(_cidr)]
 Address = Annotated[str, AfterValidator(_address)]
+
+
+def _status_range(value: str) -> str:
+    first, _, last = value.partition("-")
+    if last and last < first:
+        raise ValueError(f"{shown(value)} is a range that ends before it begins; write {last}-{first}")
+    return value
+
+
+class _OneOrMany:
+    """What is no list stands for a list of it alone."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._listed, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        many = handler(schema)
+        return {"anyOf": [many["items"], {**many, "minItems": 1}]}
+
+    @staticmethod
+    def _listed(value: object) -> object:
+        if not isinstance(value, list | tuple):
+            return (value,)
+        if not value:
+            raise ValueError("is empty; it needs at least one entry")
+        return value
+
+
+# HAProxy reads a status as three digits; one below 200 is never the last word of an answer.
+StatusRange = Annotated[
+    _TextOrNumber,
+    Matches("[2-5][0-9]{2}(-[2-5][0-9]{2})?", "a status code or a range of them, such as 204 or 200-399"),
+    AfterValidator(_status_range),
+]
+StatusRanges = Annotated[Many[StatusRange], _OneOrMany()]
 
 
 class Model(BaseModel):

@@ -73,10 +73,11 @@ def _require_well(sick: Sequence[Sick]) -> None:
     if sick:
         units = [f"{found.unit} on {error.host}" for error in sick for found in error.units]
         more = f" and {len(units) - 3} more" if len(units) > 3 else ""
-        raise FiefdomError(
+        words = (
             f"{', '.join(units[:3])}{more} did not come up: {sick[0].units[0].reason}; all else is done, "
             "and systemd goes on trying; mend the service and apply again"
         )
+        raise FiefdomError(words).with_log(sick[0].units[0].log)
 
 
 def require_same_key(known: Known, hosts: Hosts, plans: Iterable[HostPlan]) -> None:

@@ -10,7 +10,7 @@ from fiefdom.cluster.views import alone, await_serving, up, views_of
 from fiefdom.converge import carry_out, run
 from fiefdom.converge.run import Hosts, Say
 from fiefdom.desired import offers
-from fiefdom.errors import FiefdomError, Unreachable
+from fiefdom.errors import FiefdomError, HostError, Unreachable
 from fiefdom.model import Cluster
 from fiefdom.procedures import release, turn
 from fiefdom.waiting import looks, pause
@@ -93,7 +93,7 @@ def _upgrade(known: run.Known, hosts: Hosts, name: str, say: Say) -> None:
     if heard.failure:
         if agents:
             turn.take_turn(hosts, name, [("containers", "start", *agents)], turn.Heard(name, lambda *_: None))
-        raise FiefdomError(f"{name}: {heard.failure.unit}: {heard.failure.reason}")
+        raise HostError(name, f"{heard.failure.unit}: {heard.failure.reason}", heard.failure.log)
 
 
 def _reboot(hosts: Hosts, name: str, say: Say) -> str:

@@ -9,7 +9,7 @@ from fiefdom.cluster.views import views_of
 from fiefdom.converge import carry_out, plan, run, snapshot, steps
 from fiefdom.converge.run import Hosts, Say
 from fiefdom.desired.state import HostState
-from fiefdom.errors import FiefdomError
+from fiefdom.errors import FiefdomError, HostError
 from fiefdom.procedures import release, turn
 from fiefdom.wording import printable
 
@@ -61,7 +61,8 @@ def _let_go(hosts: Hosts, remaining: Sequence[str], gone: plan.HostPlan, say: Sa
     heard = turn.Heard(name, lambda host, stage, began=None: None if began else say(host, stage))
     turn.take_turn(hosts, name, steps.farewell(gone, _STAYS), heard)
     if heard.failure:
-        raise FiefdomError(f"{name}: {heard.failure.unit}: {heard.failure.reason}; run it again")
+        said = f"{heard.failure.unit}: {heard.failure.reason}; run it again"
+        raise HostError(name, said, heard.failure.log)
     say(name, "forget")
     _forget(hosts, remaining, name)
     say(name, carry_out.DONE)

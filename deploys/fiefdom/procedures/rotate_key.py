@@ -60,7 +60,8 @@ def rotate(known: run.Known, hosts: Hosts, *, force: bool, take_over: bool, say:
                 _require_ring(cluster, hosts, ring)
             _require_ring(cluster, hosts, (new,))
         except FiefdomError as error:
-            raise FiefdomError(f"{error}; the key is half way, and `fiefdom rotate-key` goes on from there") from error
+            half_way = FiefdomError(f"{error}; the key is half way, and `fiefdom rotate-key` goes on from there")
+            raise half_way.with_log(error.log) from error
         stayed = _left_out(cluster, hosts, say)
         left = secret.adopt_next(cluster)
         if stayed:

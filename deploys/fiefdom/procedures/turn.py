@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from fiefdom.converge import steps
+from fiefdom.converge import failure, steps
 from fiefdom.converge.run import Hosts
 from fiefdom.errors import FiefdomError
 from fiefdom.waiting import now_s
+from fiefdom.wording import printable
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a host's turn ended badly, and what became of it."""
+    """Why a host's turn ended badly, and what became of it. ``log`` are last words, told below the reason."""
 
     host: str
     unit: str
@@ -56,12 +57,12 @@ class Heard:
             self.end()
             self._current, self._began = first, now_s()
             self.stage(self.host, first)
-        elif kind == "fiefdom-log":
-            self._log = [*self._log, second][-10:]
+        elif kind == failure.LOG:
+            self._log.append(second)
         elif kind == "fiefdom-note":
             self.stage(self.host, rest)
-        elif kind == "fiefdom-failed" and self.failure is None:
-            self.failure = Failure(self.host, first, second, tuple(self._log))
+        elif kind == failure.FAILED and self.failure is None:
+            self.failure = Failure(self.host, first, printable(second), failure.last_words(self._log))
         elif kind == "done":
             self.taken += 1
         elif kind == "fiefdom-not-restored":

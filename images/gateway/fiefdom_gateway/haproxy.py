@@ -32,7 +32,10 @@ class State(str, Enum):
 
 @dataclass(frozen=True, order=True)
 class Actual:
-    """A server as HAProxy has it. `busy`: a request uses one of its connections at this moment."""
+    """A server as HAProxy has it. `busy`: a request uses one of its connections at this moment.
+
+    `check_port` is where its health checks ask; 0 for its own port.
+    """
 
     backend: str
     name: str
@@ -42,6 +45,7 @@ class Actual:
     up: bool
     checked: bool
     busy: bool
+    check_port: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,13 @@ class EnableHealth:
 
 
 @dataclass(frozen=True)
+class SetCheckPort:
+    backend: str
+    name: str
+    port: int
+
+
+@dataclass(frozen=True)
 class SetState:
     backend: str
     name: str
@@ -87,7 +98,7 @@ class Delete:
     name: str
 
 
-Command = Add | EnableHealth | SetState | Delete
+Command = Add | EnableHealth | SetCheckPort | SetState | Delete
 
 
 # --- Replies
@@ -112,6 +123,7 @@ def parse_servers(servers_state: str, servers_conn: str) -> tuple[Actual, ...]:
                 up=_whole(row, "srv_op_state") != _OPERATIONAL_STOPPED,
                 checked=not check & _CHECK_CONFIGURED or bool(check & _CHECK_ENABLED),
                 busy=used.get(f"{backend}/{name}", 0) > 0,
+                check_port=_whole(row, "srv_check_port") if "srv_check_port" in row else 0,
             )
         )
     return tuple(sorted(found))
@@ -214,7 +226,11 @@ def config_reasons(output: str) -> str:
 def command_error(command: Command, reply: str) -> str | None:
     """Return why HAProxy did not do a command, from its reply; None when it did."""
     answer = " ".join(reply.split())
-    welcome = {Add: "New server registered.", Delete: "Server deleted."}.get(type(command), "")
+    welcome = {
+        Add: "New server registered.",
+        Delete: "Server deleted.",
+        SetCheckPort: "health check port updated.",
+    }.get(type(command), "")
     return None if answer in (welcome, "") else answer
 
 
@@ -245,12 +261,14 @@ def next_commands(
         if found is None:
             kept.add(key)
             commands += [
-                Add(*key, server.address, server.port, service.server_options),
+                Add(*key, server.address, server.port, _options(server, service)),
                 EnableHealth(*key),
                 SetState(*key, state),
             ]
         elif (found.address, found.port) == (server.address, server.port):
             kept.add(key)
+            if _checks(found) != _checks(server):
+                commands.append(SetCheckPort(*key, _checks(server)))
             if not found.checked:
                 commands.append(EnableHealth(*key))
             if found.state is not state:
@@ -260,6 +278,14 @@ def next_commands(
         if found.backend in ours and key not in kept:
             commands += _removal(found)
     return tuple(commands)
+
+
+def _checks(server: Server | Actual) -> int:
+    return server.check_port or server.port
+
+
+def _options(server: Server, service: Service) -> str:
+    return f"{service.server_options} port {server.check_port}" if server.check_port else service.server_options
 
 
 def _removal(server: Actual) -> list[Command]:
@@ -290,9 +316,9 @@ def stragglers(
 def settled(wanted: Iterable[Server], actual: Iterable[Actual], services: Mapping[str, Service]) -> bool:
     """Whether HAProxy has exactly the wanted servers, in their states."""
     ours = {service.backend for service in services.values()}
-    have = {(s.backend, s.name, s.address, s.port, s.state) for s in actual if s.backend in ours}
+    have = {(s.backend, s.name, s.address, s.port, _checks(s), s.state) for s in actual if s.backend in ours}
     want = {
-        (services[s.service].backend, s.name, s.address, s.port, State.DRAIN if s.drain else State.READY)
+        (services[s.service].backend, s.name, s.address, s.port, _checks(s), State.DRAIN if s.drain else State.READY)
         for s in wanted
     }
     return have == want
@@ -306,6 +332,8 @@ def command_line(command: Command) -> str:
             return f"add server {target} {_endpoint(command.address, command.port)} {command.options}".rstrip()
         case EnableHealth():
             return f"enable health {target}"
+        case SetCheckPort():
+            return f"set server {target} check-port {command.port}"
         case SetState():
             return f"set server {target} state {command.state.value}"
         case Delete():
@@ -331,7 +359,7 @@ def render(static: str, wanted: Iterable[Server], services: Mapping[str, Service
     lines: dict[str, list[str]] = {}
     for server in wanted:
         if not server.drain:
-            options = services[server.service].server_options
+            options = _options(server, services[server.service])
             endpoint = _endpoint(server.address, server.port)
             lines.setdefault(server.service, []).append(f"    server {server.name} {endpoint} {options}".rstrip())
 

@@ -1,6 +1,7 @@
 """What Serf's members say they offer, read only where it fits the patterns; `belief` judges what is read.
 
-A tag `svc:<service>` = `<version>;<first_port>-<last_port>` is an offer. Everything a member sends is a stranger's text
+A tag `svc:<service>` = `<version>;<first_port>-<last_port>` is an offer; a third field, `;<port>`, is the first port of
+the instances' health checks, where these have ports of their own. Everything a member sends is a stranger's text
 until it has passed here.
 """
 
@@ -18,7 +19,7 @@ APP_ROLE = "app"
 LEAVING = "leaving"
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?", re.ASCII)
 _ROLE = re.compile(r"[a-z0-9-]{1,32}", re.ASCII)
-_OFFER = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.+-]{0,127});([0-9]{1,5})-([0-9]{1,5})", re.ASCII)
+_OFFER = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.+-]{0,127});([0-9]{1,5})-([0-9]{1,5})(?:;([0-9]{1,5}))?", re.ASCII)
 _OFFER_TAG = "svc:"
 _STATUSES = frozenset({"alive", "leaving", "left", "failed"})
 
@@ -33,10 +34,13 @@ class _Rejected(ValueError):
 
 @dataclass(frozen=True, order=True)
 class Offer:
+    """`checks` is the first port of health checks; 0 where each instance is asked on its own port."""
+
     service: str
     version: str
     first_port: int
     last_port: int
+    checks: int = 0
 
 
 @dataclass(frozen=True, order=True)
@@ -154,11 +158,14 @@ def _offer(name: str, value: object, services: Mapping[str, Service]) -> Offer:
         raise _Rejected(f"offers {_quoted(name)}, which this gateway does not route")
     match = _OFFER.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise _Rejected(f"offers {name} as {_quoted(value)}, which is not VERSION;FIRST-LAST")
+        raise _Rejected(f"offers {name} as {_quoted(value)}, which is not VERSION;FIRST-LAST[;CHECKS]")
     first_port, last_port = int(match[2]), int(match[3])
     if not 1 <= first_port <= last_port <= LAST_PORT:
         raise _Rejected(f"offers {name} on ports {first_port}-{last_port}, which are none")
-    return Offer(name, match[1], first_port, last_port)
+    checks = int(match[4] or 0)
+    if match[4] is not None and not 1 <= checks <= LAST_PORT - (last_port - first_port):
+        raise _Rejected(f"offers {name} with checks on ports from {checks} on, which are none")
+    return Offer(name, match[1], first_port, last_port, checks)
 
 
 def _quoted(value: object) -> str:

@@ -22,12 +22,15 @@ Memory = Mapping[str, Known]
 
 @dataclass(frozen=True, order=True)
 class Server:
+    """`check_port` is where its health checks ask; 0 for its own port."""
+
     service: str
     name: str
     address: str
     port: int
     drain: bool
     version: str
+    check_port: int = 0
 
 
 def remember(memory: Memory, roll: Roll, now_s: float, absent_grace_s: float) -> dict[str, Known]:
@@ -84,8 +87,11 @@ def wanted_servers(memory: Memory, services: Mapping[str, Service]) -> tuple[tup
                     at = f"{offer.service} at {member.address} on ports"
                     rejected.add(Rejection(name, f"offers {at} that {other[0]} holds for {other[1]}"))
                     continue
-                server = Server(offer.service, f"{name}-{port}", member.address, port, member.drains, offer.version)
-                servers.append(server)
+                check_port = offer.checks + port - offer.first_port if offer.checks else 0
+                name_of = f"{name}-{port}"
+                servers.append(
+                    Server(offer.service, name_of, member.address, port, member.drains, offer.version, check_port)
+                )
     return tuple(sorted(servers)), tuple(sorted(rejected))
 
 
@@ -109,7 +115,10 @@ def _usable(members: Iterable[Member]) -> list[Member]:
 
 
 def _as_listed(member: Member) -> dict[str, object]:
-    offers = {f"svc:{o.service}": f"{o.version};{o.first_port}-{o.last_port}" for o in member.offers}
+    offers = {
+        f"svc:{o.service}": f"{o.version};{o.first_port}-{o.last_port}" + (f";{o.checks}" if o.checks else "")
+        for o in member.offers
+    }
     host = f"[{member.address}]" if ":" in member.address else member.address
     return {
         "name": member.name,

@@ -22,7 +22,16 @@ sys.path.insert(0, str(ROOT / "images" / "gateway"))
 
 from fiefdom_gateway import edges, handover, haproxy, reconcile, refusal, status, wanted  # noqa: E402
 from fiefdom_gateway.belief import believe  # noqa: E402
-from fiefdom_gateway.haproxy import Actual, Add, Delete, EnableHealth, SetState, State, Traffic  # noqa: E402
+from fiefdom_gateway.haproxy import (  # noqa: E402
+    Actual,
+    Add,
+    Delete,
+    EnableHealth,
+    SetCheckPort,
+    SetState,
+    State,
+    Traffic,
+)
 from fiefdom_gateway.log import Once, printable  # noqa: E402
 from fiefdom_gateway.members import Member, Offer, Rejection, Roll, Unreadable, parse_members  # noqa: E402
 from fiefdom_gateway.rotation import drained, serving  # noqa: E402
@@ -167,9 +176,12 @@ def test_an_ipv6_member():
         (offering("1.0.0;0-8000"), "offers predictor on ports 0-8000, which are none"),
         (offering("1.0.0;8000-65536"), "offers predictor on ports 8000-65536, which are none"),
         (offering("1.0.0;8001-8000"), "offers predictor on ports 8001-8000, which are none"),
-        (offering("1.0.0;8000"), "offers predictor as '1.0.0;8000', which is not VERSION;FIRST-LAST"),
-        (offering("1 0;8000-8000"), "offers predictor as '1 0;8000-8000', which is not VERSION;FIRST-LAST"),
-        (offering("1;8000-8000\n"), "offers predictor as '1;8000-8000\\n', which is not VERSION;FIRST-LAST"),
+        (offering("1.0.0;8000"), "offers predictor as '1.0.0;8000', which is not VERSION;FIRST-LAST[;CHECKS]"),
+        (offering("1 0;8000-8000"), "offers predictor as '1 0;8000-8000', which is not VERSION;FIRST-LAST[;CHECKS]"),
+        (offering("1;8000-8000\n"), "offers predictor as '1;8000-8000\\n', which is not VERSION;FIRST-LAST[;CHECKS]"),
+        (offering("1;8000-8000;"), "offers predictor as '1;8000-8000;', which is not VERSION;FIRST-LAST[;CHECKS]"),
+        (offering("1;8000-8000;0"), "offers predictor with checks on ports from 0 on, which are none"),
+        (offering("1;8000-8001;65535"), "offers predictor with checks on ports from 65535 on, which are none"),
         (offering("1;8000-8000", service="x;y"), "offers 'x;y', which this gateway does not route"),
     ],
 )
@@ -685,6 +697,39 @@ def test_a_new_server_is_added_checked_and_enabled():
     ]
 
 
+def checked_at(port: int) -> Server:
+    return dataclasses.replace(server(), check_port=port)
+
+
+def test_checks_on_ports_of_their_own_are_what_the_member_offers():
+    roll = parse_members(serf(offering("1;8000-8001;9000")), SERVICES)
+    memory = wanted.remember({}, roll, 0.0, 60.0)
+    servers, _ = wanted.wanted_servers(memory, SERVICES)
+    assert [(each.port, each.check_port) for each in servers] == [(8000, 9000), (8001, 9001)]
+    assert wanted.load_memory(wanted.dump_memory(memory), SERVICES) == memory
+    assert lines(servers, [])[0] == f"add server predictor/app1-8000 10.99.0.21:8000 {OPTIONS} port 9000"
+    text = haproxy.render("backend predictor\n    # fiefdom:servers predictor\n", servers, SERVICES)
+    assert f"    server app1-8001 10.99.0.21:8001 {OPTIONS} port 9001\n" in text
+
+
+def test_checks_that_move_are_followed():
+    """A host has the other port only once it had its turn, so each server moves on its own."""
+    for wanted_server, found, command in (
+        (checked_at(9000), actual(), "check-port 9000"),
+        (checked_at(9001), dataclasses.replace(actual(), check_port=9000), "check-port 9001"),
+        (server(), dataclasses.replace(actual(), check_port=9000), "check-port 8000"),
+        (server(), dataclasses.replace(actual(), check_port=8000), None),
+        (checked_at(9000), dataclasses.replace(actual(), check_port=9000), None),
+    ):
+        commands = [] if command is None else [f"set server predictor/app1-8000 {command}"]
+        assert lines([wanted_server], [found]) == commands
+        assert haproxy.settled([wanted_server], [found], SERVICES) == (command is None)
+    done = SetCheckPort("predictor", "app1-8000", 9000)
+    assert haproxy.command_error(done, "health check port updated.\n") is None
+    assert haproxy.command_error(done, "\n") is None
+    assert haproxy.command_error(done, "No such server.\n") == "No such server."
+
+
 def test_an_ipv6_server_is_bracketed():
     assert lines([server(address="fd00::21")], [])[0].startswith("add server predictor/app1-8000 [fd00::21]:8000 check")
 
@@ -736,7 +781,11 @@ class ModelHAProxy:
         match command:
             case Add():
                 assert key not in self.servers
-                self.servers[key] = Actual(*key, command.address, command.port, State.MAINT, False, False, False)
+                own = re.search(r" port (\d+)$", command.options)
+                there = Actual(*key, command.address, command.port, State.MAINT, False, False, False)
+                self.servers[key] = dataclasses.replace(there, check_port=int(own[1]) if own else 0)
+            case SetCheckPort():
+                self._change(key, check_port=command.port)
             case EnableHealth():
                 self._change(key, checked=True)
             case SetState():
@@ -778,6 +827,7 @@ actual_strategy = st.lists(
         up=st.booleans(),
         checked=st.booleans(),
         busy=st.booleans(),
+        check_port=st.sampled_from([0, 8000, 9000]),
     ),
     unique_by=lambda found: (found.backend, found.name),
     max_size=8,

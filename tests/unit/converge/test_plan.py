@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fiefdom.converge import plan, steps
 from fiefdom.converge import steps as steps_module
 from fiefdom.converge.snapshot import FoundContainer, FoundFile, FoundUnit, Snapshot
-from fiefdom.desired.containers import with_containers
+from fiefdom.desired.containers import CHECKS_LABEL, with_containers
 from fiefdom.desired.state import Container, Directory, File, HostState, Image, Offer, Package, Sysctl, Unit, spec_hash
 from fiefdom.errors import FiefdomError
 from fiefdom.procedures import release
@@ -87,6 +87,32 @@ def test_a_bare_host_needs_everything_in_a_stable_order() -> None:
         "+ offer predictor: 1.0.0 on 8000-8000",
         "~ record manifest: what Fiefdom made on this host",
     ]
+
+
+def test_a_port_of_checks_stays_what_it_was_until_the_release() -> None:
+    """What runs was started without one, or with another one, and gateways ask it until the host's turn."""
+
+    def started_with(port: int | None) -> HostState:
+        own = () if port is None else (f"--label={CHECKS_LABEL}={port}",)
+        probe = f"http://10.1.0.21:{port or 8000}/health"
+        changed = replace(INSTANCE, args=(*INSTANCE.args, *own), probe=probe, service="predictor")
+        return replace(FULL, containers=(changed, AGENT))
+
+    for before, after, distance, going in (
+        (None, 9000, {}, ()),
+        (9000, 9000, {"predictor": 1000}, ()),
+        (9000, 9100, {"predictor": 1000}, (9000,)),
+        (9000, None, {"predictor": 1000}, (9000,)),
+    ):
+        now, wanted = converged(started_with(before)), started_with(after)
+        # Another version of the same, so that there is a release to wait for.
+        other = replace(wanted.containers[0], image="fiefdom/predictor:2", version="2")
+        wanted = replace(wanted, containers=(other, AGENT))
+        instances = plan.of_instances(wanted, now, {})
+        assert plan.running_checks(instances, now, {"predictor"}) == distance
+        assert plan.running_checks(instances, now, ()) == {}
+        assert plan.going_ports(wanted, now) == going
+    assert plan.going_ports(replace(FULL, containers=(AGENT,)), converged(started_with(9000))) == (8000, 9000)
 
 
 def test_a_converged_host_needs_nothing() -> None:

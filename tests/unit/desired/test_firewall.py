@@ -75,6 +75,13 @@ def test_instances_are_for_the_gateways_addresses_alone() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["input", "forward", "postrouting"])
+def test_ports_of_checks_are_for_the_gateways_alone_too(name: str) -> None:
+    own = {"web": {"health": {"container_port": 3001, "base_port": 9100}}}
+    before, now = chain(name, "app2"), chain(name, "app2", services=own)
+    assert now == [rule.replace("8000-8001, 9000", "8000-8001, 9000, 9100") for rule in before] != before
+
+
 @pytest.mark.parametrize("name", ["forward", "postrouting"])
 def test_a_host_without_instances_lets_nothing_into_a_container(name: str) -> None:
     assert not [rule for rule in chain(name, "gw1") if "dnat" in rule or "oifname" in rule]

@@ -1,6 +1,7 @@
 """The gateway concern by value."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -97,6 +98,10 @@ def test_an_instance_is_out_before_the_retries_are_used_up(retries: int, limit: 
         ({"predictor": {"instances": 150}}, 150),
         ({"web": {"base_port": 8020}}, 20),
         ({"predictor": {"base_port": 65500}}, 36),
+        ({"web": {"health": {"base_port": 8030, "container_port": 1}}}, 30),
+        ({"predictor": {"health": {"base_port": 8050, "container_port": 1}}}, 50),
+        ({"predictor": {"health": {"base_port": 8990, "container_port": 1}}}, 10),
+        ({"predictor": {"health": {"base_port": 65500, "container_port": 1}}}, 36),
     ],
 )
 def test_a_member_is_believed_as_many_instances_as_there_is_room_for(services: dict[str, Any], expected: int) -> None:
@@ -156,6 +161,26 @@ def test_routes_become_listeners() -> None:
     assert "    # fiefdom:servers predictor\n" in text
     assert "    # fiefdom:servers web\n" in text
     assert "www.example.org" in text
+
+
+def checks(**health: object) -> list[str]:
+    text = desired(services={"web": {"health": health}}).file(gateway.HAPROXY_CONFIG).content.decode()
+    return re.findall(r"^    http-check (.*)$", text.partition("backend web\n")[2], re.MULTILINE)
+
+
+def test_checks_ask_what_a_hosts_supervisor_asks() -> None:
+    assert checks() == checks(status="200-399") == ["send meth GET uri /ok ver HTTP/1.1 hdr Host web"]
+    assert checks(path="/it's?a=1", host="x.org:81", status=[204, "300-399"]) == [
+        r"send meth GET uri /it\'s?a=1 ver HTTP/1.1 hdr Host x.org:81",
+        "expect status 204,300-399",
+    ]
+
+
+def test_a_port_of_checks_is_no_gateways_to_know() -> None:
+    """It is what a host offers: until a host had its turn, its instances have no such port."""
+    own = {"web": {"health": {"container_port": 3001, "base_port": 9100}}}
+    assert desired(services=own).file(gateway.HAPROXY_CONFIG) == desired().file(gateway.HAPROXY_CONFIG)
+    assert "9100" not in desired(services=own).file(gateway.RECONCILER_CONFIG).content.decode()
 
 
 def test_it_answers_when_haproxy_does() -> None:

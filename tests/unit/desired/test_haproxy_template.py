@@ -93,6 +93,14 @@ def test_a_route_of_everything_comes_last_and_needs_no_condition():
     ]
 
 
+def test_a_backend_says_what_a_good_answer_is_where_it_is_no_default():
+    own = {"name": "predictor", "health_path": "/ready", "health_host": "x.org", "health_status": "204,300-399"}
+    lines = [line.strip() for line in haproxy_cfg({**PLAIN, "backends": [own]}).splitlines()]
+    send = lines.index("http-check send meth GET uri /ready ver HTTP/1.1 hdr Host x.org")
+    assert lines[send + 1] == "http-check expect status 204,300-399"
+    assert "http-check expect" not in haproxy_cfg(RICH)
+
+
 def test_each_backend_has_the_line_that_the_reconciler_fills():
     lines = haproxy_cfg(RICH).splitlines()
     assert [line for line in lines if "fiefdom:servers" in line] == [

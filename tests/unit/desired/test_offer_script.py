@@ -49,8 +49,7 @@ esac
 """
 CONTAINER = """#!/bin/sh
 shift
-for name; do grep -x "$name" {root}/answering; done
-:
+for name; do grep -x "$name" {root}/answering || echo "$name: answered 403, wanted 200-399"; done
 """
 SYSTEMCTL = """#!/bin/sh
 case $1 in
@@ -177,7 +176,7 @@ def test_those_that_answer_are_offered_without_waiting_for_one_that_failed(host:
     host.answer("predictor-8001")
     host.instance("auto-restart", 3)
     said = host.run("make", "predictor")
-    assert said == "predictor is offered by 1 of its 2 instances: the others do not answer\n"
+    assert said == "predictor is offered by 1 of its 2 instances: predictor-8000: answered 403, wanted 200-399\n"
     assert host.tags == OFFERED
     assert " fiefdom-serving app2 predictor 1" in (host.root / "asked").read_text()
 
@@ -188,7 +187,9 @@ def test_a_service_that_does_not_come_up_is_not_offered_and_its_neighbour_is(hos
     host.answer("web-9000")
     host.instance(*unit)
     run = host.start("make", "predictor")
-    assert ended(run, 1) == "predictor is not offered: none of its 2 instances answers\n"
+    assert ended(run, 1) == (
+        "predictor is not offered: none of its 2 instances is healthy, predictor-8000: answered 403, wanted 200-399\n"
+    )
     assert host.run("make", "web") == ""
     assert host.tags == {"svc:web": "7;9000-9000"}
 

@@ -94,7 +94,34 @@ def test_what_makes_an_instance_another_one() -> None:
     assert spec(stop_grace_s=31) != before
     # Neither how it is watched nor how many siblings it has.
     assert spec(health={"path": "/ready", "start_timeout_s": 5}) == before
+    assert spec(health={"status": 204, "host": "www.example.org"}) == before
     assert spec(instances=2) == before
+    assert spec(health=OWN_PORT) != before, "it publishes another port"
+
+
+OWN_PORT = {"container_port": 3001, "base_port": 9100}
+
+
+def test_checks_may_have_ports_of_their_own() -> None:
+    container, state = instance("predictor-8001", services={"predictor": {"health": OWN_PORT}})
+    assert container.probe == "http://10.1.0.21:9101/health"
+    assert "--publish=10.1.0.21:8001:8000" in container.args
+    assert {"--publish=10.1.0.21:9101:3001", "--label=fiefdom.checks=9101"} < {*container.args}
+    assert next(c.probe for c in state.containers) == "http://10.1.0.21:9100/health"
+
+
+def test_settings_of_checks_are_written_down_where_they_are_no_defaults() -> None:
+    def settings(**health: object) -> list[str]:
+        _, state = instance("predictor-8000", services={"predictor": {"health": health}})
+        lines = state.file("/etc/fiefdom/containers/predictor-8000.conf").content.decode().splitlines()
+        return [line for line in lines if line.startswith("probe_")]
+
+    assert settings() == settings(status="200-399") == ["probe_timeout_s 2"]
+    assert settings(status=[204, "300-399"], host="x.org:81") == [
+        "probe_host x.org:81",
+        "probe_status 204,300-399",
+        "probe_timeout_s 2",
+    ]
 
 
 def test_systemd_waits_longer_than_the_container_may_take() -> None:

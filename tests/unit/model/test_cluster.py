@@ -119,6 +119,24 @@ STRICT = [
     {"services/web/limits": {"cpus": 0}},
     {"services/web/limits": {"cpus": float("nan")}},
     {"services/web/user": 1000},
+    {"services/web/health": {"status": []}},
+    {"services/web/health": {"status": "2xx"}},
+    {"services/web/health": {"status": 100}},
+    {"services/web/health": {"status": 600}},
+    {"services/web/health": {"status": "399-200"}},
+    {"services/web/health": {"status": "200,204"}},
+    {"services/web/health": {"status": 200.5}},
+    {"services/web/health": {"host": "two words"}},
+    {"services/web/health": {"host": "a\nb"}},
+    {"services/web/health": {"path": "health"}},
+    {"services/web/health": {"path": "/h?x[0]=1"}},
+    {"services/web/health": {"path": "/a#b"}},
+    {"services/web/health": {"path": "/a b"}},
+    {"services/web/health": {"path": '/"'}},
+    {"services/web/health": {"path": "/a\\b"}},
+    {"services/web/health": {"path": "/%zz"}},
+    {"services/web/health": {"path": "/é"}},
+    {"services/web/health": {"path": "/{a}"}},
     {"services/web/route": {"port": 79}},
     {"services/we_b": {"image": "a", "version": "1"}},
     {"gateway": {"server_timeout_s": float("inf")}},
@@ -209,6 +227,30 @@ INCONSISTENT = [
     ({"services/web/base_port": 7945}, "services.web.base_port: ports 7945-7946 on app1 are also taken by serf.port"),
     ({"services/web/base_port": 22}, "services.web.base_port: ports 22-23 on app1 are also taken by ssh.port"),
     ({"hosts/app1/ssh": {"port": 8001}}, "ports 8000-8001 on app1 are also taken by hosts.app1.ssh.port (port 8001)"),
+    (
+        {"services/web/health": {"base_port": 9500}},
+        "services.web.health: checks on a port of their own need base_port and container_port; add container_port",
+    ),
+    (
+        {"services/web/health": {"container_port": 9500}},
+        "services.web.health: checks on a port of their own need base_port and container_port; add base_port",
+    ),
+    (
+        {"services/web/health": {"base_port": 9500, "container_port": 8000}},
+        "services.web.health.container_port: 8000 is the service's own port, which checks ask anyway",
+    ),
+    (
+        {"services/web/health": {"base_port": 8001, "container_port": 9500}},
+        "services.web.health.base_port: ports 8001-8002 on app1 are also taken by services.web.base_port (ports 8000-8",
+    ),
+    (
+        {"services/web/health": {"base_port": 7945, "container_port": 9500}},
+        "services.web.health.base_port: ports 7945-7946 on app1 are also taken by serf.port",
+    ),
+    (
+        {"services/web/health": {"base_port": 65535, "container_port": 9500}},
+        "services.web.health.base_port: ports 65535-65536 on app1 would go past 65535; lower base_port",
+    ),
     ({"serf": {"rpc_port": 7946}}, "serf.rpc_port: port 7946 on gw1 is also taken by serf.port"),
     (
         {"services/web/route": {"port": 8404}},
@@ -234,6 +276,27 @@ INCONSISTENT = [
 @pytest.mark.parametrize(("changes", "says"), INCONSISTENT, ids=[says for _, says in INCONSISTENT])
 def test_what_does_not_fit_together_is_refused(changes: dict[str, Any], says: str) -> None:
     assert says in refusal(changes)
+
+
+@pytest.mark.parametrize("path", ["/", "/it's", "/h?x=1&y=a/b?c", "/%5B", "/a;b=(1),$2!*+:@~"])
+def test_a_health_path_may_be_all_that_a_path_and_a_query_may_be(path: str) -> None:
+    assert Cluster.model_validate(changed({"services/web/health": {"path": path}})).services["web"].health.path == path
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        (204, ("204",)),
+        ("200-399", ("200-399",)),
+        ([200, "204"], ("200", "204")),
+        (("200-299", 404), ("200-299", "404")),
+    ],
+)
+def test_a_status_is_a_code_a_range_or_a_list_of_these(written: object, kept: tuple[str, ...]) -> None:
+    health = Cluster.model_validate(changed({"services/web/health": {"status": written}})).services["web"].health
+    assert health.status == kept
+    assert health.own_status == ("" if kept == ("200-399",) else ",".join(kept))
+    assert Health.model_validate(health.model_dump()) == health
 
 
 def test_a_clash_of_two_services_is_told_once_however_many_hosts_have_it() -> None:

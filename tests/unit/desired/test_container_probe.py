@@ -1,0 +1,225 @@
+"""What the supervisor takes as healthy, and its words for what is not; against servers of this machine, without docker.
+
+The gateways' checks have to take the same as healthy: their side is in test_gateway.py and test_haproxy_template.py.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fiefdom.desired.containers import conf_file
+from fiefdom.desired.state import Container, HostState
+from helpers.programs import place_supervisor
+
+CONTAINER = Container("web-9000", "web@9000.service", "instance", "team/web:7", (), start_timeout_s=0)
+TIMEOUT_S = 0.3
+
+
+class Server:
+    """Answers every connection with the same bytes, once it has read a request; with none it stays silent."""
+
+    def __init__(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self.listener.getsockname()[1]
+        self.answer: bytes | None = b""
+        self.stays_open = False
+        self.requests: list[str] = []
+        self.held: list[socket.socket] = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            self.requests.append(connection.recv(65536).decode())
+            if self.answer is not None:
+                connection.sendall(self.answer)
+            if self.answer is None or self.stays_open:
+                self.held.append(connection)
+            else:
+                connection.close()
+
+    def close(self) -> None:
+        # What another thread waits in goes on listening after a plain close.
+        with suppress(OSError):  # closed already
+            self.listener.shutdown(socket.SHUT_RDWR)
+        for each in (self.listener, *self.held):
+            each.close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    it = Server()
+    yield it
+    it.close()
+
+
+def status(code: int) -> bytes:
+    return f"HTTP/1.1 {code} x\r\nContent-Length: 0\r\n\r\n".encode()
+
+
+def asked(folder: Path, container: Container) -> str:
+    """Why the supervisor does not find a container healthy, when it asks once; nothing where it does."""
+    (folder / f"{container.name}.conf").write_bytes(conf_file(container, HostState()).content)
+    words = [str(place_supervisor(folder)), "await", container.name]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == (1 if done.stderr else 0)
+    return done.stderr
+
+
+def at(port: int, path: str = "/health", **changes: object) -> Container:
+    probe = f"http://127.0.0.1:{port}{path}"
+    changed: Container = replace(CONTAINER, probe=probe, probe_timeout_s=TIMEOUT_S, **changes)  # type: ignore[arg-type]
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("wanted", "good", "bad"),
+    [
+        ("", (200, 204, 302, 399), (400, 403, 404, 500, 503)),
+        ("204", (204,), (200, 205)),
+        ("200,404-405", (200, 404, 405), (201, 403, 406)),
+    ],
+)
+def test_a_status_is_good_or_it_is_told(
+    tmp_path: Path, server: Server, wanted: str, good: tuple[int, ...], bad: tuple[int, ...]
+) -> None:
+    container = at(server.port, probe_status=wanted)
+    for code in good:
+        server.answer = status(code)
+        assert asked(tmp_path, container) == ""
+    for code in bad:
+        server.answer = status(code)
+        words = f"web-9000: answered {code}, wanted {wanted or '200-399'}, for 0 s at {container.probe}\n"
+        assert asked(tmp_path, container) == words
+
+
+def test_what_does_not_answer_is_told_apart(tmp_path: Path, server: Server) -> None:
+    for answer, words in (
+        (None, "no answer within 0.3 s"),
+        (b"", "closed the connection without an answer"),
+        (b"SSH-2.0-OpenSSH_9.2p1\r\n", "answered, but not in HTTP"),
+    ):
+        server.answer = answer
+        assert (
+            asked(tmp_path, at(server.port)) == f"web-9000: {words}, for 0 s at http://127.0.0.1:{server.port}/health\n"
+        )
+    server.close()
+    assert asked(tmp_path, at(server.port)).startswith("web-9000: refused the connection, for 0 s at ")
+
+
+def test_an_answer_is_good_by_its_status_though_its_body_never_ends(tmp_path: Path, server: Server) -> None:
+    """So is it to HAProxy, which reads no further than it must."""
+    server.answer, server.stays_open = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n", True
+    assert asked(tmp_path, at(server.port)) == ""
+
+
+@pytest.mark.parametrize("path", ["/it's", "/a/../b", "/h?x[0]={1,2}&y=$1%27;"])
+def test_a_path_is_asked_for_as_it_stands_there(tmp_path: Path, server: Server, path: str) -> None:
+    server.answer = status(200)
+    assert asked(tmp_path, at(server.port, path)) == ""
+    assert server.requests[0].startswith(f"GET {path} HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize(
+    ("changes", "host"),
+    [({}, "web"), ({"probe_host": "www.example.org:81"}, "www.example.org:81"), ({"role": "gateway"}, None)],
+)
+def test_the_host_header_is_the_gateways_checks(
+    tmp_path: Path, server: Server, changes: dict[str, str], host: str | None
+) -> None:
+    server.answer = status(200)
+    assert asked(tmp_path, at(server.port, **changes)) == ""
+    (line,) = (line for line in server.requests[0].splitlines() if line.lower().startswith("host:"))
+    assert line == f"Host: {host or f'127.0.0.1:{server.port}'}"
+
+
+def test_no_proxy_of_the_environment_is_asked(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.answer = status(200)
+    monkeypatch.setitem(os.environ, "http_proxy", "http://127.0.0.1:1")
+    assert asked(tmp_path, at(server.port)) == ""
+
+
+def test_nobody_that_listens_is_told_of_a_port_as_well(tmp_path: Path) -> None:
+    container = replace(CONTAINER, probe="tcp://127.0.0.1:1")
+    assert asked(tmp_path, container) == "web-9000: nobody listens, for 0 s at tcp://127.0.0.1:1\n"
+
+
+def test_in_the_journal_the_reason_is_an_error(tmp_path: Path) -> None:
+    """systemd says where its journal reads, and takes a number in front for the line's level."""
+    (tmp_path / "web-9000.conf").write_bytes(
+        conf_file(replace(CONTAINER, probe="tcp://127.0.0.1:1"), HostState()).content
+    )
+    script = place_supervisor(tmp_path)
+    said = tmp_path / "said"
+    with said.open("w") as file:
+        found = os.fstat(file.fileno())
+        for stream, level in ((f"{found.st_dev}:{found.st_ino}", "<3>"), ("1:1", "")):
+            file.truncate(0)
+            file.seek(0)
+            words = [str(script), "await", "web-9000"]
+            env = {**os.environ, "JOURNAL_STREAM": stream}
+            subprocess.run(words, stderr=file, env=env, check=False, timeout=60)
+            assert said.read_text().startswith(f"{level}web-9000: nobody listens")
+
+
+DOCKER = """#!/bin/sh
+cd {root} || exit
+echo "$*" >>log
+case $1:$* in
+  image:*) echo sha256:1 ;;
+  inspect:*'--format {{.Config.User}} '*) echo 1000:1000 ;;
+  inspect:*) [ -e spec ] && printf '%s {pid} 3 sha256:1 %s\\nfacts\\n[]\\n' "$(cat running)" "$(cat spec)" ;;
+  create:*) sed -n 's/^spec //p' web-9000.conf >spec ;;
+  logs:*) echo 'web-9000: answered 200'; echo '<3>model not found' >&2 ;;
+esac
+"""
+WORDS = "| web-9000: answered 200\n| <3>model not found\n"
+
+
+def given_up(folder: Path, container: Container, pid: int, running: str = "true") -> tuple[str, list[str]]:
+    """What the supervisor says of a container that it gives up, and what it asked docker for."""
+    (folder / "bin").mkdir()
+    # Where it asks docker itself, dockerd answers; the container is asked in earnest.
+    curl = '#!/bin/sh\ncase $* in *http://docker/_ping) exit 0 ;; esac\nexec /usr/bin/curl "$@"\n'
+    docker = DOCKER.replace("{root}", str(folder)).replace("{pid}", str(pid))
+    for name, text in {"docker": docker, "curl": curl}.items():
+        (folder / "bin" / name).write_text(text)
+        (folder / "bin" / name).chmod(0o755)
+    (folder / "running").write_text(f"{running}\n")
+    (folder / "web-9000.conf").write_bytes(conf_file(container, HostState()).content)
+    script = place_supervisor(folder)
+    # A root's process is refused; whose this one is depends on who runs the tests.
+    script.write_text(script.read_text().replace("/proc/$pid/status", "/dev/null"))
+    env = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+    words = [str(script), "run", "web-9000"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=env, timeout=60)
+    assert done.returncode == 1
+    return done.stderr, (folder / "log").read_text().splitlines()
+
+
+def test_the_reason_comes_first_and_the_containers_words_are_marked(tmp_path: Path, server: Server) -> None:
+    server.answer = status(403)
+    container = at(server.port)
+    said, asked_for = given_up(tmp_path, container, os.getpid())
+    assert said == f"web-9000: answered 403, wanted 200-399, for 0 s at {container.probe}\n{WORDS}"
+    assert asked_for[-1] == "stop web-9000"
+
+
+def test_one_that_ends_is_told_with_its_exit_code(tmp_path: Path, server: Server) -> None:
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    said, asked_for = given_up(tmp_path, at(server.port, start_timeout_s=60), process.pid, running="false")
+    assert said == f"web-9000: ended before it was healthy, with exit code 3\n{WORDS}"
+    assert "stop web-9000" not in asked_for
