@@ -8,12 +8,15 @@ there is instead, in words. A question is a stranger's text.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from fiefdom_gateway.haproxy import State
 from fiefdom_gateway.members import Member, is_host_name
 from fiefdom_gateway.settings import is_name
 from fiefdom_gateway.status import Look
-from fiefdom_gateway.view import Row, View
+from fiefdom_gateway.view import Busy, Row, View
+
+T = TypeVar("T", Row, Busy)
 
 DRAINED = "drained"
 SERVING = "serving"
@@ -51,22 +54,21 @@ def answer(question: Question, look: Look, view: View) -> str:
 def drained(question: Question, look: Look, view: View) -> str:
     """Return "drained" when none of the servers takes requests, or has one open; else what is left of them.
 
-    A replaced worker serves the connections that it has on, so its servers count as well. Those of a service that is
-    routed no more are in rotation nowhere but there, where nothing new comes for them.
+    Requests open in replaced workers count as well. A service that is routed no more takes none.
     """
     if question.host in look.read and _offers(question, look.read[question.host]):
         return f"{question.host} still offers {question.service or 'services'}"
     ours = {service.backend for service in look.services.values()}
     current = _asked_for(question, look, view.current.get(question.host, ()))
     replaced = _asked_for(question, look, view.replaced.get(question.host, ()))
-    rotating = {(r.backend, r.name) for r in (*current, *replaced) if r.state is State.READY and r.backend in ours}
-    # One that HAProxy is about to get is in nobody's rotation yet.
+    rotating = {(row.backend, row.name) for row in current if row.state is State.READY and row.backend in ours}
+    # One that HAProxy is about to get is in rotation soon.
     rotating |= {
         (look.services[server.service].backend, server.name)
         for server in look.wanted_of(question.host)
         if not server.drain and question.service in (None, server.service)
     }
-    sessions = sum(row.sessions for row in (*current, *replaced))
+    sessions = sum(row.sessions for row in current) + sum(row.sessions for row in replaced)
     if not rotating and not sessions:
         return DRAINED
     return f"{len(rotating)} servers in rotation, {sessions} requests open"
@@ -99,7 +101,7 @@ def _offers(question: Question, member: Member) -> bool:
     return any(question.service in (None, offer.service) for offer in offers)
 
 
-def _asked_for(question: Question, look: Look, rows: Iterable[Row]) -> list[Row]:
+def _asked_for(question: Question, look: Look, rows: Iterable[T]) -> list[T]:
     if question.service is None:
         return list(rows)
     service = look.services.get(question.service)

@@ -19,7 +19,7 @@ from fiefdom_gateway.members import Member, Offer  # noqa: E402
 from fiefdom_gateway.rotation import Question, answer, understood  # noqa: E402
 from fiefdom_gateway.settings import Service  # noqa: E402
 from fiefdom_gateway.status import Look  # noqa: E402
-from fiefdom_gateway.view import Row, View  # noqa: E402
+from fiefdom_gateway.view import Busy, Row, View  # noqa: E402
 from fiefdom_gateway.wanted import Server  # noqa: E402
 
 SERVICES = {
@@ -41,7 +41,11 @@ def row(
     return Row(backend, name, state, up, sessions, requests)
 
 
-def seen(*current: Row, replaced: tuple[Row, ...] = ()) -> View:
+def busy(name: str, sessions: int, backend: str = "predictor") -> Busy:
+    return Busy(backend, name, sessions)
+
+
+def seen(*current: Row, replaced: tuple[Busy, ...] = ()) -> View:
     return View(view.by_host(current), view.by_host(replaced))
 
 
@@ -115,14 +119,9 @@ def test_any_payload_is_understood_or_not(payload: str, query: str) -> None:
         (seen(row("app1-8000", DRAIN, 2)), "0 servers in rotation, 2 requests open"),
         # Another service of the host, which goes on.
         (seen(row("app1-9000", sessions=5, backend="echo-backend")), "drained"),
-        # A replaced worker has connections on, over which requests come.
-        (seen(replaced=(row("app1-8000"),)), "1 servers in rotation, 0 requests open"),
-        (seen(row("app1-8000"), replaced=(row("app1-8000"),)), "1 servers in rotation, 0 requests open"),
-        (seen(replaced=(row("app1-8000", DRAIN, 1),)), "0 servers in rotation, 1 requests open"),
-        (
-            seen(replaced=(row("app1-8000", DRAIN, 1), row("app1-8000", DRAIN, 1))),
-            "0 servers in rotation, 2 requests open",
-        ),
+        (seen(replaced=(busy("app1-8000", 1),)), "0 servers in rotation, 1 requests open"),
+        (seen(replaced=(busy("app1-8000", 1), busy("app1-8000", 2))), "0 servers in rotation, 3 requests open"),
+        (seen(replaced=(busy("app2-8000", 1), busy("app1-9000", 2, "echo-backend"))), "drained"),
     ],
 )
 def test_a_service_is_drained_when_no_server_of_it_has_or_takes_a_request(servers: View, expected: str) -> None:
@@ -161,12 +160,11 @@ def test_what_haproxy_is_about_to_get_is_not_drained() -> None:
 
 
 def test_a_service_that_is_routed_no_more_is_drained_when_it_has_no_request_open() -> None:
-    """Its servers are in rotation in replaced workers for ever, where nothing new comes for them."""
     question = Question("drained", "app1", "old")
-    assert answer(question, look(), seen(replaced=(row("app1-7000", backend="old"),))) == "drained"
-    open_ = seen(replaced=(row("app1-7000", sessions=1, backend="old"),))
-    assert answer(question, look(), open_) == "0 servers in rotation, 1 requests open"
-    assert answer(Question("drained", "app1"), look(), open_) == "0 servers in rotation, 1 requests open"
+    assert answer(question, look(), seen(row("app1-7000", backend="old"))) == "drained"
+    for open_ in (seen(row("app1-7000", sessions=1, backend="old")), seen(replaced=(busy("app1-7000", 1, "old"),))):
+        for asked in (question, Question("drained", "app1")):
+            assert answer(asked, look(), open_) == "0 servers in rotation, 1 requests open"
 
 
 # --- Is it in rotation
@@ -195,7 +193,7 @@ def up(*ports: int, **more: object) -> list[Row]:
         (seen(*up(8000, 8001, 8002, 8004)), None, "3 of 4 servers up"),
         (seen(*up(8000, 8001, 8002), row("app1-8003", backend="echo-backend")), None, "3 of 4 servers up"),
         (seen(*up(8000, 8001, 8002), row("app2-8003")), None, "3 of 4 servers up"),
-        (seen(*up(8000, 8001, 8002), replaced=tuple(up(8003))), None, "3 of 4 servers up"),
+        (seen(*up(8000, 8001, 8002), replaced=(busy("app1-8003", 1),)), None, "3 of 4 servers up"),
     ],
 )
 def test_a_service_serves_when_enough_of_what_is_offered_is_in_rotation(
@@ -234,3 +232,7 @@ def test_the_recorded_servers_of_a_worker() -> None:
         row("app3-8000", MAINT, up=False),
     ]
     assert [server.name for server in view.by_host(found)["app2"]] == ["app2-8010", "app2-8011"]
+    assert view.busy((RECORDED / "show_stat.txt").read_text()) == [
+        busy("FRONTEND", 4, "port-80"),
+        *(busy(name, sessions) for name, sessions in (("app1-8000", 1), ("app2-8011", 1), ("BACKEND", 2))),
+    ]
