@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from fiefdom.desired.containers import UID
 from fiefdom.desired.context import Context
@@ -23,9 +23,7 @@ def rpc_environment(context: Context) -> dict[str, str]:
     return {"SERF_RPC_ADDR": f"127.0.0.1:{context.cluster.serf.rpc_port}", "SERF_RPC_AUTH": rpc_auth(context)}
 
 
-def agent_file(
-    context: Context, path: str, *, tags: Mapping[str, str] | None, state_dir: str, handlers: Sequence[str] = ()
-) -> File:
+def agent_file(context: Context, path: str, *, tags: Mapping[str, str] | None, state_dir: str) -> File:
     """The agent's configuration, which holds the gossip key, for the container's user alone.
 
     Where there are no ``tags``, another file of the agent's has them.
@@ -36,7 +34,7 @@ def agent_file(
     config = {
         "node_name": context.name,
         **({} if tags is None else {"tags": dict(tags)}),
-        "event_handlers": list(handlers),
+        "event_handlers": [],
         "bind": own,
         "advertise": own,
         **_key(context, path),

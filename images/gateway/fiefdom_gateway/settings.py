@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,25 @@ _SERVER_OPTIONS = re.compile(r"[A-Za-z0-9_./:,@%() -]{0,400}", re.ASCII)
 LAST_PORT = 65535
 
 
+def is_name(text: str) -> bool:
+    """Whether a text can be the name of a service."""
+    return _NAME.fullmatch(text) is not None
+
+
 class BadSettings(ValueError):
     """reconciler.json cannot be used; the message names the key."""
 
 
 @dataclass(frozen=True)
 class Service:
+    """What is routed. `closes_upgraded`: where its servers drain, upgraded connections are closed, not waited for."""
+
     name: str
     backend: str
     base_port: int
     max_instances: int
     server_options: str
+    closes_upgraded: bool = False
 
     @property
     def last_port(self) -> int:
@@ -53,7 +62,11 @@ class Inventory:
 
     def owner(self, address: str) -> str | None:
         """Return the name of the host that has an address."""
-        return next((name for name, host in self.hosts.items() if host.address == address), None)
+        return self._owners.get(address)
+
+    @cached_property
+    def _owners(self) -> dict[str, str]:
+        return {host.address: name for name, host in self.hosts.items()}
 
 
 @dataclass(frozen=True)
@@ -150,6 +163,7 @@ def _service(entry: object, where: str) -> Service:
         base_port=_whole(entry, "base_port", where, 1, LAST_PORT),
         max_instances=_whole(entry, "max_instances", where, 1, LAST_PORT),
         server_options=options,
+        closes_upgraded=_choice(entry, "upgraded", where, "wait", "close") == "close",
     )
 
 
@@ -168,6 +182,14 @@ def _name(data: Mapping[str, Any], key: str, where: str) -> str:
     value = _text(data, key, where)
     if not _NAME.fullmatch(value):
         raise BadSettings(f"{_key(where, key)}: must be a name of letters, digits, dots, dashes and underscores")
+    return value
+
+
+def _choice(data: Mapping[str, Any], key: str, where: str, *words: str) -> str:
+    """Return one of some words, the first where the key is not there."""
+    value = data.get(key, words[0])
+    if not (isinstance(value, str) and value in words):
+        raise BadSettings(f"{_key(where, key)}: must be {' or '.join(words)}")
     return value
 
 

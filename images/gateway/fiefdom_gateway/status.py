@@ -5,11 +5,12 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from fiefdom_gateway import edges, haproxy, workers
-from fiefdom_gateway.members import Member, Rejection, Unreadable
+from fiefdom_gateway.members import Member, Offer, Rejection, Unreadable
 from fiefdom_gateway.refusal import Refusal
 from fiefdom_gateway.settings import Service
 from fiefdom_gateway.wanted import Server
@@ -17,10 +18,14 @@ from fiefdom_gateway.wanted import Server
 
 @dataclass(frozen=True)
 class Look:
-    """What the last rounds of the reconciler found. Times are of time.monotonic()."""
+    """What the last rounds of the reconciler found. Times are of time.monotonic().
+
+    `read` are the members as Serf listed them; `members` are those that are believed, with what is believed of them.
+    """
 
     node: str
     services: Mapping[str, Service]
+    read: Mapping[str, Member] = field(default_factory=dict)
     members: tuple[Member, ...] = ()
     refused: tuple[Rejection, ...] = ()
     rejected: tuple[Rejection, ...] = ()
@@ -33,6 +38,25 @@ class Look:
     looked: bool = False
     ready: bool = False
 
+    def offers_of(self, host: str) -> tuple[Offer, ...]:
+        """What is believed of a host's offers."""
+        return self._offers.get(host, ())
+
+    def wanted_of(self, host: str) -> list[Server]:
+        """The servers that HAProxy should have of a host."""
+        return self._wanted.get(host, [])
+
+    @cached_property
+    def _offers(self) -> dict[str, tuple[Offer, ...]]:
+        return {member.name: member.offers for member in self.members}
+
+    @cached_property
+    def _wanted(self) -> dict[str, list[Server]]:
+        found: dict[str, list[Server]] = {}
+        for server in self.wanted:
+            found.setdefault(server.name.rpartition("-")[0], []).append(server)
+        return found
+
 
 async def document(look: Look, sockets: edges.Sockets) -> dict[str, object]:
     """Return the status document. HAProxy not answering is a fact in it, not an error."""
@@ -43,7 +67,7 @@ async def document(look: Look, sockets: edges.Sockets) -> dict[str, object]:
     try:
         states = await ask("show servers state")
         connections = await ask("show servers conn")
-        stat = haproxy.parse_stat(await ask("show stat"))
+        stat = await ask("show stat")
         info = haproxy.parse_info(await ask("show info"))
         elsewhere = await _sessions_elsewhere(sockets)
         servers = server_rows(look, haproxy.parse_servers(states, connections), haproxy.traffic(stat), elsewhere)
@@ -52,7 +76,7 @@ async def document(look: Look, sockets: edges.Sockets) -> dict[str, object]:
             "pid": _whole(info.get("Pid")),
             "uptime_s": _whole(info.get("Uptime_sec")),
         }
-        answers = all(row.get("status") == "OPEN" for row in stat if row.get("svname") == "FRONTEND")
+        answers = haproxy.takes_connections(stat)
     except (edges.Failed, Unreadable) as error:
         servers, own, answers = [], {"version": None, "pid": None, "uptime_s": None, "error": str(error)}, False
     since = look.reconciled_at_s
@@ -87,7 +111,7 @@ async def _sessions_elsewhere(sockets: edges.Sockets) -> Counter[tuple[str, str]
     sessions: Counter[tuple[str, str]] = Counter()
     for worker in await workers.replaced(sockets):
         try:
-            found = haproxy.traffic(haproxy.parse_stat(await worker.ask("show stat")))
+            found = haproxy.traffic(await worker.ask("show stat"))
         except (edges.Failed, Unreadable):
             continue  # it ended just now
         sessions.update({key: counted.sessions for key, counted in found.items()})

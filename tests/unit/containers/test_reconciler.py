@@ -34,7 +34,6 @@ from fiefdom_gateway.haproxy import (  # noqa: E402
 )
 from fiefdom_gateway.log import Once, printable  # noqa: E402
 from fiefdom_gateway.members import Member, Offer, Rejection, Roll, Unreadable, parse_members  # noqa: E402
-from fiefdom_gateway.rotation import drained, serving  # noqa: E402
 from fiefdom_gateway.settings import BadSettings, Host, Inventory, Service, parse_settings  # noqa: E402
 from fiefdom_gateway.wanted import Known, Server  # noqa: E402
 
@@ -122,6 +121,14 @@ def test_settings_of_the_deploy_are_read():
         ),
         ({"services": [{**SETTINGS["services"][0], "server_options": "check; quit"}]}, r"services\[0\].server_options"),
         ({"services": [{**SETTINGS["services"][0], "server_options": "check\n"}]}, r"services\[0\].server_options"),
+        (
+            {"services": [{**SETTINGS["services"][0], "upgraded": "kill"}]},
+            r"services\[0\].upgraded: must be wait or close",
+        ),
+        (
+            {"services": [{**SETTINGS["services"][0], "upgraded": None}]},
+            r"services\[0\].upgraded: must be wait or close",
+        ),
         ({"network": None}, "network: must be a string"),
         ({"network": "10.99.0.1/24"}, "network: must be an IPv4 network"),
         ({"known_hosts_only": 0}, "known_hosts_only: must be true or false"),
@@ -144,6 +151,16 @@ def test_settings_of_the_deploy_are_read():
 def test_a_mistake_in_the_settings_is_named(change, complaint):
     with pytest.raises(BadSettings, match=complaint):
         parse_settings(json.dumps({**SETTINGS, **change}))
+
+
+@pytest.mark.parametrize(
+    ("upgraded", "closes"), [({}, False), ({"upgraded": "wait"}, False), ({"upgraded": "close"}, True)]
+)
+def test_a_service_says_whether_upgraded_connections_are_waited_for(upgraded, closes):
+    services = [{**SETTINGS["services"][0], **upgraded}]
+    assert (
+        parse_settings(json.dumps({**SETTINGS, "services": services})).services["predictor"].closes_upgraded is closes
+    )
 
 
 @given(st.text())
@@ -610,11 +627,14 @@ def test_recorded_servers():
 
 
 def test_recorded_sessions_and_information():
-    stat = haproxy.parse_stat(recorded("show_stat"))
+    stat = recorded("show_stat")
     traffic = haproxy.traffic(stat)
     assert traffic[("predictor", "app1-8000")].sessions == 1
     assert traffic[("predictor", "app2-8010")].sessions == 0
     assert ("predictor", "BACKEND") in traffic
+    assert haproxy.parse_open(stat) == {key: (found.sessions, found.requests) for key, found in traffic.items()}
+    assert haproxy.takes_connections(stat)
+    assert not haproxy.takes_connections(stat.replace(",OPEN,", ",STOP,"))
     assert haproxy.parse_info(recorded("show_info"))["Version"] == "3.0.11-1+deb13u5"
 
 
@@ -663,9 +683,12 @@ def test_replies_raise_nothing_but_unreadable(state, connections):
     for parse in (
         lambda: haproxy.parse_servers(state, connections),
         lambda: haproxy.parse_servers(recorded("show_servers_state") + state, recorded("show_servers_conn")),
-        lambda: haproxy.parse_stat(state),
-        lambda: haproxy.parse_stat("# pxname,svname,\n" + state),
-        lambda: haproxy.traffic(haproxy.parse_stat(recorded("show_stat") + state)),
+        lambda: haproxy.traffic(state),
+        lambda: haproxy.traffic("# pxname,svname,\n" + state),
+        lambda: haproxy.traffic(recorded("show_stat") + state),
+        lambda: haproxy.parse_open(recorded("show_stat") + state),
+        lambda: haproxy.takes_connections(recorded("show_stat") + state),
+        lambda: list(haproxy.parse_states(recorded("show_servers_state") + state)),
     ):
         with suppress(Unreadable):
             parse()
@@ -1270,46 +1293,6 @@ def test_a_fact_is_said_when_it_changes(capsys):
 # --- Leaving
 
 
-def row(name: str, state: str, sessions: int = 0, requests: int = 0) -> dict[str, object]:
-    return {"service": "predictor", "name": name, "state": state, "sessions": sessions, "requests": requests}
-
-
-@pytest.mark.parametrize(
-    ("servers", "expected"),
-    [
-        ([], "drained"),
-        ([row("app1-8000", "drain"), row("app1-8001", "maint")], "drained"),
-        ([row("app10-8000", "up"), row("app1-x-8000", "up", 3)], "drained"),
-        ([row("app1-8000", "up"), row("app1-8001", "drain")], "1 servers in rotation, 0 requests open"),
-        ([row("app1-8000", "down")], "1 servers in rotation, 0 requests open"),
-        ([row("app1-8000", "drain", 2)], "0 servers in rotation, 2 requests open"),
-    ],
-)
-def test_a_member_is_drained_when_none_of_its_servers_has_or_takes_a_request(
-    servers: list[dict[str, object]], expected: str
-) -> None:
-    assert drained("app1", {"haproxy": {}, "servers": servers}) == expected
-
-
-def test_nobody_is_drained_while_haproxy_does_not_answer() -> None:
-    assert drained("app1", {"haproxy": {"error": "gone"}, "servers": []}) == "HAProxy does not answer"
-
-
 def test_a_member_that_says_it_is_leaving_drains_although_it_is_alive() -> None:
     entry = {"name": "app1", "addr": "10.0.0.1:7946", "status": "alive", "tags": {"role": "app", "state": "leaving"}}
     assert [m.status for m in parse_members(json.dumps({"members": [entry]}), {}).members] == ["leaving"]
-
-
-@pytest.mark.parametrize(
-    ("servers", "expected"),
-    [
-        ([], "0 of 2 servers up"),
-        ([row("app1-8000", "up"), row("app1-8001", "down")], "1 of 2 servers up"),
-        ([row("app1-8000", "up"), row("app1-8001", "up"), row("app2-8000", "down")], "serving"),
-        ([row("app1-8000", "up"), row("app1-8001", "down", requests=5)], "serving"),
-    ],
-)
-def test_a_member_serves_when_all_that_it_offers_is_up(servers: list[dict[str, object]], expected: str) -> None:
-    members = [{"name": "app1", "offers": [{"first_port": 8000, "last_port": 8001}]}]
-    assert serving("app1", {"members": members, "servers": servers}) == expected
-    assert serving("app9", {"members": members, "servers": servers}) == "0 of 0 servers up"
