@@ -34,6 +34,7 @@ ORDER = (
     "test_lockout",
     "test_secrets",
     "test_rotation",
+    "test_offers",
     "test_losses",
     "test_releases",
     "test_rotate_key",
@@ -41,6 +42,7 @@ ORDER = (
     "test_resume",
     "test_faults",
     "test_two_gateways",
+    "test_upgrade",
     "test_tutorial",
 )
 

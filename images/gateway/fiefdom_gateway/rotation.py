@@ -91,7 +91,7 @@ def serving(question: Question, look: Look, view: View) -> str:
         for row in view.current.get(question.host, ())
         if (row.backend, row.name) in offered
     )
-    least = len(offered) if question.least is None else min(question.least, len(offered))
+    least = len(offered) if question.least is None else question.least
     return SERVING if offered and up >= least else f"{up} of {len(offered)} servers up"
 
 

@@ -175,9 +175,9 @@ DIGEST, REFUSED = "0" * 64, "1" * 64
 OFFER = Offer("predictor", "1.0.0", 8000, 8000)
 REPLIES = {
     "show servers state": (
-        "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_check_state srv_port\n"
-        "3 predictor 1 app1-8000 10.99.0.21 2 0 6 8000\n"
-        "3 predictor 2 app2-8001 10.99.0.22 2 8 6 8001\n"
+        "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_check_state srv_port srv_check_port\n"
+        "3 predictor 1 app1-8000 10.99.0.21 2 0 6 8000 0\n"
+        "3 predictor 2 app2-8001 10.99.0.22 2 8 6 8001 0\n"
     ),
     "show servers conn": "# bkname/svname used_cur\npredictor/app1-8000 1\npredictor/app2-8001 0\n",
     "show stat": (
@@ -229,7 +229,10 @@ def test_all_that_the_library_reads_of_a_gateway_is_written(document: str) -> No
     assert found.made == View(
         serf=Agent(False, "timed out"),
         config=Config(False, "the port is taken", DIGEST, REFUSED, retries=True),
-        members=(Seen("app1", "10.99.0.21", "alive"), Seen("app2", "10.99.0.22", "leaving")),
+        members=(
+            Seen("app1", "10.99.0.21", "alive", frozenset({"predictor"})),
+            Seen("app2", "10.99.0.22", "leaving", frozenset({"predictor"})),
+        ),
         servers=(
             views.Server("predictor", "app1-8000", 8000, "up", requests=70, errors_5xx=4, failures=5),
             views.Server("predictor", "app2-8001", 8001, "drain", requests=9, errors_5xx=8, failures=13),
@@ -255,7 +258,7 @@ def test_a_part_of_the_status_with_another_name_is_noticed(document: str) -> Non
         for row in (seen[part] if isinstance(seen[part], list) else [seen[part]])
         for key in row.asked
     }
-    assert len(names) == 2 + 5 + 3 + 7 + 2
+    assert len(names) == 2 + 5 + 4 + 7 + 2
     for part, key in names:
         sent = json.loads(document)
         for row in sent[part] if isinstance(sent[part], list) else [sent[part]]:

@@ -1,0 +1,201 @@
+"""Each service for itself: a service that is sick, released or broken costs no other one a request or a server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from helpers.load import Load
+from helpers.operator_view import GATEWAY_URL, Site, await_true, tell
+
+AT_LEAST = 5_000  # of each service, at 500 requests a second
+URLS = {"predictor": f"{GATEWAY_URL}/predict", "second": f"{GATEWAY_URL}:8081/predict"}
+SICK_WORDS = "answered 404, wanted 200-399"
+
+
+@dataclass
+class Cluster:
+    """The lab with two services that are well and, where a test wants it, one that never answers well."""
+
+    site: Site
+    versions: dict[str, str] = field(default_factory=lambda: {"predictor": "1.0.0", "second": "1.0.0"})
+    others: dict[str, Any] = field(default_factory=dict)
+
+    def inventory(self) -> str:
+        def change(data: dict[str, Any]) -> None:
+            services = data["services"]
+            services["predictor"]["version"] = self.versions["predictor"]
+            services["second"] = service(services["predictor"], 8500, 8081, version=self.versions["second"])
+            for name, own in self.others.items():
+                services[name] = service(services["predictor"], **own)
+            data["rollout"] = {"soak_s": 1}
+
+        return self.site.inventory("offers", change)
+
+    def apply(self) -> subprocess.CompletedProcess[str]:
+        return self.site.fiefdom("apply", self.inventory(), "--yes")
+
+    def offers(self) -> dict[tuple[str, str], tuple[str, str]]:
+        """State and reason by service and host."""
+        found = self.site.status(self.inventory())["offers"]
+        return {(o["service"], o["host"]): (o["state"], o["why"]) for o in found}
+
+    def served(self, service: str) -> set[str]:
+        """Instances of a service that every gateway has up."""
+        found = self.site.status(self.inventory())["instances"]
+        return {f"{i['host']}:{i['port']}" for i in found if i["service"] == service and set(i["servers"]) == {"up"}}
+
+    def requests(self, service: str) -> dict[str, int]:
+        """Requests by server since HAProxy has it: what leaves rotation and comes back begins at 0."""
+        status = json.loads(self.site.ssh("gw1", "docker exec gateway fiefdom-gateway status"))
+        return {s["name"]: int(s["requests"]) for s in status["servers"] if s["service"] == service}
+
+
+def service(like: dict[str, Any], base_port: int, port: int, **own: Any) -> dict[str, Any]:
+    return {**like, "base_port": base_port, "route": {"port": port}, **own}
+
+
+PREDICTORS = {"app1:8000", "app1:8001", "app2:8000", "app2:8001"}
+SECONDS = {"app1:8500", "app1:8501", "app2:8500", "app2:8501"}
+SICK = {"base_port": 9200, "port": 8082, "health": {"path": "/nothing", "start_timeout_s": 3}}
+
+
+@contextmanager
+def traffic(event: str, *services: str) -> Iterator[None]:
+    """Traffic on services during an event, of which no request may fail."""
+    with ExitStack() as stack:
+        loads = {name: stack.enter_context(Load(URLS[name], at_least=AT_LEAST, rate=500)) for name in services}
+        yield
+    for name, load in loads.items():
+        tell(f"{event}: {name}", load)
+    for load in loads.values():
+        assert load.failed == 0, load.report()
+
+
+@pytest.fixture(scope="module")
+def _cluster(first_converge: tuple[Site, str]) -> Iterator[Cluster]:
+    site, _ = first_converge
+    found = Cluster(site)
+    done = found.apply()
+    assert done.returncode == 0, done.stdout + done.stderr
+    yield found
+    found.versions = {"predictor": "1.0.0", "second": "1.0.0"}
+    site.converge()
+
+
+@pytest.fixture
+def cluster(_cluster: Cluster) -> Iterator[Cluster]:
+    yield _cluster
+    _cluster.others.clear()
+    if not _cluster.site.whole(_cluster.inventory()):
+        _cluster.site.converge(_cluster.inventory())
+        _cluster.site.await_serving(_cluster.inventory())
+
+
+def test_a_sick_new_service_fails_the_apply_and_takes_nothing_from_the_others(cluster: Cluster) -> None:
+    """It is added together with a healthy one, then every host is rebooted in turn."""
+    cluster.others = {"sick": SICK, "third": {"base_port": 9300, "port": 8083}}
+    with traffic("a sick service and a healthy one added", "predictor", "second"):
+        done = cluster.apply()
+    assert done.returncode == 1
+    said = done.stdout + done.stderr
+    assert SICK_WORDS in said and "sick@9200.service" in said and "apply again" in said, said
+    served = {(name, host): ("offered", "") for name in ("predictor", "second", "third") for host in ("app1", "app2")}
+    found = cluster.offers()
+    assert served.items() <= found.items()
+    assert {state for (name, _), (state, _) in found.items() if name == "sick"} == {"waiting"}
+    assert len(cluster.served("third")) == 4
+
+    with traffic("every host rebooted beside a sick service", "predictor", "second"):
+        done = cluster.site.fiefdom("reboot", cluster.inventory(), "--limit", "app_hosts", "--force", "--yes")
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert served.items() <= cluster.offers().items()
+    assert (cluster.served("predictor"), cluster.served("second")) == (PREDICTORS, SECONDS)
+    await_true(lambda: SICK_WORDS in cluster.offers()["sick", "app1"][1], what="the reason in the status")
+    assert cluster.site.fiefdom("status", cluster.inventory(), "--check").returncode == 2
+    cluster.others.clear()
+    with traffic("two services removed", "predictor", "second"):
+        done = cluster.apply()
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert cluster.site.fiefdom("status", cluster.inventory(), "--check").returncode == 0
+
+
+def test_a_release_of_one_service_takes_no_server_of_another_out(cluster: Cluster) -> None:
+    cluster.versions["second"] = "2.0.0"
+    before = cluster.requests("predictor")
+    with traffic("a release beside another service", "predictor", "second"):
+        done = cluster.site.fiefdom("rollout", cluster.inventory(), "second")
+        assert done.returncode == 0, done.stdout + done.stderr
+    after = cluster.requests("predictor")
+    assert len(before) == 4 and after.keys() == before.keys()
+    assert all(after[name] > before[name] for name in before), (before, after)
+    assert cluster.site.plan(cluster.inventory())[0] == 0
+
+
+def test_an_agent_that_dies_forgets_no_offer(cluster: Cluster) -> None:
+    """Killed with its tags' file damaged, and restarted: what it says afterwards is what is offered."""
+    with traffic("agents killed and restarted", "predictor", "second"):
+        for host in ("app1", "app2"):
+            cluster.site.ssh(host, "echo '{' >/run/fiefdom/offers/tags.json; docker kill serf-agent")
+            await_true(lambda host=host: offered_by(cluster.site, host) == {"svc:predictor", "svc:second"})  # type: ignore[misc]
+        cluster.site.ssh("app1", "systemctl restart serf-agent")
+        cluster.site.ssh("app2", "docker exec serf-agent serf tags -delete svc:second; systemctl restart serf-agent")
+        assert offered_by(cluster.site, "app2") == {"svc:predictor", "svc:second"}
+        cluster.site.await_serving(cluster.inventory())
+
+
+def test_a_daemon_that_restarts_changes_no_offer(cluster: Cluster) -> None:
+    before = cluster.requests("predictor")
+    with traffic("dockerd restarted on every host", "predictor", "second"):
+        for host in ("app1", "app2"):
+            cluster.site.ssh(host, "systemctl restart docker")
+    after = cluster.requests("predictor")
+    assert all(after[name] > before[name] for name in before), (before, after)
+    assert cluster.site.whole(cluster.inventory())
+
+
+def test_a_service_whose_instances_come_up_in_part_is_offered_with_those(cluster: Cluster) -> None:
+    """One of two cannot start, for somebody else has its port: the other one serves, and its neighbours stay."""
+    site = cluster.site
+    site.ssh("app1", "systemctl stop second@8501; docker rm -f second-8501 >/dev/null")
+    site.ssh("app1", "systemd-run -q --unit=squatter python3 -m http.server 8501 --bind 10.99.0.21", check=False)
+    site.ssh("app1", "docker run -d --name squatter -p 10.99.0.21:8501:80 fiefdom/predictor:1.0.0 || :", check=False)
+    try:
+        with traffic("a host that offers a part of a service", "predictor", "second"):
+            site.ssh("app1", "systemctl restart fiefdom-offer-second")
+            await_true(lambda: cluster.served("second") == SECONDS - {"app1:8501"}, what="three of four")
+        assert cluster.offers()["second", "app1"][0] == "offered"
+        assert "1 of 2 instances are healthy" in cluster.offers()["second", "app1"][1]
+    finally:
+        site.ssh("app1", "docker rm -f squatter; systemctl stop squatter", check=False)
+    done = cluster.apply()
+    assert done.returncode == 0, done.stdout + done.stderr
+    site.ssh("app1", "systemctl reload fiefdom-offer-second")
+    assert cluster.offers()["second", "app1"] == ("offered", "")
+
+
+def test_making_an_offer_takes_no_longer_than_gossip(cluster: Cluster) -> None:
+    """From the unit's start to its first server in rotation, beside the time until Serf's own news of it."""
+    site = cluster.site
+    site.ssh("app2", "systemctl stop fiefdom-offer-second")
+    began_s = time.monotonic()
+    site.ssh("app2", "systemctl start fiefdom-offer-second")
+    took_s = time.monotonic() - began_s
+    assert cluster.served("second") == SECONDS
+    print(f"an offer was made, and acknowledged, in {took_s:.2f} s with the login")
+
+
+def offered_by(site: Site, host: str) -> set[str]:
+    """Tags with which a host's own agent offers services."""
+    said = site.ssh(host, "docker exec serf-agent serf info -format=json", check=False)
+    try:
+        return {tag for tag in json.loads(said)["tags"] if tag.startswith("svc:")}
+    except ValueError:
+        return set()
