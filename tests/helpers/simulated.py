@@ -499,7 +499,10 @@ class SimulatedHosts:
         if "serf" in words:
             return self._serf(name, words[words.index("serf") + 1 :])
         addresses = {member: self.known.cluster.hosts[member].address for member in self.tags}
-        members = [{"name": n, "address": address, "status": "alive"} for n, address in addresses.items()]
+        members = [
+            {"name": n, "address": address, "status": "alive", "offers": self._offers(n)}
+            for n, address in addresses.items()
+        ]
         well = {"ok": True, "error": None}
         config = self.hosts[name].now.files.get(HAPROXY_CONFIG)
         taken_up = well | {"digest": config.digest if config else None}
@@ -562,6 +565,9 @@ class SimulatedHosts:
                     first, last = map(int, ports.split("-"))
                     rows += [self._row(name, tag[4:], version, port) for port in range(first, last + 1)]
         return rows
+
+    def _offers(self, host: str) -> list[dict[str, str]]:
+        return [{"service": tag[4:]} for tag in self.tags[host] if tag.startswith("svc:")]
 
     def _row(self, host: str, service: str, version: str, port: int) -> dict[str, Any]:
         found = self.hosts[host].now.containers.get(f"{service}-{port}")

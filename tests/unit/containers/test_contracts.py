@@ -175,7 +175,8 @@ DIGEST, REFUSED = "0" * 64, "1" * 64
 OFFER = Offer("predictor", "1.0.0", 8000, 8000)
 REPLIES = {
     "show servers state": (
-        "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_check_state srv_port srv_check_port\n"
+        "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_check_state srv_port "
+        "srv_check_port\n"
         "3 predictor 1 app1-8000 10.99.0.21 2 0 6 8000 0\n"
         "3 predictor 2 app2-8001 10.99.0.22 2 8 6 8001 0\n"
     ),
