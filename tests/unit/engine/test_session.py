@@ -23,12 +23,14 @@ import subprocess, sys, time
 from types import SimpleNamespace
 from paramiko import SSHException
 import fiefdom.engine
+import gevent
 from fiefdom.errors import Unreachable
 from fiefdom.engine import session as engine
 from fiefdom.engine import shells
 from fiefdom.cluster import ledger
 
-engine.QUIET_S = shells.QUIET_S = 3
+# On the host, its own limit comes two seconds before the link's.
+engine.QUIET_S = shells.QUIET_S = 1 if sys.argv[1] == "link" else 3
 
 class Connector:
     client = SimpleNamespace(get_transport=lambda: object())
@@ -62,19 +64,27 @@ session._state = state
 host.connector.client = SimpleNamespace(get_transport=lambda: SimpleNamespace(open_session=lost))
 if sys.argv[1] == "down":
     host.connector.client = None
-for call in (
-    lambda name: session.shell(name, ["true"]),
-    lambda name: session.script(name, "true", timeout_s=3),
-    lambda name: session.follow(name, [], print),
-):
+
+def one(call):
     try:
-        print(call("gw1"))
+        return call("gw1")
     except Unreachable as error:
-        print(error.host, "|", error)
+        return " | ".join((error.host, str(error)))
+
+def all(call):
     try:
         session.on_all(call)
     except Exception as error:
-        print(type(error).__name__, "|", error)
+        return " | ".join((type(error).__name__, str(error)))
+
+calls = (
+    lambda name: session.shell(name, ["true"]),
+    lambda name: session.script(name, "true", timeout_s=1),
+    lambda name: session.follow(name, [], print),
+)
+# At once, for some hang.
+jobs = [gevent.spawn(ask, call) for call in calls for ask in (one, all)]
+print(*filter(None, (job.get() for job in jobs)), sep="\\n")
 """
 
 
@@ -134,7 +144,7 @@ def test_a_command_that_hangs_on_a_host_has_failed_and_says_so() -> None:
 
 
 def test_a_link_that_hangs_is_a_command_that_failed() -> None:
-    assert shell("link", "true") == "(False, '', 'no answer for 3 s')"
+    assert shell("link", "true") == "(False, '', 'no answer for 1 s')"
 
 
 @pytest.mark.parametrize(
@@ -142,7 +152,7 @@ def test_a_link_that_hangs_is_a_command_that_failed() -> None:
     [
         ("down", "not connected", "not connected"),
         ("broken", "gone", "lost"),
-        ("link", "no answer for 3 s", "lost"),
+        ("link", "no answer for 1 s", "lost"),
     ],
 )
 def test_a_host_that_cannot_be_heard_is_one_error_that_names_it(how: str, script: str, follow: str) -> None:
@@ -150,7 +160,7 @@ def test_a_host_that_cannot_be_heard_is_one_error_that_names_it(how: str, script
     lines = shell(how, program=UNREACHABLE).splitlines()
     broke_off = [f"gw1: the connection broke off: {words}" for words in (script, script, follow)]
     expected = [line for words in broke_off for line in (f"gw1 | {words}", f"FiefdomError | {words}")]
-    assert lines == (["(False, '', 'no answer for 3 s')", *expected[2:]] if how == "link" else expected)
+    assert lines == (["(False, '', 'no answer for 1 s')", *expected[2:]] if how == "link" else expected)
 
 
 def test_a_commands_words_are_its_own() -> None:
