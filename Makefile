@@ -5,6 +5,11 @@ STAMP := $(VENV)/.installed
 SCRIPTS = $(shell grep -rlE '^\#!/(usr/)?bin/(env )?(ba)?sh' images .ci)
 DOCKERFILES = $(shell find images tests -name Dockerfile)
 
+# What a test leaves out of the everyday run; the rest of tests/lab in two parts, of which one wants no hosts.
+EVERYDAY := not proof and not audit
+# Where it is set, each of some hundred processes would compile all of Fiefdom, and each worker all tests, anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help venv demo test check audit proof lint docs reference pip-audit lock bases bench clean
 .DEFAULT_GOAL := help
 
@@ -19,7 +24,9 @@ demo: venv ## bare hosts on this machine, converged, serving behind their gatewa
 test: venv ## every test but the longest, with its lab: about 35 minutes on two cores
 	@echo 'Unit tests first, then real hosts on this machine: about 35 minutes on two cores. The share done is in brackets.'
 	$(VENV)/bin/pytest -q --numprocesses auto --dist worksteal tests/unit
-	$(VENV)/bin/pytest --verbose --durations 15 tests/lab
+	$(VENV)/bin/pytest --verbose --durations 15 --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+	  -m '$(EVERYDAY) and not hosts' tests/lab
+	$(VENV)/bin/pytest --verbose --durations 15 -m '$(EVERYDAY) and hosts' tests/lab
 
 proof: venv ## every planned event, loss and lock-out, the longest ones too: more than an hour
 	$(VENV)/bin/pytest -m "proof or not proof" tests/lab/test_gateway_container.py tests/lab/test_faults.py \

@@ -55,7 +55,7 @@ def one_message(done: subprocess.CompletedProcess[str]) -> str:
 def settle(site: Site, inventory: str = LAB_YAML) -> None:
     """The next run converges, and the one after it has nothing to do."""
     site.apply(inventory)
-    again = site.fiefdom("apply", inventory, "--yes", "--json")
+    again = site.quick("apply", inventory, "--yes", "--json")
     assert again.returncode == 0, again.stderr
     assert not any(json.loads(again.stdout)["hosts"].values()), again.stdout
     site.await_serving(inventory)

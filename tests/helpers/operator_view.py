@@ -76,8 +76,11 @@ class Site:
         """The `fiefdom` command."""
         return self.run("fiefdom", *arguments, timeout_s=timeout_s)
 
-    def look(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """The `fiefdom` command, for one that only looks: without the second that a new Python costs."""
+    def quick(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The `fiefdom` command, where its effect is what is wanted: without the second that a new Python costs.
+
+        A test of what a command says, or of how it ends, takes `fiefdom`.
+        """
         return WATCH.command(*arguments) or self.fiefdom(*arguments)
 
     def whole(self, inventory: str = LAB_YAML) -> bool:
@@ -89,26 +92,26 @@ class Site:
 
     def plan(self, inventory: str = LAB_YAML, *options: str) -> tuple[int, dict[str, list[str]]]:
         """Exit code, and by host the changes as `sign kind name`."""
-        done = self.look("plan", inventory, "--json", *options)
+        done = self.quick("plan", inventory, "--json", *options)
         assert done.returncode in (0, 2), done.stderr
         hosts = json.loads(done.stdout)["hosts"]
         return done.returncode, {h: [f"{c['sign']} {c['kind']} {c['name']}" for c in cs] for h, cs in hosts.items()}
 
     def apply(self, inventory: str = LAB_YAML, *options: str) -> str:
         """Converge; what it printed. Fails the test where it did not work."""
-        done = self.fiefdom("apply", inventory, "--yes", *options)
+        done = self.quick("apply", inventory, "--yes", *options)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     def converge(self, inventory: str = LAB_YAML) -> None:
         """Bring hosts to an inventory with both commands: what is due, then the releases that wait."""
         self.apply(inventory)
-        done = self.fiefdom("rollout", inventory, "--force")
+        done = self.quick("rollout", inventory, "--force")
         assert done.returncode == 0, done.stdout + done.stderr
 
     def status(self, inventory: str = LAB_YAML) -> dict[str, Any]:
         """The status as data."""
-        done = self.look("status", inventory, "--json")
+        done = self.quick("status", inventory, "--json")
         assert done.returncode == 0, done.stderr
         found: dict[str, Any] = json.loads(done.stdout)
         return found

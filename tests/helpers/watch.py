@@ -1,4 +1,4 @@
-"""Looks at a cluster that start no Python each: a process with the engine imported, which forks for every look.
+"""Commands on a cluster that start no Python each: a process with the engine imported, which forks for every one.
 
 What a fork runs is the command itself, with arguments, environment, exit code and output of its own; only interpreter
 and imports are there already. The tests' own process must never import the engine (see tests/conftest.py).
@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from contextlib import suppress
 from pathlib import Path
@@ -22,10 +23,14 @@ TIMEOUT_S = 600
 
 
 class Watch:
-    """The process that looks: started when it is first asked, anew where it died, and gone with this one."""
+    """The process that is asked: started when it first is, anew where it died, and gone with this one.
+
+    Threads take turns, for an answer does not say whose it is.
+    """
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
+        self._turn = threading.Lock()
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str] | None:
         """What `fiefdom` says to ``arguments``; None where nobody could be asked."""
@@ -37,6 +42,10 @@ class Watch:
         return None if done is None else done.returncode == 0
 
     def _ask(self, request: dict[str, Any]) -> subprocess.CompletedProcess[str] | None:
+        with self._turn:
+            return self._ask_now(request)
+
+    def _ask_now(self, request: dict[str, Any]) -> subprocess.CompletedProcess[str] | None:
         if self._process is None or self._process.poll() is not None:
             self._process = subprocess.Popen(
                 [sys.executable, __file__],

@@ -5,27 +5,33 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fiefdom import lab
-from helpers.operator_view import LOCKOUTS, TRAFFIC, Site
+from helpers.operator_view import LAB_YAML, LOCKOUTS, TRAFFIC, Site
 
 SCRATCH_IMAGES = ("fiefdom-test/*", "scratch-container-test/*")
-# Files run in this order: what wants no hosts, then what wants bare ones, the first converge, and what is slow last.
-ORDER = (
+# These want a Docker daemon and no hosts, so that `make test` runs several at once; the longest first.
+NO_HOSTS = (
+    "test_gateway_container",
+    "test_gateway_refuses",
+    "test_container_script",
     "test_images",
     "test_layers_travel",
     "test_snapshot_script",
     "test_steps_script",
-    "test_container_script",
+)
+# All files run in this order: then what wants bare hosts, the first converge, and what is slow last.
+ORDER = (
+    *NO_HOSTS,
     "test_lab_hosts",
-    "test_gateway_container",
-    "test_gateway_refuses",
     "test_converge",
     "test_drift",
     "test_refusals",
@@ -61,10 +67,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.line(f"{tried.event}: {took}")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m is heeded
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = [item for item in items if Path(__file__).parent in item.path.parents]
     for item in here:
         item.add_marker("lab")
+        if item.path.stem not in NO_HOSTS:
+            item.add_marker("hosts")
     rank = {name: number for number, name in enumerate(ORDER)}
     here.sort(key=lambda item: rank.get(item.path.stem, len(ORDER)))
     items[:] = [item for item in items if item not in here] + here
@@ -72,9 +81,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def docker_here() -> None:
-    """A Docker daemon on this machine, with the base images."""
-    lab.ensure_docker(lambda _: None)
-    lab.ensure_base_images(lambda _: None)
+    """A Docker daemon on this machine, with the base images; made by one process while others wait."""
+    with (Path(tempfile.gettempdir()) / f"fiefdom-test-{os.getuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lab.ensure_docker(lambda _: None)
+        lab.ensure_base_images(lambda _: None)
 
 
 @pytest.fixture(scope="session")
@@ -103,9 +114,10 @@ def bare_lab(docker_here: None) -> Iterator[None]:
 def first_converge(bare_lab: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, str]:
     """The converged cluster, and what the run that made it printed."""
     site = Site(tmp_path_factory.mktemp("inventories"))
-    printed = site.apply()
+    done = site.fiefdom("apply", LAB_YAML, "--yes")
+    assert done.returncode == 0, done.stdout + done.stderr
     site.await_serving()
-    return site, printed
+    return site, done.stdout
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from fiefdom import lab
 from helpers.load import Load
 from helpers.operator_view import GATEWAY_URL, LAB_YAML, Site, await_true, tell
 
+HOSTS = ("gw1", "app1", "app2")
 OPEN, CLOSED = "open", "closed"
 # From, to, port, and what is promised.
 REACH = [
@@ -48,19 +50,24 @@ def test_ports_are_open_to_those_who_should_reach_them_only(site: Site) -> None:
 
 @pytest.mark.parametrize("event", ["systemctl restart docker", "systemctl reload fiefdom-firewall"])
 def test_that_holds_after(site: Site, event: str) -> None:
-    for host in ("gw1", "app1", "app2"):
+    for host in HOSTS:
         site.ssh(host, event)
     site.await_serving()
     assert found(site) == REACH
 
 
-def test_that_holds_after_a_reboot(site: Site) -> None:
-    boot = lab.boot_of("app2")
-    site.ssh("app2", "systemctl reboot", check=False)
-    await_true(lambda: lab.boot_of("app2") != boot, what="a new boot of app2")
-    lab.await_booted(["app2"])
+def test_that_holds_after_a_reboot_of_every_host_and_nothing_is_to_be_done(site: Site) -> None:
+    boots = {name: lab.boot_of(name) for name in HOSTS}
+    for name in boots:
+        site.ssh(name, "systemctl reboot", check=False)
+    await_true(lambda: all(lab.boot_of(n) != b for n, b in boots.items()), what="a new boot of every host")
+    lab.await_booted(boots)
     site.await_serving()
     assert found(site) == REACH
+    assert site.plan() == (0, {name: [] for name in HOSTS})
+    assert "no changes on 3 hosts" in site.apply()
+    dry = site.run("pyinfra", "--json", "--dry", "inventories/lab.py", "deploys/site.py")
+    assert [o["hosts_with_change"] for o in json.loads(dry.stdout)["plan"]] == [[]] * 6
 
 
 def test_an_operators_key_of_the_inventory_opens_the_host(site: Site, tmp_path: Path) -> None:
@@ -97,7 +104,7 @@ def test_a_login_that_no_longer_works_fails_the_run_while_the_old_session_is_ope
 
 def test_a_new_daemon_setting_stops_no_container(site: Site) -> None:
     processes = "docker inspect $(docker ps -q) --format '{{.Name}} {{.State.Pid}}' | sort"
-    before = {name: site.ssh(name, processes) for name in ("gw1", "app1", "app2")}
+    before = {name: site.ssh(name, processes) for name in HOSTS}
     changed = site.inventory("daemon", lambda d: d.update(docker={"nofile": 8192}))
     with Load(f"{GATEWAY_URL}/predict") as load:
         site.apply(changed)
@@ -118,7 +125,7 @@ def test_container_addresses_are_not_reached_by_routing(site: Site) -> None:
 
 
 def test_sshd_takes_keys_only(site: Site) -> None:
-    for host in ("gw1", "app1", "app2"):
+    for host in HOSTS:
         effective = dict(line.split(" ", 1) for line in site.ssh(host, "sshd -T").splitlines() if " " in line)
         wanted = {
             "passwordauthentication": "no",
@@ -136,7 +143,7 @@ def test_containers_run_without_privileges(site: Site) -> None:
         "{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.CapAdd}} "
         "{{.HostConfig.Privileged}} {{.HostConfig.SecurityOpt}}"
     )
-    for host in ("gw1", "app1", "app2"):
+    for host in HOSTS:
         for line in site.ssh(host, f"docker inspect $(docker ps -q) --format '{form}'").splitlines():
             user, read_only, rest = line.split(" ", 2)
             assert user.split(":")[0] not in ("", "0", "root")

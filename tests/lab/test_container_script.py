@@ -23,7 +23,7 @@ from fiefdom.desired.containers import conf_file
 from fiefdom.desired.state import Container, File, HostState, digest
 from helpers.programs import place_handover, place_supervisor
 
-pytestmark = pytest.mark.lab
+pytestmark = pytest.mark.usefixtures("docker_here")
 
 IMAGE = "debian:trixie"
 SECRET = "s3cret value # kept"
@@ -213,14 +213,16 @@ def test_a_stop_while_it_starts_is_taken(supervised: Supervised) -> None:
 
 
 def test_ends_with_the_exit_code_of_a_killed_process_and_starts_it_again(supervised: Supervised) -> None:
+    began = time.monotonic()
     run = supervised.start_until_ready()
+    first_took_s = time.monotonic() - began
     first = supervised.id
     began = time.monotonic()
     os.kill(supervised.pid, signal.SIGKILL)
     assert run.wait(5) == 137
     supervised.start_until_ready()
-    # The server itself takes half a second to start.
-    assert time.monotonic() - began < 2.5
+    # The server itself takes half a second to start; on a busy machine all takes longer, the first start too.
+    assert time.monotonic() - began < max(2.5, 2 * first_took_s)
     assert supervised.id == first
 
 

@@ -7,8 +7,7 @@ import os
 
 import pytest
 
-from fiefdom import lab
-from helpers.operator_view import LAB_YAML, Site, answers, await_true
+from helpers.operator_view import LAB_YAML, Site, answers
 
 EVERY_INSTANCE = {"app1:8000", "app1:8001", "app2:8000", "app2:8001"}
 HOSTS = ("gw1", "app1", "app2")
@@ -64,16 +63,3 @@ def test_apply_without_terminal_and_consent_touches_nothing(site: Site) -> None:
     done = site.fiefdom("apply", LAB_YAML)
     assert (done.returncode, done.stderr) == (1, "error: no terminal to ask on; say --yes to apply this plan unseen\n")
     assert site.plan()[1]["app1"] == ["~ file /etc/hosts"]
-
-
-def test_everything_is_the_same_after_a_reboot_of_every_host(site: Site) -> None:
-    boots = {name: lab.boot_of(name) for name in HOSTS}
-    for name in boots:
-        site.ssh(name, "systemctl reboot", check=False)
-    await_true(lambda: all(lab.boot_of(n) != b for n, b in boots.items()), what="a new boot of every host")
-    lab.await_booted(boots)
-    site.await_serving()
-    assert site.plan() == (0, {name: [] for name in HOSTS})
-    assert "no changes on 3 hosts" in site.apply()
-    dry = site.run("pyinfra", "--json", "--dry", "inventories/lab.py", "deploys/site.py")
-    assert [o["hosts_with_change"] for o in json.loads(dry.stdout)["plan"]] == [[]] * 6

@@ -119,7 +119,7 @@ def test_harm_is_seen_and_mended(site: Site, names: tuple[str, ...]) -> None:
         left = site.plan()[1]
         waiting = {name: found for name, found in seen(left, names).items() if found}
         if any(left.values()):
-            released = site.fiefdom("rollout", LAB_YAML, "--force")
+            released = site.quick("rollout", LAB_YAML, "--force")
             assert released.returncode == 0, released.stdout + released.stderr
     assert all("predictor-" in change for found in waiting.values() for change in found), waiting
     assert all("predictor-" in change for found in left.values() for change in found), left

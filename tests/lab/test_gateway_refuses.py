@@ -21,7 +21,6 @@ from typing import Any
 
 import pytest
 
-from fiefdom import lab
 from fiefdom.desired.render import render
 from fiefdom.images import bases
 
@@ -287,9 +286,7 @@ def states(view: dict[str, Any]) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    lab.ensure_docker(lambda _: None)
-    lab.ensure_base_images(lambda _: None)
+def cluster(docker_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     remove_all()
     for name in ("gateway", "serf"):
         context = ROOT / "images" / name

@@ -13,7 +13,7 @@ import pytest
 from fiefdom.converge import steps
 from fiefdom.converge.steps import SCRIPT, TURN, Step, steps_text
 
-pytestmark = pytest.mark.lab
+pytestmark = pytest.mark.usefixtures("docker_here")
 
 # Quotes, command substitutions, variables, globs, options and the format letters of printf, all of them only text.
 HOSTILE = '/srv/it\'s "$(touch /pwned)" `touch /pwned` ; touch /pwned & $HOME * \\n %s {} --help'
