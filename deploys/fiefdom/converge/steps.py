@@ -87,7 +87,11 @@ def turn(plan: HostPlan) -> tuple[Step, ...]:
         *(("keep", "container", c.name, c.unit) for c in changed),
         *(("keep", "offer", o.unit) for o in offers.values()),
         ("keep", "done"),
-        *(step for service, own in released.items() for step in _released(service, own, offers.get(service), files)),
+        *(
+            step
+            for service, own in released.items()
+            for step in _released(service, own, offers.get(service), files, f" {service}" if len(released) > 1 else "")
+        ),
         ("settled",),
     )
 
@@ -96,20 +100,22 @@ def _services(containers: Iterable[Container]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(container.service for container in containers))
 
 
-def _released(service: str, containers: list[Container], offer: Offer | None, files: list[File]) -> tuple[Step, ...]:
+def _released(
+    service: str, containers: list[Container], offer: Offer | None, files: list[File], which: str
+) -> tuple[Step, ...]:
     # What another service is made from waits for its own turn, lest an instance that ends by itself takes it up.
     own = {path for c in containers for path in (*c.config, conf_path(c.name))}
     own |= {offer_conf_path(service), f"{UNIT_DIR}/{offer_unit(service)}", f"{UNIT_DIR}/{service}@.service"}
     # A host outside app_hosts runs it for itself.
     offers = [offer.unit] if offer else []
     return (
-        ("say", f"drain {service}"),
+        ("say", f"drain{which}"),
         *_all_at_once("stop", offers),
-        ("say", f"replace {service}"),
+        ("say", f"replace{which}"),
         *(("place", f.path) for f in files if f.path in own),
         ("daemon-reload",),
         ("containers", "restart", *(c.unit for c in containers)),
-        ("say", f"join {service}"),
+        ("say", f"join{which}"),
         *_all_at_once("start", offers),
     )
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from fiefdom.cluster import status
-from fiefdom.cluster.status import InstanceStatus, Status
+from fiefdom.cluster.status import InstanceStatus, OfferStatus, Status
 from fiefdom.cluster.views import Agent, Config, Refused, Seen, Server, Silent, View, parse_view
 from fiefdom.converge import plan
-from fiefdom.converge.snapshot import FoundContainer, Snapshot
+from fiefdom.converge.snapshot import FoundContainer, FoundUnit, Snapshot
 from fiefdom.desired import gateway
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
@@ -23,13 +23,19 @@ from helpers.example import context
 CLUSTER: Cluster = context(services={"web": None}, hosts={"app2": {"groups": ["app_hosts"]}}).cluster
 NAMES = tuple(CLUSTER.hosts)
 INSTANCES = [(name, i.port, i.container) for name in NAMES for i in CLUSTER.instances(name)]
+OFFER = "fiefdom-offer-predictor.service"
 RUNNING = FoundContainer(True, "sha256:1", "spec", "instance", "1.2.0", True, "facts")
 
 
 def hosts() -> dict[str, Snapshot]:
     return {
         name: Snapshot(
-            0, "debian", "trixie", containers={container: RUNNING for n, _, container in INSTANCES if n == name}
+            0,
+            "debian",
+            "trixie",
+            containers={container: RUNNING for n, _, container in INSTANCES if n == name},
+            units={OFFER: FoundUnit("loaded", "active", "exited", says="offered: 4 of 4 instances are healthy")},
+            offers={"predictor": "1.2.0;8000-8003"} if name in CLUSTER.app_hosts else {},
         )
         for name in NAMES
     }
@@ -40,7 +46,10 @@ def view() -> dict[str, Any]:
     return {
         "serf": {"ok": True, "error": None},
         "config": {"ok": True, "error": None},
-        "members": [{"name": name, "address": "10.1.0.1", "status": "alive"} for name in NAMES],
+        "members": [
+            {"name": name, "address": "10.1.0.1", "status": "alive", "offers": [{"service": "predictor"}]}
+            for name in NAMES
+        ],
         "servers": [
             {"service": "predictor", "name": f"{n}-{port}", "port": port, "state": "up"} for n, port, _ in INSTANCES
         ],
@@ -72,6 +81,52 @@ def test_all_is_well() -> None:
     ]
     assert shown.instances[0] == InstanceStatus("predictor", "app1", 8000, "1.2.0", "running", ("up", "up"))
     assert json.loads(json.dumps(shown.as_data()))["serving"] is True
+
+
+def offer(shown: Status, host: str = "app1") -> OfferStatus:
+    return next(o for o in shown.offers if o.host == host)
+
+
+def test_every_service_of_an_app_host_is_an_offer() -> None:
+    shown = combined()
+    assert shown.offers == tuple(OfferStatus("predictor", host, "1.2.0", "offered") for host in ("app1", "app2"))
+
+
+@pytest.mark.parametrize(
+    ("active", "says", "state", "why"),
+    [
+        ("inactive", "", "withdrawn", f"{OFFER} is stopped"),
+        ("failed", "", "waiting", f"{OFFER} is failed"),
+        ("activating", "none of its 4 instances is healthy", "waiting", "none of its 4 instances is healthy"),
+    ],
+)
+def test_an_offer_that_is_not_made_says_why_and_the_cluster_does_not_serve(
+    active: str, says: str, state: str, why: str
+) -> None:
+    found = hosts()
+    found["app1"].offers.clear()
+    found["app1"].units[OFFER] = FoundUnit("loaded", active, says=says)
+    shown = combined(found)
+    assert offer(shown) == OfferStatus("predictor", "app1", "-", state, why)
+    assert offer(shown, "app2").state == "offered" and not shown.serving
+
+
+def test_an_offer_of_some_instances_says_so_and_is_one() -> None:
+    found = hosts()
+    says = "offered: 3 of 4 instances are healthy, predictor-8003: answered 403, wanted 200-399"
+    found["app1"].units[OFFER] = FoundUnit("loaded", "active", says=says)
+    assert offer(combined(found)) == OfferStatus(
+        "predictor", "app1", "1.2.0", "offered", says.removeprefix("offered: ")
+    )
+
+
+def test_what_a_gateway_does_not_take_up_is_refused_or_unheard() -> None:
+    deaf = view()
+    deaf["members"][NAMES.index("app1")]["offers"] = []
+    assert offer(combined(gw2=deaf)) == OfferStatus("predictor", "app1", "1.2.0", "unheard", "gw2: does not list it")
+    reason = "offers predictor on ports 8000-8003, outside 9000-9099"
+    deaf["rejected"] = [{"member": "app1", "reason": reason}]
+    assert offer(combined(gw2=deaf)) == OfferStatus("predictor", "app1", "1.2.0", "refused", f"gw2: {reason}")
 
 
 def test_a_gateway_that_is_down_is_a_problem_and_the_other_one_still_tells() -> None:
@@ -155,7 +210,7 @@ def test_a_gateways_answer_is_what_it_says_less_what_nobody_reads() -> None:
     assert parse_view(json.dumps(sent)) == View(
         serf=Agent(True),
         config=Config(False, "line 3", OLD, "1" * 64, True),
-        members=(Seen("app1", "10.1.0.21", "alive"),),
+        members=(Seen("app1", "10.1.0.21", "alive", frozenset({"predictor"})),),
         servers=(Server("predictor", "app1-8000", 8000, "up", requests=5),),
         rejected=(Refused("app9", "claims the name"),),
     )

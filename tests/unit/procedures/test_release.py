@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fiefdom.cluster import status
-from fiefdom.cluster.status import InstanceStatus, Status
+from fiefdom.cluster.status import InstanceStatus, OfferStatus, Status
 from fiefdom.cluster.views import (
     Count,
     Missing,
@@ -241,11 +241,18 @@ UP = InstanceStatus("predictor", "app1", 8000, "1", "running", ("up", "up"))
 def test_a_cluster_that_is_not_whole_says_why(
     instances: list[InstanceStatus], problems: tuple[str, ...], reasons: list[str]
 ) -> None:
-    assert status.degraded(Status(("gw1", "gw2"), (), tuple(instances), problems)) == reasons
+    assert status.degraded(Status(("gw1", "gw2"), (), (), tuple(instances), problems)) == reasons
+
+
+def test_an_offer_that_is_not_made_or_not_heard_leaves_the_cluster_not_whole() -> None:
+    waiting = OfferStatus("web", "app1", "-", "waiting", "none of its 2 instances is healthy")
+    found = Status(("gw1",), (), (waiting, OfferStatus("predictor", "app1", "1", "offered")), (UP,), ())
+    assert status.degraded(found) == ["web at app1 is waiting: none of its 2 instances is healthy"]
+    assert not found.serving
 
 
 def test_without_a_gateway_that_answers_nothing_is_known_to_be_up() -> None:
-    assert status.degraded(Status((), (), (replace(UP, servers=()),), ()))
+    assert status.degraded(Status((), (), (), (replace(UP, servers=()),), ()))
 
 
 def test_what_apply_would_do_comes_first_but_not_what_a_failed_release_left() -> None:
@@ -325,13 +332,13 @@ def test_the_steps_of_a_turn() -> None:
         "keep container predictor-8000",
         f"keep offer {unit}",
         "keep done",
-        "say drain predictor",
+        "say drain",
         f"containers stop {unit}",
-        "say replace predictor",
+        "say replace",
         f"place {serving.path}",
         "daemon-reload",
         "containers restart predictor@8000.service",
-        "say join predictor",
+        "say join",
         f"containers start {unit}",
         "settled",
     ]
