@@ -86,8 +86,9 @@ list_made() {
   done
 }
 
+# The agent reads it as a user of its own, and none of it is a secret.
 write_made() { # path, text on stdin
-  cat > "$1.new" && mv "$1.new" "$1"
+  (umask 022 && cat > "$1.new") && mv "$1.new" "$1"
 }
 
 # What a starting agent reads beside its own configuration.
