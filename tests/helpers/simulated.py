@@ -561,7 +561,7 @@ class SimulatedHosts:
         for name, tags in self.tags.items():
             for tag, offer in tags.items():
                 if tag.startswith("svc:"):
-                    version, _, ports = offer.partition(";")
+                    version, ports, *_ = offer.split(";")
                     first, last = map(int, ports.split("-"))
                     rows += [self._row(name, tag[4:], version, port) for port in range(first, last + 1)]
         return rows

@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
-from fiefdom.converge import plan, snapshot
+from fiefdom.converge import plan, ports, snapshot
 from fiefdom.converge.run import Hosts, Known
 from fiefdom.desired import network
 from fiefdom.desired.concerns import ALL, state_of, states_of
@@ -39,8 +39,8 @@ def plan_of(
     # Worked out once, for whatever the host says of itself until a release, its instances are the same.
     instances = plan.of_instances(state, found, known.identities)
     running = plan.running_versions(instances, found, hold)
-    checks = plan.running_checks(instances, found, hold)
-    going = plan.going_ports(state, found)
+    checks = ports.running_checks(instances, found, hold)
+    going = ports.going_ports(state, found)
     if running or going:
         # What the host says of itself must stay true until the release, and what it runs be reached until its turn.
         state = state_of(replace(context, running=running, checks=checks, going=going), concerns)

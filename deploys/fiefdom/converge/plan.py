@@ -6,7 +6,6 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
-from urllib.parse import urlsplit
 
 from fiefdom.converge.snapshot import FoundContainer, FoundUnit, Snapshot, sysctl_path
 from fiefdom.converge.units import RUNNING, unit_actions
@@ -177,7 +176,7 @@ def of_host(
     """
     if instances is None:
         instances = of_instances(state, snapshot, identities)
-    held = {c.name: c for c in _held(instances, snapshot, hold)}
+    held = {c.name: c for c in held_of(instances, snapshot, hold)}
     try:
         changes = _differences(state, snapshot, identities, complete, instances)
     except FiefdomError as error:
@@ -195,43 +194,14 @@ def of_instances(state: HostState, now: Snapshot, identities: Mapping[str, str])
 
 def running_versions(instances: Iterable[Change], snapshot: Snapshot, hold: Collection[str]) -> dict[str, str]:
     """Version that each service of ``hold`` keeps running, where its release is pending on this host."""
-    held = [c for c in _held(instances, snapshot, hold) if is_healthy(c, snapshot)]
+    held = [c for c in held_of(instances, snapshot, hold) if is_healthy(c, snapshot)]
     found = {c.service: snapshot.containers[c.name].version for c in held}
     # One that was started by hand tells none; the inventory's word stands in.
     return {service: version for service, version in found.items() if version}
 
 
-def running_checks(instances: Iterable[Change], snapshot: Snapshot, hold: Collection[str]) -> dict[str, int]:
-    """How far from its own port the port of an instance's checks is, for each service as in `running_versions`.
-
-    A service whose checks ask its own port is left out.
-    """
-    held = [c for c in _held(instances, snapshot, hold) if is_healthy(c, snapshot)]
-    found = {c.service: (snapshot.containers[c.name].checks, _port(c.name)) for c in held}
-    return {name: checks - port for name, (checks, port) in found.items() if checks is not None and port is not None}
-
-
-def going_ports(state: HostState, now: Snapshot) -> tuple[int, ...]:
-    """Host ports of running instances that ``state`` has no more."""
-    wanted = {container.name: container for container in state.containers}
-    going: set[int | None] = set()
-    for name, found in now.containers.items():
-        if not (found.ours and found.running and found.role == "instance"):
-            continue
-        if name not in wanted:
-            going |= {_port(name), found.checks}
-        elif found.checks != urlsplit(wanted[name].probe or "").port:
-            going.add(found.checks)
-    return tuple(sorted(port for port in going if port is not None))
-
-
-def _port(name: str) -> int | None:
-    """Host port of an instance, by its container's name."""
-    port = name.rpartition("-")[2]
-    return int(port) if port.isdecimal() else None
-
-
-def _held(instances: Iterable[Change], now: Snapshot, hold: Collection[str]) -> Iterator[Container]:
+def held_of(instances: Iterable[Change], now: Snapshot, hold: Collection[str]) -> Iterator[Container]:
+    """The instances of ``hold`` that a release would replace: of a service that serves, also those that are down."""
     changes = [c for c in instances if c.sign == "-/+"]
     replaced = [c.resource for c in changes if isinstance(c.resource, Container) and c.resource.service in hold]
     serving = {c.service for c in replaced if is_healthy(c, now)}

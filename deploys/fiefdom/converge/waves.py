@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from fiefdom.converge import guard, plan
+from fiefdom.converge import guard, plan, ports
 from fiefdom.converge.steps import Phase, phases
 from fiefdom.model import Cluster
 
@@ -80,7 +80,7 @@ def takes_turns(wanted: plan.Plan) -> bool:
 
 def left_by_turns(left: plan.Plan, before: plan.Plan) -> plan.Plan:
     """Of ``left``, what had to wait for the turns of ``before``: closing ports that no instance has any more."""
-    moved = {host.host for host in before.hosts if plan.going_ports(host.state, host.snapshot)}
+    moved = {host.host for host in before.hosts if ports.going_ports(host.state, host.snapshot)}
     return plan.Plan(
         tuple(
             replace(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fiefdom.converge import plan, steps
+from fiefdom.converge import plan, ports, steps
 from fiefdom.converge import steps as steps_module
 from fiefdom.converge.snapshot import FoundContainer, FoundFile, FoundUnit, Snapshot
 from fiefdom.desired.containers import CHECKS_LABEL, with_containers
@@ -109,10 +109,10 @@ def test_a_port_of_checks_stays_what_it_was_until_the_release() -> None:
         other = replace(wanted.containers[0], image="fiefdom/predictor:2", version="2")
         wanted = replace(wanted, containers=(other, AGENT))
         instances = plan.of_instances(wanted, now, {})
-        assert plan.running_checks(instances, now, {"predictor"}) == distance
-        assert plan.running_checks(instances, now, ()) == {}
-        assert plan.going_ports(wanted, now) == going
-    assert plan.going_ports(replace(FULL, containers=(AGENT,)), converged(started_with(9000))) == (8000, 9000)
+        assert ports.running_checks(instances, now, {"predictor"}) == distance
+        assert ports.running_checks(instances, now, ()) == {}
+        assert ports.going_ports(wanted, now) == going
+    assert ports.going_ports(replace(FULL, containers=(AGENT,)), converged(started_with(9000))) == (8000, 9000)
 
 
 def test_a_converged_host_needs_nothing() -> None:

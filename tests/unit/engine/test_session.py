@@ -159,7 +159,7 @@ def test_a_host_that_cannot_be_heard_is_one_error_that_names_it(how: str, script
     """However many hosts were asked; a command that hangs has answered."""
     lines = shell(how, program=UNREACHABLE).splitlines()
     broke_off = [f"gw1: the connection broke off: {words}" for words in (script, script, follow)]
-    expected = [line for words in broke_off for line in (f"gw1 | {words}", f"FiefdomError | {words}")]
+    expected = [line for words in broke_off for line in (f"gw1 | {words}", f"HostErrors | {words}")]
     assert lines == (["(False, '', 'no answer for 1 s')", *expected[2:]] if how == "link" else expected)
 
 

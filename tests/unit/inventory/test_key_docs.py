@@ -12,7 +12,7 @@ PATH = [
     "services.SERVICE.health.path",
     "  type: text",
     "  default: /health",
-    "  Path that answers 2xx or 3xx when the instance can serve.",
+    "  Path that is answered with `status` when the instance can serve.",
 ]
 
 

@@ -285,6 +285,34 @@ def test_ports_that_instances_leave_stay_open_until_their_turn(hosts: SimulatedH
     assert not left.clean and left_by_turns(left, agreed).clean
 
 
+def test_a_port_of_checks_is_offered_with_the_release_and_not_before(hosts: SimulatedHosts) -> None:
+    """Gateways that asked for it at once would find nobody there, on any host."""
+
+    def offers() -> set[str]:
+        texts = [hosts.hosts[name].contents["/etc/fiefdom/serf/agent.json"].decode() for name in APPS]
+        return {json.loads(text)["tags"]["svc:predictor"] for text in texts}
+
+    def opened() -> set[str]:
+        rules = [hosts.hosts[name].contents["/etc/fiefdom/firewall.nft"].decode() for name in APPS]
+        return {ports for text in rules for ports in re.findall(r"proto-dst { (.*?) }", text)}
+
+    for before, after, suffix in ((None, 9100, ""), (9100, 9200, ";9100")):
+        health = {"health": {"container_port": 9000, "base_port": after}}
+        hosts.known = known(services={"predictor": {"version": OLD, **health}})
+        for name in APPS:
+            hosts.hosts[name].state = concerns.states_of(hosts.known.cluster, name, hosts.known.secrets)["trixie"]
+        assert words(fiefdom("apply", "--yes")) == []
+        left = look.make_plan(hosts.known, hosts.names, hosts)
+        assert left.due.clean and [str(p) for p in left.pending] == [
+            f"predictor {OLD} with other settings on {', '.join(APPS)}"
+        ]
+        assert offers() == {f"{OLD};8000-8001{suffix}"}
+        both = [f"{first}-{first + 1}" for first in (before, after) if first is not None]
+        assert all(all(span in ports for span in both) for ports in opened())
+        assert fiefdom("rollout").exit_code == 0
+        assert offers() == {f"{OLD};8000-8001;{after}"}
+
+
 @pytest.mark.parametrize("ends", [KeyboardInterrupt, click.Abort])
 def test_a_plan_that_was_made_is_a_document_also_where_somebody_interrupts(
     hosts: SimulatedHosts, monkeypatch: pytest.MonkeyPatch, ends: type[BaseException]
