@@ -173,7 +173,7 @@ def test_haproxys_replies_say_nothing_that_gets_into_a_command(
     haproxy.parse_info(info)
     try:
         actual = haproxy.parse_servers(states, connections)
-        traffic = haproxy.traffic(haproxy.parse_stat(stat))
+        traffic = haproxy.traffic(stat)
     except Unreadable:
         return
     servers, _ = wanted.wanted_servers(

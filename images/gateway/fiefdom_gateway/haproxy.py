@@ -1,14 +1,13 @@
 """HAProxy's words: its replies, the commands that make it equal to what is wanted, its configuration text."""
 
-import csv
 import hashlib
-import io
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from fiefdom_gateway import tables
 from fiefdom_gateway.members import Unreadable
 from fiefdom_gateway.settings import Service
 from fiefdom_gateway.wanted import Server
@@ -95,49 +94,39 @@ Command = Add | EnableHealth | SetState | Delete
 
 def parse_servers(servers_state: str, servers_conn: str) -> tuple[Actual, ...]:
     """Return the servers in the replies of `show servers state` and `show servers conn`. Raises Unreadable."""
-    used = _used_connections(servers_conn)
-    found: list[Actual] = []
-    for row in _rows(servers_state, ("be_name", "srv_name", "srv_addr", "srv_port", "srv_admin_state")):
-        backend, name = row["be_name"], row["srv_name"]
+    used = {row[0]: row[1] for row in tables.spaced(servers_conn, ("bkname/svname", "used_cur"))}
+    found = [
+        Actual(
+            backend=backend,
+            name=name,
+            address=address,
+            port=tables.whole(port, "srv_port"),
+            state=state,
+            up=up,
+            checked=not check & _CHECK_CONFIGURED or bool(check & _CHECK_ENABLED),
+            busy=tables.whole(used.get(f"{backend}/{name}", "0"), "used_cur") > 0,
+        )
+        for backend, name, state, up, address, port, check in _servers(servers_state)
+    ]
+    return tuple(sorted(found, key=lambda server: (server.backend, server.name)))
+
+
+def parse_states(servers_state: str) -> Iterator[tuple[str, str, State, bool]]:
+    """Yield backend, name, state, and whether it is up, of each server in the reply of `show servers state`.
+
+    Raises Unreadable.
+    """
+    return (server[:4] for server in _servers(servers_state))
+
+
+def _servers(servers_state: str) -> Iterator[tuple[str, str, State, bool, str, str, int]]:
+    columns = ("be_name", "srv_name", "srv_admin_state", "srv_op_state", "srv_addr", "srv_port", "srv_check_state")
+    for backend, name, admin, operational, address, port, check in tables.spaced(servers_state, columns):
         if not (_NAME.fullmatch(backend) and _NAME.fullmatch(name)):
             raise Unreadable("HAProxy's reply has a name that no server can have")
-        check = _whole(row, "srv_check_state")
-        found.append(
-            Actual(
-                backend=backend,
-                name=name,
-                address=row["srv_addr"],
-                port=_whole(row, "srv_port"),
-                state=_state(_whole(row, "srv_admin_state")),
-                up=_whole(row, "srv_op_state") != _OPERATIONAL_STOPPED,
-                checked=not check & _CHECK_CONFIGURED or bool(check & _CHECK_ENABLED),
-                busy=used.get(f"{backend}/{name}", 0) > 0,
-            )
-        )
-    return tuple(sorted(found))
-
-
-def _used_connections(servers_conn: str) -> dict[str, int]:
-    rows = _rows(servers_conn, ("bkname/svname", "used_cur"))
-    return {row["bkname/svname"]: _whole(row, "used_cur") for row in rows}
-
-
-def _rows(reply: str, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Return the rows of a reply whose header line starts with "# "."""
-    lines = [line for line in reply.splitlines() if line.strip()]
-    header = next((line for line in lines if line.startswith("# ")), None)
-    if header is None or not set(columns) <= set(header[2:].split()):
-        raise Unreadable("HAProxy's reply lacks its header line")
-    names = header[2:].split()
-    rows = [line.split(" ") for line in lines[lines.index(header) + 1 :]]
-    return [dict(zip(names, row)) for row in rows if len(row) >= len(columns)]  # noqa: B905 - columns may be added
-
-
-def _whole(row: Mapping[str, str], column: str) -> int:
-    text = row.get(column, "")
-    if not re.fullmatch(r"-?[0-9]{1,18}", text, re.ASCII):
-        raise Unreadable(f"HAProxy's reply has no number in {column}")
-    return int(text)
+        state = _state(tables.whole(admin, "srv_admin_state"))
+        up = tables.whole(operational, "srv_op_state") != _OPERATIONAL_STOPPED
+        yield backend, name, state, up, address, port, tables.whole(check, "srv_check_state")
 
 
 def _state(admin: int) -> State:
@@ -146,29 +135,41 @@ def _state(admin: int) -> State:
     return State.DRAIN if admin & _ADMIN_DRAIN else State.READY
 
 
-def parse_stat(reply: str) -> list[dict[str, str]]:
-    """Return the rows of `show stat`. Raises Unreadable."""
-    header, newline, rest = reply.lstrip().partition("\n")
-    if not (header.startswith("# pxname,svname,") and newline):
-        raise Unreadable("HAProxy's statistics lack their header line")
-    try:
-        return list(csv.DictReader(io.StringIO(header[2:] + "\n" + rest), restkey="more", restval=""))
-    except csv.Error:
-        raise Unreadable("HAProxy's statistics are not CSV") from None
+def traffic(stat: str) -> dict[tuple[str, str], Traffic]:
+    """Return what the reply of `show stat` counts for each (backend, server); `sessions` are of now, queued ones too.
 
-
-def traffic(stat: Iterable[Mapping[str, str]]) -> dict[tuple[str, str], Traffic]:
-    """Return what was counted for each (backend, server); `sessions` are those of now, queued ones too."""
+    Raises Unreadable.
+    """
+    counted = ("scur", "qcur", "req_tot", "stot", "hrsp_5xx", "econ", "eresp", "wretr")
     return {
-        (row.get("pxname", ""), row.get("svname", "")): Traffic(
-            sessions=_count(row, "scur") + _count(row, "qcur"),
-            requests=_count(row, "req_tot") or _count(row, "stot"),
-            errors_5xx=_count(row, "hrsp_5xx"),
-            failures=_count(row, "econ") + _count(row, "eresp"),
-            retries=_count(row, "wretr"),
+        (row[0], row[1]): Traffic(
+            sessions=tables.count(row[2]) + tables.count(row[3]),
+            requests=tables.count(row[4]) or tables.count(row[5]),
+            errors_5xx=tables.count(row[6]),
+            failures=tables.count(row[7]) + tables.count(row[8]),
+            retries=tables.count(row[9]),
         )
-        for row in stat
+        for row in tables.separated(stat, ("pxname", "svname", *counted))
     }
+
+
+def parse_open(stat: str) -> dict[tuple[str, str], tuple[int, int]]:
+    """Return the open sessions, and all since it came, of each (backend, server) in the reply of `show stat`.
+
+    As `traffic`, and in a third of its time. Raises Unreadable.
+    """
+    return {
+        (backend, name): (tables.count(now) + tables.count(queued), tables.count(requests) or tables.count(sessions))
+        for backend, name, now, queued, requests, sessions in tables.separated(
+            stat, ("pxname", "svname", "scur", "qcur", "req_tot", "stot")
+        )
+    }
+
+
+def takes_connections(stat: str) -> bool:
+    """Whether all frontends in the reply of `show stat` take connections. Raises Unreadable."""
+    rows = tables.separated(stat, ("svname", "status"))
+    return all(status == "OPEN" for name, status in rows if name == "FRONTEND")
 
 
 def parse_workers(reply: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -181,11 +182,6 @@ def parse_workers(reply: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         elif section in pids and (match := re.match(r"([0-9]{1,10})\s+worker\s", line, re.ASCII)):
             pids[section].append(int(match[1]))
     return tuple(pids["workers"]), tuple(pids["old workers"])
-
-
-def _count(row: Mapping[str, str], column: str) -> int:
-    text = row.get(column, "")
-    return int(text) if re.fullmatch(r"[0-9]{1,18}", text, re.ASCII) else 0
 
 
 def parse_info(reply: str) -> dict[str, str]:
@@ -256,9 +252,8 @@ def next_commands(
             if found.state is not state:
                 commands.append(SetState(*key, state))
     ours = {service.backend for service in services.values()}
-    for key, found in sorted(current.items()):
-        if found.backend in ours and key not in kept:
-            commands += _removal(found)
+    for key in sorted(key for key in current.keys() - kept if key[0] in ours):
+        commands += _removal(current[key])
     return tuple(commands)
 
 

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,11 @@ class Inventory:
 
     def owner(self, address: str) -> str | None:
         """Return the name of the host that has an address."""
-        return next((name for name, host in self.hosts.items() if host.address == address), None)
+        return self._owners.get(address)
+
+    @cached_property
+    def _owners(self) -> dict[str, str]:
+        return {host.address: name for name, host in self.hosts.items()}
 
 
 @dataclass(frozen=True)

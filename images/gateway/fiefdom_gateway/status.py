@@ -43,7 +43,7 @@ async def document(look: Look, sockets: edges.Sockets) -> dict[str, object]:
     try:
         states = await ask("show servers state")
         connections = await ask("show servers conn")
-        stat = haproxy.parse_stat(await ask("show stat"))
+        stat = await ask("show stat")
         info = haproxy.parse_info(await ask("show info"))
         elsewhere = await _sessions_elsewhere(sockets)
         servers = server_rows(look, haproxy.parse_servers(states, connections), haproxy.traffic(stat), elsewhere)
@@ -52,7 +52,7 @@ async def document(look: Look, sockets: edges.Sockets) -> dict[str, object]:
             "pid": _whole(info.get("Pid")),
             "uptime_s": _whole(info.get("Uptime_sec")),
         }
-        answers = all(row.get("status") == "OPEN" for row in stat if row.get("svname") == "FRONTEND")
+        answers = haproxy.takes_connections(stat)
     except (edges.Failed, Unreadable) as error:
         servers, own, answers = [], {"version": None, "pid": None, "uptime_s": None, "error": str(error)}, False
     since = look.reconciled_at_s
@@ -87,7 +87,7 @@ async def _sessions_elsewhere(sockets: edges.Sockets) -> Counter[tuple[str, str]
     sessions: Counter[tuple[str, str]] = Counter()
     for worker in await workers.replaced(sockets):
         try:
-            found = haproxy.traffic(haproxy.parse_stat(await worker.ask("show stat")))
+            found = haproxy.traffic(await worker.ask("show stat"))
         except (edges.Failed, Unreadable):
             continue  # it ended just now
         sessions.update({key: counted.sessions for key, counted in found.items()})

@@ -177,8 +177,8 @@ REPLIES = {
     ),
     "show servers conn": "# bkname/svname used_cur\npredictor/app1-8000 1\npredictor/app2-8001 0\n",
     "show stat": (
-        "# pxname,svname,status,scur,qcur,req_tot,hrsp_5xx,econ,eresp,wretr\n"
-        "port-80,FRONTEND,OPEN,4,,4,0,,,\npredictor,app1-8000,UP,1,2,70,4,2,3,6\npredictor,app2-8001,DRAIN,0,0,9,8,7,6,5\n"
+        "# pxname,svname,status,scur,qcur,stot,req_tot,hrsp_5xx,econ,eresp,wretr\nport-80,FRONTEND,OPEN,4,,4,4,0,,,\n"
+        "predictor,app1-8000,UP,1,2,70,70,4,2,3,6\npredictor,app2-8001,DRAIN,0,0,9,9,8,7,6,5\n"
     ),
     "show info": "Version: 3.0.11\nPid: 7\nUptime_sec: 60\n",
 }

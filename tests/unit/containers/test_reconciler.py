@@ -598,11 +598,14 @@ def test_recorded_servers():
 
 
 def test_recorded_sessions_and_information():
-    stat = haproxy.parse_stat(recorded("show_stat"))
+    stat = recorded("show_stat")
     traffic = haproxy.traffic(stat)
     assert traffic[("predictor", "app1-8000")].sessions == 1
     assert traffic[("predictor", "app2-8010")].sessions == 0
     assert ("predictor", "BACKEND") in traffic
+    assert haproxy.parse_open(stat) == {key: (found.sessions, found.requests) for key, found in traffic.items()}
+    assert haproxy.takes_connections(stat)
+    assert not haproxy.takes_connections(stat.replace(",OPEN,", ",STOP,"))
     assert haproxy.parse_info(recorded("show_info"))["Version"] == "3.0.11-1+deb13u5"
 
 
@@ -651,9 +654,12 @@ def test_replies_raise_nothing_but_unreadable(state, connections):
     for parse in (
         lambda: haproxy.parse_servers(state, connections),
         lambda: haproxy.parse_servers(recorded("show_servers_state") + state, recorded("show_servers_conn")),
-        lambda: haproxy.parse_stat(state),
-        lambda: haproxy.parse_stat("# pxname,svname,\n" + state),
-        lambda: haproxy.traffic(haproxy.parse_stat(recorded("show_stat") + state)),
+        lambda: haproxy.traffic(state),
+        lambda: haproxy.traffic("# pxname,svname,\n" + state),
+        lambda: haproxy.traffic(recorded("show_stat") + state),
+        lambda: haproxy.parse_open(recorded("show_stat") + state),
+        lambda: haproxy.takes_connections(recorded("show_stat") + state),
+        lambda: list(haproxy.parse_states(recorded("show_servers_state") + state)),
     ):
         with suppress(Unreadable):
             parse()
