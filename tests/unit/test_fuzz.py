@@ -11,9 +11,12 @@ import ipaddress
 import json
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import msgpack
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -33,8 +36,9 @@ from helpers.example import GOSSIP_KEY, context
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "images" / "gateway"))
 
-from fiefdom_gateway import haproxy, rotation, supervise, wanted  # noqa: E402
+from fiefdom_gateway import haproxy, rotation, serf, wanted  # noqa: E402
 from fiefdom_gateway import status as gateway_status  # noqa: E402
+from fiefdom_gateway import view as gateway_view  # noqa: E402
 from fiefdom_gateway.belief import believe  # noqa: E402
 from fiefdom_gateway.log import printable  # noqa: E402
 from fiefdom_gateway.members import Unreadable, parse_members  # noqa: E402
@@ -174,6 +178,7 @@ def test_haproxys_replies_say_nothing_that_gets_into_a_command(
     try:
         actual = haproxy.parse_servers(states, connections)
         traffic = haproxy.traffic(stat)
+        found = gateway_view.View(gateway_view.by_host(gateway_view.rows(states, stat)))
     except Unreadable:
         return
     servers, _ = wanted.wanted_servers(
@@ -185,9 +190,9 @@ def test_haproxys_replies_say_nothing_that_gets_into_a_command(
     rows = gateway_status.server_rows(look, actual, traffic, {})
     view = {"haproxy": {}, "members": [], "servers": rows}
     assert views.parse_view(json.dumps(view)) is not None
-    for name in ("app1", "app1-8000", ".*", ""):
-        rotation.drained(name, view)
-        rotation.serving(name, view)
+    for word in rotation.QUERIES.values():
+        for service in (None, "predictor", "nobody"):
+            rotation.answer(rotation.Question(word, "app1", service), look, found)
 
 
 @given(bent(recorded("reload_failed")), bent(recorded("validate_failed")), bent("# workers\n57 worker 0 0d00h\n"))
@@ -205,23 +210,46 @@ EVENTS = [
 ]
 
 
-@given(bent_lines(EVENTS * 3), st.lists(st.integers(0, 300), max_size=3), st.booleans())
+def packed(draw: st.DrawFn, lines: list[str]) -> bytes:
+    """What a Serf agent sends over its RPC stream, bent."""
+    objects: list[Any] = [{"Seq": number, "Error": ""} for number in (1, 2, 3)]
+    for line in lines:
+        objects += [{"Seq": 2, "Error": ""}, {"Log": line.encode(errors="replace")}]
+        objects += [
+            {"Seq": 3, "Error": ""},
+            {"Event": "query", "ID": 1, "Name": "fiefdom-drained", "Payload": line[:9]},
+        ]
+    objects += draw(st.lists(odd_packed, max_size=3))
+    text = b"".join(msgpack.packb(found, unicode_errors="surrogatepass") for found in objects)
+    at = draw(st.integers(0, len(text)))
+    return text[:at] + draw(st.binary(max_size=4)) + text[at + draw(st.integers(0, 4)) :]
+
+
+odd_packed = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.binary(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["Seq", "Error", "Log", "ID"]), inner),
+    max_leaves=6,
+)
+
+
+@given(st.data(), bent_lines(EVENTS * 3))
 @SLOW_TO_DRAW
-def test_serfs_log_only_makes_the_gateway_look(lines: list[str], long: list[int], ends: bool) -> None:
-    """However long its lines are: one that does not fit the reader may have said anything."""
-    looks: list[None] = []
-    chunks = [line.encode(errors="replace") for line in lines] + [b"x" * (64 + more) for more in long]
-    text = b"\n".join(chunks) + b"\n" * ends
+def test_what_serfs_agent_sends_is_an_event_or_the_end(data: st.DataObject, lines: list[str]) -> None:
+    text = packed(data.draw, lines)
 
     async def follow() -> None:
-        log = asyncio.StreamReader(limit=64)
-        log.feed_data(text)
-        log.feed_eof()
-        await asyncio.wait_for(supervise._watch(log, lambda: looks.append(None)), 5)
+        reader = asyncio.StreamReader()
+        reader.feed_data(text)
+        reader.feed_eof()
+        agent = serf.Agent(reader, cast(asyncio.StreamWriter, SimpleNamespace(write=lambda _: None)))
+        for begun in agent.begin(None, ()):
+            begun.add_done_callback(lambda done: done.exception())
+        async for event in agent.events():
+            if isinstance(event, serf.Query):
+                rotation.understood(event.name, event.payload)
 
-    asyncio.run(follow())
-    words = supervise._MEMBER_WORDS
-    assert len(looks) == sum(len(line) > 64 or any(word in line for word in words) for line in text.split(b"\n"))
+    with suppress(serf.Lost):
+        asyncio.run(asyncio.wait_for(follow(), 5))
 
 
 # --- The gateways' word to the operator

@@ -30,9 +30,6 @@ HAPROXY_CONFIG = f"{CONFIG_DIR}/haproxy.cfg"
 RECONCILER_CONFIG = f"{CONFIG_DIR}/reconciler.json"
 AGENT_CONFIG = f"{CONFIG_DIR}/agent.json"
 
-# An app host asks before it leaves and after it joined: see rotation.sh.
-HANDLERS = tuple(f"query:fiefdom-{word}=fiefdom-gateway {word}" for word in ("drained", "serving"))
-
 PIDS = 512
 START_TIMEOUT_S = 60
 # After HAProxy's own grace: Serf's leave and the container's end.
@@ -70,7 +67,7 @@ def desired(context: Context) -> HostState:
             File(HAPROXY_CONFIG, _haproxy(context).encode()),
             File(RECONCILER_CONFIG, _reconciler(context).encode()),
             *ring_files(context, AGENT_CONFIG),
-            agent_file(context, AGENT_CONFIG, tags={"role": "gateway"}, state_dir=STATE_DIR, handlers=HANDLERS),
+            agent_file(context, AGENT_CONFIG, tags={"role": "gateway"}, state_dir=STATE_DIR),
             env_file(NAME, rpc_environment(context)),
             _unit_file(container),
         ),

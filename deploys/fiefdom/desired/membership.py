@@ -37,9 +37,7 @@ def app_tags(context: Context, instances: Sequence[Instance]) -> dict[str, str]:
     return {"role": "app", **offers}
 
 
-def agent_file(
-    context: Context, path: str, *, tags: Mapping[str, str], state_dir: str, handlers: Sequence[str] = ()
-) -> File:
+def agent_file(context: Context, path: str, *, tags: Mapping[str, str], state_dir: str) -> File:
     """The agent's configuration, which holds the gossip key, for the container's user alone."""
     serf = context.cluster.serf
     own = f"{context.host.address}:{serf.port}"
@@ -47,7 +45,7 @@ def agent_file(
     config = {
         "node_name": context.name,
         "tags": dict(tags),
-        "event_handlers": list(handlers),
+        "event_handlers": [],
         "bind": own,
         "advertise": own,
         **_key(context, path),

@@ -127,12 +127,18 @@ def require_free(endpoints: Iterable[tuple[str, int]]) -> None:
 
 def serf_environ(rpc_addr: str, agent_config: Path) -> dict[str, str]:
     """Return the environment with which the serf command reaches the agent; an argument would be anybody's to read."""
+    key = rpc_key(agent_config)
+    return {"SERF_RPC_ADDR": rpc_addr, **({} if key is None else {"SERF_RPC_AUTH": key})}
+
+
+def rpc_key(agent_config: Path) -> str | None:
+    """Return what opens the agent's RPC port; None where its configuration has nothing for that."""
     try:
         agent = json.loads(agent_config.read_text())
     except (OSError, ValueError):
-        agent = {}
+        return None
     key = agent.get("rpc_auth") if isinstance(agent, dict) else None
-    return {"SERF_RPC_ADDR": rpc_addr, **({"SERF_RPC_AUTH": key} if isinstance(key, str) else {})}
+    return key if isinstance(key, str) else None
 
 
 def read_text(path: Path) -> str:

@@ -271,15 +271,18 @@ def stragglers(
     wanted: Iterable[Server], actual: Iterable[Actual], services: Mapping[str, Service]
 ) -> tuple[Command, ...]:
     """Return what keeps a replaced worker, which serves its open connections on, from servers no longer wanted."""
-    ready = {(services[s.service].backend, s.name, s.address, s.port) for s in wanted if not s.drain}
     ours = {service.backend for service in services.values()}
     return tuple(
         SetState(server.backend, server.name, State.DRAIN)
-        for server in actual
-        if server.backend in ours
-        and server.state is State.READY
-        and (server.backend, server.name, server.address, server.port) not in ready
+        for server in _unready(wanted, actual, services)
+        if server.backend in ours and server.state is State.READY
     )
+
+
+def _unready(wanted: Iterable[Server], actual: Iterable[Actual], services: Mapping[str, Service]) -> Iterator[Actual]:
+    """Yield the servers that are not to get new requests."""
+    ready = {(services[s.service].backend, s.name, s.address, s.port) for s in wanted if not s.drain}
+    return (s for s in actual if (s.backend, s.name, s.address, s.port) not in ready)
 
 
 def settled(wanted: Iterable[Server], actual: Iterable[Actual], services: Mapping[str, Service]) -> bool:

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 SETTINGS_FILE = Path("/etc/fiefdom/gateway/reconciler.json")
-USAGE = "usage: fiefdom-gateway run|status|healthy|lends|drained|serving\n"
+USAGE = "usage: fiefdom-gateway run|status|healthy|lends\n"
 
 
 def main(arguments: list[str]) -> int:
@@ -17,8 +17,6 @@ def main(arguments: list[str]) -> int:
             return _healthy()
         case ["lends"]:
             return _lends()
-        case ["drained" | "serving" as verb]:
-            return _answer(verb)
     sys.stderr.write(USAGE)
     return 2
 
@@ -86,16 +84,3 @@ def _lends() -> int:
 
     settings = parse_settings(edges.read_text(SETTINGS_FILE))
     return 0 if handover.would_lend(handover.control_socket(settings.state_dir)) else 1
-
-
-def _answer(verb: str) -> int:
-    """Answer the Serf query of a member about itself; its name comes on standard input."""
-    import json
-
-    from fiefdom_gateway import rotation
-
-    member = sys.stdin.readline().strip()
-    document = _document_of_the_host()
-    answer = {"drained": rotation.drained, "serving": rotation.serving}[verb]
-    sys.stdout.write(answer(member, json.loads(document)) if document else "the gateway does not answer")
-    return 0

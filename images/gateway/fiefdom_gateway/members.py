@@ -23,6 +23,11 @@ _OFFER_TAG = "svc:"
 _STATUSES = frozenset({"alive", "leaving", "left", "failed"})
 
 
+def is_host_name(text: str) -> bool:
+    """Whether a text can be a host's name."""
+    return _NAME.fullmatch(text) is not None
+
+
 class Unreadable(ValueError):
     """A program's answer is not what it should be."""
 
@@ -94,10 +99,25 @@ def parse_members(text: str, services: Mapping[str, Service]) -> Roll:
         if member.name in members:
             rejected.append(Rejection(shown, "is listed twice"))
             continue
-        offers, refused = _offers(entry.get("tags"), services) if member.role == APP_ROLE else ((), ())
+        member, refused = _with_offers(member, entry, services)
         rejected += [Rejection(shown, reason) for reason in refused]
-        members[member.name] = replace(member, offers=offers)
+        members[member.name] = member
     return Roll(tuple(members[name] for name in sorted(members)), tuple(sorted(rejected)))
+
+
+def read_member(entry: object, services: Mapping[str, Service]) -> Member | None:
+    """Return the member that one entry of the list is; None where it is none that can be read."""
+    try:
+        return _with_offers(_member(entry), entry, services)[0]
+    except _Rejected:
+        return None
+
+
+def _with_offers(member: Member, entry: object, services: Mapping[str, Service]) -> tuple[Member, tuple[str, ...]]:
+    if member.role != APP_ROLE or not isinstance(entry, dict):
+        return member, ()
+    offers, refused = _offers(entry.get("tags"), services)
+    return replace(member, offers=offers), refused
 
 
 def _shown_name(entry: object) -> str:

@@ -31,6 +31,9 @@ class Reconciler:
     def __init__(self, settings: Settings, settings_file: Path, sockets: Sockets) -> None:
         self.settings = settings
         self.caught_up = asyncio.Event()
+        # Held during a look at the members; and when HAProxy was last told anything, of time.monotonic().
+        self.looking = asyncio.Lock()
+        self.acted_at_s = time.monotonic()
         self._sockets = sockets
         self._turn = asyncio.Lock()
         self.look = Look(node=settings.node, services=settings.services)
@@ -103,7 +106,8 @@ class Reconciler:
                     self._take_up_settings()
                     await self._take_up_static()
                     self._leave_word()
-                    await self._look_at_members()
+                    async with self.looking:
+                        await self._look_at_members()
                 done = await self._apply()
                 await self._keep_last_good()
             if self.look.reconciled_at_s is not None:
@@ -208,7 +212,11 @@ class Reconciler:
         self.look = replace(self.look, config_digest=haproxy.digest(static))
 
     async def _reload(self) -> None:
-        reason = haproxy.reload_error(await edges.ask_haproxy("reload", self._sockets.master, RELOAD_TIMEOUT_S))
+        try:
+            answer = await edges.ask_haproxy("reload", self._sockets.master, RELOAD_TIMEOUT_S)
+        finally:
+            self.acted_at_s = time.monotonic()
+        reason = haproxy.reload_error(answer)
         if reason is not None:
             raise Failed(f"HAProxy did not reload: {reason}")
 
@@ -219,7 +227,8 @@ class Reconciler:
         try:
             text = await edges.run(["serf", "members", "-format", "json"], environ, SERF_TIMEOUT_S)
             services, before = self.settings.services, [known.member for known in self._memory.values()]
-            roll = believe(parse_members(text, services), self.settings.inventory, services, before)
+            listed = parse_members(text, services)
+            roll = believe(listed, self.settings.inventory, services, before)
         except (Failed, Unreadable) as error:
             self.look = replace(self.look, serf_error=str(error))
             # Right after a start the agent is not up yet, which is no news.
@@ -228,7 +237,14 @@ class Reconciler:
             return
         self._say_once("serf", None, mended="Serf answers again")
         self._memory = remember(self._memory, roll, time.monotonic(), self.settings.absent_grace_s)
-        self.look = replace(self.look, serf_error=None, members=roll.members, refused=roll.rejected, looked=True)
+        self.look = replace(
+            self.look,
+            serf_error=None,
+            read={member.name: member for member in listed.members},
+            members=roll.members,
+            refused=roll.rejected,
+            looked=True,
+        )
         self._tell_members()
         self._choose_servers()
         self._try_write(self._memory_file, dump_memory(self._memory))
@@ -279,7 +295,10 @@ class Reconciler:
             actual = await self._actual()
             commands = haproxy.next_commands(self.look.wanted, actual, services)
             if commands:
-                await self._command(commands)
+                try:
+                    await self._command(commands)
+                finally:
+                    self.acted_at_s = time.monotonic()
                 actual = await self._actual()
             done = haproxy.settled(self.look.wanted, actual, services)
         except (Failed, Unreadable) as error:
@@ -296,8 +315,10 @@ class Reconciler:
         """Keep replaced workers, which know no reconciler of their own any more, from servers that are to go."""
         for worker in await workers.replaced(self._sockets):
             try:
-                for command in haproxy.stragglers(self.look.wanted, await worker.servers(), self.settings.services):
+                actual = await worker.servers()
+                for command in haproxy.stragglers(self.look.wanted, actual, self.settings.services):
                     await worker.ask(haproxy.command_line(command))
+                    self.acted_at_s = time.monotonic()
             except (Failed, Unreadable):
                 continue  # it ended just now
 

@@ -15,6 +15,11 @@ _SERVER_OPTIONS = re.compile(r"[A-Za-z0-9_./:,@%() -]{0,400}", re.ASCII)
 LAST_PORT = 65535
 
 
+def is_name(text: str) -> bool:
+    """Whether a text can be the name of a service."""
+    return _NAME.fullmatch(text) is not None
+
+
 class BadSettings(ValueError):
     """reconciler.json cannot be used; the message names the key."""
 

@@ -5,11 +5,12 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from fiefdom_gateway import edges, haproxy, workers
-from fiefdom_gateway.members import Member, Rejection, Unreadable
+from fiefdom_gateway.members import Member, Offer, Rejection, Unreadable
 from fiefdom_gateway.refusal import Refusal
 from fiefdom_gateway.settings import Service
 from fiefdom_gateway.wanted import Server
@@ -17,10 +18,14 @@ from fiefdom_gateway.wanted import Server
 
 @dataclass(frozen=True)
 class Look:
-    """What the last rounds of the reconciler found. Times are of time.monotonic()."""
+    """What the last rounds of the reconciler found. Times are of time.monotonic().
+
+    `read` are the members as Serf listed them; `members` are those that are believed, with what is believed of them.
+    """
 
     node: str
     services: Mapping[str, Service]
+    read: Mapping[str, Member] = field(default_factory=dict)
     members: tuple[Member, ...] = ()
     refused: tuple[Rejection, ...] = ()
     rejected: tuple[Rejection, ...] = ()
@@ -32,6 +37,25 @@ class Look:
     reconciled_at_s: float | None = None
     looked: bool = False
     ready: bool = False
+
+    def offers_of(self, host: str) -> tuple[Offer, ...]:
+        """What is believed of a host's offers."""
+        return self._offers.get(host, ())
+
+    def wanted_of(self, host: str) -> list[Server]:
+        """The servers that HAProxy should have of a host."""
+        return self._wanted.get(host, [])
+
+    @cached_property
+    def _offers(self) -> dict[str, tuple[Offer, ...]]:
+        return {member.name: member.offers for member in self.members}
+
+    @cached_property
+    def _wanted(self) -> dict[str, list[Server]]:
+        found: dict[str, list[Server]] = {}
+        for server in self.wanted:
+            found.setdefault(server.name.rpartition("-")[0], []).append(server)
+        return found
 
 
 async def document(look: Look, sockets: edges.Sockets) -> dict[str, object]:

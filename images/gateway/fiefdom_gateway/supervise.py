@@ -9,14 +9,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fiefdom_gateway import edges, handover, status
+from fiefdom_gateway import edges, handover, status, view
+from fiefdom_gateway.answers import Answers
 from fiefdom_gateway.client import STATUS_SOCKET, shared_socket
 from fiefdom_gateway.log import say
 from fiefdom_gateway.reconcile import Reconciler
 from fiefdom_gateway.settings import Settings
 
 AGENT_BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
-MONITOR_BACKOFF_S = (0.1, 0.2, 0.5, 1.0)
+STREAM_BACKOFF_S = (0.1, 0.2, 0.5, 1.0)
 # A child that lived this long was healthy: the next failure starts the backoff anew.
 HEALTHY_AFTER_S = 10.0
 LEAVE_GRACE_S = 6.0
@@ -28,10 +29,6 @@ REAP_EVERY_S = 5.0
 
 # Lets SIGINT end the agent without a farewell, its snapshot written: the agent that comes next is the same member.
 QUIET_CONFIG = Path("/usr/local/lib/fiefdom-gateway/agent.json")
-
-# Serf holds events back for a second to merge them, but logs them at once; "leaving" is no event at all, only this
-# message. What else it logs (our own questions to it, too) must not make us look.
-_MEMBER_WORDS = (b"serf: EventMember", b"serf: messageLeaveType", b"serf: messageJoinType", b"agent: Received event")
 
 Process = asyncio.subprocess.Process
 
@@ -48,14 +45,12 @@ async def supervise(settings: Settings, settings_file: Path) -> int:
 async def _supervise(settings: Settings, settings_file: Path, place: handover.Place) -> int:
     reconciler = Reconciler(settings, settings_file, place.own)
     agent = Agent(settings)
+    answers = Answers(reconciler, lambda: view.take(place.own))
     stop = _listen_to_signals(reconciler.look_again)
     loan = await handover.borrow(place)
     await reconciler.prepare()
     haproxy = await _start_haproxy(reconciler.config_file, place.own, loan)
-    tasks = [
-        asyncio.create_task(work)
-        for work in (reconciler.run(), agent.run(), _follow_events(settings, reconciler.look_again), _reap_orphans())
-    ]
+    tasks = [asyncio.create_task(work) for work in (reconciler.run(), agent.run(), _follow(answers), _reap_orphans())]
     died = asyncio.create_task(haproxy.wait())
     ends: set[asyncio.Task[Any]] = {asyncio.create_task(stop.wait()), died, *tasks}
     if loan is not None:
@@ -67,13 +62,15 @@ async def _supervise(settings: Settings, settings_file: Path, place: handover.Pl
             loan.end()
             await _soft_stop(haproxy, FAILED_GRACE_S)
             raise
-    lender = handover.Lender(place, reconciler, agent)
+    lender = handover.Lender(place, answers, reconciler, agent)
     await lender.open()
+    answers.go_on()
     shared = Path(shared_socket(str(settings.state_dir)))
     servers = await status.serve(Path(STATUS_SOCKET), shared, lambda: reconciler.look, place.own)
     retired = asyncio.create_task(lender.retired.wait())
     await asyncio.wait([retired, *ends], return_when=asyncio.FIRST_COMPLETED)
     broken = [task for task in tasks if task.done()]
+    await answers.stand_still()
     lender.close()
     for server in servers:
         server.close()
@@ -202,39 +199,8 @@ class Agent:
                 await self._end(signal.SIGINT, QUIET_END_S)
 
 
-async def _follow_events(settings: Settings, look_again: Callable[[], None]) -> None:
-    async def once() -> None:
-        environ = edges.serf_environ(settings.rpc_addr, settings.serf_config)
-        monitor = await asyncio.create_subprocess_exec(
-            "serf",
-            "monitor",
-            "-log-level=debug",
-            env={**os.environ, **environ},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        try:
-            assert monitor.stdout is not None  # noqa: S101 - PIPE was asked for
-            await _watch(monitor.stdout, look_again)
-        finally:
-            _send(monitor, signal.SIGKILL)
-            await monitor.wait()
-
-    await _keep_running("the Serf event stream", once, MONITOR_BACKOFF_S, quiet=True)
-
-
-async def _watch(log: asyncio.StreamReader, look_again: Callable[[], None]) -> None:
-    while True:
-        try:
-            line = await log.readline()
-        except ValueError:  # longer than the reader holds: it has dropped it, and nobody knows what it said
-            look_again()
-            continue
-        if not line:
-            return
-        if any(word in line for word in _MEMBER_WORDS):
-            look_again()
+async def _follow(answers: Answers) -> None:
+    await _keep_running("the Serf event stream", answers.follow, STREAM_BACKOFF_S, quiet=True)
 
 
 async def _keep_running(

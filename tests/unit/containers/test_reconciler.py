@@ -25,7 +25,6 @@ from fiefdom_gateway.belief import believe  # noqa: E402
 from fiefdom_gateway.haproxy import Actual, Add, Delete, EnableHealth, SetState, State, Traffic  # noqa: E402
 from fiefdom_gateway.log import Once, printable  # noqa: E402
 from fiefdom_gateway.members import Member, Offer, Rejection, Roll, Unreadable, parse_members  # noqa: E402
-from fiefdom_gateway.rotation import drained, serving  # noqa: E402
 from fiefdom_gateway.settings import BadSettings, Host, Inventory, Service, parse_settings  # noqa: E402
 from fiefdom_gateway.wanted import Known, Server  # noqa: E402
 
@@ -1226,46 +1225,6 @@ def test_a_fact_is_said_when_it_changes(capsys):
 # --- Leaving
 
 
-def row(name: str, state: str, sessions: int = 0, requests: int = 0) -> dict[str, object]:
-    return {"service": "predictor", "name": name, "state": state, "sessions": sessions, "requests": requests}
-
-
-@pytest.mark.parametrize(
-    ("servers", "expected"),
-    [
-        ([], "drained"),
-        ([row("app1-8000", "drain"), row("app1-8001", "maint")], "drained"),
-        ([row("app10-8000", "up"), row("app1-x-8000", "up", 3)], "drained"),
-        ([row("app1-8000", "up"), row("app1-8001", "drain")], "1 servers in rotation, 0 requests open"),
-        ([row("app1-8000", "down")], "1 servers in rotation, 0 requests open"),
-        ([row("app1-8000", "drain", 2)], "0 servers in rotation, 2 requests open"),
-    ],
-)
-def test_a_member_is_drained_when_none_of_its_servers_has_or_takes_a_request(
-    servers: list[dict[str, object]], expected: str
-) -> None:
-    assert drained("app1", {"haproxy": {}, "servers": servers}) == expected
-
-
-def test_nobody_is_drained_while_haproxy_does_not_answer() -> None:
-    assert drained("app1", {"haproxy": {"error": "gone"}, "servers": []}) == "HAProxy does not answer"
-
-
 def test_a_member_that_says_it_is_leaving_drains_although_it_is_alive() -> None:
     entry = {"name": "app1", "addr": "10.0.0.1:7946", "status": "alive", "tags": {"role": "app", "state": "leaving"}}
     assert [m.status for m in parse_members(json.dumps({"members": [entry]}), {}).members] == ["leaving"]
-
-
-@pytest.mark.parametrize(
-    ("servers", "expected"),
-    [
-        ([], "0 of 2 servers up"),
-        ([row("app1-8000", "up"), row("app1-8001", "down")], "1 of 2 servers up"),
-        ([row("app1-8000", "up"), row("app1-8001", "up"), row("app2-8000", "down")], "serving"),
-        ([row("app1-8000", "up"), row("app1-8001", "down", requests=5)], "serving"),
-    ],
-)
-def test_a_member_serves_when_all_that_it_offers_is_up(servers: list[dict[str, object]], expected: str) -> None:
-    members = [{"name": "app1", "offers": [{"first_port": 8000, "last_port": 8001}]}]
-    assert serving("app1", {"members": members, "servers": servers}) == expected
-    assert serving("app9", {"members": members, "servers": servers}) == "0 of 0 servers up"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,7 +30,6 @@ def no_more_processes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
     monkeypatch.setattr(supervise, "AGENT_BACKOFF_S", (0.01,))
-    monkeypatch.setattr(supervise, "MONITOR_BACKOFF_S", (0.01,))
     return tried
 
 
@@ -40,25 +38,7 @@ def test_a_program_that_cannot_be_started_has_failed(no_more_processes: list[str
         asyncio.run(edges.run(["serf", "members", "-format", "json"], {}, 1.0))
 
 
-@pytest.mark.parametrize(
-    "run",
-    [lambda: supervise.Agent(SETTINGS).run(), lambda: supervise._follow_events(SETTINGS, lambda: None)],
-    ids=["agent", "monitor"],
-)
-def test_what_cannot_be_started_is_tried_again(no_more_processes: list[str], run: Callable[[], Any]) -> None:
+def test_what_cannot_be_started_is_tried_again(no_more_processes: list[str]) -> None:
     with pytest.raises(asyncio.TimeoutError):
-        asyncio.run(asyncio.wait_for(run(), 0.3))
+        asyncio.run(asyncio.wait_for(supervise.Agent(SETTINGS).run(), 0.3))
     assert len(no_more_processes) > 2 and set(no_more_processes) == {"serf"}
-
-
-def test_a_line_that_is_too_long_is_passed_over_and_looked_after() -> None:
-    looks: list[int] = []
-
-    async def follow() -> None:
-        log = asyncio.StreamReader()
-        log.feed_data(b"x" * 200_000 + b"\nserf: EventMemberJoin: app1\nnothing\n")
-        log.feed_eof()
-        await supervise._watch(log, lambda: looks.append(1))
-
-    asyncio.run(follow())
-    assert len(looks) == 2

@@ -1,0 +1,144 @@
+"""Answers hosts' questions over the Serf agent's RPC stream, and wakes the reconciler when the members change.
+
+Many hosts ask at once, so nothing is done per question that can be done once: HAProxy is looked at for all questions of
+200 ms, Serf's members for all that came before the look began. A host takes what it is told for a leave to stop its
+instances. So what is told of it holds for what the agent lists of it after the question came, as the reconciler has
+looked at it and brought it to HAProxy; where one lags behind the other, that is the answer.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Protocol
+
+from fiefdom_gateway import edges, rotation, serf
+from fiefdom_gateway.edges import Failed
+from fiefdom_gateway.log import Once, printable
+from fiefdom_gateway.members import Unreadable, read_member
+from fiefdom_gateway.settings import Settings
+from fiefdom_gateway.shared import Seen, Shared
+from fiefdom_gateway.status import Look
+from fiefdom_gateway.view import View
+
+VIEW_AGE_S = 0.2
+# HAProxy is changed in bursts, and a view that began before the last one is not used.
+_TRIES = 3
+# A query lives for a second or so, and who got no answer asks again: a flood must not become a queue.
+_PENDING_MAX = 1000
+_ANSWER_MAX = 200
+
+
+class Reconciling(Protocol):
+    """What is asked of the reconciler."""
+
+    settings: Settings
+    look: Look
+    looking: asyncio.Lock
+    acted_at_s: float
+
+    def look_again(self) -> None: ...
+
+
+class Answers:
+    """Answers while it is this container's turn: from `go_on` until `stand_still`."""
+
+    def __init__(self, reconciler: Reconciling, take_view: Callable[[], Awaitable[View]]) -> None:
+        self.views = Shared(take_view)
+        self._reconciler = reconciler
+        self._has_turn = False
+        self._pending: set[asyncio.Task[None]] = set()
+        self._say_once = Once()
+
+    async def stand_still(self) -> None:
+        """Answer nobody: another container does. Who has no answer yet asks again."""
+        self._has_turn = False
+        for task in list(self._pending):
+            task.cancel()
+        await asyncio.gather(*self._pending, return_exceptions=True)
+
+    def go_on(self) -> None:
+        """Answer from now on."""
+        self._has_turn = True
+
+    async def follow(self) -> None:
+        """Follow the agent until the connection to it ends."""
+        settings = self._reconciler.settings
+        try:
+            agent = await serf.connect(settings.rpc_addr)
+        except Failed:
+            return  # it starts, or starts again; the reconciler tells where it stays away
+        began = asyncio.gather(*agent.begin(edges.rpc_key(settings.serf_config), tuple(rotation.QUERIES)))
+        began.add_done_callback(lambda done: self._begun(agent, done))
+        late = asyncio.get_running_loop().call_later(serf.TIMEOUT_S, began.cancel)
+        try:
+            await self._read(agent)
+        except serf.Lost:
+            pass
+        finally:
+            late.cancel()
+            agent.close()
+            for task in list(self._pending):
+                task.cancel()
+
+    def _begun(self, agent: serf.Agent, began: "asyncio.Future[list[object]]") -> None:
+        error = "it took too long" if began.cancelled() else began.exception()
+        if error is None:
+            self._say_once("stream", None, mended="hosts' questions are heard again")
+            # What happened before is in no stream.
+            self._reconciler.look_again()
+            return
+        agent.close()
+        if not isinstance(error, serf.Lost):
+            self._say_once("stream", f"hosts' questions cannot be heard: {error}")
+
+    async def _read(self, agent: serf.Agent) -> None:
+        members = Shared(agent.members)
+        async for event in agent.events():
+            if isinstance(event, serf.News):
+                self._reconciler.look_again()
+            elif self._has_turn and len(self._pending) < _PENDING_MAX:
+                task = asyncio.create_task(self._answer(agent, members, event))
+                self._pending.add(task)
+                task.add_done_callback(self._pending.discard)
+
+    async def _answer(
+        self, agent: serf.Agent, members: Shared[dict[str, dict[str, object]]], query: serf.Query
+    ) -> None:
+        question = rotation.understood(query.name, query.payload)
+        if question is None:
+            words = rotation.NOT_UNDERSTOOD
+        else:
+            words = await self.words(question, members)
+        with suppress(Failed):  # it has expired: who asked asks again
+            await agent.respond(query, printable(words, _ANSWER_MAX))
+
+    async def words(self, question: rotation.Question, members: Shared[dict[str, dict[str, object]]]) -> str:
+        """Return the answer to a question that came just now."""
+        came_s = time.monotonic()
+        try:
+            listed = await members.since(came_s)
+            # One that began before that list may find less than it.
+            async with self._reconciler.looking:
+                pass
+            view = await self._view(came_s - VIEW_AGE_S)
+        except (Failed, Unreadable) as error:
+            return f"the gateway cannot tell: {error}"
+        if view is None:
+            return "HAProxy is being changed"
+        if not self._has_looked_at(question.host, listed.found):
+            self._reconciler.look_again()
+            return f"the gateway has yet to look at what {question.host} says now"
+        return rotation.answer(question, self._reconciler.look, view.found)
+
+    async def _view(self, at_s: float) -> Seen[View] | None:
+        for _ in range(_TRIES):
+            view = await self.views.since(max(at_s, self._reconciler.acted_at_s))
+            if view.began_s >= self._reconciler.acted_at_s:
+                return view
+        return None
+
+    def _has_looked_at(self, host: str, listed: Mapping[str, Mapping[str, object]]) -> bool:
+        """Whether the reconciler's last look found of a host what Serf lists of it now."""
+        look = self._reconciler.look
+        return look.read.get(host) == read_member(listed.get(host), look.services)
