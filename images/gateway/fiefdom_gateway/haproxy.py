@@ -279,6 +279,17 @@ def stragglers(
     )
 
 
+def to_close(
+    wanted: Iterable[Server], actual: Iterable[Actual], services: Mapping[str, Service]
+) -> frozenset[tuple[str, str]]:
+    """Return the servers that drain, and whose upgraded connections are not waited for."""
+    closing = {service.backend for service in services.values() if service.closes_upgraded}
+    if not closing:
+        return frozenset()
+    unready = _unready(wanted, actual, services)
+    return frozenset((s.backend, s.name) for s in unready if s.backend in closing and s.busy)
+
+
 def _unready(wanted: Iterable[Server], actual: Iterable[Actual], services: Mapping[str, Service]) -> Iterator[Actual]:
     """Yield the servers that are not to get new requests."""
     ready = {(services[s.service].backend, s.name, s.address, s.port) for s in wanted if not s.drain}

@@ -2,12 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from fiefdom_gateway import edges, haproxy, refusal, workers
+from fiefdom_gateway import edges, haproxy, refusal, upgraded, workers
 from fiefdom_gateway.belief import believe
 from fiefdom_gateway.edges import Failed, Sockets
 from fiefdom_gateway.log import Once, printable, say
@@ -18,8 +18,10 @@ from fiefdom_gateway.wanted import Known, dump_memory, load_memory, none_alive, 
 
 # Events come in bursts: a host that joins changes several members' views at once.
 DEBOUNCE_S = 0.02
-# How soon to look again while a server waits to be removed, or while Serf does not answer.
+# How soon to look again while a server waits to be removed, while one is to have no upgraded connections, and while
+# Serf does not answer.
 SETTLE_S = 0.1
+UPGRADE_S = 0.5
 SERF_RETRY_S = 1.0
 SERF_TIMEOUT_S = 2.0
 RELOAD_TIMEOUT_S = 60.0
@@ -42,6 +44,8 @@ class Reconciler:
         self._memory: dict[str, Known] = {}
         self._written: dict[Path, str] = {}
         self._again = asyncio.Event()
+        # By worker: servers whose upgraded connections were closed last, and when.
+        self._closed: dict[str, tuple[frozenset[tuple[str, str]], float]] = {}
         self._say_once = Once()
         self._told: set[str] = set()
         self._doubted: set[str] = set()
@@ -114,7 +118,14 @@ class Reconciler:
                 self.caught_up.set()
             pause_s = self._patience_s() - (time.monotonic() - looked_at_s)
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._again.wait(), max(min(pause_s, pause_s if done else SETTLE_S), 0.01))
+                await asyncio.wait_for(self._again.wait(), max(min(pause_s, self._calm_s(done)), 0.01))
+
+    def _calm_s(self, done: bool) -> float:
+        """How long it may take until the next round where nothing happens."""
+        if not done:
+            return SETTLE_S
+        # A request that is open at a server may be upgraded yet.
+        return UPGRADE_S if self._closed else self._patience_s()
 
     def _patience_s(self) -> float:
         wait_s = self.settings.interval_s
@@ -300,6 +311,7 @@ class Reconciler:
                 finally:
                     self.acted_at_s = time.monotonic()
                 actual = await self._actual()
+            await self._close_upgraded("", self._ask, actual)
             done = haproxy.settled(self.look.wanted, actual, services)
         except (Failed, Unreadable) as error:
             self._say_once("haproxy", f"HAProxy cannot be compared: {error}")
@@ -313,14 +325,34 @@ class Reconciler:
 
     async def _drain_stragglers(self) -> None:
         """Keep replaced workers, which know no reconciler of their own any more, from servers that are to go."""
-        for worker in await workers.replaced(self._sockets):
+        replaced = await workers.replaced(self._sockets)
+        self._closed = {name: last for name, last in self._closed.items() if name in ("", *map(str, replaced))}
+        for worker in replaced:
             try:
                 actual = await worker.servers()
                 for command in haproxy.stragglers(self.look.wanted, actual, self.settings.services):
                     await worker.ask(haproxy.command_line(command))
                     self.acted_at_s = time.monotonic()
+                await self._close_upgraded(str(worker), worker.ask, actual)
             except (Failed, Unreadable):
                 continue  # it ended just now
+
+    async def _close_upgraded(
+        self, worker: str, ask: Callable[[str], Awaitable[str]], actual: Iterable[haproxy.Actual]
+    ) -> None:
+        """Close upgraded connections to servers that drain, where their service says so."""
+        servers = haproxy.to_close(self.look.wanted, actual, self.settings.services)
+        before, at_s = self._closed.pop(worker, (frozenset(), 0.0))
+        if not servers:
+            return
+        now_s = time.monotonic()
+        if servers <= before and now_s - at_s < UPGRADE_S:
+            self._closed[worker] = before, at_s
+            return
+        self._closed[worker] = servers, now_s
+        closed = await upgraded.close(ask, servers)
+        if closed:
+            say(f"{closed} upgraded connections closed to {', '.join('/'.join(server) for server in sorted(servers))}")
 
     async def _actual(self) -> tuple[haproxy.Actual, ...]:
         states = await self._ask("show servers state")

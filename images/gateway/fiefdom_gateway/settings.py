@@ -26,11 +26,14 @@ class BadSettings(ValueError):
 
 @dataclass(frozen=True)
 class Service:
+    """What is routed. `closes_upgraded`: where its servers drain, upgraded connections are closed, not waited for."""
+
     name: str
     backend: str
     base_port: int
     max_instances: int
     server_options: str
+    closes_upgraded: bool = False
 
     @property
     def last_port(self) -> int:
@@ -160,6 +163,7 @@ def _service(entry: object, where: str) -> Service:
         base_port=_whole(entry, "base_port", where, 1, LAST_PORT),
         max_instances=_whole(entry, "max_instances", where, 1, LAST_PORT),
         server_options=options,
+        closes_upgraded=_choice(entry, "upgraded", where, "wait", "close") == "close",
     )
 
 
@@ -178,6 +182,14 @@ def _name(data: Mapping[str, Any], key: str, where: str) -> str:
     value = _text(data, key, where)
     if not _NAME.fullmatch(value):
         raise BadSettings(f"{_key(where, key)}: must be a name of letters, digits, dots, dashes and underscores")
+    return value
+
+
+def _choice(data: Mapping[str, Any], key: str, where: str, *words: str) -> str:
+    """Return one of some words, the first where the key is not there."""
+    value = data.get(key, words[0])
+    if not (isinstance(value, str) and value in words):
+        raise BadSettings(f"{_key(where, key)}: must be {' or '.join(words)}")
     return value
 
 

@@ -112,6 +112,14 @@ def test_settings_of_the_deploy_are_read():
         ),
         ({"services": [{**SETTINGS["services"][0], "server_options": "check; quit"}]}, r"services\[0\].server_options"),
         ({"services": [{**SETTINGS["services"][0], "server_options": "check\n"}]}, r"services\[0\].server_options"),
+        (
+            {"services": [{**SETTINGS["services"][0], "upgraded": "kill"}]},
+            r"services\[0\].upgraded: must be wait or close",
+        ),
+        (
+            {"services": [{**SETTINGS["services"][0], "upgraded": None}]},
+            r"services\[0\].upgraded: must be wait or close",
+        ),
         ({"network": None}, "network: must be a string"),
         ({"network": "10.99.0.1/24"}, "network: must be an IPv4 network"),
         ({"known_hosts_only": 0}, "known_hosts_only: must be true or false"),
@@ -134,6 +142,16 @@ def test_settings_of_the_deploy_are_read():
 def test_a_mistake_in_the_settings_is_named(change, complaint):
     with pytest.raises(BadSettings, match=complaint):
         parse_settings(json.dumps({**SETTINGS, **change}))
+
+
+@pytest.mark.parametrize(
+    ("upgraded", "closes"), [({}, False), ({"upgraded": "wait"}, False), ({"upgraded": "close"}, True)]
+)
+def test_a_service_says_whether_upgraded_connections_are_waited_for(upgraded, closes):
+    services = [{**SETTINGS["services"][0], **upgraded}]
+    assert (
+        parse_settings(json.dumps({**SETTINGS, "services": services})).services["predictor"].closes_upgraded is closes
+    )
 
 
 @given(st.text())
