@@ -115,13 +115,12 @@ class Answers:
 
     async def words(self, question: rotation.Question, members: Shared[dict[str, dict[str, object]]]) -> str:
         """Return the answer to a question that came just now."""
-        came_s = time.monotonic()
         try:
-            listed = await members.since(came_s)
+            listed = await members.since(time.monotonic())
             # One that began before that list may find less than it.
             async with self._reconciler.looking:
                 pass
-            view = await self._view(came_s - VIEW_AGE_S)
+            view = await self._view()
         except (Failed, Unreadable) as error:
             return f"the gateway cannot tell: {error}"
         if view is None:
@@ -131,9 +130,11 @@ class Answers:
             return f"the gateway has yet to look at what {question.host} says now"
         return rotation.answer(question, self._reconciler.look, view.found)
 
-    async def _view(self, at_s: float) -> Seen[View] | None:
+    async def _view(self) -> Seen[View] | None:
+        """Return a view that is young enough, and no older than the last change of HAProxy; None where that fails."""
+        young_s = time.monotonic() - VIEW_AGE_S
         for _ in range(_TRIES):
-            view = await self.views.since(max(at_s, self._reconciler.acted_at_s))
+            view = await self.views.since(max(young_s, self._reconciler.acted_at_s))
             if view.began_s >= self._reconciler.acted_at_s:
                 return view
         return None

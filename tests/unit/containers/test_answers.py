@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "images" / "gateway"))
 
-from fiefdom_gateway import serf, view  # noqa: E402
+from fiefdom_gateway import main, serf, view  # noqa: E402
 from fiefdom_gateway.answers import Answers  # noqa: E402
 from fiefdom_gateway.edges import Failed  # noqa: E402
 from fiefdom_gateway.haproxy import State  # noqa: E402
@@ -216,6 +216,13 @@ def test_an_agent_that_says_nothing_is_left(tmp_path: Path, monkeypatch: pytest.
         server.close()
 
     asyncio.run(scene())
+
+
+@pytest.mark.parametrize("word", ["drained", "serving"])
+def test_the_handlers_of_an_older_fiefdoms_agent_say_nothing(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Serf sends what a handler prints only where it exits with 0: the stream's answer is the one there is."""
+    assert main.main([word]) == 2
+    assert capsys.readouterr().out == ""
 
 
 # --- Whose turn it is
