@@ -193,7 +193,7 @@ def _reconciler(context: Context) -> str:
                 "base_port": service.base_port,
                 "max_instances": max_instances(cluster, name),
                 "server_options": server_options(service, cluster.gateway.retries),
-                **({"upgraded": "close"} if service.drain.upgraded == "close" else {}),
+                "upgraded": service.drain.upgraded,
             }
             for name, service in sorted(cluster.services.items())
         ],

@@ -73,7 +73,7 @@ now_s() {
 # --- What is offered
 
 with_lock() {
-  mkdir -p "$made_dir" && exec 9> "$made_dir/.lock" && flock 9 || die "$made_dir/.lock cannot be locked"
+  exec 9> "$made_dir/.lock" && flock 9 || die "$made_dir/.lock cannot be locked"
 }
 
 # One line each: service and word. What is damaged was not offered.
@@ -278,6 +278,7 @@ leave() {
 
 usage="usage: ${0##*/} make|withdraw SERVICE, or tags|agree|leave"
 load_host
+mkdir -p "$made_dir" || die "$made_dir cannot be made"
 case ${1:-}:$# in
   make:2) make "$2" ;;
   withdraw:2) withdraw "$2" ;;

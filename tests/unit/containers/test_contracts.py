@@ -101,13 +101,9 @@ AT = context("gw1")
 RECONCILER_JSON = gateway.desired(AT).file(gateway.RECONCILER_CONFIG).content.decode()
 
 
-# What no key of the inventory asks for yet.
-OPTIONAL = {"upgraded"}
-
-
 def test_the_gateway_reads_all_that_the_library_writes_and_nothing_else() -> None:
     found = read(settings, "parse_settings", RECONCILER_JSON)
-    assert (found.unread, found.unwritten) == (set(), OPTIONAL)
+    assert (found.unread, found.unwritten) == (set(), set())
 
 
 def test_the_gateways_settings_are_the_inventorys() -> None:
@@ -166,7 +162,7 @@ def test_a_key_with_another_name_is_noticed(path: tuple[str | int, ...]) -> None
     except BadSettings as error:
         assert str(path[-1]) in str(error)
     else:
-        assert f"{path[-1]}_too" in found.unread and found.unwritten == {path[-1]} | OPTIONAL
+        assert f"{path[-1]}_too" in found.unread and found.unwritten == {path[-1]}
 
 
 # --- The status document: the gateway writes it, the library reads it

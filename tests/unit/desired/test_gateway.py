@@ -38,6 +38,7 @@ def test_the_reconciler_is_told_each_service() -> None:
             "base_port": 8000,
             "max_instances": 100,
             "server_options": "check inter 1000ms fall 2 rise 1 observe layer7 error-limit 5 on-error mark-down",
+            "upgraded": "wait",
         },
         {
             "name": "web",
@@ -45,6 +46,7 @@ def test_the_reconciler_is_told_each_service() -> None:
             "base_port": 9000,
             "max_instances": 100,
             "server_options": "check inter 500ms fall 2 rise 1 observe layer7 error-limit 5 on-error mark-down",
+            "upgraded": "wait",
         },
     ]
 
