@@ -218,9 +218,10 @@ def _offer(views: Views, host: str, service: str, found: snapshot.Snapshot) -> O
     unit, word = found.units.get(offers.unit_of(service), snapshot.FoundUnit()), found.offers.get(service)
     version = "-" if word is None else word.partition(";")[0]
     if word is None:
-        state = "withdrawn" if unit.active == "inactive" else "waiting"
+        state = "withdrawn" if unit.active == "inactive" and not unit.queued else "waiting"
         why = unit.says if state == "waiting" else f"{offers.unit_of(service)} is stopped"
-        return OfferStatus(service, host, version, state, why or f"{offers.unit_of(service)} is {unit.active}")
+        now = "waits for its instances to start" if unit.queued else f"is {unit.active}"
+        return OfferStatus(service, host, version, state, why or f"{offers.unit_of(service)} {now}")
     for gateway_name, view in views.items():
         if view.silence is None and service not in view.offers_of(host):
             doubts = [r.reason for r in view.rejected if r.member == host and f"offers {service} " in f"{r.reason} "]

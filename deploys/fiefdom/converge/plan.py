@@ -398,7 +398,13 @@ def _offers(state: HostState, now: Snapshot) -> Iterator[Change]:
         elif unit.load == "not-found":
             yield Change("offer", "+", offer.service, _said(offer.word), offer)
         else:
-            yield Change("offer", "~", offer.service, unit.says or f"not made, its unit is {unit.active}", offer)
+            yield Change(
+                "offer",
+                "~",
+                offer.service,
+                unit.says or f"not made, its unit is {'queued' if unit.queued else unit.active}",
+                offer,
+            )
 
 
 def _said(word: str) -> str:

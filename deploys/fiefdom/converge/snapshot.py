@@ -46,6 +46,8 @@ class FoundUnit:
     condition_failed: bool = False
     says: str = ""
     """What the unit itself tells of how it is, if it does."""
+    queued: bool = False
+    """Whether it waits for others before it starts or stops."""
 
 
 @dataclass(frozen=True)
@@ -259,6 +261,7 @@ def _found_unit(shown: dict[str, str]) -> FoundUnit:
         condition_failed=shown.get("ConditionResult") == "no"
         and shown.get("ConditionTimestampMonotonic", "0") not in ("", "0"),
         says=shown.get("StatusText", ""),
+        queued=shown.get("Job", "0") not in ("", "0"),
     )
 
 

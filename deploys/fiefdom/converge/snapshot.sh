@@ -51,7 +51,7 @@ host_part() {
     ask package | xargs -d '\n' -r dpkg-query -W \
         -f "package$tab\${Package}$tab\${db:Status-Status}$tab\${Version}\n" 2>/dev/null
     ask unit | xargs -d '\n' -r systemctl show -p Id -p LoadState -p ActiveState -p SubState -p UnitFileState \
-        -p NeedDaemonReload -p ConditionResult -p ConditionTimestampMonotonic -p StatusText -- 2>/dev/null | sed "s/^/unit$tab/"
+        -p NeedDaemonReload -p ConditionResult -p ConditionTimestampMonotonic -p StatusText -p Job -- 2>/dev/null | sed "s/^/unit$tab/"
     ask sysctl | xargs -d '\n' -r grep -H . 2>/dev/null | sed "s/^/sysctl$tab/"
     [ ! -e /var/lib/fiefdom/guard/pending ] || {
         left=$(($(cat /var/lib/fiefdom/guard/until) - $(cut -d . -f 1 /proc/uptime)))
