@@ -7,6 +7,7 @@ instances of different hosts have different ports, because a predictor listens o
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import secrets
@@ -49,12 +50,47 @@ for number, address in enumerate(sys.argv[1:]):
         request = struct.pack("16sHH4s8x", f"lo:{number}".encode(), socket.AF_INET, 0, socket.inet_aton(address))
         fcntl.ioctl(handle, 0x8916, request)  # SIOCSIFADDR
 """
+# Instances of one host in one container, whose end is the end of all of them at the same moment. A GET of /poison ends
+# the instance that reads it, which says so first.
+FRAGILE = """
+import asyncio, json, os, sys
+from urllib.parse import parse_qs, urlsplit
+
+def handler(host, port):
+    class Handler(asyncio.Protocol):
+        def connection_made(self, transport):
+            self.transport, self.received = transport, b""
+        def data_received(self, data):
+            self.received += data
+            while b"\\r\\n\\r\\n" in self.received:
+                head, _, self.received = self.received.partition(b"\\r\\n\\r\\n")
+                self.answer(urlsplit(head.split()[1].decode()))
+        def answer(self, target):
+            delay_s = float(parse_qs(target.query).get("delay_ms", ["0"])[0]) / 1000
+            if target.path == "/poison":
+                print("read", target.path, flush=True)
+                asyncio.get_running_loop().call_later(delay_s, os._exit, 1)
+                return
+            body = json.dumps({"host": host, "port": port, "version": "1.0.0"}).encode()
+            head = f"HTTP/1.1 200 OK\\r\\nContent-Length: {len(body)}\\r\\n\\r\\n".encode()
+            asyncio.get_running_loop().call_later(delay_s, self.transport.write, head + body)
+    return Handler
+
+async def serve(host, port):
+    await (await asyncio.get_running_loop().create_server(handler(host, port), port=port)).serve_forever()
+
+for port in range(int(sys.argv[2]), int(sys.argv[3]) + 1):
+    if not os.fork():
+        asyncio.run(serve(sys.argv[1], port))
+while True:
+    os.wait()
+"""
 PLAIN = {
     "stats_bind": "10.99.0.11:8404",
     "listeners": [{"port": 80, "routes": [], "default_backend": "predictor"}],
     "backends": [{"name": "predictor", "health_path": "/health", "health_timeout_s": 2.0}],
     "maxconn": 4000,
-    "retries": 5,
+    "retries": 10,
     "balance": "roundrobin",
     "connect_timeout_s": 2.0,
     "server_timeout_s": 60.0,
@@ -85,6 +121,7 @@ class Cluster:
     def write_all(self) -> None:
         config = self.folder / "gateway"
         config.mkdir()
+        self._write(config / "giveup.lua", render("giveup.lua.j2"))
         self.write_static(PLAIN)
         self.write_reconciler()
         self._write(
@@ -188,6 +225,39 @@ class Cluster:
             *(f"--env={key}={value}" for key, value in environment.items()),
             image("predictor"),
         )
+
+    @contextlib.contextmanager
+    def fragile(self, instances: int) -> Iterator[None]:
+        """So many instances per host, all of them in one container: `start_fragile` starts it anew."""
+        offers = {host: (self.folder / host / "agent.json").read_text() for host in PORTS}
+        try:
+            for number, (host, (first, *_)) in enumerate(PORTS.items(), start=1):
+                for port in PORTS[host]:
+                    docker("rm", "--force", f"{PREFIX}-{host}-{port}")
+                self.start_fragile(host, instances)
+                self.write_offer(host, f"1.0.0;{first}-{first + instances - 1}", 7373 + number)
+                self.stop(f"{host}-serf")
+                self.start_agent(host)
+            self.until_fragile(instances)
+            yield
+        finally:
+            for host, offer in offers.items():
+                docker("rm", "--force", f"{PREFIX}-{host}-fragile", check=False)
+                self._write(self.folder / host / "agent.json", offer, 0o400)
+                self.stop(f"{host}-serf")
+
+    def start_fragile(self, host: str, instances: int) -> None:
+        name = f"{PREFIX}-{host}-fragile"
+        docker("rm", "--force", name, check=False)
+        first = PORTS[host][0]
+        docker(
+            *("run", "--detach", "--name", name, *SANDBOX, "--entrypoint=python3", image("gateway"), "-c", FRAGILE),
+            *(host, str(first), str(first + instances - 1)),
+        )
+
+    def until_fragile(self, instances: int) -> None:
+        ports = [f"{host}-{first + i}" for host, (first, *_) in PORTS.items() for i in range(instances)]
+        self.until(lambda view: states(view) == dict.fromkeys(ports, "up"))
 
     def start_agent(self, host: str) -> None:
         name = f"{PREFIX}-{host}-serf"
@@ -377,7 +447,8 @@ def test_haproxy_takes_the_template_without_a_warning(_cluster, tmp_path, variab
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o755)
     docker(
-        *("run", "--rm", "--network=none", f"--volume={tmp_path}:/check:ro", "--entrypoint=haproxy", image("gateway")),
+        *("run", "--rm", "--network=none", f"--volume={tmp_path}:/check:ro", "--entrypoint=haproxy"),
+        *(f"--volume={_cluster.folder}/gateway:/etc/fiefdom/gateway:ro", image("gateway")),
         *("-dW", "-c", "-f", "/check/haproxy.cfg"),
     )
 
@@ -464,6 +535,27 @@ def test_killed_instances_fail_no_get(cluster):
             cluster.until(lambda view, name=f"{host}-{port}": states(view)[name] == "down", 5)
             docker("start", name)
             cluster.until(lambda view, name=f"{host}-{port}": states(view)[name] == "up", 10)
+    assert traffic.failed() == {}
+
+
+@pytest.mark.parametrize("delay_ms", [0, 300])
+def test_one_request_costs_two_instances_at_most_and_a_dead_host_no_request(cluster, delay_ms):
+    with cluster.fragile(6):
+        status, _ = get(f"/poison?delay_ms={delay_ms}")
+        assert status in (502, 503)
+        # Whatever else were tried would be over soon.
+        time.sleep(2 + delay_ms / 1000)
+        said = "".join(docker("logs", f"{PREFIX}-{host}-fragile") for host in PORTS)
+        assert said.count("read /poison") == 2, "of twelve"
+        view = cluster.until(lambda view: sorted(states(view).values()).count("down") == 2)
+        assert list(states(view).values()).count("up") == 10
+        assert get("/predict")[0] == 200
+    with cluster.fragile(4), Traffic(14, kinds="busy,pausing,new,slow", rate=500, clients=4, slow_ms=100) as traffic:
+        for host in PORTS:
+            docker("kill", "--signal=KILL", f"{PREFIX}-{host}-fragile")
+            time.sleep(2)
+            cluster.start_fragile(host, 4)
+            cluster.until_fragile(4)
     assert traffic.failed() == {}
 
 

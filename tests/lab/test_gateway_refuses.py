@@ -162,6 +162,7 @@ class Cluster:
             (self.folder / name).mkdir()
             os.chown(self.folder / name, UID, UID)
         docker("network", "create", f"--subnet={SUBNET}", NETWORK)
+        self._write("gateway/giveup.lua", render("giveup.lua.j2"), 0o644)
         self.write_static()
         self.write_reconciler()
         self._write("gateway/agent.json", self._agent("gw1", GATEWAY_ADDRESS, {"role": "gateway"}))

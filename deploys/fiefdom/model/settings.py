@@ -188,7 +188,13 @@ class Gateway(Model):
     )
     balance: Literal["roundrobin", "leastconn", "random"] = Field("roundrobin", description="Balancing algorithm.")
     maxconn: int = Field(4000, ge=100, le=200000, description="Connections at once.")
-    retries: int = Field(5, ge=0, le=100, description="Further tries of a request that may be repeated.")
+    retries: int = Field(
+        10,
+        ge=0,
+        le=100,
+        description="Further tries of a connection that failed, each on another instance; "
+        "a request that an instance may have read is tried once more at most.",
+    )
     connect_timeout_s: float = Field(2.0, gt=0, le=86400, description="Seconds to connect to an instance.")
     server_timeout_s: float = Field(60.0, gt=0, le=86400, description="Seconds an instance may take to answer.")
     client_timeout_s: float = Field(60.0, gt=0, le=86400, description="Seconds a client may be silent.")

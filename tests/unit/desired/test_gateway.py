@@ -87,6 +87,15 @@ def test_limits_that_limit_nothing_are_refused() -> None:
         desired(gateway={"source_limits": {"exempt_cidrs": ["10.2.0.0/16"]}})
 
 
+def test_what_haproxy_loads_lies_there_first_and_is_read_anew_when_it_changes() -> None:
+    files = desired().files
+    paths = [file.path for file in files]
+    assert paths.index(gateway.GIVEUP_LUA) < paths.index(gateway.HAPROXY_CONFIG)
+    script = desired().file(gateway.GIVEUP_LUA)
+    loads = f"    lua-load {gateway.GIVEUP_LUA}  # {script.digest[:12]}\n"
+    assert loads in desired().file(gateway.HAPROXY_CONFIG).content.decode()
+
+
 @pytest.mark.parametrize(("retries", "limit"), [(0, 1), (3, 3), (5, 5), (20, 5)])
 def test_an_instance_is_out_before_the_retries_are_used_up(retries: int, limit: int) -> None:
     (first, *_) = loaded(gateway.RECONCILER_CONFIG, gateway={"retries": retries})["services"]

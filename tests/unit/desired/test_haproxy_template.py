@@ -114,6 +114,34 @@ def test_lines_that_have_no_place_in_the_container(line):
     assert not [found for found in haproxy_cfg(RICH).splitlines() if found.strip().startswith(line)]
 
 
+# --- What was sent
+
+
+@pytest.mark.parametrize("name", ["predictor", "echo"])
+def test_every_backend_counts_what_was_lost(name: str):
+    backend = re.search(rf"^backend {name}\n(.*?)\n\n", haproxy_cfg(RICH), re.MULTILINE | re.DOTALL)[1]
+    rules = [line.strip() for line in backend.splitlines() if " tcp-response content " in line]
+    assert [rule.split()[2] for rule in rules] == ["accept", "accept", "lua.give-up", "set-var(txn.lost)"]
+    assert "bc_err_name" in rules[1], "what nobody read is not counted"
+
+
+def test_the_rules_wait_longer_than_an_instance_may_take():
+    text = haproxy_cfg({**PLAIN, "server_timeout_s": 2.5})
+    assert "    tcp-response inspect-delay 3500ms\n" in text
+    assert " lua.give-up 2500 if " in text
+
+
+def test_statuses_that_are_tried_again_are_those_that_are_counted():
+    text = haproxy_cfg(PLAIN)
+    assert re.findall(r"\b5\d\d\b", re.search(r"retry-on .*", text)[0]) == ["502", "503", "504"]
+    assert "accept if { status 101 200:501 505:999 }" in text
+
+
+def test_actions_of_lua_are_those_that_are_called():
+    called = set(re.findall(r"\blua\.([a-z-]+)", haproxy_cfg(PLAIN)))
+    assert called == set(re.findall(r'register_action\("([a-z-]+)"', render("giveup.lua.j2")))
+
+
 # --- Limits
 
 
