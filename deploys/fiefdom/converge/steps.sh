@@ -398,7 +398,7 @@ put_back() { # aside: keep the release's containers under another name; or repla
         esac
     done <"$previous/index"
     systemctl daemon-reload
-    instances=$(sed -n "s/^container$tab[^$tab]*$tab\([^$tab]*\).*/\1/p" "$previous/index")
+    instances=$(grep "^container$tab" "$previous/index" | cut -f 3)
     # shellcheck disable=SC2086 # names of units
     for units in "$instances" "$offers"; do
         [ -n "$units" ] || continue

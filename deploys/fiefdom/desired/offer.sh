@@ -73,13 +73,15 @@ now_s() {
 # --- What is offered
 
 with_lock() {
-  exec 9> "$made_dir/.lock" && flock 9 || die "$made_dir/.lock cannot be locked"
+  exec 9> "$made_dir/.lock"
+  flock 9 || die "$made_dir/.lock cannot be locked"
 }
 
 # One line each: service and word. What is damaged was not offered.
 list_made() {
   for made in "$made_dir"/*.offer; do
-    [ -r "$made" ] && read -r offered < "$made" || continue
+    [ -r "$made" ] || continue
+    read -r offered < "$made" || continue
     case $offered in *[!A-Za-z0-9_.\;+-]* | '' | \;* | *\;) continue ;; esac
     made=${made##*/}
     printf '%s %s\n' "${made%.offer}" "$offered"
@@ -208,7 +210,7 @@ await_instances() {
   while :; do
     count_answering
     [ "$count" -lt "$wanted" ] || return 0
-    [ "$(now_s)" -lt "$deadline_s" ] && may_come || break
+    if [ "$(now_s)" -ge "$deadline_s" ] || ! may_come; then break; fi
     sleep 0.2
   done
   [ "$count" -gt 0 ]
