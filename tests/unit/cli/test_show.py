@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fiefdom.cli import show
-from fiefdom.cluster.status import HostStatus, InstanceStatus, Status
+from fiefdom.cluster.status import HostStatus, InstanceStatus, OfferStatus, Status
 from fiefdom.converge import plan
 from fiefdom.converge.plan import Change, HostPlan, Plan
 from fiefdom.converge.snapshot import FoundContainer, Snapshot
@@ -247,6 +247,10 @@ def test_progress_gives_the_cursor_back_after_an_error() -> None:
 STATUS = Status(
     gateways=("gw1",),
     hosts=(HostStatus("app1", "10.1.0.21", "trixie", "app host", "alive", 1, 2, "-"),),
+    offers=(
+        OfferStatus("predictor", "app1", "1.0.0", "offered", "1 of 2 instances are healthy"),
+        OfferStatus("web", "app1", "-", "waiting", "none of its 2 instances is healthy"),
+    ),
     instances=(
         InstanceStatus("predictor", "app1", 8000, "1.0.0", "running", ("up",)),
         InstanceStatus("predictor", "app1", 8001, "-", "missing", ("out",)),
@@ -259,6 +263,9 @@ STATUS = Status(
 def test_a_status_is_tables_and_problems() -> None:
     rows = [line.split() for line in printed(*show.status_tables(STATUS)).splitlines()]
     assert ["app1", "10.1.0.21", "trixie", "app", "host", "alive", "1/2", "-"] in rows
+    assert ["service", "host", "version", "offer"] in rows
+    assert ["predictor", "app1", "1.0.0", "offered", *["1", "of", "2", "instances", "are", "healthy"]] in rows
+    assert ["web", "app1", "-", "waiting", *["none", "of", "its", "2", "instances", "is", "healthy"]] in rows
     assert ["service", "instance", "version", "container", "gw1"] in rows
     assert ["predictor", "app1:8000", "1.0.0", "running", "up"] in rows
     assert ["predictor", "app1:8001", "-", "missing", "out"] in rows

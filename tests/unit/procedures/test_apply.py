@@ -289,8 +289,7 @@ def test_a_port_of_checks_is_offered_with_the_release_and_not_before(hosts: Simu
     """Gateways that asked for it at once would find nobody there, on any host."""
 
     def offers() -> set[str]:
-        texts = [hosts.hosts[name].contents["/etc/fiefdom/serf/agent.json"].decode() for name in APPS]
-        return {json.loads(text)["tags"]["svc:predictor"] for text in texts}
+        return {hosts.tags[name]["svc:predictor"] for name in APPS}
 
     def opened() -> set[str]:
         rules = [hosts.hosts[name].contents["/etc/fiefdom/firewall.nft"].decode() for name in APPS]
