@@ -114,7 +114,7 @@ def test_a_sick_new_service_fails_the_apply_and_takes_nothing_from_the_others(cl
     assert len(cluster.served("third")) == 4
 
     with traffic("every host rebooted beside a sick service", "predictor", "second"):
-        done = cluster.site.fiefdom("reboot", cluster.inventory(), "--limit", "app_hosts", "--force", "--yes")
+        done = cluster.site.fiefdom("reboot", cluster.inventory(), "--limit", "app_hosts", "--force")
         assert done.returncode == 0, done.stdout + done.stderr
     assert served.items() <= cluster.offers().items()
     assert (cluster.served("predictor"), cluster.served("second")) == (PREDICTORS, SECONDS)

@@ -194,10 +194,10 @@ def of_instances(state: HostState, now: Snapshot, identities: Mapping[str, str])
 
 def running_versions(instances: Iterable[Change], snapshot: Snapshot, hold: Collection[str]) -> dict[str, str]:
     """Version that each service of ``hold`` keeps running, where its release is pending on this host."""
-    held = [c for c in held_of(instances, snapshot, hold) if is_healthy(c, snapshot)]
-    found = {c.service: snapshot.containers[c.name].version for c in held}
-    # One that was started by hand tells none; the inventory's word stands in.
-    return {service: version for service, version in found.items() if version}
+    # One that is down comes back as what it was, but what runs has the last word. One that was started by hand tells no
+    # version; where none does, the inventory's word stands in.
+    held = sorted(held_of(instances, snapshot, hold), key=lambda c: is_healthy(c, snapshot))
+    return {c.service: version for c in held if (version := snapshot.containers[c.name].version)}
 
 
 def held_of(instances: Iterable[Change], now: Snapshot, hold: Collection[str]) -> Iterator[Container]:

@@ -201,7 +201,7 @@ def given_up(folder: Path, container: Container, pid: int, running: str = "true"
     # A root's process is refused; whose this one is depends on who runs the tests.
     script.write_text(script.read_text().replace("/proc/$pid/status", "/dev/null"))
     env = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
-    words = [str(script), "dance", "web-9000"]
+    words = [str(script), "run", "web-9000"]
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=env, timeout=60)
     assert done.returncode == 1
     return done.stderr, (folder / "log").read_text().splitlines()
