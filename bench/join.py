@@ -28,12 +28,14 @@ from dataclasses import dataclass
 
 from scratch import Stage, await_servers, await_true, docker, stage
 
+from fiefdom.desired import serf
+
 INSTANCES = 2
 SERVING, JOINING = "app1", "app2"
 TARGET = 2.0
 SNAPSHOT = "var/lib/fiefdom/serf/snapshot"
 # Told in the container, so that docker's own time does not count.
-STARTED = "date +%s%N; exec serf agent -config-file /etc/fiefdom/serf/agent.json"
+STARTED = f"date +%s%N; exec serf agent -config-file /etc/fiefdom/serf/agent.json -config-file {serf.TAGS}"
 
 
 @dataclass(frozen=True)

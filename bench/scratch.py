@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from fiefdom import lab
-from fiefdom.desired import gateway, serf, services
+from fiefdom.desired import gateway, offers, serf, services
 from fiefdom.desired.context import Context
 from fiefdom.desired.state import Container, HostState
 from fiefdom.images import bases
@@ -59,7 +59,8 @@ class Stage:
         """Run a container of `host`; return its name."""
         name = f"{PREFIX}-{host}-{container.name}"
         image = image_of(container.image)
-        docker("run", "--detach", "--name", name, *self.arguments(host, container), *more, image, *command)
+        own = command or container.command
+        docker("run", "--detach", "--name", name, *self.arguments(host, container), *more, image, *own)
         return name
 
     def process(self, host: str) -> int:
@@ -111,6 +112,8 @@ def stage(hosts: tuple[str, ...], service: Mapping[str, Any]) -> Iterator[Stage]
                 context = Context(name, cluster, "trixie", own)
                 states[name] = gateway.desired(context) + serf.desired(context) + services.desired(context)
                 _write(root / name, states[name])
+                if context.is_app_host:
+                    _write_tags(root / name, context)
             yield Stage(cluster, states, root)
     finally:
         _remove()
@@ -138,6 +141,14 @@ def _write(root: Path, state: HostState) -> None:
         path.write_bytes(file.content)
         path.chmod(file.mode)
         os.chown(path, file.uid, file.gid)
+
+
+def _write_tags(root: Path, context: Context) -> None:
+    """What a host's agent says from its first moment on, as `offer tags` writes it where all is offered."""
+    said = {f"svc:{offer.service}": offer.word for offer in offers.desired(context).offers}
+    path = root / serf.TAGS.lstrip("/")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"tags": {"role": "app", **said}}))
 
 
 def _remove() -> None:
