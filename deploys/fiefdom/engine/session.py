@@ -31,6 +31,8 @@ from fiefdom.inventory import groups
 from fiefdom.model import Cluster
 
 CONNECT_TIMEOUT_S = 10
+SNAPSHOT_S = 120
+"""Seconds that a host may take to say what it holds: a slow disk takes some, a hung one would take all."""
 NEW_HOSTS_PORT = 22
 _REASON = "fiefdom_reason"
 
@@ -180,7 +182,8 @@ class Session:
         """As `run.Hosts.snapshot_lines`."""
 
         def ask(name: str) -> list[str]:
-            with reaching(name):
+            silence = TimeoutError(f"no answer for {SNAPSHOT_S} s")
+            with reaching(name), gevent.Timeout(SNAPSHOT_S, silence):
                 ok, output = self._host(name).run_shell_command(as_root(snapshot.SCRIPT), _stdin=queries[name])
             if not ok:
                 raise HostError(name, f"the snapshot failed: {' '.join(output.stderr.split()) or 'no output'}")

@@ -190,6 +190,7 @@ from fiefdom.cli.main import main
 from fiefdom.engine import session, shells
 
 session.run_script = lambda *asked: shells.run_script(*asked[:-1], timeout_s=1)
+session.SNAPSHOT_S = 1
 main(sys.argv[1:])
 """
 
@@ -247,3 +248,10 @@ def test_a_host_that_takes_a_command_and_says_nothing_leaves_no_traceback_at_the
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
     assert done.stderr == "warning: gw1: the connection broke off: no answer for 1 s\n"
     assert done.returncode == 0
+
+
+def test_what_a_host_holds_is_not_waited_for_without_an_end(silent_host: Path) -> None:
+    argv = [sys.executable, "-c", COMMAND, "status", str(silent_host), "--limit", "gw1"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stderr == "error: gw1: the connection broke off: no answer for 1 s\n"
+    assert done.returncode == 1
