@@ -63,8 +63,22 @@ give_up() {
 }
 
 pause_and_exit() {
+  let_offer_go_on
   in_background sleep 2 || :
   exit 1
+}
+
+# The offer of a service waits for the starts of all its instances, and several that fail again and again, each in its own
+# time, leave it no moment without one. So each says that it need not be waited for. Where the offer does not wait, be it
+# that somebody withdrew it, nothing is started.
+let_offer_go_on() {
+  [ "${role:-}" = instance ] || return 0
+  offer=fiefdom-offer-${name%-*}.service
+  case $(systemctl list-jobs --no-legend "$offer" 2> /dev/null) in
+    *" start waiting"* | *" restart waiting"*)
+      systemctl --no-block --job-mode=ignore-dependencies start "$offer" 2> /dev/null || :
+      ;;
+  esac
 }
 
 # Seconds since boot: the clock may jump while time is being synchronised.

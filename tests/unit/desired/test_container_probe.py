@@ -192,7 +192,8 @@ def given_up(folder: Path, container: Container, pid: int, running: str = "true"
     # Where it asks docker itself, dockerd answers; the container is asked in earnest.
     curl = '#!/bin/sh\ncase $* in *http://docker/_ping) exit 0 ;; esac\nexec /usr/bin/curl "$@"\n'
     docker = DOCKER.replace("{root}", str(folder)).replace("{pid}", str(pid))
-    for name, text in {"docker": docker, "curl": curl}.items():
+    systemctl = f"#!/bin/sh\ncat {folder}/jobs 2>/dev/null\necho systemctl $* >>{folder}/log\n"
+    for name, text in {"docker": docker, "curl": curl, "systemctl": systemctl}.items():
         (folder / "bin" / name).write_text(text)
         (folder / "bin" / name).chmod(0o755)
     (folder / "running").write_text(f"{running}\n")
@@ -212,7 +213,29 @@ def test_the_reason_comes_first_and_the_containers_words_are_marked(tmp_path: Pa
     container = at(server.port)
     said, asked_for = given_up(tmp_path, container, os.getpid())
     assert said == f"web-9000: answered 403, wanted 200-399, for 0 s at {container.probe}\n{WORDS}"
-    assert asked_for[-1] == "stop web-9000"
+    assert "stop web-9000" in asked_for
+
+
+GO_ON = "systemctl --no-block --job-mode=ignore-dependencies start fiefdom-offer-web.service"
+
+
+@pytest.mark.parametrize(
+    ("jobs", "goes_on"),
+    [
+        ("7 fiefdom-offer-web.service start waiting\n", True),
+        ("7 fiefdom-offer-web.service restart waiting\n", True),
+        ("7 fiefdom-offer-web.service stop waiting\n", False),
+        ("7 fiefdom-offer-web.service start running\n", False),
+        ("", False),  # it is made, or somebody withdrew it
+    ],
+)
+def test_an_offer_that_waits_need_not_wait_for_an_instance_that_is_given_up(
+    tmp_path: Path, server: Server, jobs: str, goes_on: bool
+) -> None:
+    server.answer = status(403)
+    (tmp_path / "jobs").write_text(jobs)
+    _, asked_for = given_up(tmp_path, at(server.port), os.getpid())
+    assert (GO_ON in asked_for) == goes_on
 
 
 def test_one_that_ends_is_told_with_its_exit_code(tmp_path: Path, server: Server) -> None:
