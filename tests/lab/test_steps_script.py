@@ -311,7 +311,11 @@ def test_what_could_not_be_reached_is_why_nothing_is_found(debian: Debian) -> No
         debian,
         f'[ "$verb" != update ] || {{ echo "{gone}"; exit 0; }}\necho "E: Unable to locate package curl"; exit 100',
     )
-    assert debian.failure(("packages", "curl")) == f"apt-get install\t{gone};E: Unable to locate package curl"
+    status, lines = debian.take(("packages", "curl"))
+    assert (status, lines) == (
+        1,
+        ["fiefdom-log\tapt-get install\tE: Unable to locate package curl", f"fiefdom-failed\tapt-get install\t{gone}"],
+    )
 
 
 def test_an_upgrade_brings_kernels_which_are_packages_of_another_name(debian: Debian) -> None:
@@ -412,20 +416,20 @@ exec /bin/sh "$last" <"$from" >>"$to"
 END
 chmod 0755 /usr/local/bin/*
 printf 'id-old\timage-old\tweb:1\n' >/stub/containers/web-8000
-printf 'id-agent\timage-agent\tserf:1\n' >/stub/containers/serf-agent
 mkdir -p /srv && printf 'old' >/srv/env && chmod 0640 /srv/env && chown 5:6 /srv/env
 """
+OFFER = "fiefdom-offer-web.service"
 KEPT: tuple[Step, ...] = (
     ("keep", "begin", "turn-1"),
     ("keep", "file", "/srv/env"),
     ("keep", "file", "/srv/conf"),
     ("keep", "container", "web-8000", "web@8000.service"),
-    ("keep", "container", "serf-agent", "serf-agent.service"),
+    ("keep", "offer", OFFER),
     ("keep", "done"),
 )
 STAGED: tuple[Step, ...] = (stage("/srv/env", b"new", "0600"), stage("/srv/conf", b"new"))
 REPLACED: tuple[Step, ...] = (
-    ("containers", "stop", "serf-agent.service"),
+    ("containers", "stop", OFFER),
     ("place", "/srv/env"),
     ("place", "/srv/conf"),
     ("containers", "restart", "web@8000.service"),
@@ -461,14 +465,15 @@ def test_a_turn_that_fails_puts_everything_back_and_keeps_what_failed_aside(stub
     assert is_old(stubbed)
     assert stubbed.leftovers() == "" and not stubbed.exists("/var/lib/fiefdom/previous/unfinished")
     assert stubbed.shell("cat /stub/containers/web-8000.failed") == "id-new\timage-new\tweb:2\n"
-    assert log(stubbed)[-7:] == [
+    assert log(stubbed)[-8:] == [
+        f"systemctl stop {OFFER}",
         "docker tag image-old web:1",
         "systemctl stop web@8000.service",
         "docker rm -f web-8000.failed",
         "docker rename web-8000 web-8000.failed",
         "systemctl daemon-reload",
         "systemctl start web@8000.service",
-        "systemctl start serf-agent.service",
+        f"systemctl start {OFFER}",
     ]
 
 
@@ -493,16 +498,35 @@ def test_a_reload_that_fails_says_why_although_the_old_one_serves_on(stubbed: De
     )
 
 
-def test_a_host_whose_instance_does_not_start_joins_by_itself_once_it_does(stubbed: Debian) -> None:
-    """The agent waits for all instances, so its start is asked for and not waited for."""
+def test_a_service_that_does_not_come_up_ends_nothing_and_fails_the_run(stubbed: Debian) -> None:
+    """It is offered with the instance that came up; another one whose instances are all dead is not waited for."""
+    stubbed.shell("touch /stub/broken/web@8001.service /stub/broken/sick@9000.service")
+    status, lines = stubbed.take(
+        ("instances", "web@8000.service", "web@8001.service", "sick@9000.service"),
+        ("offer", "start", OFFER, "web@8000.service", "web@8001.service"),
+        ("offer", "start", "fiefdom-offer-sick.service", "sick@9000.service"),
+        ("record", "file", "/srv/after"),
+    )
+    assert status == 1
+    sick = [line.split("\t")[1] for line in lines if line.startswith("fiefdom-sick\t")]
+    assert sick == ["web@8001.service", "sick@9000.service"]
+    assert not any(line.startswith("fiefdom-failed") for line in lines)
+    assert "done\trecord\tfile" in lines
+    done = log(stubbed)
+    assert f"systemctl start {OFFER}" in done
+    assert "systemctl --no-block start fiefdom-offer-sick.service" in done
+
+
+def test_a_service_whose_instance_does_not_start_is_offered_by_itself_once_it_does(stubbed: Debian) -> None:
+    """An offer waits for its instances, so its start is asked for and not waited for."""
     stubbed.shell("touch /stub/broken/web@8001.service")
-    resting: tuple[Step, ...] = (("rest", "serf-agent.service"), ("containers", "stop", "serf-agent.service"))
+    resting: tuple[Step, ...] = (("rest", OFFER), ("containers", "stop", OFFER))
     assert stubbed.failure(*resting, ("containers", "restart", "web@8001.service")).startswith("web@8001.service\t")
-    assert log(stubbed)[-1] == "systemctl --no-block start serf-agent.service"
-    stubbed.take_all(*resting, ("containers", "restart", "web@8000.service", "serf-agent.service"))
-    assert log(stubbed)[-1] == "systemctl start serf-agent.service"  # which is up
-    stubbed.take_all(("containers", "stop", "serf-agent.service"))
-    assert log(stubbed) == ["systemctl stop serf-agent.service"]
+    assert log(stubbed)[-1] == f"systemctl --no-block start {OFFER}"
+    stubbed.take_all(*resting, ("containers", "restart", "web@8000.service", OFFER))
+    assert log(stubbed)[-1] == f"systemctl start {OFFER}"  # which is up
+    stubbed.take_all(("containers", "stop", OFFER))
+    assert log(stubbed) == [f"systemctl stop {OFFER}"]
 
 
 @pytest.mark.parametrize("how", ["replace", "aside"])
@@ -563,7 +587,7 @@ def test_a_way_back_that_misses_a_file_says_so_and_stays_unfinished(stubbed: Deb
     assert any(line.startswith("fiefdom-not-restored\t/srv/env\t") for line in lines)
     assert not any(line.startswith(BACK) for line in lines)
     assert stubbed.exists("/var/lib/fiefdom/previous/unfinished")
-    assert "systemctl start serf-agent.service" in log(stubbed)  # and the host serves all the same
+    assert f"systemctl start {OFFER}" in log(stubbed)  # and the host serves all the same
 
 
 def test_a_unit_that_does_not_come_back_is_named(stubbed: Debian) -> None:

@@ -289,7 +289,7 @@ bring_up() { # units of instances...
     systemctl reset-failed "$@" 2>/dev/null
     systemctl restart "$@" 2>/dev/null && return
     for unit; do
-        [ "$(systemctl is-active "$unit")" = active ] || tell_sick "$unit" "$began_s"
+        systemctl -q is-active "$unit" || tell_sick "$unit" "$began_s"
     done
 }
 
