@@ -359,30 +359,25 @@ def test_a_removed_container_ends_the_run(supervised: Supervised) -> None:
     assert run.wait(5) in (1, 137)
 
 
-def test_await_waits_for_the_probe(supervised: Supervised) -> None:
-    supervised.start()
-    done = supervised.call("await")
-    assert done.returncode == 0, done.stderr
-
-
-def test_await_gives_up_and_names_the_instance(supervised: Supervised) -> None:
-    supervised.container = replace(supervised.container, start_timeout_s=1)
-    supervised.write()
-    done = supervised.call("await")
-    assert done.returncode == 1
-    words = f"{supervised.container.name}: refused the connection, for 1 s at {supervised.container.probe}\n"
-    assert done.stderr == words
+def test_who_answers_is_told_and_who_does_not_with_the_reason(supervised: Supervised) -> None:
+    name = supervised.container.name
+    done = supervised.call("answering")
+    assert (done.returncode, done.stdout) == (0, f"{name}: refused the connection\n")
+    supervised.start_until_ready()
+    done = supervised.call("answering")
+    assert (done.returncode, done.stdout) == (0, f"{name}\n")
 
 
 def test_a_tcp_probe_asks_the_kernel(supervised: Supervised) -> None:
+    name = supervised.container.name
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         probe = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
-        supervised.container = replace(supervised.container, probe=probe, start_timeout_s=1)
+        supervised.container = replace(supervised.container, probe=probe)
         supervised.write()
-        assert supervised.call("await").returncode == 1
+        assert supervised.call("answering").stdout == f"{name}: nobody listens\n"
         listener.listen()
-        assert supervised.call("await").returncode == 0
+        assert supervised.call("answering").stdout == f"{name}\n"
 
 
 def test_stop_verb_stops_it_from_outside(supervised: Supervised) -> None:

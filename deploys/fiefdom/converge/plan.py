@@ -195,9 +195,10 @@ def of_instances(state: HostState, now: Snapshot, identities: Mapping[str, str])
 def running_versions(instances: Iterable[Change], snapshot: Snapshot, hold: Collection[str]) -> dict[str, str]:
     """Version that each service of ``hold`` keeps running, where its release is pending on this host."""
     # One that is down comes back as what it was, but what runs has the last word. One that was started by hand tells no
-    # version; where none does, the inventory's word stands in.
+    # version; where none does, the host goes on saying what it says, or else what the inventory does.
     held = sorted(held_of(instances, snapshot, hold), key=lambda c: is_healthy(c, snapshot))
-    return {c.service: version for c in held if (version := snapshot.containers[c.name].version)}
+    said = {c.service: snapshot.offers[c.service].partition(";")[0] for c in held if c.service in snapshot.offers}
+    return said | {c.service: version for c in held if (version := snapshot.containers[c.name].version)}
 
 
 def held_of(instances: Iterable[Change], now: Snapshot, hold: Collection[str]) -> Iterator[Container]:
