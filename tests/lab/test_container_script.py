@@ -361,6 +361,7 @@ def test_a_removed_container_ends_the_run(supervised: Supervised) -> None:
 
 def test_who_answers_is_told_and_who_does_not_with_the_reason(supervised: Supervised) -> None:
     name = supervised.container.name
+    supervised.write()
     done = supervised.call("answering")
     assert (done.returncode, done.stdout) == (0, f"{name}: refused the connection\n")
     supervised.start_until_ready()
