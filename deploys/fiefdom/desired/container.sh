@@ -63,7 +63,6 @@ give_up() {
 }
 
 pause_and_exit() {
-  let_offer_go_on
   in_background sleep 2 || :
   exit 1
 }
@@ -76,7 +75,8 @@ let_offer_go_on() {
   offer=fiefdom-offer-${name%-*}.service
   case $(systemctl list-jobs --no-legend "$offer" 2> /dev/null) in
     *" start waiting"* | *" restart waiting"*)
-      systemctl --no-block --job-mode=ignore-dependencies start "$offer" 2> /dev/null || :
+      # It asks this one as well, which tells it more than one that is gone.
+      in_background timeout 5 systemctl --job-mode=ignore-dependencies start "$offer" 2> /dev/null || :
       ;;
   esac
 }
@@ -340,11 +340,13 @@ await_health() {
       [ "$exists:$running" != yes:false ] || with=", with exit code $exit_code"
       say_why "$name: ended before it was healthy$with"
       last_words
+      let_offer_go_on
       pause_and_exit
     fi
     if [ "$(now_s)" -ge "$deadline_s" ]; then
       say_why "$name: $why, for $start_timeout_s s at $probe"
       last_words
+      let_offer_go_on
       docker stop "$name" > /dev/null || :
       pause_and_exit
     fi

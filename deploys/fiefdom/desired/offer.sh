@@ -190,6 +190,11 @@ count_answering() {
   count=$(printf '%s\n' "$answering" | grep -c '^[^:][^:]*$')
 }
 
+# The reason of one that is not healthy; that of one that answers tells most.
+why_not() {
+  printf '%s\n' "$answering" | grep -m 1 ': answered' || printf '%s\n' "$answering" | grep -m 1 ': '
+}
+
 # Whether one that does not answer is on its way still: its unit has not come to the end of its first start.
 may_come() {
   for name in $containers; do
@@ -226,7 +231,7 @@ make() {
   load "$1"
   tell_state "waits for its instances"
   await_instances || {
-    why=$(printf '%s\n' "$answering" | grep -m 1 ': ')
+    why=$(why_not)
     tell_state "not offered: none of its $wanted instances is healthy, $why"
     die "$service is not offered: none of its $wanted instances is healthy, $why"
   }
@@ -237,7 +242,7 @@ make() {
     tell_agent -set "svc:$service=$word"
   ) || die "$service is not offered: the host's Serf agent does not answer"
   ! await_gateway || until_all_say serving "$host $service $count" "$join_timeout_s" 0
-  why=$(printf '%s\n' "$answering" | grep -m 1 ': ')
+  why=$(why_not)
   tell_state "offered: $count of $wanted instances are healthy${why:+, $why}"
   [ "$count" = "$wanted" ] || printf '%s is offered by %s of its %s instances: %s\n' "$service" "$count" "$wanted" "$why" >&2
 }
