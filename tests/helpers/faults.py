@@ -44,12 +44,13 @@ def console(host: str, command: str, check: bool = True) -> str:
 
 
 def one_message(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line with which a run failed."""
+    """The one sentence with which a run failed, and below it last words, if there are any."""
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
-    (line,) = done.stderr.strip().splitlines()
+    line, *words = done.stderr.rstrip().splitlines()
     assert line.startswith("error: ")
-    return line
+    assert all(word.startswith("    ") for word in words), done.stderr
+    return "\n".join([line, *words])
 
 
 def settle(site: Site, inventory: str = LAB_YAML) -> None:

@@ -382,7 +382,7 @@ def test_an_image_whose_layer_is_broken(site: Site) -> None:
         site.ssh("app1", "docker tag fiefdom/predictor:1.0.0 by-hand:1; systemctl stop serf-agent")
         site.ssh("app1", f"systemctl stop predictor@8001; docker rm -f predictor-8001; rm -rf $({layer})")
         message = one_message(apply(site))
-        assert message.startswith("error: app1: predictor@8001.service: ")
+        assert message.startswith("error: predictor@8001.service on app1 did not come up: ")
         mend = re.search("docker image rm --force [0-9a-f]{12}", message)
         assert mend is not None, message
         site.ssh("app1", f"systemctl stop predictor@8000 predictor@8001; docker rm -f predictor-8000; {mend[0]}")
