@@ -300,11 +300,11 @@ def _containers(plan: HostPlan) -> Iterator[Step]:
     # It may be of a Fiefdom that knew no offers: then all that the host serves goes out with it.
     leaving = [c.unit for c in agents if is_healthy(c, plan.snapshot)]
     going = [c.name for c in plan.of("unit", "-")]
-    returning = _withdrawn(plan)
-    withdrawn = [unit for unit in _touched(plan) if unit not in going]
+    touched, wanted = _touched(plan), {offer.unit for offer in plan.state.offers}
+    returning = [unit for unit in touched if unit in wanted]
     if leaving or returning:
         yield ("rest", *leaving, *returning)
-    yield from _all_at_once("stop", withdrawn)
+    yield from _all_at_once("stop", [unit for unit in touched if unit not in going])
     yield from _all_at_once("stop", leaving)
     parting = {f"{name}.service" for name, found in plan.snapshot.containers.items() if found.role == "agent"}
     for unit in sorted(going, key=lambda unit: (not is_offer(unit), unit not in parting)):
@@ -330,11 +330,6 @@ def _touched(plan: HostPlan) -> list[str]:
     gone = [c.name for c in plan.of("container", "~", "-/+", "-")]
     lost = {name.rpartition("-")[0] for name in gone if _is_running_instance(name, now)}
     return [offer_unit(service) for service in sorted(now.offers) if service in lost]
-
-
-def _withdrawn(plan: HostPlan) -> list[str]:
-    wanted = {offer.unit for offer in plan.state.offers}
-    return [unit for unit in _touched(plan) if unit in wanted]
 
 
 def _is_running_instance(name: str, now: Snapshot) -> bool:

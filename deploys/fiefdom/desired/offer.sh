@@ -42,7 +42,6 @@ load_host() {
     die "$host_conf is missing, or not whole"
 }
 
-# Containers and units stand in the same order.
 load() {
   service=$1 word='' start_timeout_s='' drain_timeout_s='' containers='' wanted=0
   conf=$conf_dir/$service.conf
