@@ -431,14 +431,15 @@ def test_dockerd_restarted_on(fleet: Fleet, hears_nothing: Load, name: str) -> N
 def test_an_agent_restarted_within_a_second_with_other_tags(fleet: Fleet, hears_nothing: Load) -> None:
     """Serf sends no event then, so the gateway has to look by itself."""
     tags = "docker exec serf-agent serf members -name app1 -format json"
-    edit = "sed -i 's/;8000-8003/;8000-8002/' /etc/fiefdom/serf/agent.json"
-    # The agent alone, without the farewell that its unit would send: this is what a crash looks like.
-    fleet.site.ssh("app1", f"{edit} && docker restart -t 0 serf-agent")
+
+    def crash(edit: str) -> None:
+        """The agent alone, without the farewell that its unit would send; another offer stands there by then."""
+        fleet.site.ssh("app1", f"cd /run/fiefdom/offers && sed -i '{edit}' *.offer tags.json && docker restart -t 0 serf-agent")
+
+    crash("s/;8000-8003/;8000-8002/")
     await_true(lambda: "8000-8002" in fleet.site.ssh("app1", tags, check=False), what="other tags")
     await_true(lambda: "app1:8003" not in fleet.site.rotation(fleet.inventory()), what="app1:8003 out of rotation")
-    fleet.site.ssh(
-        "app1", "sed -i 's/;8000-8002/;8000-8003/' /etc/fiefdom/serf/agent.json && docker restart -t 0 serf-agent"
-    )
+    crash("s/;8000-8002/;8000-8003/")
     fleet.site.await_serving(fleet.inventory())
 
 
