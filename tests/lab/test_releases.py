@@ -434,7 +434,8 @@ def test_an_agent_restarted_within_a_second_with_other_tags(fleet: Fleet, hears_
 
     def crash(edit: str) -> None:
         """The agent alone, without the farewell that its unit would send; another offer stands there by then."""
-        fleet.site.ssh("app1", f"cd /run/fiefdom/offers && sed -i '{edit}' *.offer tags.json && docker restart -t 0 serf-agent")
+        said = "/run/fiefdom/offers/*.offer /run/fiefdom/offers/tags.json"
+        fleet.site.ssh("app1", f"sed -i '{edit}' {said} && docker restart -t 0 serf-agent")
 
     crash("s/;8000-8003/;8000-8002/")
     await_true(lambda: "8000-8002" in fleet.site.ssh("app1", tags, check=False), what="other tags")
