@@ -538,7 +538,7 @@ def test_killed_instances_fail_no_get(cluster):
     assert traffic.failed() == {}
 
 
-@pytest.mark.parametrize("delay_ms", [0, 300])
+@pytest.mark.parametrize("delay_ms", [pytest.param(0, marks=pytest.mark.proof), 300])
 def test_one_request_costs_two_instances_at_most_and_a_dead_host_no_request(cluster, delay_ms):
     with cluster.fragile(6):
         status, _ = get(f"/poison?delay_ms={delay_ms}")

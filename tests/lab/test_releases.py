@@ -410,7 +410,7 @@ def test_an_upgrade_of_dockers_engine(fleet: Fleet, hears_nothing: Load) -> None
     assert fleet.site.plan(fleet.inventory())[0] == 0
 
 
-@pytest.mark.parametrize("name", ["app1", "app2", pytest.param("app3", marks=pytest.mark.proof)])
+@pytest.mark.parametrize("name", ["app2", *(pytest.param(name, marks=pytest.mark.proof) for name in ("app1", "app3"))])
 def test_systemctl_reboot_of(fleet: Fleet, hears_nothing: Load, name: str) -> None:
     boot = lab.boot_of(name)
     fleet.site.ssh(name, "systemctl reboot", check=False)
@@ -419,7 +419,7 @@ def test_systemctl_reboot_of(fleet: Fleet, hears_nothing: Load, name: str) -> No
     fleet.site.await_serving(fleet.inventory())
 
 
-@pytest.mark.parametrize("name", ["app1", "gw1"])
+@pytest.mark.parametrize("name", [pytest.param("app1", marks=pytest.mark.proof), "gw1"])
 def test_dockerd_restarted_on(fleet: Fleet, hears_nothing: Load, name: str) -> None:
     containers = "docker ps --format '{{.Names}}' | sort | xargs docker inspect --format '{{.Name}} {{.State.Pid}}'"
     before = fleet.site.ssh(name, containers)

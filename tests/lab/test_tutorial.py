@@ -17,7 +17,7 @@ import pytest
 from fiefdom import lab
 from helpers.tutorial import blocks, missing
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(1800), pytest.mark.proof]
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK_TIMEOUT_S = 900

@@ -50,6 +50,7 @@ def with_tree(tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.proof
 def test_the_release_before_becomes_this_one_under_traffic(first_converge: tuple[Site, str], before: Path) -> None:
     site, _ = first_converge
     lab.down()
