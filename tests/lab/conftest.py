@@ -41,6 +41,7 @@ ORDER = (
     "test_secrets",
     "test_rotation",
     "test_offers",
+    "test_offers_moments",
     "test_losses",
     "test_releases",
     "test_rotate_key",

@@ -71,6 +71,11 @@ def ask() -> Iterator[Callable[..., str | None]]:
         return said
 
     yield ask
+    # A candidate's end sees its channel close, and says so over the connection below it: that has to be there still.
+    for thread in threading.enumerate():
+        if isinstance(thread, Transport) and thread not in ends:
+            thread.join(20)
+            assert not thread.is_alive()
     for end in ends:
         end.close()
 
