@@ -222,6 +222,9 @@ class SimulatedHost:
     def leave_network(self) -> None:
         """A simulated host has no interfaces."""
 
+    def holds(self, path: str) -> None:
+        assert path in self.now.files
+
     def reconfigure(self, interface: str) -> None:
         """A simulated host has no interfaces."""
 

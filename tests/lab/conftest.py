@@ -36,6 +36,7 @@ ORDER = (
     "test_drift",
     "test_refusals",
     "test_access",
+    "test_sshd_holds",
     "test_strangers",
     "test_lockout",
     "test_secrets",

@@ -34,6 +34,7 @@ def carry_out(
     them. A service that does not come up on a host ends nothing where ``sick`` is there to be told of it.
     """
     require_space(wanted.due)
+    plan.require_effective_sshd(wanted.hosts)
     registry = cluster.registry is not None
 
     def go_through(wave: Wave, name: str) -> None:

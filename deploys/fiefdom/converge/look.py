@@ -51,7 +51,7 @@ def plan_of(
 def look(known: Known, names: Sequence[str], hosts: Hosts) -> dict[str, list[str]]:
     """The snapshot script's answers of ``names``, from one round trip to each."""
     states = {name: states_of(known.cluster, name, known.secrets) for name in names}
-    return hosts.snapshot_lines({name: snapshot.query(states[name].values()) for name in names})
+    return hosts.snapshot_lines({name: snapshot.query_of(states[name]) for name in names})
 
 
 def make_plan(known: Known, names: Sequence[str], hosts: Hosts) -> plan.Plan:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from fiefdom.converge.snapshot import FoundContainer, FoundUnit, Snapshot, sysctl_path
 from fiefdom.converge.units import RUNNING, unit_actions
+from fiefdom.desired import sshd
 from fiefdom.desired.containers import FAILED, HANDING_OVER, conf_path
 from fiefdom.desired.state import Container, Directory, File, HostState, Offer, Package, Sysctl, Unit, digest, spec_hash
 from fiefdom.errors import FiefdomError
@@ -298,12 +299,14 @@ def _files(state: HostState, now: Snapshot) -> Iterator[Change]:
     for file in state.files:
         found = now.files.get(file.path)
         if found is None:
-            yield Change("file", "+", file.path, f"mode {file.mode:04o}", file)
+            why = [f"mode {file.mode:04o}", *_of_sshd(file, now)]
+            yield Change("file", "+", file.path, ", ".join(why), file)
             continue
         if found.kind == "directory":
             raise FiefdomError(f"{file.path} is a folder where a file should be; move it away")
         why = [] if found.digest == file.digest and found.kind.startswith("regular") else ["content"]
         why += filter(None, [_ownership(file, found.mode, found.uid, found.gid), _refusal(file, now)])
+        why += _of_sshd(file, now)
         if why:
             yield Change("file", "~", file.path, ", ".join(why), file)
 
@@ -312,6 +315,26 @@ def _refusal(file: File, now: Snapshot) -> str:
     """Why what reads ``file`` runs an older one, where it says so itself: placed again, it is awaited again."""
     refused, _, reason = now.refused.get(file.path, "").partition(" ")
     return f"refused, the last good one runs: {reason}" if refused == file.digest else ""
+
+
+def _of_sshd(file: File, now: Snapshot) -> Iterator[str]:
+    """What the host's sshd would not have of its drop-in, and whose login ends with it."""
+    if file.path != sshd.CONFIG:
+        return
+    if now.loses:
+        yield f"ends the login of {', '.join(f'{user} (by {ways})' for user, ways in sorted(now.loses.items()))}"
+    if now.sshd:
+        yield f"without effect: {'; '.join(now.sshd)}"
+
+
+def require_effective_sshd(plans: Iterable[HostPlan]) -> None:
+    """Raise FiefdomError where a host's sshd would not hold to what is wanted of it, whatever is written there."""
+    for wanted in plans:
+        if wanted.snapshot.sshd and any(f.path == sshd.CONFIG for f in wanted.state.files):
+            raise FiefdomError(
+                f"{wanted.host}: {sshd.CONFIG} has no effect there: {'; '.join(wanted.snapshot.sshd)}; take that out "
+                "on the host, or ask for it in the inventory"
+            )
 
 
 def _ownership(wanted: File | Directory, mode: int, uid: int, gid: int) -> str:

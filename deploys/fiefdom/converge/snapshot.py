@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 
-from fiefdom.desired import containers, programs
-from fiefdom.desired.state import HostState
+from fiefdom.desired import containers, programs, sshd
+from fiefdom.desired.state import Codename, HostState
 from fiefdom.errors import FiefdomError
 
-SCRIPT = (Path(__file__).parent / "snapshot.sh").read_text().replace("# @FACTS@\n", containers.FACTS)
+SSHD = (Path(__file__).parent / "sshd.sh").read_text()
+"""What this script and steps.sh both ask sshd."""
+
+_PARTS = {"# @FACTS@\n": containers.FACTS, "# @SSHD@\n": SSHD}
+SCRIPT = reduce(
+    lambda text, part: text.replace(*part), _PARTS.items(), (Path(__file__).parent / "snapshot.sh").read_text()
+)
 # Of each container what the plan reads; the script adds the two lines that `container_facts` makes a digest of.
 _CONTAINER_FORMAT = "\t".join(
     ["{{.Name}}", "{{.State.Running}}", "{{.Image}}"]
@@ -104,6 +112,10 @@ class Snapshot:
     """By the path of a file, the digest of the content that its reader refused, and why; it keeps the last good one."""
     offers: dict[str, str] = field(default_factory=dict)
     """By service, the word that the host offers it with, where it does."""
+    sshd: tuple[str, ...] = ()
+    """A sentence for each setting that the wanted drop-in has no effect on, with the line that has it."""
+    loses: dict[str, str] = field(default_factory=dict)
+    """By user who could log in and could not any more with the wanted drop-in, the ways that end."""
     made: frozenset[tuple[str, str]] = frozenset()
 
 
@@ -123,6 +135,18 @@ def query(states: Iterable[HostState]) -> str:
         )
         lines.update(dict.fromkeys(f"{kind}\t{name}" for kind, name in asked))
     return "\n".join(lines) + "\n"
+
+
+def query_of(states: Mapping[Codename, HostState]) -> str:
+    """As `query`, of one host under each Debian that it may run; asks as well what its sshd makes of what is wanted."""
+    drop_ins = {
+        codename: file for codename, state in states.items() for file in state.files if file.path == sshd.CONFIG
+    }
+    lines = [
+        f"sshd\t{codename}\t{file.path}\t{base64.b64encode(file.content).decode()}\n"
+        for codename, file in drop_ins.items()
+    ]
+    return query(states.values()) + "".join(lines)
 
 
 def sysctl_path(key: str) -> str:
@@ -151,11 +175,12 @@ class _Parser:
         self._digests: dict[str, str] = {}
         self._units: list[dict[str, str]] = [{}]
         self._maps: dict[str, dict[str, str]] = {
-            kind: {} for kind in ("live", "sysctl", "stamp", "package", "refused", "offer")
+            kind: {} for kind in ("live", "sysctl", "stamp", "package", "refused", "offer", "loses")
         }
         self._images: dict[str, FoundImage] = {}
         self._containers: dict[str, FoundContainer] = {}
         self._made: set[tuple[str, str]] = set()
+        self._sshd: list[str] = []
 
     def take(self, line: str) -> None:
         if not line.replace("\t", "").isprintable():
@@ -184,7 +209,9 @@ class _Parser:
                 self._maps[kind][fields[0]] = fields[2]
         elif kind == "image" and len(fields) == 3:
             self._images[fields[0]] = FoundImage(fields[1], fields[2].replace("<no value>", ""))
-        elif kind in ("live", "refused") and len(fields) == 2:
+        elif kind == "sshd":
+            self._sshd.append(" ".join(rest.split()))
+        elif kind in ("live", "refused", "loses") and len(fields) == 2:
             self._maps[kind][fields[0]] = fields[1]
         elif kind in ("sysctl", "stamp", "offer"):
             path, _, value = rest.partition(":")
@@ -247,6 +274,8 @@ class _Parser:
             refused=self._maps["refused"],
             offers={n.removesuffix(".offer"): w for n, w in _under(OFFERS, self._maps["offer"]).items()},
             made=frozenset(self._made),
+            sshd=tuple(self._sshd),
+            loses=self._maps["loses"],
         )
 
 

@@ -9,13 +9,19 @@ query=$(cat)
 # Here snapshot.py puts facts_format and container_facts, as the supervisor has them between two such marks.
 # @FACTS@
 
+# And here what sshd is asked.
+# @SSHD@
+
 ask() { printf '%s\n' "$query" | sed -n "s/^$1$tab//p"; }
 
 printf 'snapshot\t1\n'
 printf 'uid\t%s\n' "$(id -u)"
-printf 'client\t%s\n' "${1%% *}" # the first word of SSH_CONNECTION
+client=${1%% *} # the first word of SSH_CONNECTION
+printf 'client\t%s\n' "$client"
 # shellcheck disable=SC1091
-(. /etc/os-release && printf 'os\t%s\t%s\n' "${ID:-}" "${VERSION_CODENAME:-}")
+codename=$(. /etc/os-release && printf 'os\t%s\t%s\n' "${ID:-}" "${VERSION_CODENAME:-}")
+printf '%s\n' "$codename"
+codename=${codename##*"$tab"}
 [ "$(id -u)" = 0 ] || exit 0 # nothing below is readable; the caller has words for it
 
 docker_part() {
@@ -39,6 +45,22 @@ $facts_format" 2>/dev/null |
             printf 'container\t%s\t%s\n' "$line" "${facts%% *}"
         done
     return 0
+}
+
+# What sshd makes of the drop-in that is wanted, in its place; where it is not there yet, who loses a login by it.
+sshd_part() {
+    wanted=$(ask "sshd$tab$codename")
+    { [ -n "$wanted" ] && [ -x /usr/sbin/sshd ]; } || return 0
+    path=${wanted%%"$tab"*}
+    printf '%s' "${wanted#*"$tab"}" | base64 -d >"$own/candidate"
+    sshd_judge "$path" "$own/candidate" "$own" | sed "s/^/sshd$tab/"
+    ! cmp -s "$own/candidate" "$path" || return 0
+    # shellcheck disable=SC2154 # as sshd.sh has it
+    sshd_ways "$sshd_main" "$own" >"$own/before"
+    # shellcheck disable=SC2046 # paths of keys
+    sshd_ways "$own/main" "$own" $(ask file | grep '^/etc/ssh/') >"$own/after"
+    awk -F "$tab" 'NR == FNR { ways[$1] = $2; next } ($1 in ways) && ways[$1] != "" && $2 == "" { print "loses\t" $1 "\t" ways[$1] }' \
+        "$own/before" "$own/after"
 }
 
 host_part() {
@@ -74,7 +96,12 @@ host_part() {
     done
 }
 
+own=$(mktemp -d) || exit 1
+trap 'rm -rf "$own"' EXIT
 docker_part &
+sshd_part >"$own/said" &
 host=$(host_part)
 wait
-printf '%s\nend\n' "$host"
+printf '%s\n' "$host"
+cat "$own/said"
+printf 'end\n'

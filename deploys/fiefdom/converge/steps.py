@@ -9,16 +9,16 @@ from pathlib import Path
 
 from fiefdom.converge import guard
 from fiefdom.converge.plan import HostPlan, claims, is_healthy, is_made, merge
-from fiefdom.converge.snapshot import Snapshot, sysctl_path
+from fiefdom.converge.snapshot import SSHD, Snapshot, sysctl_path
 from fiefdom.converge.units import has_stamp, unit_actions, unit_stamp
-from fiefdom.desired import network
+from fiefdom.desired import network, sshd
 from fiefdom.desired.containers import UNIT_DIR, conf_path
 from fiefdom.desired.offers import conf_path as offer_conf_path
 from fiefdom.desired.offers import is_offer
 from fiefdom.desired.offers import unit_of as offer_unit
 from fiefdom.desired.state import Container, Directory, File, Offer, Package, Sysctl, Unit
 
-SCRIPT = (Path(__file__).parent / "steps.sh").read_text()
+SCRIPT = (Path(__file__).parent / "steps.sh").read_text().replace("# @SSHD@\n", SSHD)
 TURN = (Path(__file__).parent / "turn.sh").read_text().replace("@APPLY@\n", SCRIPT)
 """Does what SCRIPT does, and comes to its end on the host where the operator's connection breaks off."""
 
@@ -203,6 +203,8 @@ def _access(plan: HostPlan, kept: guard.Backup) -> Iterator[Step]:
         if kind == "link":
             yield ("reconfigure", name)
     yield from _forgotten(plan)
+    if any(f.path == sshd.CONFIG for f in files):
+        yield ("holds", sshd.CONFIG)
     yield from guard.after()
 
 

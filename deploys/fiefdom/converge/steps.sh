@@ -106,22 +106,20 @@ check_file() { # path argv...
     output=$("$@" 2>&1) || fail "$path" "refused by $1: $(printf '%s' "$output" | tail -n 3)"
 }
 
-# sshd reads a drop-in among others, and may refuse the whole where it takes each part; what it refuses ends it at its
-# reload, whoever wrote it.
+# Here steps.py puts what sshd is asked.
+# @SSHD@
+
+# sshd reads a drop-in among others, and may refuse the whole where it takes each part, or hold to another part; what it
+# refuses ends it at its reload, whoever wrote it.
 # shellcheck disable=SC2329 # a File's check
 sshd() { # installed staged: alone, then in its place
     /usr/sbin/sshd -t -f "$2" || return 1
-    parts=$(
-        { ls -d "${1%/*}"/*.conf 2>/dev/null; printf '%s\n' "$1"; } | sort -u | while IFS= read -r part; do
-            [ "$part" != "$1" ] || part=$2
-            printf 'Include "%s"\n' "$part"
-        done
-    )
-    export parts
-    # shellcheck disable=SC2016 # awk's own
-    awk 'tolower($0) ~ /^[ \t]*include[ \t=]+"?(\/etc\/ssh\/)?sshd_config\.d\/\*(\.conf)?"?[ \t]*(#.*)?$/ {
-        print ENVIRON["parts"]; next } { print }' /etc/ssh/sshd_config >"$staging/sshd_config" &&
-        /usr/sbin/sshd -t -f "$staging/sshd_config"
+    said=$(sshd_said "$1" "$2")
+    [ -z "$said" ] || { printf '%s\n' "$said"; return 1; }
+}
+
+sshd_said() { # installed candidate
+    mkdir -p "$staging/sshd" && sshd_judge "$1" "$2" "$staging/sshd"
 }
 
 place_file() { # path
@@ -445,6 +443,10 @@ take() {
         ;;
     daemon-reload) systemctl daemon-reload || fail systemd "daemon-reload failed" ;;
     reconfigure) reconfigure "$1" ;;
+    holds) # what is live now
+        said=$(sshd_said "$1" "$1")
+        [ -z "$said" ] || fail "$1" "$(printf '%s' "$said" | head -n 1)" "$(printf '%s' "$said" | tail -n +2)"
+        ;;
     leave-network) # one that has nothing to do keeps the next boot waiting for two minutes; addresses stay as they are
         ls /etc/systemd/network/*.network >/dev/null 2>&1 || systemctl -q disable systemd-networkd.service 2>/dev/null
         ;;

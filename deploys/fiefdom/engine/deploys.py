@@ -79,7 +79,7 @@ def deploy(*concerns: str) -> None:
         states = states_of(known.cluster, host.name, known.secrets, chosen)
         # Not even at -vvv: digests that cover secrets are in the answer, and a weak secret could be guessed from one.
         state.print_fact_output = False
-        lines = host.get_fact(HostSnapshot, _stdin=snapshot.query(states.values()), _sudo=False)
+        lines = host.get_fact(HostSnapshot, _stdin=snapshot.query_of(states), _sudo=False)
         if lines is None:
             raise FiefdomError(f"{host.name}: the snapshot failed; its words are above")
         wanted = look.plan_of(known, host.name, lines, chosen)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fiefdom.converge import plan, ports, steps
 from fiefdom.converge import steps as steps_module
 from fiefdom.converge.snapshot import FoundContainer, FoundFile, FoundUnit, Snapshot
+from fiefdom.desired import sshd
 from fiefdom.desired.containers import CHECKS_LABEL, with_containers
 from fiefdom.desired.state import Container, Directory, File, HostState, Image, Offer, Package, Sysctl, Unit, spec_hash
 from fiefdom.errors import FiefdomError
@@ -213,6 +214,38 @@ def test_drift_is_seen_and_mended(name: str) -> None:
     assert changes(FULL, now) == expected
     host = apply_all(SimulatedHost(FULL, IDENTITIES, now))
     assert changes(FULL, host.now) == []
+
+
+DROP_IN = File(sshd.CONFIG, b"PasswordAuthentication no\n", mode=0o600, check=("sshd", sshd.CONFIG, "{}"))
+YES = "PasswordAuthentication is yes for bob, wanted no: /etc/ssh/sshd_config line 12"
+
+
+def test_a_drop_in_that_has_no_effect_is_drift_and_refused_before_anything_is_touched() -> None:
+    state = HostState(files=(DROP_IN,))
+    now = apply_all(SimulatedHost(state, {}, Snapshot(0, "debian", "trixie"))).now
+    assert changes(state, now) == []
+    broken = plan.of_host("app1", state, replace(now, sshd=(YES,)), {})
+    assert [(c.sign, c.name, c.why) for c in broken.changes] == [("~", sshd.CONFIG, f"without effect: {YES}")]
+    with pytest.raises(
+        FiefdomError, match=r"^app1: .*10-fiefdom.conf has no effect there: PasswordAuth.* line 12; take"
+    ):
+        plan.require_effective_sshd([broken])
+    # Nobody else is asked of it: a host whose sshd is not spoken of.
+    plan.require_effective_sshd([plan.of_host("app1", HostState(), replace(now, sshd=(YES,)), {})])
+
+
+def test_logins_that_a_change_of_sshd_ends_are_named() -> None:
+    loses = {"carol": "password", "bob": "password key"}
+    now = Snapshot(0, "debian", "trixie", loses=loses)
+    (change, *_) = plan.of_host("app1", HostState(files=(DROP_IN,)), now, {}).of("file")
+    assert change.why == "mode 0600, ends the login of bob (by password key), carol (by password)"
+
+
+def test_a_change_of_sshd_is_looked_at_when_it_is_live_and_before_it_may_be_confirmed() -> None:
+    wanted = plan.of_host("app1", HostState(files=(DROP_IN,)), Snapshot(0, "debian", "trixie"), {})
+    (access,) = [p for p in steps.phases(wanted) if p.name == "access"]
+    verbs = [step[:2] for step in access.steps]
+    assert verbs.index(("place", sshd.CONFIG)) < verbs.index(("holds", sshd.CONFIG)) < verbs.index(("guard", "applied"))
 
 
 def test_a_file_that_its_reader_refused_is_drift_until_it_is_another_one() -> None:

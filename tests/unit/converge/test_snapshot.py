@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import subprocess
 from pathlib import Path
@@ -12,9 +13,9 @@ from hypothesis import strategies as st
 
 from fiefdom.converge import snapshot
 from fiefdom.converge.snapshot import FoundContainer, FoundFile, FoundImage, FoundUnit, Snapshot
-from fiefdom.desired import gateway
+from fiefdom.desired import gateway, sshd
 from fiefdom.desired.programs import text_of
-from fiefdom.desired.state import Container, Directory, File, HostState, Image, Package, Sysctl, Unit, digest
+from fiefdom.desired.state import Codename, Container, Directory, File, HostState, Image, Package, Sysctl, Unit, digest
 from fiefdom.errors import FiefdomError
 
 SHA = "0c15e883dee85bb2f3540a47ec58f617a2547117f9096417ba5422268029f501"
@@ -179,6 +180,29 @@ def test_a_query_asks_for_what_any_release_may_need_once() -> None:
         "live\tx.service\tnft list ruleset",
         "file\t/etc/y",
     ]
+
+
+def test_of_each_debian_its_own_drop_in_is_asked_about() -> None:
+    states: dict[Codename, HostState] = {
+        "bookworm": HostState(files=(File(sshd.CONFIG, b"Port 12\n"),)),
+        "trixie": HostState(files=(File(sshd.CONFIG, b"Port 13\n"), File("/etc/x", b"secret"))),
+    }
+    lines = [line.split("\t") for line in snapshot.query_of(states).splitlines() if line.startswith("sshd\t")]
+    assert [(word, name, path, base64.b64decode(text)) for word, name, path, text in lines] == [
+        ("sshd", "bookworm", sshd.CONFIG, b"Port 12\n"),
+        ("sshd", "trixie", sshd.CONFIG, b"Port 13\n"),
+    ]
+
+
+def test_what_sshd_says_is_taken_by_the_sentence() -> None:
+    said = [
+        "sshd\tX11Forwarding is yes, wanted no: /etc/x line 1",
+        "sshd\tsshd does not read it",
+        "loses\tbob\tpassword",
+    ]
+    found = snapshot.parse("app1", ["uid\t0", *said, "end"])
+    assert found.sshd == ("X11Forwarding is yes, wanted no: /etc/x line 1", "sshd does not read it")
+    assert found.loses == {"bob": "password"}
 
 
 DOCKER = """#!/bin/sh

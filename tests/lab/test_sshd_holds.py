@@ -1,0 +1,103 @@
+"""What sshd makes of Fiefdom's drop-in, by its own word: others may overrule it, and then no plan is clean."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from helpers.operator_view import LAB_YAML, Site
+
+MAIN = "/etc/ssh/sshd_config"
+DROP_IN = "/etc/ssh/sshd_config.d/10-fiefdom.conf"
+OURS = f"~ file {DROP_IN}"
+OVERRULED = {
+    "no Include": (
+        f"sed -i /^Include/d {MAIN}",
+        "sshd does not read it: write `Include /etc/ssh/sshd_config.d/*.conf` as the first line of /etc/ssh/sshd_config",
+    ),
+    "a line above the Include": (
+        f"sed -i '1i PasswordAuthentication yes' {MAIN}",
+        "PasswordAuthentication is yes, wanted no: /etc/ssh/sshd_config line 1",
+    ),
+    "a file that is read before": (
+        "printf '# x\\nKbdInteractiveAuthentication yes\\n' >/etc/ssh/sshd_config.d/00-provider.conf",
+        "KbdInteractiveAuthentication is yes, wanted no: /etc/ssh/sshd_config.d/00-provider.conf line 2",
+    ),
+    "a user of its own": (
+        f"printf 'Match User operator\\n  PasswordAuthentication yes\\n' >>{MAIN}",
+        "PasswordAuthentication is yes for operator, wanted no: /etc/ssh/sshd_config line LAST",
+    ),
+    "an address of its own": (
+        f"printf 'Match Address 10.99.0.0/24\\n  PermitRootLogin yes\\n' >>{MAIN}",
+        ", wanted without-password: /etc/ssh/sshd_config line LAST",
+    ),
+    "a port that comes on top": (
+        f"echo Port 2200 >>{MAIN}",
+        "Port is 22, 2200, wanted 22: /etc/ssh/sshd_config line LAST",
+    ),
+    "what sshd does not know": (
+        f"echo Nonsense 1 >>{MAIN}",
+        "sshd refuses its configuration: /etc/ssh/sshd_config line LAST: Bad",
+    ),
+}
+
+
+@contextmanager
+def spoilt(site: Site, host: str, harm: str) -> Iterator[str]:
+    """A host with other sshd settings, which no sshd that runs has read; the number of the main file's last line."""
+    site.ssh(host, "cp -a /etc/ssh /root/ssh.kept")
+    try:
+        site.ssh(host, harm)
+        yield site.ssh(host, f"wc -l <{MAIN}")
+    finally:
+        site.ssh(host, "rm -rf /etc/ssh && mv /root/ssh.kept /etc/ssh")
+
+
+def why(site: Site, host: str) -> str:
+    done = site.quick("plan", LAB_YAML, "--json")
+    (change,) = [c for c in json.loads(done.stdout)["hosts"][host] if c["name"] == DROP_IN]
+    return str(change["why"])
+
+
+@pytest.mark.parametrize("host", ["app1", "app2"])
+@pytest.mark.parametrize("how", OVERRULED)
+def test_what_overrules_the_drop_in_is_drift_that_names_the_line(site: Site, host: str, how: str) -> None:
+    harm, words = OVERRULED[how]
+    with spoilt(site, host, harm) as last:
+        code, changes = site.plan()
+        assert (code, changes[host]) == (2, [OURS])
+        assert words.replace("LAST", last) in why(site, host)
+    assert site.plan()[0] == 0
+
+
+def test_an_apply_that_could_not_mend_it_touches_nothing(site: Site) -> None:
+    harm, words = OVERRULED["a file that is read before"]
+    with spoilt(site, "app2", f"{harm}; chmod 0600 /etc/hosts; rm {DROP_IN}"):
+        done = site.fiefdom("apply", LAB_YAML, "--yes")
+        assert done.returncode == 1
+        assert words in done.stderr and "Traceback" not in done.stderr
+        assert site.ssh("app2", f"stat -c %a /etc/hosts; ls {DROP_IN}", check=False) == "600"
+        # pyinfra's own command knows no plan beforehand; there the host itself refuses it, before it is live.
+        done = site.run("pyinfra", "inventories/lab.py", "deploys/sshd.py", "--limit", "app2", "-y")
+        assert done.returncode != 0
+        assert words in done.stdout + done.stderr
+        assert site.ssh("app2", f"ls {DROP_IN}", check=False) == ""
+        site.ssh("app2", "chmod 0644 /etc/hosts")
+    assert site.plan()[0] == 0
+
+
+def test_whose_login_ends_is_named_before_it_does(site: Site) -> None:
+    known = "useradd -m -s /bin/sh bob && echo bob:let-me-in-4-now | chpasswd; useradd -m -s /bin/sh nobody-yet"
+    site.ssh("app1", known)
+    try:
+        site.ssh("app1", f"rm {DROP_IN}")
+        said = why(site, "app1")
+        assert "ends the login of bob (by password)" in said
+        assert "root" not in said and "nobody-yet" not in said and "operator" not in said
+        site.apply()
+        assert site.plan()[0] == 0
+    finally:
+        site.ssh("app1", "userdel -rf bob 2>/dev/null; userdel -rf nobody-yet 2>/dev/null", check=False)
