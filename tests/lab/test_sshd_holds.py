@@ -16,7 +16,7 @@ OURS = f"~ file {DROP_IN}"
 OVERRULED = {
     "no Include": (
         f"sed -i /^Include/d {MAIN}",
-        "sshd does not read it: write `Include /etc/ssh/sshd_config.d/*.conf` as the first line of /etc/ssh/sshd_config",
+        f"sshd does not read it: write `Include /etc/ssh/sshd_config.d/*.conf` as the first line of {MAIN}",
     ),
     "a line above the Include": (
         f"sed -i '1i PasswordAuthentication yes' {MAIN}",
