@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
 import pytest
 
@@ -19,6 +20,15 @@ def test_one_run_takes_bare_hosts_into_service(first_converge: tuple[Site, str])
         pytest.skip("FIEFDOM_TEST_KEEP_LAB: the hosts were not bare")
     assert "Converged 3 hosts in" in printed
     assert site.rotation() == EVERY_INSTANCE
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_dockerd_never_was_on_a_network_of_its_own_choice(first_converge: tuple[Site, str], host: str) -> None:
+    site, _ = first_converge
+    told = site.ssh(host, "cat /run/addresses-since-it-was-bare")
+    if os.environ.get("FIEFDOM_TEST_KEEP_LAB") and "docker0" not in told:
+        pytest.skip("FIEFDOM_TEST_KEEP_LAB: the hosts were not bare")
+    assert set(re.findall(r"docker0\s+inet (\S+)", told)) == {"172.31.255.1/24"}
 
 
 def test_round_robin_reaches_every_instance_equally(site: Site) -> None:

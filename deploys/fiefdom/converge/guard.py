@@ -17,8 +17,8 @@ from typing import Literal, Protocol
 from fiefdom.converge import failure
 from fiefdom.converge.plan import Change, HostPlan, merge
 from fiefdom.converge.snapshot import sysctl_path
-from fiefdom.desired import network, sshd
-from fiefdom.desired.concerns import CUTTING
+from fiefdom.desired import docker, network, sshd
+from fiefdom.desired.concerns import CONCERNS, CUTTING
 from fiefdom.desired.cutting import Cutting
 from fiefdom.errors import FiefdomError, HostError
 from fiefdom.waiting import looks, now_s, pause
@@ -99,7 +99,7 @@ def cuts_line(change: Change) -> bool:
 
 def topic(change: Change) -> str:
     """The concern that says of itself that ``change`` could cut the line; empty where none does."""
-    return next((concern for concern, cutting in CUTTING.items() if _is_of(cutting, change)), "")
+    return change.cuts or next((concern for concern, cutting in CUTTING.items() if _is_of(cutting, change)), "")
 
 
 def _is_of(cutting: Cutting, change: Change) -> bool:
@@ -115,7 +115,8 @@ def backup(plan: HostPlan, confirm_s: int) -> Backup:
     files = [c.name for c in plan.of("file")]
     left = any(c.name.startswith(network.LINKS) for c in plan.of("file", "-"))
     changed = {c.name for c in plan.of("unit")} | ({network.NETWORKD_UNIT} if left else set())
-    units = [name for cutting in CUTTING.values() for name in cutting.units if name in changed]
+    order = [name for cutting in CUTTING.values() for name in cutting.units]
+    units = [name for name in (*order, docker.UNIT) if name in changed]
     links = _interfaces(plan) if network.NETWORKD_UNIT in units else []
     items = [
         *(("file", name) for name in files),
@@ -153,9 +154,9 @@ def _interfaces(plan: HostPlan) -> list[str]:
 
 
 def about(changes: Iterable[Change]) -> str:
-    """What the changes are about, as a person says it: sshd, firewall, network."""
+    """What the changes are about, as a person says it: network, firewall, docker, sshd."""
     found = {topic(c) for c in changes}
-    return ", ".join(concern for concern in CUTTING if concern in found)
+    return ", ".join(concern for concern in CONCERNS if concern in found)
 
 
 def before(kept: Backup) -> tuple[Step, ...]:

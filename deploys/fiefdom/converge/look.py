@@ -108,13 +108,19 @@ def _moves(state: HostState, found: snapshot.Snapshot) -> bool:
 
 def _require_way_back(cluster: Cluster, name: str, found: snapshot.Snapshot) -> None:
     # The commonest way to lock oneself out needs no try: the host itself says where the operator comes from.
-    if not (cluster.network.firewall and found.client):
-        return
     try:
         client = ipaddress.ip_address(found.client)
     except ValueError:
         return
-    if not any(client in ipaddress.ip_network(cidr) for cidr in cluster.network.admin_cidrs):
+    for key, cidr in (("bridge_address", cluster.docker.bridge_address), ("address_pool", cluster.docker.address_pool)):
+        if client in ipaddress.ip_network(cidr, strict=False):
+            raise FiefdomError(
+                f"{name}: your connection comes from {client}, which docker.{key} {cidr} would take for containers, so "
+                "that no answer would reach you; choose a free network"
+            )
+    if cluster.network.firewall and not any(
+        client in ipaddress.ip_network(cidr) for cidr in cluster.network.admin_cidrs
+    ):
         raise FiefdomError(
             f"{name}: your connection comes from {client}, which is in none of network.admin_cidrs, so that the "
             "firewall would shut you out; add it there"

@@ -9,7 +9,7 @@ from typing import Literal
 
 from fiefdom.converge.snapshot import FoundContainer, FoundUnit, Snapshot, sysctl_path
 from fiefdom.converge.units import RUNNING, unit_actions
-from fiefdom.desired import sshd
+from fiefdom.desired import docker, sshd
 from fiefdom.desired.containers import FAILED, HANDING_OVER, conf_path
 from fiefdom.desired.state import Container, Directory, File, HostState, Offer, Package, Sysctl, Unit, digest, spec_hash
 from fiefdom.errors import FiefdomError
@@ -28,7 +28,8 @@ class Change:
     """One difference. ``why`` is for people; ``resource`` is what apply needs and never printed.
 
     ``release`` names the service whose running, healthy instances it would replace: such a change is a rollout's to
-    make, and apply leaves it alone.
+    make, and apply leaves it alone. ``cuts`` names the concern that could end the operator's access by it, where that
+    depends on what the host holds now; what is always so is `guard`'s to say.
     """
 
     kind: str
@@ -37,6 +38,7 @@ class Change:
     why: str
     resource: Resource = field(default=None, repr=False, compare=False)
     release: str = ""
+    cuts: str = field(default="", repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,11 @@ def of_host(
         changes = _differences(state, snapshot, identities, complete, instances)
     except FiefdomError as error:
         raise FiefdomError(f"{host}: {error}") from error
-    marked = [replace(c, release=_release(c, held, state)) for c in changes]
+    cuts = "docker" if _moves_bridge(state, snapshot) else ""
+    marked = [
+        replace(c, release=_release(c, held, state), cuts=cuts if c.name in (docker.CONFIG, docker.UNIT) else "")
+        for c in changes
+    ]
     # One that is down comes back as what its siblings are.
     marked += [Change("container", "~", c.name, _NOTRUNNING, c) for c in held.values() if not is_healthy(c, snapshot)]
     return HostPlan(host, tuple(sorted(marked, key=_order)), state, snapshot)
@@ -258,6 +264,12 @@ def _differences(
         *(_unwanted(state, snapshot) if complete else ()),
         *_record(state, snapshot),
     ]
+
+
+def _moves_bridge(state: HostState, now: Snapshot) -> bool:
+    """Whether a dockerd that is there is to take other networks: its bridge may then take the operator's."""
+    wanted = [docker.networks(f.content) for f in state.files if f.path == docker.CONFIG]
+    return now.docker != "absent" and bool(wanted) and wanted[0] != now.docker_networks
 
 
 def _require_docker_startable(state: HostState, now: Snapshot) -> None:

@@ -94,6 +94,8 @@ class Snapshot:
     """Address that the operator's connection comes from, as the host sees it."""
     docker: str = "absent"
     """up, down (its client is there and gets no answer), or absent."""
+    docker_networks: frozenset[str] = frozenset()
+    """What its daemon.json says of addresses, as `desired.docker.networks` has it."""
     hostname: str = ""
     static_hostname: str = ""
     free_kib: int | None = None
@@ -181,6 +183,7 @@ class _Parser:
         self._containers: dict[str, FoundContainer] = {}
         self._made: set[tuple[str, str]] = set()
         self._sshd: list[str] = []
+        self._docker_networks: set[str] = set()
 
     def take(self, line: str) -> None:
         if not line.replace("\t", "").isprintable():
@@ -209,6 +212,8 @@ class _Parser:
                 self._maps[kind][fields[0]] = fields[2]
         elif kind == "image" and len(fields) == 3:
             self._images[fields[0]] = FoundImage(fields[1], fields[2].replace("<no value>", ""))
+        elif kind == "docker-network":
+            self._docker_networks.add(rest)
         elif kind == "sshd":
             self._sshd.append(" ".join(rest.split()))
         elif kind in ("live", "refused", "loses") and len(fields) == 2:
@@ -254,6 +259,7 @@ class _Parser:
             distribution=distribution,
             codename=codename,
             docker=self._scalars.get("docker", ["absent"])[0],
+            docker_networks=frozenset(self._docker_networks),
             client=self._scalars.get("client", [""])[0],
             hostname=hostname,
             static_hostname=static_hostname,

@@ -75,6 +75,8 @@ host_part() {
     ask unit | xargs -d '\n' -r systemctl show -p Id -p LoadState -p ActiveState -p SubState -p UnitFileState \
         -p NeedDaemonReload -p ConditionResult -p ConditionTimestampMonotonic -p StatusText -p Job -- 2>/dev/null | sed "s/^/unit$tab/"
     ask sysctl | xargs -d '\n' -r grep -H . 2>/dev/null | sed "s/^/sysctl$tab/"
+    # Where Docker's networks lie, for its bridge may take the operator's place.
+    [ ! -r /etc/docker/daemon.json ] || tr -d ' \t\n' </etc/docker/daemon.json | grep -oE '"(bip|base|size)":"?[^,}"]*' | sed "s/^/docker-network$tab/"
     [ ! -e /var/lib/fiefdom/guard/pending ] || {
         left=$(($(cat /var/lib/fiefdom/guard/until) - $(cut -d . -f 1 /proc/uptime)))
         # After a reboot, an uptime of before says nothing; an hour is the most that an inventory can ask for.

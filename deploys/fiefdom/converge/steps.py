@@ -58,7 +58,7 @@ def phases(plan: HostPlan, confirm_s: int = guard.CONFIRM_S) -> tuple[Phase, ...
     return tuple(
         phase
         for phase in (
-            Phase("packages", tuple(_packages(calm))),
+            Phase("packages", tuple(_packages(plan))),
             Phase("access", tuple(_access(access, kept)) if access.changes else (), guarded=kept),
             Phase("files", tuple(_host_files(calm))),
             Phase("images", images=tuple(c.name for c in calm.of("image"))),
@@ -173,6 +173,14 @@ def steps_text(steps: Iterable[Step]) -> str:
 
 def _packages(plan: HostPlan) -> Iterator[Step]:
     names = [c.resource.name for c in plan.of("package") if isinstance(c.resource, Package)]
+    # Not checked, which only what the package brings could.
+    early = [f for f in _changed_files(plan, serves=False) if f.precedes in names]
+    recorded = claims(plan.state, plan.snapshot) - plan.snapshot.made
+    for f in early:
+        if ("file", f.path) in recorded:
+            yield ("record", "file", f.path)
+        yield _stage(f)
+        yield ("place", f.path)
     if names:
         yield ("packages", *names)
 
@@ -262,10 +270,14 @@ def _files(files: list[File]) -> Iterator[Step]:
 
 def _staged(files: list[File]) -> Iterator[Step]:
     for f in files:
-        yield ("stage", f.path, f"{f.mode:04o}", str(f.uid), str(f.gid), base64.b64encode(f.content).decode())
+        yield _stage(f)
     for f in files:
         if f.check:
             yield ("check", f.path, *f.check)
+
+
+def _stage(f: File) -> Step:
+    return ("stage", f.path, f"{f.mode:04o}", str(f.uid), str(f.gid), base64.b64encode(f.content).decode())
 
 
 def _units(plan: HostPlan, files: list[File], units: list[Unit]) -> Iterator[Step]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 
 from fiefdom.desired.context import Context
 from fiefdom.desired.render import render
@@ -11,6 +12,7 @@ from fiefdom.desired.state import Codename, Directory, File, HostState, Package,
 from fiefdom.model import Registry
 
 CONFIG = "/etc/docker/daemon.json"
+UNIT = "docker.service"
 CLIENT_DIR = "/etc/fiefdom/docker"
 CLIENT_CONFIG = f"{CLIENT_DIR}/config.json"  # steps.sh pulls with it where it is there
 LIMITS = "/etc/systemd/system/docker.service.d/10-fiefdom.conf"
@@ -35,11 +37,17 @@ def desired(context: Context) -> HostState:
         packages=tuple(Package(name) for name in PACKAGES[context.codename]),
         directories=(Directory("/etc/docker"), Directory("/etc/systemd/system/docker.service.d")),
         files=(
-            File(CONFIG, _daemon_json(context).encode(), check=CHECKS[context.codename]),
+            # Without it, dockerd would begin on a network of its own choice, which may be the operator's.
+            File(CONFIG, _daemon_json(context).encode(), check=CHECKS[context.codename], precedes="docker.io"),
             File(LIMITS, render("docker.service.conf.j2").encode()),
         ),
-        units=(Unit("docker.service", config=(CONFIG,), on_change=("reload", "restart")),),
+        units=(Unit(UNIT, config=(CONFIG,), on_change=("reload", "restart")),),
     )
+
+
+def networks(config: bytes) -> frozenset[str]:
+    """What a daemon.json says of addresses, as words that snapshot.sh takes from one."""
+    return frozenset(re.findall('"(?:bip|base|size)":"?[^,}"]*', re.sub(r"\s", "", config.decode())))
 
 
 def _login(context: Context) -> HostState:

@@ -43,6 +43,7 @@ class File:
     stands for the staged path. A file that is ``secret`` shows no content anywhere. One that ``serves`` is what a
     container is made from: it is placed in the host's own turn, right before its containers start anew, so that a
     run which stops half way leaves no host with a configuration that its next restart would take up alone.
+    ``precedes`` names a package that starts what reads it as soon as it is installed, so that it is placed before.
     """
 
     path: str
@@ -53,6 +54,7 @@ class File:
     secret: bool = False
     check: tuple[str, ...] = ()
     serves: bool = False
+    precedes: str = ""
 
     @property
     def digest(self) -> str:

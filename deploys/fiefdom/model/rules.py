@@ -227,6 +227,11 @@ def _docker_problems(cluster: Draft) -> Iterator[Problem]:
     for key, network in (("bridge_address", bridge), ("address_pool", pool)):
         if network.overlaps(own):
             yield ("docker", key), f"{network} overlaps network.cidr {own}; choose a free network"
+        # What a host has on a bridge of its own it answers there, and not to who comes from outside.
+        for name in ("admin_cidrs", "client_cidrs"):
+            for other in map(ipaddress.IPv4Network, getattr(cluster.network, name) or ()):
+                if other.prefixlen and network.overlaps(other):
+                    yield ("docker", key), f"{network} overlaps {other} of network.{name}; choose a free network"
     if bridge.overlaps(pool):
         yield ("docker", "bridge_address"), f"{bridge} overlaps docker.address_pool {pool}; choose a free network"
     if cluster.docker.address_pool_size < pool.prefixlen:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fiefdom.converge import plan, ports, steps
 from fiefdom.converge import steps as steps_module
 from fiefdom.converge.snapshot import FoundContainer, FoundFile, FoundUnit, Snapshot
-from fiefdom.desired import sshd
+from fiefdom.desired import docker, sshd
 from fiefdom.desired.containers import CHECKS_LABEL, with_containers
 from fiefdom.desired.state import Container, Directory, File, HostState, Image, Offer, Package, Sysctl, Unit, spec_hash
 from fiefdom.errors import FiefdomError
@@ -239,6 +239,51 @@ def test_logins_that_a_change_of_sshd_ends_are_named() -> None:
     now = Snapshot(0, "debian", "trixie", loses=loses)
     (change, *_) = plan.of_host("app1", HostState(files=(DROP_IN,)), now, {}).of("file")
     assert change.why == "mode 0600, ends the login of bob (by password key), carol (by password)"
+
+
+DAEMON_JSON = File(docker.CONFIG, b'{"bip": "172.31.255.1/24"}\n', precedes="docker.io")
+DOCKERD = Unit(docker.UNIT, config=(docker.CONFIG,), on_change=("reload", "restart"))
+WITH_DOCKER = HostState(packages=(Package("docker.io"),), files=(DAEMON_JSON,), units=(DOCKERD,))
+
+
+def test_dockerd_finds_its_networks_when_its_package_starts_it() -> None:
+    phases = steps.phases(plan.of_host("app1", WITH_DOCKER, Snapshot(0, "debian", "trixie"), {}))
+    (packages,) = [p for p in phases if p.name == "packages"]
+    verbs = [step[:3] if step[0] == "record" else step[:2] for step in packages.steps]
+    # Noted before it is made; what is there already, or brings no daemon, is not hurried.
+    assert verbs == [
+        ("record", "file", docker.CONFIG),
+        ("stage", docker.CONFIG),
+        ("place", docker.CONFIG),
+        ("packages", "docker.io"),
+    ]
+    here = Snapshot(0, "debian", "trixie", packages={"docker.io": "1"})
+    assert [p.name for p in steps.phases(plan.of_host("app1", WITH_DOCKER, here, {}))] == ["files"]
+
+
+@pytest.mark.parametrize(
+    ("docker_is", "networks", "guarded"),
+    [
+        ("absent", b"", False),  # it starts on what is refused where the operator is in it
+        ("up", b"", True),
+        ("down", b"", True),
+        ("up", b'{"bip":"172.31.254.1/24"}', True),
+        ("up", b'{"default-address-pools":[{"base":"10.0.0.0/8","size":24}],"bip":"172.31.255.1/24"}', True),
+        ("up", b'{"log-level":"warn",\n  "bip" : "172.31.255.1/24"}', False),
+    ],
+)
+def test_only_other_networks_of_docker_could_cut_the_line(docker_is: str, networks: bytes, guarded: bool) -> None:
+    now = Snapshot(0, "debian", "trixie", docker=docker_is, docker_networks=docker.networks(networks))
+    wanted = plan.of_host("app1", replace(WITH_DOCKER, packages=()), now, {})
+    found = steps.phases(wanted)
+    phases = [p for p in found if ("place", docker.CONFIG) in p.steps]
+    assert phases == [p for p in found if any(step[:2] == ("unit", docker.UNIT) for step in p.steps)]
+    assert [p.name for p in phases] == ["access" if guarded else "files"]
+    kept = phases[0].guarded
+    assert (kept is not None) == guarded
+    if kept:
+        assert kept.about == "docker"
+        assert {("file", docker.CONFIG), ("unit", docker.UNIT)} <= set(kept.items)
 
 
 def test_a_change_of_sshd_is_looked_at_when_it_is_live_and_before_it_may_be_confirmed() -> None:

@@ -265,6 +265,14 @@ INCONSISTENT = [
         {"docker": {"address_pool": "172.31.0.0/16"}},
         "docker.bridge_address: 172.31.255.0/24 overlaps docker.address_pool",
     ),
+    (
+        {"network/admin_cidrs": ["172.16.0.0/12"]},
+        "docker.bridge_address: 172.31.255.0/24 overlaps 172.16.0.0/12 of network.admin_cidrs",
+    ),
+    (
+        {"network/client_cidrs": ["10.0.0.0/24", "172.31.4.0/24"]},
+        "docker.address_pool: 172.31.0.0/17 overlaps 172.31.4.0/24 of network.client_cidrs",
+    ),
     ({"docker": {"address_pool": "172.31.1.0/26"}}, "docker.address_pool_size: no /24 fits"),
     (
         {"hosts/gw1/static": {"interface": "eth0", "gateway": "10.9.0.1"}},
