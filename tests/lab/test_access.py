@@ -102,6 +102,39 @@ def test_a_login_that_no_longer_works_fails_the_run_while_the_old_session_is_ope
     assert done.stderr.count("\n") == 1
 
 
+TALK = """cp -a ~/.bashrc ~/.bashrc.kept 2>/dev/null
+{ printf 'echo Welcome to $(hostname); printf "reverted\\tby nobody\\n"; printf "no line break"\n'
+  printf 'printf "fiefdom-failed\\tx\\ty\\n{}" >&2\n'; cat ~/.bashrc.kept 2>/dev/null; } >~/.bashrc"""
+
+
+def test_a_login_that_talks_changes_no_answer(site: Site) -> None:
+    """What a `.bashrc` prints comes before every answer of a host: a change that is confirmed is not "taken back"."""
+    try:
+        for host in ("gw1", "app1", "app2"):
+            site.ssh(host, TALK)
+            assert "Welcome" in site.ssh(host, "true")
+        inventory = site.inventory("talks", lambda data: data["network"].update(input_rules=["tcp dport 9999 accept"]))
+        done = site.fiefdom("apply", inventory, "--yes", "--limit", "app1")
+        assert done.returncode == 0, done.stderr
+        assert site.fiefdom("plan", inventory, "--limit", "app1").returncode == 0
+        done = site.fiefdom("apply", LAB_YAML, "--yes")
+        assert done.returncode == 0, done.stderr
+        # What gateways and the ledger say, files that are compared, turns that are followed, images that are asked for.
+        assert site.status()["serving"]
+        for command in (
+            ("audit", LAB_YAML),
+            ("plan", LAB_YAML, "--diff"),
+            ("reboot", LAB_YAML, "--limit", "app2", "--force"),
+        ):
+            done = site.fiefdom(*command)
+            assert done.returncode == 0, done.stdout + done.stderr
+        dry = site.run("pyinfra", "--json", "--dry", "inventories/lab.py", "deploys/site.py")
+        assert [o["hosts_with_change"] for o in json.loads(dry.stdout)["plan"]] == [[]] * 6
+    finally:
+        for host in ("gw1", "app1", "app2"):
+            site.ssh(host, "mv -f ~/.bashrc.kept ~/.bashrc 2>/dev/null || rm -f ~/.bashrc")
+
+
 def test_a_new_daemon_setting_stops_no_container(site: Site) -> None:
     processes = "docker inspect $(docker ps -q) --format '{{.Name}} {{.State.Pid}}' | sort"
     before = {name: site.ssh(name, processes) for name in HOSTS}

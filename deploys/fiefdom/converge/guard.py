@@ -40,6 +40,11 @@ AGAIN_S = 15
 
 _REFUSED = ("Authentication", "root ")
 
+_STILL = (
+    "the host is not as before yet: it goes on taking back the change of {about}, so look there at `systemctl status "
+    "fiefdom-revert.timer fiefdom-revert.service`"
+)
+_SILENT = "the host says no word of what became of the change of {about}: see with `fiefdom plan` what it has now"
 _ARMED = "done\tguard\tarm"
 """The line after which something may have changed."""
 
@@ -194,17 +199,33 @@ def perform(line: Line, steps: Sequence[Step], kept: Backup) -> None:
     why = _unconfirmed(line, kept)
     if why is None:
         return
-    taken_back = f"{line.name}: the change of {kept.about} was taken back: {why}"
-    if line.revert():
-        if reason := _not_back(line, AGAIN_S):
-            raise FiefdomError(
-                f"{taken_back}; a login as before fails as well ({reason}), so something else keeps it out: look at "
-                "what others changed on that host, over a connection that is open or its console"
-            )
+    _await_way_back(line, kept, why, began_s)
+
+
+def _await_way_back(line: Line, kept: Backup, why: str, began_s: float) -> None:
+    """Have a host take back what was not confirmed, for the reason ``why``, and raise FiefdomError with what it says.
+
+    Returns where it says that the change was confirmed after all, and the word of it was lost.
+    """
+    if reached := line.revert():
+        answer, _ = line.ask(kept.attempt)
     elif reason := _not_back(line, began_s + kept.confirm_s + BACK_S - now_s()):
         raise FiefdomError(
             f"{line.name}: {why}; and it does not answer as before either, which it should {kept.confirm_s} s after "
             f"the change of {kept.about} at the latest: {reason}"
+        )
+    else:
+        answer, _ = line.ask(kept.attempt)
+    if answer == "confirmed":
+        return
+    if answer != "reverted":
+        said = _STILL.format(about=kept.about) if answer != "unknown" else _SILENT.format(about=kept.about)
+        raise FiefdomError(f"{line.name}: {why}; and {said}")
+    taken_back = f"{line.name}: the change of {kept.about} was taken back: {why}"
+    if reached and (reason := _not_back(line, AGAIN_S)):
+        raise FiefdomError(
+            f"{taken_back}; a login as before fails as well ({reason}), so something else keeps it out: look at "
+            "what others changed on that host, over a connection that is open or its console"
         )
     raise FiefdomError(taken_back)
 
@@ -263,7 +284,4 @@ def _after_failure(line: Line, kept: Backup, lines: Sequence[str], words: str) -
         )
     if line.ask(kept.attempt)[0] == "reverted":
         return taken_back
-    return (
-        f"{words}; and the host is not as before yet: it goes on taking back the change of {kept.about}, so look there "
-        "at `systemctl status fiefdom-revert.timer fiefdom-revert.service`"
-    )
+    return f"{words}; and {_STILL.format(about=kept.about)}"

@@ -19,7 +19,7 @@ from fiefdom.converge.waves import takes_turns
 from fiefdom.desired.concerns import ALL, states_of
 from fiefdom.engine.line import guarded
 from fiefdom.engine.session import fail, session_of, ship, take
-from fiefdom.engine.shells import as_root, text_of
+from fiefdom.engine.shells import as_root, shown, text_of
 from fiefdom.errors import FiefdomError
 from fiefdom.images import build
 from fiefdom.inventory import read, secret
@@ -36,8 +36,8 @@ class HostSnapshot(FactBase[list[str]]):
         return as_root(snapshot.SCRIPT)
 
     def process(self, output: list[str]) -> list[str]:
-        """The lines as they came."""
-        return output
+        """The host's own lines."""
+        return shown("\n".join(output)).split("\n")
 
 
 @operation()

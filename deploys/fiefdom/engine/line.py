@@ -177,10 +177,12 @@ _ANSWERS: dict[str, guard.Answer] = {name: name for name in get_args(guard.Answe
 
 
 def _answer(connector: Any, verb: str, attempt: str) -> tuple[guard.Answer, str]:
-    """What guard.sh answers, and why."""
+    """What guard.sh answers, and why. Raises ConnectionError for what is no answer of its."""
     _, output, _ = run_script(connector, guard.SCRIPT, (verb, attempt), timeout_s=ASK_S)
     answer, _, words = output.strip().partition("\t")
-    return _ANSWERS.get(answer, "unknown"), words
+    if answer not in _ANSWERS:
+        raise ConnectionError(f"{verb} was not answered, but: {output.strip()[-200:]}")
+    return _ANSWERS[answer], words
 
 
 def guarded(host: Host, cluster: Cluster, steps: Sequence[Step], kept: guard.Backup) -> None:

@@ -24,7 +24,19 @@ from fiefdom.converge import failure, guard, snapshot, steps
 from fiefdom.converge.steps import SCRIPT, TURN, Phase, Step
 from fiefdom.engine import shells
 from fiefdom.engine.line import guarded
-from fiefdom.engine.shells import AS_ROOT, BOUNDED, QUIET_S, as_root, reaching, run_script, stream, tune
+from fiefdom.engine.shells import (
+    BOUNDED,
+    MARK,
+    MARKED,
+    QUIET_S,
+    as_root,
+    reaching,
+    run_script,
+    said,
+    shown,
+    stream,
+    tune,
+)
 from fiefdom.errors import FiefdomError, HostError, HostErrors, Sick
 from fiefdom.images import build, send
 from fiefdom.inventory import groups
@@ -51,7 +63,7 @@ def take(
         yield FunctionCommand(_require_free, [unlocked], {})
     if steps:
         script = TURN if detached else SCRIPT
-        yield StringCommand("sh", "-c", QuoteString(AS_ROOT), QuoteString(script), _stdin=steps)
+        yield StringCommand("sh", "-c", QuoteString(MARKED), QuoteString(script), _stdin=steps)
 
 
 @operation()
@@ -185,9 +197,10 @@ class Session:
             silence = TimeoutError(f"no answer for {SNAPSHOT_S} s")
             with reaching(name), gevent.Timeout(SNAPSHOT_S, silence):
                 ok, output = self._host(name).run_shell_command(as_root(snapshot.SCRIPT), _stdin=queries[name])
+                words = said(output.stdout)
             if not ok:
-                raise HostError(name, f"the snapshot failed: {' '.join(output.stderr.split()) or 'no output'}")
-            return list(output.stdout_lines)
+                raise HostError(name, f"the snapshot failed: {' '.join(shown(output.stderr).split()) or 'no output'}")
+            return words.split("\n")
 
         return self.on_all(ask, queries)
 
@@ -275,10 +288,13 @@ class Session:
         if reason := host.connector_data.pop(_REASON, None):
             return HostError(host.name, str(reason))
         meta = self._state.get_op_data_for_host(host, error.args[0]).operation_meta
-        words, log = failure.of_lines(meta.stdout_lines)
-        if not words and (units := failure.sick(meta.stdout_lines)):
+        lines = list(meta.stdout_lines)
+        lines = lines[lines.index(MARK) + 1 :] if MARK in lines else []
+        words, log = failure.of_lines(lines)
+        if not words and (units := failure.sick(lines)):
             return Sick(host.name, units)
-        return HostError(host.name, words or " ".join(meta.stderr.split()) or "the connection broke off", log)
+        words = words or " ".join(shown(meta.stderr).split())
+        return HostError(host.name, words or "the connection broke off", log)
 
     def _host(self, name: str) -> Host:
         found: Host = self._state.inventory.get_host(name)

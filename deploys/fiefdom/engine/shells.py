@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import shlex
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +30,12 @@ AS_ROOT = (
     'if [ "$(id -u)" = 0 ] || ! sudo -n true 2>/dev/null; then exec "$@"; else exec sudo -n "$@"; fi'
 )
 
+MARK = "fiefdom-answers"
+"""The line after which a host's own words begin: what a login prints before that (a `.bashrc`, a wrapper) is none."""
+
+# With a line break before it, for what was printed may have none at its end.
+MARKED = f"printf '\\n{MARK}\\n'; printf '\\n{MARK}\\n' >&2; {AS_ROOT}"
+
 # Ended there and not only left: sshd opens no more than ten sessions beside those that hang.
 BOUNDED = """
 limit_s=$1
@@ -41,7 +48,23 @@ exit "$code"
 
 
 def as_root(text: str, *arguments: str) -> StringCommand:
-    return StringCommand("sh", "-c", QuoteString(AS_ROOT), QuoteString(text), *map(QuoteString, arguments))
+    """Run a script as root; what it says stands in the output after `MARK`: see `said`."""
+    return StringCommand("sh", "-c", QuoteString(MARKED), QuoteString(text), *map(QuoteString, arguments))
+
+
+def said(output: str) -> str:
+    """What the host itself said in the output of `as_root`. Raises ConnectionError where it came to no word."""
+    before, mark, words = f"\n{output}\n".partition(f"\n{MARK}\n")
+    if not mark:
+        last = before.strip().rpartition("\n")[2]
+        raise ConnectionError(f"its login never ran what it was asked{f', and said: {last}' if last else ''}")
+    return words.removesuffix("\n")
+
+
+def shown(errors: str) -> str:
+    """As `said`, of what nothing is decided by; all of it where there is no mark."""
+    _, mark, words = f"\n{errors}\n".partition(f"\n{MARK}\n")
+    return words.removesuffix("\n") if mark else errors
 
 
 def stream(host: Host, script: str, pieces: Iterable[bytes]) -> str:
@@ -52,7 +75,7 @@ def stream(host: Host, script: str, pieces: Iterable[bytes]) -> str:
     transport = host.connector.client.get_transport()  # type: ignore[attr-defined] # the SSH connector's own
     channel = transport.open_session()
     try:
-        channel.exec_command(" ".join(["sh", "-c", shlex.quote(AS_ROOT), shlex.quote(script)]))
+        channel.exec_command(shlex.join(["sh", "-c", MARKED, script]))
         # Nothing is read while sending: the script may say no more than the channel's window holds.
         for piece in pieces:
             try:
@@ -66,9 +89,9 @@ def stream(host: Host, script: str, pieces: Iterable[bytes]) -> str:
     finally:
         channel.close()
     if status:
-        words = " ".join(error.decode(errors="replace").split())
+        words = " ".join(shown(error.decode(errors="replace")).split())
         raise FiefdomError(f"`{script}` failed: {words or f'exit {status}'}")
-    return output.decode(errors="replace")
+    return said(output.decode(errors="replace"))
 
 
 BROKEN = (OSError, EOFError, SSHException)
@@ -103,20 +126,21 @@ def run_script(
             ok, output = connector.run_shell_command(command, _stdin=stdin, _timeout=timeout_s)
     except TimeoutError:
         raise TimeoutError(f"no answer for {timeout_s} s") from None
-    return ok, output.stdout, output.stderr
+    return ok, said(output.stdout), shown(output.stderr)
 
 
 def follow(host: Host, steps: Iterable[Step], hear: Callable[[str], None]) -> None:
     """As `run.Hosts.follow`, but for what paramiko raises: that is left as it is."""
-    argv = ["sh", "-c", AS_ROOT, TURN]
+    argv = ["sh", "-c", MARKED, TURN]
     channel = host.connector.client.get_transport().open_session()  # type: ignore[attr-defined]
     try:
         channel.exec_command(shlex.join(argv))
         channel.sendall(steps_text(steps).encode())
         channel.shutdown_write()
         # In bytes: a service may log anything, and its last words are among what the host says.
-        for line in channel.makefile("rb"):
-            hear(line.decode(errors="replace").rstrip("\n"))
+        lines = (line.decode(errors="replace").rstrip("\n") for line in channel.makefile("rb"))
+        for line in itertools.islice(itertools.dropwhile(lambda line: line != MARK, lines), 1, None):
+            hear(line)
         if channel.recv_exit_status() == -1:
             raise Unreachable(host.name, "the connection broke off; the host ends its turn by itself")
     finally:
@@ -126,4 +150,4 @@ def follow(host: Host, steps: Iterable[Step], hear: Callable[[str], None]) -> No
 def text_of(host: Host, path: str) -> str:
     # In base64, for pyinfra hands out lines and forgets how the last one ended.
     ok, output = host.run_shell_command(as_root(shlex.join(["base64", path])))
-    return base64.b64decode(output.stdout).decode(errors="replace") if ok else ""
+    return base64.b64decode(said(output.stdout)).decode(errors="replace") if ok else ""

@@ -46,6 +46,8 @@ class FakeLine:
     answers: Sequence[tuple[guard.Answer, str]] = (("confirmed", ""),)
     asked: Sequence[tuple[guard.Answer, str]] = (("waiting", ""),)
     heard: Sequence[str] = tuple(ARMED)
+    became: guard.Answer = "reverted"
+    """What it says after the way back was asked for."""
     reaches: bool = True
     returns: Sequence[str | None] = (None,)
     tried: str | None = None
@@ -73,6 +75,9 @@ class FakeLine:
         return self._next(f"confirm {attempt}", self.answers)  # type: ignore[return-value]
 
     def ask(self, attempt: str) -> tuple[guard.Answer, str]:
+        if "revert" in self.log:
+            self.log.append(f"ask {attempt}")
+            return self.became, ""
         return self._next(f"ask {attempt}", self.asked)  # type: ignore[return-value]
 
     def revert(self) -> bool:
@@ -131,7 +136,27 @@ def test_no_login_within_half_the_time_has_the_host_take_it_back(clock: Clock) -
     with pytest.raises(FiefdomError, match=f"^{re.escape(says)}$"):
         perform(line)
     assert 30 <= clock.passed_s < 31
-    assert line.log[-2:] == ["revert", "back"]
+    assert line.log[-3:] == ["revert", "ask abc", "back"]
+
+
+@pytest.mark.parametrize("reaches", [True, False])
+def test_a_change_that_was_confirmed_while_its_word_was_lost_is_no_failure(clock: Clock, reaches: bool) -> None:
+    perform(FakeLine(answers=[("applying", "")], became="confirmed", reaches=reaches))
+
+
+@pytest.mark.parametrize(
+    ("became", "says"),
+    [
+        ("unknown", "the host says no word of what became of the change of sshd: see with `fiefdom plan`"),
+        ("waiting", "the host is not as before yet: it goes on taking back the change of sshd"),
+    ],
+)
+def test_nothing_is_said_to_be_taken_back_that_the_host_does_not_say_is(
+    clock: Clock, became: guard.Answer, says: str
+) -> None:
+    with pytest.raises(FiefdomError, match=re.escape(says)) as raised:
+        perform(FakeLine(logins=["no route"], became=became))
+    assert "was taken back" not in str(raised.value)
 
 
 @pytest.mark.parametrize("reason", ["Authentication error (username=ann)", "root is out of reach: sudo: a password"])
