@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory import vault
-from fiefdom.model import Cluster, Secrets, SecretSource
+from fiefdom.model import ENV_MAX_BYTES, Cluster, Secrets, SecretSource
 from fiefdom.wording import dotted, printable
 
 VARIABLE = "FIEFDOM_GOSSIP_KEY"
@@ -22,8 +22,6 @@ NEXT_VARIABLE = "FIEFDOM_NEXT_GOSSIP_KEY"
 KEY_BYTES = 32
 """Serf takes 16, 24 or 32 bytes and chooses AES-128, 192 or 256 by them."""
 COMMAND_TIMEOUT_S = 30
-TEXT_MAX_BYTES = 60_000
-"""Docker's reader of env files gives up at a line of 64 KiB, the variable's name included."""
 _MAKE = "`fiefdom keygen INVENTORY` makes one"
 _KEY = ("serf", "key")
 
@@ -56,8 +54,8 @@ def require_one_line(text: str, where: str) -> str:
         size = len(text.encode())
     except UnicodeEncodeError:
         raise FiefdomError(f"{where} is not UTF-8 text; put it in base64") from None
-    if size > TEXT_MAX_BYTES:
-        raise FiefdomError(f"{where} has {size} bytes, and {TEXT_MAX_BYTES} are possible; put it into the image")
+    if size > ENV_MAX_BYTES:
+        raise FiefdomError(f"{where} has {size} bytes, and {ENV_MAX_BYTES} are possible; put it into the image")
     return text
 
 

@@ -38,6 +38,7 @@ from fiefdom.model.settings import (
     Ssh,
 )
 from fiefdom.model.text import (
+    ENV_MAX_BYTES,
     FIRST_GATEWAY_PORT,
     LAST_PORT,
     Address,
@@ -62,6 +63,7 @@ from fiefdom.model.text import (
 
 __all__ = [
     "APP_HOSTS",
+    "ENV_MAX_BYTES",
     "FIRST_GATEWAY_PORT",
     "GATEWAYS",
     "LAST_PORT",

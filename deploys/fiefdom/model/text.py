@@ -113,12 +113,29 @@ EnvName = Annotated[
         "letters, digits and underscores, not from a digit; names in FIEFDOM_ are Fiefdom's own",
     ),
 ]
+ENV_MAX_BYTES = 60_000
+"""Docker's reader of env files gives up at a line of 64 KiB, the variable's name included."""
+
+
+def _fits_env_line(value: str) -> str:
+    size = len(value.encode(errors="replace"))
+    if size > ENV_MAX_BYTES:
+        raise ValueError(f"has {size} bytes, and {ENV_MAX_BYTES} are possible; put it into the image")
+    return value
+
+
 EnvText = Annotated[
-    _TextOrNumber, Matches(r"[^\x00\n\r]*", "one line, which is all that Docker's env files carry", private=True)
+    _TextOrNumber,
+    Matches(r"[^\x00\n\r]*", "one line, which is all that Docker's env files carry", private=True),
+    AfterValidator(_fits_env_line),
 ]
 SysctlKey = Annotated[str, Matches(r"[a-z0-9_]+([./][A-Za-z0-9_-]+)+", "a kernel setting such as net.core.somaxconn")]
 SysctlText = Annotated[_TextOrNumber, Matches(r"[!-~]([ -~\t]*[!-~])?", "one line of plain text")]
-User = Annotated[str, Matches("[a-z_][a-z0-9_-]{0,31}", "a login name such as root or operator")]
+User = Annotated[
+    str,
+    # What directories and Debian's own `adduser --force-badname` hand out, less what a path or an option would be.
+    Matches("[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}[$]?", "a login name such as root, john.doe or jane@corp"),
+]
 FilePath = Annotated[str, Matches(r"[^\x00-\x1f]+", "a path"), AfterValidator(_path)]
 Argument = Annotated[str, Matches(r"[^\x00\n\r]*", "one line")]
 # RFC 3986's characters of a path and a query. What programs make of others differs: brackets are ranges to curl, and a

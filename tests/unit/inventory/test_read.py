@@ -139,6 +139,11 @@ MISTAKES = [
     ("instances: 2", "instances: 1:30", "YAML reads 1:30 as 90"),
     ("instances: 2", "instances: [2]", "must be a whole number, not a list"),
     ("instances: 2", "environment: {A: }", "services.web.environment.A: must be text, not nothing"),
+    (
+        "instances: 2",
+        f"environment: {{A: {'x' * 60_001}}}",
+        "services.web.environment.A: has 60001 bytes, and 60000 are",
+    ),
     ("instances: 2", "environment: {A: true}", "services.web.environment.A: true is not text; put it in quotes"),
     ("instances: 2", "environment: {1A: x}", "services.web.environment.1A: '1A' is not possible here"),
     ("instances: 2", "environment: [A=1]", "services.web.environment: must be a mapping of keys to values, not a list"),

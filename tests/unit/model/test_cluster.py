@@ -72,6 +72,11 @@ def test_with_another_version_only_that_and_the_build_change() -> None:
             cluster.with_version("web", version)
 
 
+@pytest.mark.parametrize("user", ["root", "john.doe", "x@corp", "Jane_Doe-2", "machine$"])
+def test_login_names_are_what_directories_hand_out(user: str) -> None:
+    assert Cluster.model_validate(changed({"ssh": {"user": user}})).ssh.user == user
+
+
 def test_whole_numbers_in_an_environment_are_text() -> None:
     cluster = Cluster.model_validate(
         changed({"services/web/environment": {"PORT": 80}, "hosts/gw1/sysctls": {"net.core.somaxconn": 4096}})
@@ -158,6 +163,9 @@ STRICT = [
     {"hosts/gw1/groups": ["all"]},
     {"hosts/gw1/sysctls": {"net.core.somaxconn": "1\nkernel.panic=1"}},
     {"hosts/gw1/ssh": {"user": "root; reboot"}},
+    {"ssh": {"user": "-x"}},
+    {"ssh": {"user": ".."}},
+    {"ssh": {"user": "a/b"}},
     {"hosts": {}},
     {"services": {}},
     {"ssh": {"key": "~nosuchuserhere/key"}},
