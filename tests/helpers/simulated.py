@@ -184,7 +184,11 @@ class SimulatedHost:
         wanted = next((c for c in self.state.containers if c.name == name), None)
         labels = [arg.rpartition("=")[2] for arg in (wanted.args if wanted else ()) if CHECKS_LABEL in arg]
         checks = int(labels[0]) if labels else None
-        return FoundContainer(True, self.now.images[ref].id, spec, role, version, True, f"facts of {spec}", checks)
+        published = [line.partition("=")[2] for line in text.splitlines() if line.startswith("arg --publish=")]
+        listens = published[0].partition(":")[0] if published else ""
+        return FoundContainer(
+            True, self.now.images[ref].id, spec, role, version, True, f"facts of {spec}", checks, listens
+        )
 
     def remove_unit(self, name: str) -> None:
         if is_offer(name):
@@ -304,7 +308,7 @@ def answer(now: Snapshot) -> list[str]:
         "\t".join(
             [
                 *(f"container\t/{name}", "true" if c.running else "false", c.image_id, c.spec, c.role, c.version),
-                *("yes" if c.ours else "", "" if c.checks is None else str(c.checks), c.facts),
+                *("yes" if c.ours else "", "" if c.checks is None else str(c.checks), f"{c.listens} " * 2, c.facts),
             ]
         )
         for name, c in now.containers.items()

@@ -8,10 +8,9 @@ from dataclasses import replace
 
 from fiefdom.converge import plan, ports, snapshot
 from fiefdom.converge.run import Hosts, Known
-from fiefdom.desired import network
 from fiefdom.desired.concerns import ALL, state_of, states_of
 from fiefdom.desired.context import Context
-from fiefdom.desired.state import Codename, HostState
+from fiefdom.desired.state import Codename
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
 from fiefdom.waiting import looks, pause
@@ -33,8 +32,8 @@ def plan_of(
     hold = frozenset(cluster.services if hold is None else hold)
     context = Context(name, cluster, codename, known.secrets)
     state = state_of(context, concerns)
-    if _moves(state, found):
-        # Its instances listen where the host will not be any more: none of them is worth waiting for a release.
+    if _listens_elsewhere(found, cluster.hosts[name].address):
+        # Nobody will ask its instances where they listen: none of them is worth waiting for a release.
         hold = frozenset()
     # Worked out once, for whatever the host says of itself until a release, its instances are the same.
     instances = plan.of_instances(state, found, known.identities)
@@ -99,11 +98,10 @@ def require_settled(wanted: plan.HostPlan) -> None:
         )
 
 
-def _moves(state: HostState, found: snapshot.Snapshot) -> bool:
-    """Whether the host's static address is about to change, or to become one."""
-    wanted = {f.path: f.digest for f in state.files}.get(network.NETWORKD)
-    now = found.files.get(network.NETWORKD)
-    return wanted is not None and (now is None or now.digest != wanted)
+def _listens_elsewhere(found: snapshot.Snapshot, address: str) -> bool:
+    """Whether instances listen at an address that the host has no more, or is about to give up."""
+    instances = [c for c in found.containers.values() if c.ours and c.role == "instance"]
+    return any(c.listens not in ("", "0.0.0.0", address) for c in instances)  # noqa: S104
 
 
 def _require_way_back(cluster: Cluster, name: str, found: snapshot.Snapshot) -> None:

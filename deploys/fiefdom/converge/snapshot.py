@@ -24,6 +24,7 @@ SCRIPT = reduce(
 _CONTAINER_FORMAT = "\t".join(
     ["{{.Name}}", "{{.State.Running}}", "{{.Image}}"]
     + [f'{{{{index .Config.Labels "fiefdom.{label}"}}}}' for label in ("spec", "role", "version", "name", "checks")]
+    + ["{{range .HostConfig.PortBindings}}{{range .}}{{.HostIp}} {{end}}{{end}}"]
 )
 SYSCTL_ROOT = "/proc/sys/"
 STAMPS = "/var/lib/fiefdom/stamps/"
@@ -70,7 +71,8 @@ class FoundImage:
 class FoundContainer:
     """A container as Docker shows it; ``facts`` is the digest of what it was really started with.
 
-    ``checks`` is the host port of its health checks, where that is one of its own.
+    ``checks`` is the host port of its health checks, where that is one of its own; ``listens`` the host's address that
+    its ports are published on, empty where they are on all or none is.
     """
 
     running: bool
@@ -81,6 +83,7 @@ class FoundContainer:
     ours: bool
     facts: str
     checks: int | None = None
+    listens: str = ""
 
 
 @dataclass(frozen=True)
@@ -221,13 +224,13 @@ class _Parser:
         elif kind in ("sysctl", "stamp", "offer"):
             path, _, value = rest.partition(":")
             self._maps[kind][path] = "\t".join(value.split("\t"))
-        elif kind == "container" and len(fields) == 9:
-            name, running, image_id, spec, role, version, ours, checks, facts = (
+        elif kind == "container" and len(fields) == 10:
+            name, running, image_id, spec, role, version, ours, checks, listens, facts = (
                 f.replace("<no value>", "") for f in fields
             )
             port = int(checks) if re.fullmatch("[0-9]{1,5}", checks, re.ASCII) else None
             self._containers[name.lstrip("/")] = FoundContainer(
-                running == "true", image_id, spec, role, version, bool(ours), facts, port
+                running == "true", image_id, spec, role, version, bool(ours), facts, port, listens.partition(" ")[0]
             )
         elif kind == "made" and len(fields) == 2:
             self._made.add((fields[0], fields[1]))

@@ -28,8 +28,8 @@ os	debian	trixie
 docker	up
 image	fiefdom/predictor:1.0.0	sha256:aa	{SHA}
 image	team/web:7	sha256:bb	<no value>
-container	/predictor-8000	true	sha256:aa	spec1	instance	1.0.0	predictor-8000	9000	{SHA}
-container	/by-hand	false	sha256:bb	<no value>	<no value>	<no value>	<no value>	<no value>	{SHA}
+container	/predictor-8000	true	sha256:aa	spec1	instance	1.0.0	predictor-8000	9000	10.1.0.21 	{SHA}
+container	/by-hand	false	sha256:bb	<no value>	<no value>	<no value>	<no value>	<no value>		{SHA}
 hostname	app1	app1
 free-kib	79471416
 file	/etc/x.conf	regular file	644	0	0
@@ -101,7 +101,9 @@ def test_a_recorded_answer_becomes_values() -> None:
             "team/web:7": FoundImage("sha256:bb"),
         },
         containers={
-            "predictor-8000": FoundContainer(True, "sha256:aa", "spec1", "instance", "1.0.0", True, SHA, 9000),
+            "predictor-8000": FoundContainer(
+                True, "sha256:aa", "spec1", "instance", "1.0.0", True, SHA, 9000, "10.1.0.21"
+            ),
             "by-hand": FoundContainer(False, "sha256:bb", "", "", "", False, SHA),
         },
         stamps={"x.service": f"{SHA} -"},
@@ -210,7 +212,7 @@ case $1 in
   ps) [ "$2" = -q ] || echo web-1 ;;
   inspect)
     printf '%s\\n' "$5" >>"$ROOT/asked"
-    case $5 in {{.Name}}"\t"*) printf '/web-1\\ttrue\\tsha256:aa\\tspec\\tinstance\\t7\\tweb-1\\t\\n' ;; esac
+    case $5 in {{.Name}}"\t"*) printf '/web-1\\ttrue\\tsha256:aa\\tspec\\tinstance\\t7\\tweb-1\\t\\t\\n' ;; esac
     printf '/web-1 "sha256:aa" "1000"\\n%s\\n' "$ENVIRONMENT"
     ;;
 esac

@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from fiefdom.cli import frame, main
 from fiefdom.cluster import audit, ledger, lock
 from fiefdom.converge import look
+from fiefdom.converge.steps import phases
 from fiefdom.converge.waves import left_by_turns
 from fiefdom.desired import concerns
 from fiefdom.errors import FiefdomError
@@ -283,6 +284,26 @@ def test_ports_that_instances_leave_stay_open_until_their_turn(hosts: SimulatedH
     hosts.hosts["app1"].now.files.pop("/etc/ssh/sshd_config.d/10-fiefdom.conf")
     left = look.make_plan(hosts.known, hosts.names, hosts)
     assert not left.clean and left_by_turns(left, agreed).clean
+
+
+def test_instances_that_listen_where_their_host_is_no_more_wait_for_no_release(hosts: SimulatedHosts) -> None:
+    """Nor once the host has moved, be it that the run died there: nobody would ever reach them."""
+    hosts.known = known(hosts={"app1": {"address": "10.1.0.99"}})
+    hosts.hosts["app1"].state = concerns.states_of(hosts.known.cluster, "app1", hosts.known.secrets)["trixie"]
+
+    def replaced() -> set[str]:
+        (host,) = [h for h in look.make_plan(hosts.known, hosts.names, hosts).hosts if h.host == "app1"]
+        assert host.pending == {}
+        return {c.name for c in host.due.of("container", "-/+")}
+
+    instances = {"predictor-8000", "predictor-8001"}
+    assert instances <= replaced()
+    (access,) = [p for p in phases(look.make_plan(hosts.known, ["app1"], hosts).hosts[0].due) if p.name == "access"]
+    hosts.run("app1", access, True)
+    assert instances <= replaced()
+    assert words(fiefdom("apply", "--yes")) == []
+    assert {hosts.hosts["app1"].now.containers[name].listens for name in instances} == {"10.1.0.99"}
+    assert look.make_plan(hosts.known, hosts.names, hosts).clean
 
 
 def test_a_port_of_checks_is_offered_with_the_release_and_not_before(hosts: SimulatedHosts) -> None:
