@@ -663,6 +663,19 @@ def test_an_instance_that_does_not_answer_is_a_504(cluster: Cluster) -> None:
     assert 2.5 < time.monotonic() - began_s < 6
 
 
+@pytest.mark.parametrize("proxies", [(), ("10.98.6.0/24",), (ALLOWED,)], ids=["none", "others", "this client"])
+def test_only_a_proxy_says_where_a_request_comes_from(cluster: Cluster, proxies: tuple[str, ...]) -> None:
+    cluster.use(**QUICK, proxies=proxies)
+    recorded()
+    with socket.create_connection((GATEWAY_ADDRESS, 80), timeout=10) as connection:
+        connection.sendall(get(b"X-Forwarded-For: 192.0.2.7\r\nForwarded: for=192.0.2.7\r\n"))
+        assert statuses(_next(connection)) == [200]
+    (head,) = [each["head"].lower() for each in recorded()]
+    claimed = [line for line in head.splitlines() if "192.0.2.7" in line]
+    assert claimed == (["x-forwarded-for: 192.0.2.7", "forwarded: for=192.0.2.7"] if ALLOWED in proxies else [])
+    assert head.count("x-forwarded-for: 10.98.7.1\r\n") == 1
+
+
 def test_slow_clients_keep_nobody_from_being_served(cluster: Cluster) -> None:
     """Half of them send headers for ever, half bodies, from more connections than the gateway may hold at once."""
     patient = {"request_timeout_s": 120.0, "client_timeout_s": 120.0}

@@ -76,7 +76,7 @@ trap 'exit 1' HUP INT TERM
 # Lines of the manifest are added before a thing is made and taken out after it is gone, so that a run which
 # dies in between leaves a line too many, never one too few.
 put_manifest() {
-    sort -u >"$staging/manifest" && mv -f "$staging/manifest" "$manifest" || fail "$manifest" "cannot be written"
+    sort -u >"$staging/manifest" && move_file "$staging/manifest" "$manifest" || fail "$manifest" "cannot be written"
 }
 
 staged_name() { # path; two paths never share a name
@@ -226,7 +226,7 @@ change_unit() { # name modes stamp live
     live=-
     # shellcheck disable=SC2086 # words of our own
     [ "$4" = - ] || live=$($4 2>/dev/null | sha256sum | cut -c 1-64)
-    printf '%s %s\n' "$3" "$live" >"$staging/stamp" && mv -f "$staging/stamp" "$state/stamps/$1"
+    printf '%s %s\n' "$3" "$live" >"$staging/stamp" && move_file "$staging/stamp" "$state/stamps/$1"
 }
 
 # An image counts as there by its name, so one with a broken layer is sent again only once it is gone.
@@ -435,7 +435,7 @@ take() {
     place) place_file "$1" ;;
     hostname)
         printf '%s\n' "$1" >"$staging/hostname" && chmod 0644 "$staging/hostname" &&
-            mv -f "$staging/hostname" /etc/hostname && hostname "$1" || fail hostname "cannot be set to $1"
+            move_file "$staging/hostname" /etc/hostname && hostname "$1" || fail hostname "cannot be set to $1"
         ;;
     sysctl)
         [ -w "$1" ] || fail "$1" "is no kernel setting that can be changed on this host"

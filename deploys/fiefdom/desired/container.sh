@@ -225,6 +225,7 @@ require_not_root() {
 write_stamp() {
   mkdir -p "$stamp_dir"
   printf '%s\n' "$stamp" > "$stamp_dir/.$name.new"
+  sync -d "$stamp_dir/.$name.new"
   mv "$stamp_dir/.$name.new" "$stamp_dir/$name"
 }
 

@@ -159,6 +159,7 @@ def _haproxy(context: Context) -> str:
         giveup_lua=GIVEUP_LUA,
         giveup_digest=_giveup().digest[:12],
         source_limits=gateway.source_limits,
+        proxies=gateway.proxies,
     )
 
 

@@ -207,6 +207,11 @@ class Gateway(Model):
     source_limits: SourceLimits | None = Field(
         None, description="Limits for each client address; none when absent. Counted by each gateway for itself."
     )
+    proxies: Many[Cidr] = Field(
+        (),
+        description="Networks of proxies before the gateways: what they say in X-Forwarded-For and Forwarded is passed "
+        "on, what other clients say there is not.",
+    )
     known_hosts_only: bool = Field(
         False,
         description="Whether a host gets traffic only once the gateways know it from the inventory; "

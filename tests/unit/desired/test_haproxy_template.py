@@ -157,6 +157,17 @@ def test_a_client_gets_as_long_for_its_body_as_for_its_headers():
     assert "    http-request wait-for-body time 2500ms at-least 8192\n" in text
 
 
+@pytest.mark.parametrize(
+    ("proxies", "words"), [((), ""), (("10.2.0.0/16", "10.3.0.1/32"), " unless { src 10.2.0.0/16 10.3.0.1/32 }")]
+)
+def test_what_a_client_says_of_where_it_comes_from_is_dropped(proxies, words):
+    lines = [line.strip() for line in haproxy_cfg({**PLAIN, "proxies": proxies}).splitlines()]
+    dropped = [line for line in lines if "del-header" in line]
+    assert dropped == [f"http-request del-header {name}{words}" for name in ("X-Forwarded-For", "Forwarded")]
+    # Before what ends the rules for most requests.
+    assert lines.index(dropped[1]) < lines.index("http-request allow if { method GET HEAD OPTIONS }")
+
+
 def limited(**limits: object) -> list[str]:
     given = {"requests_per_s": None, "connections": None, "exempt_cidrs": (), **limits}
     text = haproxy_cfg({**RICH, "source_limits": given})
