@@ -18,6 +18,8 @@ from helpers.faults import split
 from helpers.load import Load
 from helpers.operator_view import GATEWAY_URL, ROOT, Site, await_true, tell
 
+pytestmark = pytest.mark.proof
+
 AT_LEAST = 5_000
 CHAT_PORT = 8084
 SERVERS = {"app1:9400", "app1:9401", "app2:9400", "app2:9401"}

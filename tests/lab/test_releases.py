@@ -450,6 +450,7 @@ def test_serf_restarted_on_the_gateway(fleet: Fleet, hears_nothing: Load) -> Non
     fleet.site.await_serving(fleet.inventory())
 
 
+@pytest.mark.proof  # test_gateway_container has it of one gateway
 def test_haproxys_static_configuration_changes(fleet: Fleet, hears_nothing: Load) -> None:
     fleet.settings["gateway"] = {"client_timeout_s": 55, "balance": "leastconn"}
     ok(fleet.site.fiefdom("apply", fleet.inventory(), "--yes"))
