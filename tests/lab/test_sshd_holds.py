@@ -75,6 +75,18 @@ def test_what_overrules_the_drop_in_is_drift_that_names_the_line(site: Site, how
         assert {tuple(changes) for changes in site.plan()[1].values()} == {(), (f"~ file {DROP_IN}",)}
 
 
+def test_however_the_include_is_written_the_drop_in_is_judged_in_its_place_before_it_is_there(site: Site) -> None:
+    for written in ('  include "sshd_config.d/*.conf" # theirs', "INCLUDE=/etc/ssh/sshd_config.d/1*.conf moduli.d/*"):
+        harm = (
+            f"rm {DROP_IN}; sed -i 's|^Include.*|{written}|' {MAIN}; echo 'UseDNS no' >/etc/ssh/sshd_config.d/50-b.conf"
+        )
+        with spoilt(site, "app1", harm), spoilt(site, "app2", harm):
+            assert why(site, "app1", "app2") == ["mode 0600", "mode 0600"]
+            site.ssh("app1", "echo X11Forwarding yes >/etc/ssh/sshd_config.d/10-a.conf")
+            overruled, _ = why(site, "app1", "app2")
+            assert overruled.endswith("X11Forwarding is yes, wanted no: /etc/ssh/sshd_config.d/10-a.conf line 1")
+
+
 def test_an_apply_that_could_not_mend_it_touches_nothing(site: Site) -> None:
     harm, words = OVERRULED["a file that is read before"]
     with spoilt(site, "app2", f"{harm}; chmod 0600 /etc/hosts; rm {DROP_IN}"):

@@ -142,45 +142,6 @@ def test_a_check_that_fails_places_nothing(debian: Debian) -> None:
     assert debian.leftovers() == ""
 
 
-SSHD = "/etc/ssh/sshd_config.d/10-fiefdom.conf"
-# Prints what the real one would read, in the order in which it would, and dislikes one word.
-SSHD_STUB = r"""#!/bin/sh
-[ "$1 $2" = "-t -f" ] || exit 9
-read_config() {
-    while read -r word rest; do
-        case $word in
-        Include) rest=${rest#\"} && (read_config "${rest%\"}") || exit 1 ;;
-        Foo) echo "$1: Bad configuration option: Foo" && exit 1 ;;
-        *) echo "$word $rest" >>/seen ;;
-        esac
-    done <"$1"
-}
-echo "--" >>/seen
-read_config "$3"
-"""
-
-
-@pytest.mark.parametrize(
-    "include", ["Include /etc/ssh/sshd_config.d/*.conf", '  include "sshd_config.d/*.conf" # theirs']
-)
-def test_an_sshd_drop_in_is_checked_alone_and_in_its_place(debian: Debian, include: str) -> None:
-    debian.shell(
-        'printf %s "$1" >/usr/sbin/sshd && chmod 755 /usr/sbin/sshd && mkdir -p /etc/ssh/sshd_config.d', SSHD_STUB
-    )
-    debian.shell('rm -f /etc/ssh/sshd_config.d/*; printf "%s\\nport 22\\n" "$1" >/etc/ssh/sshd_config', include)
-    debian.shell("cd /etc/ssh/sshd_config.d; for n in 05-a 50-b; do echo $n x >$n.conf; done; echo no x >60-no.other")
-    check: tuple[Step, ...] = (stage(SSHD, b"ours new\n", "0600"), ("check", SSHD, "sshd", SSHD, "{}"))
-    read = ["--", "ours new", "--", "05-a x", "ours new", "50-b x", "port 22"]
-    debian.take_all(*check)
-    assert debian.shell("cat /seen; rm /seen").splitlines() == read
-    debian.shell('echo "ours old" >"$1"', SSHD)
-    debian.take_all(*check)
-    assert debian.shell("cat /seen").splitlines() == read
-    debian.shell("echo Foo >/etc/ssh/sshd_config.d/50-b.conf")
-    theirs = "/etc/ssh/sshd_config.d/50-b.conf: Bad configuration option: Foo"
-    assert debian.failure(*check) == f"{SSHD}\trefused by sshd: {theirs}"
-
-
 @pytest.mark.parametrize("options", [(), ("--tmpfs=/var/lib/fiefdom",)], ids=["same disk", "another disk"])
 def test_a_secret_is_never_wider_than_its_mode(start: Callable[..., Debian], options: tuple[str, ...]) -> None:
     debian = start(*options)

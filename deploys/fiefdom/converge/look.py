@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from fiefdom.converge import plan, ports, snapshot
 from fiefdom.converge.run import Hosts, Known
 from fiefdom.desired.concerns import ALL, state_of, states_of
 from fiefdom.desired.context import Context
-from fiefdom.desired.state import Codename
+from fiefdom.desired.state import Codename, HostState
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
 from fiefdom.waiting import looks, pause
@@ -21,9 +21,17 @@ SETTLED_WITHIN_S = 60
 
 
 def plan_of(
-    known: Known, name: str, lines: Iterable[str], concerns: Sequence[str] = ALL, hold: Collection[str] | None = None
+    known: Known,
+    name: str,
+    lines: Iterable[str],
+    concerns: Sequence[str] = ALL,
+    hold: Collection[str] | None = None,
+    states: Mapping[Codename, HostState] | None = None,
 ) -> plan.HostPlan:
-    """The plan of one host from the snapshot script's answer; ``hold`` is as in `plan.of_host`, None for all."""
+    """The plan of one host from the snapshot script's answer; ``hold`` is as in `plan.of_host`, None for all.
+
+    ``states`` are what `states_of` says of the host and ``concerns``, where somebody asked it already.
+    """
     cluster = known.cluster
     found = snapshot.parse(name, lines)
     plan.require_supported(name, found)
@@ -31,7 +39,7 @@ def plan_of(
     codename: Codename = "bookworm" if found.codename == "bookworm" else "trixie"
     hold = frozenset(cluster.services if hold is None else hold)
     context = Context(name, cluster, codename, known.secrets)
-    state = state_of(context, concerns)
+    state = states[codename] if states is not None else state_of(context, concerns)
     if _listens_elsewhere(found, cluster.hosts[name].address):
         # Nobody will ask its instances where they listen: none of them is worth waiting for a release.
         hold = frozenset()
@@ -49,14 +57,22 @@ def plan_of(
 
 def look(known: Known, names: Sequence[str], hosts: Hosts) -> dict[str, list[str]]:
     """The snapshot script's answers of ``names``, from one round trip to each."""
-    states = {name: states_of(known.cluster, name, known.secrets) for name in names}
-    return hosts.snapshot_lines({name: snapshot.query_of(states[name]) for name in names})
+    return _look(_states(known, names), hosts)
+
+
+def _states(known: Known, names: Sequence[str]) -> dict[str, dict[Codename, HostState]]:
+    return {name: states_of(known.cluster, name, known.secrets) for name in names}
+
+
+def _look(states: Mapping[str, Mapping[Codename, HostState]], hosts: Hosts) -> dict[str, list[str]]:
+    return hosts.snapshot_lines({name: snapshot.query_of(of) for name, of in states.items()})
 
 
 def make_plan(known: Known, names: Sequence[str], hosts: Hosts) -> plan.Plan:
     """The plan of ``names``: what apply does, and the releases that it leaves to a rollout."""
-    answers = look(known, names, hosts)
-    return plan.merge(plan_of(known, name, answers[name]) for name in names)
+    states = _states(known, names)
+    answers = _look(states, hosts)
+    return plan.merge(plan_of(known, name, answers[name], states=states[name]) for name in names)
 
 
 def settled_plan(known: Known, names: Sequence[str], hosts: Hosts, say: Callable[[str], None]) -> plan.Plan:

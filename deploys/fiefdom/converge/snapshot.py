@@ -24,7 +24,8 @@ SCRIPT = reduce(
 _CONTAINER_FORMAT = "\t".join(
     ["{{.Name}}", "{{.State.Running}}", "{{.Image}}"]
     + [f'{{{{index .Config.Labels "fiefdom.{label}"}}}}' for label in ("spec", "role", "version", "name", "checks")]
-    + ["{{range .HostConfig.PortBindings}}{{range .}}{{.HostIp}} {{end}}{{end}}"]
+    # As Docker's own type has it: by a name that only its JSON has, all would be read from that, numbers in other words.
+    + ["{{range .HostConfig.PortBindings}}{{range .}}{{.HostIP}} {{end}}{{end}}"]
 )
 SYSCTL_ROOT = "/proc/sys/"
 STAMPS = "/var/lib/fiefdom/stamps/"

@@ -23,6 +23,9 @@ CONCERNS: Mapping[str, Callable[[Context], HostState]] = {
 }
 ALL = tuple(CONCERNS)
 
+BY_DEBIAN = ("docker", "sshd")
+"""Those that want other things of one Debian than of the next; of the others, one state does for all."""
+
 CUTTING: Mapping[str, Cutting] = {
     "network": network.CUTTING,
     "firewall": firewall.CUTTING,
@@ -33,14 +36,18 @@ CUTTING: Mapping[str, Cutting] = {
 
 def state_of(context: Context, concerns: Sequence[str] = ALL) -> HostState:
     """What a host should hold, as far as ``concerns`` say."""
-    state = HostState()
-    for name in concerns:
-        state = state + CONCERNS[name](context)
-    return state
+    return HostState.together(CONCERNS[name](context) for name in concerns)
 
 
 def states_of(
     cluster: Cluster, name: str, secrets: Secrets, concerns: Sequence[str] = ALL
 ) -> dict[Codename, HostState]:
     """What a host should hold under each Debian that it may turn out to run."""
-    return {codename: state_of(Context(name, cluster, codename, secrets), concerns) for codename in CODENAMES}
+    contexts = {codename: Context(name, cluster, codename, secrets) for codename in CODENAMES}
+    alike = {concern: CONCERNS[concern](contexts[CODENAMES[0]]) for concern in concerns if concern not in BY_DEBIAN}
+    return {
+        codename: HostState.together(
+            alike[concern] if concern in alike else CONCERNS[concern](context) for concern in concerns
+        )
+        for codename, context in contexts.items()
+    }

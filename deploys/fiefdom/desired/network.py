@@ -7,6 +7,7 @@ on doing so at boot; that file is not Fiefdom's, so its stanza has to go by hand
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from pathlib import PurePath
 
 from fiefdom.desired.context import Context
@@ -85,8 +86,12 @@ def desired(context: Context) -> HostState:
 
 
 def _hosts(context: Context) -> str:
-    hosts = ((ipaddress.IPv4Address(host.address), name) for name, host in context.cluster.hosts.items())
-    return render("hosts.j2", hosts=sorted(hosts))
+    return _hosts_text(tuple((host.address, name) for name, host in context.cluster.hosts.items()))
+
+
+@lru_cache(maxsize=8)  # every host has the same
+def _hosts_text(pairs: tuple[tuple[str, str], ...]) -> str:
+    return render("hosts.j2", hosts=sorted((ipaddress.IPv4Address(address), name) for address, name in pairs))
 
 
 def _sysctls(context: Context) -> HostState:

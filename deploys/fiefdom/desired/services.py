@@ -24,10 +24,7 @@ TMPFS_LEAST_MIB = 16
 
 def desired(context: Context) -> HostState:
     """The host's instances; nothing where it runs none."""
-    state = HostState()
-    for instance in context.cluster.instances(context.name):
-        state += _instance(context, instance)
-    return state
+    return HostState.together(_instance(context, instance) for instance in context.cluster.instances(context.name))
 
 
 def _instance(context: Context, instance: Instance) -> HostState:

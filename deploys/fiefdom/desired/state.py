@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
@@ -154,13 +154,19 @@ class HostState:
     offers: tuple[Offer, ...] = ()
 
     def __add__(self, other: HostState) -> HostState:
-        """Both states at once; what stands in both stands once, and the hostname is the one that is given."""
+        """Both states at once, as `together`."""
+        return HostState.together((self, other))
+
+    @staticmethod
+    def together(states: Iterable[HostState]) -> HostState:
+        """All states at once; what stands in several stands once, and the hostname is the first that is given."""
+        states = tuple(states)
         merged = {
-            f.name: tuple(dict.fromkeys(getattr(self, f.name) + getattr(other, f.name)))
-            for f in fields(self)
+            f.name: tuple(dict.fromkeys(item for state in states for item in getattr(state, f.name)))
+            for f in fields(HostState)
             if f.name != "hostname"
         }
-        return HostState(hostname=self.hostname or other.hostname, **merged)
+        return HostState(hostname=next((s.hostname for s in states if s.hostname), None), **merged)
 
     @property
     def container_units(self) -> frozenset[str]:

@@ -1,0 +1,40 @@
+"""What concerns want together, and of which of them one state does for both Debians."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fiefdom.desired.concerns import ALL, BY_DEBIAN, CONCERNS, state_of, states_of
+from fiefdom.desired.state import CODENAMES, HostState, Package
+from helpers.example import INVENTORY, context
+
+RICH: dict[str, Any] = {
+    "ssh": {"crypto": "pq", "allow_users": ["operator"], "user": "operator"},
+    "gateway": {"known_hosts_only": True, "proxies": ["10.9.0.0/16"]},
+    "docker": {"log_max_size": "1m"},
+    "network": {"input_rules": ["tcp dport 9999 accept"]},
+}
+
+
+@pytest.mark.parametrize("changes", [{}, RICH], ids=["plain", "rich"])
+@pytest.mark.parametrize("host", INVENTORY["hosts"])
+def test_one_state_does_for_both_debians_but_for_those_that_say_otherwise(host: str, changes: dict[str, Any]) -> None:
+    bookworm, trixie = (context(host, codename, **changes) for codename in CODENAMES)
+    assert [name for name in CONCERNS if CONCERNS[name](bookworm) != CONCERNS[name](trixie)] == list(BY_DEBIAN)
+    found = states_of(bookworm.cluster, host, bookworm.secrets)
+    assert found == {"bookworm": state_of(bookworm), "trixie": state_of(trixie)}
+    some = ("serf", "sshd")
+    assert states_of(bookworm.cluster, host, bookworm.secrets, some)["trixie"] == state_of(trixie, some)
+    assert list(CONCERNS) == list(ALL)
+
+
+def test_what_stands_in_several_states_stands_once_in_the_order_of_the_first() -> None:
+    one, other = (
+        HostState(packages=(Package("b"), Package("a"))),
+        HostState("app1", packages=(Package("a"), Package("c"))),
+    )
+    together = HostState.together([one, other, HostState("app2")])
+    assert together == one + other == HostState("app1", packages=(Package("b"), Package("a"), Package("c")))
+    assert HostState.together([]) == HostState()
