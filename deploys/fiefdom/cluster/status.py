@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -179,6 +180,7 @@ def combine(cluster: Cluster, names: Sequence[str], found: Mapping[str, snapshot
     for name, view in views.items():
         if name not in silent:
             problems += _complaints(name, view)
+    states = [_states_of(view) for view in views.values()]
     instances = [
         InstanceStatus(
             service=i.service,
@@ -186,11 +188,12 @@ def combine(cluster: Cluster, names: Sequence[str], found: Mapping[str, snapshot
             port=i.port,
             version=(c.version if (c := found[name].containers.get(i.container)) else "-"),
             container=_container(found[name], i.container),
-            servers=tuple(_server(view, i.service, f"{name}-{i.port}") for view in views.values()),
+            servers=tuple(of.get((i.service, f"{name}-{i.port}"), absent) for of, absent in states),
         )
         for name in names
         for i in cluster.instances(name)
     ]
+    running = Counter(i.host for i in instances if i.container == "running")
     hosts = [
         HostStatus(
             name=name,
@@ -198,7 +201,7 @@ def combine(cluster: Cluster, names: Sequence[str], found: Mapping[str, snapshot
             release=found[name].codename,
             role=", ".join(g.removesuffix("s").replace("_", " ") for g in cluster.hosts[name].groups),
             member=members.get(name, "unknown" if views else "-"),
-            running=sum(i.host == name and i.container == "running" for i in instances),
+            running=running[name],
             wanted=len(cluster.instances(name)),
             gateway="-" if name not in views else "down" if name in silent else "serving",
         )
@@ -262,7 +265,8 @@ def _container(found: snapshot.Snapshot, name: str) -> str:
     return "missing" if container is None else "running" if container.running else "stopped"
 
 
-def _server(view: View, service: str, name: str) -> str:
+def _states_of(view: View) -> tuple[dict[tuple[str, str], str], str]:
+    """Of each server, by service and name, its state; and what is to be said of one that is not among them."""
     if view.silence is not None:
-        return "unknown"
-    return next((s.state for s in view.servers if (s.service, s.name) == (service, name)), "out")
+        return {}, "unknown"
+    return {(s.service, s.name): s.state for s in view.servers}, "out"

@@ -24,7 +24,7 @@ SCRIPT = reduce(
 _CONTAINER_FORMAT = "\t".join(
     ["{{.Name}}", "{{.State.Running}}", "{{.Image}}"]
     + [f'{{{{index .Config.Labels "fiefdom.{label}"}}}}' for label in ("spec", "role", "version", "name", "checks")]
-    # As Docker's own type has it: by a name that only its JSON has, all would be read from that, numbers in other words.
+    # As Docker's own type has it: for a name that only its JSON has, all is read from that, numbers in other words.
     + ["{{range .HostConfig.PortBindings}}{{range .}}{{.HostIP}} {{end}}{{end}}"]
 )
 SYSCTL_ROOT = "/proc/sys/"
