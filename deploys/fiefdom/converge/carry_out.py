@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from fiefdom.converge import plan
+from fiefdom.converge import effect, plan
 from fiefdom.converge.run import Hosts, Say
 from fiefdom.converge.waves import Wave, waves
 from fiefdom.errors import FiefdomError, Sick
@@ -34,7 +34,8 @@ def carry_out(
     them. A service that does not come up on a host ends nothing where ``sick`` is there to be told of it.
     """
     require_space(wanted.due)
-    plan.require_effective_sshd(wanted.hosts)
+    for host in wanted.hosts:
+        effect.require(host.host, host.state, host.snapshot)
     registry = cluster.registry is not None
 
     def go_through(wave: Wave, name: str) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from fiefdom.converge import effect
 from fiefdom.converge.snapshot import FoundContainer, FoundUnit, Snapshot, sysctl_path
 from fiefdom.converge.units import RUNNING, unit_actions
-from fiefdom.desired import docker, sshd
+from fiefdom.desired import docker
 from fiefdom.desired.containers import FAILED, HANDING_OVER, conf_path
 from fiefdom.desired.state import Container, Directory, File, HostState, Offer, Package, Sysctl, Unit, digest, spec_hash
 from fiefdom.errors import FiefdomError
@@ -177,6 +178,7 @@ def of_host(
     Running, healthy instances of the services in ``hold`` stay as they are: what would replace them is a release.
     ``instances`` is what `of_instances` said of the same host, where somebody asked it already.
     """
+    _require_own_containers(host, state, snapshot)
     if instances is None:
         instances = of_instances(state, snapshot, identities)
     held = {c.name: c for c in held_of(instances, snapshot, hold)}
@@ -192,6 +194,16 @@ def of_host(
     # One that is down comes back as what its siblings are.
     marked += [Change("container", "~", c.name, _NOTRUNNING, c) for c in held.values() if not is_healthy(c, snapshot)]
     return HostPlan(host, tuple(sorted(marked, key=_order)), state, snapshot)
+
+
+def _require_own_containers(host: str, state: HostState, now: Snapshot) -> None:
+    """Raise FiefdomError for somebody's container under the name of one of ours. What is in the manifest is ours."""
+    for name in (c.name for c in state.containers):
+        if name in now.containers and not now.containers[name].ours and ("container", name) not in now.made:
+            raise FiefdomError(
+                f"{host}: a container {name} is there that Fiefdom did not make; give it another name (`docker rename`) "
+                "or remove it"
+            )
 
 
 def of_instances(state: HostState, now: Snapshot, identities: Mapping[str, str]) -> tuple[Change, ...]:
@@ -311,14 +323,14 @@ def _files(state: HostState, now: Snapshot) -> Iterator[Change]:
     for file in state.files:
         found = now.files.get(file.path)
         if found is None:
-            why = [f"mode {file.mode:04o}", *_of_sshd(file, now)]
+            why = [f"mode {file.mode:04o}", *effect.of_file(file, now)]
             yield Change("file", "+", file.path, ", ".join(why), file)
             continue
         if found.kind == "directory":
             raise FiefdomError(f"{file.path} is a folder where a file should be; move it away")
         why = [] if found.digest == file.digest and found.kind.startswith("regular") else ["content"]
         why += filter(None, [_ownership(file, found.mode, found.uid, found.gid), _refusal(file, now)])
-        why += _of_sshd(file, now)
+        why += effect.of_file(file, now)
         if why:
             yield Change("file", "~", file.path, ", ".join(why), file)
 
@@ -327,26 +339,6 @@ def _refusal(file: File, now: Snapshot) -> str:
     """Why what reads ``file`` runs an older one, where it says so itself: placed again, it is awaited again."""
     refused, _, reason = now.refused.get(file.path, "").partition(" ")
     return f"refused, the last good one runs: {reason}" if refused == file.digest else ""
-
-
-def _of_sshd(file: File, now: Snapshot) -> Iterator[str]:
-    """What the host's sshd would not have of its drop-in, and whose login ends with it."""
-    if file.path != sshd.CONFIG:
-        return
-    if now.loses:
-        yield f"ends the login of {', '.join(f'{user} (by {ways})' for user, ways in sorted(now.loses.items()))}"
-    if now.sshd:
-        yield f"without effect: {'; '.join(now.sshd)}"
-
-
-def require_effective_sshd(plans: Iterable[HostPlan]) -> None:
-    """Raise FiefdomError where a host's sshd would not hold to what is wanted of it, whatever is written there."""
-    for wanted in plans:
-        if wanted.snapshot.sshd and any(f.path == sshd.CONFIG for f in wanted.state.files):
-            raise FiefdomError(
-                f"{wanted.host}: {sshd.CONFIG} has no effect there: {'; '.join(wanted.snapshot.sshd)}; take that out "
-                "on the host, or ask for it in the inventory"
-            )
 
 
 def _ownership(wanted: File | Directory, mode: int, uid: int, gid: int) -> str:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fiefdom.model.debian_units import TEMPLATES
 from fiefdom.model.draft import Draft
 from fiefdom.model.hosts import APP_HOSTS, GATEWAYS
 from fiefdom.model.text import LAST_PORT, Problem
@@ -15,23 +16,7 @@ from fiefdom.wording import KeyPath, dotted
 # memberlist sends a member's tags in one field of this size, and refuses to start above it.
 TAGS_MAX_BYTES = 512
 
-# Template units of Debian 12 and 13, which a service of the same name would replace, and Fiefdom's own units.
-_TAKEN_UNITS = frozenset(
-    {
-        *(
-            "autovt",
-            "blockdev",
-            "capsule",
-            "container-getty",
-            "e2scrub",
-            "getty",
-            "modprobe",
-            "quotaon",
-            "serial-getty",
-        ),
-        *("ssh", "sshd", "user", "user-runtime-dir", "docker", "containerd", "gateway", "serf-agent"),
-    }
-)
+_OWN_UNITS = frozenset({"ssh", "docker", "containerd", "gateway", "serf-agent"})
 
 
 @dataclass(frozen=True)
@@ -110,8 +95,11 @@ def _idle_problems(cluster: Draft) -> Iterator[Problem]:
 def _service_problems(cluster: Draft) -> Iterator[Problem]:
     groups = {group for host in cluster.hosts.values() for group in host.groups}
     for name, service in cluster.services.items():
-        if name in _TAKEN_UNITS or name.startswith("systemd-"):
+        if name in _OWN_UNITS or name.startswith("systemd-"):
             yield ("services", name), f"{name} is the name of a unit of the system; choose another"
+        elif name in TEMPLATES:
+            words = f"a package of Debian has units {name}@, whose place the service's would take; choose another name"
+            yield ("services", name), words
         for i, group in enumerate(service.groups):
             if group not in groups:
                 yield (

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fiefdom.converge import plan, ports, steps
+from fiefdom.converge import effect, plan, ports, steps
 from fiefdom.converge import steps as steps_module
 from fiefdom.converge.snapshot import FoundContainer, FoundFile, FoundUnit, Snapshot
 from fiefdom.desired import docker, sshd
@@ -229,9 +229,9 @@ def test_a_drop_in_that_has_no_effect_is_drift_and_refused_before_anything_is_to
     with pytest.raises(
         FiefdomError, match=r"^app1: .*10-fiefdom.conf has no effect there: PasswordAuth.* line 12; take"
     ):
-        plan.require_effective_sshd([broken])
+        effect.require("app1", broken.state, broken.snapshot)
     # Nobody else is asked of it: a host whose sshd is not spoken of.
-    plan.require_effective_sshd([plan.of_host("app1", HostState(), replace(now, sshd=(YES,)), {})])
+    effect.require("app1", HostState(), replace(now, sshd=(YES,)))
 
 
 def test_logins_that_a_change_of_sshd_ends_are_named() -> None:
@@ -291,6 +291,17 @@ def test_a_change_of_sshd_is_looked_at_when_it_is_live_and_before_it_may_be_conf
     (access,) = [p for p in steps.phases(wanted) if p.name == "access"]
     verbs = [step[:2] for step in access.steps]
     assert verbs.index(("place", sshd.CONFIG)) < verbs.index(("holds", sshd.CONFIG)) < verbs.index(("guard", "applied"))
+
+
+def test_a_container_of_somebody_elses_is_refused_and_ours_that_was_started_by_hand_is_mended() -> None:
+    now = converged()
+    now.containers["predictor-8000"] = FoundContainer(True, "sha256:1", "", "", "", False, "f")
+    assert "-/+ container predictor-8000: started by hand" in changes(FULL, now)
+    strangers = replace(now, made=now.made - {("container", "predictor-8000")})
+    with pytest.raises(
+        FiefdomError, match=r"^app1: a container predictor-8000 is there that Fiefdom did not make; give"
+    ):
+        plan.of_host("app1", FULL, strangers, IDENTITIES)
 
 
 def test_a_file_that_its_reader_refused_is_drift_until_it_is_another_one() -> None:

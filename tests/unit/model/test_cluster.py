@@ -266,7 +266,17 @@ INCONSISTENT = [
     ),
     ({"hosts/gw1/ssh": {"port": 80}}, "services.web.route.port: port 80 on gw1 is also taken by hosts.gw1.ssh.port"),
     ({"services/api/route": {"path_prefix": "/"}}, "services.api.route: api is reached the same way as web"),
-    ({"services/user": {"image": "a", "version": "1"}}, "services.user: user is the name of a unit of the system"),
+    (
+        {"services/docker": {"image": "a", "version": "1"}},
+        "services.docker: docker is the name of a unit of the system",
+    ),
+    *(
+        (
+            {f"services/{name}": {"image": "a", "version": "1"}},
+            f"services.{name}: a package of Debian has units {name}@,",
+        )
+        for name in ("user", "postgresql", "mariadb", "postfix", "openvpn", "tor", "redis-server", "getty")
+    ),
     ({"network/cidr": "172.31.0.0/16"}, "is outside network.cidr"),
     ({"docker": {"bridge_address": "10.0.0.1/16"}}, "docker.bridge_address: 10.0.0.0/16 overlaps network.cidr"),
     (

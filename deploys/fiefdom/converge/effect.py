@@ -1,0 +1,29 @@
+"""Whether what is written takes effect: sshd reads Fiefdom's drop-in among others, and says what it holds to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fiefdom.converge.snapshot import Snapshot
+from fiefdom.desired import sshd
+from fiefdom.desired.state import File, HostState
+from fiefdom.errors import FiefdomError
+
+
+def of_file(file: File, now: Snapshot) -> Iterator[str]:
+    """What the host's sshd would not have of its drop-in, and whose login ends with it; of other files nothing."""
+    if file.path != sshd.CONFIG:
+        return
+    if now.loses:
+        yield f"ends the login of {', '.join(f'{user} (by {ways})' for user, ways in sorted(now.loses.items()))}"
+    if now.sshd:
+        yield f"without effect: {'; '.join(now.sshd)}"
+
+
+def require(host: str, state: HostState, now: Snapshot) -> None:
+    """Raise FiefdomError where the sshd of ``host`` would not hold to what is wanted, whatever is written there."""
+    if now.sshd and any(file.path == sshd.CONFIG for file in state.files):
+        raise FiefdomError(
+            f"{host}: {sshd.CONFIG} has no effect there: {'; '.join(now.sshd)}; take that out on the host, or ask for "
+            "it in the inventory"
+        )
