@@ -201,8 +201,8 @@ def _require_own_containers(host: str, state: HostState, now: Snapshot) -> None:
     for name in (c.name for c in state.containers):
         if name in now.containers and not now.containers[name].ours and ("container", name) not in now.made:
             raise FiefdomError(
-                f"{host}: a container {name} is there that Fiefdom did not make; give it another name (`docker rename`) "
-                "or remove it"
+                f"{host}: a container {name} is there that Fiefdom did not make; give it another name (`docker "
+                "rename`) or remove it"
             )
 
 
