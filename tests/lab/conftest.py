@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -54,6 +55,11 @@ ORDER = (
     "test_upgrade",
     "test_tutorial",
 )
+
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # As a shell has it for what it starts in the background; every command that a test interrupts would be deaf to it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

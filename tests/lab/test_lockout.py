@@ -186,14 +186,11 @@ def kill(deployer: subprocess.Popen[str], how: signal.Signals = signal.SIGKILL) 
     [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGINT, id="interrupted", marks=pytest.mark.proof)],
 )
 def test_a_deployer_that_ends_early_leaves_a_host_that_takes_it_back(site: Site, how: signal.Signals) -> None:
-    # It has half of that to be interrupted in; after it, it gives up by itself.
-    confirm_s = 3 * CONFIRM_S if how == signal.SIGINT else CONFIRM_S
-
     def on(host: str) -> None:
         with locked_out(site, f"deployer ended by {how.name}", host):
-            said = kill(start(site, with_mistake(site, shut_firewall, host, confirm_s), host), how)
+            said = kill(start(site, with_mistake(site, shut_firewall, host), host), how)
             if how == signal.SIGINT:
-                assert f"error: interrupted; {host} takes back the change of firewall within {confirm_s} s" in said
+                assert f"error: interrupted; {host} takes back the change of firewall within {CONFIRM_S} s" in said
             assert not answers(host)
             await_true(lambda: not pending(host), what=f"nothing that waits on {host}")
             await_true(lambda: answers(host), what=f"a login on {host}")
