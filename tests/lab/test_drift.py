@@ -132,6 +132,18 @@ def seen(changes: dict[str, list[str]], names: tuple[str, ...]) -> dict[str, lis
     return {name: [change for change in changes[HARM[name][0]] if change in HARM[name][2]] for name in names}
 
 
+def test_a_kernel_setting_names_the_file_that_has_the_last_word_at_boot(site: Site) -> None:
+    theirs = "/etc/sysctl.d/99-theirs.conf"
+    try:
+        site.ssh("app1", f"printf '# x\\n-net.core.somaxconn = 128\\n' >{theirs}; /usr/lib/systemd/systemd-sysctl")
+        done = site.quick("plan", LAB_YAML)
+        assert done.returncode == 2
+        assert f"128 -> 8192; at the next boot {theirs} sets it again" in done.stdout
+    finally:
+        site.ssh("app1", f"rm -f {theirs}")
+    site.apply()
+
+
 def test_a_diff_shows_text_and_masks_secrets(site: Site) -> None:
     key = site.ssh("app1", "cat /etc/fiefdom/serf/agent.json").split('"encrypt_key": "')[1].split('"')[0]
     site.ssh("app1", "echo '192.0.2.1 by-hand' >> /etc/hosts; echo '{}' > /etc/fiefdom/serf/agent.json")

@@ -1,10 +1,11 @@
-"""Whether what is written takes effect: sshd reads Fiefdom's drop-in among others, and says what it holds to."""
+"""Whether what is written takes effect: others write files that are read with Fiefdom's, and one has the last word."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 
-from fiefdom.converge.snapshot import Snapshot
+from fiefdom.converge.snapshot import Snapshot, sysctl_path
 from fiefdom.desired import sshd
 from fiefdom.desired.state import File, HostState
 from fiefdom.errors import FiefdomError
@@ -18,6 +19,15 @@ def of_file(file: File, now: Snapshot) -> Iterator[str]:
         yield f"ends the login of {', '.join(f'{user} (by {ways})' for user, ways in sorted(now.loses.items()))}"
     if now.sshd:
         yield f"without effect: {'; '.join(now.sshd)}"
+
+
+def of_sysctl(key: str, now: Snapshot) -> str:
+    """Which file sets a kernel setting again at each boot, to follow the words of its change; empty where none does."""
+    path = sysctl_path(key)
+    for pattern, file in now.sysctls_by.items():
+        if fnmatchcase(path, sysctl_path(pattern)):
+            return f"; at the next boot {file} sets it again"
+    return ""
 
 
 def require(host: str, state: HostState, now: Snapshot) -> None:

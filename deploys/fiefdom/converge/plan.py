@@ -354,7 +354,8 @@ def _sysctls(state: HostState, now: Snapshot) -> Iterator[Change]:
     for sysctl in state.sysctls:
         found = now.sysctls.get(sysctl_path(sysctl.key).removeprefix("/proc/sys/"))
         if found != sysctl.value:
-            yield Change("sysctl", "~", sysctl.key, f"{found or 'unset'} -> {sysctl.value}", sysctl)
+            why = f"{found or 'unset'} -> {sysctl.value}{effect.of_sysctl(sysctl.key, now)}"
+            yield Change("sysctl", "~", sysctl.key, why, sysctl)
 
 
 def _units(state: HostState, now: Snapshot) -> Iterator[Change]:

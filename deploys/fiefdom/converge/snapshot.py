@@ -109,6 +109,8 @@ class Snapshot:
     packages: dict[str, str] = field(default_factory=dict)
     units: dict[str, FoundUnit] = field(default_factory=dict)
     sysctls: dict[str, str] = field(default_factory=dict)
+    sysctls_by: dict[str, str] = field(default_factory=dict)
+    """By what stands before the sign in a file that is read after Fiefdom's at boot, that file."""
     images: dict[str, FoundImage] = field(default_factory=dict)
     containers: dict[str, FoundContainer] = field(default_factory=dict)
     stamps: dict[str, str] = field(default_factory=dict)
@@ -181,7 +183,7 @@ class _Parser:
         self._digests: dict[str, str] = {}
         self._units: list[dict[str, str]] = [{}]
         self._maps: dict[str, dict[str, str]] = {
-            kind: {} for kind in ("live", "sysctl", "stamp", "package", "refused", "offer", "loses")
+            kind: {} for kind in ("live", "sysctl", "stamp", "package", "refused", "offer", "loses", "sysctl-by")
         }
         self._images: dict[str, FoundImage] = {}
         self._containers: dict[str, FoundContainer] = {}
@@ -220,7 +222,7 @@ class _Parser:
             self._docker_networks.add(rest)
         elif kind == "sshd":
             self._sshd.append(" ".join(rest.split()))
-        elif kind in ("live", "refused", "loses") and len(fields) == 2:
+        elif kind in ("live", "refused", "loses", "sysctl-by") and len(fields) == 2:
             self._maps[kind][fields[0]] = fields[1]
         elif kind in ("sysctl", "stamp", "offer"):
             path, _, value = rest.partition(":")
@@ -276,6 +278,7 @@ class _Parser:
             packages=self._maps["package"],
             units={u["Id"]: _found_unit(u) for u in self._units if u.get("Id")},
             sysctls={p.removeprefix(SYSCTL_ROOT): _words(v) for p, v in self._maps["sysctl"].items()},
+            sysctls_by=self._maps["sysctl-by"],
             images=self._images,
             containers=self._containers,
             stamps=_under(STAMPS, self._maps["stamp"]),

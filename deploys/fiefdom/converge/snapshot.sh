@@ -75,6 +75,10 @@ host_part() {
     ask unit | xargs -d '\n' -r systemctl show -p Id -p LoadState -p ActiveState -p SubState -p UnitFileState \
         -p NeedDaemonReload -p ConditionResult -p ConditionTimestampMonotonic -p StatusText -p Job -- 2>/dev/null | sed "s/^/unit$tab/"
     ask sysctl | xargs -d '\n' -r grep -H . 2>/dev/null | sed "s/^/sysctl$tab/"
+    # What is read after Fiefdom's own settings at boot, and so has the last word.
+    awk -F = 'FNR == 1 { name = FILENAME; sub(/.*\//, "", name) }
+        name > "60-fiefdom.conf" && /^[ \t]*-?[ \t]*[a-z].*=/ { key = $1; gsub(/^[ \t-]*|[ \t]*$/, "", key); print "sysctl-by\t" key "\t" FILENAME }
+        ' /dev/null /etc/sysctl.d/*.conf /run/sysctl.d/*.conf /usr/lib/sysctl.d/*.conf 2>/dev/null
     # Where Docker's networks lie, for its bridge may take the operator's place.
     [ ! -r /etc/docker/daemon.json ] || tr -d ' \t\n' </etc/docker/daemon.json | grep -oE '"(bip|base|size)":"?[^,}"]*' | sed "s/^/docker-network$tab/"
     [ ! -e /var/lib/fiefdom/guard/pending ] || {

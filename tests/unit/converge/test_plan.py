@@ -241,6 +241,23 @@ def test_logins_that_a_change_of_sshd_ends_are_named() -> None:
     assert change.why == "mode 0600, ends the login of bob (by password key), carol (by password)"
 
 
+@pytest.mark.parametrize(
+    ("stands", "told"),
+    [
+        ({}, ""),
+        ({"net.core.somaxconn": "/etc/sysctl.d/99-x.conf"}, "; at the next boot /etc/sysctl.d/99-x.conf sets it again"),
+        ({"net/core/*": "/etc/sysctl.d/99-x.conf"}, "; at the next boot /etc/sysctl.d/99-x.conf sets it again"),
+        ({"net.core.rmem_max": "/etc/sysctl.d/99-x.conf"}, ""),
+    ],
+)
+def test_a_setting_that_another_file_sets_again_at_boot_is_told_with_that_file(
+    stands: dict[str, str], told: str
+) -> None:
+    now = converged()
+    now.sysctls["net/core/somaxconn"] = "128"
+    assert changes(FULL, replace(now, sysctls_by=stands)) == [f"~ sysctl net.core.somaxconn: 128 -> 4096{told}"]
+
+
 DAEMON_JSON = File(docker.CONFIG, b'{"bip": "172.31.255.1/24"}\n', precedes="docker.io")
 DOCKERD = Unit(docker.UNIT, config=(docker.CONFIG,), on_change=("reload", "restart"))
 WITH_DOCKER = HostState(packages=(Package("docker.io"),), files=(DAEMON_JSON,), units=(DOCKERD,))
