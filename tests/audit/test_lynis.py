@@ -25,6 +25,9 @@ grep -E '^(hardening_index|suggestion|warning)' "$folder/report"
 
 THE_SYSTEM = "the operator's own choice of packages, accounts and partitions, which Fiefdom leaves alone"
 HARDWARE = "a host may have disks there; Fiefdom does not know"
+UPGRADES = "`fiefdom reboot --upgrade` installs them, with the host out of rotation"
+# Warnings that begin when Debian publishes a fix, be it an hour after a host was made.
+DEBIANS_OWN = {"PKGS-7392": UPGRADES}
 A_CONTAINER = "the lab's hosts have no kernel and no boot loader of their own, and no security module"
 NO_PASSWORDS = "it would ban nobody that the firewall lets in, and nobody has a password to guess"
 
@@ -62,7 +65,8 @@ ACCEPTED = {
     "NAME-4028": "a cluster needs no domain; hosts know each other by /etc/hosts",
     "PKGS-7370": THE_SYSTEM,
     "PKGS-7394": THE_SYSTEM,
-    "PKGS-7420": "`fiefdom reboot --upgrade` installs them, with the host out of rotation",
+    "PKGS-7392": UPGRADES,
+    "PKGS-7420": UPGRADES,
     "SSH-7408 ClientAliveCountMax": "dev-sec's ssh-baseline wants 3, lynis 2",
     "SSH-7408 MaxSessions": "dev-sec's ssh-baseline wants 10, lynis 2",
     "SSH-7408 Port": "another port hides nothing; ssh.port is there for who wants one",
@@ -78,7 +82,7 @@ def test_nothing_is_left_that_is_ours_to_do(target: Target) -> None:
     left = [name_of(value) for key, value in said if key == "suggestion[]"]
     warnings = [value for key, value in said if key == "warning[]"]
     target.say("lynis", f"index {index}, {len(left)} suggestions, {len(warnings)} warnings")
-    assert warnings == []
+    assert [value for value in warnings if value.partition("|")[0] not in DEBIANS_OWN] == []
     assert [item for item in left if item not in ACCEPTED] == []
     assert index >= LEAST_INDEX[target.codename]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,9 +17,12 @@ from click.testing import CliRunner
 from fiefdom.cli import apply, frame, group
 from fiefdom.converge import look, plan
 from fiefdom.converge.snapshot import Snapshot
-from fiefdom.desired.state import File, HostState
+from fiefdom.desired.concerns import states_of
+from fiefdom.desired.state import CODENAMES, Codename, File, HostState, Package
 from fiefdom.errors import FiefdomError
 from helpers.clock import stopped
+from helpers.released import known
+from helpers.simulated import answer
 
 CONF = File("/etc/x.conf", b"x\n")
 STATE = HostState(files=(CONF,))
@@ -36,6 +40,42 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
     monkeypatch.setattr(look, "make_plan", lambda *_: waiting(left.pop(0) if left[1:] else left[0]))
     stopped(monkeypatch)
     return left
+
+
+def planned(codename: str = "trixie", client: str = "", **changes: object) -> plan.HostPlan:
+    return look.plan_of(known(**changes), "app1", answer(Snapshot(0, "debian", codename, client=client)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("client", "firewall", "says"),
+    [
+        ("10.9.0.3", True, None),
+        ("192.0.2.7", True, None),
+        ("192.0.2.8", True, "comes from 192.0.2.8, which is in none of network.admin_cidrs"),
+        ("2001:db8::1", True, "comes from 2001:db8::1, which is in none"),
+        ("192.0.2.8", False, None),
+        ("172.31.255.9", False, "comes from 172.31.255.9, which docker.bridge_address 172.31.255.1/24 would take"),
+        ("172.31.4.9", False, "comes from 172.31.4.9, which docker.address_pool 172.31.0.0/17 would take"),
+        ("", True, None),  # by a way that tells none
+        ("UNKNOWN", True, None),
+    ],
+)
+def test_an_operator_keeps_a_way_back(client: str, firewall: bool, says: str | None) -> None:
+    """The firewall lets in where the host sees the operator come from, and no network of Docker's takes the answers."""
+    network = {"network": {"firewall": firewall}}
+    if says is None:
+        assert planned(client=client, **network).changes
+    else:
+        with pytest.raises(FiefdomError, match=f"^app1: your connection {re.escape(says)}"):
+            planned(client=client, **network)
+
+
+@pytest.mark.parametrize("codename", CODENAMES)
+def test_a_host_is_planned_as_the_debian_that_it_runs(codename: Codename) -> None:
+    cluster = known().cluster
+    wanted = planned(codename).state
+    assert wanted == states_of(cluster, "app1", known().secrets)[codename]
+    assert (Package("docker-cli") in wanted.packages) == (codename == "trixie")
 
 
 def test_a_plan_is_of_what_the_host_goes_back_to(looks: list[int | None], monkeypatch: pytest.MonkeyPatch) -> None:
