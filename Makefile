@@ -21,8 +21,8 @@ venv: $(STAMP) ## make .venv with Fiefdom and its tools
 demo: venv ## bare hosts on this machine, converged, serving behind their gateway
 	@$(VENV)/bin/fiefdom demo
 
-test: venv ## every test but the longest, with its lab: about 40 minutes on two cores
-	@echo 'Unit tests first, then real hosts on this machine: about 40 minutes on two cores. The share done is in brackets.'
+test: venv ## every test but the longest, with its lab: about 45 minutes on two cores
+	@echo 'Unit tests first, then real hosts on this machine: about 45 minutes on two cores. The share done is in brackets.'
 	$(VENV)/bin/pytest -q --numprocesses auto --dist worksteal tests/unit
 	$(VENV)/bin/pytest --verbose --durations 15 --numprocesses 2 --dist loadfile --no-loadscope-reorder \
 	  -m '$(EVERYDAY) and not hosts' tests/lab
@@ -35,7 +35,7 @@ proof: venv ## every planned event, loss and lock-out, the longest ones too: mor
 	  tests/lab/test_offers.py tests/lab/test_offers_moments.py tests/lab/test_sshd_holds.py tests/lab/test_upgrade.py \
 	  tests/lab/test_tutorial.py
 
-check: lint ## the inner loop: lint, types and the tests that need no Docker; about four minutes on two cores
+check: lint ## the inner loop: lint, types and the tests that need no Docker; five or six minutes on two cores
 	$(VENV)/bin/pytest -q --numprocesses auto --dist worksteal --durations 5 tests/unit
 
 lint: venv ## what CI checks without running anything
