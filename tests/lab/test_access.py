@@ -56,6 +56,7 @@ def test_that_holds_after(site: Site, event: str) -> None:
     assert found(site) == REACH
 
 
+@pytest.mark.proof
 def test_that_holds_after_a_reboot_of_every_host_and_nothing_is_to_be_done(site: Site) -> None:
     boots = {name: lab.boot_of(name) for name in HOSTS}
     for name in boots:
@@ -86,6 +87,7 @@ def test_an_operators_key_of_the_inventory_opens_the_host(site: Site, tmp_path: 
     assert "uthentication" in refused.stderr
 
 
+@pytest.mark.proof
 def test_a_login_that_no_longer_works_fails_the_run_while_the_old_session_is_open(site: Site) -> None:
     theirs = "/etc/ssh/sshd_config.d/00-theirs.conf"
     site.ssh("app1", f"echo 'AllowUsers nobody' > {theirs}; echo '#' >> /etc/ssh/sshd_config.d/10-fiefdom.conf")

@@ -55,6 +55,7 @@ def apply(site: Site, inventory: str = LAB_YAML) -> subprocess.CompletedProcess[
     return site.fiefdom("apply", inventory, "--yes")
 
 
+@pytest.mark.proof
 def test_a_repository_that_is_gone_is_named(site: Site, served: None) -> None:
     site.ssh(
         "app1", f"{NO_CURL}; apt-get clean; mv /etc/apt/sources.list.d /etc/apt/away; mkdir /etc/apt/sources.list.d"
@@ -87,6 +88,7 @@ def test_a_lock_of_apt_is_waited_for(site: Site, served: None, path: str) -> Non
         settle(site)
 
 
+@pytest.mark.proof
 def test_an_interrupted_dpkg_is_finished_first(site: Site, served: None) -> None:
     site.ssh("app1", NO_CURL)
     console("app1", SLOW_PACKAGE)

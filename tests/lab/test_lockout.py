@@ -394,6 +394,7 @@ def test_an_sshd_with_the_policys_own_algorithms_is_lived_with_where_this_client
     assert "diffie-hellman" not in site.ssh("app1", kex)
 
 
+@pytest.mark.proof
 def test_another_port_is_confirmed_there(site: Site) -> None:
     moved = site.inventory("port", lambda d: d["ssh"].update(port=2222))
     site.apply(moved)

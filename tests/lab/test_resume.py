@@ -76,6 +76,7 @@ def test_the_next_run_finishes_it_and_traffic_follows_untouched_gateway(site: Si
     )
 
 
+@pytest.mark.proof
 def test_its_static_address_outlives_a_reboot(site: Site, with_app3: str) -> None:
     shown = site.ssh("app3", "networkctl status eth0 --no-pager")
     assert "/etc/systemd/network/10-fiefdom.network" in shown

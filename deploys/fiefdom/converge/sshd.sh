@@ -44,7 +44,7 @@ sshd_include() { # installed candidate include pattern...
 }
 
 # Whoever has a shell: what a Match line says of one is no other's business.
-sshd_users() { getent passwd | awk -F: '$7 !~ /\/(nologin|false|sync)$/ { print $1 }'; }
+sshd_users() { getent passwd | awk -F: '$7 !~ /\/(nologin|false|sync)$/ && $1 !~ /[, ]/ { print $1 }'; } # `sshd -T -C` could not name others
 
 # What holds for one who comes from where the operator does.
 sshd_settings() { # file user option...
