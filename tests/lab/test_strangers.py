@@ -517,17 +517,17 @@ _NO_OWN_RULES = "rm /etc/nftables.conf; systemctl -q disable nftables; nft delet
 def own_rules(site: Site, host: str) -> Iterator[None]:
     """Rules of the host's own, as Debian has them loaded at boot: nothing of Fiefdom's minds, nor is minded by them."""
     tables = "nft list tables | sort"
-    before = site.ssh(host, tables)
+    before, changes = site.ssh(host, tables), site.plan()[1]
     site.ssh(host, _OWN_RULES)
     try:
-        assert site.plan()[0] == 0
+        assert site.plan()[1] == changes
         for verb in ("start", "restart", "reload", "stop"):
             site.ssh(host, f"systemctl {verb} nftables", check=False)
             assert site.ssh(host, tables) == before
         yield
         assert set(site.ssh(host, tables).splitlines()) == {*before.splitlines(), "table inet theirs"}
         assert site.ssh(host, "systemctl is-enabled nftables") == "enabled"
-        assert site.plan()[0] == 0
+        assert site.plan()[1] == changes
     finally:
         site.ssh(host, _NO_OWN_RULES)
 
