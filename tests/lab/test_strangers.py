@@ -502,9 +502,39 @@ def test_nobody_gets_in_while(site: Site, link_local: dict[str, str], event: str
         on_all(lambda host: site.ssh(host, EVENTS[event]))
 
 
+_OWN_RULES = """
+cat >/etc/nftables.conf <<EOF
+#!/usr/sbin/nft -f
+flush ruleset
+table inet theirs { chain input { type filter hook input priority 0; policy accept; tcp dport 9999 drop; }; }
+EOF
+systemctl -q enable nftables
+"""
+_NO_OWN_RULES = "rm /etc/nftables.conf; systemctl -q disable nftables; nft delete table inet theirs 2>/dev/null; :"
+
+
+@contextmanager
+def own_rules(site: Site, host: str) -> Iterator[None]:
+    """Rules of the host's own, as Debian has them loaded at boot: nothing of Fiefdom's minds, nor is minded by them."""
+    tables = "nft list tables | sort"
+    before, changes = site.ssh(host, tables), site.plan()[1]
+    site.ssh(host, _OWN_RULES)
+    try:
+        assert site.plan()[1] == changes
+        for verb in ("start", "restart", "reload", "stop"):
+            site.ssh(host, f"systemctl {verb} nftables", check=False)
+            assert site.ssh(host, tables) == before
+        yield
+        assert set(site.ssh(host, tables).splitlines()) == {*before.splitlines(), "table inet theirs"}
+        assert site.ssh(host, "systemctl is-enabled nftables") == "enabled"
+        assert site.plan()[1] == changes
+    finally:
+        site.ssh(host, _NO_OWN_RULES)
+
+
 def test_nobody_gets_in_while_hosts_boot(site: Site, link_local: dict[str, str]) -> None:
     boots = {host: lab.boot_of(host) for host in HOSTS}
-    with nobody_gets_in("hosts boot", link_local, lab_boots=True):
+    with own_rules(site, "app1"), nobody_gets_in("hosts boot", link_local, lab_boots=True):
         on_all(lambda host: site.ssh(host, "systemctl --no-block reboot", check=False))
         on_all(lambda host: await_true(lambda: lab.boot_of(host) != boots[host], what=f"a new boot of {host}"))
         lab.await_booted(HOSTS)

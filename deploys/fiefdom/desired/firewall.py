@@ -22,13 +22,17 @@ BASE_RULES = "/etc/fiefdom/firewall-base.nft"
 """The same without the inventory's own rules: what a host falls back to at boot."""
 UNIT = "fiefdom-firewall.service"
 SERVICE = f"/etc/systemd/system/{UNIT}"
-NFTABLES_UNIT = "nftables.service"
-NFTABLES_DROP_IN = f"/etc/systemd/system/{NFTABLES_UNIT}.d/10-fiefdom.conf"
+NFTABLES_DROP_IN = "/etc/systemd/system/nftables.service.d/10-fiefdom.conf"
+STANDS = "/run/fiefdom-firewall"
+"""Is there from the moment that our rules stand, until the next boot."""
 
 CUTTING = Cutting(
     paths=("/etc/fiefdom/firewall", SERVICE, f"{PurePath(NFTABLES_DROP_IN).parent}/"),
-    units=(UNIT, NFTABLES_UNIT),
-    harmless={"/etc/fiefdom": "root reads what is in it, whatever its mode"},
+    units=(UNIT,),
+    harmless={
+        "/etc/fiefdom": "root reads what is in it, whatever its mode",
+        STANDS: "it only says that the rules stand",
+    },
 )
 
 _CHECK = ("unshare", "--net", "nft", "-c", "-f", "{}")
@@ -41,22 +45,31 @@ def desired(context: Context) -> HostState:
     So they are checked in a network namespace of their own, where there is as little as at boot; and where they cannot
     be loaded all the same, the unit fails but loads the rest.
 
-    Debian's nftables.service is kept off: its start and its stop run `flush ruleset`, which takes Docker's rules with
-    it. Our drop-in is there first: it clears the stop command, so that turning the unit off is harmless.
+    A host's own rules are its own: where Debian's nftables.service is enabled, it goes on loading them at boot, before
+    ours. Later on its start, stop and reload run `flush ruleset`, which takes Docker's rules and ours with it, so our
+    drop-in keeps it from that while ours stand.
     """
     if not context.cluster.network.firewall:
         return HostState()
     return HostState(
         packages=(Package("nftables"),),
-        directories=(Directory("/etc/fiefdom"), Directory("/etc/systemd/system/nftables.service.d")),
+        directories=(
+            Directory("/etc/fiefdom"),
+            Directory("/etc/systemd/system/nftables.service.d"),
+            Directory(STANDS),
+        ),
         files=(
             File(RULES, _rules(context, context.cluster.network.input_rules).encode(), check=_CHECK),
             File(BASE_RULES, _rules(context, ()).encode(), check=_CHECK),
-            File(SERVICE, render("fiefdom-firewall.service.j2", rules=RULES, base=BASE_RULES).encode()),
-            File(NFTABLES_DROP_IN, render("nftables.service.conf.j2", rules=RULES).encode()),
+            File(
+                SERVICE,
+                render(
+                    "fiefdom-firewall.service.j2", rules=RULES, base=BASE_RULES, stands=PurePath(STANDS).name
+                ).encode(),
+            ),
+            File(NFTABLES_DROP_IN, render("nftables.service.conf.j2", stands=STANDS).encode()),
         ),
         units=(
-            Unit(NFTABLES_UNIT, enabled=False, active=False),
             Unit(
                 UNIT,
                 config=(RULES,),

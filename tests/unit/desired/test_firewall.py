@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fiefdom.desired import firewall
-from fiefdom.desired.state import HostState, Unit
+from fiefdom.desired.state import HostState
 from helpers.example import context
 
 
@@ -114,8 +114,14 @@ def test_the_table_is_replaced_whole_and_nothing_else_is_touched() -> None:
     assert commands == ["add table inet fiefdom", "delete table inet fiefdom", "table inet fiefdom {"]
 
 
-def test_debians_own_unit_stays_off() -> None:
-    assert Unit("nftables.service", enabled=False, active=False) in firewall.desired(context()).units
+def test_debians_own_unit_is_for_boot_alone() -> None:
+    state = firewall.desired(context())
+    assert [unit.name for unit in state.units] == [firewall.UNIT]  # what a host has of its own stays enabled
+    drop_in = state.file(firewall.NFTABLES_DROP_IN).content.decode().splitlines()
+    assert f"ConditionPathExists=!{firewall.STANDS}" in drop_in
+    assert {"ExecReload=", "ExecStop="} <= set(drop_in)
+    service = state.file(firewall.SERVICE).content.decode().splitlines()
+    assert {f"RuntimeDirectory={firewall.STANDS.removeprefix('/run/')}", "RuntimeDirectoryPreserve=yes"} <= set(service)
 
 
 def test_the_rules_in_the_kernel_are_watched() -> None:
