@@ -30,9 +30,10 @@ test: venv ## every test but the longest, with its lab: about 45 minutes on two 
 
 proof: venv ## every planned event, loss and lock-out, the longest ones too: more than an hour
 	$(VENV)/bin/pytest -m "proof or not proof" tests/lab/test_gateway_container.py tests/lab/test_faults.py \
-	  tests/lab/test_access.py tests/lab/test_lockout.py tests/lab/test_losses.py tests/lab/test_registry.py tests/lab/test_releases.py tests/lab/test_resume.py \
-	  tests/lab/test_rotate_key.py tests/lab/test_rotation.py tests/lab/test_secrets.py tests/lab/test_two_gateways.py \
-	  tests/lab/test_offers.py tests/lab/test_offers_moments.py tests/lab/test_sshd_holds.py tests/lab/test_upgrade.py \
+	  tests/lab/test_access.py tests/lab/test_lockout.py tests/lab/test_losses.py tests/lab/test_registry.py \
+	  tests/lab/test_releases.py tests/lab/test_resume.py tests/lab/test_rotate_key.py tests/lab/test_rotation.py \
+	  tests/lab/test_secrets.py tests/lab/test_two_gateways.py tests/lab/test_offers.py \
+	  tests/lab/test_offers_moments.py tests/lab/test_sshd_holds.py tests/lab/test_upgrade.py \
 	  tests/lab/test_tutorial.py
 
 check: lint ## the inner loop: lint, types and the tests that need no Docker; five or six minutes on two cores
