@@ -8,7 +8,8 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 LAB_YAML = "inventories/lab.yaml"
 BIN = Path(sys.executable).parent
 GATEWAY_URL = "http://10.99.0.11"
+ADDRESSES = "/run/addresses-since-it-was-bare"
+"""On each lab host, all that was told of addresses since before its first converge."""
 WATCH = Watch()
 TRAFFIC: list[str] = []
 """What the load generator counted during each event, for the end of the test run's report."""
@@ -51,6 +54,18 @@ def await_true(condition: Callable[[], object], timeout_s: float = 60, what: str
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come true in {timeout_s} s"
         time.sleep(0.1)
+
+
+@contextmanager
+def undisturbed(event: str, urls: Mapping[str, str], at_least: int, rate: float) -> Iterator[None]:
+    """Traffic on services, each by its name and URL, during an event of which no request may fail."""
+    with ExitStack() as stack:
+        loads = {name: stack.enter_context(Load(url, at_least=at_least, rate=rate)) for name, url in urls.items()}
+        yield
+    for name, load in loads.items():
+        tell(f"{event}: {name}", load)
+    for load in loads.values():
+        assert load.failed == 0, load.report()
 
 
 @dataclass(frozen=True)
@@ -116,9 +131,9 @@ class Site:
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
-    def rotation(self, inventory: str = LAB_YAML) -> set[str]:
-        """Instances that every gateway has up, as `host:port`."""
-        found = self.status(inventory)["instances"]
+    def rotation(self, inventory: str = LAB_YAML, service: str | None = None) -> set[str]:
+        """Instances that every gateway has up, as `host:port`; of one service, if it is named."""
+        found = [i for i in self.status(inventory)["instances"] if service in (None, i["service"])]
         return {f"{i['host']}:{i['port']}" for i in found if set(i["servers"]) == {"up"}}
 
     def await_serving(self, inventory: str = LAB_YAML, timeout_s: float = 60) -> None:

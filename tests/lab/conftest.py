@@ -16,9 +16,8 @@ from pathlib import Path
 import pytest
 
 from fiefdom import lab
-from helpers.operator_view import LAB_YAML, LOCKOUTS, TRAFFIC, Site
+from helpers.operator_view import ADDRESSES, LAB_YAML, LOCKOUTS, TRAFFIC, Site
 
-ADDRESSES = "/run/addresses-since-it-was-bare"
 SCRATCH_IMAGES = ("fiefdom-test/*", "scratch-container-test/*")
 # These want a Docker daemon and no hosts, so that `make test` runs several at once; the longest first.
 NO_HOSTS = (

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from helpers.operator_view import LAB_YAML, Site, answers
+from helpers.operator_view import ADDRESSES, LAB_YAML, Site, answers
 
 EVERY_INSTANCE = {"app1:8000", "app1:8001", "app2:8000", "app2:8001"}
 HOSTS = ("gw1", "app1", "app2")
@@ -25,7 +25,7 @@ def test_one_run_takes_bare_hosts_into_service(first_converge: tuple[Site, str])
 @pytest.mark.parametrize("host", HOSTS)
 def test_dockerd_never_was_on_a_network_of_its_own_choice(first_converge: tuple[Site, str], host: str) -> None:
     site, _ = first_converge
-    told = site.ssh(host, "cat /run/addresses-since-it-was-bare")
+    told = site.ssh(host, f"cat {ADDRESSES}")
     if os.environ.get("FIEFDOM_TEST_KEEP_LAB") and "docker0" not in told:
         pytest.skip("FIEFDOM_TEST_KEEP_LAB: the hosts were not bare")
     assert set(re.findall(r"docker0\s+inet (\S+)", told)) == {"172.31.255.1/24"}

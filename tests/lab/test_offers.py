@@ -6,14 +6,13 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from helpers.load import Load
-from helpers.operator_view import GATEWAY_URL, Site, await_true, tell
+from helpers.operator_view import GATEWAY_URL, Site, await_true, undisturbed
 
 AT_LEAST = 5_000  # of each service, at 500 requests a second
 URLS = {"predictor": f"{GATEWAY_URL}/predict", "second": f"{GATEWAY_URL}:8081/predict"}
@@ -49,8 +48,7 @@ class Cluster:
 
     def served(self, service: str) -> set[str]:
         """Instances of a service that every gateway has up."""
-        found = self.site.status(self.inventory())["instances"]
-        return {f"{i['host']}:{i['port']}" for i in found if i["service"] == service and set(i["servers"]) == {"up"}}
+        return self.site.rotation(self.inventory(), service)
 
     def requests(self, service: str) -> dict[str, int]:
         """Requests by server since HAProxy has it: what leaves rotation and comes back begins at 0."""
@@ -67,16 +65,8 @@ SECONDS = {"app1:8500", "app1:8501", "app2:8500", "app2:8501"}
 SICK = {"base_port": 9200, "port": 8082, "health": {"path": "/nothing", "start_timeout_s": 3}}
 
 
-@contextmanager
-def traffic(event: str, *services: str) -> Iterator[None]:
-    """Traffic on services during an event, of which no request may fail."""
-    with ExitStack() as stack:
-        loads = {name: stack.enter_context(Load(URLS[name], at_least=AT_LEAST, rate=500)) for name in services}
-        yield
-    for name, load in loads.items():
-        tell(f"{event}: {name}", load)
-    for load in loads.values():
-        assert load.failed == 0, load.report()
+def traffic(event: str, *services: str) -> AbstractContextManager[None]:
+    return undisturbed(event, {name: URLS[name] for name in services}, AT_LEAST, rate=500)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,7 @@ import pytest
 
 from fiefdom import lab
 from helpers.faults import split
-from helpers.load import Load
-from helpers.operator_view import GATEWAY_URL, ROOT, Site, await_true, tell
+from helpers.operator_view import GATEWAY_URL, ROOT, Site, await_true, undisturbed
 
 pytestmark = pytest.mark.proof
 
@@ -76,20 +75,12 @@ class Chats:
 
     def served(self) -> set[str]:
         """Instances of the chat that the gateway has up."""
-        found = self.site.status(self.inventory())["instances"]
-        return {f"{i['host']}:{i['port']}" for i in found if i["service"] == "chat" and set(i["servers"]) == {"up"}}
+        return self.site.rotation(self.inventory(), "chat")
 
 
-@contextmanager
-def traffic(event: str) -> Iterator[None]:
-    with ExitStack() as stack:
-        urls = {"predictor": f"{GATEWAY_URL}/predict", "chat": f"{GATEWAY_URL}:{CHAT_PORT}/predict"}
-        loads = {name: stack.enter_context(Load(url, at_least=AT_LEAST, rate=300)) for name, url in urls.items()}
-        yield
-    for name, load in loads.items():
-        tell(f"{event}: {name}", load)
-    for load in loads.values():
-        assert load.failed == 0, load.report()
+def traffic(event: str) -> AbstractContextManager[None]:
+    urls = {"predictor": f"{GATEWAY_URL}/predict", "chat": f"{GATEWAY_URL}:{CHAT_PORT}/predict"}
+    return undisturbed(event, urls, AT_LEAST, rate=300)
 
 
 @pytest.fixture(scope="module")

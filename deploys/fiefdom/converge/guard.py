@@ -207,20 +207,18 @@ def _await_way_back(line: Line, kept: Backup, why: str, began_s: float) -> None:
 
     Returns where it says that the change was confirmed after all, and the word of it was lost.
     """
-    if reached := line.revert():
-        answer, _ = line.ask(kept.attempt)
-    elif reason := _not_back(line, began_s + kept.confirm_s + BACK_S - now_s()):
+    reached = line.revert()
+    if not reached and (reason := _not_back(line, began_s + kept.confirm_s + BACK_S - now_s())):
         raise FiefdomError(
             f"{line.name}: {why}; and it does not answer as before either, which it should {kept.confirm_s} s after "
             f"the change of {kept.about} at the latest: {reason}"
         )
-    else:
-        answer, _ = line.ask(kept.attempt)
+    answer, _ = line.ask(kept.attempt)
     if answer == "confirmed":
         return
     if answer != "reverted":
-        said = _STILL.format(about=kept.about) if answer != "unknown" else _SILENT.format(about=kept.about)
-        raise FiefdomError(f"{line.name}: {why}; and {said}")
+        said = _SILENT if answer == "unknown" else _STILL
+        raise FiefdomError(f"{line.name}: {why}; and {said.format(about=kept.about)}")
     taken_back = f"{line.name}: the change of {kept.about} was taken back: {why}"
     if reached and (reason := _not_back(line, AGAIN_S)):
         raise FiefdomError(

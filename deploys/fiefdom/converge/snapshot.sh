@@ -19,9 +19,9 @@ printf 'uid\t%s\n' "$(id -u)"
 client=${1%% *} # the first word of SSH_CONNECTION
 printf 'client\t%s\n' "$client"
 # shellcheck disable=SC1091
-codename=$(. /etc/os-release && printf 'os\t%s\t%s\n' "${ID:-}" "${VERSION_CODENAME:-}")
-printf '%s\n' "$codename"
-codename=${codename##*"$tab"}
+os=$(. /etc/os-release && printf 'os\t%s\t%s\n' "${ID:-}" "${VERSION_CODENAME:-}")
+printf '%s\n' "$os"
+codename=${os##*"$tab"}
 [ "$(id -u)" = 0 ] || exit 0 # nothing below is readable; the caller has words for it
 
 docker_part() {

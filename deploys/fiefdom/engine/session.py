@@ -26,9 +26,9 @@ from fiefdom.engine import shells
 from fiefdom.engine.line import guarded
 from fiefdom.engine.shells import (
     BOUNDED,
-    MARK,
     MARKED,
     QUIET_S,
+    after_mark,
     as_root,
     reaching,
     run_script,
@@ -288,8 +288,7 @@ class Session:
         if reason := host.connector_data.pop(_REASON, None):
             return HostError(host.name, str(reason))
         meta = self._state.get_op_data_for_host(host, error.args[0]).operation_meta
-        lines = list(meta.stdout_lines)
-        lines = lines[lines.index(MARK) + 1 :] if MARK in lines else []
+        lines = list(after_mark(meta.stdout_lines))
         words, log = failure.of_lines(lines)
         if not words and (units := failure.sick(lines)):
             return Sick(host.name, units)

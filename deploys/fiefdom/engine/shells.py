@@ -61,6 +61,11 @@ def said(output: str) -> str:
     return words.removesuffix("\n")
 
 
+def after_mark(lines: Iterable[str]) -> Iterator[str]:
+    """As `said`, of lines as they come; none where there is no mark."""
+    return itertools.islice(itertools.dropwhile(lambda line: line != MARK, lines), 1, None)
+
+
 def shown(errors: str) -> str:
     """As `said`, of what nothing is decided by; all of it where there is no mark."""
     _, mark, words = f"\n{errors}\n".partition(f"\n{MARK}\n")
@@ -139,7 +144,7 @@ def follow(host: Host, steps: Iterable[Step], hear: Callable[[str], None]) -> No
         channel.shutdown_write()
         # In bytes: a service may log anything, and its last words are among what the host says.
         lines = (line.decode(errors="replace").rstrip("\n") for line in channel.makefile("rb"))
-        for line in itertools.islice(itertools.dropwhile(lambda line: line != MARK, lines), 1, None):
+        for line in after_mark(lines):
             hear(line)
         if channel.recv_exit_status() == -1:
             raise Unreachable(host.name, "the connection broke off; the host ends its turn by itself")

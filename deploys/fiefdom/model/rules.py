@@ -16,7 +16,8 @@ from fiefdom.wording import KeyPath, dotted
 # memberlist sends a member's tags in one field of this size, and refuses to start above it.
 TAGS_MAX_BYTES = 512
 
-_OWN_UNITS = frozenset({"ssh", "docker", "containerd", "gateway", "serf-agent"})
+# Not template units of a service: one is a target's, the others have no instances.
+_OWN_UNITS = frozenset({"blockdev", "ssh", "docker", "containerd", "gateway", "serf-agent"})
 
 
 @dataclass(frozen=True)

@@ -266,9 +266,9 @@ INCONSISTENT = [
     ),
     ({"hosts/gw1/ssh": {"port": 80}}, "services.web.route.port: port 80 on gw1 is also taken by hosts.gw1.ssh.port"),
     ({"services/api/route": {"path_prefix": "/"}}, "services.api.route: api is reached the same way as web"),
-    (
-        {"services/docker": {"image": "a", "version": "1"}},
-        "services.docker: docker is the name of a unit of the system",
+    *(
+        ({f"services/{name}": {"image": "a", "version": "1"}}, f"services.{name}: {name} is the name of a unit of the")
+        for name in ("docker", "blockdev", "serf-agent")
     ),
     *(
         (
