@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 LIBRARY = Path(__file__).parents[2] / "deploys" / "fiefdom"
+
+# Not that of the test which happens to need the parent first.
+_ENVIRONMENT = dict(os.environ)
 
 COMMAND = "from fiefdom.cli.main import main\nmain(prog_name='fiefdom')"
 """The command as its entry point runs it."""
@@ -35,6 +39,7 @@ for module in json.loads(sys.stdin.readline()):
     import_module(module)
 gc.freeze()  # else a child's first collection copies all of it
 
+print(flush=True)
 for line in sys.stdin:
     if not fork():
         break
@@ -65,16 +70,28 @@ class _Parent:
 
     def __init__(self) -> None:
         command = [sys.executable, "-c", _PARENT]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command,
+            cwd=LIBRARY,
+            env=_ENVIRONMENT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
         self._send(_modules())
-        atexit.register(self.end)
+        self._answer()  # its start is nobody's time but its own
 
     def _send(self, message: object) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(message) + "\n")
         self._process.stdin.flush()
 
-    def code(self, asked: Mapping[str, object], timeout_s: float) -> int:
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+    def code(self, asked: Mapping[str, object], timeout_s: float | None) -> int:
         """How the child ended: its exit code, or a signal's number below 0.
 
         Raises subprocess.TimeoutExpired.
@@ -84,15 +101,23 @@ class _Parent:
         with selectors.DefaultSelector() as ready:
             ready.register(self._process.stdout, selectors.EVENT_READ)
             if not ready.select(timeout_s):
-                raise subprocess.TimeoutExpired(str(asked["program"]), timeout_s)
-        return int(self._process.stdout.readline())
+                raise subprocess.TimeoutExpired(str(asked["program"]), timeout_s or 0)
+        return int(self._answer())
 
     def end(self) -> None:
-        self._process.kill()
+        os.killpg(self._process.pid, signal.SIGKILL)  # with a child that hangs
         self._process.communicate()
 
 
-_parent = functools.cache(_Parent)
+@functools.cache
+def _parent() -> _Parent:
+    return _Parent()
+
+
+@atexit.register
+def _end() -> None:
+    if _parent.cache_info().currsize:
+        _parent().end()
 
 
 def run(
@@ -101,7 +126,7 @@ def run(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     stdin: str = "",
-    timeout_s: float = 60,
+    timeout_s: float | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """What ``python -c program arguments...`` does; without ``env``, in the test's own environment."""
     with tempfile.TemporaryDirectory() as name:
@@ -118,7 +143,7 @@ def run(
         try:
             code = _parent().code(asked, timeout_s)
         except subprocess.TimeoutExpired:
-            # Its child would answer later, and be taken for the next one.
+            # Its answer would be taken for that of the next one.
             _parent().end()
             _parent.cache_clear()
             raise

@@ -133,7 +133,7 @@ print(len(deploys._runs), "runs are known")
 
 
 def shell(*arguments: str, program: str = HANGS) -> str:
-    done = forked.run(program, *arguments)
+    done = forked.run(program, *arguments, timeout_s=60)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -252,6 +252,6 @@ def test_a_host_that_takes_a_command_and_says_nothing_leaves_no_traceback_at_the
 
 
 def test_what_a_host_holds_is_not_waited_for_without_an_end(silent_host: Path) -> None:
-    done = forked.run(COMMAND, "status", str(silent_host), "--limit", "gw1")
+    done = forked.run(COMMAND, "status", str(silent_host), "--limit", "gw1", timeout_s=60)
     assert done.stderr == "error: gw1: the connection broke off: no answer for 1 s\n"
     assert done.returncode == 1
