@@ -39,10 +39,19 @@ proof: venv ## every planned event, loss and lock-out, the longest ones too: mor
 check: lint ## the inner loop: lint, types and the tests that need no Docker; five or six minutes on two cores
 	$(VENV)/bin/pytest -q --numprocesses auto --dist worksteal --durations 5 tests/unit
 
+# mypy has one core to itself, and lets none of the others wait. The output of each is in one piece.
 lint: venv ## what CI checks without running anything
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync types style scripts
+
+.PHONY: types style scripts
+types: venv
+	$(VENV)/bin/mypy
+
+style: venv
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
+
+scripts: venv
 	$(VENV)/bin/shellcheck $(SCRIPTS)
 	$(VENV)/bin/shellcheck --shell sh deploys/fiefdom/*/*.sh
 	$(VENV)/bin/hadolint $(DOCKERFILES)

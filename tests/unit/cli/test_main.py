@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pyrage
@@ -11,20 +12,26 @@ import pytest
 
 from fiefdom import inventory
 from fiefdom.inventory import secret
+from helpers import forked
 
 ROOT = Path(__file__).resolve().parents[3]
 FIEFDOM = Path(sys.executable).with_name("fiefdom")
 VALID = (ROOT / "inventories/lab.yaml").read_text()
 
 
-def fiefdom(*arguments: str) -> subprocess.CompletedProcess[str]:
+def started(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The installed command itself, from a cold start."""
     return subprocess.run(
         [str(FIEFDOM), *arguments], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
 
 
-def refusal(*arguments: str) -> str:
-    done = fiefdom(*arguments)
+def fiefdom(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return forked.fiefdom(*arguments, cwd=ROOT, stdin=stdin)
+
+
+def refusal(*arguments: str, run: Callable[..., subprocess.CompletedProcess[str]] = fiefdom) -> str:
+    done = run(*arguments)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     return done.stderr
@@ -96,7 +103,7 @@ def test_a_missing_gossip_key_names_the_command_that_makes_it(tmp_path: Path) ->
 
 
 def test_a_wrong_option_exits_1_not_2() -> None:
-    assert "No such option" in refusal("plan", "inventories/lab.yaml", "--frobnicate")
+    assert "No such option" in refusal("plan", "inventories/lab.yaml", "--frobnicate", run=started)
 
 
 def test_a_limit_that_matches_nothing_is_told_before_any_login() -> None:
@@ -104,14 +111,14 @@ def test_a_limit_that_matches_nothing_is_told_before_any_login() -> None:
 
 
 def test_help_names_every_command_and_version_is_told() -> None:
-    helped = fiefdom("--help")
+    helped = started("--help")
     assert helped.returncode == 0
     for command in (
         *("plan", "apply", "status", "build", "keygen", "schema", "demo", "lab"),
         *("rollout", "rollback", "reboot", "retire", "rotate-key", "lock", "unlock", "audit", "secret"),
     ):
         assert f"  {command} " in helped.stdout
-    assert fiefdom("--version").stdout.strip().endswith("0.1.0")
+    assert started("--version").stdout.strip().endswith("0.1.0")
 
 
 def test_schema_is_the_file_that_the_inventories_name() -> None:
@@ -141,8 +148,7 @@ def operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def put(folder: Path, name: str, text: str) -> subprocess.CompletedProcess[str]:
-    command = [str(FIEFDOM), "secret", "set", str(folder / "mine.yaml"), name]
-    return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    return fiefdom("secret", "set", str(folder / "mine.yaml"), name, stdin=text)
 
 
 def test_a_secret_is_set_listed_rekeyed_and_removed(operator: Path) -> None:
@@ -190,12 +196,6 @@ def test_a_gossip_key_is_not_made_where_fiefdom_cannot_put_it(operator: Path) ->
 def test_an_inventory_without_an_encrypted_file_says_how_to_name_one(tmp_path: Path, command: str) -> None:
     verb, *name = command.split()
     (tmp_path / "lab.yaml").write_text(VALID)
-    done = subprocess.run(
-        [str(FIEFDOM), "secret", verb, str(tmp_path / "lab.yaml"), *name],
-        input="value",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = fiefdom("secret", verb, str(tmp_path / "lab.yaml"), *name, stdin="value")
     says = "secrets: the inventory names no encrypted file; add `secrets` with file and recipients"
     assert (done.returncode, done.stderr) == (1, f"error: {says}\n")

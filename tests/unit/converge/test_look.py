@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +18,7 @@ from fiefdom.converge.snapshot import Snapshot
 from fiefdom.desired.concerns import states_of
 from fiefdom.desired.state import CODENAMES, Codename, File, HostState, Package
 from fiefdom.errors import FiefdomError
+from helpers import forked
 from helpers.clock import stopped
 from helpers.released import known
 from helpers.simulated import answer
@@ -134,8 +133,6 @@ except engine.DeployError as error:
 
 
 def test_pyinfras_own_deploy_refuses() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", DEPLOY], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
-    )
+    done = forked.run(DEPLOY, cwd=Path(__file__).parents[2])
     says = "app2: an earlier change waits for its confirmation; it takes itself back within 7 s: try again then\n"
     assert (done.stdout, done.stderr) == (says, "")

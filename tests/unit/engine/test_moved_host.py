@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
+
+from helpers import forked
 
 # In a program of its own, for the engine lets gevent patch the standard library.
 MOVE = """
@@ -35,8 +35,7 @@ LINE = "[10.1.0.31]:2222 ssh-ed25519 AAAA"
 
 
 def move(known_hosts: Path, *answers: str) -> list[str]:
-    argv = [sys.executable, "-c", MOVE, str(known_hosts), *answers]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    done = forked.run(MOVE, str(known_hosts), *answers)
     assert done.stderr == ""
     return done.stdout.splitlines()
 

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from fiefdom.inventory import secret
+from helpers import forked
 from helpers.example import GOSSIP_KEY
 from helpers.inventories import VALID
 
@@ -132,9 +133,7 @@ print(len(deploys._runs), "runs are known")
 
 
 def shell(*arguments: str, program: str = HANGS) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False, timeout=60
-    )
+    done = forked.run(program, *arguments, timeout_s=60)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -232,7 +231,9 @@ def silent_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
         hosts = {name: {**VALID["hosts"][name], "address": f"127.0.0.{n}"} for n, name in enumerate(VALID["hosts"], 1)}
         ssh = {"user": "root", "port": port, "key": "key", "known_hosts": "known_hosts"}
         network = {"cidr": "127.0.0.0/8", "admin_cidrs": ["127.0.0.1/32"]}
-        inventory.write_text(yaml.safe_dump(VALID | {"hosts": hosts, "network": network, "ssh": ssh}))
+        # With a registry, nobody asks this machine's Docker which images it has: it may have none, or one that is down.
+        changes = {"hosts": hosts, "network": network, "ssh": ssh, "registry": {"server": "registry.example.org"}}
+        inventory.write_text(yaml.safe_dump(VALID | changes))
         monkeypatch.setenv(secret.VARIABLE, GOSSIP_KEY)
         yield inventory
         server.shutdown(socket.SHUT_RDWR)
@@ -251,7 +252,6 @@ def test_a_host_that_takes_a_command_and_says_nothing_leaves_no_traceback_at_the
 
 
 def test_what_a_host_holds_is_not_waited_for_without_an_end(silent_host: Path) -> None:
-    argv = [sys.executable, "-c", COMMAND, "status", str(silent_host), "--limit", "gw1"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    done = forked.run(COMMAND, "status", str(silent_host), "--limit", "gw1", timeout_s=60)
     assert done.stderr == "error: gw1: the connection broke off: no answer for 1 s\n"
     assert done.returncode == 1

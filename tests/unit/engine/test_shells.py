@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 
 import pytest
+
+from helpers import forked
 
 # In a process of its own: engine patches the standard library for everything that is imported after it.
 SAID = """
@@ -17,7 +18,7 @@ print(shells.MARKED if sys.argv[1] == "script" else getattr(shells, sys.argv[1])
 
 
 def asked(*arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-c", SAID, *arguments], capture_output=True, text=True, check=False)
+    done = forked.run(SAID, *arguments)
     return done.stdout.removesuffix("\n") or done.stderr.strip().rpartition("\n")[2]
 
 

@@ -20,6 +20,7 @@ from fiefdom import inventory
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory import groups, read
 from fiefdom.model import Cluster
+from helpers import forked
 from helpers.inventories import VALID, changed
 
 ROOT = Path(__file__).parents[3]
@@ -405,7 +406,7 @@ print(json.dumps({
     "data": {h.name: {k: v for k, v in h.data.dict().items() if k.startswith(("ssh_", "_"))} for h in found},
 }))
 """
-    result = subprocess.run([sys.executable, "-c", code, path, *arguments], check=False, capture_output=True, text=True)
+    result = forked.run(code, path, *arguments)
     assert result.returncode == 0, result.stderr
     return dict(json.loads(result.stdout.splitlines()[-1]))
 

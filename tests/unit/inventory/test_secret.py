@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -18,6 +16,7 @@ from fiefdom.desired.containers import env_file
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory import secret
 from fiefdom.model import Cluster
+from helpers import forked
 from helpers.inventories import changed
 
 KEY = base64.b64encode(bytes(range(32))).decode()
@@ -283,7 +282,7 @@ def test_a_command_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.Mo
         "from fiefdom import engine; from fiefdom.inventory import secret; secret.COMMAND_TIMEOUT_S = 0.2\n"
         f"secret._printed({tuple(command)}, 'it', {str(tmp_path)!r})"
     )
-    done = subprocess.run([sys.executable, "-c", gevent], capture_output=True, text=True, check=False)
+    done = forked.run(gevent)
     assert done.stderr.endswith("FiefdomError: it has not ended after 0.2 s; try it by hand\n")
     assert time.monotonic() - began_s < 15
 
