@@ -62,13 +62,14 @@ class Supervised:
     runs: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def write(self) -> None:
-        env = File(str(self.root / "env"), self.environment.encode(), mode=0o600, secret=True)
+        env = File(str(self.root / f"{self.container.name}.env"), self.environment.encode(), mode=0o600, secret=True)
         Path(env.path).write_bytes(env.content)
         conf = conf_file(self.container, HostState(files=(env,)))
         (self.root / f"{self.container.name}.conf").write_bytes(conf.content)
 
-    def start(self) -> subprocess.Popen[str]:
-        self.write()
+    def start(self, written: bool = False) -> subprocess.Popen[str]:
+        if not written:
+            self.write()
         env = {k: v for k, v in os.environ.items() if k != "NOTIFY_SOCKET"} | {"NOTIFY_SOCKET": self.notify_path}
         run = subprocess.Popen([self.script, "run", self.container.name], stderr=subprocess.PIPE, text=True, env=env)
         self.runs.append(run)
@@ -155,11 +156,11 @@ def supervised(tmp_path: Path) -> Iterator[Supervised]:
             "--network=bridge",
             "--user=1000:1000",
             f"--publish=127.0.0.1:{port}:8000",
-            f"--env-file={tmp_path / 'env'}",
+            f"--env-file={tmp_path / f'{name}.env'}",
             "--memory=64m",
         ),
         command=("perl", "-e", SERVER),
-        config=(str(tmp_path / "env"),),
+        config=(str(tmp_path / f"{name}.env"),),
         probe=f"http://127.0.0.1:{port}/health",
         start_timeout_s=10,
         stop_grace_s=5,
@@ -199,6 +200,28 @@ def test_facts_hold_no_secret_and_survive_a_restart(supervised: Supervised) -> N
     assert f"SECRET={SECRET}" in json.loads(supervised.inspect("{{json .Config.Env}}"))
     docker("restart", "-t", "1", supervised.container.name)
     assert supervised.call("facts").stdout == before
+
+
+def test_a_container_from_an_edited_environment_is_replaced_once_that_is_mended(supervised: Supervised) -> None:
+    """It bears the label of what it was to be made from: the stamp says that it was not."""
+    run = supervised.start_until_ready()
+    run.send_signal(signal.SIGTERM)
+    run.wait(5)
+    docker("rm", supervised.container.name)
+    supervised.environment += "ADDED=by-hand\n"
+    Path(supervised.root / f"{supervised.container.name}.env").write_text(supervised.environment)
+    supervised.ready.clear()
+    run = supervised.start(written=True)
+    assert supervised.ready.wait(20), "never ready"
+    assert supervised.stamp.split()[2:] == ["edited"]
+    edited = supervised.id
+    run.send_signal(signal.SIGTERM)
+    run.wait(5)
+    supervised.environment = supervised.environment.replace("ADDED=by-hand\n", "")
+    supervised.start_until_ready()
+    assert supervised.id != edited
+    assert "ADDED" not in supervised.inspect("{{json .Config.Env}}")
+    assert len(supervised.stamp.split()) == 2
 
 
 def test_stops_within_the_grace_period_and_ends_well(supervised: Supervised) -> None:

@@ -404,8 +404,9 @@ def _container_drift(wanted: Container, found: FoundContainer, state: HostState,
             why.append(f"{found.version} -> {wanted.version}")
         else:
             why.append("specification")
-    elif now.container_stamps.get(wanted.name) != f"{found.spec} {found.facts}":
-        why.append("started by hand with other settings")
+    elif (stamp := now.container_stamps.get(wanted.name)) != f"{found.spec} {found.facts}":
+        edited = stamp == f"{found.spec} {found.facts} edited"
+        why.append("made from an edited environment" if edited else "started by hand with other settings")
     image = now.images.get(wanted.image)
     if found.ours and image is not None and found.image_id != image.id:
         why.append(f"image {_short(found.image_id)} -> {_short(image.id)}")

@@ -110,6 +110,7 @@ def conf_file(container: Container, state: HostState) -> File:
         ("start_timeout_s", str(container.start_timeout_s)),
         ("stop_signal", container.stop_signal),
         ("stop_grace_s", str(container.stop_grace_s)),
+        *(("env_sha256", file.digest) for file in state.files if file.path.endswith(f"/{container.name}.env")),
         *(("arg", arg) for arg in container.args),
         *(("cmd", word) for word in container.command),
     ]

@@ -173,6 +173,10 @@ DRIFTS = {
         lambda n: n.units.update({"predictor@8000.service": FoundUnit("loaded", "active", "running", "enabled", True)}),
         ["~ unit predictor@8000.service: systemd has an older unit file loaded"],
     ),
+    "a container made from an edited environment": (
+        lambda n: n.container_stamps.update({"predictor-8000": f"{n.container_stamps['predictor-8000']} edited"}),
+        ["-/+ container predictor-8000: made from an edited environment"],
+    ),
     "a container started with another environment": (
         lambda n: n.containers.update({"predictor-8000": replace(n.containers["predictor-8000"], facts="others")}),
         ["-/+ container predictor-8000: started by hand with other settings"],

@@ -39,6 +39,7 @@ def test_the_configuration_is_lines_of_key_and_value() -> None:
         "start_timeout_s 60",
         "stop_signal SIGTERM",
         "stop_grace_s 30",
+        f"env_sha256 {STATE.files[0].digest}",
         "arg --read-only",
         "arg --label=a b",
         "cmd serve",
