@@ -15,7 +15,7 @@ import pytest
 
 from fiefdom.converge import originals, plan, snapshot, steps
 from fiefdom.converge.snapshot import Snapshot
-from fiefdom.converge.steps import Step
+from fiefdom.converge.steps import Phase, Step
 from fiefdom.desired import sshd
 from fiefdom.desired.state import Directory, File, HostState, Unit
 from fiefdom.procedures.retire import _STAYS
@@ -129,7 +129,8 @@ class Host:
 
     def killed_at(self, number: int, act: Callable[[], None]) -> None:
         """Do something during which all dies at the call of `sync` of this number, if there are so many."""
-        stub = f'#!/bin/sh\\necho >>/stub/synced\\n[ $(wc -l </stub/synced) -lt {number} ] || kill -9 -1\\nexec /usr/bin/sync "$@"'
+        stub = f"#!/bin/sh\\necho >>/stub/synced\\n[ $(wc -l </stub/synced) -lt {number} ] || kill -9 -1\\n"
+        stub += 'exec /usr/bin/sync "$@"'
         self.shell(
             f"rm -f /stub/synced; printf '%b\\n' '{stub}' >/usr/local/sbin/sync; chmod 0755 /usr/local/sbin/sync"
         )
@@ -235,14 +236,18 @@ def test_a_run_that_dies_and_is_resumed_gives_back_the_same(host: Host, number: 
     assert host.kept() == []
 
 
+def access(host: Host, state: HostState) -> Phase:
+    (phase,) = (phase for phase in steps.phases(host.plan(state)) if phase.name == "access")
+    assert phase.guarded is not None
+    return phase
+
+
 def test_what_lets_the_operator_in_stays_and_so_does_what_was_there_before(host: Host) -> None:
     host.shell(f"mkdir -p $(dirname {sshd.CONFIG}) && echo theirs >{sshd.CONFIG}")
     # As they are behind a guard, which wants systemd.
     own = HostState(files=(File(sshd.CONFIG, b"ours\n"),))
-    (access,) = (phase for phase in steps.phases(host.plan(own)) if phase.name == "access")
-    assert access.guarded is not None
-    assert ("file", f"{KEPT}{sshd.CONFIG}") in access.guarded.items
-    host.take(tuple(s for s in access.steps if s[0] in ("record", "stage", "place")))
+    arrival = access(host, own).steps
+    host.take(tuple(s for s in arrival if s[0] in ("record", "stage", "place")))
     (words,) = originals.parting_words(host.look(BARE), _STAYS)
     assert words == f"{sshd.CONFIG} stays as it is, for it lets you in; what was there before is {KEPT}{sshd.CONFIG}"
     host.retire()
@@ -250,16 +255,46 @@ def test_what_lets_the_operator_in_stays_and_so_does_what_was_there_before(host:
     assert host.kept() == [f"{KEPT}.placed", f"{KEPT}{sshd.CONFIG}"]
     # Where Fiefdom comes again, the first of all stays the original, and a later one is not lost.
     host.shell(f"echo later >{sshd.CONFIG}")
-    host.take(tuple(s for s in access.steps if s[0] in ("record", "stage", "place")))
+    host.take(tuple(s for s in arrival if s[0] in ("record", "stage", "place")))
     assert (
         host.shell(f"cat {sshd.CONFIG} {KEPT}{sshd.CONFIG} {originals.CHANGED}{sshd.CONFIG}.1")
         == "ours\ntheirs\nlater\n"
     )
 
 
+def test_a_change_that_is_taken_back_leaves_all_as_it_was_found(host: Host) -> None:
+    path = "/etc/sysctl.d/60-fiefdom.conf"
+    state = HostState(files=(File(path, b"# ours\n"),))
+    host.shell(f"mkdir -p /etc/sysctl.d; echo '# theirs' >{path}; ln -s /usr/bin/true /usr/local/bin/systemd-run")
+    guard, units = "sh /var/lib/fiefdom/guard/guard.sh", "rm -f /stub/enabled/fiefdom-revert*"
+    back = f"GUARD_WITHIN=yes {guard} revert 'a test'; {units}"
+    confirm = f"{guard} confirm $(cat /var/lib/fiefdom/guard/pending)"
+    before = host.everything()
+    host.take(access(host, state).steps)
+    assert host.shell(f"cat {path} {KEPT}{path}") == "# ours\n# theirs\n"
+    host.shell(back)
+    assert host.everything() == before
+    found = host.look(state)
+    assert (found.originals, found.made) == ({}, frozenset())
+    assert FOUND in host.changes(state)[path]
+    # What was edited in between is what comes back in the end.
+    host.shell(f"echo '# theirs too' >{path}")
+    before = host.everything()
+    host.take(access(host, state).steps)
+    assert host.shell(f"{confirm}; {units}") == "confirmed\n"
+    host.take(access(host, BARE).steps)
+    assert host.shell(f"cat {path}") == "# theirs too\n"
+    host.shell(back)
+    assert host.shell(f"cat {path}") == "# ours\n"
+    assert host.look(state).originals == {path: False}
+    host.retire()
+    assert host.everything() == before
+
+
 def test_a_full_disk_keeps_what_is_there(host: Host) -> None:
     host.shell(
-        f"mkdir -p /var/lib/fiefdom && mount -t tmpfs -o size=64k tmpfs /var/lib/fiefdom && head -c 100000 /dev/zero >{DAEMON}"
+        "mkdir -p /var/lib/fiefdom && mount -t tmpfs -o size=64k tmpfs /var/lib/fiefdom;"
+        f"head -c 100000 /dev/zero >{DAEMON}"
     )
     before = host.everything()
     text = steps.steps_text((("record", "file", DAEMON),))

@@ -137,9 +137,7 @@ def farewell(plan: HostPlan, stays: tuple[str, ...]) -> tuple[Step, ...]:
     gone = {c.name for c in plan.of("unit", "-")}
     running = [n for n, f in plan.snapshot.containers.items() if f.role == "agent" and f.ours and f.running]
     removed = [
-        s
-        for s in _removal(plan)
-        if not (s[0].startswith("remove-") and s[1].startswith(stays) and s[1] not in back)
+        s for s in _removal(plan) if not (s[0].startswith("remove-") and s[1].startswith(stays) and s[1] not in back)
     ]
     return (
         ("say", "drain"),
