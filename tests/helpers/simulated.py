@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fiefdom.converge import look, run, steps
+from fiefdom.converge import look, originals, run, steps
 from fiefdom.converge.run import Known
 from fiefdom.converge.snapshot import OFFERS, FoundContainer, FoundFile, FoundImage, FoundUnit, Snapshot
 from fiefdom.converge.steps import Phase, Step
@@ -61,6 +61,7 @@ class SimulatedHost:
     log: list[Step] = field(default_factory=list)
     staged: dict[str, tuple[FoundFile, bytes]] = field(default_factory=dict)
     contents: dict[str, bytes] = field(default_factory=dict)
+    originals: dict[str, tuple[FoundFile | None, bytes]] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     kept: Kept | None = None
     unfinished: bool = False
@@ -83,6 +84,13 @@ class SimulatedHost:
         getattr(self, step[0].replace("-", "_"))(*step[1:])
 
     def record(self, kind: str, name: str) -> None:
+        """From here on it is Fiefdom's; the host keeps what is there."""
+        if kind == "file" and ("file", name) not in self.now.made and name not in self.originals:
+            if name == originals.HOSTNAME:
+                self.originals[name] = None, self.now.static_hostname.encode()
+            elif name in self.now.files:
+                self.originals[name] = self.now.files[name], self.contents.get(name, b"")
+        self._tell_originals()
         self.now = replace(self.now, made=self.now.made | {(kind, name)})
 
     def forget(self, kind: str, name: str) -> None:
@@ -203,6 +211,23 @@ class SimulatedHost:
     def remove_file(self, path: str) -> None:
         self.now.files.pop(path, None)
         self.contents.pop(path, None)
+        if path in self.originals:
+            found, content = self.originals.pop(path)
+            if found is None:
+                self.hostname(content.decode())
+            else:
+                self.now.files[path], self.contents[path] = found, content
+            self.forget("file", path)
+            self._tell_originals()
+
+    def _tell_originals(self) -> None:
+        self.now = replace(self.now, originals=dict.fromkeys(self.originals, False))
+
+    def unit_back(self, name: str) -> None:
+        self.now = replace(self.now, units_before=self.now.units_before - {name})
+
+    def reload(self, name: str) -> None:
+        assert name in self.now.units
 
     def remove_directory(self, path: str) -> None:
         if not any(p.startswith(f"{path}/") for p in self.now.files):
@@ -313,6 +338,8 @@ def answer(now: Snapshot) -> list[str]:
         )
         for name, c in now.containers.items()
     ]
+    lines += [f"original\t{path}\t{'changed' if by_hand else '-'}" for path, by_hand in now.originals.items()]
+    lines += [f"unit-before\t{name}" for name in sorted(now.units_before)]
     return [*lines, *(f"made\t{kind}\t{name}" for kind, name in sorted(now.made)), "end"]
 
 

@@ -26,6 +26,7 @@ NO_HOSTS = (
     "test_container_script",
     "test_images",
     "test_layers_travel",
+    "test_originals",
     "test_snapshot_script",
     "test_steps_script",
 )

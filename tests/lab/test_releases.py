@@ -30,6 +30,16 @@ from helpers.operator_view import BIN, GATEWAY_URL, LAB_YAML, ROOT, Site, await_
 URL = f"{GATEWAY_URL}/predict"
 AT_LEAST = 10_000  # ten seconds: whatever an event takes, and what comes of it after its end
 APP3 = {"address": "10.99.0.23", "groups": ["app_hosts"]}
+# What the third host has of its own before Fiefdom comes, and how it looks.
+OWN = """
+mkdir -p /etc/docker
+printf '{"registry-mirrors": ["https://mirror.example"]}\\n' >/etc/docker/daemon.json
+chmod 0640 /etc/docker/daemon.json
+printf '192.0.2.7 nas\\n' >>/etc/hosts
+printf 'table inet theirs {\\n}\\n' >/etc/nftables.conf
+"""
+OWN_FILES = "/etc/docker/daemon.json /etc/hosts /etc/nftables.conf"
+LOOK = f"stat -c '%a %u:%g %s %y' {OWN_FILES} && sha256sum {OWN_FILES} /etc/hostname && hostname"
 INTERVAL_S = 1  # between two checks of an instance, by default
 HOSTS = ("app1", "app2", "app3")
 
@@ -42,6 +52,8 @@ class Fleet:
     version: str = "1.0.0"
     before: str = ""
     released: int = 0
+    found: str = ""
+    """How the third host's own files looked before Fiefdom."""
     settings: dict[str, Any] = field(default_factory=dict)
 
     def inventory(self, version: str | None = None, **changes: Any) -> str:
@@ -98,7 +110,10 @@ def _fleet(first_converge: tuple[Site, str]) -> Iterator[Fleet]:
     lab.up(3)
     four = fleet.inventory()
     with Load(URL, at_least=AT_LEAST) as load:
-        site.apply(four, "--limit", "app3")
+        site.ssh("app3", OWN)
+        fleet.found = site.ssh("app3", LOOK)
+        assert "file /etc/hosts " in (printed := site.apply(four, "--limit", "app3"))
+        assert printed.count("found there, replaced (kept in /var/lib/fiefdom/originals)") == 2
         await_true(lambda: {"app3:8000", "app3:8003"} <= site.rotation(four), what="app3 in rotation")
     tell("a host added", load)
     assert load.failed == 0, load.report()
@@ -509,7 +524,8 @@ def test_a_release_is_refused_where_it_would_do_harm(fleet: Fleet) -> None:
 
 
 def test_a_host_retires(_fleet: Fleet) -> None:
-    """The last test with three hosts: the third one leaves under traffic, and nothing of Fiefdom stays on it."""
+    """The last test with three hosts: the third one leaves under traffic, and is what it was before Fiefdom."""
+    assert _fleet.site.ssh("app3", LOOK) != _fleet.found
     with Load(URL, at_least=AT_LEAST) as load:
         ok(_fleet.site.fiefdom("retire", _fleet.inventory(), "app3"))
     tell("a host retired", load)
@@ -517,6 +533,8 @@ def test_a_host_retires(_fleet: Fleet) -> None:
     folders = "/etc/fiefdom /var/lib/fiefdom /etc/systemd/system"
     find = f"docker ps -aq; ls {folders} 2>/dev/null | grep -i -e serf -e predictor || :"
     assert _fleet.site.ssh("app3", find) == ""
+    assert _fleet.site.ssh("app3", LOOK) == _fleet.found
+    assert _fleet.site.ssh("app3", "ls -d /var/lib/fiefdom 2>&1 || :").endswith("No such file or directory")
     members = _fleet.site.ssh("gw1", "docker exec gateway serf members -format json")
     assert "app3" not in members
     lab.remove("app3")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal, Protocol
 
-from fiefdom.converge import failure
+from fiefdom.converge import failure, originals
 from fiefdom.converge.plan import Change, HostPlan, merge
 from fiefdom.converge.snapshot import sysctl_path
 from fiefdom.desired import docker, network, sshd
@@ -126,6 +126,7 @@ def backup(plan: HostPlan, confirm_s: int) -> Backup:
     items = [
         *(("file", name) for name in files),
         *(("directory", name) for name in _directories(plan)),
+        *(("file", name) for name in originals.kept_for(files, plan.state, plan.snapshot)),
         ("file", MANIFEST),
         # Without its stamp, a unit that is as it was would look as if it ran something else.
         *(("file", f"/var/lib/fiefdom/stamps/{name}") for name in units),

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from fiefdom.converge import effect
+from fiefdom.converge import effect, originals
 from fiefdom.converge.snapshot import FoundContainer, FoundUnit, Snapshot, sysctl_path
 from fiefdom.converge.units import RUNNING, unit_actions
 from fiefdom.desired import docker
@@ -328,7 +328,7 @@ def _files(state: HostState, now: Snapshot) -> Iterator[Change]:
             continue
         if found.kind == "directory":
             raise FiefdomError(f"{file.path} is a folder where a file should be; move it away")
-        why = [] if found.digest == file.digest and found.kind.startswith("regular") else ["content"]
+        why = originals.of_content(file, found, now)
         why += filter(None, [_ownership(file, found.mode, found.uid, found.gid), _refusal(file, now)])
         why += effect.of_file(file, now)
         if why:
@@ -447,7 +447,7 @@ def _unwanted(state: HostState, now: Snapshot) -> Iterator[Change]:
     wanted = made(state)
     for kind, name in sorted(now.made - wanted):
         if kind in KINDS:
-            yield Change(kind, "-", name, "no longer in the inventory", name)
+            yield Change(kind, "-", name, originals.of_removal(kind, name, now), name)
     containers = {name for kind, name in wanted | now.made if kind == "container"}
     for name, found in now.containers.items():
         if found.ours and name not in containers and not any(word in name for word in HANDING_OVER):
@@ -467,6 +467,7 @@ def made(state: HostState) -> frozenset[tuple[str, str]]:
     """
     return frozenset(
         [("file", f.path) for f in state.files]
+        + ([("file", originals.HOSTNAME)] if state.hostname else [])
         + [("directory", d.path) for d in state.directories]
         + [("unit", c.unit) for c in state.containers]
         + [("unit", u.name) for u in state.units if _is_our_unit(u, state)]
@@ -475,8 +476,9 @@ def made(state: HostState) -> frozenset[tuple[str, str]]:
 
 
 def claims(state: HostState, now: Snapshot) -> frozenset[tuple[str, str]]:
-    """What of `made` Fiefdom may call its own on this host: not the files that it found there and took over."""
+    """What of `made` Fiefdom may call its own on this host: of what it found there only what it replaces."""
     found = {("directory" if f.kind == "directory" else "file", path) for path, f in now.files.items()}
+    found = (found | {("file", originals.HOSTNAME)}) - originals.replaced(state, now)
     return frozenset(item for item in made(state) if item in now.made or item not in found)
 
 

@@ -125,6 +125,10 @@ class Snapshot:
     loses: dict[str, str] = field(default_factory=dict)
     """By user who could log in and could not any more with the wanted drop-in, the ways that end."""
     made: frozenset[tuple[str, str]] = frozenset()
+    originals: dict[str, bool] = field(default_factory=dict)
+    """By path, that the host keeps what was there before Fiefdom's; and whether somebody changed the latter since."""
+    units_before: frozenset[str] = frozenset()
+    """Units that Fiefdom turned on or off, or took the place of; the host keeps what they were."""
 
 
 def query(states: Iterable[HostState]) -> str:
@@ -188,6 +192,8 @@ class _Parser:
         self._images: dict[str, FoundImage] = {}
         self._containers: dict[str, FoundContainer] = {}
         self._made: set[tuple[str, str]] = set()
+        self._originals: dict[str, bool] = {}
+        self._units_before: set[str] = set()
         self._sshd: list[str] = []
         self._docker_networks: set[str] = set()
 
@@ -237,6 +243,10 @@ class _Parser:
             )
         elif kind == "made" and len(fields) == 2:
             self._made.add((fields[0], fields[1]))
+        elif kind == "original" and len(fields) == 2:
+            self._originals[fields[0]] = fields[1] == "changed"
+        elif kind == "unit-before":
+            self._units_before.add(fields[0])
 
     def _take_unit(self, text: str) -> None:
         if not text:
@@ -287,6 +297,8 @@ class _Parser:
             refused=self._maps["refused"],
             offers={n.removesuffix(".offer"): w for n, w in _under(OFFERS, self._maps["offer"]).items()},
             made=frozenset(self._made),
+            originals=self._originals,
+            units_before=frozenset(self._units_before),
             sshd=tuple(self._sshd),
             loses=self._maps["loses"],
         )

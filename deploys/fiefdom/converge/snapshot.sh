@@ -63,6 +63,20 @@ sshd_part() {
         "$own/before" "$own/after"
 }
 
+# What was there before Fiefdom's, as originals.sh keeps it, and whether what is there now is somebody else's.
+originals_part() {
+    kept=/var/lib/fiefdom/originals
+    find "$kept" ! -type d -printf '/%P\n' 2>/dev/null | while IFS= read -r path; do
+        word=changed
+        if [ ! -e "$path" ] || cmp -s "$kept$path" "$path" ||
+            grep -qxF "$(sha256sum <"$path" | cut -c 1-64)$tab$path" "$kept.placed" 2>/dev/null; then
+            word=-
+        fi
+        printf 'original\t%s\t%s\n' "$path" "$word"
+    done
+    cut -f 1 "$kept.units" 2>/dev/null | sed "s/^/unit-before$tab/"
+}
+
 host_part() {
     printf 'hostname\t%s\t%s\n' "$(cat /proc/sys/kernel/hostname)" "$(cat /etc/hostname 2>/dev/null)"
     df -Pk /var/lib 2>/dev/null | awk 'NR == 2 { print "free-kib\t" $4 }'
@@ -88,6 +102,7 @@ host_part() {
         printf 'guard\t%s\n' "$left"
     }
     [ ! -e /var/lib/fiefdom/manifest ] || sed "s/^/made$tab/" /var/lib/fiefdom/manifest
+    originals_part
     find /var/lib/fiefdom/stamps /var/lib/fiefdom/containers -type f -exec grep . /dev/null {} + 2>/dev/null |
         sed "s/^/stamp$tab/"
     # What is offered, as offer.sh keeps it.

@@ -5,21 +5,24 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 
-from fiefdom.converge import guard
+from fiefdom.converge import guard, originals
 from fiefdom.converge.plan import HostPlan, claims, is_healthy, is_made, merge
 from fiefdom.converge.snapshot import SSHD, Snapshot, sysctl_path
 from fiefdom.converge.units import has_stamp, unit_actions, unit_stamp
-from fiefdom.desired import network, sshd
+from fiefdom.desired import docker, network, sshd
 from fiefdom.desired.containers import UNIT_DIR, conf_path
 from fiefdom.desired.offers import conf_path as offer_conf_path
 from fiefdom.desired.offers import is_offer
 from fiefdom.desired.offers import unit_of as offer_unit
 from fiefdom.desired.state import Container, Directory, File, Offer, Package, Sysctl, Unit
 
-SCRIPT = (Path(__file__).parent / "steps.sh").read_text().replace("# @SSHD@\n", SSHD)
-TURN = (Path(__file__).parent / "turn.sh").read_text().replace("@APPLY@\n", SCRIPT)
+_HERE = Path(__file__).parent
+_PARTS = {"# @ORIGINALS@\n": (_HERE / "originals.sh").read_text(), "# @SSHD@\n": SSHD}
+SCRIPT = reduce(lambda text, part: text.replace(*part), _PARTS.items(), (_HERE / "steps.sh").read_text())
+TURN = (_HERE / "turn.sh").read_text().replace("@APPLY@\n", SCRIPT)
 """Does what SCRIPT does, and comes to its end on the host where the operator's connection breaks off."""
 
 _END = "end"  # what breaks off on its way must not be taken for all
@@ -126,9 +129,16 @@ def _all_at_once(verb: str, units: list[str]) -> list[Step]:
 
 
 def farewell(plan: HostPlan, stays: tuple[str, ...]) -> tuple[Step, ...]:
-    """A host's last turn: out of the cluster, then without all that Fiefdom made there, but for paths in ``stays``."""
+    """A host's last turn: out of the cluster, then as it was before Fiefdom, but for paths in ``stays``.
+
+    What was found at one of those comes back all the same, where it does not let the operator in.
+    """
+    back = originals.given_back(plan.snapshot)
+    gone = {c.name for c in plan.of("unit", "-")}
     running = [n for n, f in plan.snapshot.containers.items() if f.role == "agent" and f.ours and f.running]
-    removed = [s for s in _removal(plan) if not (s[0].startswith("remove-") and s[1].startswith(stays))]
+    removed = [
+        s for s in _removal(plan) if not (s[0].startswith("remove-") and s[1].startswith(stays) and s[1] not in back)
+    ]
     return (
         ("say", "drain"),
         *(("containers", "stop", f"{name}.service") for name in running),
@@ -137,6 +147,8 @@ def farewell(plan: HostPlan, stays: tuple[str, ...]) -> tuple[Step, ...]:
         *(("remove-container", c.name) for c in plan.of("container", "-")),
         *removed,
         ("daemon-reload",),
+        *((("reload", docker.UNIT),) if docker.CONFIG in back else ()),
+        *(("unit-back", name) for name in originals.units_given_back(plan.snapshot) if name not in gone),
         ("erase",),
     )
 
@@ -205,6 +217,7 @@ def _access(plan: HostPlan, kept: guard.Backup) -> Iterator[Step]:
         yield ("leave-network",)
     if any(path.startswith("/etc/systemd/system/") for path in gone):
         yield ("daemon-reload",)
+    yield from _units_back(plan)
     yield from _sysctls(plan)
     yield from _units(plan, files, list(plan.state.units))
     for kind, name in kept.items:
@@ -359,7 +372,15 @@ def _removal(plan: HostPlan) -> Iterator[Step]:
         yield ("remove-directory", path)
     if any(path.startswith("/etc/systemd/system/") for path in files):
         yield ("daemon-reload",)
+    yield from _units_back(plan)
     yield from _forgotten(plan)
+
+
+def _units_back(plan: HostPlan) -> Iterator[Step]:
+    """What came back with the file of a unit that Fiefdom's had taken the place of."""
+    for change in plan.of("unit", "-"):
+        if change.name in plan.snapshot.units_before:
+            yield ("unit-back", change.name)
 
 
 def _forgotten(plan: HostPlan) -> Iterator[Step]:

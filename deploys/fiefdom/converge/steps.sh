@@ -106,7 +106,10 @@ check_file() { # path argv...
     output=$("$@" 2>&1) || fail "$path" "refused by $1: $(printf '%s' "$output" | tail -n 3)"
 }
 
-# Here steps.py puts what sshd is asked.
+# Here steps.py puts what a host keeps of the time before.
+# @ORIGINALS@
+
+# And here what sshd is asked.
 # @SSHD@
 
 # sshd reads a drop-in among others, and may refuse the whole where it takes each part, or hold to another part; what it
@@ -126,15 +129,16 @@ place_file() { # path
     staged_name "$1"
     parent=$(dirname "$1")
     mkdir -p "$parent" || fail "$1" "its folder cannot be created"
+    note_placed "$1" "$staged"
     move_file "$staged" "$1" || fail "$1" "cannot be put into place: $output; $(free "$parent")"
 }
 
 move_file() { # from to; says in $output why it could not
     if [ "$(stat -c %d "$1")" = "$(stat -c %d "$(dirname "$2")")" ]; then
-        output=$({ sync -d "$1" && mv -fT "$1" "$2"; } 2>&1)
+        output=$({ { [ -L "$1" ] || sync -d "$1"; } && mv -fT "$1" "$2"; } 2>&1)
     else # another file system: a rename is atomic only within one
         beside=$(dirname "$2")/.$(basename "$2").fiefdom
-        output=$({ cp -p "$1" "$beside" && sync -d "$beside" && mv -fT "$beside" "$2"; } 2>&1) || {
+        output=$({ cp -pP "$1" "$beside" && { [ -L "$beside" ] || sync -d "$beside"; } && mv -fT "$beside" "$2"; } 2>&1) || {
             rm -f "$beside"
             return 1
         }
@@ -219,7 +223,7 @@ change_unit() { # name modes stamp live
         restart) output=$(systemctl restart "$1" 2>&1) ;;
         # A unit that is down has nothing to reload; it reads its configuration when it starts.
         reload) output=$(systemctl reload-or-restart "$1" 2>&1) ;;
-        enable | disable) output=$(systemctl -q "$mode" "$1" 2>&1) ;;
+        enable | disable) keep_turned "$1" "$mode" && output=$(systemctl -q "$mode" "$1" 2>&1) ;;
         esac || fail "$1" "$mode failed: $output" "$(why_failed "$1")"
     done
     [ "$3" != - ] || return 0
@@ -426,7 +430,10 @@ take() {
     action=$1
     shift
     case $action in
-    record) { cat "$manifest" 2>/dev/null; printf '%s\t%s\n' "$1" "$2"; } | put_manifest || exit 1 ;;
+    record) # from here on it is Fiefdom's
+        [ "$1" != file ] || is_ours "$1" "$2" || keep_original "$2"
+        { cat "$manifest" 2>/dev/null; printf '%s\t%s\n' "$1" "$2"; } | put_manifest || exit 1
+        ;;
     forget) grep -vxF "$1$tab$2" "$manifest" | put_manifest || exit 1 ;;
     packages) install_packages "$@" ;;
     directory) make_directory "$@" ;;
@@ -435,6 +442,7 @@ take() {
     place) place_file "$1" ;;
     hostname)
         printf '%s\n' "$1" >"$staging/hostname" && chmod 0644 "$staging/hostname" &&
+            note_placed /etc/hostname "$staging/hostname" &&
             move_file "$staging/hostname" /etc/hostname && hostname "$1" || fail hostname "cannot be set to $1"
         ;;
     sysctl)
@@ -462,7 +470,11 @@ take() {
         # Without new ones, every new kernel would be held back: its package has another name.
         apt upgrade --with-new-pkgs --no-install-recommends
         ;;
-    erase) rm -rf "${state:?}" || fail "$state" "cannot be removed" ;;
+    reload) # one that is down reads its configuration when it starts
+        ! systemctl -q is-active "$1" || output=$(systemctl reload "$1" 2>&1) || fail "$1" "reload failed: $output"
+        ;;
+    unit-back) unit_back "$1" ;;
+    erase) erase ;;
     say) printf 'fiefdom-stage\t%s\n' "$1" ;;
     guard) guard "$@" ;;
     keep) keep "$@" ;;
@@ -483,7 +495,7 @@ take() {
         ! docker inspect --type container "$1" >/dev/null 2>&1 || fail "$1" "the container cannot be removed"
         rm -f "$state/containers/$1"
         ;;
-    remove-file) rm -f "$1" || fail "$1" "cannot be removed" ;;
+    remove-file) remove_file "$1" ;;
     remove-directory) rmdir "$1" 2>/dev/null || : ;; # what somebody else put in it stays
     pull)
         [ ! -e /etc/fiefdom/docker/config.json ] || export DOCKER_CONFIG=/etc/fiefdom/docker # the registry's password

@@ -6,28 +6,30 @@ from collections.abc import Sequence
 
 from fiefdom.cluster import ledger, members, views
 from fiefdom.cluster.views import views_of
-from fiefdom.converge import carry_out, plan, run, snapshot, steps
+from fiefdom.converge import carry_out, originals, plan, run, snapshot, steps
 from fiefdom.converge.run import Hosts, Say
 from fiefdom.desired.state import HostState
 from fiefdom.errors import FiefdomError, HostError
 from fiefdom.procedures import release, turn
 from fiefdom.wording import printable
 
-# What lets the operator in and the host be found stays when Fiefdom goes.
+# What lets the operator in and the host be found stays when Fiefdom goes, or becomes what it was before.
 _STAYS = (
     "/etc/ssh/",
     "/etc/systemd/system/ssh.service.d",  # or sshd would not wait at boot for the address that it listens at
     "/etc/systemd/network/",
     "/etc/hosts",
+    originals.HOSTNAME,
     "/etc/resolv.conf",
     "/etc/systemd/timesyncd",
 )
 
 
 def retire(known: run.Known, hosts: Hosts, name: str, *, force: bool, take_over: bool, say: Say) -> None:
-    """Take a host out of the cluster for good: drained, what Fiefdom made removed, and forgotten by all members.
+    """Take a host out of the cluster for good: drained, as it was before Fiefdom, and forgotten by all members.
 
-    What lets the operator in stays: sshd's settings, addresses, names. Packages stay as well.
+    What Fiefdom made goes, and what it replaced comes back. What lets the operator in stays: sshd's settings and
+    addresses. Packages stay as well.
 
     Raises FiefdomError for a host that the cluster cannot do without, unless ``force``.
     """
@@ -58,6 +60,8 @@ def retire(known: run.Known, hosts: Hosts, name: str, *, force: bool, take_over:
 def _let_go(hosts: Hosts, remaining: Sequence[str], gone: plan.HostPlan, say: Say) -> None:
     """A host's last turn, and what its going leaves to be done by the others."""
     name = gone.host
+    for words in originals.parting_words(gone.snapshot, _STAYS):
+        say(name, words)
     heard = turn.Heard(name, lambda host, stage, began=None: None if began else say(host, stage))
     turn.take_turn(hosts, name, steps.farewell(gone, _STAYS), heard)
     if heard.failure:

@@ -276,6 +276,22 @@ def test_all_that_changes_is_kept() -> None:
     assert kept.about == "network, firewall, sshd"
 
 
+def test_originals_come_and_go_with_the_change_that_is_taken_back() -> None:
+    """One that is kept for it is not there before; one that it gives back is to be kept again."""
+    theirs = FoundFile("regular file", 0o644, 0, 0, "their digest")
+    (arrives,) = _guarded(HostState(files=(RULES,)), replace(BARE, files={RULES.path: theirs}))
+    ours = replace(BARE, made=frozenset({("file", RULES.path)}), originals={RULES.path: False})
+    (leaves,) = _guarded(HostState(), replace(ours, units_before=frozenset({"x.service"})))
+    kept = ("file", f"/var/lib/fiefdom/originals{RULES.path}")
+    assert kept in arrives and kept in leaves
+    assert ("file", "/var/lib/fiefdom/originals.units") in leaves
+
+
+def _guarded(state: HostState, found: Snapshot) -> list[tuple[tuple[str, str], ...]]:
+    phases = steps.phases(plan.of_host("app1", state, found, {}))
+    return [phase.guarded.items for phase in phases if phase.name == "access" and phase.guarded]
+
+
 def test_folders_that_a_change_may_make_are_kept_as_what_is_not_there() -> None:
     """The host's manifest of before it does not name them, so nobody would ever remove them."""
     deep = File(f"{KEYS}/ann", b"key\n")

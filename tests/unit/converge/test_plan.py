@@ -120,6 +120,47 @@ def test_a_converged_host_needs_nothing() -> None:
     assert changes(FULL, converged()) == []
 
 
+THEIRS = FoundFile("regular file", 0o644, 0, 0, "their digest")
+
+
+def test_what_is_found_there_is_named_and_becomes_fiefdoms_own() -> None:
+    state = HostState(files=(CONF, SECRET))
+    now = replace(bare(), files={CONF.path: THEIRS, SECRET.path: replace(THEIRS, mode=0o600, digest=SECRET.digest)})
+    replaced = f"~ file {CONF.path}: found there, replaced (kept in /var/lib/fiefdom/originals)"
+    assert changes(state, now) == [replaced, "~ record manifest: what Fiefdom made on this host"]
+    assert replaced.partition(": ")[2] in json.dumps(plan.merge([plan.of_host("app1", state, now, {})]).as_data())
+    assert plan.claims(state, now) == {("file", CONF.path)}
+    host = apply_all(SimulatedHost(state, now=now))
+    # What only looks like Fiefdom's is the host's own, and goes on being so.
+    assert host.now.made == {("file", CONF.path)}
+    assert changes(state, host.now) == []
+    host.now.files[CONF.path] = THEIRS
+    assert changes(state, host.now) == [f"~ file {CONF.path}: content"]
+
+
+def test_a_link_to_the_right_content_is_found_there_as_well() -> None:
+    link = FoundFile("symbolic link", 0o777, 0, 0, CONF.digest)
+    (change, _) = changes(HostState(files=(CONF,)), replace(bare(), files={CONF.path: link}))
+    assert "found there, replaced" in change
+
+
+def test_a_name_that_the_host_had_comes_back_when_fiefdom_goes() -> None:
+    host = apply_all(SimulatedHost(HostState(hostname="app1")))
+    assert changes(HostState(hostname="app1"), host.now) == []
+    gone = plan.of_host("app1", HostState(), host.now, {})
+    for step in steps.farewell(gone, ("/etc/hosts", "/etc/hostname")):
+        host.take_step(step)
+    assert host.now.static_hostname == "old"
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_what_comes_back_is_told(by_hand: bool) -> None:
+    now = replace(bare(), made=frozenset({("file", CONF.path)}), originals={CONF.path: by_hand})
+    (change,) = changes(HostState(), now)
+    assert change.startswith(f"- file {CONF.path}: no longer in the inventory, what was there before comes back")
+    assert change.endswith("kept in /var/lib/fiefdom/originals.changed") is by_hand
+
+
 FOUND = FoundFile("regular file", 0o644, 0, 0, CONF.digest)
 DRIFTS = {
     "an edited file": (

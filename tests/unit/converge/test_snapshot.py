@@ -65,6 +65,9 @@ sysctl	/proc/sys/net/core/somaxconn:4096
 sysctl	/proc/sys/net/ipv4/ip_local_port_range:32768	60999
 made	file	/etc/x.conf
 made	container	predictor-8000
+original	/etc/x.conf	changed
+original	/etc/a name	-
+unit-before	x.service
 stamp	/var/lib/fiefdom/stamps/x.service:{SHA} -
 stamp	/var/lib/fiefdom/containers/predictor-8000:spec1 {SHA}
 live	x.service	{SHA}
@@ -111,6 +114,8 @@ def test_a_recorded_answer_becomes_values() -> None:
         live={"x.service": SHA},
         refused={"/etc/fiefdom/gateway/haproxy.cfg": f"{SHA} line 3"},
         made=frozenset({("file", "/etc/x.conf"), ("container", "predictor-8000")}),
+        originals={"/etc/x.conf": True, "/etc/a name": False},
+        units_before=frozenset({"x.service"}),
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fiefdom.cluster import audit, ledger
+from fiefdom.converge.snapshot import FoundFile
 from fiefdom.desired.sshd import CONFIG, UNIT_DROP_IN
 from fiefdom.errors import FiefdomError
 from fiefdom.procedures import reboot as reboot_module
@@ -173,6 +175,29 @@ def test_a_retired_host_keeps_what_lets_its_operator_in_and_nothing_else(hosts: 
     assert all(steps.index(step) > drained for step in steps if step[0].startswith("remove-"))
     assert steps[-1] == ("erase",)
     assert "app2" not in hosts.tags
+
+
+def test_a_retired_host_gets_back_what_it_held_before_but_for_the_operators_way_in(hosts: SimulatedHosts) -> None:
+    host = hosts.hosts["app2"]
+    theirs = FoundFile("regular file", 0o640, 0, 4, "their digest")
+    for path in ("/etc/docker/daemon.json", "/etc/hosts", CONFIG):
+        host.originals[path] = theirs, b"theirs"
+        host.now = replace(host.now, made=host.now.made | {("file", path)})
+    by_hand = {"/etc/docker/daemon.json": True, "/etc/hosts": False, CONFIG: False}
+    host.now = replace(host.now, originals=by_hand, units_before=frozenset({"docker.service", "ssh.service"}))
+    said: list[str] = []
+    retire_module.retire(
+        hosts.known, hosts, "app2", force=False, take_over=False, say=lambda _, words: said.append(words)
+    )
+    assert host.now.files["/etc/docker/daemon.json"] == host.now.files["/etc/hosts"] == theirs
+    assert host.now.files[CONFIG] != theirs
+    assert [line for line in said if "before" in line] == [
+        "/etc/docker/daemon.json: what was there before Fiefdom comes back; it was changed by hand since, which is "
+        "kept in /var/lib/fiefdom/originals.changed",
+        f"{CONFIG} stays as it is, for it lets you in; what was there before is /var/lib/fiefdom/originals{CONFIG}",
+    ]
+    assert {("reload", "docker.service"), ("unit-back", "docker.service")} <= set(host.log)
+    assert ("unit-back", "ssh.service") not in host.log
 
 
 def test_a_retired_host_still_waits_at_boot_for_the_address_that_its_sshd_listens_at(tmp_path: Path) -> None:
