@@ -43,7 +43,8 @@ def mistakes_of(error: ValidationError, written: Written) -> list[Mistake]:
     """Each of ``error``'s complaints, and what the rest of the inventory breaks of the rules between keys."""
     details = error.errors(include_url=False)
     # A key that is missing because its name is misspelt is one mistake.
-    meant = {(*d["loc"][:-1], _close(d["loc"][-1], _known(d["loc"][:-1]))) for d in details if d["type"] == _UNKNOWN}
+    misspelt = {d["loc"]: _close(d["loc"][-1], _known(d["loc"][:-1])) for d in details if d["type"] == _UNKNOWN}
+    meant: set[KeyPath] = {(*loc[:-1], name) for loc, name in misspelt.items() if name is not None}
     told = [d for d in details if not (d["type"] == "missing" and d["loc"] in meant)]
     # Of a list pydantic says that it is empty where no entry of it can be.
     lists = {d["loc"][:-1] for d in details}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,14 +43,14 @@ def effective(cluster: Cluster, written: Written, host: str | None = None) -> Tr
         FiefdomError: there is no such host.
     """
     if host is None:
-        return _tree(cluster, (), written, {"base_dir"})
+        return _fields(cluster, (), written, {"base_dir"})
     if host not in cluster.hosts:
         known = ", ".join(cluster.hosts)
         raise FiefdomError(printable(f"{host}: no such host; hosts are {known}"))
-    whole = _tree(cluster, (), written, {"base_dir", "hosts", "services"})
+    whole = _fields(cluster, (), written, {"base_dir", "hosts", "services"})
     if GATEWAYS not in cluster.hosts[host].groups:
         del whole["gateway"]
-    own = _tree(cluster.hosts[host], ("hosts", host), written, {"services"})
+    own = _fields(cluster.hosts[host], ("hosts", host), written, {"services"})
     ssh = _over(whole.pop("ssh"), own.pop("ssh"))
     services = {name: _service(cluster, written, host, name) for name in cluster.services if cluster.count(host, name)}
     name = Leaf(host, _source(("hosts", host), written))
@@ -58,9 +58,11 @@ def effective(cluster: Cluster, written: Written, host: str | None = None) -> Tr
 
 
 def _service(cluster: Cluster, written: Written, host: str, name: str) -> Tree:
-    service = _tree(cluster.services[name], ("services", name), written)
+    service = _fields(cluster.services[name], ("services", name), written)
     override = cluster.hosts[host].services.get(name)
-    return service if override is None else _over(service, _tree(override, ("hosts", host, "services", name), written))
+    if override is None:
+        return service
+    return _over(service, _fields(override, ("hosts", host, "services", name), written))
 
 
 def _over(under: Tree, over: Tree) -> Tree:
@@ -74,11 +76,15 @@ def _over(under: Tree, over: Tree) -> Tree:
     return result
 
 
-def _tree(value: Any, key: KeyPath, written: Written, without: set[str] | None = None) -> Any:
+def _fields(model: BaseModel, key: KeyPath, written: Written, without: Collection[str] = ()) -> Tree:
+    return {name: _tree(inner, (*key, name), written) for name, inner in model if name not in without}
+
+
+def _tree(value: Any, key: KeyPath, written: Written) -> Tree | Leaf:
     if isinstance(value, SecretSource):
         return Leaf(HIDDEN, f"{_source(key, written)}, from {value}")
     if isinstance(value, BaseModel):
-        return {name: _tree(inner, (*key, name), written) for name, inner in value if name not in (without or ())}
+        return _fields(value, key, written)
     if isinstance(value, Mapping) and value:
         return {name: _tree(inner, (*key, name), written) for name, inner in value.items()}
     if key[-2:-1] == ("environment",) and (_SECRET_NAME.search(str(key[-1])) or _LOGIN_IN_URL.search(value)):

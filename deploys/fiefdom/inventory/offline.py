@@ -75,7 +75,9 @@ def _encrypted_problems(cluster: Cluster, environ: Mapping[str, str]) -> Iterato
     except FiefdomError as error:
         yield ("secrets", "file"), str(error)
         return
-    for key, name in named.items() if entries is not None else ():
+    if entries is None:
+        return
+    for key, name in named.items():
         if name not in entries:
             yield key, f"{name} is not in secrets.file; `fiefdom secret set INVENTORY {name}` puts it there"
         elif key == ("serf", "key"):

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory.complaint import mistakes_of, unknown_key
-from fiefdom.inventory.source import read_group_data, read_python, read_yaml, written
+from fiefdom.inventory.python_lines import lines_of
+from fiefdom.inventory.source import Lines, read_group_data, read_python, read_text, read_yaml, written
 from fiefdom.inventory.written import Mistake, Mistakes, Origin, Written
 from fiefdom.model import Cluster, Host
 from fiefdom.wording import KeyPath, printable
@@ -53,6 +54,8 @@ class _Layers:
     """Groups, but for `all`, and own data by host."""
     groups: Mapping[str, Written]
     everywhere: Written
+    lines: Mapping[str, Lines] = field(default_factory=dict)
+    """Of each host's own data, where they are known."""
 
 
 def load(path: str | Path) -> Cluster:
@@ -143,7 +146,9 @@ def _of_layers(layers: _Layers, file: str) -> tuple[Cluster, Written]:
     content = Written({"hosts": {}}, {(): Origin(file)})
     owner: dict[str, str] = {}
     for name, (groups, data) in layers.hosts.items():
-        own = _with_ssh(written(data, file), (_HOST_KEYS | _CLUSTER_ONLY) - {"groups"}, "hosts", name)
+        own = _with_ssh(
+            written(data, file, layers.lines.get(name)), (_HOST_KEYS | _CLUSTER_ONLY) - {"groups"}, "hosts", name
+        )
         for key in _CLUSTER_ONLY & set(own.value):
             if own.value[key] != content.value.get(key, own.value[key]):
                 says = (
@@ -153,7 +158,7 @@ def _of_layers(layers: _Layers, file: str) -> tuple[Cluster, Written]:
                 content = Written(content.value, content.origins, (*content.mistakes, clash))
             owner[key] = name
         # Groups that are no Python variables are pyinfra's: the file's name is one.
-        mine = Written({"groups": [g for g in groups if g.isidentifier()]}, {("groups",): Origin(file)})
+        mine = Written({"groups": [g for g in groups if g.isidentifier()]}, {("groups",): own.origin(())})
         content = own.only(*_HOST_KEYS).over(mine).at("hosts", name).over(own.only(*_CLUSTER_ONLY)).over(content)
     members = {name: groups for name, (groups, _) in layers.hosts.items()}
     return _validated(_layered(content, members, {**layers.groups, "all": layers.everywhere}), None)
@@ -244,11 +249,16 @@ def _paths(cluster: Cluster) -> Iterator[tuple[KeyPath, str]]:
 
 def _python_layers(path: str | Path) -> _Layers:
     """What pyinfra makes of a Python inventory (`pyinfra_cli.inventory.make_inventory_from_files` of 3.10)."""
-    groups = {
-        name: _entries(value, f"{path}: {name}") for name, value in read_python(path).items() if _is_group(name, value)
-    }
+    variables = read_python(path)
+    lines = lines_of(read_text(path))
+    places = {name: _places(name, value, lines) for name, value in variables.items() if _is_group(name, value)}
+    groups = {name: _entries(variables[name], f"{path}: {name}") for name in places}
     named = [name for entries, _ in groups.values() for name, _ in entries]
     everyone, everywhere = groups.pop("all", ([(name, {}) for name in dict.fromkeys(named)], {}))
+    own_lines: dict[str, dict[KeyPath, int]] = {}
+    for group in sorted(places, key=lambda name: name == "all"):
+        for (name, _), at in zip(groups[group][0] if group in groups else everyone, places[group][0], strict=False):
+            own_lines.setdefault(name, {}).update(at)
     groups.setdefault(Path(path).name.rsplit(".", 1)[0], (everyone, {}))
     own: dict[str, dict[str, Any]] = {name: {} for name, _ in everyone}
     members: dict[str, list[str]] = {name: [] for name in own}
@@ -260,7 +270,7 @@ def _python_layers(path: str | Path) -> _Layers:
     for name, data in everyone:
         own[name].update(data)
     layers = {
-        name: written(data, str(path))
+        name: written(data, str(path), places[name][1] if name in places else None)
         for name, data in [("all", everywhere), *((g, d) for g, (_, d) in groups.items())]
     }
     for name, new in group_data(path).items():
@@ -268,7 +278,23 @@ def _python_layers(path: str | Path) -> _Layers:
         old = layers.get(name, Written({}, {}))
         layers[name] = Written({**old.value, **new.value}, {**old.origins, **new.origins})
     everywhere_written = layers.pop("all")
-    return _Layers({name: (members[name], own[name]) for name in own}, layers, everywhere_written)
+    return _Layers({name: (members[name], own[name]) for name in own}, layers, everywhere_written, own_lines)
+
+
+def _places(name: str, value: Any, lines: Lines) -> tuple[list[Lines], Lines]:
+    """Lines of each host's own data in a group, and of the group's data."""
+    above: KeyPath = (name, 0) if isinstance(value, tuple) else (name,)
+    count = len(value[0] if isinstance(value, tuple) and value and isinstance(value[0], list) else value)
+    hosts: list[Lines] = [{**_beneath(lines, (*above, i, 1)), **_at(lines, (*above, i))} for i in range(count)]
+    return hosts, _beneath(lines, (name, 1)) if isinstance(value, tuple) else {}
+
+
+def _at(lines: Lines, key: KeyPath) -> Lines:
+    return {(): lines[key]} if key in lines else {}
+
+
+def _beneath(lines: Lines, key: KeyPath) -> Lines:
+    return {at[len(key) :]: line for at, line in lines.items() if at[: len(key)] == key and len(at) > len(key)}
 
 
 def _is_group(name: str, value: object) -> bool:

@@ -19,7 +19,7 @@ from fiefdom.errors import FiefdomError
 from fiefdom.inventory import slips
 from fiefdom.inventory.python_lines import lines_of
 from fiefdom.inventory.written import Mistake, Mistakes, Origin, Written
-from fiefdom.wording import KeyPath, dotted, printable, shown
+from fiefdom.wording import KeyPath, printable, shown
 
 # Aliases let a few lines stand for millions of values; no inventory of ours comes near this many.
 _VALUES_MAX = 200_000
@@ -296,7 +296,11 @@ def _imported(text: str) -> set[str]:
     return names
 
 
-def written(data: Mapping[Any, Any], file: str, lines: Mapping[KeyPath, int] | None = None) -> Written:
+Lines = Mapping[KeyPath, int]
+"""Line of each key that is written as such."""
+
+
+def written(data: Mapping[Any, Any], file: str, lines: Lines | None = None) -> Written:
     """Python values as they stand in ``file``, whose ``lines`` are known where a key was written as such.
 
     Raises:

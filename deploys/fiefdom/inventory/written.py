@@ -49,7 +49,7 @@ class Mistake:
 
 
 class Mistakes(FiefdomError):
-    """An inventory is not valid. The sentence is the first of ``all`` in the order of the files, and how many follow."""
+    """An inventory is not valid. The sentence is the first of ``all``, in the order of the files, with their number."""
 
     def __init__(self, mistakes: Iterable[Mistake]) -> None:
         # A group's file is read once for each of its hosts.

@@ -75,7 +75,8 @@ def _recipient(line: str) -> str:
 SshPublicKey = Annotated[
     str,
     Matches(
-        "(ssh-|ecdsa-|sk-)[a-z0-9@.-]+ [A-Za-z0-9+/=]+( [ -~]*)?", "a public key line such as 'ssh-ed25519 AAAA... name'"
+        "(ssh-|ecdsa-|sk-)[a-z0-9@.-]+ [A-Za-z0-9+/=]+( [ -~]*)?",
+        "a public key line such as 'ssh-ed25519 AAAA... name'",
     ),
     AfterValidator(_ssh_key),
 ]

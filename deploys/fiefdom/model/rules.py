@@ -318,6 +318,10 @@ _FORWARDING = ("net.ipv4.ip_forward", "net.ipv4.conf.all.forwarding", "net.ipv4.
 
 def _sysctl_problems(cluster: Draft) -> Iterator[Problem]:
     first_port = min((service.route.port for service in cluster.services.values()), default=LAST_PORT)
+
+    def starts_low(value: str) -> bool:
+        return value.isdecimal() and int(value) <= first_port
+
     for host_name, host in cluster.hosts.items():
         for written, value in host.sysctls.items():
             key: KeyPath = ("hosts", host_name, "sysctls", written)
@@ -326,9 +330,8 @@ def _sysctl_problems(cluster: Draft) -> Iterator[Problem]:
                 yield key, f"{value} would keep requests from every container; take it out"
             elif name == "net.ipv4.ip_local_reserved_ports":
                 yield key, "Fiefdom sets it to the ports of services and agents, which would be lost; take it out"
-            elif name == "net.ipv4.ip_unprivileged_port_start" and GATEWAYS in host.groups:
-                if not value.isdigit() or int(value) > first_port:
-                    yield key, f"HAProxy could not listen on port {first_port}; write {first_port} or less"
+            elif name == "net.ipv4.ip_unprivileged_port_start" and GATEWAYS in host.groups and not starts_low(value):
+                yield key, f"HAProxy could not listen on port {first_port}; write {first_port} or less"
 
 
 # As Compose, shells and Terraform write what is to be filled in, and as Ansible, Jinja and Helm do.

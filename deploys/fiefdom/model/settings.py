@@ -202,7 +202,9 @@ class Gateway(Model):
         "a request that an instance may have read is tried once more at most.",
     )
     connect_timeout_s: float = Field(2.0, ge=SHORTEST_S, le=86400, description="Seconds to connect to an instance.")
-    server_timeout_s: float = Field(60.0, ge=SHORTEST_S, le=86400, description="Seconds an instance may take to answer.")
+    server_timeout_s: float = Field(
+        60.0, ge=SHORTEST_S, le=86400, description="Seconds an instance may take to answer."
+    )
     client_timeout_s: float = Field(60.0, ge=SHORTEST_S, le=86400, description="Seconds a client may be silent.")
     request_timeout_s: float = Field(
         10.0,
