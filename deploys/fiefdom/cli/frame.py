@@ -18,8 +18,10 @@ from fiefdom.errors import FiefdomError
 from fiefdom.images import build
 from fiefdom.inventory import load, secret
 from fiefdom.inventory.groups import answers_at, limit_hosts
+from fiefdom.inventory.offline import missing_folders
 from fiefdom.inventory.read import unread_group_data
 from fiefdom.model import Cluster
+from fiefdom.wording import dotted
 
 inventory_argument = click.argument("inventory", type=click.Path())
 at_option = click.option(
@@ -114,6 +116,12 @@ def tell_unread(inventory: str) -> None:
     """Tell of group data in the working directory that is not this inventory's."""
     if (folder := unread_group_data(inventory)) is not None:
         warn(f"{folder} is not read: group data of {inventory} is beside it, or beside its folder")
+
+
+def require_folders(cluster: Cluster) -> None:
+    """Raise FiefdomError where an image is to be built from a folder that is not there."""
+    for key, says in missing_folders(cluster):
+        raise FiefdomError(f"{dotted(key)}: {says}")
 
 
 @dataclass(frozen=True)

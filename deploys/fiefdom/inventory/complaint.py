@@ -15,6 +15,7 @@ from fiefdom.model import Cluster, Problem
 from fiefdom.wording import KeyPath, shown
 
 _UNKNOWN = "extra_forbidden"  # pydantic's name for it
+_UNKNOWN_KEY = "unknown key; "
 # Keys that people expect under another name, from Compose files and other tools.
 _MEANT = {
     "tag": "version",
@@ -43,7 +44,9 @@ def mistakes_of(error: ValidationError, written: Written) -> list[Mistake]:
     """Each of ``error``'s complaints, and what the rest of the inventory breaks of the rules between keys."""
     details = error.errors(include_url=False)
     # A key that is missing because its name is misspelt is one mistake.
-    misspelt = {d["loc"]: _close(d["loc"][-1], _known(d["loc"][:-1])) for d in details if d["type"] == _UNKNOWN}
+    unknown = [d["loc"] for d in details if d["type"] == _UNKNOWN]
+    unknown += [mistake.key for mistake in written.mistakes if mistake.says.startswith(_UNKNOWN_KEY)]
+    misspelt = {loc: _close(loc[-1], _known(loc[:-1])) for loc in unknown}
     meant: set[KeyPath] = {(*loc[:-1], name) for loc, name in misspelt.items() if name is not None}
     told = [d for d in details if not (d["type"] == "missing" and d["loc"] in meant)]
     # Of a list pydantic says that it is empty where no entry of it can be.
@@ -65,7 +68,7 @@ def unknown_key(name: object, known: Iterable[str]) -> str:
     if not isinstance(name, str):
         return f"a key must be text, not {shown(name)}; put it in quotes"
     close = _close(name, names)
-    return f"unknown key; did you mean {close}?" if close else f"unknown key; known here are {', '.join(names)}"
+    return f"{_UNKNOWN_KEY}did you mean {close}?" if close else f"{_UNKNOWN_KEY}known here are {', '.join(names)}"
 
 
 def _close(name: object, known: list[str]) -> str | None:

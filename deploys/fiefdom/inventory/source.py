@@ -219,7 +219,7 @@ def read_group_data(folders: list[Path]) -> dict[str, Written]:
     found: dict[str, Written] = {}
     mistakes: list[Mistake] = []
     # Two ways to the same folder are one: a repository may link to its group data from its inventories.
-    for folder in dict.fromkeys(_resolved(folder) for folder in folders):
+    for folder in {_resolved(folder): folder for folder in folders}.values():
         for path in _group_files(folder, mistakes):
             file = _relative(path)
             try:
@@ -253,7 +253,7 @@ def _group_files(folder: Path, mistakes: list[Mistake]) -> list[Path]:
         mistakes.append(Mistake(Origin(_name(_relative(name)), rank=1), (), says, hides=True))
 
     try:
-        there = sorted(folder.iterdir())
+        there = sorted(_resolved(folder).iterdir())
     except FileNotFoundError:
         if folder.is_symlink():
             mistake(folder, "a link to what is not there; mend it or take it away")

@@ -42,6 +42,11 @@ class Mistake:
         return printable(f"{self.origin}: {where}{self.says}")
 
     @property
+    def same(self) -> object:
+        """What two mistakes have in common that are one: in the data of a group, once for each of its hosts."""
+        return self.origin, self.key[2 if self.origin.rank and self.key[:1] == ("hosts",) else 0 :], self.says
+
+    @property
     def place(self) -> tuple[int, str, float]:
         """By what mistakes are ordered: the inventory's own first, from the top; without a line, last."""
         origin = self.origin
@@ -52,8 +57,7 @@ class Mistakes(FiefdomError):
     """An inventory is not valid. The sentence is the first of ``all``, in the order of the files, with their number."""
 
     def __init__(self, mistakes: Iterable[Mistake]) -> None:
-        # A group's file is read once for each of its hosts.
-        self.all = tuple(sorted({str(m): m for m in mistakes}.values(), key=lambda m: m.place))
+        self.all = tuple(sorted({m.same: m for m in reversed(list(mistakes))}.values(), key=lambda m: m.place))
         more = f" (and {len(self.all) - 1} more)" if len(self.all) > 1 else ""
         super().__init__(f"{self.all[0]}{more}")
 

@@ -317,21 +317,23 @@ _FORWARDING = ("net.ipv4.ip_forward", "net.ipv4.conf.all.forwarding", "net.ipv4.
 
 
 def _sysctl_problems(cluster: Draft) -> Iterator[Problem]:
-    first_port = min((service.route.port for service in cluster.services.values()), default=LAST_PORT)
-
-    def starts_low(value: str) -> bool:
-        return value.isdecimal() and int(value) <= first_port
-
     for host_name, host in cluster.hosts.items():
         for written, value in host.sysctls.items():
             key: KeyPath = ("hosts", host_name, "sysctls", written)
-            name = sysctl_name(written)
-            if name in _FORWARDING and value != "1":
+            if sysctl_name(written) in _FORWARDING and value != "1":
                 yield key, f"{value} would keep requests from every container; take it out"
-            elif name == "net.ipv4.ip_local_reserved_ports":
+            elif sysctl_name(written) == "net.ipv4.ip_local_reserved_ports":
                 yield key, "Fiefdom sets it to the ports of services and agents, which would be lost; take it out"
-            elif name == "net.ipv4.ip_unprivileged_port_start" and GATEWAYS in host.groups and not starts_low(value):
-                yield key, f"HAProxy could not listen on port {first_port}; write {first_port} or less"
+
+
+def _low_port_problems(cluster: Draft) -> Iterator[Problem]:
+    first = min((service.route.port for service in cluster.services.values()), default=LAST_PORT)
+    for host_name in cluster.gateways:
+        for written, value in cluster.hosts[host_name].sysctls.items():
+            low = value.isdecimal() and int(value) <= first
+            if sysctl_name(written) == "net.ipv4.ip_unprivileged_port_start" and not low:
+                says = f"HAProxy could not listen on port {first}; write {first} or less"
+                yield ("hosts", host_name, "sysctls", written), says
 
 
 # As Compose, shells and Terraform write what is to be filled in, and as Ansible, Jinja and Helm do.
@@ -396,6 +398,7 @@ _RULES = (
     _Rule(_tag_problems, (*_RUNS, "services.*.base_port", "services.*.health", "services.*.version")),
     _Rule(_docker_problems, ("network", "docker")),
     _Rule(_secret_problems, ("serf", "registry", "secrets", "services.*.environment", "hosts.*.services")),
-    _Rule(_sysctl_problems, ("hosts.*.sysctls", "hosts.*.groups", "services.*.route")),
+    _Rule(_sysctl_problems, ("hosts.*.sysctls",)),
+    _Rule(_low_port_problems, ("hosts.*.sysctls", "hosts.*.groups", "services.*.route")),
     _Rule(_placeholder_problems, ()),
 )
