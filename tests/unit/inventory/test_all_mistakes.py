@@ -116,13 +116,17 @@ def test_two_mistakes_are_two_and_no_third_is_made_up() -> None:
 
 
 def test_mistakes_stand_in_the_order_of_the_file() -> None:
-    text = dumped({"services/web/instances": "two", "hosts/app1/address": "x", "network/cidr": "y", "gateway": {"x": 1}})
+    text = dumped(
+        {"services/web/instances": "two", "hosts/app1/address": "x", "network/cidr": "y", "gateway": {"x": 1}}
+    )
     lines = [int(line.split(":")[1]) for line in told(text)]
     assert len(lines) == 4 and lines == sorted(lines)
 
 
 def test_what_yaml_reads_in_surprising_ways_hides_nothing_else() -> None:
-    text = dumped({"gateway": {"balance": "roundrobbin"}}).replace("instances: 2", "instances: 010\n    stop_grace_s: 1:30")
+    text = dumped({"gateway": {"balance": "roundrobbin"}}).replace(
+        "instances: 2", "instances: 010\n    stop_grace_s: 1:30"
+    )
     found = told(text)
     assert [line.split(": ")[1] for line in found] == [
         "services.web.instances",
@@ -193,7 +197,9 @@ def test_mistakes_of_several_files_are_told_together() -> None:
 
 def test_names_of_ones_own_and_of_pyinfra_are_taken_in_the_data_of_a_group() -> None:
     Path("group_data").mkdir()
-    Path("group_data/app_hosts.py").write_text("ssh_port = 2222\nssh_user = 'deploy'\n_sudo = True\nx_note = {'a': 1}\n")
+    Path("group_data/app_hosts.py").write_text(
+        "ssh_port = 2222\nssh_user = 'deploy'\n_sudo = True\nx_note = {'a': 1}\n"
+    )
     Path("good.yaml").write_text(dumped({}))
     cluster = inventory.load("good.yaml")
     assert cluster.ssh_of("app1") == ("deploy", 2222, None)

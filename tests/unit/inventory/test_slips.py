@@ -40,7 +40,12 @@ SLIPS = [
     ("[10.0.0.1/32]", "[10.0.0.1/32", 4, "`[` opens here, and line 5"),
     ("[10.0.0.1/32]", "{10.0.0.1/32", 4, "`{` opens here, and line 5 goes on without a comma or `}`"),
     ("instances: 2", 'environment: {A: x\n    user: "1"', 16, "`{` opens here, and line 17"),
-    ("instances: 2", "instances:2", 16, "'instances:2' has no blank after its colon; write `instances: ` and the value"),
+    (
+        "instances: 2",
+        "instances:2",
+        16,
+        "'instances:2' has no blank after its colon; write `instances: ` and the value",
+    ),
     ("    address: 10.0.0.11", "    address:10.0.0.11", 7, "write `address: `"),
     ("cluster: test", "cluster:test", 1, "write `cluster: `"),
     ("cidr: 10", "cidr:10", 3, "write `cidr: `"),
