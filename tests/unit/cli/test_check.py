@@ -58,8 +58,9 @@ def test_every_mistake_is_a_line_and_exit_is_1(tmp_path: Path) -> None:
 def test_what_group_data_prints_does_not_spoil_a_document(tmp_path: Path) -> None:
     (tmp_path / "good.yaml").write_text(LAB)
     (tmp_path / "group_data").mkdir()
-    noise = "import os, sys\nprint('one')\nos.system('echo two')\nsys.__stdout__.write('three\\n')\nos.write(1, b'four\\n')\n"
-    (tmp_path / "group_data/all.py").write_text(noise + "sys.__stdout__.flush()\n")
+    ways = ("print('one')", "os.system('echo two')", "sys.__stdout__.write('three\\n')", "os.write(1, b'four\\n')")
+    noise = ["import os, sys", *ways, "sys.__stdout__.flush()"]
+    (tmp_path / "group_data/all.py").write_text("\n".join(noise))
     for command in ("check", "config"):
         done = fiefdom(command, "good.yaml", "--json", folder=tmp_path)
         assert done.returncode == 0, done.stderr
@@ -126,8 +127,7 @@ def test_config_of_an_inventory_is_an_inventory_that_says_the_same(tmp_path: Pat
         again = tmp_path / f"{name}.yaml"
         path = ROOT / f"inventories/{name}.yaml"
         again.write_text(fiefdom("config", str(path)).stdout)
-        if "'***'" not in again.read_text():
-            assert inventory.load(again).model_copy(update={"base_dir": str(path.parent)}) == inventory.load(path)
+        assert inventory.load(again).model_copy(update={"base_dir": str(path.parent)}) == inventory.load(path)
 
 
 def test_config_of_a_host_is_what_is_true_there(tmp_path: Path) -> None:
