@@ -108,8 +108,9 @@ def _print(lines: Iterable[Any]) -> None:
 
 def loaded(inventory: str) -> Cluster:
     """The cluster of an inventory; told is what pyinfra's habit would have mixed in from the working directory."""
+    cluster = load(inventory)
     tell_unread(inventory)
-    return load(inventory)
+    return cluster
 
 
 def tell_unread(inventory: str) -> None:

@@ -17,14 +17,14 @@ FIEFDOM = Path(sys.executable).with_name("fiefdom")
 VALID = (ROOT / "inventories/lab.yaml").read_text()
 
 
-def fiefdom(*arguments: str) -> subprocess.CompletedProcess[str]:
+def fiefdom(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(FIEFDOM), *arguments], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        [str(FIEFDOM), *arguments], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
 
 
-def refusal(*arguments: str) -> str:
-    done = fiefdom(*arguments)
+def refusal(*arguments: str, folder: Path = ROOT) -> str:
+    done = fiefdom(*arguments, folder=folder)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     return done.stderr
@@ -92,7 +92,8 @@ def test_an_empty_inventory_is_told(tmp_path: Path) -> None:
 def test_a_missing_gossip_key_names_the_command_that_makes_it(tmp_path: Path) -> None:
     path = tmp_path / "lab.yaml"
     path.write_text(VALID)
-    assert "fiefdom keygen" in refusal("plan", str(path))
+    path.write_text(VALID.replace("    build: ../images/predictor\n", ""))
+    assert "fiefdom keygen" in refusal("plan", str(path), folder=tmp_path)
 
 
 def test_a_wrong_option_exits_1_not_2() -> None:

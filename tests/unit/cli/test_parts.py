@@ -57,6 +57,7 @@ def test_an_inventory_that_starts_a_thread_ends_as_any_other(tmp_path: Path) -> 
     path.write_text(text.replace("from pathlib import Path\n", f"from pathlib import Path\n{thread}", 1))
     done = subprocess.run(
         [sys.executable, "-c", "from fiefdom.cli.main import main; main()", "plan", str(path)],
+        cwd=tmp_path,
         env={**os.environ, "FIEFDOM_GOSSIP_KEY": base64.b64encode(b"k" * 32).decode()},
         capture_output=True,
         text=True,
