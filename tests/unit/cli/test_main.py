@@ -137,6 +137,7 @@ def operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "key.txt").chmod(0o600)
     monkeypatch.setenv("FIEFDOM_IDENTITY", str(tmp_path / "key.txt"))
     text = VALID.replace("key_file: ../.lab/gossip.key", "key: {secret: gossip-key}")
+    (tmp_path / "group_data").symlink_to(ROOT / "group_data")
     (tmp_path / "mine.yaml").write_text(text + ENCRYPTED.format(recipient=identity.to_public()))
     return tmp_path
 
