@@ -164,6 +164,8 @@ class Site:
         change(data)
         path = self.scratch / f"{name}.yaml"
         path.write_text(yaml.safe_dump(data, sort_keys=False))
+        if not (self.scratch / "group_data").exists():
+            (self.scratch / "group_data").symlink_to(ROOT / "group_data")
         return str(path)
 
 

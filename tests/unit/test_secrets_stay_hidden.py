@@ -32,7 +32,10 @@ CLUSTER = Cluster.model_validate(
         {
             "services": {"predictor": {"environment": SOURCES}},
             "registry": {"server": "registry.example.org/team", "user": "ann", "password": {"env": "PASSWORD"}},
-            "secrets": {"file": "secrets.age", "recipients": [f"age1{'q' * 58}"]},
+            "secrets": {
+                "file": "secrets.age",
+                "recipients": ["age1g3wca0mag5tcesluvzsvhqwgqukltsy83tdsnfdszxv2s4y22g2q4azqtw"],
+            },
         },
     )
 )

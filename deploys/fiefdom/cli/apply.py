@@ -36,7 +36,7 @@ Diffs = Mapping[tuple[str, str], str]
 @click.option("--diff", is_flag=True, help="Show how text files would change; secrets stay masked.")
 def plan(inventory: str, limit: tuple[str, ...], at: tuple[str, ...], diff: bool, **_: bool) -> Document:
     """Show what would change. Exit 0: nothing, 2: changes pending, 1: error."""
-    with frame.connected(inventory, limit, at=at) as run:
+    with frame.connected(inventory, limit, frame.require_folders, at) as run:
         wanted = look.settled_plan(run.known, run.names, run.session, tell)
         texts = diffs.of_plan(wanted, run.session.text_of) if diff else None
     return Document(_data(wanted, texts), _lines(wanted, inventory, texts), code=CLEAN if wanted.clean else PENDING)
@@ -56,7 +56,7 @@ def apply(
 
     A change of sshd, firewall or network stays only if a new login confirms it in time; else the host takes it back.
     """
-    with frame.connected(inventory, limit, at=at) as run:
+    with frame.connected(inventory, limit, frame.require_folders, at) as run:
         wanted = look.settled_plan(run.known, run.names, run.session, tell)
         texts = diffs.of_plan(wanted, run.session.text_of) if diff else None
         document = _data(wanted, texts)

@@ -37,6 +37,7 @@ _ARGUMENTS: Mapping[str, str] = {
 # By what follows the name of the program.
 _EXIT_CODES: Mapping[str, str] = {
     "plan": "0 where nothing is to be changed, 2 where changes are pending, 1 after an error.",
+    "check": "0 where the inventory is fine, 1 where it is not.",
     "apply": "0 only where the hosts are as the inventory says, but for releases that are pending; 1 otherwise.",
     "lab ssh": "that of `ssh`, which is that of the command; 1 where there is no such host.",
 }

@@ -18,7 +18,10 @@ from fiefdom.errors import FiefdomError
 from fiefdom.images import build
 from fiefdom.inventory import load, secret
 from fiefdom.inventory.groups import answers_at, limit_hosts
+from fiefdom.inventory.offline import missing_folders
+from fiefdom.inventory.read import unread_group_data
 from fiefdom.model import Cluster
+from fiefdom.wording import dotted
 
 inventory_argument = click.argument("inventory", type=click.Path())
 at_option = click.option(
@@ -103,6 +106,25 @@ def _print(lines: Iterable[Any]) -> None:
             show.console(stderr=wants_json).print(line)
 
 
+def loaded(inventory: str) -> Cluster:
+    """The cluster of an inventory; told is what pyinfra's habit would have mixed in from the working directory."""
+    cluster = load(inventory)
+    tell_unread(inventory)
+    return cluster
+
+
+def tell_unread(inventory: str) -> None:
+    """Tell of group data in the working directory that is not this inventory's."""
+    if (folder := unread_group_data(inventory)) is not None:
+        warn(f"{folder} is not read: group data of {inventory} is beside it, or beside its folder")
+
+
+def require_folders(cluster: Cluster) -> None:
+    """Raise FiefdomError where an image is to be built from a folder that is not there."""
+    for key, says in missing_folders(cluster):
+        raise FiefdomError(f"{dotted(key)}: {says}")
+
+
 @dataclass(frozen=True)
 class Run:
     """What every command on hosts begins with."""
@@ -128,7 +150,7 @@ def connected(
     """
     if inventory.endswith(".py"):
         import fiefdom.engine  # noqa: F401 -- what such a file begins, threads for one, has to know the patched library
-    cluster = load(inventory)
+    cluster = loaded(inventory)
     names = limit_hosts(cluster, limit)
     now_at = answers_at(cluster, at)
     check(cluster)

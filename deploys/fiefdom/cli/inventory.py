@@ -7,11 +7,11 @@ import sys
 
 import click
 
-from fiefdom.cli.frame import Command, Document, inventory_argument
+from fiefdom.cli.frame import Command, Document, inventory_argument, loaded
 from fiefdom.errors import FiefdomError
 from fiefdom.images import build as build_module
 from fiefdom.images.build import ensure, wanted
-from fiefdom.inventory import key_docs, load, reference, vault
+from fiefdom.inventory import key_docs, reference, vault
 from fiefdom.inventory import secret as secrets
 from fiefdom.wording import printable
 
@@ -21,7 +21,7 @@ from fiefdom.wording import printable
 @click.option("--contents", is_flag=True, help="Then list what is in each image: its base and its Debian packages.")
 def build(inventory: str, contents: bool) -> Document:
     """Build the cluster's images on this machine, where their folders changed."""
-    cluster = load(inventory)
+    cluster = loaded(inventory)
     ensure(cluster, [w.ref for w in wanted(cluster)], click.echo)
     found = build_module.contents(cluster) if contents else []
     return Document(words=(line for image in found for line in image.lines()))
@@ -31,7 +31,7 @@ def build(inventory: str, contents: bool) -> Document:
 @inventory_argument
 def keygen(inventory: str) -> Document:
     """Make the gossip key where the inventory says, once; it never overwrites."""
-    cluster = load(inventory)
+    cluster = loaded(inventory)
     source = cluster.serf.key
     if source is not None and source.secret is not None:
         vault.change(cluster, vault.adding(source.secret, secrets.new_key(), replace=False), os.environ)
@@ -65,7 +65,7 @@ name_argument = click.argument("name")
 @name_argument
 def secret_set(inventory: str, name: str) -> Document:
     """Put a secret in: from standard input, or asked for. It never stands on a command line."""
-    cluster = load(inventory)
+    cluster = loaded(inventory)
     vault.require_name(name)
     if sys.stdin.isatty():
         text = click.prompt(f"Value of {name}", hide_input=True, confirmation_prompt=True, err=True)
@@ -80,7 +80,7 @@ def secret_set(inventory: str, name: str) -> Document:
 @inventory_argument
 def secret_list(inventory: str) -> Document:
     """Show the names of the secrets, and nothing else of them."""
-    return Document(words=map(printable, sorted(vault.read(load(inventory), os.environ))))
+    return Document(words=map(printable, sorted(vault.read(loaded(inventory), os.environ))))
 
 
 @secret.command("remove", cls=Command)
@@ -88,7 +88,7 @@ def secret_list(inventory: str) -> Document:
 @name_argument
 def secret_remove(inventory: str, name: str) -> Document:
     """Take a secret out."""
-    vault.change(load(inventory), vault.removing(name), os.environ)
+    vault.change(loaded(inventory), vault.removing(name), os.environ)
     words = f"{name} is removed. Whoever knew it still does: where it opens something, change it there as well."
     return Document(words=[words])
 
@@ -97,7 +97,7 @@ def secret_remove(inventory: str, name: str) -> Document:
 @inventory_argument
 def secret_rekey(inventory: str) -> Document:
     """Encrypt the file anew after a change of `secrets.recipients`."""
-    cluster = load(inventory)
+    cluster = loaded(inventory)
     vault.change(cluster, vault.as_it_is, os.environ)
     words = (
         f"Encrypted anew; recipients: {cluster.secrets and len(cluster.secrets.recipients)}. Whoever was taken out has "

@@ -13,6 +13,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "apply": ("apply", "Bring hosts to what the inventory says. Exit 0 only if they are there."),
     "audit": ("cluster", "Show who did what to this cluster, when and how it ended, and who holds its lock."),
     "build": ("inventory", "Build the cluster's images on this machine, where their folders changed."),
+    "check": ("check", "Tell all mistakes of an inventory at once; no host is asked. Exit 0: none, 1: there are some."),
+    "config": (
+        "check",
+        "Show what an inventory says, merged and with its defaults, and where each value comes from; "
+        "with HOST, what is true there.",
+    ),
     "demo": ("demo", "Bring up the lab, converge it and show its round robin. What `make demo` runs."),
     "docs": (
         "inventory",

@@ -224,7 +224,7 @@ def _reconciler(context: Context) -> str:
                 "backend": name,
                 "base_port": service.base_port,
                 "max_instances": max_instances(cluster, name),
-                "server_options": server_options(service, cluster.gateway.retries),
+                "server_options": server_options(service),
                 "upgraded": service.drain.upgraded,
             }
             for name, service in sorted(cluster.services.items())
@@ -238,7 +238,7 @@ def _as_known(cluster: Cluster, host: str) -> dict[str, object]:
     return {"address": cluster.hosts[host].address, "services": sorted(last_ports), "last_ports": last_ports}
 
 
-def server_options(service: Service, retries: int) -> str:
+def server_options(service: Service) -> str:
     """Options of a `server` line; a server added at run time inherits nothing, so all of them.
 
     `observe layer7` takes an instance out that refuses connections or answers 5xx, until its next good health check.
@@ -255,14 +255,14 @@ def server_options(service: Service, retries: int) -> str:
 
     (Today there are 10 retries, for connections: see _giveup.)
 
-    So it is 5, and never more than the retries: they must last until a killed instance is out. With a twentieth of the
-    other traffic that one client had all down at 5, too, as long as a 500 was asked for again elsewhere: each of its
-    requests was six errors then. So haproxy.cfg leaves a 500 as it is: then one of four at a time was down, even where
-    that client sent two thirds of all requests. The price is that GETs get an instance's 500, too: 33 answers in 5 s.
+    So it is 5, whatever the retries are: with fewer of them some requests meet a killed instance before it is out, but
+    with a limit of 1 a single answer of 500 would take an instance from all. With a twentieth of the other traffic that
+    one client had all down at 5, too, as long as a 500 was asked for again elsewhere: each of its requests was six
+    errors then. So haproxy.cfg leaves a 500 as it is: then one of four at a time was down, even where that client sent
+    two thirds of all requests. The price is that GETs get an instance's 500, too: 33 answers in 5 s.
     """
     interval = f"{round(service.health.interval_s * 1000)}ms"
-    limit = max(1, min(MAX_ERRORS, retries))
-    return f"check inter {interval} fall 2 rise 1 observe layer7 error-limit {limit} on-error mark-down"
+    return f"check inter {interval} fall 2 rise 1 observe layer7 error-limit {MAX_ERRORS} on-error mark-down"
 
 
 def max_instances(cluster: Cluster, name: str) -> int:

@@ -15,7 +15,7 @@ from fiefdom.desired.cutting import Cutting
 from fiefdom.desired.ports import ranges
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Directory, File, HostState, Package, Sysctl, Unit
-from fiefdom.model import GATEWAYS
+from fiefdom.model import GATEWAYS, sysctl_name
 
 HOSTS = "/etc/hosts"
 SYSCTLS = "/etc/sysctl.d/60-fiefdom.conf"
@@ -99,7 +99,7 @@ def _sysctls(context: Context) -> HostState:
         **SYSCTL_VALUES,
         "net.ipv4.ip_local_reserved_ports": ",".join(ranges(_own_ports(context))),
         "net.ipv4.ip_unprivileged_port_start": str(_unprivileged_port_start(context)),
-        **{_dotted(key): " ".join(value.split()) for key, value in context.host.sysctls.items()},
+        **{sysctl_name(key): " ".join(value.split()) for key, value in context.host.sysctls.items()},
     }
     pairs = sorted(values.items())
     return HostState(
@@ -122,12 +122,6 @@ def _unprivileged_port_start(context: Context) -> int:
     if GATEWAYS not in context.host.groups:
         return PRIVILEGED_PORTS_END
     return min(PRIVILEGED_PORTS_END, *(service.route.port for service in context.cluster.services.values()))
-
-
-def _dotted(key: str) -> str:
-    """A sysctl key in the form with dots; sysctl(8) takes whichever separator stands first as the separator."""
-    separator = next((c for c in key if c in "./"), ".")
-    return key if separator == "." else key.translate(str.maketrans("./", "/."))
 
 
 def _time(context: Context) -> HostState:

@@ -1,4 +1,4 @@
-"""What the model refuses, as the one line that a person needs: file, line, key, what is wrong and how to mend it."""
+"""What the model refuses, as a person needs it: file, line, key, what is wrong and how to mend it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from fiefdom.errors import FiefdomError
-from fiefdom.inventory.source import Origin, Written
+from fiefdom.inventory.beside import problems_beside
+from fiefdom.inventory.written import Mistake, Origin, Written
 from fiefdom.model import Cluster, Problem
-from fiefdom.wording import KeyPath, dotted, printable, shown
+from fiefdom.wording import KeyPath, shown
 
 _UNKNOWN = "extra_forbidden"  # pydantic's name for it
+_UNKNOWN_KEY = "unknown key; "
 # Keys that people expect under another name, from Compose files and other tools.
 _MEANT = {
     "tag": "version",
@@ -39,23 +40,26 @@ _MEANT = {
 }
 
 
-def refused(error: ValidationError, written: Written) -> FiefdomError:
-    """The first of ``error``'s complaints in the order of the files, with the number of the others."""
+def mistakes_of(error: ValidationError, written: Written) -> list[Mistake]:
+    """Each of ``error``'s complaints, and what the rest of the inventory breaks of the rules between keys."""
     details = error.errors(include_url=False)
     # A key that is missing because its name is misspelt is one mistake.
-    meant = {(*d["loc"][:-1], _close(d["loc"][-1], _known(d["loc"][:-1]))) for d in details if d["type"] == _UNKNOWN}
+    unknown = [d["loc"] for d in details if d["type"] == _UNKNOWN]
+    unknown += [mistake.key for mistake in written.mistakes if mistake.says.startswith(_UNKNOWN_KEY)]
+    misspelt = {loc: _close(loc[-1], _known(loc[:-1])) for loc in unknown}
+    meant: set[KeyPath] = {(*loc[:-1], name) for loc, name in misspelt.items() if name is not None}
     told = [d for d in details if not (d["type"] == "missing" and d["loc"] in meant)]
+    # Of a list pydantic says that it is empty where no entry of it can be.
+    lists = {d["loc"][:-1] for d in details}
+    told = [d for d in told if not (d["type"] == "too_short" and d["loc"] in lists)]
+    # What is missing for now may stand where a mistake keeps it from being read.
+    hidden = any(mistake.hides for mistake in written.mistakes)
+    told = [d for d in told if not (d["type"] in ("missing", "inconsistent") and hidden)]
     problems = [problem for detail in told for problem in _problems(detail, written)]
-    return first_of((written.origin(key), key, says) for key, says in problems)
-
-
-def first_of(problems: Iterable[tuple[Origin, KeyPath, str]]) -> FiefdomError:
-    """One line for the first of ``problems`` in the order of the files."""
-    ordered = sorted(problems, key=lambda p: (p[0].rank, p[0].file if p[0].rank else "", p[0].line or float("inf")))
-    origin, key, says = ordered[0]
-    more = f" (and {len(ordered) - 1} more)" if len(ordered) > 1 else ""
-    where = f"{dotted(key)}: " if key else ""
-    return FiefdomError(printable(f"{origin}: {where}{says}{more}"))
+    if not hidden and not any(d["type"] == "inconsistent" for d in details):
+        problems += problems_beside(written.value, details, meant)
+    known_already = {mistake.key for mistake in written.mistakes}
+    return [Mistake(written.origin(key), key, says) for key, says in problems if key not in known_already]
 
 
 def unknown_key(name: object, known: Iterable[str]) -> str:
@@ -64,7 +68,7 @@ def unknown_key(name: object, known: Iterable[str]) -> str:
     if not isinstance(name, str):
         return f"a key must be text, not {shown(name)}; put it in quotes"
     close = _close(name, names)
-    return f"unknown key; did you mean {close}?" if close else f"unknown key; known here are {', '.join(names)}"
+    return f"{_UNKNOWN_KEY}did you mean {close}?" if close else f"{_UNKNOWN_KEY}known here are {', '.join(names)}"
 
 
 def _close(name: object, known: list[str]) -> str | None:

@@ -15,8 +15,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from fiefdom.errors import FiefdomError
-from fiefdom.inventory.complaint import first_of, refused, unknown_key
-from fiefdom.inventory.source import Origin, Written, read_group_data, read_python, read_yaml, written
+from fiefdom.inventory.complaint import mistakes_of, unknown_key
+from fiefdom.inventory.python_lines import lines_of
+from fiefdom.inventory.source import Lines, read_group_data, read_python, read_text, read_yaml, written
+from fiefdom.inventory.written import Mistake, Mistakes, Origin, Written
 from fiefdom.model import Cluster, Host
 from fiefdom.wording import KeyPath, printable
 
@@ -52,6 +54,8 @@ class _Layers:
     """Groups, but for `all`, and own data by host."""
     groups: Mapping[str, Written]
     everywhere: Written
+    lines: Mapping[str, Lines] = field(default_factory=dict)
+    """Of each host's own data, where they are known."""
 
 
 def load(path: str | Path) -> Cluster:
@@ -60,9 +64,14 @@ def load(path: str | Path) -> Cluster:
     Raises:
         FiefdomError: anything about it is wrong; names the file, the line where there is one, the key and the mend.
     """
+    return load_written(path)[0]
+
+
+def load_written(path: str | Path) -> tuple[Cluster, Written]:
+    """As `load`, with what was written and where."""
     suffix = Path(path).suffix
     if suffix in (".yaml", ".yml"):
-        return of_document(document_of(path), group_data(path))
+        return _of_document(document_of(path), group_data(path))
     if suffix == ".py":
         return _of_layers(_python_layers(path), str(path))
     if Path(path).exists() and not Path(path).is_dir():
@@ -86,23 +95,38 @@ def cluster_of(
         groups={name: written(data, f"group data of {name}") for name, data in groups.items()},
         everywhere=written(everywhere, "group data of all"),
     )
-    return _of_layers(layers, "inventory")
+    return _of_layers(layers, "inventory")[0]
 
 
 def document_of(path: str | Path) -> Document:
     content = read_yaml(path)
     if "base_dir" in content.value:
         known = sorted((_CLUSTER_KEYS - {"base_dir"}) | {"hosts"})
-        raise first_of([(content.origin(("base_dir",)), ("base_dir",), unknown_key("base_dir", known))])
+        own = Mistake(content.origin(("base_dir",)), ("base_dir",), unknown_key("base_dir", known))
+        value = {key: inner for key, inner in content.value.items() if key != "base_dir"}
+        content = Written(value, content.origins, (*content.mistakes, own))
     return Document(str(path), str(Path(path).resolve().parent), content)
 
 
 def group_data(path: str | Path) -> dict[str, Written]:
-    here, beside = Path.cwd(), Path(path).resolve().parent
-    return read_group_data([folder / "group_data" for folder in dict.fromkeys((here, beside))])
+    """Group data of an inventory: from beside it, on top of that beside its folder, whoever reads it from wherever."""
+    beside = Path(path).resolve().parent
+    return read_group_data([beside.parent / "group_data", beside / "group_data"])
+
+
+def unread_group_data(path: str | Path) -> Path | None:
+    """The working directory's group data, which pyinfra would mix into any inventory, if it is not this one's."""
+    here = (Path.cwd() / "group_data").resolve()
+    beside = Path(path).resolve().parent
+    own = {(folder / "group_data").resolve() for folder in (beside, beside.parent)}
+    return here if here.is_dir() and here not in own else None
 
 
 def of_document(document: Document, groups: Mapping[str, Written]) -> Cluster:
+    return _of_document(document, groups)[0]
+
+
+def _of_document(document: Document, groups: Mapping[str, Written]) -> tuple[Cluster, Written]:
     hosts = document.content.value.get("hosts")
     # pyinfra puts every host of a file into a group with the file's name, after all others.
     stem = Path(document.file).stem
@@ -114,23 +138,27 @@ def of_document(document: Document, groups: Mapping[str, Written]) -> Cluster:
     return _validated(_layered(document.content, members, groups), document.folder)
 
 
-def _of_layers(layers: _Layers, file: str) -> Cluster:
+def _of_layers(layers: _Layers, file: str) -> tuple[Cluster, Written]:
     for _, data in layers.hosts.values():
         if isinstance(document := data.get(DATA_KEY), Document):
-            return of_document(document, {**layers.groups, "all": layers.everywhere})
+            # Not what pyinfra has read: it mixes in what lies in the working directory.
+            return _of_document(document, group_data(Path(document.folder) / Path(document.file).name))
     content = Written({"hosts": {}}, {(): Origin(file)})
     owner: dict[str, str] = {}
     for name, (groups, data) in layers.hosts.items():
-        own = _with_ssh(written(data, file), (_HOST_KEYS | _CLUSTER_ONLY) - {"groups"}, "hosts", name)
+        own = _with_ssh(
+            written(data, file, layers.lines.get(name)), (_HOST_KEYS | _CLUSTER_ONLY) - {"groups"}, "hosts", name
+        )
         for key in _CLUSTER_ONLY & set(own.value):
             if own.value[key] != content.value.get(key, own.value[key]):
                 says = (
                     f"{key} is the whole cluster's, and {owner[key]} says another; write it once, in the data of `all`"
                 )
-                raise first_of([(Origin(file), ("hosts", name, key), says)])
+                clash = Mistake(own.origin((key,)), ("hosts", name, key), says)
+                content = Written(content.value, content.origins, (*content.mistakes, clash))
             owner[key] = name
         # Groups that are no Python variables are pyinfra's: the file's name is one.
-        mine = Written({"groups": [g for g in groups if g.isidentifier()]}, {("groups",): Origin(file)})
+        mine = Written({"groups": [g for g in groups if g.isidentifier()]}, {("groups",): own.origin(())})
         content = own.only(*_HOST_KEYS).over(mine).at("hosts", name).over(own.only(*_CLUSTER_ONLY)).over(content)
     members = {name: groups for name, (groups, _) in layers.hosts.items()}
     return _validated(_layered(content, members, {**layers.groups, "all": layers.everywhere}), None)
@@ -142,7 +170,7 @@ def _layered(content: Written, members: Mapping[str, list[str]], groups: Mapping
     everywhere = _with_ssh(groups.get("all", nothing), (_CLUSTER_KEYS | _HOST_KEYS) - {"groups", "address"})
     result = everywhere.only(*_CLUSTER_KEYS)
     layer_of = {
-        group: _with_ssh(groups[group], _HOST_KEYS - {"groups"})
+        group: _with_ssh(groups[group], _HOST_KEYS - {"groups"}).only(*_HOST_KEYS)
         for group in dict.fromkeys(g for names in members.values() for g in names)
         if group in groups
     }
@@ -155,49 +183,49 @@ def _layered(content: Written, members: Mapping[str, list[str]], groups: Mapping
 
 
 def _with_ssh(layer: Written, known: frozenset[str], *where: str) -> Written:
-    """``layer`` with pyinfra's names for SSH settings under ours, after a look at its keys."""
+    """``layer`` with pyinfra's names for SSH settings under ours, and what is wrong with its keys."""
     value, origins = dict(layer.value), dict(layer.origins)
-    problems: list[tuple[Origin, KeyPath, str]] = []
+    mistakes = list(layer.mistakes)
     cluster_wide = "network" in known and not where
     ssh: dict[str, Any] = {}
+    ssh_origins: dict[KeyPath, Origin] = {}
     for name in layer.value:
-        key: KeyPath = (*where, str(name))
+        says = None
         if name in known:
             continue
-        if name in _SSH_DATA:
-            ssh[_SSH_DATA[name]] = value[name]
+        if name in _SSH_DATA or (name == "ssh_known_hosts_file" and cluster_wide):
+            ours = _SSH_DATA.get(name, "known_hosts")
+            ssh[ours], ssh_origins["ssh", ours] = value[name], layer.origin((name,))
         elif name == "ssh_hostname" and where:
-            value.setdefault("address", value[name])
-        elif name == "ssh_known_hosts_file" and cluster_wide:
-            ssh["known_hosts"] = value[name]
+            if value.setdefault("address", value[name]) is value[name]:
+                origins.setdefault(("address",), layer.origin((name,)))
         elif name == "ssh_known_hosts_file":
-            problems.append(
-                (layer.origin((name,)), key, "one file serves the whole cluster; move it to the data of `all`")
-            )
+            says = "one file serves the whole cluster; move it to the data of `all`"
         elif name in _CLUSTER_ONLY:
-            problems.append((layer.origin((name,)), key, "belongs to the whole cluster; move it to group_data/all.py"))
+            says = "belongs to the whole cluster; move it to group_data/all.py"
         elif not (isinstance(name, str) and name.startswith(("_", "x_", "x-", "ssh_"))):
             says = unknown_key(name, sorted(known)) + "; names of your own begin with x_"
-            problems.append((layer.origin((name,)), key, says))
-    if problems:
-        raise first_of(problems)
-    found = Written(value, origins)
-    return found.over(Written({"ssh": ssh}, {("ssh",): layer.origin(())})) if ssh else found
+        if says is not None:
+            mistakes.append(Mistake(layer.origin((name,)), (*where, str(name)), says))
+    found = Written(value, origins, tuple(mistakes))
+    return found.over(Written({"ssh": ssh}, {("ssh",): layer.origin(()), **ssh_origins})) if ssh else found
 
 
-def _validated(content: Written, folder: str | None) -> Cluster:
+def _validated(content: Written, folder: str | None) -> tuple[Cluster, Written]:
     base = folder if folder is not None else content.value.get("base_dir", str(Path.cwd()))
+    mistakes = list(content.mistakes)
     try:
         cluster = Cluster.model_validate({**content.value, "base_dir": _absolute(base)})
     except ValidationError as error:
-        raise refused(error, content) from error
-    if folder is None and "base_dir" not in content.value:
+        raise Mistakes(mistakes + mistakes_of(error, content)) from error
+    if folder is None and "base_dir" not in content.value and not any("base_dir" in m.says for m in mistakes):
         # pyinfra does not say which file it has read: a wrong guess here would mean the wrong key.
         relative = [key for key, path in _paths(cluster) if not Path(path).expanduser().is_absolute()]
-        if relative:
-            says = "a relative path; add `base_dir = str(Path(__file__).parent)` to the data of `all`"
-            raise first_of((content.origin(key), key, says) for key in relative)
-    return cluster
+        says = "a relative path; add `base_dir = str(Path(__file__).parent)` to the data of `all`"
+        mistakes += [Mistake(content.origin(key), key, says) for key in relative]
+    if mistakes:
+        raise Mistakes(mistakes)
+    return cluster, content
 
 
 def _absolute(path: object) -> object:
@@ -221,11 +249,16 @@ def _paths(cluster: Cluster) -> Iterator[tuple[KeyPath, str]]:
 
 def _python_layers(path: str | Path) -> _Layers:
     """What pyinfra makes of a Python inventory (`pyinfra_cli.inventory.make_inventory_from_files` of 3.10)."""
-    groups = {
-        name: _entries(value, f"{path}: {name}") for name, value in read_python(path).items() if _is_group(name, value)
-    }
+    variables = read_python(path)
+    lines = lines_of(read_text(path))
+    places = {name: _places(name, value, lines) for name, value in variables.items() if _is_group(name, value)}
+    groups = {name: _entries(variables[name], f"{path}: {name}") for name in places}
     named = [name for entries, _ in groups.values() for name, _ in entries]
     everyone, everywhere = groups.pop("all", ([(name, {}) for name in dict.fromkeys(named)], {}))
+    own_lines: dict[str, dict[KeyPath, int]] = {}
+    for group in sorted(places, key=lambda name: name == "all"):
+        for (name, _), at in zip(groups[group][0] if group in groups else everyone, places[group][0], strict=False):
+            own_lines.setdefault(name, {}).update(at)
     groups.setdefault(Path(path).name.rsplit(".", 1)[0], (everyone, {}))
     own: dict[str, dict[str, Any]] = {name: {} for name, _ in everyone}
     members: dict[str, list[str]] = {name: [] for name in own}
@@ -237,7 +270,7 @@ def _python_layers(path: str | Path) -> _Layers:
     for name, data in everyone:
         own[name].update(data)
     layers = {
-        name: written(data, str(path))
+        name: written(data, str(path), places[name][1] if name in places else None)
         for name, data in [("all", everywhere), *((g, d) for g, (_, d) in groups.items())]
     }
     for name, new in group_data(path).items():
@@ -245,7 +278,23 @@ def _python_layers(path: str | Path) -> _Layers:
         old = layers.get(name, Written({}, {}))
         layers[name] = Written({**old.value, **new.value}, {**old.origins, **new.origins})
     everywhere_written = layers.pop("all")
-    return _Layers({name: (members[name], own[name]) for name in own}, layers, everywhere_written)
+    return _Layers({name: (members[name], own[name]) for name in own}, layers, everywhere_written, own_lines)
+
+
+def _places(name: str, value: Any, lines: Lines) -> tuple[list[Lines], Lines]:
+    """Lines of each host's own data in a group, and of the group's data."""
+    above: KeyPath = (name, 0) if isinstance(value, tuple) else (name,)
+    count = len(value[0] if isinstance(value, tuple) and value and isinstance(value[0], list) else value)
+    hosts: list[Lines] = [{**_beneath(lines, (*above, i, 1)), **_at(lines, (*above, i))} for i in range(count)]
+    return hosts, _beneath(lines, (name, 1)) if isinstance(value, tuple) else {}
+
+
+def _at(lines: Lines, key: KeyPath) -> Lines:
+    return {(): lines[key]} if key in lines else {}
+
+
+def _beneath(lines: Lines, key: KeyPath) -> Lines:
+    return {at[len(key) :]: line for at, line in lines.items() if at[: len(key)] == key and len(at) > len(key)}
 
 
 def _is_group(name: str, value: object) -> bool:

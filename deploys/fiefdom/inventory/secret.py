@@ -59,17 +59,22 @@ def require_one_line(text: str, where: str) -> str:
     return text
 
 
+def gossip_key_in(path: Path) -> str:
+    """The gossip key in a file, which is its owner's alone; FiefdomError where it is none, or others may read it."""
+    return require_gossip_key(_private_text(path), str(path))
+
+
 def _gossip_key(cluster: Cluster, environ: Mapping[str, str], values: Mapping[SecretSource, str]) -> str:
     if VARIABLE in environ:
-        return _checked(environ[VARIABLE], VARIABLE)
+        return require_gossip_key(environ[VARIABLE], VARIABLE)
     if cluster.serf.key is not None:
-        return _checked(values[cluster.serf.key], f"{dotted(_KEY)}: {cluster.serf.key}")
+        return require_gossip_key(values[cluster.serf.key], f"{dotted(_KEY)}: {cluster.serf.key}")
     if cluster.serf.key_file is None:
         raise FiefdomError(
             f"serf.key_file: there is no gossip key; name a file in the inventory ({_MAKE} there) or set {VARIABLE}"
         )
     path = cluster.path(cluster.serf.key_file)
-    return _checked(_private_text(path), str(path))
+    return gossip_key_in(path)
 
 
 def _text(
@@ -184,7 +189,8 @@ def _private_text(path: Path) -> str:
         ) from error
 
 
-def _checked(text: str, where: str) -> str:
+def require_gossip_key(text: str, where: str) -> str:
+    """``text`` as a gossip key; FiefdomError, which begins with ``where`` and never tells it, if it is none."""
     key = text.strip()
     try:
         raw = base64.b64decode(key, validate=True)
@@ -214,13 +220,13 @@ def next_key(cluster: Cluster, *, make: bool, environ: Mapping[str, str] | None 
                 f"{NEXT_VARIABLE}: is not set; the present key comes from {_source(cluster, environ)}, so the new one "
                 "must be given: `openssl rand -base64 32` makes one"
             )
-        return _checked(environ[NEXT_VARIABLE], NEXT_VARIABLE)
+        return require_gossip_key(environ[NEXT_VARIABLE], NEXT_VARIABLE)
     following = _next_path(path)
     if make and not vault.is_there(following):
         generate(following)
     if not vault.is_there(following):
         raise FiefdomError(f"{following}: is missing, though hosts have it already; bring it from where it was made")
-    return _checked(_private_text(following), str(following))
+    return require_gossip_key(_private_text(following), str(following))
 
 
 def adopt_next(cluster: Cluster, environ: Mapping[str, str] | None = None) -> list[str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import difflib
+import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,76 +16,15 @@ from typing import Any
 import yaml
 
 from fiefdom.errors import FiefdomError
-from fiefdom.wording import KeyPath, dotted, printable, shown
+from fiefdom.inventory import slips
+from fiefdom.inventory.python_lines import lines_of
+from fiefdom.inventory.written import Mistake, Mistakes, Origin, Written
+from fiefdom.wording import KeyPath, printable, shown
 
 # Aliases let a few lines stand for millions of values; no inventory of ours comes near this many.
 _VALUES_MAX = 200_000
 _DEPTH_MAX = 50
-_SECRETS = (("serf", "key"), ("registry", "password"))
 _PLAIN_INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a value was written."""
-
-    file: str
-    line: int | None = None
-    text: str | None = None
-    """A scalar as it stands in the file: YAML reads 1.10 as 1.1."""
-    rank: int = 0
-    """Files of a higher rank are told of later."""
-
-    def __str__(self) -> str:
-        return self.file if self.line is None else f"{self.file}:{self.line}"
-
-
-@dataclass(frozen=True)
-class Written:
-    """Values as a person wrote them, and where."""
-
-    value: Any
-    origins: Mapping[KeyPath, Origin] = field(repr=False)
-
-    def origin(self, key: KeyPath) -> Origin:
-        """Where ``key`` was written, or the nearest mapping around it."""
-        for end in range(len(key), -1, -1):
-            if key[:end] in self.origins:
-                return self.origins[key[:end]]
-        return Origin("inventory")
-
-    def at(self, *prefix: str) -> Written:
-        """The same values as they stand inside of ``prefix``."""
-        value = self.value
-        for part in reversed(prefix):
-            value = {part: value}
-        return Written(value, {prefix + key: origin for key, origin in self.origins.items()})
-
-    def sub(self, *prefix: str) -> Written:
-        """The values inside of ``prefix``, which is there."""
-        value = self.value
-        for part in prefix:
-            value = value[part]
-        size = len(prefix)
-        return Written(value, {key[size:]: o for key, o in self.origins.items() if key[:size] == prefix})
-
-    def only(self, *names: str) -> Written:
-        """The mapping with these of its keys."""
-        value = {k: v for k, v in self.value.items() if k in names}
-        return Written(value, {key: o for key, o in self.origins.items() if not key or key[0] in names})
-
-    def over(self, under: Written) -> Written:
-        """These values on top of ``under``: mappings are merged at every depth, all else replaces."""
-        return Written(_merged(under.value, self.value), {**under.origins, **self.origins})
-
-
-def _merged(under: object, over: object, at: KeyPath = ()) -> object:
-    # A secret has one source; `{env: X}` on top of `{command: [...]}` replaces it.
-    is_source = at[-2:] in _SECRETS or (at[-4:-3] == ("services",) and at[-2:-1] == ("environment",))
-    if isinstance(under, dict) and isinstance(over, dict) and not is_source:
-        both = {key: _merged(value, over[key], (*at, key)) if key in over else value for key, value in under.items()}
-        return {**both, **{key: value for key, value in over.items() if key not in under}}
-    return over
 
 
 def read_text(path: str | Path) -> str:
@@ -147,31 +88,16 @@ def read_yaml(path: str | Path) -> Written:
                     "write a mapping that begins like `cluster: NAME`"
                 )
             walk = _Walk(file, loader)
-            return Written(walk.value(node, ()), walk.origins)
+            return Written(walk.value(node, ()), walk.origins, tuple(walk.mistakes))
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{file}:{mark.line + 1}" if mark else file
-        raise FiefdomError(f"{where}: not valid YAML: {_problem(error)}") from error
+        line, says = slips.of(error, text)
+        raise Mistakes([Mistake(Origin(file, line), (), f"not valid YAML: {says}")]) from error
     except yaml.YAMLError as error:
         raise FiefdomError(f"{file}: not valid YAML: {printable(str(error))}; save it as plain text") from error
     except RecursionError as error:
         raise FiefdomError(f"{file}: nested too deeply; an inventory is at most {_DEPTH_MAX} levels deep") from error
-
-
-def _problem(error: yaml.MarkedYAMLError) -> str:
-    problem = printable(error.problem or "syntax error")
-    if "'\\t'" in problem:
-        return f"{problem}; indent with spaces"
-    if "expected a single document" in (error.context or ""):
-        return "a second document begins with `---`; an inventory is one document"
-    if "constructor for the tag" in problem:
-        return f"{problem}; take the tag out"
-    if "mapping values are not allowed" in problem:
-        return "a second `:` in the line, or wrong indentation; put the value in quotes or mend the indentation"
-    context = f" {printable(error.context)}" if error.context else ""
-    return f"{problem}{context}; check the indentation, quotes and brackets there"
 
 
 class _Walk:
@@ -180,17 +106,18 @@ class _Walk:
     def __init__(self, file: str, loader: yaml.SafeLoader) -> None:
         self.file, self.loader = file, loader
         self.origins: dict[KeyPath, Origin] = {}
+        self.mistakes: list[Mistake] = []
         self.flat: set[int] = set()
         self.count = 0
 
-    def fail(self, node: yaml.Node, key: KeyPath, says: str) -> FiefdomError:
-        where = f"{dotted(key)}: " if key else ""
-        return FiefdomError(printable(f"{self.file}:{node.start_mark.line + 1}: {where}{says}"))
+    def mistake(self, node: yaml.Node, key: KeyPath, says: str, hides: bool = False) -> Mistake:
+        return Mistake(Origin(self.file, node.start_mark.line + 1), key, says, hides)
 
     def value(self, node: yaml.Node, key: KeyPath, at: yaml.Node | None = None) -> object:
         self.count += 1
         if self.count > _VALUES_MAX or len(key) > _DEPTH_MAX:
-            raise self.fail(node, (), "nested too deeply or too large; look for an alias (`*name`) that repeats itself")
+            says = "nested too deeply or too large; look for an alias (`*name`) that repeats itself"
+            raise Mistakes([self.mistake(node, (), says)])
         text = node.value if isinstance(node, yaml.ScalarNode) else None
         # What is missing from the whole has no line.
         self.origins[key] = Origin(self.file, (at or node).start_mark.line + 1 if key else None, text)
@@ -207,35 +134,34 @@ class _Walk:
             for name_node, _ in node.value:
                 if isinstance(name_node, yaml.ScalarNode):
                     if name_node.value in seen:
-                        first = seen[name_node.value]
-                        raise self.fail(
-                            name_node,
-                            (*key, name_node.value),
-                            f"this key stands in line {first} already; take one of the two out",
-                        )
-                    seen[name_node.value] = name_node.start_mark.line + 1
+                        says = f"this key stands in line {seen[name_node.value]} already; take one of the two out"
+                        self.mistakes.append(self.mistake(name_node, (*key, name_node.value), says, hides=True))
+                    seen.setdefault(name_node.value, name_node.start_mark.line + 1)
             self.loader.flatten_mapping(node)
         for name_node, value_node in node.value:
             name = self.scalar(name_node, key) if isinstance(name_node, yaml.ScalarNode) else None
             if not isinstance(name, str):
                 says = f"{shown(name_node.value)} as a key is not text; put it in quotes"
-                raise self.fail(name_node, key, says if name_node.id == "scalar" else "a key must be text")
+                says = says if name_node.id == "scalar" else "a key must be text"
+                self.mistakes.append(self.mistake(name_node, key, says, hides=True))
+                continue
             yield name, self.value(value_node, (*key, name), name_node)
 
     def scalar(self, node: yaml.Node, key: KeyPath) -> object:
         try:
             value: object = self.loader.construct_object(node, deep=True)
-        except ValueError as error:  # such as the date 2026-99-99
+        except ValueError:  # such as the date 2026-99-99
             says = f"{shown(node.value)} cannot be read as the number or date that it looks like; put it in quotes"
-            raise self.fail(node, key, says) from error
+            self.mistakes.append(self.mistake(node, key, says))
+            return str(node.value)
         if isinstance(value, int) and not isinstance(value, bool) and not _PLAIN_INT.fullmatch(node.value):
             says = f"YAML reads {node.value} as {shown(value)}; write that, or put it in quotes if it is text"
-            raise self.fail(node, key, says)
+            self.mistakes.append(self.mistake(node, key, says))
         return value
 
 
 def read_python(path: str | Path) -> dict[str, Any]:
-    """The variables of a Python file, as pyinfra runs it.
+    """The variables of a Python file, as pyinfra runs it. What it prints goes to standard error.
 
     Raises:
         FiefdomError: it cannot be read or raises.
@@ -243,16 +169,36 @@ def read_python(path: str | Path) -> dict[str, Any]:
     file, text = _name(path), read_text(path)
     variables: dict[str, Any] = {"__file__": str(path)}
     try:
-        exec(compile(text, str(path), "exec"), variables)  # noqa: S102 -- the person's own inventory
+        with _output_to_stderr():
+            exec(compile(text, str(path), "exec"), variables)  # noqa: S102 -- the person's own inventory
     except FiefdomError:
         raise
     except (Exception, SystemExit) as error:
         line = error.lineno if isinstance(error, SyntaxError) else _line_of(error, str(path))
-        where = f"{file}:{line}" if line else file
         words = error.msg if isinstance(error, SyntaxError) else printable(str(error))
         says = f"{type(error).__name__}: {words}" if words else type(error).__name__
-        raise FiefdomError(f"{where}: Python stopped here with {says}; mend the file") from error
+        says = f"Python stopped here with {says}; mend the file"
+        raise Mistakes([Mistake(Origin(file, line, rank=1), (), says, hides=True)]) from error
     return variables
+
+
+@contextmanager
+def _output_to_stderr() -> Iterator[None]:
+    """Standard output is a command's document: what is printed meanwhile goes beside it, also by programs started."""
+    sys.stdout.flush()
+    saved = None
+    try:
+        saved = os.dup(1)
+        os.dup2(2, 1)
+    except OSError:  # one of the two is closed
+        pass
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if saved is not None:
+            os.dup2(saved, 1)
+            os.close(saved)
 
 
 def _line_of(error: BaseException, path: str) -> int | None:
@@ -268,23 +214,69 @@ def read_group_data(folders: list[Path]) -> dict[str, Written]:
     """Data by group from the Python files in ``folders``; of two files for a group the later one's names hold.
 
     Reads what pyinfra's command reads (`pyinfra_cli.inventory._get_group_data` of 3.10): every name of a file, or
-    those in its ``__all__``, but not what it imports.
+    those in its ``__all__``, but not what it imports. What is wrong with a file is among the mistakes of ``all``.
     """
     found: dict[str, Written] = {}
+    mistakes: list[Mistake] = []
     # Two ways to the same folder are one: a repository may link to its group data from its inventories.
-    for folder in dict.fromkeys(folder.resolve() for folder in folders):
-        for path in sorted(folder.glob("*.py")):
+    for folder in {_resolved(folder): folder for folder in folders}.values():
+        for path in _group_files(folder, mistakes):
             file = _relative(path)
-            variables = read_python(file)
-            imported = _imported(read_text(file))
-            names = variables.get("__all__", set(variables) - imported)
-            if not isinstance(names, list | tuple | set):
-                raise FiefdomError(f"{_name(file)}: __all__ must be a list of names")
-            data = {n: v for n, v in variables.items() if n in names and not n.startswith("__")}
-            new = written(data, _name(file))
+            try:
+                new = _group_file(file)
+            except Mistakes as error:
+                mistakes += error.all
+                continue
+            except FiefdomError as error:
+                says = str(error).removeprefix(f"{_name(file)}: ")
+                mistakes.append(Mistake(Origin(_name(file), rank=1), (), says, hides=True))
+                continue
             old = found.get(path.stem, Written({}, {}))
             found[path.stem] = Written({**old.value, **new.value}, {**old.origins, **new.origins})
+    if mistakes:
+        everywhere = found.get("all", Written({}, {}))
+        found["all"] = Written(everywhere.value, everywhere.origins, tuple(mistakes))
     return found
+
+
+def _resolved(folder: Path) -> Path:
+    try:
+        return folder.resolve()
+    except (OSError, RuntimeError):  # links in a circle: what reads it tells
+        return folder
+
+
+def _group_files(folder: Path, mistakes: list[Mistake]) -> list[Path]:
+    """The files of a folder of group data, which need not be there; if it is there and cannot be read, a mistake."""
+
+    def mistake(name: Path, says: str) -> None:
+        mistakes.append(Mistake(Origin(_name(_relative(name)), rank=1), (), says, hides=True))
+
+    try:
+        there = sorted(_resolved(folder).iterdir())
+    except FileNotFoundError:
+        if folder.is_symlink():
+            mistake(folder, "a link to what is not there; mend it or take it away")
+        return []
+    except NotADirectoryError:
+        mistake(folder, "this is not a folder; group data is in files of a folder, such as group_data/all.py")
+        return []
+    except OSError as error:
+        mistake(folder, f"this folder of group data cannot be read ({error.strerror}); check its owner and mode")
+        return []
+    for path in there:
+        if path.suffix in (".yaml", ".yml", ".json", ".toml"):
+            mistake(path, f"group data is Python, and this file is read by nobody; write {path.stem}.py")
+    return [path for path in there if path.suffix == ".py"]
+
+
+def _group_file(file: Path) -> Written:
+    variables, text = read_python(file), read_text(file)
+    names = variables.get("__all__", set(variables) - _imported(text))
+    if not isinstance(names, list | tuple | set):
+        raise FiefdomError(f"{_name(file)}: __all__ must be a list of names")
+    data = {n: v for n, v in variables.items() if n in names and not n.startswith("__")}
+    return written(data, _name(file), lines_of(text))
 
 
 def _relative(path: Path) -> Path:
@@ -304,23 +296,30 @@ def _imported(text: str) -> set[str]:
     return names
 
 
-def written(data: Mapping[Any, Any], file: str) -> Written:
-    """Python values as they stand in ``file``.
+Lines = Mapping[KeyPath, int]
+"""Line of each key that is written as such."""
+
+
+def written(data: Mapping[Any, Any], file: str, lines: Lines | None = None) -> Written:
+    """Python values as they stand in ``file``, whose ``lines`` are known where a key was written as such.
 
     Raises:
         FiefdomError: a mapping contains itself.
     """
     origins: dict[KeyPath, Origin] = {}
+    known = lines or {}
 
-    def plain(value: object, key: KeyPath) -> object:
+    def plain(value: object, key: KeyPath, line: int | None) -> object:
+        line = known.get(key, line)
         if len(key) > _DEPTH_MAX or len(origins) > _VALUES_MAX:
-            raise FiefdomError(f"{file}: {dotted(key[:3])}: nested too deeply or too large; look for data in itself")
-        origins[key] = Origin(file, rank=1)
+            says = "nested too deeply or too large; look for data in itself"
+            raise Mistakes([Mistake(Origin(file, line, rank=1), key[:3], says, hides=True)])
+        origins[key] = Origin(file, line, rank=1)
         if isinstance(value, Mapping):
-            return {k: plain(v, (*key, k if isinstance(k, str) else shown(k))) for k, v in value.items()}
+            return {k: plain(v, (*key, k if isinstance(k, str) else shown(k)), line) for k, v in value.items()}
         if isinstance(value, list | tuple):
-            return [plain(v, (*key, i)) for i, v in enumerate(value)]
+            return [plain(v, (*key, i), line) for i, v in enumerate(value)]
         return str(value) if isinstance(value, Path) else value
 
     values = {name: value for name, value in data.items() if not (callable(value) or isinstance(value, ModuleType))}
-    return Written(plain(values, ()), origins)
+    return Written(plain(values, (), None), origins)

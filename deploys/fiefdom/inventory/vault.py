@@ -47,6 +47,28 @@ def read(cluster: Cluster, environ: Mapping[str, str]) -> Entries:
     return _texts(path, _parsed(path, _decrypted(path, _content(path), _Keys.of(environ))))
 
 
+def read_unasked(cluster: Cluster, environ: Mapping[str, str]) -> Entries | None:
+    """As `read`, with keys that no passphrase locks; None where none of these opens the file, or there is none.
+
+    Raises:
+        FiefdomError: it is no encrypted file, or holds something else than secrets by name.
+    """
+    try:
+        keys = _Keys.of(environ)
+    except FiefdomError:
+        return None
+    path = cluster.path(_settings(cluster).file)
+    keys.locked.clear()
+    try:
+        return _texts(path, _parsed(path, _decrypted(path, _content(path), keys)))
+    except _NoKeyError:
+        return None
+
+
+class _NoKeyError(FiefdomError):
+    """None of the operator's keys opens the file."""
+
+
 def change(cluster: Cluster, edit: Callable[[dict[str, str]], Entries], environ: Mapping[str, str]) -> None:
     """Write the encrypted file anew, with what ``edit`` makes of its entries, for those who may read it now.
 
@@ -155,7 +177,7 @@ def _decrypted(path: Path, sealed: bytes, keys: _Keys) -> bytes:
             continue
         return text
     tried = "; ".join([*(f"tried {found}" for found in keys.tried), *keys.refused]) or "found none"
-    raise FiefdomError(
+    raise _NoKeyError(
         f"{path}: none of your keys opens it ({tried}); name one with {IDENTITY}, or ask a colleague to add yours to "
         "secrets.recipients and to run `fiefdom secret rekey`"
     )

@@ -59,6 +59,7 @@ from fiefdom.model.text import (
     UrlPath,
     User,
     Version,
+    sysctl_name,
 )
 
 __all__ = [
@@ -110,4 +111,5 @@ __all__ = [
     "UrlPath",
     "User",
     "Version",
+    "sysctl_name",
 ]

@@ -10,6 +10,7 @@ from fiefdom.model.secrets import EnvValue
 from fiefdom.model.text import (
     FIRST_GATEWAY_PORT,
     LAST_PORT,
+    SHORTEST_S,
     Address,
     Argument,
     EnvName,
@@ -55,8 +56,8 @@ class Health(Model):
         description="Host port of the first instance's `container_port` of checks; the others follow. "
         "Open to gateways alone.",
     )
-    interval_s: float = Field(1.0, gt=0, le=60, description="Seconds between the gateway's checks.")
-    timeout_s: float = Field(2.0, gt=0, le=60, description="Seconds until a check counts as failed.")
+    interval_s: float = Field(1.0, ge=SHORTEST_S, le=60, description="Seconds between the gateway's checks.")
+    timeout_s: float = Field(2.0, ge=SHORTEST_S, le=60, description="Seconds until a check counts as failed.")
     start_timeout_s: int = Field(
         60, ge=1, le=3600, description="Seconds an instance may take from its start to its first good answer."
     )
@@ -86,7 +87,7 @@ class Limits(Model):
     """What one instance may use at most."""
 
     memory_mib: int = Field(256, ge=16, le=1 << 24, description="Memory in MiB; the instance is killed above it.")
-    cpus: float = Field(1.0, gt=0, le=1024, description="CPUs, in units of one core.")
+    cpus: float = Field(1.0, ge=0.01, le=1024, description="CPUs, in units of one core.")
     pids: int = Field(256, ge=4, le=1 << 22, description="Processes and threads.")
     nofile: int = Field(4096, ge=64, le=1048576, description="Open files.")
 
@@ -95,7 +96,7 @@ class LimitsOverride(Model):
     """What one host limits differently."""
 
     memory_mib: int | None = Field(None, ge=16, le=1 << 24, description="Memory in MiB on this host.")
-    cpus: float | None = Field(None, gt=0, le=1024, description="CPUs on this host.")
+    cpus: float | None = Field(None, ge=0.01, le=1024, description="CPUs on this host.")
     pids: int | None = Field(None, ge=4, le=1 << 22, description="Processes and threads on this host.")
     nofile: int | None = Field(None, ge=64, le=1048576, description="Open files on this host.")
 
@@ -154,6 +155,11 @@ class Service(Model):
         description="Writable in-memory folders; the rest of the root file system is read-only.",
     )
     command: Many[Argument] = Field((), description="Command of the container; the image's own when empty.")
+    verbatim: bool = Field(
+        False,
+        description="Whether ${NAME} and {{ NAME }} in environment and command are for the program; refused otherwise, "
+        "for Fiefdom fills nothing in.",
+    )
 
 
 class ServiceOverride(Model):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from fiefdom.model.debian_units import TEMPLATES
 from fiefdom.model.draft import Draft
-from fiefdom.model.hosts import APP_HOSTS, GATEWAYS
-from fiefdom.model.text import LAST_PORT, Problem
+from fiefdom.model.hosts import APP_HOSTS, GATEWAYS, Service
+from fiefdom.model.text import LAST_PORT, Problem, sysctl_name
 from fiefdom.wording import KeyPath, dotted
 
 # memberlist sends a member's tags in one field of this size, and refuses to start above it.
@@ -41,23 +42,69 @@ class _Range:
 
 def problems(cluster: Draft) -> list[Problem]:
     """Every rule that an inventory breaks, as key and sentence, in the order in which a person mends them."""
-    found = [problem for rule in _RULES for problem in rule(cluster)]
+    found = [problem for rule in _RULES for problem in rule.find(cluster)]
     return found or list(_idle_problems(cluster))  # an idle host is mostly what comes of another mistake
 
 
+def problems_beside(cluster: Draft, unknown: Collection[KeyPath]) -> list[Problem]:
+    """As `problems`, where the values at ``unknown`` are stand-ins: only what holds whatever stood there."""
+    found = [problem for rule in _RULES for problem in _found_beside(rule, cluster, unknown)]
+    return [(key, says) for key, says in found if not any(_is_about(key, says, other) for other in unknown)]
+
+
+def _is_about(key: KeyPath, says: str, unknown: KeyPath) -> bool:
+    inside = key[: len(unknown)] == unknown or key[-len(unknown) :] == unknown
+    return inside or f" {dotted(unknown)} " in says
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """A rule between keys. ``reads`` are those without which it says nothing of the rest, with * for any name."""
+
+    find: Callable[[Draft], Iterable[Problem]]
+    reads: tuple[str, ...]
+    of_all: bool = False
+    """Whether it says that something is missing everywhere, so that one host or service unknown leaves it open."""
+
+
+def _found_beside(rule: _Rule, cluster: Draft, unknown: Collection[KeyPath]) -> Iterable[Problem]:
+    touched = [key for key in unknown if any(_reads(pattern, key) for pattern in rule.reads)]
+    if touched and (rule.of_all or any(len(key) < 2 or key[0] not in ("hosts", "services") for key in touched)):
+        return ()
+    for kind in ("hosts", "services"):
+        left_out = {key[1] for key in touched if key[0] == kind}
+        kept = {name: value for name, value in getattr(cluster, kind).items() if name not in left_out}
+        cluster = cluster.model_copy(update={kind: kept})
+    return rule.find(cluster)
+
+
+def _reads(pattern: str, key: KeyPath) -> bool:
+    return all(part in ("*", name) for part, name in zip(pattern.split("."), key, strict=False))
+
+
 def _address_problems(cluster: Draft) -> Iterator[Problem]:
-    network = ipaddress.IPv4Network(cluster.network.cidr)
     seen: dict[str, str] = {}
+    for name, host in cluster.hosts.items():
+        if host.address in seen:
+            says = f"{host.address} is also the address of {seen[host.address]}; give each host its own"
+            yield ("hosts", name, "address"), says
+        seen.setdefault(host.address, name)
+
+
+def _network_problems(cluster: Draft) -> Iterator[Problem]:
+    network = ipaddress.IPv4Network(cluster.network.cidr)
     for name, host in cluster.hosts.items():
         key: KeyPath = ("hosts", name, "address")
         address = ipaddress.IPv4Address(host.address)
-        if host.address in seen:
-            yield key, f"{address} is also the address of {seen[host.address]}; give each host its own"
-        elif address not in network:
+        if address not in network:
             yield key, f"{address} is outside network.cidr {network}; mend one of the two"
         elif network.prefixlen < 31 and address in (network.network_address, network.broadcast_address):
             yield key, f"{address} is an address that {network} keeps for itself; choose another"
-        seen.setdefault(host.address, name)
+
+
+def _static_problems(cluster: Draft) -> Iterator[Problem]:
+    for name, host in cluster.hosts.items():
+        address = ipaddress.IPv4Address(host.address)
         if host.static is not None and host.static.gateway is not None:
             reach = ipaddress.IPv4Network(f"{address}/{host.static.prefix_length}", strict=False)
             if ipaddress.IPv4Address(host.static.gateway) not in reach:
@@ -67,15 +114,24 @@ def _address_problems(cluster: Draft) -> Iterator[Problem]:
                 )
 
 
-def _group_problems(cluster: Draft) -> Iterator[Problem]:
+def _role_problems(cluster: Draft) -> Iterator[Problem]:
     if not cluster.gateways:
         yield ("hosts",), "no host is in the group gateways; add `groups: [gateways]` to one"
     if not cluster.app_hosts:
         yield ("hosts",), "no host is in the group app_hosts; add `groups: [app_hosts]` to one"
+
+
+def _group_problems(cluster: Draft) -> Iterator[Problem]:
+    groups = {group: name for name, host in reversed(cluster.hosts.items()) for group in host.groups}
     for name, host in cluster.hosts.items():
         key: KeyPath = ("hosts", name, "groups")
         if name == "localhost":
             yield ("hosts", name), "every machine calls itself localhost; choose another name"
+        elif name == "all":
+            yield ("hosts", name), "--limit and pyinfra call all hosts together so; choose another name"
+        elif name in groups:
+            says = f"{groups[name]} is in a group of this name, and --limit would take that; choose another name"
+            yield ("hosts", name), says
         if twice := [group for group, count in Counter(host.groups).items() if count > 1]:
             yield key, f"{twice[0]} stands there twice; once is enough"
         if {GATEWAYS, APP_HOSTS} <= set(host.groups):
@@ -94,25 +150,38 @@ def _idle_problems(cluster: Draft) -> Iterator[Problem]:
 
 
 def _service_problems(cluster: Draft) -> Iterator[Problem]:
-    groups = {group for host in cluster.hosts.values() for group in host.groups}
-    for name, service in cluster.services.items():
+    for name in cluster.services:
         if name in _OWN_UNITS or name.startswith("systemd-"):
             yield ("services", name), f"{name} is the name of a unit of the system; choose another"
         elif name in TEMPLATES:
             words = f"a package of Debian has units {name}@, whose place the service's would take; choose another name"
             yield ("services", name), words
+
+
+def _membership_problems(cluster: Draft) -> Iterator[Problem]:
+    groups = {group for host in cluster.hosts.values() for group in host.groups}
+    for name, service in cluster.services.items():
         for i, group in enumerate(service.groups):
             if group not in groups:
                 yield (
                     ("services", name, "groups", i),
                     f"no host is in the group {group}; known are {', '.join(sorted(groups))}",
                 )
+
+
+def _name_problems(cluster: Draft) -> Iterator[Problem]:
+    for name, host in cluster.hosts.items():
+        for service in host.services:
+            if service not in cluster.services:
+                known = ", ".join(sorted(cluster.services))
+                yield ("hosts", name, "services", service), f"no such service; known are {known}"
+
+
+def _override_problems(cluster: Draft) -> Iterator[Problem]:
     for name, host in cluster.hosts.items():
         for service_name, override in host.services.items():
             key: KeyPath = ("hosts", name, "services", service_name)
-            if service_name not in cluster.services:
-                yield key, f"no such service; known are {', '.join(sorted(cluster.services))}"
-            elif override.instances and not cluster.count(name, service_name):
+            if service_name in cluster.services and override.instances and not cluster.count(name, service_name):
                 wanted = " or ".join(cluster.services[service_name].groups)
                 yield key, f"{service_name} does not run on {name}, which is not in {wanted}; mend the groups"
 
@@ -243,14 +312,93 @@ def _secret_problems(cluster: Draft) -> Iterator[Problem]:
                 yield key, f"{says}; add `secrets` with file and recipients"
 
 
+# What Docker turns on when it starts, and containers are reached by.
+_FORWARDING = ("net.ipv4.ip_forward", "net.ipv4.conf.all.forwarding", "net.ipv4.conf.default.forwarding")
+
+
+def _sysctl_problems(cluster: Draft) -> Iterator[Problem]:
+    for host_name, host in cluster.hosts.items():
+        for written, value in host.sysctls.items():
+            key: KeyPath = ("hosts", host_name, "sysctls", written)
+            if sysctl_name(written) in _FORWARDING and value != "1":
+                yield key, f"{value} would keep requests from every container; take it out"
+            elif sysctl_name(written) == "net.ipv4.ip_local_reserved_ports":
+                yield key, "Fiefdom sets it to the ports of services and agents, which would be lost; take it out"
+
+
+def _low_port_problems(cluster: Draft) -> Iterator[Problem]:
+    first = min((service.route.port for service in cluster.services.values()), default=LAST_PORT)
+    for host_name in cluster.gateways:
+        for written, value in cluster.hosts[host_name].sysctls.items():
+            low = value.isdecimal() and int(value) <= first
+            if sysctl_name(written) == "net.ipv4.ip_unprivileged_port_start" and not low:
+                says = f"HAProxy could not listen on port {first}; write {first} or less"
+                yield ("hosts", host_name, "sysctls", written), says
+
+
+# As Compose, shells and Terraform write what is to be filled in, and as Ansible, Jinja and Helm do.
+_PLACEHOLDER = re.compile(r"\$\{([A-Za-z_]\w*)[^{}]*\}|\{\{[-~]?\s*([A-Za-z_][\w.]*)[^{}]*\}\}")
+_SHELLS = frozenset({"sh", "bash", "dash", "ash"})
+
+
+def _placeholder_problems(cluster: Draft) -> Iterator[Problem]:
+    for key, text in _texts(cluster.model_dump(exclude={"base_dir"}), ()):
+        if found := _PLACEHOLDER.search(text):
+            variable = key[-2:-1] == ("environment",)
+            of_service = variable or (key[0] == "services" and key[2:3] == ("command",))
+            service = key[-3 if variable else 1] if of_service else ""
+            if service in cluster.services and _is_for(cluster.services[str(service)], key, found):
+                continue
+            if "command" in key and not of_service:  # of a secret, whose program may know them
+                continue
+            # Less a default: it may be a secret.
+            name = f"${{{found[1]}}}" if found[1] else f"{{{{ {found[2]} }}}}"
+            mend = f"{name} would be taken as it stands, for nothing is filled in here; write the value"
+            if variable:
+                mend += f" or {{env: {found[1] or 'NAME'}}}"
+            if of_service:
+                mend += f", or services.{service}.verbatim: true if it is for the program"
+            yield key, mend
+
+
+def _is_for(service: Service, key: KeyPath, found: re.Match[str]) -> bool:
+    """Whether the program itself understands a placeholder: it was said so, or is a shell."""
+    shell = "command" in key and service.command[0].rpartition("/")[2] in _SHELLS
+    return service.verbatim or (shell and found[1] is not None)
+
+
+def _texts(value: object, key: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _texts(inner, (*key, name))
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            yield from _texts(inner, (*key, i))
+
+
+_RUNS = ("hosts.*.groups", "hosts.*.services", "services.*.groups", "services.*.instances")
 _RULES = (
-    _address_problems,
-    _group_problems,
-    _service_problems,
-    _port_problems,
-    _health_problems,
-    _route_problems,
-    _tag_problems,
-    _docker_problems,
-    _secret_problems,
+    _Rule(_address_problems, ("hosts.*.address",)),
+    _Rule(_network_problems, ("network.cidr", "hosts.*.address")),
+    _Rule(_static_problems, ("hosts.*.address", "hosts.*.static")),
+    _Rule(_role_problems, ("hosts.*.groups",), of_all=True),
+    _Rule(_group_problems, ("hosts.*.groups",)),
+    _Rule(_service_problems, ()),
+    _Rule(_membership_problems, ("hosts.*.groups", "services.*.groups"), of_all=True),
+    _Rule(_name_problems, ()),
+    _Rule(_override_problems, _RUNS),
+    _Rule(
+        _port_problems,
+        (*_RUNS, "hosts.*.ssh.port", "services.*.base_port", "services.*.route", "services.*.health"),
+    ),
+    _Rule(_health_problems, ("services.*.health", "services.*.container_port")),
+    _Rule(_route_problems, ("services.*.route",)),
+    _Rule(_tag_problems, (*_RUNS, "services.*.base_port", "services.*.health", "services.*.version")),
+    _Rule(_docker_problems, ("network", "docker")),
+    _Rule(_secret_problems, ("serf", "registry", "secrets", "services.*.environment", "hosts.*.services")),
+    _Rule(_sysctl_problems, ("hosts.*.sysctls",)),
+    _Rule(_low_port_problems, ("hosts.*.sysctls", "hosts.*.groups", "services.*.route")),
+    _Rule(_placeholder_problems, ()),
 )

@@ -9,8 +9,20 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from fiefdom.model.public_keys import Recipient, SshPublicKey
 from fiefdom.model.secrets import SecretSource
-from fiefdom.model.text import FIRST_GATEWAY_PORT, LAST_PORT, Cidr, FilePath, Many, Matches, Model, Port, User
+from fiefdom.model.text import (
+    FIRST_GATEWAY_PORT,
+    LAST_PORT,
+    SHORTEST_S,
+    Cidr,
+    FilePath,
+    Many,
+    Matches,
+    Model,
+    Port,
+    User,
+)
 from fiefdom.wording import shown
 
 _RULE = Matches("[ -~]*[!-~]", "a line of nftables such as 'ip saddr 10.20.0.9 tcp dport 9100 accept'")
@@ -67,15 +79,9 @@ class Ssh(Model):
     known_hosts: FilePath | None = Field(
         None, description="known_hosts file, relative to the inventory; the user's own when absent."
     )
-    authorized_keys: Many[
-        Annotated[
-            str,
-            Matches(
-                "(ssh-|ecdsa-|sk-)[a-z0-9@.-]+ [A-Za-z0-9+/=]+( [ -~]*)?",
-                "a public key line such as 'ssh-ed25519 AAAA... name'",
-            ),
-        ]
-    ] = Field((), description="Operators' public keys, allowed for every login user besides the user's own file.")
+    authorized_keys: Many[SshPublicKey] = Field(
+        (), description="Operators' public keys, allowed for every login user besides the user's own file."
+    )
     permit_root: bool = Field(True, description="Whether root may log in, by key only.")
     crypto: Literal["compat", "pq"] = Field(
         "compat",
@@ -195,12 +201,14 @@ class Gateway(Model):
         description="Further tries of a connection that failed, each on another instance; "
         "a request that an instance may have read is tried once more at most.",
     )
-    connect_timeout_s: float = Field(2.0, gt=0, le=86400, description="Seconds to connect to an instance.")
-    server_timeout_s: float = Field(60.0, gt=0, le=86400, description="Seconds an instance may take to answer.")
-    client_timeout_s: float = Field(60.0, gt=0, le=86400, description="Seconds a client may be silent.")
+    connect_timeout_s: float = Field(2.0, ge=SHORTEST_S, le=86400, description="Seconds to connect to an instance.")
+    server_timeout_s: float = Field(
+        60.0, ge=SHORTEST_S, le=86400, description="Seconds an instance may take to answer."
+    )
+    client_timeout_s: float = Field(60.0, ge=SHORTEST_S, le=86400, description="Seconds a client may be silent.")
     request_timeout_s: float = Field(
         10.0,
-        gt=0,
+        ge=SHORTEST_S,
         le=86400,
         description="Seconds a client may take for a request's headers, and then for its body or 8 KiB of that.",
     )
@@ -266,16 +274,7 @@ class EncryptedFile(Model):
     """The cluster's secrets, encrypted, to be kept in the repository."""
 
     file: FilePath = Field(description="Encrypted file, relative to the inventory. `fiefdom secret set` makes it.")
-    recipients: Many[
-        Annotated[
-            str,
-            # Not ECDSA keys nor keys in hardware, which age cannot encrypt to.
-            Matches(
-                "age1[a-z0-9]{58}|ssh-(ed25519|rsa) [A-Za-z0-9+/=]+( [ -~]*)?",
-                "an age key (age1...) or an SSH public key line of type ssh-ed25519 or ssh-rsa",
-            ),
-        ]
-    ] = Field(
+    recipients: Many[Recipient] = Field(
         description="Who may read it: age keys or SSH public keys (ssh-ed25519, ssh-rsa). "
         "`fiefdom secret rekey` takes a change up.",
         min_length=1,

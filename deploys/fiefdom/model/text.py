@@ -26,6 +26,8 @@ from pydantic_core import CoreSchema, core_schema
 from fiefdom.wording import KeyPath, shown
 
 LAST_PORT = 65535
+# HAProxy is told milliseconds, and to it 0 is no limit.
+SHORTEST_S = 0.001
 # What the sysctl net.ipv4.ip_unprivileged_port_start of a gateway is set to.
 FIRST_GATEWAY_PORT = 80
 
@@ -131,6 +133,14 @@ EnvText = Annotated[
 ]
 SysctlKey = Annotated[str, Matches(r"[a-z0-9_]+([./][A-Za-z0-9_-]+)+", "a kernel setting such as net.core.somaxconn")]
 SysctlText = Annotated[_TextOrNumber, Matches(r"[!-~]([ -~\t]*[!-~])?", "one line of plain text")]
+
+
+def sysctl_name(key: str) -> str:
+    """A sysctl key in the form with dots; sysctl(8) takes whichever separator stands first as the separator."""
+    separator = next((c for c in key if c in "./"), ".")
+    return key if separator == "." else key.translate(str.maketrans("./", "/."))
+
+
 User = Annotated[
     str,
     # What directories and Debian's own `adduser --force-badname` hand out, less what a path or an option would be.

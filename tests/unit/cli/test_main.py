@@ -19,19 +19,21 @@ FIEFDOM = Path(sys.executable).with_name("fiefdom")
 VALID = (ROOT / "inventories/lab.yaml").read_text()
 
 
-def started(*arguments: str) -> subprocess.CompletedProcess[str]:
+def started(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """The installed command itself, from a cold start."""
     return subprocess.run(
-        [str(FIEFDOM), *arguments], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        [str(FIEFDOM), *arguments], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
 
 
-def fiefdom(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return forked.fiefdom(*arguments, cwd=ROOT, stdin=stdin)
+def fiefdom(*arguments: str, folder: Path = ROOT, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return forked.fiefdom(*arguments, cwd=folder, stdin=stdin)
 
 
-def refusal(*arguments: str, run: Callable[..., subprocess.CompletedProcess[str]] = fiefdom) -> str:
-    done = run(*arguments)
+def refusal(
+    *arguments: str, folder: Path = ROOT, run: Callable[..., subprocess.CompletedProcess[str]] = fiefdom
+) -> str:
+    done = run(*arguments, folder=folder)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     return done.stderr
@@ -99,7 +101,8 @@ def test_an_empty_inventory_is_told(tmp_path: Path) -> None:
 def test_a_missing_gossip_key_names_the_command_that_makes_it(tmp_path: Path) -> None:
     path = tmp_path / "lab.yaml"
     path.write_text(VALID)
-    assert "fiefdom keygen" in refusal("plan", str(path))
+    path.write_text(VALID.replace("    build: ../images/predictor\n", ""))
+    assert "fiefdom keygen" in refusal("plan", str(path), folder=tmp_path)
 
 
 def test_a_wrong_option_exits_1_not_2() -> None:
@@ -143,6 +146,7 @@ def operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "key.txt").chmod(0o600)
     monkeypatch.setenv("FIEFDOM_IDENTITY", str(tmp_path / "key.txt"))
     text = VALID.replace("key_file: ../.lab/gossip.key", "key: {secret: gossip-key}")
+    (tmp_path / "group_data").symlink_to(ROOT / "group_data")
     (tmp_path / "mine.yaml").write_text(text + ENCRYPTED.format(recipient=identity.to_public()))
     return tmp_path
 

@@ -52,11 +52,14 @@ def test_an_inventory_that_starts_a_thread_ends_as_any_other(tmp_path: Path) -> 
     """It has to find the library patched, or neither of the two would know the other's threads."""
     text = (ROOT / "inventories" / "python.example.py").read_text().replace("10.20.0.", "127.0.0.")
     text = text.replace('"ssh_user": "operator"', '"ssh_user": "operator", "ssh_port": 1')
+    (tmp_path / "images").symlink_to(ROOT / "images")
     thread = "import threading, time\n_t = threading.Thread(target=time.sleep, args=(1,))\n_t.start()\n"
-    path = tmp_path / "threads.py"
+    path = tmp_path / "inventories" / "threads.py"
+    path.parent.mkdir()
     path.write_text(text.replace("from pathlib import Path\n", f"from pathlib import Path\n{thread}", 1))
     done = subprocess.run(
         [sys.executable, "-c", "from fiefdom.cli.main import main; main()", "plan", str(path)],
+        cwd=tmp_path,
         env={**os.environ, "FIEFDOM_GOSSIP_KEY": base64.b64encode(b"k" * 32).decode()},
         capture_output=True,
         text=True,

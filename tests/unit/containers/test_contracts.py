@@ -122,7 +122,7 @@ def test_the_gateways_settings_are_the_inventorys() -> None:
         "services": None,
         "inventory": None,
     }
-    options = {name: gateway.server_options(s, cluster.gateway.retries) for name, s in cluster.services.items()}
+    options = {name: gateway.server_options(s) for name, s in cluster.services.items()}
     assert found.services == {
         "predictor": Service("predictor", "predictor", 8000, 100, options["predictor"]),
         "web": Service("web", "web", 9000, 100, options["web"]),

@@ -348,13 +348,13 @@ def test_of_two_group_data_folders_the_one_beside_the_inventory_holds() -> None:
 
 
 GROUP_DATA_MISTAKES = [
-    ("all.py", "netwrok = {}", "group_data/all.py: netwrok: unknown key; did you mean network?"),
-    ("all.py", "docker = {'log_max_file': '3'}", "group_data/all.py: docker.log_max_file: must be a whole number"),
-    ("all.py", "ssh = {}\nssh['x'] = ssh", "group_data/all.py: ssh.x.x: nested too deeply"),
-    ("all.py", "hosts = {}", "group_data/all.py: hosts: unknown key"),
-    ("gateways.py", "network = {}", "group_data/gateways.py: network: belongs to the whole cluster; move it to"),
-    ("gateways.py", "groups = []", "group_data/gateways.py: groups: unknown key"),
-    ("gateways.py", "sysctls = {'net.a': 1.5}", "group_data/gateways.py: hosts.gw1.sysctls.net.a: 1.5 is not text"),
+    ("all.py", "netwrok = {}", "group_data/all.py:1: netwrok: unknown key; did you mean network?"),
+    ("all.py", "docker = {'log_max_file': '3'}", "group_data/all.py:1: docker.log_max_file: must be a whole number"),
+    ("all.py", "ssh = {}\nssh['x'] = ssh", "group_data/all.py:2: ssh.x.x: nested too deeply"),
+    ("all.py", "hosts = {}", "group_data/all.py:1: hosts: unknown key"),
+    ("gateways.py", "network = {}", "group_data/gateways.py:1: network: belongs to the whole cluster; move it to"),
+    ("gateways.py", "groups = []", "group_data/gateways.py:1: groups: unknown key"),
+    ("gateways.py", "sysctls = {'net.a': 1.5}", "group_data/gateways.py:1: hosts.gw1.sysctls.net.a: 1.5 is not text"),
     ("gateways.py", "sysctls = {", "group_data/gateways.py:1: Python stopped here with SyntaxError"),
     ("gateways.py", "x = 1\n\n1 / 0", "group_data/gateways.py:3: Python stopped here with ZeroDivisionError"),
     ("gateways.py", "exit(0)", "group_data/gateways.py:1: Python stopped here with SystemExit"),

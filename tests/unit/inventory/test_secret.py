@@ -192,7 +192,7 @@ def test_the_encrypted_file_is_opened_once_and_gives_the_gossip_key_as_well(
         return {"key": KEY, "token": "hunter2"}
 
     monkeypatch.setattr("fiefdom.inventory.vault.read", entries)
-    file = {"file": "secrets.age", "recipients": [f"age1{'q' * 58}"]}
+    file = {"file": "secrets.age", "recipients": ["age1g3wca0mag5tcesluvzsvhqwgqukltsy83tdsnfdszxv2s4y22g2q4azqtw"]}
     sources = {"A": {"secret": "token"}, "B": {"secret": "token"}}
     it = using(tmp_path, sources, secrets=file, serf={"key": {"secret": "key"}})
     found = secret.load(it, {})

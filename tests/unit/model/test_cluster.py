@@ -361,7 +361,7 @@ def test_the_same_ports_on_different_hosts_are_fine() -> None:
 
 # --- Secrets
 
-RECIPIENT = f"age1{'q' * 58}"
+RECIPIENT = "age1g3wca0mag5tcesluvzsvhqwgqukltsy83tdsnfdszxv2s4y22g2q4azqtw"
 ENCRYPTED = {"secrets": {"file": "secrets.age", "recipients": [RECIPIENT]}}
 
 

@@ -1,0 +1,122 @@
+"""An inventory as it takes effect: every value with the place it comes from, and no secret."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from fiefdom.errors import FiefdomError
+from fiefdom.inventory.written import Written
+from fiefdom.model import GATEWAYS, Cluster, SecretSource
+from fiefdom.wording import KeyPath, printable
+
+HIDDEN = "***"
+DEFAULT = "default"
+# A secret should not stand in an inventory. Where one does, its variable mostly says so, or it is a login in a URL.
+_SECRET_NAME = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY|CREDENTIAL|AUTH|DSN", re.IGNORECASE)
+_LOGIN_IN_URL = re.compile(r"://[^/@\s]*:[^/@\s]*@")
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A value that holds no others by name, and where it comes from: file and line, or `default`."""
+
+    value: Any
+    source: str
+
+
+Tree = dict[str, Any]
+"""Values by name: a `Leaf`, or a tree again."""
+
+
+def effective(cluster: Cluster, written: Written, host: str | None = None) -> Tree:
+    """Every value of ``cluster``, merged and with its defaults; with ``host``, what is true for that one.
+
+    A host has its own SSH settings on top of the cluster's, and the services that run on it with its overrides.
+
+    Raises:
+        FiefdomError: there is no such host.
+    """
+    if host is None:
+        return _fields(cluster, (), written, {"base_dir"})
+    if host not in cluster.hosts:
+        known = ", ".join(cluster.hosts)
+        raise FiefdomError(printable(f"{host}: no such host; hosts are {known}"))
+    whole = _fields(cluster, (), written, {"base_dir", "hosts", "services"})
+    if GATEWAYS not in cluster.hosts[host].groups:
+        del whole["gateway"]
+    own = _fields(cluster.hosts[host], ("hosts", host), written, {"services"})
+    ssh = _over(whole.pop("ssh"), own.pop("ssh"))
+    services = {name: _service(cluster, written, host, name) for name in cluster.services if cluster.count(host, name)}
+    name = Leaf(host, _source(("hosts", host), written))
+    return {"cluster": whole.pop("cluster"), "host": name, **own, "ssh": ssh, "services": services, **whole}
+
+
+def _service(cluster: Cluster, written: Written, host: str, name: str) -> Tree:
+    service = _fields(cluster.services[name], ("services", name), written)
+    override = cluster.hosts[host].services.get(name)
+    if override is None:
+        return service
+    return _over(service, _fields(override, ("hosts", host, "services", name), written))
+
+
+def _over(under: Tree, over: Tree) -> Tree:
+    """``over`` on top of ``under``, where it says anything."""
+    result = dict(under)
+    for name, value in over.items():
+        if isinstance(value, dict):
+            result[name] = _over(under[name], value) if isinstance(under.get(name), dict) else value
+        elif name not in under or value.value not in (None, {}):
+            result[name] = value
+    return result
+
+
+def _fields(model: BaseModel, key: KeyPath, written: Written, without: Collection[str] = ()) -> Tree:
+    return {name: _tree(inner, (*key, name), written) for name, inner in model if name not in without}
+
+
+def _tree(value: Any, key: KeyPath, written: Written) -> Tree | Leaf:
+    if isinstance(value, SecretSource):
+        return Leaf(HIDDEN, f"{_source(key, written)}, from {value}")
+    if isinstance(value, BaseModel):
+        return _fields(value, key, written)
+    if isinstance(value, Mapping) and value:
+        return {name: _tree(inner, (*key, name), written) for name, inner in value.items()}
+    if key[-2:-1] == ("environment",) and (_SECRET_NAME.search(str(key[-1])) or _LOGIN_IN_URL.search(value)):
+        value = HIDDEN
+    return Leaf(list(value) if isinstance(value, tuple) else value, _source(key, written))
+
+
+def _source(key: KeyPath, written: Written) -> str:
+    origin = written.origins.get(key)
+    return DEFAULT if origin is None else str(origin)
+
+
+def as_yaml(tree: Tree) -> Iterator[str]:
+    """Lines of YAML, with the source of each value behind it."""
+    for name, value in tree.items():
+        if isinstance(value, Leaf):
+            yield f"{_flow(name)}: {_flow(value.value)}  # {printable(value.source)}"
+        elif not value:
+            yield f"{_flow(name)}: {{}}"
+        else:
+            yield f"{_flow(name)}:"
+            yield from (f"  {line}" for line in as_yaml(value))
+
+
+def as_data(tree: Tree) -> dict[str, object]:
+    """As JSON has it: each value as `{value, source}`."""
+    return {
+        name: {"value": value.value, "source": value.source} if isinstance(value, Leaf) else as_data(value)
+        for name, value in tree.items()
+    }
+
+
+def _flow(value: object) -> str:
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True, sort_keys=False)
+    return text.removesuffix("...\n").removesuffix("\n")

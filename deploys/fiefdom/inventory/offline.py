@@ -1,0 +1,87 @@
+"""What an inventory names on this machine: whether it is there, and is what the inventory takes it for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from fiefdom.errors import FiefdomError
+from fiefdom.inventory import secret, vault
+from fiefdom.inventory.written import Mistake, Written
+from fiefdom.model import Cluster, Problem
+from fiefdom.wording import KeyPath
+
+
+def mistakes(cluster: Cluster, written: Written, environ: Mapping[str, str]) -> list[Mistake]:
+    """What is wrong with files and folders that ``cluster`` names. Nothing is run, and nobody is asked for anything.
+
+    A secret is looked at only if it lies open to the operator: one that is not given here is no mistake of the
+    inventory, nor is a private key that somebody else has.
+    """
+    found = [*missing_folders(cluster), *_ssh_problems(cluster), *_gossip_problems(cluster)]
+    found += _encrypted_problems(cluster, environ)
+    return [Mistake(written.origin(key), key, says) for key, says in found]
+
+
+def missing_folders(cluster: Cluster) -> Iterator[Problem]:
+    """Folders that images are to be built from, and cannot be. With a registry nothing is built."""
+    for name, service in cluster.services.items() if cluster.registry is None else ():
+        if service.build is not None:
+            folder = cluster.path(service.build)
+            if not folder.is_dir():
+                yield ("services", name, "build"), f"there is no folder {folder}; correct it, or take `build` out"
+            elif not (folder / "Dockerfile").is_file():
+                yield ("services", name, "build"), f"{folder} has no Dockerfile; correct the folder"
+
+
+def _ssh_problems(cluster: Cluster) -> Iterator[Problem]:
+    keys: dict[KeyPath, str | None] = {("ssh", "key"): cluster.ssh.key}
+    keys |= {("hosts", name, "ssh", "key"): host.ssh.key for name, host in cluster.hosts.items()}
+    for key, path in keys.items():
+        # One that is not there may be on the machine of whoever logs in.
+        if path is None or not (file := cluster.path(path)).exists():
+            continue
+        try:
+            with file.open("rb") as opened:
+                begin = opened.read(4096)
+        except OSError as error:
+            yield key, f"{file} cannot be read ({error.strerror}); check its owner and mode"
+            continue
+        if begin.startswith((b"ssh-", b"ecdsa-", b"sk-")):
+            yield key, f"{file} is a public key; name the private one, mostly the same name without .pub"
+        elif b"PRIVATE KEY" not in begin:
+            yield key, f"{file} is no private key; name a file that `ssh-keygen` has made"
+
+
+def _gossip_problems(cluster: Cluster) -> Iterator[Problem]:
+    # `fiefdom keygen` makes one that is not there.
+    if cluster.serf.key_file is not None and cluster.path(cluster.serf.key_file).exists():
+        try:
+            secret.gossip_key_in(cluster.path(cluster.serf.key_file))
+        except FiefdomError as error:
+            yield ("serf", "key_file"), str(error)
+
+
+def _encrypted_problems(cluster: Cluster, environ: Mapping[str, str]) -> Iterator[Problem]:
+    named = {key: source.secret for key, source in cluster.secret_sources() if source.secret is not None}
+    if cluster.secrets is None or not named:
+        return
+    path: Path = cluster.path(cluster.secrets.file)
+    if not vault.is_there(path):
+        yield ("secrets", "file"), f"there is no file {path}; `fiefdom secret set INVENTORY NAME` makes it"
+        return
+    try:
+        entries = vault.read_unasked(cluster, environ)
+    except FiefdomError as error:
+        yield ("secrets", "file"), str(error)
+        return
+    if entries is None:
+        return
+    for key, name in named.items():
+        if name not in entries:
+            yield key, f"{name} is not in secrets.file; `fiefdom secret set INVENTORY {name}` puts it there"
+        elif key == ("serf", "key"):
+            try:
+                secret.require_gossip_key(entries[name], f"the secret {name}")
+            except FiefdomError as error:
+                yield key, str(error)
