@@ -276,6 +276,30 @@ def test_all_that_changes_is_kept() -> None:
     assert kept.about == "network, firewall, sshd"
 
 
+def test_what_the_host_has_noted_of_it_is_kept_as_well() -> None:
+    """Its manifest would name what is gone again; a unit as before would look as if it ran what was taken back."""
+    kept = access().guarded
+    assert kept is not None
+    units = ("systemd-networkd.service", "fiefdom-firewall.service", "ssh.service")
+    noted = [name for kind, name in kept.items if kind == "file" and name.startswith("/var/lib/fiefdom/")]
+    assert noted == ["/var/lib/fiefdom/manifest", *(f"/var/lib/fiefdom/stamps/{unit}" for unit in units)]
+
+
+def test_the_unit_of_an_address_that_goes_is_kept_for_the_way_back() -> None:
+    """Nothing of it changes: without its file, it gives the interface up, and it must take it again."""
+    gone = replace(BARE, made=frozenset({("file", LINK.path)}))
+    unit = network.NETWORKD_UNIT
+    kept = guard.backup(plan.of_host("app1", HostState(), gone, {}), 60)
+    assert kept.items == (
+        ("file", LINK.path),
+        ("file", "/var/lib/fiefdom/manifest"),
+        ("file", f"/var/lib/fiefdom/stamps/{unit}"),
+        ("unit", unit),
+    )
+    other = replace(BARE, made=frozenset({("file", RULES.path)}))
+    assert ("unit", unit) not in guard.backup(plan.of_host("app1", HostState(), other, {}), 60).items
+
+
 def test_folders_that_a_change_may_make_are_kept_as_what_is_not_there() -> None:
     """The host's manifest of before it does not name them, so nobody would ever remove them."""
     deep = File(f"{KEYS}/ann", b"key\n")
