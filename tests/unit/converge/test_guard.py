@@ -54,12 +54,14 @@ class FakeLine:
     name: str = "app1"
     where: str = "10.1.0.21:22"
     log: list[str] = field(default_factory=list)
+    took: Sequence[guard.Step] = ()
 
     def trial(self, config: str) -> str | None:
         self.log.append(f"trial of {config!r}")
         return self.tried
 
-    def take(self, _steps: Sequence[guard.Step], last: str) -> list[str]:
+    def take(self, steps: Sequence[guard.Step], last: str) -> list[str]:
+        self.took = steps
         self.log.append(f"take until {last.rsplit(maxsplit=1)[-1]}")
         return list(self.heard)
 
@@ -114,6 +116,7 @@ def test_an_sshd_that_this_client_cannot_talk_to_is_not_let_live(clock: Clock) -
     tried = FakeLine()
     guard.perform(tried, steps, KEPT)
     assert tried.log[:2] == ["trial of 'Port 22\\n'", "take until arm"]
+    assert (line.took, tried.took) == ((), steps)
 
 
 def test_a_login_that_fails_for_a_moment_is_tried_again(clock: Clock) -> None:
@@ -271,6 +274,7 @@ def test_all_that_changes_is_kept() -> None:
     assert kept is not None
     places = {s[1] for s in access().steps if s[0] == "place"}
     assert {("file", path) for path in places} <= set(kept.items)
+    assert [step[2:] for step in access().steps if step[:2] == ("guard", "keep")] == list(kept.items)
     assert ("link", "eth7") in kept.items
     assert ("sysctl", "/proc/sys/net/ipv4/ip_forward") in kept.items
     assert kept.about == "network, firewall, sshd"
@@ -341,6 +345,13 @@ def test_a_file_of_the_line_that_is_no_longer_wanted_goes_in_the_guarded_phase()
     phases = {p.name: p for p in steps.phases(plan.of_host("app1", HostState(), now, {}))}
     assert ("remove-file", keys) in phases["access"].steps
     assert "removal" not in phases
+
+
+def test_systemd_forgets_a_unit_of_the_line_that_goes_before_it_may_be_confirmed() -> None:
+    now = replace(BARE, made=frozenset({("file", firewall.SERVICE)}))
+    (phase,) = steps.phases(plan.of_host("app1", HostState(), now, {}))
+    verbs = [step for step in phase.steps if step[0] in ("remove-file", "daemon-reload") or step[1:] == ("applied",)]
+    assert verbs == [("remove-file", firewall.SERVICE), ("daemon-reload",), ("guard", "applied")]
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,20 @@ TABLE: list[tuple[str, dict[str, tuple[HostState, Snapshot]], list[str]]] = [
     ),
 ]
 
+LEAVING = frozenset({("file", "/etc/fiefdom/old.conf")})
+"""What nobody wants any more: it may be in use until the host's containers are others."""
+TABLE += [
+    (
+        "what is no longer wanted goes last, in its host's turn or beside what disturbs nobody",
+        {"app1": (APP, replace(SERVING, made=LEAVING)), "app2": (GOING, replace(BARE, made=LEAVING))},
+        [
+            "together: app1 files+images",
+            "together: app2 removal, done: app2",
+            "turn: app1 containers+removal, done: app1",
+        ],
+    )
+]
+
 
 @pytest.mark.parametrize(("wanted", "expected"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
 def test_waves(wanted: dict[str, tuple[HostState, Snapshot]], expected: list[str]) -> None:

@@ -494,6 +494,9 @@ def test_hosts_that_run_the_new_version_already_are_known() -> None:
     pending = turn("app1", "predictor", "web")
     found = release.of_plan(cluster(), plan.merge([pending, done, down, half]), ["predictor", "web"], Order())
     assert found.already == ("app2", "app5")
+    # Another service that is as it shall be says nothing of the one that is released.
+    alone = release.of_plan(cluster(), plan.merge([pending, half]), ["predictor"], Order())
+    assert (alone.already, alone.asked, found.asked) == ((), {"predictor"}, {"predictor", "web"})
 
 
 json_values = st.recursive(
