@@ -25,7 +25,7 @@ def test_what_is_live_is_what_is_kept_over_a_reboot() -> None:
 
 
 def test_a_host_with_several_networks_answers_who_comes_in_by_one_and_is_answered_by_another() -> None:
-    """Loose everywhere, of which strict is one key away: the kernel takes the greater of `all` and an interface's own."""
+    """Strict is two keys away: the kernel takes the greater of `all` and an interface's own."""
     everywhere, later = "net.ipv4.conf.all.rp_filter", "net.ipv4.conf.default.rp_filter"
     for host in ("gw1", "app1"):
         values = sysctls(host)
