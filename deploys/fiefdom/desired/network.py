@@ -49,19 +49,25 @@ CUTTING = Cutting(
 PRIVILEGED_PORTS_END = 1024
 
 # Only keys that belong to a network namespace: a host that is a container must not change its machine's kernel.
-# Values: what dev-sec's linux-baseline and CIS agree on; the backlogs are for bursts of connections to HAProxy.
+# Values: what dev-sec's linux-baseline and CIS agree on, but for rp_filter; the backlogs are for bursts of connections
+# to HAProxy.
+# rp_filter is loose (2) where they want strict (1), which drops who comes in by another interface than the answer
+# leaves by: clients, or the operator, of a host with several networks that served them before, for Debian filters
+# nothing. Nor would strict keep out anybody whom the firewall lets in: who lies about an address completes no TCP
+# connection, gossip is encrypted, and what pretends to be a container's is not forwarded. The kernel takes the greater
+# of `all` and an interface's own, so this is loose everywhere; a host's `sysctls` may say 1.
 SYSCTL_VALUES: dict[str, str] = {
     "net.core.somaxconn": "8192",
     "net.ipv4.conf.all.accept_redirects": "0",
     "net.ipv4.conf.all.accept_source_route": "0",
     "net.ipv4.conf.all.log_martians": "1",
-    "net.ipv4.conf.all.rp_filter": "1",
+    "net.ipv4.conf.all.rp_filter": "2",
     "net.ipv4.conf.all.secure_redirects": "0",
     "net.ipv4.conf.all.send_redirects": "0",
     "net.ipv4.conf.default.accept_redirects": "0",
     "net.ipv4.conf.default.accept_source_route": "0",
     "net.ipv4.conf.default.log_martians": "1",
-    "net.ipv4.conf.default.rp_filter": "1",
+    "net.ipv4.conf.default.rp_filter": "2",
     "net.ipv4.conf.default.secure_redirects": "0",
     "net.ipv4.conf.default.send_redirects": "0",
     "net.ipv4.icmp_echo_ignore_broadcasts": "1",

@@ -412,6 +412,11 @@ def test_ports_that_are_not_the_services_are_refused_and_the_rest_believed(first
         assert roll.members[0].offers == offers[:1]
 
 
+def test_a_service_may_have_its_ports_up_to_the_last():
+    new = Member("new", "10.99.0.50", "alive", "app", (Offer("predictor", "1", 8098, 8099),))
+    assert believe(Roll((new,)), INVENTORY, SERVICES) == Roll((new,))
+
+
 def one_fewer(**changes):
     """Return an inventory in which app1 is another."""
     app1 = dataclasses.replace(INVENTORY.hosts["app1"], **changes)
@@ -548,6 +553,11 @@ def test_a_member_that_becomes_a_gateway_serves_no_more():
 def test_memory_survives_a_restart():
     memory = after(known(member(), member("app2", "fd00::22", status="failed")), member("app2", "fd00::22"))
     assert wanted.load_memory(wanted.dump_memory(memory), SERVICES) == known(member(), member("app2", "fd00::22"))
+
+
+def test_nobody_is_remembered_who_left_or_serves_nothing():
+    memory = known(member(status="left"), member("gw1", role="gateway"), member("app2", "10.99.0.22"))
+    assert wanted.load_memory(wanted.dump_memory(memory), SERVICES) == known(member("app2", "10.99.0.22"))
 
 
 def test_a_broken_memory_is_unreadable():
@@ -916,7 +926,8 @@ class Gateway:
     def __init__(self, folder: Path, monkeypatch) -> None:
         self.validated: list[str] = []
         self.reloads = 0
-        self.port_taken = self.disk_full = self.slow = False
+        self.port_taken = self.disk_full = self.slow = self.answers = False
+        self.members: list[dict] | None = None
         self.given, self.state_dir = folder / "haproxy.cfg", folder / "state"
         self.settings_file = folder / "reconciler.json"
         self.place(FRONTEND)
@@ -948,12 +959,17 @@ class Gateway:
 
     async def ask(self, command: str, _socket: Path, _timeout_s: float = 5.0) -> str:
         if command != "reload":
-            raise edges.Failed("is not what this is about")
+            if not self.answers:
+                raise edges.Failed("is not what this is about")
+            name = command.replace(" ", "_")
+            return recorded(name) if command.startswith("show servers ") else ""
         self.reloads += 1
         return "Success=0\n[ALERT] (1) : cannot bind socket\n" if self.port_taken else "Success=1\n"
 
-    async def serf(self, *_: object) -> str:
-        raise edges.Failed("is not what this is about")
+    async def serf(self, argv: list[str], *_: object) -> str:
+        if self.members is None or argv != ["serf", "members", "-format", "json"]:
+            raise edges.Failed("is not what this is about")
+        return serf(*self.members)
 
     def write(self, write, path: Path, text: str) -> None:
         if self.disk_full:
@@ -1012,6 +1028,37 @@ def test_what_haproxy_itself_refuses_is_not_tried_again_until_the_text_changes(p
         gateway.place(BETTER)
         await until(lambda: gateway.runs(BETTER) and gateway.word() is None)
         assert gateway.config["refused"] is None
+
+    played(scene)
+
+
+def test_servers_follow_the_members_that_the_inventory_of_now_bears_out(played):
+    async def scene(gateway):
+        def servers() -> list[str]:
+            return [server.name for server in gateway.reconciler.look.wanted]
+
+        def look() -> reconcile.Look:
+            return gateway.reconciler.look
+
+        assert (look().looked, look().reconciled_at_s, servers()) == (False, None, [])
+        gateway.members = [offering("1;8000-8001"), offering("1;8000-8000", name="evil")]
+        await until(lambda: look().looked is True)
+        assert servers() == ["app1-8000", "app1-8001"]
+        assert {rejection.member for rejection in look().rejected} == {"evil"}
+        # What HAProxy has is known from when it answers, and is not of now while Serf is silent.
+        assert look().reconciled_at_s is None
+        gateway.answers = True
+        await until(lambda: look().reconciled_at_s is not None)
+        said, gateway.members = gateway.members, None
+        await until(lambda: look().serf_error is not None)
+        assert servers() == ["app1-8000", "app1-8001"]
+        # The inventory has it no more, whatever it goes on saying.
+        gateway.configure(hosts={"gw1": SETTINGS["hosts"]["gw1"]}, known_hosts_only=True)
+        await until(lambda: servers() == [])
+        gateway.members = said
+        await until(lambda: look().serf_error is None)
+        assert servers() == []
+        assert {rejection.member for rejection in look().rejected} == {"app1", "evil"}
 
     played(scene)
 

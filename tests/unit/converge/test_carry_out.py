@@ -90,6 +90,24 @@ def test_hosts_that_serve_take_turns_in_the_inventorys_order_gateways_first() ->
     ]
 
 
+def test_a_turn_begins_when_the_host_before_serves_again_and_the_lock_is_still_this_runs() -> None:
+    hosts = FakeHosts()
+    carry_out_module.carry_out(
+        plan_of(app1=(APP, SERVING), gw1=(GATEWAY, SERVING), app2=(APP, SERVING)),
+        hosts,
+        CLUSTER,
+        lambda who, what: hosts.log.append(f"{who} through") if what == carry_out_module.DONE else None,
+        gate=lambda name: hosts.log.append(f"{name} serves"),
+        beat=lambda: hosts.log.append("held"),
+    )
+    turns = hosts.log[hosts.log.index("held") :]
+    assert turns == [
+        *("held", "gw1 containers", "gw1 through"),
+        *("held", "app1 containers", "app1 through"),
+        *("app1 serves", "held", "app2 containers", "app2 through"),
+    ]
+
+
 def test_who_is_to_run_a_service_comes_before_who_was() -> None:
     log = carry_out(plan_of(app1=(HostState(), SERVING), app2=(APP, SERVING)), FakeHosts())
     assert [line for line in log if line.endswith(" containers")] == ["app2 containers", "app1 containers"]

@@ -54,12 +54,14 @@ class FakeLine:
     name: str = "app1"
     where: str = "10.1.0.21:22"
     log: list[str] = field(default_factory=list)
+    took: Sequence[guard.Step] = ()
 
     def trial(self, config: str) -> str | None:
         self.log.append(f"trial of {config!r}")
         return self.tried
 
-    def take(self, _steps: Sequence[guard.Step], last: str) -> list[str]:
+    def take(self, steps: Sequence[guard.Step], last: str) -> list[str]:
+        self.took = steps
         self.log.append(f"take until {last.rsplit(maxsplit=1)[-1]}")
         return list(self.heard)
 
@@ -114,6 +116,7 @@ def test_an_sshd_that_this_client_cannot_talk_to_is_not_let_live(clock: Clock) -
     tried = FakeLine()
     guard.perform(tried, steps, KEPT)
     assert tried.log[:2] == ["trial of 'Port 22\\n'", "take until arm"]
+    assert (line.took, tried.took) == ((), steps)
 
 
 def test_a_login_that_fails_for_a_moment_is_tried_again(clock: Clock) -> None:
@@ -271,6 +274,7 @@ def test_all_that_changes_is_kept() -> None:
     assert kept is not None
     places = {s[1] for s in access().steps if s[0] == "place"}
     assert {("file", path) for path in places} <= set(kept.items)
+    assert [step[2:] for step in access().steps if step[:2] == ("guard", "keep")] == list(kept.items)
     assert ("link", "eth7") in kept.items
     assert ("sysctl", "/proc/sys/net/ipv4/ip_forward") in kept.items
     assert kept.about == "network, firewall, sshd"
@@ -290,6 +294,30 @@ def test_originals_come_and_go_with_the_change_that_is_taken_back() -> None:
 def _guarded(state: HostState, found: Snapshot) -> list[tuple[tuple[str, str], ...]]:
     phases = steps.phases(plan.of_host("app1", state, found, {}))
     return [phase.guarded.items for phase in phases if phase.name == "access" and phase.guarded]
+
+
+def test_what_the_host_has_noted_of_it_is_kept_as_well() -> None:
+    """Its manifest would name what is gone again; a unit as before would look as if it ran what was taken back."""
+    kept = access().guarded
+    assert kept is not None
+    units = ("systemd-networkd.service", "fiefdom-firewall.service", "ssh.service")
+    noted = [name for kind, name in kept.items if kind == "file" and name.startswith("/var/lib/fiefdom/")]
+    assert noted == ["/var/lib/fiefdom/manifest", *(f"/var/lib/fiefdom/stamps/{unit}" for unit in units)]
+
+
+def test_the_unit_of_an_address_that_goes_is_kept_for_the_way_back() -> None:
+    """Nothing of it changes: without its file, it gives the interface up, and it must take it again."""
+    gone = replace(BARE, made=frozenset({("file", LINK.path)}))
+    unit = network.NETWORKD_UNIT
+    kept = guard.backup(plan.of_host("app1", HostState(), gone, {}), 60)
+    assert kept.items == (
+        ("file", LINK.path),
+        ("file", "/var/lib/fiefdom/manifest"),
+        ("file", f"/var/lib/fiefdom/stamps/{unit}"),
+        ("unit", unit),
+    )
+    other = replace(BARE, made=frozenset({("file", RULES.path)}))
+    assert ("unit", unit) not in guard.backup(plan.of_host("app1", HostState(), other, {}), 60).items
 
 
 def test_folders_that_a_change_may_make_are_kept_as_what_is_not_there() -> None:
@@ -333,6 +361,13 @@ def test_a_file_of_the_line_that_is_no_longer_wanted_goes_in_the_guarded_phase()
     phases = {p.name: p for p in steps.phases(plan.of_host("app1", HostState(), now, {}))}
     assert ("remove-file", keys) in phases["access"].steps
     assert "removal" not in phases
+
+
+def test_systemd_forgets_a_unit_of_the_line_that_goes_before_it_may_be_confirmed() -> None:
+    now = replace(BARE, made=frozenset({("file", firewall.SERVICE)}))
+    (phase,) = steps.phases(plan.of_host("app1", HostState(), now, {}))
+    verbs = [step for step in phase.steps if step[0] in ("remove-file", "daemon-reload") or step[1:] == ("applied",)]
+    assert verbs == [("remove-file", firewall.SERVICE), ("daemon-reload",), ("guard", "applied")]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from fiefdom.cli import apply, frame, group
 from fiefdom.converge import look, plan
 from fiefdom.converge.snapshot import Snapshot
-from fiefdom.desired.concerns import states_of
+from fiefdom.desired.concerns import ALL, states_of
 from fiefdom.desired.state import CODENAMES, Codename, File, HostState, Package
 from fiefdom.errors import FiefdomError
 from helpers import forked
@@ -107,6 +107,29 @@ def test_who_cannot_wait_refuses(left_s: int, said: str) -> None:
     with pytest.raises(FiefdomError, match=words):
         look.require_settled(host)
     look.require_settled(waiting(None).hosts[0])
+
+
+@pytest.mark.parametrize(("seconds", "waits"), [(7, True), (67, True), (70, False)])
+def test_a_host_has_a_minute_more_than_it_says_to_be_as_before(
+    monkeypatch: pytest.MonkeyPatch, seconds: int, waits: bool
+) -> None:
+    clock = stopped(monkeypatch)
+    monkeypatch.setattr(look, "make_plan", lambda *_: waiting(7 if clock.passed_s < seconds else None))
+    with nullcontext() if waits else pytest.raises(FiefdomError, match="neither confirmed nor taken back"):
+        found = look.settled_plan(None, ("app1",), None, lambda _: None)  # type: ignore[arg-type]
+        assert (found, clock.passed_s) == (waiting(None), seconds)
+    assert clock.passed_s < 71
+
+
+def test_a_concern_alone_removes_nothing_that_others_made() -> None:
+    """pyinfra can run each for itself; only all of them know what nobody wants any more."""
+    found = Snapshot(0, "debian", "trixie", made=frozenset({("file", "/etc/old.conf")}))
+
+    def removed(*concerns: str) -> list[str]:
+        return [c.name for c in look.plan_of(known(), "app1", answer(found), concerns).changes if c.sign == "-"]
+
+    assert removed("firewall") == []
+    assert removed(*ALL) == ["/etc/old.conf"]
 
 
 # In a program of its own, for the engine lets gevent patch the standard library.

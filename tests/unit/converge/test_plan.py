@@ -113,7 +113,26 @@ def test_a_port_of_checks_stays_what_it_was_until_the_release() -> None:
         assert ports.running_checks(instances, now, {"predictor"}) == distance
         assert ports.running_checks(instances, now, ()) == {}
         assert ports.going_ports(wanted, now) == going
-    assert ports.going_ports(replace(FULL, containers=(AGENT,)), converged(started_with(9000))) == (8000, 9000)
+    gone = replace(FULL, containers=(AGENT,))
+    now = converged(started_with(9000))
+    assert ports.going_ports(gone, now) == (8000, 9000)
+    # Nobody is sent to what is down, to what is no instance, or to somebody's own container.
+    running = now.containers[INSTANCE.name]
+    for other in (replace(running, running=False), replace(running, role="job"), replace(running, ours=False)):
+        now.containers[INSTANCE.name] = other
+        assert ports.going_ports(gone, now) == ()
+
+
+@pytest.mark.parametrize(("config", "verbs"), [((CONF.path,), "reload,restart"), ((), "start")])
+def test_a_unit_that_is_down_is_sure_to_read_its_configuration_when_it_comes_up(
+    config: tuple[str, ...], verbs: str
+) -> None:
+    """Its package may have started it meanwhile, before its configuration was there: start would do nothing then."""
+    state = HostState(files=(CONF,), units=(replace(DAEMON, config=config),))
+    now = apply_all(SimulatedHost(state, {}, bare())).now
+    now.units[DAEMON.name] = FoundUnit("loaded", "inactive", "dead", "enabled")
+    (phase,) = steps.phases(plan.of_host("app1", state, now, {}))
+    assert [step[:3] for step in phase.steps if step[0] == "unit"] == [("unit", DAEMON.name, verbs)]
 
 
 def test_a_converged_host_needs_nothing() -> None:

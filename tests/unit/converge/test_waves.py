@@ -8,7 +8,7 @@ import pytest
 
 from fiefdom.converge import plan
 from fiefdom.converge.snapshot import FoundContainer, Snapshot
-from fiefdom.converge.waves import Wave, waves
+from fiefdom.converge.waves import Wave, takes_turns, waves
 from fiefdom.desired.state import Container, File, HostState, Image, Package
 from helpers.example import context
 
@@ -78,6 +78,20 @@ TABLE: list[tuple[str, dict[str, tuple[HostState, Snapshot]], list[str]]] = [
     ),
 ]
 
+LEAVING = frozenset({("file", "/etc/fiefdom/old.conf")})
+"""What nobody wants any more: it may be in use until the host's containers are others."""
+TABLE += [
+    (
+        "what is no longer wanted goes last, in its host's turn or beside what disturbs nobody",
+        {"app1": (APP, replace(SERVING, made=LEAVING)), "app2": (GOING, replace(BARE, made=LEAVING))},
+        [
+            "together: app1 files+images",
+            "together: app2 removal, done: app2",
+            "turn: app1 containers+removal, done: app1",
+        ],
+    )
+]
+
 
 @pytest.mark.parametrize(("wanted", "expected"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
 def test_waves(wanted: dict[str, tuple[HostState, Snapshot]], expected: list[str]) -> None:
@@ -92,3 +106,34 @@ def test_without_turns_only_those_are_through_that_have_none() -> None:
     assert [shown(wave) for wave in waves(merged, context().cluster, turns=False)] == [
         "together: app1 files+images, app2 files, done: app2"
     ]
+
+
+DOWN = replace(BARE, docker="down")
+THEIRS = replace(BARE, containers={"theirs": FoundContainer(True, "sha256:1", "", "", "", False, "f")})
+
+
+@pytest.mark.parametrize(
+    ("state", "now", "turns"),
+    [
+        (APP, SERVING, True),
+        (GOING, SERVING, True),  # what runs there goes
+        (APP, BARE, False),  # nobody notices what a host begins to run
+        (FILES, THEIRS, False),
+        (FILES, DOWN, True),  # what runs there may be up by the time that its dockerd is
+        (APP, DOWN, True),
+        (HostState(), DOWN, False),
+        (HostState(), BARE, False),
+    ],
+)
+def test_hosts_take_turns_where_one_may_serve_less_meanwhile(state: HostState, now: Snapshot, turns: bool) -> None:
+    """Then a run wants the cluster's lock; any host of several decides it."""
+    calm = plan.of_host("calm", FILES, BARE, {})
+    assert takes_turns(plan.merge([plan.of_host("app1", state, now, {})])) == turns
+    assert takes_turns(plan.merge([calm, plan.of_host("app1", state, now, {}), calm])) == turns
+
+
+def test_a_release_that_waits_for_its_rollout_has_no_host_take_a_turn() -> None:
+    release = plan.Change("container", "-/+", "web", "1 -> 2", release="web")
+    host = plan.HostPlan("app1", (release,), APP, SERVING)
+    assert not takes_turns(plan.merge([host]))
+    assert takes_turns(plan.merge([replace(host, changes=(replace(release, release=""),))]))

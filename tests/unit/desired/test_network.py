@@ -24,6 +24,16 @@ def test_what_is_live_is_what_is_kept_over_a_reboot() -> None:
     assert kept(state) == set(state.sysctls)
 
 
+def test_a_host_with_several_networks_answers_who_comes_in_by_one_and_is_answered_by_another() -> None:
+    """Strict is two keys away: the kernel takes the greater of `all` and an interface's own."""
+    everywhere, later = "net.ipv4.conf.all.rp_filter", "net.ipv4.conf.default.rp_filter"
+    for host in ("gw1", "app1"):
+        values = sysctls(host)
+        assert (values[everywhere], values[later]) == ("2", "2")
+    strict = sysctls("app2", hosts={"app2": {"sysctls": {everywhere: 1, later: 1}}})
+    assert (strict[everywhere], strict[later]) == ("1", "1")
+
+
 def test_the_ports_of_our_own_processes_are_reserved() -> None:
     key = "net.ipv4.ip_local_reserved_ports"
     assert sysctls("app1")[key] == "7373,7946,8000-8003"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -191,6 +192,23 @@ def test_a_service_that_the_inventory_lacks_is_named() -> None:
     assert release.chosen_services(cluster(), "web") == {"web"}
     with pytest.raises(FiefdomError, match=r"^w\\x1bb is no service of this inventory; it has predictor, web$"):
         release.chosen_services(cluster(), "w\x1bb")
+
+
+@pytest.mark.parametrize(
+    ("service", "order", "says"),
+    [
+        ("nope", Order(), "nope is no service of this inventory"),
+        (None, Order(first=("app9",)), "--order 'app9': runs no predictor or web"),
+        ("web", Order(canary="app1"), "--canary 'app1': runs no web; these hosts do: app2, app5"),
+        (None, Order(batch="x"), "--batch 'x': say a number"),
+    ],
+)
+def test_a_release_that_cannot_be_is_refused_before_any_host_is_asked(
+    service: str | None, order: Order, says: str
+) -> None:
+    with pytest.raises(FiefdomError, match=f"^{re.escape(says)}"):
+        release.check(cluster(), service, order)
+    release.check(cluster(), service if service == "web" else None, Order("25%", first=("app5",), canary="app2"))
 
 
 def test_versions_are_told_by_service() -> None:
@@ -494,6 +512,9 @@ def test_hosts_that_run_the_new_version_already_are_known() -> None:
     pending = turn("app1", "predictor", "web")
     found = release.of_plan(cluster(), plan.merge([pending, done, down, half]), ["predictor", "web"], Order())
     assert found.already == ("app2", "app5")
+    # Another service that is as it shall be says nothing of the one that is released.
+    alone = release.of_plan(cluster(), plan.merge([pending, half]), ["predictor"], Order())
+    assert (alone.already, alone.asked, found.asked) == ((), {"predictor"}, {"predictor", "web"})
 
 
 json_values = st.recursive(
