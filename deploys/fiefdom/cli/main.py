@@ -14,6 +14,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("cluster", "Show who did what to this cluster, when and how it ended, and who holds its lock."),
     "build": ("inventory", "Build the cluster's images on this machine, where their folders changed."),
     "demo": ("demo", "Bring up the lab, converge it and show its round robin. What `make demo` runs."),
+    "doctor": (
+        "doctor",
+        "Show what hosts have of their own that Fiefdom would get into trouble with. Changes nothing.",
+    ),
     "docs": (
         "inventory",
         "Print what the model says of KEY and of all keys beneath it; without KEY, of the keys at the top.",

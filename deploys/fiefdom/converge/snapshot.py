@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 
+from fiefdom.converge import guest
+from fiefdom.converge.guest import Guest
 from fiefdom.desired import containers, programs, sshd
 from fiefdom.desired.state import Codename, HostState
 from fiefdom.errors import FiefdomError
@@ -16,7 +18,9 @@ from fiefdom.errors import FiefdomError
 SSHD = (Path(__file__).parent / "sshd.sh").read_text()
 """What this script and steps.sh both ask sshd."""
 
-_PARTS = {"# @FACTS@\n": containers.FACTS, "# @SSHD@\n": SSHD}
+GUEST = (Path(__file__).parent / "guest.sh").read_text()
+
+_PARTS = {"# @FACTS@\n": containers.FACTS, "# @SSHD@\n": SSHD, "# @GUEST@\n": GUEST}
 SCRIPT = reduce(
     lambda text, part: text.replace(*part), _PARTS.items(), (Path(__file__).parent / "snapshot.sh").read_text()
 )
@@ -124,12 +128,15 @@ class Snapshot:
     """A sentence for each setting that the wanted drop-in has no effect on, with the line that has it."""
     loses: dict[str, str] = field(default_factory=dict)
     """By user who could log in and could not any more with the wanted drop-in, the ways that end."""
+    guest: Guest = field(default_factory=Guest)
+    """What it had before Fiefdom, or has beside it."""
     made: frozenset[tuple[str, str]] = frozenset()
 
 
 def query(states: Iterable[HostState]) -> str:
     """The text that asks a host for all that the states of every Debian that it may run would need."""
     lines: dict[str, None] = {f"container-format\t{_CONTAINER_FORMAT}": None}
+    lines.update(dict.fromkeys(f"package\t{name}" for name in guest.PACKAGES))
     for state in states:
         asked = (
             [("file", f.path) for f in state.files]
@@ -189,6 +196,7 @@ class _Parser:
         self._containers: dict[str, FoundContainer] = {}
         self._made: set[tuple[str, str]] = set()
         self._sshd: list[str] = []
+        self._guest: list[tuple[str, ...]] = []
         self._docker_networks: set[str] = set()
 
     def take(self, line: str) -> None:
@@ -220,6 +228,8 @@ class _Parser:
             self._images[fields[0]] = FoundImage(fields[1], fields[2].replace("<no value>", ""))
         elif kind == "docker-network":
             self._docker_networks.add(rest)
+        elif kind == "guest":
+            self._guest.append(tuple(fields))
         elif kind == "sshd":
             self._sshd.append(" ".join(rest.split()))
         elif kind in ("live", "refused", "loses", "sysctl-by") and len(fields) == 2:
@@ -289,6 +299,7 @@ class _Parser:
             made=frozenset(self._made),
             sshd=tuple(self._sshd),
             loses=self._maps["loses"],
+            guest=guest.parse(self._guest),
         )
 
 
