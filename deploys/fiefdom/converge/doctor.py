@@ -92,7 +92,7 @@ def _docker(context: Context, found: Snapshot) -> Iterator[Finding]:
             "daemon.json",
             f"{docker.CONFIG} sets {', '.join(lost)}",
             "Fiefdom writes that file and would drop them",
-            f"say them in the inventory, docker.daemon, or take them out there",
+            "say them in the inventory, docker.daemon, or take them out there",
         )
     other = sorted(key for key in guest.daemon.keys() & wanted.keys() if guest.daemon[key] != wanted[key])
     if other:

@@ -136,7 +136,6 @@ class Snapshot:
 def query(states: Iterable[HostState]) -> str:
     """The text that asks a host for all that the states of every Debian that it may run would need."""
     lines: dict[str, None] = {f"container-format\t{_CONTAINER_FORMAT}": None}
-    lines.update(dict.fromkeys(f"package\t{name}" for name in guest.PACKAGES))
     for state in states:
         asked = (
             [("file", f.path) for f in state.files]
@@ -153,7 +152,8 @@ def query(states: Iterable[HostState]) -> str:
 
 
 def query_of(states: Mapping[Codename, HostState]) -> str:
-    """As `query`, of one host under each Debian that it may run; asks as well what its sshd makes of what is wanted."""
+    """As `query`, of one host under each Debian that it may run; asks as well what its sshd makes of what is wanted, and for
+    packages that may be in the place of wanted ones."""
     drop_ins = {
         codename: file for codename, state in states.items() for file in state.files if file.path == sshd.CONFIG
     }
@@ -161,6 +161,7 @@ def query_of(states: Mapping[Codename, HostState]) -> str:
         f"sshd\t{codename}\t{file.path}\t{base64.b64encode(file.content).decode()}\n"
         for codename, file in drop_ins.items()
     ]
+    lines += [f"package\t{name}\n" for name in guest.PACKAGES]
     return query(states.values()) + "".join(lines)
 
 
