@@ -33,7 +33,7 @@ APP3 = {"address": "10.99.0.23", "groups": ["app_hosts"]}
 # What the third host has of its own before Fiefdom comes, and how it looks.
 OWN = """
 mkdir -p /etc/docker
-printf '{"registry-mirrors": ["https://mirror.example"]}\\n' >/etc/docker/daemon.json
+printf '{"log-level": "warn"}\\n' >/etc/docker/daemon.json
 chmod 0640 /etc/docker/daemon.json
 printf '192.0.2.7 nas\\n' >>/etc/hosts
 printf 'table inet theirs {\\n}\\n' >/etc/nftables.conf

@@ -20,6 +20,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "with HOST, what is true there.",
     ),
     "demo": ("demo", "Bring up the lab, converge it and show its round robin. What `make demo` runs."),
+    "doctor": (
+        "doctor",
+        "Show what hosts have of their own that Fiefdom would get into trouble with. Changes nothing.",
+    ),
     "docs": (
         "inventory",
         "Print what the model says of KEY and of all keys beneath it; without KEY, of the keys at the top.",

@@ -59,6 +59,9 @@ def plan_tree(plan: Plan, inventory: str) -> Iterable[Text]:
     counts = ", ".join(f"{n} {_WORDS[sign]}" for sign, n in plan.counts.items() if n)
     summary = f"{counts} on {changed} of" if counts else "no changes on"
     yield Text(f"{summary} {len(plan.hosts)} hosts. plan {plan.hash}", style="bold")
+    for host in plan.hosts:
+        for finding in host.findings:
+            yield Text(f"{finding.level}: {host.host}: {finding}", style="yellow")
     for pending in plan.pending:
         yield Text(f"release pending: {pending}. Do it with: ", style="magenta").append(
             f"fiefdom rollout {inventory} {pending.service}", style="bold"

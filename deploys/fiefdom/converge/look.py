@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from fiefdom.converge import plan, ports, snapshot
+from fiefdom.converge import doctor, guest, plan, ports, snapshot
 from fiefdom.converge.run import Hosts, Known
 from fiefdom.desired.concerns import ALL, state_of, states_of
 from fiefdom.desired.context import Context
@@ -39,7 +40,7 @@ def plan_of(
     codename: Codename = "bookworm" if found.codename == "bookworm" else "trixie"
     hold = frozenset(cluster.services if hold is None else hold)
     context = Context(name, cluster, codename, known.secrets)
-    state = states[codename] if states is not None else state_of(context, concerns)
+    state = guest.adapted(states[codename] if states is not None else state_of(context, concerns), found.packages)
     if _listens_elsewhere(found, cluster.hosts[name].address):
         # Nobody will ask its instances where they listen: none of them is worth waiting for a release.
         hold = frozenset()
@@ -50,9 +51,11 @@ def plan_of(
     going = ports.going_ports(state, found)
     if running or going:
         # What the host says of itself must stay true until the release, and what it runs be reached until its turn.
-        state = state_of(replace(context, running=running, checks=checks, going=going), concerns)
+        held = replace(context, running=running, checks=checks, going=going)
+        state = guest.adapted(state_of(held, concerns), found.packages)
     complete = tuple(concerns) == ALL
-    return plan.of_host(name, state, found, known.identities, complete=complete, hold=hold, instances=instances)
+    made = plan.of_host(name, state, found, known.identities, complete=complete, hold=hold, instances=instances)
+    return replace(made, findings=doctor.findings(context, found))
 
 
 def look(known: Known, names: Sequence[str], hosts: Hosts) -> dict[str, list[str]]:
@@ -69,10 +72,33 @@ def _look(states: Mapping[str, Mapping[Codename, HostState]], hosts: Hosts) -> d
 
 
 def make_plan(known: Known, names: Sequence[str], hosts: Hosts) -> plan.Plan:
-    """The plan of ``names``: what apply does, and the releases that it leaves to a rollout."""
+    """The plan of ``names``: what apply does, and the releases that it leaves to a rollout.
+
+    Raises FiefdomError where a host has something of its own with which apply would do harm; see `doctor`.
+    """
     states = _states(known, names)
     answers = _look(states, hosts)
-    return plan.merge(plan_of(known, name, answers[name], states=states[name]) for name in names)
+    made = plan.merge(plan_of(known, name, answers[name], states=states[name]) for name in names)
+    for host in made.hosts:
+        doctor.require_none_refused(host.host, host.findings)
+    return made
+
+
+def diagnose(known: Known, names: Sequence[str], hosts: Hosts) -> dict[str, tuple[doctor.Finding, ...]]:
+    """By host, what it has of its own that is in the way or is to be known, and whatever else `apply` would refuse."""
+    states = _states(known, names)
+    answers = _look(states, hosts)
+    now_s = time.time()
+    found: dict[str, tuple[doctor.Finding, ...]] = {}
+    for name in names:
+        try:
+            host = plan_of(known, name, answers[name], states=states[name])
+        except FiefdomError as error:
+            found[name] = (doctor.Finding("refused", "apply", str(error).removeprefix(f"{name}: ")),)
+        else:
+            clock_s = host.snapshot.guest.clock_s
+            found[name] = host.findings + doctor.of_clock(None if clock_s is None else clock_s - now_s)
+    return found
 
 
 def settled_plan(known: Known, names: Sequence[str], hosts: Hosts, say: Callable[[str], None]) -> plan.Plan:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from fiefdom.converge import effect, originals
+from fiefdom.converge.doctor import Finding
 from fiefdom.converge.snapshot import FoundContainer, FoundUnit, Snapshot, sysctl_path
 from fiefdom.converge.units import RUNNING, unit_actions
 from fiefdom.desired import docker
@@ -50,6 +51,8 @@ class HostPlan:
     changes: tuple[Change, ...]
     state: HostState = field(repr=False, compare=False)
     snapshot: Snapshot = field(repr=False, compare=False)
+    findings: tuple[Finding, ...] = ()
+    """What the host has of its own that is in the way, or is to be known."""
 
     def of(self, kind: str, *signs: Sign) -> tuple[Change, ...]:
         """The changes of a kind; with ``signs`` only those."""

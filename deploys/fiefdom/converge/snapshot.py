@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 
+from fiefdom.converge import guest
+from fiefdom.converge.guest import Guest
 from fiefdom.desired import containers, programs, sshd
 from fiefdom.desired.state import Codename, HostState
 from fiefdom.errors import FiefdomError
@@ -16,7 +18,9 @@ from fiefdom.errors import FiefdomError
 SSHD = (Path(__file__).parent / "sshd.sh").read_text()
 """What this script and steps.sh both ask sshd."""
 
-_PARTS = {"# @FACTS@\n": containers.FACTS, "# @SSHD@\n": SSHD}
+GUEST = (Path(__file__).parent / "guest.sh").read_text()
+
+_PARTS = {"# @FACTS@\n": containers.FACTS, "# @SSHD@\n": SSHD, "# @GUEST@\n": GUEST}
 SCRIPT = reduce(
     lambda text, part: text.replace(*part), _PARTS.items(), (Path(__file__).parent / "snapshot.sh").read_text()
 )
@@ -124,6 +128,8 @@ class Snapshot:
     """A sentence for each setting that the wanted drop-in has no effect on, with the line that has it."""
     loses: dict[str, str] = field(default_factory=dict)
     """By user who could log in and could not any more with the wanted drop-in, the ways that end."""
+    guest: Guest = field(default_factory=Guest)
+    """What it had before Fiefdom, or has beside it."""
     made: frozenset[tuple[str, str]] = frozenset()
     originals: dict[str, bool] = field(default_factory=dict)
     """By path, that the host keeps what was there before Fiefdom's; and whether somebody changed the latter since."""
@@ -150,7 +156,10 @@ def query(states: Iterable[HostState]) -> str:
 
 
 def query_of(states: Mapping[Codename, HostState]) -> str:
-    """As `query`, of one host under each Debian that it may run; asks as well what its sshd makes of what is wanted."""
+    """As `query`, of one host under each Debian that it may run.
+
+    It asks as well what its sshd makes of what is wanted, and for packages that may stand in for wanted ones.
+    """
     drop_ins = {
         codename: file for codename, state in states.items() for file in state.files if file.path == sshd.CONFIG
     }
@@ -158,6 +167,7 @@ def query_of(states: Mapping[Codename, HostState]) -> str:
         f"sshd\t{codename}\t{file.path}\t{base64.b64encode(file.content).decode()}\n"
         for codename, file in drop_ins.items()
     ]
+    lines += [f"package\t{name}\n" for name in guest.PACKAGES]
     return query(states.values()) + "".join(lines)
 
 
@@ -195,6 +205,7 @@ class _Parser:
         self._originals: dict[str, bool] = {}
         self._units_before: set[str] = set()
         self._sshd: list[str] = []
+        self._guest: list[tuple[str, ...]] = []
         self._docker_networks: set[str] = set()
 
     def take(self, line: str) -> None:
@@ -226,6 +237,8 @@ class _Parser:
             self._images[fields[0]] = FoundImage(fields[1], fields[2].replace("<no value>", ""))
         elif kind == "docker-network":
             self._docker_networks.add(rest)
+        elif kind == "guest":
+            self._guest.append(tuple(fields))
         elif kind == "sshd":
             self._sshd.append(" ".join(rest.split()))
         elif kind in ("live", "refused", "loses", "sysctl-by") and len(fields) == 2:
@@ -301,6 +314,7 @@ class _Parser:
             units_before=frozenset(self._units_before),
             sshd=tuple(self._sshd),
             loses=self._maps["loses"],
+            guest=guest.parse(self._guest),
         )
 
 

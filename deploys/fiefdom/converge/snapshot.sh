@@ -12,6 +12,9 @@ query=$(cat)
 # And here what sshd is asked.
 # @SSHD@
 
+# And what it may have of its own.
+# @GUEST@
+
 ask() { printf '%s\n' "$query" | sed -n "s/^$1$tab//p"; }
 
 printf 'snapshot\t1\n'
@@ -121,8 +124,9 @@ own=$(mktemp -d) || exit 1
 trap 'rm -rf "$own"' EXIT
 docker_part &
 sshd_part >"$own/said" &
+guest_part >"$own/guest" &
 host=$(host_part)
 wait
 printf '%s\n' "$host"
-cat "$own/said"
+cat "$own/said" "$own/guest"
 printf 'end\n'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from typing import Any
 
 from fiefdom.desired.context import Context
 from fiefdom.desired.render import render
@@ -13,6 +14,8 @@ from fiefdom.model import Registry
 
 CONFIG = "/etc/docker/daemon.json"
 UNIT = "docker.service"
+DATA_ROOT = "/var/lib/docker"
+"""Where Docker keeps images and containers unless `docker.daemon` says otherwise."""
 CLIENT_DIR = "/etc/fiefdom/docker"
 CLIENT_CONFIG = f"{CLIENT_DIR}/config.json"  # steps.sh pulls with it where it is there
 LIMITS = "/etc/systemd/system/docker.service.d/10-fiefdom.conf"
@@ -72,9 +75,15 @@ def _authority(registry: Registry) -> str:
 
 
 def _daemon_json(context: Context) -> str:
+    return json.dumps(daemon_config(context), indent=2, sort_keys=True) + "\n"
+
+
+def daemon_config(context: Context) -> dict[str, Any]:
+    """What daemon.json says: the keys that Fiefdom sets, and those of the inventory."""
     docker = context.cluster.docker
     nofile = {"Name": "nofile", "Hard": docker.nofile, "Soft": docker.nofile}
-    config = {
+    return {
+        **docker.daemon,
         "bip": docker.bridge_address,
         "default-address-pools": [{"base": docker.address_pool, "size": docker.address_pool_size}],
         "default-ulimits": {"nofile": nofile},
@@ -86,4 +95,3 @@ def _daemon_json(context: Context) -> str:
         "no-new-privileges": True,
         "userland-proxy": False,
     }
-    return json.dumps(config, indent=2, sort_keys=True) + "\n"

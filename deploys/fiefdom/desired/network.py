@@ -21,6 +21,7 @@ HOSTS = "/etc/hosts"
 SYSCTLS = "/etc/sysctl.d/60-fiefdom.conf"
 MODPROBE = "/etc/modprobe.d/fiefdom.conf"
 TIMESYNCD = "/etc/systemd/timesyncd.conf.d/10-fiefdom.conf"
+TIMESYNCD_PACKAGE = "systemd-timesyncd"
 TIMESYNCD_UNIT = "systemd-timesyncd.service"
 LINKS = "/etc/systemd/network/"
 NETWORKD = f"{LINKS}10-fiefdom.network"
@@ -131,7 +132,7 @@ def _unprivileged_port_start(context: Context) -> int:
 
 
 def _time(context: Context) -> HostState:
-    state = HostState(packages=(Package("systemd-timesyncd"),))
+    state = HostState(packages=(Package(TIMESYNCD_PACKAGE),))
     if not context.cluster.time_servers:
         return state + HostState(units=(Unit(TIMESYNCD_UNIT),))
     text = render("timesyncd.conf.j2", servers=context.cluster.time_servers)

@@ -13,6 +13,7 @@ from pyinfra.api.host import Host
 
 from fiefdom.cluster import keys
 from fiefdom.converge import diffs, guard, look, plan, snapshot
+from fiefdom.converge.doctor import require_none_refused
 from fiefdom.converge.run import Known
 from fiefdom.converge.steps import PHASES, Phase, Step, phases, steps_text
 from fiefdom.converge.waves import takes_turns
@@ -84,6 +85,7 @@ def deploy(*concerns: str) -> None:
             raise FiefdomError(f"{host.name}: the snapshot failed; its words are above")
         wanted = look.plan_of(known, host.name, lines, chosen)
         look.require_settled(wanted)
+        require_none_refused(host.name, wanted.findings)
         _require_same_key(state, run, wanted)
     except FiefdomError as error:
         raise DeployError(str(error)) from error

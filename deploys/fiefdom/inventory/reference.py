@@ -134,7 +134,14 @@ def _words(annotation: Any) -> str:
     options = [a for a in arguments if a is not type(None)]
     if options:
         return " or ".join(_words(option) for option in options)
-    words = {SecretSource: "secret", str: "text", int: "whole number", float: "number", bool: "true or false"}
+    words = {
+        SecretSource: "secret",
+        str: "text",
+        int: "whole number",
+        float: "number",
+        bool: "true or false",
+        Any: "value",
+    }
     return words[annotation]
 
 

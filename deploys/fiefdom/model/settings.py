@@ -5,10 +5,11 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from fiefdom.model.daemon_keys import DAEMON_KEYS, DAEMON_OWN
 from fiefdom.model.public_keys import Recipient, SshPublicKey
 from fiefdom.model.secrets import SecretSource
 from fiefdom.model.text import (
@@ -122,6 +123,25 @@ class Docker(Model):
         True,
         description="Containers outlive the daemon. Fiefdom's promises need it, so it cannot be turned off.",
     )
+
+    daemon: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Further keys of Docker's daemon.json, as Docker has them: registry-mirrors, insecure-registries, "
+        "data-root, dns, mtu, proxies (Debian 13) and the like.",
+    )
+
+    @field_validator("daemon")
+    @classmethod
+    def _options(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for key, found in value.items():
+            if key in DAEMON_OWN:
+                raise ValueError(f"{key} is Fiefdom's to set" + f": {DAEMON_OWN[key]}" * bool(DAEMON_OWN[key]))
+            kind = DAEMON_KEYS.get(key)
+            if kind is None:
+                raise ValueError(f"{shown(key)} is no key that may be given; these may: {', '.join(DAEMON_KEYS)}")
+            if not kind.fits(found):
+                raise ValueError(f"{key} is {shown(found)}; it is {kind.words}")
+        return value
 
     @field_validator("bridge_address")
     @classmethod

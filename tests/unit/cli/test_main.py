@@ -146,6 +146,7 @@ def operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "key.txt").chmod(0o600)
     monkeypatch.setenv("FIEFDOM_IDENTITY", str(tmp_path / "key.txt"))
     text = VALID.replace("key_file: ../.lab/gossip.key", "key: {secret: gossip-key}")
+    text = text.replace("    build: ../images/predictor\n", "")
     (tmp_path / "group_data").symlink_to(ROOT / "group_data")
     (tmp_path / "mine.yaml").write_text(text + ENCRYPTED.format(recipient=identity.to_public()))
     return tmp_path
@@ -200,6 +201,6 @@ def test_a_gossip_key_is_not_made_where_fiefdom_cannot_put_it(operator: Path) ->
 def test_an_inventory_without_an_encrypted_file_says_how_to_name_one(tmp_path: Path, command: str) -> None:
     verb, *name = command.split()
     (tmp_path / "lab.yaml").write_text(VALID)
-    done = fiefdom("secret", verb, str(tmp_path / "lab.yaml"), *name, stdin="value")
+    done = fiefdom("secret", verb, str(tmp_path / "lab.yaml"), *name, folder=tmp_path, stdin="value")
     says = "secrets: the inventory names no encrypted file; add `secrets` with file and recipients"
     assert (done.returncode, done.stderr) == (1, f"error: {says}\n")

@@ -1,0 +1,276 @@
+"""Findings: what of a host's own life stands in Fiefdom's way, what would come of it, and how it is mended."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from fiefdom.converge.guest import DOCKER_CE, TIMEKEEPERS, Guest
+from fiefdom.converge.snapshot import Snapshot
+from fiefdom.desired import docker, gateway, serf
+from fiefdom.desired.context import Context
+from fiefdom.desired.ports import ranges
+from fiefdom.errors import FiefdomError
+from fiefdom.model.daemon_keys import NEWER_KEYS
+from fiefdom.wording import duration
+
+CLOCK_MAX_S = 30
+"""Seconds that a clock may be off from the operator's: more is not the way there, but a clock that nobody sets."""
+
+Level = Literal["refused", "warning"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was seen on a host. `refused` is one with which `apply` would do harm; a `warning` is lived with."""
+
+    level: Level
+    what: str
+    """Its kind in a word."""
+    seen: str
+    effect: str = ""
+    mend: str = ""
+
+    def __str__(self) -> str:
+        """As one sentence."""
+        return self.seen + f": {self.effect}" * bool(self.effect) + f"; {self.mend}" * bool(self.mend)
+
+    def as_data(self) -> dict[str, str]:
+        """It as plain data, for JSON."""
+        return {"level": self.level, "what": self.what, "seen": self.seen, "effect": self.effect, "mend": self.mend}
+
+
+def findings(context: Context, found: Snapshot) -> tuple[Finding, ...]:
+    """All that a snapshot says of what is a host's own, the worst first."""
+    return tuple(sorted((one for look in _LOOKS for one in look(context, found)), key=lambda f: f.level))
+
+
+def require_none_refused(host: str, of_host: Iterable[Finding]) -> None:
+    """Raise FiefdomError with all that `apply` refuses, where anything is."""
+    refused = [str(finding) for finding in of_host if finding.level == "refused"]
+    if refused:
+        raise FiefdomError(f"{host}: {'. '.join(refused)}")
+
+
+# --- Docker
+
+_OTHER_DOCKERS = {
+    "snap": (
+        "Docker from a snap",
+        "it is confined, and its dockerd is no unit that Fiefdom can set",
+        "`snap remove docker`",
+    ),
+    "podman": ("podman in Docker's place", "it has no daemon that keeps containers", "`apt-get remove podman-docker`"),
+    "swarm": (
+        "a node of a Docker Swarm",
+        "a Swarm and live-restore, on which Fiefdom's promises rest, exclude each other: dockerd would not start again",
+        "`docker swarm leave`, or take another host",
+    ),
+}
+
+
+def _docker(context: Context, found: Snapshot) -> Iterator[Finding]:
+    guest = found.guest
+    for word in sorted(guest.docker & _OTHER_DOCKERS.keys()):
+        seen, effect, mend = _OTHER_DOCKERS[word]
+        yield Finding("refused", "docker", seen, effect, mend)
+    newer = sorted(NEWER_KEYS & context.cluster.docker.daemon.keys())
+    if newer and context.codename == "bookworm" and DOCKER_CE not in found.packages:
+        seen = f"docker.daemon.{newer[0]} is for a newer Docker than Debian 12 has"
+        yield Finding("refused", "daemon.json", seen, "dockerd would not start", "take it out of the inventory")
+    if guest.daemon is None or ("file", docker.CONFIG) in found.made:
+        wanted_root = context.cluster.docker.daemon.get("data-root", docker.DATA_ROOT)
+        yield from _data_root(guest, str(wanted_root))
+        return
+    wanted = docker.daemon_config(context)
+    lost = sorted(guest.daemon.keys() - wanted.keys() - {"hosts"})
+    if lost:
+        yield Finding(
+            "refused",
+            "daemon.json",
+            f"{docker.CONFIG} sets {', '.join(lost)}",
+            "Fiefdom writes that file and would drop them",
+            "say them in the inventory, docker.daemon, or take them out there",
+        )
+    other = sorted(key for key in guest.daemon.keys() & wanted.keys() if guest.daemon[key] != wanted[key])
+    if other:
+        yield Finding(
+            "warning",
+            "daemon.json",
+            f"{docker.CONFIG} sets {', '.join(other)} in another way",
+            "Fiefdom's values take their place",
+            "look at the keys of `docker` with `fiefdom docs docker`",
+        )
+    yield from _data_root(guest, str(wanted.get("data-root", docker.DATA_ROOT)))
+
+
+def _data_root(guest: Guest, wanted: str) -> Iterator[Finding]:
+    if guest.data_root and guest.containers and guest.data_root.rstrip("/") != wanted.rstrip("/"):
+        yield Finding(
+            "refused",
+            "data-root",
+            f"{guest.containers} containers lie in {guest.data_root}",
+            f"with {wanted} as data-root Docker would know none of them any more",
+            f"say docker.daemon: {{data-root: {guest.data_root}}}, or remove them",
+        )
+
+
+# --- Ports and firewalls
+
+
+def _needs(context: Context) -> dict[tuple[str, int], tuple[str, str]]:
+    """By protocol and port, the container that listens there and the key that gives it another port."""
+    cluster = context.cluster
+    agent = gateway.NAME if context.is_gateway else serf.NAME
+    gossip = (agent, "serf.port")
+    found = {("tcp", cluster.serf.port): gossip, ("udp", cluster.serf.port): gossip}
+    found["tcp", cluster.serf.rpc_port] = (agent, "serf.rpc_port")
+    if context.is_gateway:
+        found["tcp", cluster.gateway.stats_port] = (gateway.NAME, "gateway.stats_port")
+        for name, service in cluster.services.items():
+            found["tcp", service.route.port] = (gateway.NAME, f"services.{name}.route.port")
+    for instance in cluster.instances(context.name):
+        for port in instance.ports:
+            found["tcp", port] = (instance.container, f"services.{instance.service}.base_port")
+    return found
+
+
+def _ports(context: Context, found: Snapshot) -> Iterator[Finding]:
+    """Who listens where a container of ours is to, and is not it: ours runs there already where it runs at all."""
+    address = context.host.address
+    seen: dict[tuple[str, str], list[int]] = {}
+    for (protocol, port), (container, key) in _needs(context).items():
+        ours = found.containers.get(container)
+        if ours is not None and ours.ours and ours.running:
+            continue
+        for listener in found.guest.listeners:
+            at = listener.address.partition("%")[0]
+            here = at in ("0.0.0.0", "*", "::", address) or (key == "serf.rpc_port" and at == "127.0.0.1")  # noqa: S104
+            if (listener.protocol, listener.port) == (protocol, port) and here:
+                seen.setdefault((listener.process, key), []).append(port)
+    for (process, key), ports in seen.items():
+        yield Finding(
+            "refused",
+            "port",
+            f"{process} listens on port {', '.join(ranges(ports))}",
+            "what Fiefdom puts there could not start",
+            f"stop it, or give {key} another value",
+        )
+
+
+def _firewall(context: Context, found: Snapshot) -> Iterator[Finding]:
+    """Another one that drops what it does not know: a drop is final, whatever Fiefdom's own table accepts."""
+    if not found.guest.firewalls:
+        return
+    name = " and ".join(found.guest.firewalls)
+    missing = _closed(context, found.guest)
+    if not missing:
+        seen = f"{name} is active and lets Fiefdom's ports pass"
+        yield Finding("warning", "firewall", seen, "its rules have to follow each change of ports", "keep it in mind")
+        return
+    members = ", ".join(_others(context))
+    wanted = [f"{port}/{protocol}" + f" from {members}" * is_gossip for protocol, port, is_gossip in missing]
+    yield Finding(
+        "refused",
+        "firewall",
+        f"{name} is active and drops {', '.join(f'{port}/{protocol}' for protocol, port, _ in missing)}",
+        "hosts and gateways would not hear of one another",
+        f"let pass {', '.join(wanted)}, such as with: {_command(found.guest.firewalls[0], *missing[0][:2])}",
+    )
+
+
+def _closed(context: Context, guest: Guest) -> list[tuple[str, int, bool]]:
+    """What it does not let pass: protocol, port, and whether that is gossip, which has to pass from every host."""
+    cluster = context.cluster
+    missing = []
+    for protocol in ("tcp", "udp"):
+        rules = [rule for rule in guest.passes if rule.takes(protocol, cluster.serf.port)]
+        others = map(ipaddress.IPv4Address, _others(context))
+        if not all(any(rule.comes_from(address) for rule in rules) for address in others):
+            missing.append((protocol, cluster.serf.port, True))
+    if context.is_gateway:
+        ports = {cluster.gateway.stats_port, *(service.route.port for service in cluster.services.values())}
+        # From where is the other firewall's to say.
+        missing += [("tcp", p, False) for p in sorted(ports) if not any(r.takes("tcp", p) for r in guest.passes)]
+    return missing
+
+
+def _others(context: Context) -> list[str]:
+    cluster = context.cluster
+    return [cluster.hosts[n].address for n in (*cluster.gateways, *cluster.app_hosts) if n != context.name]
+
+
+def _command(firewall: str, protocol: str, port: int) -> str:
+    return {
+        "ufw": f"`ufw allow {port}/{protocol}`",
+        "firewalld": f"`firewall-cmd --permanent --add-port={port}/{protocol} && firewall-cmd --reload`",
+        "iptables": f"`iptables -I INPUT -p {protocol} --dport {port} -j ACCEPT`",
+    }.get(firewall, f"`{protocol} dport {port} accept` in that table")
+
+
+# --- The host itself
+
+
+def _time(context: Context, found: Snapshot) -> Iterator[Finding]:
+    keepers = [name for name in TIMEKEEPERS if name in found.packages]
+    if keepers and context.cluster.time_servers:
+        yield Finding(
+            "warning",
+            "time",
+            f"{keepers[0]} keeps the time",
+            "time_servers of the inventory mean nothing to it",
+            "name the servers in its own configuration",
+        )
+
+
+def of_clock(off_s: float | None) -> tuple[Finding, ...]:
+    """What is to be said of a clock that is ``off_s`` seconds ahead of the operator's; None where nobody knows."""
+    if off_s is None or abs(off_s) <= CLOCK_MAX_S:
+        return ()
+    return (
+        Finding(
+            "warning",
+            "clock",
+            f"its clock is {duration(abs(off_s))} {'ahead' if off_s > 0 else 'behind'}",
+            "logs and the audit tell another time, and certificates may not be valid yet",
+            "look there with `timedatectl`, and at this machine's own clock",
+        ),
+    )
+
+
+def _boot(_: Context, found: Snapshot) -> Iterator[Finding]:
+    guest = found.guest
+    if guest.reboot is not None:
+        seen = "a reboot is pending" + (f" for {guest.reboot}" if guest.reboot else "")
+        yield Finding("warning", "reboot", seen, "it runs what was replaced on disk", "`fiefdom reboot`")
+    if guest.cloud_init_hosts:
+        yield Finding(
+            "warning",
+            "cloud-init",
+            "cloud-init writes /etc/hosts at each boot",
+            "the other hosts' names go, and `plan` finds drift after each reboot",
+            "`manage_etc_hosts: false` in a file of /etc/cloud/cloud.cfg.d",
+        )
+    if guest.ssh_socket:
+        yield Finding(
+            "warning",
+            "ssh.socket",
+            "systemd listens for sshd (ssh.socket)",
+            "ports and addresses of sshd_config have no effect",
+            "`systemctl disable --now ssh.socket && systemctl enable --now ssh.service`",
+        )
+    on = any(line.startswith("APT::Periodic::Unattended-Upgrade ") and '"0"' not in line for line in guest.upgrades)
+    spared = any("Blacklist" in line and "docker" in line for line in guest.upgrades)
+    if on and not spared:
+        yield Finding(
+            "warning",
+            "upgrades",
+            "unattended-upgrades may upgrade Docker",
+            "its daemon restarts at a time that nobody chose; containers live on",
+            'Unattended-Upgrade::Package-Blacklist { "docker"; "containerd"; }; and `fiefdom reboot --upgrade`',
+        )
+
+
+_LOOKS = (_docker, _ports, _firewall, _time, _boot)

@@ -1,0 +1,176 @@
+"""What a host had before Fiefdom, or has beside it: facts of guest.sh, and how a wanted state makes room for them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fiefdom.desired import docker, network
+from fiefdom.desired.state import HostState
+
+TIMEKEEPERS = ("chrony", "ntpsec", "openntpd")
+"""Debian's packages that keep time in place of systemd-timesyncd, which conflicts with them."""
+DOCKER_CE = "docker-ce"
+"""Docker's own package of the daemon; it conflicts with Debian's and serves as well."""
+PACKAGES = (*TIMEKEEPERS, DOCKER_CE)
+"""What a snapshot asks for beside a state's own packages."""
+
+_DEBIANS_DOCKER = frozenset({"docker.io", "docker-cli"})
+
+
+@dataclass(frozen=True)
+class Passes:
+    """A rule with which another firewall lets packets in: protocols, ports and sources, each empty for all."""
+
+    protocols: frozenset[str]
+    ports: tuple[range, ...]
+    sources: tuple[ipaddress.IPv4Network, ...]
+
+    def takes(self, protocol: str, port: int) -> bool:
+        """Whether it is about such packets."""
+        return (not self.protocols or protocol in self.protocols) and (
+            not self.ports or any(port in span for span in self.ports)
+        )
+
+    def comes_from(self, address: ipaddress.IPv4Address) -> bool:
+        """Whether it is about packets of ``address``."""
+        return not self.sources or any(address in network for network in self.sources)
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A socket that waits for packets: `tcp` or `udp`, its port, its address as `ss` shows it, and whose it is."""
+
+    protocol: str
+    port: int
+    address: str
+    process: str
+
+
+@dataclass(frozen=True)
+class Guest:
+    """What guest.sh found; all empty on a host that is Fiefdom's alone."""
+
+    firewalls: tuple[str, ...] = ()
+    """Those that drop what they do not know: `ufw`, `firewalld`, `iptables`, or an nftables table."""
+    passes: tuple[Passes, ...] = ()
+    docker: frozenset[str] = frozenset()
+    """Of `snap`, `podman` and `swarm`."""
+    daemon: Mapping[str, Any] | None = None
+    """Its daemon.json, where there is one that can be read."""
+    data_root: str = ""
+    containers: int = 0
+    """How many there are in ``data_root``, running or not, whoever made them."""
+    listeners: tuple[Listener, ...] = ()
+    clock_s: int | None = None
+    """Seconds since 1970 by its own clock, as it was asked."""
+    ssh_socket: bool = False
+    reboot: str | None = None
+    """Packages that want a reboot; None where none is wanted."""
+    cloud_init_hosts: bool = False
+    """Whether cloud-init writes /etc/hosts at each boot."""
+    upgrades: tuple[str, ...] = field(default=())
+    """What apt is told of unattended upgrades, as `apt-config dump` has it."""
+
+
+def parse(records: Iterable[tuple[str, ...]]) -> Guest:
+    """The facts of guest.sh's records, each without its first word; what cannot be read is passed over."""
+    found: dict[str, list[tuple[str, ...]]] = {}
+    for kind, *fields in records:
+        found.setdefault(kind, []).append(tuple(fields))
+
+    def first(kind: str, index: int = 0) -> str:
+        of_kind = found.get(kind, [()])[0]
+        return of_kind[index] if len(of_kind) > index else ""
+
+    def column(kind: str) -> Iterable[str]:
+        return (fields[0] for fields in found.get(kind, []) if fields)
+
+    clock, containers = first("clock"), first("data-root", 1)
+    return Guest(
+        firewalls=tuple(dict.fromkeys(column("firewall"))),
+        passes=tuple(rule for line in column("passes") if (rule := _passes(line))),
+        docker=frozenset(column("docker")),
+        daemon=_daemon(first("daemon")),
+        data_root=first("data-root"),
+        containers=int(containers) if containers.isdecimal() else 0,
+        listeners=tuple(one for fields in found.get("listens", []) if (one := _listener(fields))),
+        clock_s=int(clock) if clock.isdecimal() else None,
+        ssh_socket="ssh-socket" in found,
+        reboot=first("reboot").strip() if "reboot" in found else None,
+        cloud_init_hosts="cloud-init-hosts" in found,
+        upgrades=tuple(column("upgrades")),
+    )
+
+
+def adapted(state: HostState, packages: Collection[str]) -> HostState:
+    """``state`` without what a host with ``packages`` has in another way already: its keeper of time, its Docker."""
+    if any(name in packages for name in TIMEKEEPERS):
+        state = replace(
+            state,
+            packages=tuple(p for p in state.packages if p.name != network.TIMESYNCD_PACKAGE),
+            units=tuple(u for u in state.units if u.name != network.TIMESYNCD_UNIT),
+            files=tuple(f for f in state.files if f.path != network.TIMESYNCD),
+            directories=tuple(d for d in state.directories if not network.TIMESYNCD.startswith(d.path + "/")),
+        )
+    if DOCKER_CE in packages:
+        files = tuple(replace(f, precedes="") if f.path == docker.CONFIG else f for f in state.files)
+        kept = tuple(p for p in state.packages if p.name not in _DEBIANS_DOCKER)
+        state = replace(state, packages=kept, files=files)
+    return state
+
+
+# In the words of iptables-save (-s, -p, --dport, --dports) or of nft (saddr, tcp, dport), with its sets in braces.
+_SOURCE = re.compile(r"(?:\s-s|\bip saddr) (\{[^}]*\}|\S+)")
+_PORTS = re.compile(r"(?:--dports?|\bdport) (\{[^}]*\}|\S+)")
+_PROTOCOL = re.compile(r"(?:-p|\bl4proto|\bprotocol) (\{[^}]*\}|tcp|udp)\b|\b(tcp|udp) dport")
+_LOOPBACK = re.compile(r"""(?:-i|\biif(?:name)?) "?lo"?(?:\s|$)""")
+
+
+def _passes(line: str) -> Passes | None:
+    """A rule as one of the two programs prints it; None where it says neither port nor source, or of loopback only."""
+    if _LOOPBACK.search(line):
+        return None
+    protocol = _PROTOCOL.search(line)
+    ports, sources = _PORTS.search(line), _SOURCE.search(line)
+    if not (ports or sources):
+        return None
+    try:
+        return Passes(
+            frozenset(_elements(protocol[1] or protocol[2])) if protocol else frozenset(),
+            tuple(_span(text) for text in _elements(ports[1])) if ports else (),
+            tuple(ipaddress.IPv4Network(text, strict=False) for text in _elements(sources[1])) if sources else (),
+        )
+    except ValueError:  # named sets, services by name
+        return None
+
+
+def _elements(text: str) -> list[str]:
+    return [part for part in re.split(r"[\s,{}]+", text) if part]
+
+
+def _span(text: str) -> range:
+    first, _, last = text.replace(":", "-").partition("-")
+    return range(int(first), int(last or first) + 1)
+
+
+def _listener(fields: tuple[str, ...]) -> Listener | None:
+    if len(fields) != 3:
+        return None
+    protocol, at, process = fields
+    address, _, port = at.rpartition(":")
+    return Listener(protocol, int(port), address.strip("[]"), process) if port.isdecimal() else None
+
+
+def _daemon(encoded: str) -> Mapping[str, Any] | None:
+    try:
+        found = json.loads(base64.b64decode(encoded, validate=True))
+    except (ValueError, binascii.Error):
+        return None
+    return found if isinstance(found, dict) else None
