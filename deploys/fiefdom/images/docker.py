@@ -49,7 +49,8 @@ def require_ended(process: subprocess.Popen[bytes], names: Iterable[str]) -> Non
 
 
 def leave(process: subprocess.Popen[bytes]) -> None:
-    """End a save, whether or not all of its output was read."""
+    """End a save, whether or not all of its output was read; a second time does nothing."""
+    process.kill()
     for pipe in (process.stdout, process.stderr):
         assert pipe is not None  # noqa: S101
         pipe.close()

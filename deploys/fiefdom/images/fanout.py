@@ -126,6 +126,7 @@ class _Save:
                     self._keep(self._next())
                 except BaseException as error:  # else what follows an interrupt would look like the end
                     self.failure = str(error) or _INTERRUPTED
+                    docker.leave(self._process)
                     raise
             return taken < self._size
 
