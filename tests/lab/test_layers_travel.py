@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import tarfile
+import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from shutil import which
 
 import pytest
 
@@ -163,3 +166,47 @@ def test_an_image_that_is_gone_here_is_said(fanout: Fanout) -> None:
 
     with pytest.raises(FiefdomError, match=r"^docker save no/such:1 failed: "):
         send.send(["no/such:1"], None, patient, fanout)
+
+
+@pytest.fixture
+def saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What `docker save` was run for, a line each: a program before Docker's own notes it."""
+    (tmp_path / "bin").mkdir()
+    noted = tmp_path / "saves"
+    noted.touch()
+    program = tmp_path / "bin/docker"
+    program.write_text(f'#!/bin/sh\n[ "$1" = save ] && echo "$*" >> {noted}\nexec {which("docker")} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    return noted
+
+
+def test_many_hosts_get_one_save_for_each_set_that_they_miss(two: None, fanout: Fanout, saves: Path) -> None:
+    parcel = packed(SECOND)
+    saves.write_text("")  # a daemon whose archives must be read to be understood was asked, once
+    travelled = [send.send([SECOND], wanted, shell, fanout) for wanted in (parcel, None, parcel, None, None)]
+    assert saves.read_text().splitlines() == [f"save {parcel.sent[0]}", f"save {SECOND}"]
+    assert travelled[0] == travelled[2] < 100_000 < BASE_BYTES < travelled[1] == travelled[3] == travelled[4]
+
+
+def test_a_host_that_dies_in_the_middle_leaves_the_others_theirs(two: None, fanout: Fanout, saves: Path) -> None:
+    expected, middle = id_of(FIRST), threading.Barrier(2, timeout=60)
+
+    def dying(_: str, pieces: Iterable[bytes]) -> str:
+        next(iter(pieces))
+        middle.wait()
+        raise FiefdomError("the connection broke off")
+
+    def well(script: str, pieces: Iterable[bytes]) -> str:
+        first = next(iter(pieces))
+        middle.wait()
+        return shell(script, [first, *pieces])
+
+    with ThreadPoolExecutor() as hosts:
+        dead = hosts.submit(send.send, [FIRST], None, dying, fanout)
+        alive = hosts.submit(send.send, [FIRST], None, well, fanout)
+        assert alive.result() > BASE_BYTES
+        with pytest.raises(FiefdomError, match="^the connection broke off$"):
+            dead.result()
+    assert id_of(FIRST) == expected
+    assert saves.read_text().splitlines() == [f"save {FIRST}"]

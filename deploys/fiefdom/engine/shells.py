@@ -120,7 +120,7 @@ def reaching(name: str) -> Iterator[None]:
     try:
         yield
     except BROKEN as error:
-        raise Unreachable(name, f"the connection broke off: {error}") from error
+        raise Unreachable(name, f"the connection broke off{f': {error}' if str(error) else ''}") from error
 
 
 def tune(connector: Any) -> None:

@@ -88,8 +88,8 @@ class _Save:
         self._kept = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115 -- closed by close()
         self._size = 0
         self._complete = False
-        self._asking = threading.Lock()
-        self._reading = threading.Lock()
+        self._asked = False  # whether somebody waits for Docker
+        self._changed = threading.Condition()
         self._process = docker.save(names)
         assert self._process.stdout is not None  # noqa: S101 -- a pipe
         said = self._process.stdout
@@ -104,31 +104,44 @@ class _Save:
             yield piece
 
     def close(self) -> None:
-        self._process.kill()  # who waits for it lets go of the lock
-        with self._asking, self._reading:
+        self._process.kill()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._asked)
             self.failure = self.failure or _INTERRUPTED
             docker.leave(self._process)
             self._kept.close()
 
     def _read(self, taken: int) -> bytes:
-        with self._reading:  # a file closed meanwhile could be another one's number by now
+        with self._changed:  # a file closed meanwhile could be another one's number by now
             if self._kept.closed:
                 raise FiefdomError(self.failure)
             return os.pread(self._kept.fileno(), min(docker.CHUNK, self._size - taken), taken)
 
     def _ask(self, taken: int) -> bool:
-        """Whether there is more than ``taken``, from Docker if no other host has asked for it meanwhile."""
-        with self._asking:
+        """Whether there is more than ``taken``, from Docker if no other host asks for it already."""
+        with self._changed:
+            self._changed.wait_for(lambda: taken < self._size or not self._asked)
             if self.failure:
                 raise FiefdomError(self.failure)
-            if taken == self._size and not self._complete:
-                try:
-                    self._keep(self._next())
-                except BaseException as error:  # else what follows an interrupt would look like the end
-                    self.failure = str(error) or _INTERRUPTED
-                    docker.leave(self._process)
-                    raise
-            return taken < self._size
+            if taken < self._size or self._complete:
+                return taken < self._size
+            self._asked = True
+        piece, failure = b"", _INTERRUPTED  # else what follows an interrupt would look like the end
+        try:
+            piece = self._next()
+            self._keep(piece)
+            failure = ""
+        except FiefdomError as error:
+            failure = str(error)
+            raise
+        finally:
+            with self._changed:
+                self._asked, self._complete, self.failure = False, not piece, failure
+                self._size += 0 if failure else len(piece)
+                self._changed.notify_all()
+            if failure:
+                docker.leave(self._process)
+        return bool(piece)
 
     def _next(self) -> bytes:
         try:
@@ -138,7 +151,6 @@ class _Save:
             raise FiefdomError(f"docker save {' '.join(self._names)} broke off; is dockerd well?") from None
         if not piece:
             docker.require_ended(self._process, self._names)
-            self._complete = True
         return piece
 
     def _keep(self, piece: bytes) -> None:
@@ -151,7 +163,6 @@ class _Save:
                 f"{self._folder} on this machine cannot keep the images on their way: {error.strerror}; "
                 "make room there, or name another folder in TMPDIR"
             ) from None
-        self._size += len(piece)
 
 
 def _folder() -> str:

@@ -18,9 +18,10 @@ import fiefdom.engine
 import gevent, paramiko
 from pyinfra.api.exceptions import NestedOperationError
 from fiefdom.engine import session as engine, shells
-from fiefdom.errors import HostError
+from fiefdom.errors import HostError, HostErrors
 
-shells.STALLED_S = shells.UNPACKED_S = 2
+# Those that are well are far below it, however busy this machine is.
+shells.STALLED_S = shells.UNPACKED_S = 15
 KEY = paramiko.ECDSAKey.generate()
 
 class Server(paramiko.ServerInterface):
@@ -73,19 +74,20 @@ def host(name):
 names = sys.argv[1:]
 hosts = {name: host(name) for name in names}
 session = engine.Session(None, tuple(names))
-session._state = state = SimpleNamespace()
+session._state = state = type("State", (), {})()
 session._entered_by = gevent.getcurrent()
 
 def ship(name):
     try:
-        engine._ship(state, hosts[name], SimpleNamespace(registry="none is built"), ("team/predictor:1",))
+        with shells.reaching(name):
+            engine._ship(state, hosts[name], SimpleNamespace(registry="none is built"), ("team/predictor:1",))
     except NestedOperationError as error:
         raise HostError(name, str(error)) from None
 
 try:
     session.on_all(ship)
-except Exception as error:
-    print(type(error).__name__, str(error).replace("; ", "\\n"), sep="\\n")
+except HostErrors as error:
+    print(*error.each, sep="\\n")
 assert state not in engine._fanouts
 os._exit(0)
 """
@@ -100,7 +102,7 @@ load*) exec cat > "$FOLDER/got-$HOST" ;;
 esac
 exit 1
 """
-SIZE = 20_000_000
+SIZE = 8_000_000
 
 
 @pytest.fixture
@@ -119,10 +121,10 @@ def shipped(folder: Path, *names: str) -> list[str]:
     done = subprocess.run([sys.executable, "-c", HOSTS, *names], capture_output=True, text=True, check=False)
     if (folder / "hung").exists():
         subprocess.run(["kill", (folder / "hung").read_text().strip()], check=True)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     well = [name for name in names if name.startswith("app")]
-    assert [name for name in well if (folder / f"got-{name}").read_bytes() == (folder / "archive").read_bytes()] == well
-    assert "Traceback" not in done.stderr
+    sent = (folder / "archive").read_bytes()
+    assert [name for name in well if (folder / f"got-{name}").read_bytes() == sent] == well, done.stdout
     return done.stdout.splitlines()
 
 
@@ -139,11 +141,11 @@ def test_one_save_serves_all_hosts(folder: Path) -> None:
     ("name", "words"),
     [
         ("dead", "dead: `docker load --quiet` failed: no space left on device"),
-        ("hung", "hung: `docker load --quiet` took nothing for 2 s; is the host well?"),
-        ("busy", "busy: `docker load --quiet` did not end within 2 s; is the host well?"),
-        ("cut", "cut: `docker load --quiet` failed: exit -1"),
+        ("hung", "hung: `docker load --quiet` took nothing for 15 s; is the host well?"),
+        ("busy", "busy: `docker load --quiet` did not end within 15 s; is the host well?"),
+        ("cut", "cut: the connection broke off"),
     ],
 )
 def test_a_host_that_fails_does_so_alone(folder: Path, name: str, words: str) -> None:
-    assert shipped(folder, "app1", name, "app2", "app3") == ["HostErrors", words]
+    assert shipped(folder, "app1", name, "app2", "app3") == [words]
     assert len(saves(folder)) == 1

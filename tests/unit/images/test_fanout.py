@@ -22,7 +22,7 @@ from fiefdom.images.fanout import Fanout
 NAMES = ["team/predictor:1", "fiefdom/serf:1"]
 BIG, SMALL = f"blobs/sha256/{'a' * 64}", f"blobs/sha256/{'b' * 64}"
 SIZE = 5_000_000
-WAIT_S = 60
+WAIT_S = 30
 
 
 def archive() -> bytes:
