@@ -206,7 +206,7 @@ def test_a_host_that_dies_in_the_middle_leaves_the_others_theirs(two: None, fano
         dead = hosts.submit(send.send, [FIRST], None, dying, fanout)
         alive = hosts.submit(send.send, [FIRST], None, well, fanout)
         assert alive.result() > BASE_BYTES
-        with pytest.raises(FiefdomError, match="^the connection broke off$"):
+        with pytest.raises(FiefdomError, match=r"^the connection broke off$"):
             dead.result()
     assert id_of(FIRST) == expected
     assert saves.read_text().splitlines() == [f"save {FIRST}"]

@@ -14,7 +14,6 @@ from weakref import WeakKeyDictionary
 import gevent
 from gevent.event import Event
 from gevent.lock import BoundedSemaphore
-from pyinfra import context
 from pyinfra.api import Config, FunctionCommand, Inventory, QuoteString, State, StringCommand, operation
 from pyinfra.api.exceptions import ConnectError, NestedOperationError
 from pyinfra.api.host import Host

@@ -93,7 +93,7 @@ def kept_in(folder: Path) -> list[os.stat_result]:
     found = []
     for number in Path("/proc/self/fd").iterdir():
         try:
-            if os.readlink(number).startswith(f"{folder}/"):
+            if number.readlink().is_relative_to(folder):
                 found.append(number.stat())
         except OSError:  # the listing's own
             continue
@@ -282,7 +282,7 @@ def test_a_save_that_ends_early_says_what_docker_said(
     docker: Docker, fanout: Fanout, dropped: frozenset[str], share: int
 ) -> None:
     docker.does(f'head -c {share} "{docker.said}"; echo "no such image" >&2; exit 1')
-    with pytest.raises(FiefdomError, match="^docker save .* failed: no such image$"):
+    with pytest.raises(FiefdomError, match=r"^docker save .* failed: no such image$"):
         take(fanout, dropped)
 
 
