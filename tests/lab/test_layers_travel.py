@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
-from hashlib import sha256
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from shutil import which
 
 import pytest
 
 from fiefdom.errors import FiefdomError
 from fiefdom.images import layers, send
+from fiefdom.images.fanout import Fanout
 
 pytestmark = pytest.mark.usefixtures("docker_here")
 
@@ -85,21 +87,17 @@ def held_without(*refs: str) -> layers.Held:
     return layers.Held(held.ids - {id_of(ref) or "" for ref in refs}, there(*others).chains)
 
 
-Record = Callable[[Iterable[str]], IO[bytes]]
-
-
 @pytest.fixture
-def record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Record:
-    """One daemon plays both ends: what it saves is kept, to be sent when it has lost the images."""
+def fanout() -> Iterator[Fanout]:
+    """One daemon plays both ends: a save that was read once is still there when it has lost the images."""
+    made = Fanout()
+    yield made
+    made.close()
 
-    def recorded(names: Iterable[str]) -> IO[bytes]:
-        path = tmp_path / sha256(" ".join(names).encode()).hexdigest()
-        if not path.exists():
-            docker("save", "--output", str(path), *names)
-        return path.open("rb")
 
-    monkeypatch.setattr(send, "saved", recorded)
-    return recorded
+def read(fanout: Fanout, names: Iterable[str], dropped: frozenset[str] = frozenset()) -> bytes:
+    with fanout.archive(names, dropped) as pieces:
+        return b"".join(pieces)
 
 
 def test_dockerd_names_what_it_holds(two: None) -> None:
@@ -108,41 +106,41 @@ def test_dockerd_names_what_it_holds(two: None) -> None:
     assert {chain_of(FIRST), chain_of(SECOND), chain_of(BASE_REF)} <= held.chains
 
 
-def test_a_host_that_has_the_base_gets_only_the_rest(two: None, record: Record) -> None:
+def test_a_host_that_has_the_base_gets_only_the_rest(two: None, fanout: Fanout) -> None:
     expected, parcel = id_of(SECOND), packed(SECOND)
-    record(parcel.sent).close()
+    read(fanout, parcel.sent, parcel.dropped)
     docker("image", "rm", "--force", SECOND)
     assert id_of(SECOND) is None
-    assert send.send([SECOND], parcel, shell) < 100_000
+    assert send.send([SECOND], parcel, shell, fanout) < 100_000
     assert id_of(SECOND) == expected
 
 
-def test_several_images_travel_together(two: None, record: Record) -> None:
+def test_several_images_travel_together(two: None, fanout: Fanout) -> None:
     expected, parcel = (id_of(FIRST), id_of(SECOND)), packed(FIRST, SECOND)
     assert chain_of(FIRST)[-1] == chain_of(SECOND)[-1], "then an older Docker writes a link"
-    record(parcel.sent).close()
+    read(fanout, parcel.sent, parcel.dropped)
     docker("image", "rm", "--force", FIRST, SECOND)
-    assert send.send([FIRST, SECOND], parcel, shell) < 100_000
+    assert send.send([FIRST, SECOND], parcel, shell, fanout) < 100_000
     assert (id_of(FIRST), id_of(SECOND)) == expected
 
 
-def test_a_host_that_lost_the_base_gets_the_whole(two: None, record: Record) -> None:
+def test_a_host_that_lost_the_base_gets_the_whole(two: None, fanout: Fanout) -> None:
     expected, parcel = id_of(SECOND), packed(SECOND)
-    record(parcel.sent).close()
-    record([SECOND]).close()
+    archive = read(fanout, parcel.sent, parcel.dropped)
+    read(fanout, [SECOND])
     docker("image", "rm", "--force", SECOND, FIRST, BASE_REF)
     with pytest.raises(FiefdomError, match="no such file"):
-        shell("docker load", layers.without(record(parcel.sent), parcel.dropped))
-    assert send.send([SECOND], parcel, shell) > BASE_BYTES
+        shell("docker load", [archive])
+    assert send.send([SECOND], parcel, shell, fanout) > BASE_BYTES
     assert id_of(SECOND) == expected
 
 
-def test_a_host_that_has_the_image_only_tags_it(two: None) -> None:
+def test_a_host_that_has_the_image_only_tags_it(two: None, fanout: Fanout) -> None:
     docker("tag", SECOND, AGAIN)
     parcel = send.parcel([AGAIN], send.held(shell))
     assert parcel is not None and parcel.sent == ()
     docker("image", "rm", AGAIN)
-    assert send.send([AGAIN], parcel, shell) == 0
+    assert send.send([AGAIN], parcel, shell, fanout) == 0
     assert id_of(AGAIN) == id_of(SECOND)
 
 
@@ -154,17 +152,61 @@ def test_a_host_without_images_or_without_an_answer_gets_the_whole(two: None) ->
     assert send.parcel([SECOND], layers.Held()) is None
 
 
-def test_what_fails_on_the_host_is_said(two: None) -> None:
+def test_what_fails_on_the_host_is_said(two: None, fanout: Fanout) -> None:
     def full(script: str, pieces: Iterable[bytes]) -> str:
         return shell("echo no room >&2; exit 1", pieces)
 
     with pytest.raises(FiefdomError, match="no room"):
-        send.send([SECOND], packed(SECOND), full)
+        send.send([SECOND], packed(SECOND), full, fanout)
 
 
-def test_an_image_that_is_gone_here_is_said() -> None:
+def test_an_image_that_is_gone_here_is_said(fanout: Fanout) -> None:
     def patient(script: str, pieces: Iterable[bytes]) -> str:
         return shell("cat > /dev/null", pieces)
 
     with pytest.raises(FiefdomError, match=r"^docker save no/such:1 failed: "):
-        send.send(["no/such:1"], None, patient)
+        send.send(["no/such:1"], None, patient, fanout)
+
+
+@pytest.fixture
+def saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What `docker save` was run for, a line each: a program before Docker's own notes it."""
+    (tmp_path / "bin").mkdir()
+    noted = tmp_path / "saves"
+    noted.touch()
+    program = tmp_path / "bin/docker"
+    program.write_text(f'#!/bin/sh\n[ "$1" = save ] && echo "$*" >> {noted}\nexec {which("docker")} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    return noted
+
+
+def test_many_hosts_get_one_save_for_each_set_that_they_miss(two: None, fanout: Fanout, saves: Path) -> None:
+    parcel = packed(SECOND)
+    saves.write_text("")  # a daemon whose archives must be read to be understood was asked, once
+    travelled = [send.send([SECOND], wanted, shell, fanout) for wanted in (parcel, None, parcel, None, None)]
+    assert saves.read_text().splitlines() == [f"save {parcel.sent[0]}", f"save {SECOND}"]
+    assert travelled[0] == travelled[2] < 100_000 < BASE_BYTES < travelled[1] == travelled[3] == travelled[4]
+
+
+def test_a_host_that_dies_in_the_middle_leaves_the_others_theirs(two: None, fanout: Fanout, saves: Path) -> None:
+    expected, middle = id_of(FIRST), threading.Barrier(2, timeout=60)
+
+    def dying(_: str, pieces: Iterable[bytes]) -> str:
+        next(iter(pieces))
+        middle.wait()
+        raise FiefdomError("the connection broke off")
+
+    def well(script: str, pieces: Iterable[bytes]) -> str:
+        first = next(iter(pieces))
+        middle.wait()
+        return shell(script, [first, *pieces])
+
+    with ThreadPoolExecutor() as hosts:
+        dead = hosts.submit(send.send, [FIRST], None, dying, fanout)
+        alive = hosts.submit(send.send, [FIRST], None, well, fanout)
+        assert alive.result() > BASE_BYTES
+        with pytest.raises(FiefdomError, match=r"^the connection broke off$"):
+            dead.result()
+    assert id_of(FIRST) == expected
+    assert saves.read_text().splitlines() == [f"save {FIRST}"]

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import gevent
 from gevent.event import Event
 from gevent.lock import BoundedSemaphore
-from pyinfra import context
 from pyinfra.api import Config, FunctionCommand, Inventory, QuoteString, State, StringCommand, operation
 from pyinfra.api.exceptions import ConnectError, NestedOperationError
 from pyinfra.api.host import Host
@@ -39,6 +39,7 @@ from fiefdom.engine.shells import (
 )
 from fiefdom.errors import FiefdomError, HostError, HostErrors, Sick
 from fiefdom.images import build, send
+from fiefdom.images.fanout import Fanout
 from fiefdom.inventory import groups
 from fiefdom.model import Cluster
 
@@ -70,14 +71,17 @@ def take(
 def ship(cluster: Cluster, refs: tuple[str, ...]) -> Generator[FunctionCommand]:
     """Send images to the host in one stream, built before where their folders changed."""
     if refs:
-        yield FunctionCommand(_ship, [context.host, cluster, refs], {})
+        yield FunctionCommand(_ship, [cluster, refs], {})
 
 
 _building = BoundedSemaphore(1)
+# Each lives no longer than pyinfra's own object of the run.
+_fanouts: WeakKeyDictionary[State, Fanout] = WeakKeyDictionary()
 
 
-def _ship(host: Host, cluster: Cluster, refs: tuple[str, ...]) -> None:
+def _ship(state: State, host: Host, cluster: Cluster, refs: tuple[str, ...]) -> None:
     shell = partial(stream, host)
+    fanout = _fanouts.setdefault(state, Fanout())
     error = None
     try:
         with _building:  # the first host builds, the others find it built
@@ -85,8 +89,8 @@ def _ship(host: Host, cluster: Cluster, refs: tuple[str, ...]) -> None:
         there = send.held(shell)
         with _building:  # the first host has the archive read, the others find it read
             packed = send.parcel(refs, there)
-        send.send(refs, packed, shell)
-    except FiefdomError as reason:
+        send.send(refs, packed, shell, fanout)
+    except (FiefdomError, TimeoutError) as reason:
         error = str(reason)
     fail(host, error)
 
@@ -123,8 +127,10 @@ class Session:
     at: Mapping[str, tuple[str | None, int | None]] = field(default_factory=dict)
     _state: State = field(init=False, repr=False)
     _unconfirmed: dict[str, guard.Backup] = field(init=False, repr=False, default_factory=dict)
+    _entered_by: gevent.Greenlet | None = field(init=False, repr=False, default=None)
 
     def __enter__(self) -> Session:
+        self._entered_by = gevent.getcurrent()
         # Without a handler, Python prints pyinfra's warnings raw.
         logging.getLogger("pyinfra").addHandler(logging.NullHandler())
         logging.getLogger("paramiko").addHandler(logging.NullHandler())
@@ -185,7 +191,12 @@ class Session:
             return None
 
         jobs = {name: gevent.spawn(attempt, name) for name in (self.names if names is None else names)}
-        gevent.joinall(jobs.values(), raise_error=True)
+        try:
+            gevent.joinall(jobs.values(), raise_error=True)
+        finally:
+            # Not where this is called by one of such jobs, or beside them: others may be about to want the images.
+            if gevent.getcurrent() is self._entered_by and (fanout := _fanouts.pop(self._state, None)):
+                fanout.close()
         if errors:
             raise HostErrors(errors[name] for name in jobs if name in errors)
         return {name: job.value for name, job in jobs.items()}

@@ -22,6 +22,10 @@ LOST_S = 30
 """Seconds without a sign of a host, while something is to be heard from it, after which its connection is lost."""
 QUIET_S = 10
 """Seconds that a host may take for a script of which nothing says more."""
+STALLED_S = 120
+"""Seconds in which a host must take something of what is sent: a slow disk takes some, a hung one would take all."""
+UNPACKED_S = 1800
+"""Seconds that a host may be silent when it has all: it unpacks layers then, gigabytes at times."""
 
 # Becomes root where it can, so that the scripts know one way only; where it cannot, the snapshot says so. sudo drops
 # SSH_CONNECTION, from which a script learns where the operator comes from, so it travels as an argument.
@@ -75,21 +79,29 @@ def shown(errors: str) -> str:
 def stream(host: Host, script: str, pieces: Iterable[bytes]) -> str:
     """Feed a root shell on the host and return what it printed; FiefdomError says why it failed.
 
+    TimeoutError where it takes nothing for `STALLED_S`, or is not at its end `UNPACKED_S` after it got the last.
     pyinfra itself can only send text that it holds in memory.
     """
     transport = host.connector.client.get_transport()  # type: ignore[attr-defined] # the SSH connector's own
-    channel = transport.open_session()
+    channel = transport.open_session(timeout=STALLED_S)
     try:
+        channel.settimeout(STALLED_S)
         channel.exec_command(shlex.join(["sh", "-c", MARKED, script]))
         # Nothing is read while sending: the script may say no more than the channel's window holds.
         for piece in pieces:
             try:
-                channel.sendall(piece)
+                channel.sendall(memoryview(piece))
+            except TimeoutError:
+                raise TimeoutError(f"`{script}` took nothing for {STALLED_S} s; is the host well?") from None
             except OSError:  # the far end died; its exit code and words follow
                 break
         channel.shutdown_write()
-        output: bytes = channel.makefile("rb").read()
-        error: bytes = channel.makefile_stderr("rb").read()
+        channel.settimeout(UNPACKED_S)
+        try:
+            output: bytes = channel.makefile("rb").read()
+            error: bytes = channel.makefile_stderr("rb").read()
+        except TimeoutError:
+            raise TimeoutError(f"`{script}` did not end within {UNPACKED_S} s; is the host well?") from None
         status = channel.recv_exit_status()
     finally:
         channel.close()
@@ -108,7 +120,7 @@ def reaching(name: str) -> Iterator[None]:
     try:
         yield
     except BROKEN as error:
-        raise Unreachable(name, f"the connection broke off: {error}") from error
+        raise Unreachable(name, f"the connection broke off{f': {error}' if str(error) else ''}") from error
 
 
 def tune(connector: Any) -> None:

@@ -7,7 +7,6 @@ import json
 import subprocess
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
@@ -29,31 +28,48 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         ) from None
 
 
-@contextmanager
-def saved(refs: Iterable[str]) -> Iterator[IO[bytes]]:
-    """A stream of `docker save` for several images, so that layers they share travel once.
+def save(names: Iterable[str]) -> subprocess.Popen[bytes]:
+    """A running `docker save` for several images, so that layers they share travel once."""
+    return subprocess.Popen(["docker", "save", *names], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
-    Raises FiefdomError where Docker failed; not where the reader stopped early, who has the better reason.
-    """
-    with subprocess.Popen(["docker", "save", *refs], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stderr is not None  # noqa: S101 -- both are pipes
-        try:
-            yield process.stdout
-            complete = not process.stdout.read(1)
-        finally:
-            process.stdout.close()
-            error = process.stderr.read().decode(errors="replace").strip()
-        if process.wait() and complete:
-            raise FiefdomError(f"docker save {' '.join(refs)} failed: {error}")
+
+def chunks(stream: IO[bytes]) -> Iterator[bytes]:
+    """All of a stream, in pieces."""
+    return iter(functools.partial(stream.read, CHUNK), b"")
+
+
+def require_ended(process: subprocess.Popen[bytes], names: Iterable[str]) -> None:
+    """Read what is left of a save, the padding for one, so that it ends well; FiefdomError where it does not."""
+    assert process.stdout is not None and process.stderr is not None  # noqa: S101 -- both are pipes
+    for _ in chunks(process.stdout):
+        pass
+    error = " ".join(process.stderr.read().decode(errors="replace").split())
+    if process.wait():
+        raise FiefdomError(f"docker save {' '.join(names)} failed: {error or f'exit {process.returncode}'}")
+
+
+def leave(process: subprocess.Popen[bytes]) -> None:
+    """End a save, whether or not all of its output was read; a second time does nothing."""
+    process.kill()
+    for pipe in (process.stdout, process.stderr):
+        assert pipe is not None  # noqa: S101
+        pipe.close()
+    process.wait()
 
 
 @functools.cache  # an id says it all, and reading an archive takes as long as writing it
 def layout_of(local_id: str) -> layers.Layout | None:
-    with saved([local_id]) as stream:
+    process = save([local_id])
+    try:
+        assert process.stdout is not None  # noqa: S101 -- a pipe
         try:
-            return layers.layout(stream)
+            found = layers.layout(process.stdout)
         except tarfile.TarError:
-            return None
+            found = None
+        require_ended(process, [local_id])
+        return found
+    finally:
+        leave(process)
 
 
 @dataclass(frozen=True)

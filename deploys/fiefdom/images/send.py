@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import shlex
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fiefdom.errors import FiefdomError
 from fiefdom.images import layers
-from fiefdom.images.docker import CHUNK, inspect, layout_of, names_files_by_layer, saved
+from fiefdom.images.docker import inspect, layout_of, names_files_by_layer
+from fiefdom.images.fanout import Fanout
 
-# Runs a script as root on a host, its input in pieces, and returns what it printed; FiefdomError where it failed.
+# Runs a script as root on a host, its input in pieces, and returns what it printed; FiefdomError where it failed, and
+# TimeoutError where the host says or takes nothing for too long.
 Shell = Callable[[str, Iterable[bytes]], str]
 
 
@@ -55,11 +55,12 @@ def parcel(refs: Sequence[str], there: layers.Held) -> Parcel | None:
     )
 
 
-def send(refs: Sequence[str], packed: Parcel | None, shell: Shell) -> int:
+def send(refs: Sequence[str], packed: Parcel | None, shell: Shell, fanout: Fanout) -> int:
     """Bring images to a host, and return how many bytes of archive travelled.
 
     The host tags what came by the id that it must have, which fails unless it is there with all its layers. Whatever
-    was wrong with the parcel, the whole is sent then. Raises FiefdomError where that fails, too.
+    was wrong with the parcel, the whole is sent then. Raises FiefdomError where that fails, too, and at once what
+    ``shell`` raises else.
     """
     travelled = 0
 
@@ -69,28 +70,20 @@ def send(refs: Sequence[str], packed: Parcel | None, shell: Shell) -> int:
             travelled += len(piece)
             yield piece
 
-    def load(archive: Generator[bytes, None, None], *then: str) -> None:
-        with closing(archive) as pieces:
+    def load(names: Iterable[str], dropped: frozenset[str], *then: str) -> None:
+        with fanout.archive(names, dropped) as pieces:
             shell(" && ".join(["docker load --quiet", *then]), counted(pieces))
 
     if packed is not None:
         tags = [shlex.join(["docker", "tag", image, ref]) for ref, image in packed.names]
         try:
             if packed.sent:
-                load(_archive(packed.sent, packed.dropped), *tags)
+                load(packed.sent, packed.dropped, *tags)
             else:
                 shell(" && ".join(tags), ())
         except FiefdomError:  # an image may have left the host since it was asked
             pass
         else:
             return travelled
-    load(_archive(refs, frozenset()))
+    load(refs, frozenset())
     return travelled
-
-
-def _archive(names: Iterable[str], dropped: frozenset[str]) -> Generator[bytes, None, None]:
-    with saved(names) as stream:
-        if dropped:
-            yield from layers.without(stream, dropped)
-        else:
-            yield from iter(functools.partial(stream.read, CHUNK), b"")
