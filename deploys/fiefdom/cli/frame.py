@@ -172,8 +172,7 @@ force_option = click.option("--force", is_flag=True, help="Go on although the cl
 def require_terminal(yes: bool) -> None:
     """Raise FiefdomError where nobody could be asked whether to do what a command does, and nobody said ``yes``."""
     if not (yes or (sys.stdin.isatty() and sys.stderr.isatty())):
-        command = click.get_current_context().command_path
-        raise FiefdomError(f"no terminal to ask on; say --yes to let `{command}` go on unasked")
+        raise FiefdomError("no terminal to ask on; say --yes to let it go on unasked")
 
 
 def ask(question: str, yes: bool) -> None:

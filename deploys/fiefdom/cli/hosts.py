@@ -17,6 +17,7 @@ from fiefdom.cli.frame import (
     yes_option,
 )
 from fiefdom.inventory.groups import limit_hosts
+from fiefdom.model import Cluster
 from fiefdom.procedures import reboot as reboot_module
 from fiefdom.procedures import retire as retire_module
 from fiefdom.procedures.rotate_key import ROUNDS, rotate
@@ -51,8 +52,12 @@ def reboot(inventory: str, limit: tuple[str, ...], upgrade: bool, force: bool, t
 @json_option
 def retire(inventory: str, host: str, force: bool, take_over: bool, yes: bool, **_: bool) -> Document:
     """Take HOST out of the cluster for good: drained, without what Fiefdom made there, forgotten by all members."""
-    frame.require_terminal(yes)
-    with frame.connected(inventory, (), lambda cluster: retire_module.require_host(cluster, host)) as run:
+
+    def check(cluster: Cluster) -> None:
+        retire_module.require_host(cluster, host)
+        frame.require_terminal(yes)
+
+    with frame.connected(inventory, (), check) as run:
         frame.ask(f"Retire {host} for good, and remove what Fiefdom made there?", yes)
         with show.Progress(run.out, 1) as progress:
             retire_module.retire(run.known, run.session, host, force=force, take_over=take_over, say=progress)
@@ -68,8 +73,7 @@ def retire(inventory: str, host: str, force: bool, take_over: bool, yes: bool, *
 @json_option
 def rotate_key(inventory: str, force: bool, take_over: bool, yes: bool, **_: bool) -> Document:
     """Give all members another gossip key, host by host, with no request failed; the old one opens nothing any more."""
-    frame.require_terminal(yes)
-    with frame.connected(inventory, ()) as run:
+    with frame.connected(inventory, (), lambda _: frame.require_terminal(yes)) as run:
         frame.ask(f"Give {', '.join(run.names)} another gossip key? The old one opens nothing then.", yes)
         with show.Progress(run.out, len(ROUNDS) * len(run.names)) as progress:
             left = rotate(run.known, run.session, force=force, take_over=take_over, say=progress)

@@ -68,7 +68,7 @@ def rollout(inventory: str, service: str | None, canary: str | None, resume: boo
     if canary and resume:
         raise FiefdomError("--canary and --continue exclude each other")
     order = _order(canary, **options)
-    with _connected(inventory, service, order, **options) as run:
+    with _connected(inventory, service, order, options["without"]) as run:
         return _release(run, "rollout", service, order, resume, **options)
 
 
@@ -80,20 +80,20 @@ def rollout(inventory: str, service: str | None, canary: str | None, resume: boo
 @yes_option
 def rollback(inventory: str, service: str, version: str | None, yes: bool, **options: Any) -> Document:
     """Bring SERVICE back to VERSION, or to the last one that was healthy, as gently as a rollout."""
-    frame.require_terminal(yes or options["dry"])
     order = _order(None, **options)
-    with _connected(inventory, service, order, **options) as run:
+    with _connected(inventory, service, order, options["without"], yes or options["dry"]) as run:
         known = known_before(run.known, run.session, service, version)
         return _release(replace(run, known=known), "rollback", service, order, False, yes=yes, **options)
 
 
 def _connected(
-    inventory: str, service: str | None, order: Order, *, without: Sequence[str], **_: Any
+    inventory: str, service: str | None, order: Order, without: Sequence[str], yes: bool = True
 ) -> AbstractContextManager[Run]:
     def check(cluster: Cluster) -> None:
         gone = left_out(cluster, without)
         release.check(cluster, service, order, gone)
         quorum(cluster, gone)
+        frame.require_terminal(yes)
 
     return frame.connected(inventory, (), check, without=without)
 

@@ -45,8 +45,8 @@ def quorum(cluster: Cluster, without: Collection[str] = ()) -> tuple[tuple[str, 
     if not gateways or 2 * left <= len(cluster.hosts):
         few = f"{left} of {len(cluster.hosts)} hosts" if gateways else "no gateway"
         raise FiefdomError(
-            f"--without {', '.join(without)}: leaves {few}, so that another operator may be at work with the rest, unseen; "
-            "the lock wants a gateway and more than half of all hosts; what is gone for good goes out of the inventory"
+            f"--without {', '.join(without)}: leaves {few}, and another operator may be at work with the rest, unseen: "
+            "the lock wants a gateway and more than half of the hosts; what is gone for good goes out of the inventory"
         )
     return gateways, others
 
