@@ -254,7 +254,7 @@ def combine(
         if name in cluster.app_hosts
         for service in dict.fromkeys(i.service for i in cluster.instances(name))
     ]
-    notices = tuple(_strangers(cluster, views))
+    notices = (*_strangers(cluster, views), *_other_versions(cluster, instances))
     return Status(tuple(views), tuple(hosts), tuple(offered), tuple(instances), tuple(problems), notices)
 
 
@@ -289,6 +289,19 @@ def _strangers(cluster: Cluster, views: Views) -> list[str]:
     own = {*cluster.gateways, *cluster.app_hosts}
     alive = {member.name: member.address for v in views.values() for member in v.members if member.status == "alive"}
     return [of_stranger(cluster, f"{name} ({alive[name]})") for name in sorted(alive.keys() - own)]
+
+
+def _other_versions(cluster: Cluster, instances: Sequence[InstanceStatus]) -> list[str]:
+    """Of instances whose release waits: for its rollout, or for the apply that brings it to a host that missed it."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for i in instances:
+        if i.container == "running" and i.version != cluster.services[i.service].version:
+            found.setdefault((i.service, i.version), {})[i.host] = None
+    return [
+        f"{service} {version or 'of no version'} runs on {', '.join(names)}, and the inventory says "
+        f"{cluster.services[service].version}; `fiefdom plan` shows what brings it"
+        for (service, version), names in found.items()
+    ]
 
 
 def _complaints(name: str, view: View) -> list[str]:

@@ -266,7 +266,7 @@ def test_who_looks_sees_every_host_be_it_dead_or_frozen(silent_host: Path) -> No
     rows = output.splitlines()
     assert rows[:2] == ["gw1", f"  ! {BROKE_OFF}"] and [rows[2], rows[4]] == ["app1", "app2"]
     assert all(row.startswith("  ! does not answer: ") and "onnect" in row for row in (rows[3], rows[5]))
-    assert rows[6].startswith("no changes on 0 of the 0 that answer of 3 hosts. plan ")
+    assert rows[6].startswith("no changes on the 0 that answer of 3 hosts. plan ")
 
     code, output, _ = looking(silent_host, "status", "--json", "--check")
     found = json.loads(output)

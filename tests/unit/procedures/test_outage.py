@@ -105,7 +105,7 @@ def test_plan_audit_and_lock_show_who_does_not_answer(hosts: SimulatedHosts) -> 
     assert result.exit_code == 3
     lines = result.stdout.splitlines()
     assert lines[lines.index(DEAD) + 1] == f"  ! does not answer: {GONE}"
-    assert lines[-1].startswith("no changes on 0 of the 5 that answer of 6 hosts. plan ")
+    assert lines[-1].startswith("no changes on the 5 that answer of 6 hosts. plan ")
     data = json.loads(fiefdom("plan", "--json").stdout)
     assert (set(data["hosts"]), data["silent"]) == ({*GATEWAYS, *APPS} - {DEAD}, {DEAD: GONE})
     dies(hosts, "gw2")
@@ -147,7 +147,11 @@ def test_a_host_that_missed_a_release_gets_it_with_the_next_apply(hosts: Simulat
     assert "no changes on 5 hosts, without app4. plan " in done("plan", "--without", DEAD)
 
     comes_back(hosts)
-    # Gateways take it up with what it says it runs; a plan says that this is not to stay.
+    # Gateways take it up with what it says it runs; status and plan say that this is not to stay.
+    (notice,) = json.loads(fiefdom("status", "--json").stdout)["notices"]
+    assert (
+        notice == f"predictor {OLD} runs on {DEAD}, and the inventory says {NEW}; `fiefdom plan` shows what brings it"
+    )
     result = fiefdom("plan")
     assert result.exit_code == 2 and "with its rollout" not in result.stdout and f"-> {NEW}" in result.stdout
     done("apply", "--yes")
