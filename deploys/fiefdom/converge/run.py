@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from fiefdom.converge.steps import Phase, Step
-from fiefdom.errors import HostError
+from fiefdom.errors import HostError, HostErrors
 from fiefdom.model import Cluster, Secrets
 
 T = TypeVar("T")
@@ -104,8 +104,11 @@ def ask_each(hosts: Hosts, function: Callable[[str], T], names: Iterable[str]) -
     def ask(name: str) -> None:
         try:
             found[name] = function(name)
-        except HostError as error:
-            silent[name] = error.reason
+        except (HostError, HostErrors) as error:
+            reasons = [each.reason for each in error.each if isinstance(each, HostError)]
+            if len(reasons) < len(error.each):
+                raise
+            silent[name] = "; ".join(reasons)
 
     names = tuple(names)
     hosts.on_all(ask, names)

@@ -53,7 +53,7 @@ def test_every_command_refuses_a_path_that_is_not_there(command: str) -> None:
         (["secret", "set", "x.yaml"], "NAME"),
         (["secret", "set", "x.yaml", "token", "hunter2"], "hunter2"),
         (["lock", "x.yaml", "--why"], "--why"),
-        (["status", "x.yaml", "--watch", "--json"], "--watch is for a person's eyes"),
+        (["status", "x.yaml", "--watch", "--check"], "--watch is for a person's eyes"),
         (["status", "x.yaml", "--watch"], "there is none"),
         (["status", "x.yaml", "--wait", "0"], "--wait"),
         (["audit", "x.yaml", "--last", "0"], "--last"),
