@@ -29,7 +29,7 @@ class HostError(FiefdomError):
     """What went wrong on one host; the sentence begins with its name."""
 
     def __init__(self, host: str, words: str, log: Iterable[str] = ()) -> None:
-        self.host, self.log = host, tuple(log)
+        self.host, self.reason, self.log = host, words, tuple(log)
         super().__init__(f"{host}: {words}")
 
 

@@ -393,7 +393,7 @@ class SimulatedHosts:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(self.known.cluster.hosts)
+        return tuple(name for name in self.known.cluster.hosts if name not in self.known.without)
 
     # --- What a session does
 
@@ -409,6 +409,8 @@ class SimulatedHosts:
         return results
 
     def snapshot_lines(self, queries: Mapping[str, str]) -> dict[str, list[str]]:
+        for name in queries:
+            self._require_link(name)
         return {name: answer(self.hosts[name].now) for name in queries}
 
     def run(self, name: str, phase: Phase, _registry: bool) -> None:
@@ -529,6 +531,7 @@ class SimulatedHosts:
 
     def shell(self, name: str, argv: Iterable[str]) -> tuple[bool, str, str]:
         """What Serf is asked and told; every other command is taken for the one that asks a gateway how it is."""
+        self._require_link(name)
         words = list(argv)
         if "serf" in words:
             return self._serf(name, words[words.index("serf") + 1 :])

@@ -179,7 +179,7 @@ def test_rollback_to_the_last_healthy_version(fleet: Fleet, hears_nothing: Load)
     if not fleet.released:
         ok(fleet.release())
     before = fleet.before
-    ok(fleet.site.fiefdom("rollback", fleet.inventory(), "predictor"))
+    ok(fleet.site.fiefdom("rollback", fleet.inventory(), "predictor", "--yes"))
     fleet.version = before
     assert fleet.all_serve(before)
 
@@ -501,7 +501,7 @@ def test_a_release_is_refused_where_it_would_do_harm(fleet: Fleet) -> None:
     assert "--batch" in refusal(inventory, "--batch", "none")
     unbuilt = fleet.inventory("7.7.7", image="fiefdom-test/nosuch", build=None)
     assert "is not on this machine" in refusal(unbuilt)
-    unknown = fleet.site.fiefdom("rollback", inventory, "predictor", "9.9.9", "--json")
+    unknown = fleet.site.fiefdom("rollback", inventory, "predictor", "9.9.9", "--json", "--yes")
     assert unknown.returncode == 1 and unknown.stderr.count("\n") == 1, unknown.stdout + unknown.stderr
     assert "predictor:9.9.9 is not on this machine, and app1, app2, app3 lack it as well" in unknown.stderr
     assert json.loads(unknown.stdout)["outcome"] == "refused"
@@ -527,7 +527,7 @@ def test_a_host_retires(_fleet: Fleet) -> None:
     """The last test with three hosts: the third one leaves under traffic, and is what it was before Fiefdom."""
     assert _fleet.site.ssh("app3", LOOK) != _fleet.found
     with Load(URL, at_least=AT_LEAST) as load:
-        ok(_fleet.site.fiefdom("retire", _fleet.inventory(), "app3"))
+        ok(_fleet.site.fiefdom("retire", _fleet.inventory(), "app3", "--yes"))
     tell("a host retired", load)
     assert load.failed == 0, load.report()
     folders = "/etc/fiefdom /var/lib/fiefdom /etc/systemd/system"

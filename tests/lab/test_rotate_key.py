@@ -66,7 +66,7 @@ def all_alive(site: Site) -> bool:
 
 
 def rotate(site: Site, inventory: str, *options: str) -> str:
-    done = site.fiefdom("rotate-key", inventory, *options)
+    done = site.fiefdom("rotate-key", inventory, "--yes", *options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -136,7 +136,7 @@ def test_a_host_that_left_the_inventory_is_left_out_and_forgotten(site: Site, ke
     data = yaml.safe_load(Path(inventory).read_text())
     del data["hosts"]["app2"]
     without.write_text(yaml.safe_dump(data, sort_keys=False))
-    refused = site.fiefdom("rotate-key", str(without))
+    refused = site.fiefdom("rotate-key", str(without), "--yes")
     assert refused.returncode == 1
     assert "app2 (10.99.0.22:7946) is a member and no host of the inventory" in refused.stderr
     applied = site.fiefdom("apply", str(without), "--yes")
@@ -161,7 +161,7 @@ def test_a_rotation_that_is_killed_is_gone_on_with(site: Site, keyed: tuple[str,
     old = path.read_text()
     with Load(URL) as load:
         process = subprocess.Popen(
-            [str(BIN / "fiefdom"), "rotate-key", inventory],
+            [str(BIN / "fiefdom"), "rotate-key", inventory, "--yes"],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -193,6 +193,6 @@ def test_a_rotation_that_is_killed_is_gone_on_with(site: Site, keyed: tuple[str,
 def rotate_after_silence(site: Site, inventory: str, *options: str) -> None:
     """The lock of a run that died is taken over when it has been silent for 15 s."""
     deadline = time.monotonic() + 60
-    while (done := site.fiefdom("rotate-key", inventory, "--take-over", *options)).returncode:
+    while (done := site.fiefdom("rotate-key", inventory, "--yes", "--take-over", *options)).returncode:
         assert "so it is at work" in done.stderr and time.monotonic() < deadline, done.stderr
         time.sleep(1)

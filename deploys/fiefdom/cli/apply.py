@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import click
 
@@ -18,11 +18,17 @@ from fiefdom.cli.frame import (
     limit_option,
     tell,
     warn,
+    without_option,
+    yes_option,
 )
-from fiefdom.cli.group import CLEAN, PENDING
+from fiefdom.cli.group import CLEAN, PENDING, SILENT
+from fiefdom.cluster.lock import quorum
 from fiefdom.converge import diffs, look
 from fiefdom.converge.plan import Plan
+from fiefdom.converge.run import Known
 from fiefdom.errors import FiefdomError
+from fiefdom.inventory.groups import left_out
+from fiefdom.model import Cluster
 from fiefdom.procedures import apply as procedure
 
 Diffs = Mapping[tuple[str, str], str]
@@ -32,68 +38,118 @@ Diffs = Mapping[tuple[str, str], str]
 @inventory_argument
 @limit_option
 @at_option
+@without_option
 @json_option
 @click.option("--diff", is_flag=True, help="Show how text files would change; secrets stay masked.")
-def plan(inventory: str, limit: tuple[str, ...], at: tuple[str, ...], diff: bool, **_: bool) -> Document:
-    """Show what would change. Exit 0: nothing, 2: changes pending, 1: error."""
-    with frame.connected(inventory, limit, frame.require_folders, at) as run:
-        wanted = look.settled_plan(run.known, run.names, run.session, tell)
-        texts = diffs.of_plan(wanted, run.session.text_of) if diff else None
-    return Document(_data(wanted, texts), _lines(wanted, inventory, texts), code=CLEAN if wanted.clean else PENDING)
+def plan(
+    inventory: str, limit: tuple[str, ...], at: tuple[str, ...], without: tuple[str, ...], diff: bool, **_: bool
+) -> Document:
+    """Show what would change. Exit 0: nothing, 2: changes pending, 3: some host does not answer, 1: error."""
+    with frame.connected(inventory, limit, frame.require_folders, at, without=without, looks=True) as run:
+        seen = _look(run)
+        texts = diffs.of_plan(seen.plan, run.session.text_of) if diff else None
+    code = SILENT if seen.silent else CLEAN if seen.plan.clean else PENDING
+    return Document(_data(seen, texts), _lines(seen, inventory, texts), code=code)
 
 
 @click.command(cls=Command)
 @inventory_argument
 @limit_option
 @at_option
+@without_option
 @json_option
 @click.option("--diff", is_flag=True, help="Show how text files change; secrets stay masked.")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--plan", "agreed", metavar="HASH", help="Do the plan that `fiefdom plan` showed with HASH, or nothing.")
+@yes_option
 def apply(
-    inventory: str, limit: tuple[str, ...], at: tuple[str, ...], as_json: bool, diff: bool, yes: bool
+    inventory: str,
+    limit: tuple[str, ...],
+    at: tuple[str, ...],
+    without: tuple[str, ...],
+    diff: bool,
+    agreed: str | None,
+    as_json: bool,
+    yes: bool,
 ) -> Document:
     """Bring hosts to what the inventory says. Exit 0 only if they are there.
 
     A change of sshd, firewall or network stays only if a new login confirms it in time; else the host takes it back.
     """
-    with frame.connected(inventory, limit, frame.require_folders, at) as run:
-        wanted = look.settled_plan(run.known, run.names, run.session, tell)
+
+    def check(cluster: Cluster) -> None:
+        frame.require_folders(cluster)
+        quorum(cluster, left_out(cluster, without))
+
+    with frame.connected(inventory, limit, check, at, without=without, everybody=bool(without)) as run:
+        seen = _look(run, whole=True)
+        known, wanted = seen.known, seen.plan
+        if agreed is not None and agreed != wanted.hash:
+            raise FiefdomError(f"the plan is {wanted.hash} by now, and not {agreed}; nothing was done")
         texts = diffs.of_plan(wanted, run.session.text_of) if diff else None
-        document = _data(wanted, texts)
+        document = _data(seen, texts)
         frame.begin(document)
         if not as_json:
-            _print(run, wanted, texts)
+            _print(run, seen, texts)
         if wanted.due.clean:
             return Document(document)
-        procedure.require_same_key(run.known, run.session, wanted.due.hosts)
-        if not yes:
-            _ask(run, wanted, as_json)
+        procedure.require_same_key(known, run.session, wanted.due.hosts)
+        if not yes and agreed is None:
+            _ask(run, seen, as_json)
+        exactly = agreed is not None
         with show.Progress(run.out) as progress:
-            procedure.apply(run.known, run.session, wanted, whatever=yes, say=progress, tell=tell, warn=warn)
+            procedure.apply(
+                known,
+                run.session,
+                wanted,
+                whatever=yes and not exactly,
+                exactly=exactly,
+                say=progress,
+                tell=tell,
+                warn=warn,
+            )
         return Document(document, words=[f"Converged {len(run.names)} hosts in {progress.elapsed_s:.1f} seconds."])
 
 
-def _ask(run: Run, wanted: Plan, as_json: bool) -> None:
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise FiefdomError("no terminal to ask on; say --yes to apply this plan unseen")
+@dataclass(frozen=True)
+class _Seen:
+    """A plan and what it was made with; ``silent`` are hosts that could not be looked at, and why."""
+
+    plan: Plan
+    known: Known
+    silent: Mapping[str, str]
+
+
+def _look(run: Run, *, whole: bool = False) -> _Seen:
+    """The plan of a run's hosts; where it is to be ``whole``, a host that does not answer raises."""
+    silent: dict[str, str] = {}
+    known = run.known
+    wanted = look.settled_plan(known, run.names, run.session, tell, None if whole else silent)
+    with_missed = procedure.with_missed(known, run.session, wanted)
+    if with_missed.behind:
+        known = with_missed
+        wanted = look.settled_plan(known, run.names, run.session, tell, None if whole else silent)
+    return _Seen(wanted, known, silent)
+
+
+def _ask(run: Run, seen: _Seen, as_json: bool) -> None:
+    frame.require_terminal(False)
     if as_json:
-        _print(run, wanted, None)
-    if not click.confirm("Apply?", err=True):
-        raise FiefdomError("not applied")
+        _print(run, seen, None)
+    frame.ask("Apply?", False)
 
 
-def _data(wanted: Plan, texts: Diffs | None) -> dict[str, object]:
+def _data(seen: _Seen, texts: Diffs | None) -> dict[str, object]:
     diff = {} if texts is None else {"diffs": {f"{host}:{path}": text for (host, path), text in texts.items()}}
-    return wanted.as_data() | diff
+    return seen.plan.as_data() | {"silent": dict(seen.silent), "without": list(seen.known.without)} | diff
 
 
-def _lines(wanted: Plan, inventory: str, texts: Diffs | None) -> list[object]:
+def _lines(seen: _Seen, inventory: str, texts: Diffs | None) -> list[object]:
     return [
-        *show.plan_tree(wanted, inventory),
+        *show.plan_tree(seen.plan, inventory, seen.silent, seen.known.without),
         *(show.diff(host, path, text) for (host, path), text in (texts or {}).items()),
     ]
 
 
-def _print(run: Run, wanted: Plan, texts: Diffs | None) -> None:
-    for line in _lines(wanted, run.inventory, texts):
+def _print(run: Run, seen: _Seen, texts: Diffs | None) -> None:
+    for line in _lines(seen, run.inventory, texts):
         run.out.print(line)

@@ -21,7 +21,8 @@ Every command and group knows `--help`, or `-h`. `{name} --version` tells the ve
 |---|---|
 | 0 | done; of `{name} plan`: nothing to change |
 | 1 | an error, told in one line on standard error |
-| 2 | of `{name} plan` alone: changes are pending |
+| 2 | of `{name} plan`: changes are pending; of `{name} status --check` and `--wait`: not all is in rotation |
+| 3 | of `{name} plan`, `status`, `audit` and `lock`: some host does not answer; its row says why |
 """
 
 # click gives arguments no words of their own.
@@ -36,8 +37,14 @@ _ARGUMENTS: Mapping[str, str] = {
 }
 # By what follows the name of the program.
 _EXIT_CODES: Mapping[str, str] = {
-    "plan": "0 where nothing is to be changed, 2 where changes are pending, 1 after an error.",
     "check": "0 where the inventory is fine, 1 where it is not.",
+    "plan": "0 where nothing is to be changed, 2 where changes are pending, 3 where some host does not answer, "
+    "whatever the others need, 1 after an error.",
+    "status": "0 where it is shown, with `--check` or `--wait` only where every instance is in rotation, 2 where one "
+    "is not, 3 where some host does not answer, 1 after an error.",
+    "audit": "0 where it is shown, 3 where it is shown but for a gateway that does not answer, 1 after an error.",
+    "lock": "0 where it is shown or the cluster is locked, 3 where it is shown but for a gateway that does not answer, "
+    "1 after an error.",
     "apply": "0 only where the hosts are as the inventory says, but for releases that are pending; 1 otherwise.",
     "lab ssh": "that of `ssh`, which is that of the command; 1 where there is no such host.",
 }

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from fiefdom.cli import frame, show
 from fiefdom.cli.frame import Command, Document, at_option, inventory_argument, json_option, limit_option
-from fiefdom.cli.group import CLEAN, FAILED, PENDING
+from fiefdom.cli.group import CLEAN, FAILED, PENDING, SILENT
 from fiefdom.converge import look
 from fiefdom.converge.doctor import Finding
 
@@ -25,26 +25,29 @@ _STYLE = {"refused": "red", "warning": "yellow"}
 def doctor(inventory: str, limit: tuple[str, ...], at: tuple[str, ...], **_: bool) -> Document:
     """Show what hosts have of their own that Fiefdom would get into trouble with. Changes nothing.
 
-    Exit 0: nothing is in the way, 2: warnings, 1: something that apply refuses.
+    Exit 0: nothing is in the way, 2: warnings, 3: some host does not answer, 1: something that apply refuses.
     """
-    with frame.connected(inventory, limit, at=at) as run:
-        found = look.diagnose(run.known, run.names, run.session)
+    with frame.connected(inventory, limit, at=at, looks=True) as run:
+        found, silent = look.diagnose(run.known, run.names, run.session)
     levels = {finding.level for of_host in found.values() for finding in of_host}
-    code = FAILED if "refused" in levels else PENDING if levels else CLEAN
-    data = {"hosts": {host: [finding.as_data() for finding in of_host] for host, of_host in found.items()}}
-    return Document(data, table(found), code=code)
+    code = FAILED if "refused" in levels else SILENT if silent else PENDING if levels else CLEAN
+    hosts = {host: [finding.as_data() for finding in of_host] for host, of_host in found.items()}
+    return Document({"hosts": hosts, "silent": silent}, table(found, silent), code=code)
 
 
-def table(found: Mapping[str, Sequence[Finding]]) -> Iterable[Table | Text]:
-    """A row per host and finding, and a line of what it comes to."""
+def table(found: Mapping[str, Sequence[Finding]], silent: Mapping[str, str]) -> Iterable[Table | Text]:
+    """A row per host and finding, a row per host that does not answer, and a line of what it comes to."""
     rows = [(host, finding) for host, of_host in found.items() for finding in of_host]
-    if not rows:
+    if not rows and not silent:
         yield show.good(f"Nothing is in the way on {len(found)} hosts.")
         return
     shown = Table("host", "", "seen", "what it would do", "mend", box=None, pad_edge=False)
+    for host, reason in silent.items():
+        shown.add_row(Text(host, style="bold"), Text("silent", style="red"), Text(reason))
     for host, finding in rows:
         level = Text(finding.level, style=_STYLE[finding.level])
         shown.add_row(Text(host, style="bold"), level, *map(Text, (finding.seen, finding.effect, finding.mend)))
     yield shown
     refused = sum(finding.level == "refused" for _, finding in rows)
-    yield Text(f"{refused} refused by apply, {len(rows) - refused} warnings on {len(found)} hosts.", style="bold")
+    counts = f"{refused} refused by apply, {len(rows) - refused} warnings" + f", {len(silent)} silent" * bool(silent)
+    yield Text(f"{counts} on {len(found) + len(silent)} hosts.", style="bold")

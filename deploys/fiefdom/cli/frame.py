@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from fiefdom.converge.run import Hosts, Known
 from fiefdom.errors import FiefdomError
 from fiefdom.images import build
 from fiefdom.inventory import load, secret
-from fiefdom.inventory.groups import answers_at, limit_hosts
+from fiefdom.inventory.groups import answers_at, left_out, limit_hosts
 from fiefdom.inventory.offline import missing_folders
 from fiefdom.inventory.read import unread_group_data
 from fiefdom.model import Cluster
@@ -33,6 +34,10 @@ at_option = click.option(
 limit_option = click.option(
     "--limit", multiple=True, metavar="PATTERN", help="Only these hosts or groups; globs and commas are understood."
 )
+without_option = click.option(
+    "--without", multiple=True, metavar="HOST", help="Go on without HOST, which is dead; an apply brings it back later."
+)
+yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 
 
@@ -143,27 +148,60 @@ def connected(
     limit: Sequence[str],
     check: Callable[[Cluster], object] = lambda _: None,
     at: Sequence[str] = (),
+    *,
+    without: Sequence[str] | None = None,
+    looks: bool = False,
+    everybody: bool = False,
 ) -> Iterator[Run]:
-    """Connections to the hosts of ``limit``, and to the gateways besides where they answer: the ledger is there.
+    """Connections to the hosts of ``limit`` less those of ``without``, and to the gateways besides where they answer,
+    or to ``everybody``: the ledger is there.
 
-    ``check`` may refuse the cluster before any host is asked.
+    ``check`` may refuse the cluster before any host is asked. Every host must answer, but to who only ``looks``.
     """
     if inventory.endswith(".py"):
         import fiefdom.engine  # noqa: F401 -- what such a file begins, threads for one, has to know the patched library
     cluster = loaded(inventory)
     names = limit_hosts(cluster, limit)
     now_at = answers_at(cluster, at)
+    gone = left_out(cluster, without or ())
+    names = tuple(name for name in names if name not in gone)
+    if not names:
+        raise FiefdomError(f"--without {', '.join(gone)}: leaves no host")
     check(cluster)
     # Deferred until there is somebody to connect to: pyinfra takes most of a second, and patches the standard library.
     from fiefdom import engine
 
-    known = Known(cluster, secret.load(cluster), build.identities(cluster))
-    with engine.Session(cluster, names, cluster.gateways, now_at) as session:
+    known = Known(cluster, secret.load(cluster), build.identities(cluster), gone)
+    others = tuple(name for name in cluster.hosts if name not in gone) if everybody else known.gateways
+    with engine.Session(cluster, names, others, now_at, looks=looks or without is not None) as session:
+        if not looks:
+            _require_all(session.silent, names)
         yield Run(inventory, known, names, session, out())
+
+
+def _require_all(silent: Mapping[str, str], names: Sequence[str]) -> None:
+    dead = {name: reason for name, reason in silent.items() if name in names}
+    if dead:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in dead.items())
+        option = " ".join(f"--without {name}" for name in dead)
+        raise FiefdomError(f"{reasons}; to go on without {'it' if len(dead) == 1 else 'them'}: {option}")
 
 
 take_over_option = click.option("--take-over", is_flag=True, help="Go on although a run that died left its lock.")
 force_option = click.option("--force", is_flag=True, help="Go on although the cluster is not whole already.")
+
+
+def require_terminal(yes: bool) -> None:
+    """Raise FiefdomError where nobody could be asked whether to do what a command does, and nobody said ``yes``."""
+    if not (yes or (sys.stdin.isatty() and sys.stderr.isatty())):
+        raise FiefdomError("no terminal to ask on; say --yes to let it go on unasked")
+
+
+def ask(question: str, yes: bool) -> None:
+    """Ask whether to go on, unless somebody said ``yes``. Raises FiefdomError where that is not to be."""
+    require_terminal(yes)
+    if not yes and not click.confirm(question, err=True):
+        raise FiefdomError("nothing was done")
 
 
 def done(names: Sequence[str], seconds: float, *words: Any) -> Document:

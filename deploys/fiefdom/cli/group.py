@@ -9,7 +9,8 @@ import click
 
 from fiefdom.errors import FiefdomError
 
-CLEAN, FAILED, PENDING = 0, 1, 2
+CLEAN, FAILED, PENDING, SILENT = 0, 1, 2, 3
+"""How a command exits; SILENT: some host could not be looked at, and what was shown is the others'."""
 
 
 class Group(click.Group):

@@ -30,8 +30,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "keygen": ("inventory", "Make the gossip key where the inventory says, once; it never overwrites."),
     "lab": ("lab", "Real hosts on this machine: systemd, sshd and, after a converge, dockerd in each."),
-    "lock": ("cluster", "Keep releases, reboots and retirements from this cluster until `fiefdom unlock`."),
-    "plan": ("apply", "Show what would change. Exit 0: nothing, 2: changes pending, 1: error."),
+    "lock": (
+        "cluster",
+        "Show who holds the cluster's lock; with --why keep releases, reboots and retirements off until "
+        "`fiefdom unlock`.",
+    ),
+    "plan": (
+        "apply",
+        "Show what would change. Exit 0: nothing, 2: changes pending, 3: some host does not answer, 1: error.",
+    ),
     "reboot": (
         "hosts",
         "Reboot the app hosts one after the other, with no request failed. A gateway only when --limit names it.",

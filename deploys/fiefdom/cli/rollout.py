@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -18,9 +19,14 @@ from fiefdom.cli.frame import (
     json_option,
     take_over_option,
     warn,
+    without_option,
+    yes_option,
 )
 from fiefdom.cli.group import CLEAN, FAILED
+from fiefdom.cluster.lock import quorum
 from fiefdom.errors import FiefdomError
+from fiefdom.inventory.groups import left_out
+from fiefdom.model import Cluster
 from fiefdom.procedures import release
 from fiefdom.procedures.apply import require_same_key
 from fiefdom.procedures.release import Order
@@ -33,6 +39,7 @@ def _release_options(command: Callable[..., Document]) -> Callable[..., Document
         click.option("--batch", default="1", show_default=True, metavar="N|P%", help="How many hosts at once."),
         click.option("--order", default="", metavar="HOST,...", help="These hosts first, in this order."),
         click.option("--all-at-once", is_flag=True, help="Allow a batch that takes a service down as a whole."),
+        without_option,
         click.option("--dry", is_flag=True, help="Show whose turn it would be, and change nothing."),
         click.option("--keep", is_flag=True, help="At a failure, leave the hosts that are done on the new version."),
         force_option,
@@ -61,7 +68,7 @@ def rollout(inventory: str, service: str | None, canary: str | None, resume: boo
     if canary and resume:
         raise FiefdomError("--canary and --continue exclude each other")
     order = _order(canary, **options)
-    with frame.connected(inventory, (), lambda cluster: release.check(cluster, service, order)) as run:
+    with _connected(inventory, service, order, options["without"]) as run:
         return _release(run, "rollout", service, order, resume, **options)
 
 
@@ -70,12 +77,25 @@ def rollout(inventory: str, service: str | None, canary: str | None, resume: boo
 @click.argument("service")
 @click.argument("version", required=False)
 @_release_options
-def rollback(inventory: str, service: str, version: str | None, **options: Any) -> Document:
+@yes_option
+def rollback(inventory: str, service: str, version: str | None, yes: bool, **options: Any) -> Document:
     """Bring SERVICE back to VERSION, or to the last one that was healthy, as gently as a rollout."""
     order = _order(None, **options)
-    with frame.connected(inventory, (), lambda cluster: release.check(cluster, service, order)) as run:
+    with _connected(inventory, service, order, options["without"], yes or options["dry"]) as run:
         known = known_before(run.known, run.session, service, version)
-        return _release(replace(run, known=known), "rollback", service, order, False, **options)
+        return _release(replace(run, known=known), "rollback", service, order, False, yes=yes, **options)
+
+
+def _connected(
+    inventory: str, service: str | None, order: Order, without: Sequence[str], yes: bool = True
+) -> AbstractContextManager[Run]:
+    def check(cluster: Cluster) -> None:
+        gone = left_out(cluster, without)
+        release.check(cluster, service, order, gone)
+        quorum(cluster, gone)
+        frame.require_terminal(yes)
+
+    return frame.connected(inventory, (), check, without=without)
 
 
 def _order(canary: str | None, *, batch: str, order: str, all_at_once: bool, **_: Any) -> Order:
@@ -83,12 +103,14 @@ def _order(canary: str | None, *, batch: str, order: str, all_at_once: bool, **_
     return release.Order(batch, first, canary, all_at_once)
 
 
-def _release(run: Run, what: str, service: str | None, asked: Order, resume: bool, **options: Any) -> Document:
+def _release(
+    run: Run, what: str, service: str | None, asked: Order, resume: bool, *, yes: bool = True, **options: Any
+) -> Document:
     wish = Wish(what, service or "", asked, resume, options["keep"], options["force"], options["take_over"])
     cluster, dry = run.known.cluster, options["dry"]
     services = release.chosen_services(cluster, service)
     if not dry:
-        require_free(run.session, cluster.gateways, wish)
+        require_free(run.known, run.session, wish)
     wanted = prepare(run.known, run.session, services, wish)
     require_same_key(run.known, run.session, wanted.turns.values())
     report = Report(wanted, wish)
@@ -97,11 +119,15 @@ def _release(run: Run, what: str, service: str | None, asked: Order, resume: boo
         versions = ", ".join(f"{name} {cluster.services[name].version}" for name in sorted(services))
         where = f"on {asked.canary}" if asked.canary else "everywhere"
         words.append(f"Nothing to release: {versions} runs {where} already.")
-        if not dry and end_canary(run.session, cluster.gateways, wish, warn):
+        if not dry and end_canary(run.known, run.session, wish, warn):
             words.append("The cluster does not wait after its canary any more.")
     elif dry:
         words += show.release_plan(wanted)
     else:
+        if not yes:
+            for line in show.release_plan(wanted):
+                run.out.print(line)
+            frame.ask(f"Roll back {wanted}?", yes)
         with show.Progress(run.out, len(wanted.hosts)) as progress:
             report = perform(run.known, run.session, wanted, wish, progress)
         words += show.release_report(report, run.inventory)
@@ -109,5 +135,17 @@ def _release(run: Run, what: str, service: str | None, asked: Order, resume: boo
             words.append(
                 f"{run.inventory} still names the other version: change it, or the next rollout goes there again."
             )
-    data = report.as_data() | ({"dry": True, "released": []} if dry else {"dry": False})
+    if run.known.without and report.error is None:
+        words.append(_missed(run))
+    data = (
+        report.as_data()
+        | {"without": list(run.known.without)}
+        | ({"dry": True, "released": []} if dry else {"dry": False})
+    )
     return Document(data, words=words, code=FAILED if report.error else CLEAN)
+
+
+def _missed(run: Run) -> str:
+    names = ", ".join(run.known.without)
+    mend = f"`fiefdom apply {run.inventory}` brings it this version"
+    return f"Done without {names}: once it is back, {mend}."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -42,8 +42,31 @@ def good(words: str) -> Text:
     return Text(words, style="green")
 
 
-def plan_tree(plan: Plan, inventory: str) -> Iterable[Text]:
-    """A plan as lines: hosts, under each its changes, and a footer with counts, hash and the releases that wait."""
+def silence(silent: Mapping[str, str]) -> Iterable[Text]:
+    """Who could not be looked at, and why."""
+    for name, reason in silent.items():
+        yield Text(f"{name}: ", style="bold").append(f"does not answer: {reason}", style="red")
+
+
+def holders(gateways: Iterable[str], locks: Collection[Lock], silent: Mapping[str, str]) -> Iterable[Text]:
+    """Each gateway, and who holds its lock."""
+    held = {lock.gateway: lock for lock in locks}
+    for name in gateways:
+        if name in held:
+            yield from lock_lines(held[name])
+        elif name in silent:
+            yield from silence({name: silent[name]})
+        else:
+            yield Text(f"{name}: ", style="bold").append("not locked", style="green")
+
+
+def plan_tree(
+    plan: Plan, inventory: str, silent: Mapping[str, str] | None = None, without: Sequence[str] = ()
+) -> Iterable[Text]:
+    """A plan as lines: hosts, under each its changes, and a footer with counts, hash and the releases that wait.
+
+    ``silent`` are hosts that could not be looked at, and ``without`` those that are left out on purpose.
+    """
     for host in plan.hosts:
         yield Text(host.host, style="bold")
         if not host.changes:
@@ -55,10 +78,17 @@ def plan_tree(plan: Plan, inventory: str) -> Iterable[Text]:
             line.append(f"{change.kind} {change.name}".ljust(width))
             line.append(f"  {change.why}{', with its rollout' if change.release else ''}", style="dim")
             yield line
+    for name, reason in (silent or {}).items():
+        yield Text(name, style="bold")
+        yield Text(f"  ! does not answer: {reason}", style="red")
     changed = sum(bool(h.due.changes) for h in plan.hosts)
     counts = ", ".join(f"{n} {_WORDS[sign]}" for sign, n in plan.counts.items() if n)
     summary = f"{counts} on {changed} of" if counts else "no changes on"
-    yield Text(f"{summary} {len(plan.hosts)} hosts. plan {plan.hash}", style="bold")
+    if silent:
+        summary += f" the {len(plan.hosts)} that answer of"
+    count = len(plan.hosts) + len(silent or {})
+    left = f", {_without(without)}" if without else ""
+    yield Text(f"{summary} {count} hosts{left}. plan {plan.hash}", style="bold")
     for host in plan.hosts:
         for finding in host.findings:
             yield Text(f"{finding.level}: {host.host}: {finding}", style="yellow")
@@ -66,6 +96,10 @@ def plan_tree(plan: Plan, inventory: str) -> Iterable[Text]:
         yield Text(f"release pending: {pending}. Do it with: ", style="magenta").append(
             f"fiefdom rollout {inventory} {pending.service}", style="bold"
         )
+
+
+def _without(names: Sequence[str]) -> str:
+    return f"without {', '.join(names)}" if names else ""
 
 
 class Progress:
@@ -246,7 +280,7 @@ def audit_table(acts: Iterable[Act]) -> Table:
             Text(", ".join(act.hosts)),
             Text(act.plan),
             Text(act.outcome, style={"ok": "green", "running": "yellow"}.get(act.outcome, "red")),
-            Text(act.note, style="dim"),
+            Text("; ".join(filter(None, (_without(act.without), act.note))), style="dim"),
         )
     return table
 

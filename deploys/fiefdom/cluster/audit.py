@@ -37,6 +37,8 @@ class Entry:
     services: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     note: str = ""
     at: str = ""
+    without: tuple[str, ...] = ()
+    """Hosts that were left out."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Act:
     hosts: tuple[str, ...]
     services: Mapping[str, tuple[str, str]]
     note: str
+    without: tuple[str, ...] = ()
 
     def as_data(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -78,6 +81,8 @@ def parse_entry(line: str) -> Entry | None:
             services=services,
             note=words(data["note"]),
             at=data["at"],
+            # The release before left nobody out.
+            without=tuple(words(name) for name in data.get("without", ())),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
@@ -116,7 +121,23 @@ def _act(pair: Mapping[str, Entry], live: Collection[str]) -> Act:
         hosts=last.hosts,
         services=last.services,
         note=last.note,
+        without=last.without,
     )
+
+
+def behind(entries: Iterable[Entry], versions: Mapping[str, str]) -> dict[str, frozenset[str]]:
+    """By host the services, of ``versions`` by service, whose release ended well and went on without it."""
+    found: dict[str, set[str]] = {}
+    newest: set[str] = set()
+    for entry in reversed(tuple(entries)):
+        for service, (_, version) in entry.services.items():
+            if entry.event == "end" and service in versions.keys() - newest:
+                # Whatever came after it is the last word: of a release that failed, hosts are where they are.
+                newest.add(service)
+                if entry.outcome == "ok" and version == versions[service]:
+                    for name in entry.without:
+                        found.setdefault(name, set()).add(service)
+    return {name: frozenset(services) for name, services in found.items()}
 
 
 def last_brought(entries: Iterable[Entry], service: str, running: Collection[str]) -> str | None:

@@ -31,8 +31,8 @@ from fiefdom.cluster.lock import (
     unlock_refusal,
 )
 from fiefdom.cluster.words import WORDS_MAX, words
-from fiefdom.converge.run import Hosts
-from fiefdom.errors import FiefdomError
+from fiefdom.converge.run import Hosts, ask_each
+from fiefdom.errors import FiefdomError, HostError
 from fiefdom.waiting import pause
 from fiefdom.wording import printable
 
@@ -44,11 +44,11 @@ _NONE = "-"
 
 @dataclass(frozen=True)
 class Ledger:
-    """What the gateways that answered hold; ``warnings`` name the others."""
+    """What the gateways that answered hold; ``silent`` are the others, and why they do not."""
 
     locks: tuple[Lock, ...]
     entries: tuple[Entry, ...]
-    warnings: tuple[str, ...]
+    silent: Mapping[str, str]
 
     @property
     def live(self) -> frozenset[str]:
@@ -67,15 +67,37 @@ class Held:
     token: str
     warn: Callable[[str], None]
     note: str = ""
+    witnesses: tuple[str, ...] = ()
+    """Hosts that hold the lock beside ``gateways``, and no audit: see `lock.quorum`."""
+    without: tuple[str, ...] = ()
+    """Hosts that the run leaves out; the audit says so."""
     _lost: str = field(default="", init=False)
     _missed: int = field(default=0, init=False)
     """Beats in a row that some gateway did not hear."""
     _former: dict[str, str] = field(default_factory=dict, init=False)
     """The person's lock that this one stands in for, by gateway."""
+    _runs: set[str] = field(default_factory=set, init=False)
+    """Runs of those locks."""
+
+    @property
+    def holders(self) -> tuple[str, ...]:
+        """Hosts on which the lock is held, in the order in which it is taken."""
+        return (*self.gateways, *self.witnesses)
 
     def settle(self) -> None:
-        """The lock that this one took the place of is over: it does not come back when this one is given back."""
+        """The lock that this one took the place of is over: it does not come back when this one is given back.
+
+        Nor does it stay where it was witnessed while a gateway was left out.
+        """
+        if self._former and not self.witnesses:
+            others = [name for name in self.hosts.names if name not in self.gateways]
+            ask_each(self.hosts, self._forget, others)
         self._former.clear()
+
+    def _forget(self, name: str) -> None:
+        found = _ask(self.hosts, name, "show", "0").lock
+        if found is not None and found.run in self._runs:
+            _ask(self.hosts, name, "release", found.token, found.seen)
 
     def beat(self) -> None:
         """Show a sign of life, before every stage that changes something.
@@ -88,7 +110,7 @@ class Held:
             raise FiefdomError(self._lost)
 
     def _beat(self) -> None:
-        answers, trouble = _ask_all(self.hosts, self.gateways, "beat", self.token)
+        answers, trouble = _ask_all(self.hosts, self.holders, "beat", self.token)
         for name, lock in answers.items():
             if lock is None:
                 self._lost = f"{name}: this run's lock was removed meanwhile; nothing more is changed"
@@ -122,6 +144,7 @@ class Held:
             "plan": plan,
             "hosts": tuple(names),
             "services": services or {},
+            "without": self.without,
         }
         outcome = "interrupted"
         self._append(Entry(event="begin", note=self.note, **about))
@@ -150,10 +173,13 @@ def hold(
     warn: Callable[[str], None],
     take_over: bool = False,
     in_place_of: Callable[[Lock], bool] = lambda _: False,
+    witnesses: Sequence[str] = (),
+    without: Sequence[str] = (),
 ) -> Iterator[Held]:
     """Hold the cluster's lock during the body, with signs of life in the background.
 
-    The lock is taken on all gateways in their order or on none, and given back however the body ends. ``warn`` is
+    The lock is taken on all gateways in their order, and then on ``witnesses``, or on none, and given back however the
+    body ends. ``warn`` is
     told of a gateway that does not answer later on, possibly from the background. A person's lock of which
     ``in_place_of`` is true makes way, and comes back where the body ends before `Held.settle`.
 
@@ -162,10 +188,11 @@ def hold(
             or a gateway does not answer.
     """
     held, body = _held(hosts, gateways, who, why, warn)
+    held.witnesses, held.without = tuple(witnesses), tuple(without)
 
     def take() -> None:
         # Judged on all gateways before the first is touched: a holder may be silent to one and alive to another.
-        found = _locks(hosts, held.gateways)
+        found = _locks(hosts, held.holders)
         _require_free(held, [lock for lock in found.values() if not in_place_of(lock)], take_over)
         _take(held, body, found, in_place_of)
 
@@ -174,9 +201,10 @@ def hold(
 
 
 @contextmanager
-def hold_for_apply(act: Held, names: Iterable[str], say: Callable[[str], None]) -> Iterator[Held]:
+def hold_for_apply(act: Held, names: Sequence[str], say: Callable[[str], None]) -> Iterator[Held]:
     """`hold` for an apply to hosts that is `recorded` as ``act``: on the gateways that answer, for one that is down may
-    be the one to be mended.
+    be the one to be mended, and where one does not, on the hosts that it changes as well. An ``act`` that leaves
+    gateways out names its witnesses: all of them must answer.
 
     While another apply holds the lock, it is waited for; from a run that died, the lock is taken over. ``say`` hears
     of both.
@@ -186,7 +214,7 @@ def hold_for_apply(act: Held, names: Iterable[str], say: Callable[[str], None]) 
     """
     held, body = _held(act.hosts, (), act.who, f"{APPLY}{', '.join(names)}", act.warn, "apply", run=act.run)
     with (
-        _taken(held, lambda: _take_after_applies(held, body, act.gateways, say)),
+        _taken(held, lambda: _take_after_applies(held, body, act, names, say)),
         act.hosts.every(BEAT_S, held._beat),
     ):
         act.note = held.note
@@ -217,9 +245,12 @@ def recorded(
     *,
     plan: str = "",
     names: Iterable[str] = (),
+    witnesses: Sequence[str] = (),
+    without: Sequence[str] = (),
 ) -> Iterator[Held]:
-    """As `Held.recorded`, for an act that needs no lock, or not yet."""
+    """As `Held.recorded`, for an act that needs no lock, or not yet; ``witnesses`` as in `hold`."""
     act = Held(hosts, tuple(gateways), new_run(), operator(), "", warn)
+    act.witnesses, act.without = tuple(witnesses), tuple(without)
     with act.recorded(what, plan=plan, names=names):
         yield act
 
@@ -241,17 +272,24 @@ def is_applied_to(hosts: Hosts, gateways: Sequence[str]) -> bool:
 
 
 def lock(
-    hosts: Hosts, gateways: Sequence[str], who: str, why: str, warn: Callable[[str], None], kind: Kind = "person"
+    hosts: Hosts,
+    gateways: Sequence[str],
+    who: str,
+    why: str,
+    warn: Callable[[str], None],
+    kind: Kind = "person",
+    witnesses: Sequence[str] = (),
 ) -> None:
-    """Lock the cluster until somebody unlocks it.
+    """Lock the cluster until somebody unlocks it; ``witnesses`` as in `hold`.
 
     Raises:
         FiefdomError: it is locked, or a gateway does not answer; no gateway is locked by this then.
     """
     held, body = _held(hosts, gateways, who, why, warn, kind)
+    held.witnesses = tuple(witnesses)
 
     def take() -> None:
-        found = _locks(hosts, held.gateways)
+        found = _locks(hosts, held.holders)
         _require_free(held, found.values(), take_over=False)
         _take(held, body, found)
 
@@ -261,14 +299,24 @@ def lock(
 
 
 def unlock(
-    hosts: Hosts, gateways: Sequence[str], who: str, warn: Callable[[str], None], *, take_over: bool = False
+    hosts: Hosts,
+    gateways: Sequence[str],
+    who: str,
+    warn: Callable[[str], None],
+    *,
+    take_over: bool = False,
+    witnesses: Sequence[str] = (),
 ) -> tuple[Lock, ...]:
     """Remove a person's lock or, with ``take_over``, that of a run that died; what was removed, by gateway.
+
+    ``witnesses`` that answer are freed of theirs as well: they may have one of a time when a gateway was left out.
 
     Raises:
         FiefdomError: the lock is a run's that may be alive, changed meanwhile, or a gateway does not answer.
     """
     locks = _locks(hosts, gateways)
+    witnessed, _ = ask_each(hosts, lambda name: _ask(hosts, name, "show", "0").lock, witnesses)
+    locks |= {name: found for name, found in witnessed.items() if found}
     for found in locks.values():
         if reason := unlock_refusal(found, take_over):
             raise FiefdomError(f"{found.gateway}: {reason}")
@@ -299,16 +347,9 @@ def append(hosts: Hosts, gateways: Iterable[str], entry: Entry, warn: Callable[[
 
 def read(hosts: Hosts, gateways: Iterable[str], last: int = LAST) -> Ledger:
     """The locks, and the entries of the last ``last`` acts or a few more, of every gateway that answers."""
-    answers: dict[str, Answer] = {}
-    gateways = tuple(gateways)
-
-    def ask(name: str) -> None:
-        answers[name] = _ask(hosts, name, "show", str(2 * last))
-
-    trouble = _trouble(hosts, ask, gateways)
-    in_order = [answers[name] for name in gateways if name in answers]
-    locks = tuple(answer.lock for answer in in_order if answer.lock)
-    return Ledger(locks, merge(answer.entries for answer in in_order), (trouble,) if trouble else ())
+    answers, silent = ask_each(hosts, lambda name: _ask(hosts, name, "show", str(2 * last)), gateways)
+    locks = tuple(answer.lock for answer in answers.values() if answer.lock)
+    return Ledger(locks, merge(answer.entries for answer in answers.values()), silent)
 
 
 def operator() -> str:
@@ -349,7 +390,7 @@ def _give_back(held: Held) -> str:
         else:
             _ask(held.hosts, name, "release", held.token)
 
-    return _trouble(held.hosts, give_back, held.gateways)
+    return _trouble(held.hosts, give_back, held.holders)
 
 
 def _require_free(held: Held, found: Iterable[Lock], take_over: bool) -> None:
@@ -364,10 +405,11 @@ def _take(
 ) -> None:
     """Take the lock from ``found``, which was judged before."""
     # One after the other: of two runs that start at once, the first to have the first gateway gets all.
-    for name in held.gateways:
+    for name in held.holders:
         former = found.get(name)
         if former and in_place_of(former):
             held.note = f"in place of the lock of {former.who}: {former.why}"
+            held._runs.add(former.run)
             held._former[name] = _body_of_lock(former.run, former.who, former.why, former.kind)
         _take_one(held, body, name, *((former.token, former.seen) if former else (_NONE, _NONE)))
 
@@ -379,11 +421,18 @@ def _take_one(held: Held, body: str, name: str, token: str, seen: str) -> None:
         raise Locked(f"{name}: {reason or 'the lock changed while it was taken; run the command again'}")
 
 
-def _take_after_applies(held: Held, body: str, gateways: Sequence[str], say: Callable[[str], None]) -> None:
+def _take_after_applies(held: Held, body: str, act: Held, names: Sequence[str], say: Callable[[str], None]) -> None:
     told = False
     while True:
-        found, _ = _ask_all(held.hosts, gateways, "show", "0")
-        held.gateways = tuple(name for name in gateways if name in found)
+        found, trouble = _ask_all(held.hosts, act.holders, "show", "0")
+        if trouble and act.witnesses:
+            raise FiefdomError(f"the lock cannot be taken: {trouble}")
+        held.gateways = tuple(name for name in act.gateways if name in found)
+        held.witnesses = act.witnesses
+        if trouble and held.gateways:
+            # A release that left out the gateways which answer here holds the lock on all other hosts.
+            held.witnesses = tuple(name for name in names if name not in act.gateways)
+            found |= _ask_all(held.hosts, held.witnesses, "show", "0")[0]
         locks = [lock for lock in found.values() if lock]
         others = [lock for lock in locks if lock.alive and lock.applies]
         if not others:
@@ -431,7 +480,7 @@ def _trouble(hosts: Hosts, ask: Callable[[str], None], gateways: Iterable[str]) 
 def _ask(hosts: Hosts, name: str, verb: str, token: str = _NONE, seen: str = _NONE, stdin: str = "") -> Answer:
     ok, output, errors = hosts.script(name, SCRIPT, (verb, DIR, token, seen), stdin)
     if not ok:
-        raise FiefdomError(f"{name}: the ledger: {printable(errors)[:WORDS_MAX] or 'no answer'}")
+        raise HostError(name, f"the ledger: {printable(errors)[:WORDS_MAX] or 'no answer'}")
     return parse_answer(name, output)
 
 

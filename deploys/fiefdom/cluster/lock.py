@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from fiefdom.cluster.audit import Entry, parse_entry, when
 from fiefdom.cluster.words import words
-from fiefdom.errors import FiefdomError
+from fiefdom.errors import FiefdomError, HostError
+from fiefdom.model import Cluster
 from fiefdom.wording import ago
 
 # A run that was silent for so long may be taken for dead. It beats often enough to miss several beats before.
@@ -25,6 +26,29 @@ CANARY = "waits for `fiefdom rollout --continue`, or `fiefdom rollback`, after t
 _KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 _NOW = re.compile(r"now\t([0-9]{1,12}(?:\.[0-9]{1,9})?)\t([0-9]{1,12})")
 _LOCK = re.compile(r"lock\t([0-9a-f]{64})\t([0-9]{1,12}\.[0-9]{1,9})\t(.*)")
+
+
+def quorum(cluster: Cluster, without: Collection[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The gateways, and the hosts beside them, on which a run holds the lock that leaves ``without`` out.
+
+    All gateways hold it, and nobody else. Where one of them is left out, every other host holds it too, and those must
+    be more than half of all: so two runs meet on some host, whatever each of them takes for dead. One that has all
+    gateways meets anybody on a gateway, and two that have not both have more than half of the hosts.
+
+    Raises FiefdomError where too few are left.
+    """
+    gateways = tuple(name for name in cluster.gateways if name not in without)
+    if len(gateways) == len(cluster.gateways):
+        return gateways, ()
+    others = tuple(name for name in cluster.hosts if name not in {*without, *gateways})
+    left = len(gateways) + len(others)
+    if not gateways or 2 * left <= len(cluster.hosts):
+        few = f"{left} of {len(cluster.hosts)} hosts" if gateways else "no gateway"
+        raise FiefdomError(
+            f"--without {', '.join(without)}: leaves {few}, and another operator may be at work with the rest, unseen: "
+            "the lock wants a gateway and more than half of the hosts; what is gone for good goes out of the inventory"
+        )
+    return gateways, others
 
 
 class Locked(FiefdomError):
@@ -112,11 +136,11 @@ class Answer:
 
 
 def parse_answer(gateway: str, text: str) -> Answer:
-    """What ledger.sh printed. Raises FiefdomError where it broke off."""
+    """What ledger.sh printed. Raises HostError where it broke off."""
     lines = text.split("\n")
     now = next((m for m in map(_NOW.fullmatch, lines) if m), None)
     if now is None:
-        raise FiefdomError(f"{gateway}: its answer about the ledger broke off")
+        raise HostError(gateway, "its answer about the ledger broke off")
     found = next((m for m in map(_LOCK.fullmatch, lines) if m), None)
     entries = (parse_entry(line.removeprefix("entry\t")) for line in lines if line.startswith("entry\t"))
     return Answer(

@@ -86,16 +86,18 @@ def of(cluster: Cluster, found: Mapping[str, Collection[Member]]) -> list[Member
     return [seen[name] for name in sorted(seen)]
 
 
-def forget_gone(cluster: Cluster, hosts: Hosts) -> list[str]:
+def forget_gone(cluster: Cluster, hosts: Hosts, gateways: Sequence[str] | None = None) -> list[str]:
     """Let the cluster forget members that the inventory does not know and that are gone; their names.
+
+    All gateways, or these, are asked.
 
     Serf would go on asking for them. One that is alive stays a member, for it would be back at once,
     and nobody can tell it from a host that has just joined: FiefdomError names those, once the others are forgotten.
     """
-    found = all_members(cluster, hosts)
+    found = all_members(cluster, hosts, gateways)
     alive = living(cluster, found)
     gone = {member.name for member in of(cluster, found)} - {member.name for member in alive}
-    left = forget_strangers(cluster, hosts, sorted(gone))
+    left = forget_strangers(cluster, hosts, sorted(gone), gateways)
     if alive:
         raise FiefdomError("; ".join(of_stranger(cluster, str(member)) for member in alive))
     return sorted(gone - left.keys())
@@ -160,10 +162,13 @@ def forget(
     return odd | left
 
 
-def forget_strangers(cluster: Cluster, hosts: Hosts, names: Collection[str]) -> dict[str, list[str]]:
-    """`forget` members that the inventory does not know, by what the Serf agents of the gateways list."""
+def forget_strangers(
+    cluster: Cluster, hosts: Hosts, names: Collection[str], gateways: Sequence[str] | None = None
+) -> dict[str, list[str]]:
+    """`forget` members that the inventory does not know, by what the Serf agents of the gateways, or of these, list."""
 
     def lists() -> dict[str, set[str]]:
-        return {gate: {member.name for member in listed} for gate, listed in all_members(cluster, hosts).items()}
+        listed = all_members(cluster, hosts, gateways)
+        return {gate: {member.name for member in known} for gate, known in listed.items()}
 
-    return forget(hosts, cluster.gateways, names, lists)
+    return forget(hosts, cluster.gateways if gateways is None else gateways, names, lists)

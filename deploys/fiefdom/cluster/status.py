@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fiefdom.cluster.members import of_stranger
-from fiefdom.cluster.views import Config, View, Views, gateway_view
+from fiefdom.cluster.views import Config, View, Views, gateway_view, views_of
 from fiefdom.converge import plan, snapshot
-from fiefdom.converge.run import Hosts
+from fiefdom.converge.run import Hosts, ask_each
 from fiefdom.desired import concerns, gateway, offers
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster, Secrets
@@ -51,7 +51,8 @@ def require_fit(
 
 
 LOOK_S = 0.2
-OFFERED = "offered"
+LOOK_AGAIN_S = 2
+OFFERED, UNKNOWN = "offered", "unknown"
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class HostStatus:
     running: int
     wanted: int
     gateway: str
+    silence: str = ""
+    """Why it could not be looked at; empty where it could."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,8 @@ class OfferStatus:
     """One service on one host: whether the host offers it to the gateways, and whether they take it up.
 
     ``state`` is offered; withdrawn, where somebody stopped it; waiting, until an instance answers; refused, where a
-    gateway does not believe it; or unheard, where it has not come to a gateway. ``why`` tells more.
+    gateway does not believe it; unheard, where it has not come to a gateway; or unknown, where the host could not be
+    looked at. ``why`` tells more.
     """
 
     service: str
@@ -109,11 +113,17 @@ class Status:
     """What a person should look at, though the cluster serves as the inventory says."""
 
     @property
+    def silent(self) -> dict[str, str]:
+        """Hosts that could not be looked at, and why."""
+        return {host.name: host.silence for host in self.hosts if host.silence}
+
+    @property
     def serving(self) -> bool:
-        """Whether every instance runs and is in the rotation of every gateway."""
+        """Whether every host answers, and every instance runs and is in the rotation of every gateway."""
         return (
             bool(self.gateways)
             and not self.problems
+            and not self.silent
             and all(offer.state == OFFERED for offer in self.offers)
             and all(i.container == "running" and all(s == "up" for s in i.servers) for i in self.instances)
         )
@@ -124,19 +134,38 @@ class Status:
 
 
 def read(cluster: Cluster, secrets: Secrets, hosts: Hosts) -> Status:
-    """Ask every host of the session once, and every gateway for its view."""
+    """Ask every host of the session once, and every gateway for its view; one that does not answer is told of as such.
+
+    Raises FiefdomError for a host that answers and is none that Fiefdom could converge.
+    """
     queries = {
         name: snapshot.query(
             concerns.states_of(cluster, name, secrets, ("services", "serf", "offers", "gateway")).values()
         )
         for name in hosts.names
     }
-    found = {name: snapshot.parse(name, lines) for name, lines in hosts.snapshot_lines(queries).items()}
+
+    def ask(name: str) -> snapshot.Snapshot:
+        return snapshot.parse(name, hosts.snapshot_lines({name: queries[name]})[name])
+
+    found, silent = ask_each(hosts, ask, hosts.names)
     for name, host in found.items():
         plan.require_supported(name, host)
     gateways = tuple(name for name in cluster.gateways if name in hosts.names)
-    views = hosts.on_all(lambda name: gateway_view(hosts, name), gateways)
-    return combine(cluster, hosts.names, found, views)
+    return combine(cluster, hosts.names, found, views_of(hosts, gateways), silent)
+
+
+def await_well(look: Callable[[], Status], within_s: float, again: Callable[[Status], None]) -> Status:
+    """Look until all serves as the inventory says, or ``within_s`` seconds are over; what was seen last.
+
+    ``again`` hears of every look that is not the last one.
+    """
+    for late in looks(within_s, LOOK_AGAIN_S):
+        found = look()
+        if late or found.serving:
+            break
+        again(found)
+    return found
 
 
 def await_gateways(applied: plan.Plan, hosts: Hosts, timeout_s: float = 30.0) -> None:
@@ -172,13 +201,22 @@ def _is_final(config: Config, digest: str) -> bool:
     return config.refused == digest and not config.retries
 
 
-def combine(cluster: Cluster, names: Sequence[str], found: Mapping[str, snapshot.Snapshot], views: Views) -> Status:
-    """One picture from the hosts' snapshots and the gateways' views. Pure."""
+def combine(
+    cluster: Cluster,
+    names: Sequence[str],
+    found: Mapping[str, snapshot.Snapshot],
+    views: Views,
+    silent: Mapping[str, str] | None = None,
+) -> Status:
+    """One picture from the hosts' snapshots and the gateways' views; ``silent`` says why hosts have none. Pure."""
+    silent = silent or {}
     members = _members(views)
-    silent = {name: view.silence for name, view in views.items() if view.silence is not None}
-    problems = [f"{name}: the gateway does not answer: {why}" for name, why in silent.items()]
+    mute = {name: view.silence for name, view in views.items() if view.silence is not None}
+    problems = [f"{name}: does not answer: {why}" for name, why in silent.items()]
+    # Of a host that says nothing there is nothing to be said of its gateway.
+    problems += [f"{name}: the gateway does not answer: {why}" for name, why in mute.items() if name not in silent]
     for name, view in views.items():
-        if name not in silent:
+        if name not in mute:
             problems += _complaints(name, view)
     states = [_states_of(view) for view in views.values()]
     instances = [
@@ -186,8 +224,8 @@ def combine(cluster: Cluster, names: Sequence[str], found: Mapping[str, snapshot
             service=i.service,
             host=name,
             port=i.port,
-            version=(c.version if (c := found[name].containers.get(i.container)) else "-"),
-            container=_container(found[name], i.container),
+            version=(c.version if (c := _containers(found, name).get(i.container)) else "-"),
+            container=UNKNOWN if name in silent else _container(found[name], i.container),
             servers=tuple(of.get((i.service, f"{name}-{i.port}"), absent) for of, absent in states),
         )
         for name in names
@@ -198,22 +236,25 @@ def combine(cluster: Cluster, names: Sequence[str], found: Mapping[str, snapshot
         HostStatus(
             name=name,
             address=cluster.hosts[name].address,
-            release=found[name].codename,
+            release=found[name].codename if name in found else "-",
             role=", ".join(g.removesuffix("s").replace("_", " ") for g in cluster.hosts[name].groups),
             member=members.get(name, "unknown" if views else "-"),
             running=running[name],
             wanted=len(cluster.instances(name)),
-            gateway="-" if name not in views else "down" if name in silent else "serving",
+            gateway="-" if name not in views else "down" if name in mute else "serving",
+            silence=silent.get(name, ""),
         )
         for name in names
     ]
     offered = [
-        _offer(views, name, service, found[name])
+        OfferStatus(service, name, "-", UNKNOWN, "the host does not answer")
+        if name in silent
+        else _offer(views, name, service, found[name])
         for name in names
         if name in cluster.app_hosts
         for service in dict.fromkeys(i.service for i in cluster.instances(name))
     ]
-    notices = tuple(_strangers(cluster, views))
+    notices = (*_strangers(cluster, views), *_other_versions(cluster, instances))
     return Status(tuple(views), tuple(hosts), tuple(offered), tuple(instances), tuple(problems), notices)
 
 
@@ -250,6 +291,19 @@ def _strangers(cluster: Cluster, views: Views) -> list[str]:
     return [of_stranger(cluster, f"{name} ({alive[name]})") for name in sorted(alive.keys() - own)]
 
 
+def _other_versions(cluster: Cluster, instances: Sequence[InstanceStatus]) -> list[str]:
+    """Of instances whose release waits: for its rollout, or for the apply that brings it to a host that missed it."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for i in instances:
+        if i.container == "running" and i.version != cluster.services[i.service].version:
+            found.setdefault((i.service, i.version), {})[i.host] = None
+    return [
+        f"{service} {version or 'of no version'} runs on {', '.join(names)}, and the inventory says "
+        f"{cluster.services[service].version}; `fiefdom plan` shows what brings it"
+        for (service, version), names in found.items()
+    ]
+
+
 def _complaints(name: str, view: View) -> list[str]:
     words = []
     if not view.serf.ok:
@@ -260,6 +314,10 @@ def _complaints(name: str, view: View) -> list[str]:
     return words
 
 
+def _containers(found: Mapping[str, snapshot.Snapshot], name: str) -> Mapping[str, snapshot.FoundContainer]:
+    return found[name].containers if name in found else {}
+
+
 def _container(found: snapshot.Snapshot, name: str) -> str:
     container = found.containers.get(name)
     return "missing" if container is None else "running" if container.running else "stopped"
@@ -268,5 +326,5 @@ def _container(found: snapshot.Snapshot, name: str) -> str:
 def _states_of(view: View) -> tuple[dict[tuple[str, str], str], str]:
     """Of each server, by service and name, its state; and what is to be said of one that is not among them."""
     if view.silence is not None:
-        return {}, "unknown"
+        return {}, UNKNOWN
     return {(s.service, s.name): s.state for s in view.servers}, "out"

@@ -144,7 +144,7 @@ def views_of(hosts: Hosts, gateways: Iterable[str]) -> dict[str, View]:
         except Unreachable as error:
             return Silent(str(error))
 
-    return {name: view(name) for name in gateways}
+    return hosts.on_all(view, gateways)
 
 
 def parse_view(document: str) -> View:

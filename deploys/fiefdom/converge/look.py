@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from fiefdom.converge import doctor, guest, plan, ports, snapshot
-from fiefdom.converge.run import Hosts, Known
+from fiefdom.converge.run import Hosts, Known, ask_each
 from fiefdom.desired.concerns import ALL, state_of, states_of
 from fiefdom.desired.context import Context
 from fiefdom.desired.state import Codename, HostState
@@ -29,7 +29,8 @@ def plan_of(
     hold: Collection[str] | None = None,
     states: Mapping[Codename, HostState] | None = None,
 ) -> plan.HostPlan:
-    """The plan of one host from the snapshot script's answer; ``hold`` is as in `plan.of_host`, None for all.
+    """The plan of one host from the snapshot script's answer; ``hold`` is as in `plan.of_host`, None for
+    all but those that the host is behind with.
 
     ``states`` are what `states_of` says of the host and ``concerns``, where somebody asked it already.
     """
@@ -38,7 +39,7 @@ def plan_of(
     plan.require_supported(name, found)
     _require_way_back(cluster, name, found)
     codename: Codename = "bookworm" if found.codename == "bookworm" else "trixie"
-    hold = frozenset(cluster.services if hold is None else hold)
+    hold = frozenset(cluster.services.keys() - known.behind.get(name, ()) if hold is None else hold)
     context = Context(name, cluster, codename, known.secrets)
     state = guest.adapted(states[codename] if states is not None else state_of(context, concerns), found.packages)
     if _listens_elsewhere(found, cluster.hosts[name].address):
@@ -71,42 +72,63 @@ def _look(states: Mapping[str, Mapping[Codename, HostState]], hosts: Hosts) -> d
     return hosts.snapshot_lines({name: snapshot.query_of(of) for name, of in states.items()})
 
 
-def make_plan(known: Known, names: Sequence[str], hosts: Hosts) -> plan.Plan:
+def make_plan(known: Known, names: Sequence[str], hosts: Hosts, silent: dict[str, str] | None = None) -> plan.Plan:
     """The plan of ``names``: what apply does, and the releases that it leaves to a rollout.
 
-    Raises FiefdomError where a host has something of its own with which apply would do harm; see `doctor`.
+    A host that does not answer raises, or is left out where ``silent`` is there to be told of it and why. Raises
+    FiefdomError where a host has something of its own with which apply would do harm; see `doctor`.
     """
     states = _states(known, names)
-    answers = _look(states, hosts)
-    made = plan.merge(plan_of(known, name, answers[name], states=states[name]) for name in names)
-    for host in made.hosts:
-        doctor.require_none_refused(host.host, host.findings)
-    return made
+    if silent is None:
+        answers = _look(states, hosts)
+        found = {name: plan_of(known, name, answers[name], states=states[name]) for name in names}
+    else:
+
+        def ask(name: str) -> plan.HostPlan:
+            return plan_of(known, name, _look({name: states[name]}, hosts)[name], states=states[name])
+
+        found, reasons = ask_each(hosts, ask, names)
+        silent.clear()
+        silent.update(reasons)
+    for name, host in found.items():
+        doctor.require_none_refused(name, host.findings)
+    return plan.merge(found.values())
 
 
-def diagnose(known: Known, names: Sequence[str], hosts: Hosts) -> dict[str, tuple[doctor.Finding, ...]]:
-    """By host, what it has of its own that is in the way or is to be known, and whatever else `apply` would refuse."""
+def diagnose(
+    known: Known, names: Sequence[str], hosts: Hosts
+) -> tuple[dict[str, tuple[doctor.Finding, ...]], dict[str, str]]:
+    """By host, what it has of its own that is in the way or is to be known, and whatever else `apply` would refuse.
+
+    And by host that does not answer, the reason.
+    """
     states = _states(known, names)
-    answers = _look(states, hosts)
-    now_s = time.time()
-    found: dict[str, tuple[doctor.Finding, ...]] = {}
-    for name in names:
+
+    def ask(name: str) -> tuple[doctor.Finding, ...]:
+        answer = _look({name: states[name]}, hosts)[name]
+        now_s = time.time()
         try:
-            host = plan_of(known, name, answers[name], states=states[name])
+            host = plan_of(known, name, answer, states=states[name])
         except FiefdomError as error:
-            found[name] = (doctor.Finding("refused", "apply", str(error).removeprefix(f"{name}: ")),)
-        else:
-            clock_s = host.snapshot.guest.clock_s
-            found[name] = host.findings + doctor.of_clock(None if clock_s is None else clock_s - now_s)
-    return found
+            return (doctor.Finding("refused", "apply", str(error).removeprefix(f"{name}: ")),)
+        clock_s = host.snapshot.guest.clock_s
+        return host.findings + doctor.of_clock(None if clock_s is None else clock_s - now_s)
+
+    return ask_each(hosts, ask, names)
 
 
-def settled_plan(known: Known, names: Sequence[str], hosts: Hosts, say: Callable[[str], None]) -> plan.Plan:
+def settled_plan(
+    known: Known,
+    names: Sequence[str],
+    hosts: Hosts,
+    say: Callable[[str], None],
+    silent: dict[str, str] | None = None,
+) -> plan.Plan:
     """`make_plan`, once no host waits for the confirmation of an earlier run that died, or of another one under way.
 
     Raises FiefdomError where a host does not take it back in time.
     """
-    wanted = make_plan(known, names, hosts)
+    wanted = make_plan(known, names, hosts, silent)
     unconfirmed = _unconfirmed(wanted)
     if not unconfirmed:
         return wanted
@@ -114,7 +136,7 @@ def settled_plan(known: Known, names: Sequence[str], hosts: Hosts, say: Callable
     say(f"{', '.join(unconfirmed)}: an earlier change waits for its confirmation; for at most {longest_s} s")
     pause(SETTLE_S)
     for late in looks(longest_s + SETTLED_WITHIN_S, SETTLE_S):
-        wanted = make_plan(known, names, hosts)
+        wanted = make_plan(known, names, hosts, silent)
         unconfirmed = _unconfirmed(wanted)
         if late or not unconfirmed:
             break

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from fiefdom.converge.steps import Phase, Step
+from fiefdom.errors import HostError, HostErrors
 from fiefdom.model import Cluster, Secrets
 
 T = TypeVar("T")
@@ -23,6 +24,15 @@ class Known:
     cluster: Cluster
     secrets: Secrets
     identities: Mapping[str, str]
+    without: tuple[str, ...] = ()
+    """Hosts that it leaves out: they stay what they are in the inventory, and nobody asks them."""
+    behind: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """By host, services whose release went on without it: what it still runs of them waits for no rollout."""
+
+    @property
+    def gateways(self) -> tuple[str, ...]:
+        """The gateways that the run asks."""
+        return tuple(name for name in self.cluster.gateways if name not in self.without)
 
 
 class Hosts(Protocol):
@@ -30,7 +40,7 @@ class Hosts(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The hosts that must answer, in the inventory's order."""
+        """The hosts that a run is about, in the inventory's order; who only looks may find some that do not answer."""
 
     def on_all(self, function: Callable[[str], T], names: Iterable[str] | None = None) -> dict[str, T]:
         """``function(name)`` for every host at once, in the given order.
@@ -81,3 +91,25 @@ class Hosts(Protocol):
 
     def connect_anew(self, name: str) -> str | None:
         """Close a host's connection and open another; why that failed, or None."""
+
+
+def ask_each(hosts: Hosts, function: Callable[[str], T], names: Iterable[str]) -> tuple[dict[str, T], dict[str, str]]:
+    """``function(name)`` of every host that answers, and why the others do not; both in the given order.
+
+    For whoever looks: what one host cannot tell keeps nobody from what the others do. Raises what is no HostError.
+    """
+    found: dict[str, T] = {}
+    silent: dict[str, str] = {}
+
+    def ask(name: str) -> None:
+        try:
+            found[name] = function(name)
+        except (HostError, HostErrors) as error:
+            reasons = [each.reason for each in error.each if isinstance(each, HostError)]
+            if len(reasons) < len(error.each):
+                raise
+            silent[name] = "; ".join(reasons)
+
+    names = tuple(names)
+    hosts.on_all(ask, names)
+    return {n: found[n] for n in names if n in found}, {n: silent[n] for n in names if n in silent}

@@ -13,7 +13,7 @@ from fiefdom.converge import guest
 from fiefdom.converge.guest import Guest
 from fiefdom.desired import containers, programs, sshd
 from fiefdom.desired.state import Codename, HostState
-from fiefdom.errors import FiefdomError
+from fiefdom.errors import HostError
 
 SSHD = (Path(__file__).parent / "sshd.sh").read_text()
 """What this script and steps.sh both ask sshd."""
@@ -177,12 +177,12 @@ def sysctl_path(key: str) -> str:
 
 
 def parse(host: str, lines: Iterable[str]) -> Snapshot:
-    """The answer of the script as a `Snapshot`. Raises FiefdomError where it is not one, whatever it holds."""
+    """The answer of the script as a `Snapshot`. Raises HostError where it is not one, whatever it holds."""
     parser = _Parser()
     for line in lines:
         parser.take(line)
     if not parser.complete and parser.uid == 0:
-        raise FiefdomError(f"{host}: the snapshot broke off; run again, and look at the host if it happens twice")
+        raise HostError(host, "the snapshot broke off; run again, and look at the host if it happens twice")
     return parser.snapshot(host)
 
 
@@ -272,9 +272,7 @@ class _Parser:
         try:
             return self._snapshot()
         except (ValueError, IndexError, KeyError) as error:
-            raise FiefdomError(
-                f"{host}: the snapshot could not be read ({error}); is its /bin/sh a POSIX shell?"
-            ) from error
+            raise HostError(host, f"the snapshot could not be read ({error}); is its /bin/sh a POSIX shell?") from error
 
     def _snapshot(self) -> Snapshot:
         distribution, codename = self._scalars.get("os", ["", ""])[:2]

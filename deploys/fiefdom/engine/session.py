@@ -15,7 +15,7 @@ import gevent
 from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 from pyinfra.api import Config, FunctionCommand, Inventory, QuoteString, State, StringCommand, operation
-from pyinfra.api.exceptions import ConnectError, NestedOperationError
+from pyinfra.api.exceptions import ConnectError, NestedOperationError, NoHostError
 from pyinfra.api.host import Host
 from pyinfra.context import ctx_host, ctx_state
 
@@ -37,7 +37,7 @@ from fiefdom.engine.shells import (
     stream,
     tune,
 )
-from fiefdom.errors import FiefdomError, HostError, HostErrors, Sick
+from fiefdom.errors import FiefdomError, HostError, HostErrors, Sick, Unreachable
 from fiefdom.images import build, send
 from fiefdom.images.fanout import Fanout
 from fiefdom.inventory import groups
@@ -115,7 +115,8 @@ def fail(host: Host, error: str | None) -> None:
 class Session:
     """Connections to some hosts of a cluster, for one run.
 
-    Entering tries every host and raises one FiefdomError that names all that did not answer; leaving closes all.
+    Entering tries every host and raises one FiefdomError that names all that did not answer, or keeps in ``silent`` why
+    they did not where ``looks``; whoever asks such a host later on hears the same as Unreachable. Leaving closes all.
     ``others`` are connected as well where they answer. ``at`` says where a host answers now, as address and port, if
     that is not yet what the inventory says; None for what is. A host that should answer at another port than 22, and
     does not, is tried at 22: it may be new.
@@ -125,6 +126,8 @@ class Session:
     names: tuple[str, ...]
     others: tuple[str, ...] = ()
     at: Mapping[str, tuple[str | None, int | None]] = field(default_factory=dict)
+    looks: bool = False
+    silent: dict[str, str] = field(init=False, default_factory=dict)
     _state: State = field(init=False, repr=False)
     _unconfirmed: dict[str, guard.Backup] = field(init=False, repr=False, default_factory=dict)
     _entered_by: gevent.Greenlet | None = field(init=False, repr=False, default=None)
@@ -145,8 +148,9 @@ class Session:
         # Set once: `ctx_state.use` in one greenlet would take it away from all others when it ends.
         ctx_state.set(self._state)
         try:
-            failures = {n: e for n, e in self.on_all(self._connect, everybody).items() if e and n in self.names}
-            if failures:
+            self.on_all(self._connect, everybody)
+            failures = {name: reason for name, reason in self.silent.items() if name in self.names}
+            if failures and not self.looks:
                 raise FiefdomError("; ".join(f"{name}: {reason}" for name, reason in failures.items()))
         except BaseException:
             self.close()
@@ -207,7 +211,7 @@ class Session:
         def ask(name: str) -> list[str]:
             silence = TimeoutError(f"no answer for {SNAPSHOT_S} s")
             with reaching(name), gevent.Timeout(SNAPSHOT_S, silence):
-                ok, output = self._host(name).run_shell_command(as_root(snapshot.SCRIPT), _stdin=queries[name])
+                ok, output = self._connected(name).run_shell_command(as_root(snapshot.SCRIPT), _stdin=queries[name])
                 words = said(output.stdout)
             if not ok:
                 raise HostError(name, f"the snapshot failed: {' '.join(shown(output.stderr).split()) or 'no output'}")
@@ -237,7 +241,7 @@ class Session:
     def text_of(self, name: str, path: str) -> str:
         """As `run.Hosts.text_of`."""
         with reaching(name):
-            return shells.text_of(self._host(name), path)
+            return shells.text_of(self._connected(name), path)
 
     def shell(self, name: str, argv: Iterable[str]) -> tuple[bool, str, str]:
         """As `run.Hosts.shell`."""
@@ -307,16 +311,30 @@ class Session:
         return HostError(host.name, words or "the connection broke off", log)
 
     def _host(self, name: str) -> Host:
-        found: Host = self._state.inventory.get_host(name)
+        try:
+            found: Host = self._state.inventory.get_host(name)
+        except NoHostError:
+            raise Unreachable(name, "is left out of this run") from None
         return found
 
     def _connected(self, name: str) -> Host:
+        if name in self.silent:
+            raise Unreachable(name, self.silent[name])
         host = self._host(name)
         if host.connector.client is None or host.connector.client.get_transport() is None:  # type: ignore[attr-defined]
             raise OSError("not connected")
         return host
 
     def _connect(self, name: str) -> str | None:
+        """Open a host's connection; why that failed, or None."""
+        reason = self._try(name)
+        if reason is None:
+            self.silent.pop(name, None)
+        else:
+            self.silent[name] = reason
+        return reason
+
+    def _try(self, name: str) -> str | None:
         host = self._host(name)
         data = host.connector.data
         try:

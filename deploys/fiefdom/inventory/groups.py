@@ -83,6 +83,15 @@ def limit_hosts(cluster: Cluster, patterns: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in cluster.hosts if name in chosen or not wanted)
 
 
+def left_out(cluster: Cluster, names: Iterable[str]) -> tuple[str, ...]:
+    """Hosts that ``names`` leave out, in the inventory's order. Raises FiefdomError for a name that is no host."""
+    names = tuple(names)
+    for name in names:
+        if name not in cluster.hosts:
+            raise FiefdomError(printable(f"--without {name!r}: no such host; hosts are {', '.join(cluster.hosts)}"))
+    return tuple(name for name in cluster.hosts if name in names)
+
+
 def answers_at(cluster: Cluster, values: Iterable[str]) -> dict[str, tuple[str | None, int | None]]:
     """Address and port by host of ``values`` such as ``app1=10.20.0.21``, ``app1=10.20.0.21:2222`` or ``app1=:2222``.
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
-from fiefdom.cluster import keys, ledger, members, status, views
+from fiefdom.cluster import audit, keys, ledger, members, status, views
+from fiefdom.cluster.lock import quorum
 from fiefdom.converge import look
 from fiefdom.converge.carry_out import carry_out
 from fiefdom.converge.plan import HostPlan, Plan
@@ -14,36 +16,52 @@ from fiefdom.desired import offers
 from fiefdom.desired.state import Offer
 from fiefdom.errors import FiefdomError, Sick
 from fiefdom.images import build
-from fiefdom.model import Cluster
 from fiefdom.procedures import turn
 from fiefdom.wording import Tell
 
+_AUDITED = 200
+"""How many acts of the audit an apply looks back over for releases that a host missed."""
 
-def apply(known: Known, hosts: Hosts, wanted: Plan, *, whatever: bool, say: Say, tell: Tell, warn: Tell) -> None:
+
+def apply(
+    known: Known,
+    hosts: Hosts,
+    wanted: Plan,
+    *,
+    whatever: bool,
+    exactly: bool = False,
+    say: Say,
+    tell: Tell,
+    warn: Tell,
+) -> None:
     """Carry out a plan that somebody agreed to, and return only if a second look finds nothing left to do.
 
     Hosts take turns under the cluster's lock, so that no other run takes one out meanwhile; an apply that is at work is
-    waited for. What changed on the hosts since is done as well where ``whatever`` it is was agreed to. ``say`` hears of
+    waited for. What changed on the hosts since is done as well where ``whatever`` it is was agreed to. Where
+    ``exactly`` this plan was, nothing is done before the lock is held and the plan is still the same. ``say`` hears of
     every phase of a host, ``tell`` of what the operator waits for, ``warn`` of what does not end the run.
 
     Raises:
         FiefdomError: what failed, on which host. What was done before stays, and the next run does the rest.
     """
     cluster = known.cluster
-    waits = ledger.is_applied_to(hosts, cluster.gateways)
+    gateways, witnesses = quorum(cluster, known.without)
+    waits = ledger.is_applied_to(hosts, (*gateways, *witnesses))
     # Another run may have brought another key while we asked.
     require_same_key(known, hosts, wanted.due.hosts)
     names = [host.host for host in wanted.due.hosts if host.changes]
-    with ledger.recorded(hosts, cluster.gateways, "apply", warn, plan=wanted.hash, names=names) as act:
+    about = {"names": names, "witnesses": witnesses, "without": known.without}
+    with ledger.recorded(hosts, gateways, "apply", warn, plan=wanted.hash, **about) as act:
         build.ensure(cluster, _images(wanted), lambda text: say("here", text))
         done = wanted
         sick: list[Sick] = []
+        waits = waits or exactly
         if not waits:
             carry_out(wanted, hosts, cluster, say, turns=not takes_turns(wanted), sick=sick)
         if waits or takes_turns(wanted):
             with ledger.hold_for_apply(act, names, tell) as held:
-                done = _still_to_do(known, hosts, wanted, whatever, tell)
-                gate = _gate(cluster, hosts, done, sick)
+                done = _still_to_do(known, hosts, wanted, whatever, exactly, tell)
+                gate = _gate(known, hosts, done, sick)
                 carry_out(done, hosts, cluster, say, gate, held.beat, sick=sick)
         status.await_gateways(wanted, hosts)
         left = _second_look(known, hosts, done, say)
@@ -53,9 +71,32 @@ def apply(known: Known, hosts: Hosts, wanted: Plan, *, whatever: bool, say: Say,
         members.require_believed(cluster, hosts, hosts.names)
 
 
-def _gate(cluster: Cluster, hosts: Hosts, done: Plan, sick: Sequence[Sick]) -> Callable[[str], None]:
+def with_missed(known: Known, hosts: Hosts, wanted: Plan) -> Known:
+    """What is known, with the releases that went on without a host of ``wanted``, which still has the version before.
+
+    Nobody else waits for such a release any more, so that an apply may bring it. One that others wait for as well is a
+    rollout's. The audit is asked only where something is pending.
+    """
+    if not wanted.pending:
+        return known
+    versions = {name: service.version for name, service in known.cluster.services.items()}
+    missed = audit.behind(ledger.read(hosts, known.gateways, _AUDITED).entries, versions)
+    own: dict[str, set[str]] = {}
+    others: set[str] = set()
+    for pending in wanted.pending:
+        for host in pending.hosts:
+            # Other settings of the version that runs are news to this host as to any other.
+            if pending.before != pending.after and pending.service in missed.get(host, ()):
+                own.setdefault(host, set()).add(pending.service)
+            else:
+                others.add(pending.service)
+    return replace(known, behind={host: frozenset(services - others) for host, services in own.items()})
+
+
+def _gate(known: Known, hosts: Hosts, done: Plan, sick: Sequence[Sick]) -> Callable[[str], None]:
     """What waits between two turns: until a host serves again what it served before, and what it was to serve now."""
-    before = views.views_of(hosts, cluster.gateways)
+    cluster = known.cluster
+    before = views.views_of(hosts, known.gateways)
     brought = {h.host: {c.resource.service for c in h.of("offer") if isinstance(c.resource, Offer)} for h in done.hosts}
 
     def gate(name: str) -> None:
@@ -63,7 +104,7 @@ def _gate(cluster: Cluster, hosts: Hosts, done: Plan, sick: Sequence[Sick]) -> C
         served = views.up(before, cluster, name)
         new = [i for i in cluster.instances(name) if i.service in brought[name] and i not in served]
         expected = [i for i in (*served, *new) if not {i.unit, offers.unit_of(i.service)} & ill]
-        views.await_serving(cluster, hosts, name, instances=expected)
+        views.await_serving(cluster, hosts, name, known.gateways, expected)
 
     return gate
 
@@ -90,7 +131,7 @@ def _images(wanted: Plan) -> set[str]:
     return {change.name for host in wanted.due.hosts for change in host.of("image")}
 
 
-def _still_to_do(known: Known, hosts: Hosts, agreed: Plan, whatever: bool, tell: Tell) -> Plan:
+def _still_to_do(known: Known, hosts: Hosts, agreed: Plan, whatever: bool, exactly: bool, tell: Tell) -> Plan:
     """What is left of a plan, now that no other run changes hosts; with ``whatever``, all else that there is by now.
 
     Raises FiefdomError for a change that nobody agreed to.
@@ -98,6 +139,8 @@ def _still_to_do(known: Known, hosts: Hosts, agreed: Plan, whatever: bool, tell:
     # A host may be at a turn whose operator is gone.
     hosts.on_all(lambda name: turn.await_turn(hosts, name), hosts.names)
     left = look.settled_plan(known, hosts.names, hosts, tell)
+    if exactly and left.hash != agreed.hash:
+        raise FiefdomError(f"the plan is {left.hash} by now, and not {agreed.hash}; nothing was done")
     # What ran on a host whose dockerd was down is only known now.
     blind = {h.host for h in agreed.hosts if h.snapshot.docker == "down"}
     expected = {(h.host, c.kind, c.name) for h in agreed.due.hosts for c in h.changes}
@@ -134,7 +177,7 @@ def _require_nothing_left(left: Plan) -> None:
 def _forget_gone(known: Known, hosts: Hosts, say: Say, warn: Tell) -> None:
     """What `members.forget_gone` does, where it can: the hosts are converged, whatever becomes of this."""
     try:
-        for name in members.forget_gone(known.cluster, hosts):
+        for name in members.forget_gone(known.cluster, hosts, known.gateways):
             say(name, "forgotten, for it left the inventory")
     except FiefdomError as error:
         warn(f"members that left the inventory may still be listed: {error}")

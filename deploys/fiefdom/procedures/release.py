@@ -101,14 +101,18 @@ def chosen_services(cluster: Cluster, service: str | None) -> frozenset[str]:
     return frozenset({service})
 
 
-def check(cluster: Cluster, service: str | None, order: Order) -> None:
+def check(cluster: Cluster, service: str | None, order: Order, without: Collection[str] = ()) -> None:
     """Raise FiefdomError for what no host has to be asked for: an unknown service, host or batch."""
     _queue(cluster, chosen_services(cluster, service), [], order)
     _batch_size(order.batch, 1)
+    if order.canary in without:
+        raise FiefdomError(f"--canary {order.canary}: is left out by --without")
 
 
-def of_plan(cluster: Cluster, wanted: plan.Plan, services: Collection[str], order: Order) -> Release:
-    """The release of ``services`` in a plan that held nothing of them back.
+def of_plan(
+    cluster: Cluster, wanted: plan.Plan, services: Collection[str], order: Order, without: Collection[str] = ()
+) -> Release:
+    """The release of ``services`` in a plan that held nothing of them back, where hosts ``without`` serve nobody.
 
     Raises FiefdomError for an order that names other hosts, and for one that leaves a service without any.
     """
@@ -126,7 +130,7 @@ def of_plan(cluster: Cluster, wanted: plan.Plan, services: Collection[str], orde
         left = tuple(name for name in queue if name != order.canary)
         batches = [(order.canary,)] if order.canary in turns else []
     if not order.all_at_once:
-        require_others(cluster, versions, batches)
+        require_others(cluster, versions, batches, without)
     return Release(
         {name: (tuple(before), after) for name, (before, after) in sorted(versions.items())},
         turns,
@@ -172,10 +176,12 @@ def _batch_size(text: str, count: int) -> int:
     return max(1, number * count // 100) if match[2] else number
 
 
-def require_others(cluster: Cluster, services: Collection[str], batches: Iterable[Sequence[str]]) -> None:
-    """Raise FiefdomError for a batch that leaves a service without any host."""
+def require_others(
+    cluster: Cluster, services: Collection[str], batches: Iterable[Sequence[str]], without: Collection[str] = ()
+) -> None:
+    """Raise FiefdomError for a batch that leaves a service without any host; those ``without`` do not count."""
     for service in sorted(services):
-        running = [name for name in cluster.hosts if cluster.count(name, service)]
+        running = [name for name in cluster.hosts if cluster.count(name, service) and name not in without]
         for batch in batches:
             if running and set(running) <= set(batch):
                 raise FiefdomError(

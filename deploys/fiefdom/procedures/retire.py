@@ -10,6 +10,7 @@ from fiefdom.converge import carry_out, originals, plan, run, snapshot, steps
 from fiefdom.converge.run import Hosts, Say
 from fiefdom.desired.state import HostState
 from fiefdom.errors import FiefdomError, HostError
+from fiefdom.model import Cluster
 from fiefdom.procedures import release, turn
 from fiefdom.wording import printable
 
@@ -34,11 +35,8 @@ def retire(known: run.Known, hosts: Hosts, name: str, *, force: bool, take_over:
     Raises FiefdomError for a host that the cluster cannot do without, unless ``force``.
     """
     cluster = known.cluster
-    if name not in cluster.hosts:
-        raise FiefdomError(f"{printable(name)!r} is no host of this inventory; it has {', '.join(cluster.hosts)}")
+    require_host(cluster, name)
     remaining = tuple(gateway for gateway in cluster.gateways if gateway != name)
-    if not remaining:
-        raise FiefdomError(f"{name}: is the only gateway; add another one first")
     if not force:
         release.require_others(cluster, cluster.services, [[name]])
     who = ledger.operator()
@@ -55,6 +53,14 @@ def retire(known: run.Known, hosts: Hosts, name: str, *, force: bool, take_over:
         gone = plan.of_host(name, HostState(), found, {})
         with held.recorded("retire", plan=plan.merge([gone]).hash, names=[name]):
             _let_go(hosts, remaining, gone, say)
+
+
+def require_host(cluster: Cluster, name: str) -> None:
+    """Raise FiefdomError for what is no host, and for the only gateway."""
+    if name not in cluster.hosts:
+        raise FiefdomError(f"{printable(name)!r} is no host of this inventory; it has {', '.join(cluster.hosts)}")
+    if cluster.gateways == (name,):
+        raise FiefdomError(f"{name}: is the only gateway; add another one first")
 
 
 def _let_go(hosts: Hosts, remaining: Sequence[str], gone: plan.HostPlan, say: Say) -> None:

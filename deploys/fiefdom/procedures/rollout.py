@@ -8,7 +8,7 @@ from typing import Any
 
 from fiefdom.cluster import ledger, status
 from fiefdom.cluster import views as views_module
-from fiefdom.cluster.lock import CANARY, Lock, refusal
+from fiefdom.cluster.lock import CANARY, Lock, quorum, refusal
 from fiefdom.cluster.views import Counts, Views, alone, counts, erring, verdict, views_of
 from fiefdom.converge import carry_out, look, plan, run, steps
 from fiefdom.converge.run import Hosts, Known, Say
@@ -104,7 +104,7 @@ def perform(known: run.Known, hosts: Hosts, wanted: Release, wish: Wish, say: Sa
 
     Everything that can be done beforehand is: the lock is taken and every host has its image before the first changes.
     """
-    gateways, who = known.cluster.gateways, ledger.operator()
+    (gateways, witnesses), who = quorum(known.cluster, known.without), ledger.operator()
 
     def warn(text: str) -> None:
         say("ledger", text)
@@ -118,9 +118,12 @@ def perform(known: run.Known, hosts: Hosts, wanted: Release, wish: Wish, say: Sa
         return _ends_canary(wish) and lock.waits
 
     watchful = not (wish.force or wish.order.all_at_once)
+    # A canary's release is not over: who is left out misses nothing that the others have.
+    without = () if wanted.left else known.without
+    about: dict[str, Any] = {"take_over": wish.take_over, "witnesses": witnesses, "without": without}
     try:
         with (
-            ledger.hold(hosts, gateways, who, why, warn=warn, take_over=wish.take_over, in_place_of=lifts) as held,
+            ledger.hold(hosts, gateways, who, why, warn=warn, in_place_of=lifts, **about) as held,
             held.recorded(wish.what, plan=turns.hash, names=wanted.hosts, services=_done(wanted)),
         ):
             _require_unchanged(known, hosts, wanted, wish)
@@ -136,19 +139,21 @@ def perform(known: run.Known, hosts: Hosts, wanted: Release, wish: Wish, say: Sa
     else:
         if canary and wanted.left:
             try:
-                ledger.lock(hosts, gateways, who, f"{CANARY}{wanted} on {canary}", warn, "canary")
+                ledger.lock(hosts, gateways, who, f"{CANARY}{wanted} on {canary}", warn, "canary", witnesses)
             except FiefdomError as error:
                 warn(f"the cluster is not locked after the canary: {error}")
     report.seconds = now_s() - began
     return report
 
 
-def end_canary(hosts: Hosts, gateways: tuple[str, ...], wish: Wish, warn: Callable[[str], None]) -> bool:
+def end_canary(known: Known, hosts: Hosts, wish: Wish, warn: Callable[[str], None]) -> bool:
     """Unlock a cluster that waits after a canary, where ``wish`` goes on or back and finds nothing left to release."""
-    locks = ledger.read(hosts, gateways, 0).locks if _ends_canary(wish) else ()
+    gateways, witnesses = quorum(known.cluster, known.without)
+    locks = ledger.read(hosts, (*gateways, *witnesses), 0).locks if _ends_canary(wish) else ()
     if not locks or not all(lock.waits for lock in locks):
         return False
-    ledger.unlock(hosts, gateways, ledger.operator(), warn)
+    others = tuple(name for name in hosts.names if name not in gateways)
+    ledger.unlock(hosts, gateways, ledger.operator(), warn, witnesses=others)
     return True
 
 
@@ -212,12 +217,13 @@ def _release(
 ) -> Release:
     others = set(known.cluster.services) - set(services)
     wanted = plan.merge(look.plan_of(known, name, answers[name], hold=others) for name in hosts.names)
-    return release.of_plan(known.cluster, wanted, services, wish.order)
+    return release.of_plan(known.cluster, wanted, services, wish.order, known.without)
 
 
-def require_free(hosts: Hosts, gateways: tuple[str, ...], wish: Wish) -> None:
+def require_free(known: Known, hosts: Hosts, wish: Wish) -> None:
     """Raise FiefdomError for a locked cluster, before `prepare` waits for the turn of the run that locked it."""
-    for found in ledger.read(hosts, gateways, 0).locks:
+    gateways, witnesses = quorum(known.cluster, known.without)
+    for found in ledger.read(hosts, (*gateways, *witnesses), 0).locks:
         if not (_ends_canary(wish) and found.waits) and (reason := refusal(found, wish.take_over)):
             raise FiefdomError(f"{found.gateway}: {reason}")
 
@@ -417,7 +423,7 @@ class Rollout:
     # --- Looking and telling
 
     def _views(self) -> Views:
-        return views_of(self.hosts, self.known.cluster.gateways)
+        return views_of(self.hosts, self.known.gateways)
 
     def _stage(self, name: str, stage: str, began: float | None = None) -> None:
         if began is None:

@@ -61,7 +61,10 @@ def test_every_command_refuses_a_path_that_is_not_there(command: str) -> None:
         (["retire", "x.yaml"], "HOST"),
         (["secret", "set", "x.yaml"], "NAME"),
         (["secret", "set", "x.yaml", "token", "hunter2"], "hunter2"),
-        (["lock", "x.yaml"], "--why"),
+        (["lock", "x.yaml", "--why"], "--why"),
+        (["status", "x.yaml", "--watch", "--check"], "--watch is for a person's eyes"),
+        (["status", "x.yaml", "--watch"], "there is none"),
+        (["status", "x.yaml", "--wait", "0"], "--wait"),
         (["audit", "x.yaml", "--last", "0"], "--last"),
         (["reboot", "x.yaml", "--limit"], "--limit"),
     ],
@@ -111,6 +114,28 @@ def test_a_wrong_option_exits_1_not_2() -> None:
 
 def test_a_limit_that_matches_nothing_is_told_before_any_login() -> None:
     assert "--limit 'app7'" in refusal("plan", "inventories/lab.yaml", "--limit", "app7")
+
+
+NO_HOST = "--without 'app7': no such host; hosts are gw1, app1, app2"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        *((f"{verb} --without app7", NO_HOST) for verb in ("plan", "apply", "rollout", "rollback predictor", "lock")),
+        ("apply --without gw1", "--without gw1: leaves no gateway"),
+        ("rollout --without gw1", "--without gw1: leaves no gateway"),
+        ("apply --limit app1 --without app1", "--without app1: leaves no host"),
+        ("rollout --canary app1 --without app1", "--canary app1: is left out by --without"),
+        *((verb, "say --yes") for verb in ("rollback predictor", "rollback predictor 1.0.0 --json", "rotate-key")),
+        *((verb, "say --yes") for verb in ("retire app1", "retire app1 --json --force")),
+        ("retire app7 --yes", "'app7' is no host of this inventory"),
+    ],
+)
+def test_what_may_not_be_is_told_before_any_login(arguments: str, words: str) -> None:
+    verb, *rest = arguments.split()
+    done = fiefdom(verb, "inventories/lab.yaml", *rest)
+    assert done.returncode == 1 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
 def test_help_names_every_command_and_version_is_told() -> None:

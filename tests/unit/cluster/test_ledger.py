@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import resource
@@ -23,12 +24,15 @@ from fiefdom import wording
 from fiefdom.cli import show
 from fiefdom.cluster import audit, ledger
 from fiefdom.cluster.audit import Act, Entry
-from fiefdom.cluster.lock import APPLY, CANARY, SILENT_S, Kind, Lock, parse_answer, refusal
+from fiefdom.cluster.lock import APPLY, CANARY, SILENT_S, Kind, Lock, parse_answer, quorum, refusal
 from fiefdom.errors import FiefdomError
+from fiefdom.model import Cluster
 from helpers.clock import stopped
+from helpers.inventories import VALID
 from helpers.simulated import broken_off
 
 GATEWAYS = ("gw1", "gw2")
+APPS = ("app1", "app2")
 
 
 def nothing(name: str, verb: str) -> None:
@@ -154,7 +158,7 @@ def test_a_run_holds_every_gateway_and_gives_all_back(hosts: Gateways) -> None:
 
 
 def test_looking_leaves_no_trace(hosts: Gateways) -> None:
-    assert ledger.read(hosts, GATEWAYS) == ledger.Ledger((), (), ())
+    assert ledger.read(hosts, GATEWAYS) == ledger.Ledger((), (), {})
     assert list(hosts.root.iterdir()) == []
 
 
@@ -447,6 +451,71 @@ def test_of_two_applies_that_see_other_gateways_one_waits(
     assert hosts.locked() == []
 
 
+# --- A gateway that is left out
+
+
+def cluster_of(gateways: int, apps: int) -> Any:
+    hosts = {f"gw{n}": {"address": f"10.0.0.{n}", "groups": ["gateways"]} for n in range(1, gateways + 1)}
+    hosts |= {f"app{n}": {"address": f"10.0.0.{20 + n}", "groups": ["app_hosts"]} for n in range(1, apps + 1)}
+    return Cluster.model_validate(VALID | {"hosts": hosts, "services": {"web": VALID["services"]["web"]}})
+
+
+@pytest.mark.parametrize(("gateways", "apps"), [(1, 1), (1, 3), (2, 1), (2, 2), (2, 3), (3, 1), (3, 2)])
+def test_any_two_runs_meet_on_a_host_whatever_each_takes_for_dead(gateways: int, apps: int) -> None:
+    cluster = cluster_of(gateways, apps)
+    names = tuple(cluster.hosts)
+    found: list[set[str]] = []
+    for dead in (set(c) for count in range(len(names)) for c in itertools.combinations(names, count)):
+        try:
+            gates, others = quorum(cluster, [name for name in names if name in dead])
+        except FiefdomError as error:
+            assert "the lock wants a gateway and more than half of the hosts" in str(error)
+        else:
+            assert not {*gates, *others} & dead
+            found.append({*gates, *others})
+    assert set(cluster.gateways) in found
+    assert all(one & other for one in found for other in found)
+    # The dead do not keep all others from work.
+    assert gateways == 1 or any(cluster.gateways[0] not in one for one in found)
+
+
+def test_runs_that_see_other_gateways_do_not_both_hold_the_lock(hosts: Gateways) -> None:
+    hosts.down.add("gw1")
+    with ledger.hold(hosts, ["gw2"], "ann@desk", "rollout", warn=no_warning, witnesses=APPS, without=["gw1"]) as held:
+        held.beat()
+        with held.recorded("rollout"):
+            pass
+        hosts.down = {"gw2"}
+        with (
+            pytest.raises(FiefdomError, match=r"^app1: locked by ann@desk"),
+            ledger.hold(hosts, ["gw1"], "bob@lap", "rollout", warn=no_warning, witnesses=APPS),
+        ):
+            pass
+        # Nor an apply that goes on with the gateways it sees, on a host of that run.
+        with pytest.raises(FiefdomError, match=r"^app1: locked by ann@desk"), apply(hosts, [], warn=lambda _: None):
+            pass
+        hosts.down.clear()
+        held.beat()
+    assert not any(hosts.lock_file(name).exists() for name in (*GATEWAYS, *APPS))
+    assert [line["without"] for line in hosts.audit("gw2")] == [["gw1"], ["gw1"]]
+    assert not hosts.audit("app1")
+
+
+def test_a_witness_that_does_not_answer_is_no_witness(hosts: Gateways) -> None:
+    hosts.down |= {"gw1", "app1"}
+    act = ledger.Held(hosts, ("gw2",), ledger.new_run(), "ann@desk", "", no_warning, witnesses=APPS, without=("gw1",))
+    with pytest.raises(FiefdomError, match=r"^the lock cannot be taken: app1: "), ledger.hold_for_apply(act, [], print):
+        pass
+    assert not hosts.lock_file("gw2").exists()
+
+
+def test_what_was_locked_without_a_gateway_is_unlocked_with_it(hosts: Gateways) -> None:
+    ledger.lock(hosts, ["gw2"], "ann@desk", "the sale", no_warning, witnesses=APPS)
+    assert all(hosts.lock_file(name).exists() for name in ("gw2", *APPS))
+    assert len(ledger.unlock(hosts, GATEWAYS, "bob@lap", no_warning, witnesses=APPS)) == 3
+    assert not any(hosts.lock_file(name).exists() for name in (*GATEWAYS, *APPS))
+
+
 def test_a_persons_lock_stays_until_it_is_unlocked(hosts: Gateways) -> None:
     ledger.lock(hosts, GATEWAYS, "ann@desk", "the sale, call me first", no_warning)
     hosts.silence(1e6)
@@ -549,7 +618,7 @@ def test_a_gateway_that_was_down_misses_lines_without_harm(hosts: Gateways) -> N
     hosts.down = {"gw1"}
     found = ledger.read(hosts, GATEWAYS)
     assert [e.run for e in found.entries] == ["run0", "run1", "run3"]
-    assert found.warnings == ("gw1: the connection broke off: gone",)
+    assert found.silent == {"gw1": "the connection broke off: gone"}
 
 
 def test_lines_of_many_writers_stay_whole(hosts: Gateways) -> None:
@@ -644,6 +713,27 @@ def step(n: int, old: str, new: str, outcome: str = "ok", what: str = "rollout",
 )
 def test_the_last_healthy_version(entries: list[Entry], running: str, expected: str | None) -> None:
     assert audit.last_healthy(entries, PREDICTOR, running) == expected
+
+
+def released(outcome: str, new: str, without: Iterable[str]) -> Entry:
+    return replace(step(1, "1.0", new), outcome=outcome, without=tuple(without))
+
+
+@pytest.mark.parametrize(
+    ("entries", "missed"),
+    [
+        ([released("ok", "1.1", ["app2"])], {"app2": frozenset({PREDICTOR})}),
+        ([released("ok", "1.1", [])], {}),
+        ([released("failed", "1.1", ["app2"])], {}),
+        # The inventory has moved on, so that the next release is everybody's.
+        ([released("ok", "1.2", ["app2"])], {}),
+        # It took part in a later one, or that one failed.
+        ([released("ok", "1.1", ["app2"]), released("ok", "1.1", [])], {}),
+        ([released("ok", "1.1", ["app2"]), released("failed", "1.1", [])], {}),
+    ],
+)
+def test_a_host_is_behind_with_the_last_release_alone(entries: list[Entry], missed: dict[str, frozenset[str]]) -> None:
+    assert audit.behind(entries, {PREDICTOR: "1.1", "api": "2"}) == missed
 
 
 def lock(person: bool = False, age_s: float = 725, silence_s: float = 4) -> Lock:

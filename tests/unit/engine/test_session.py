@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -243,15 +244,46 @@ def silent_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
         transport.close()
 
 
+def looking(inventory: Path, *arguments: str) -> tuple[int, str, str]:
+    argv = [sys.executable, "-c", COMMAND, arguments[0], str(inventory), *arguments[1:]]
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=120)
+    return done.returncode, done.stdout, done.stderr
+
+
+BROKE_OFF = "does not answer: the connection broke off: no answer for 1 s"
+
+
 def test_a_host_that_takes_a_command_and_says_nothing_leaves_no_traceback_at_the_end(silent_host: Path) -> None:
     """Whoever still listens to it hears in time that the session is over; pyinfra leaves such a reader behind."""
-    argv = [sys.executable, "-c", COMMAND, "audit", str(silent_host)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
-    assert done.stderr == "warning: gw1: the connection broke off: no answer for 1 s\n"
-    assert done.returncode == 0
+    code, output, errors = looking(silent_host, "audit")
+    assert (code, errors) == (3, "")
+    assert output.splitlines()[-1] == f"gw1: {BROKE_OFF}"
 
 
-def test_what_a_host_holds_is_not_waited_for_without_an_end(silent_host: Path) -> None:
-    done = forked.run(COMMAND, "status", str(silent_host), "--limit", "gw1", timeout_s=60)
-    assert done.stderr == "error: gw1: the connection broke off: no answer for 1 s\n"
-    assert done.returncode == 1
+def test_who_looks_sees_every_host_be_it_dead_or_frozen(silent_host: Path) -> None:
+    """The gateway takes a login and says nothing more; nobody listens at the app hosts."""
+    code, output, errors = looking(silent_host, "plan")
+    assert (code, errors) == (3, "")
+    rows = output.splitlines()
+    assert [rows[0], rows[2], *rows[4:6]] == ["app1", "app2", "gw1", f"  ! {BROKE_OFF}"]
+    assert all(row.startswith("  ! does not answer: ") and "onnect" in row for row in (rows[1], rows[3]))
+    assert rows[6].startswith("no changes on the 0 that answer of 3 hosts. plan ")
+
+    code, output, _ = looking(silent_host, "status", "--json", "--check")
+    found = json.loads(output)
+    assert (code, found["serving"]) == (3, False)
+    assert [host["name"] for host in found["hosts"] if host["silence"]] == ["app1", "app2", "gw1"]
+    assert {i["container"] for i in found["instances"]} == {o["state"] for o in found["offers"]} == {"unknown"}
+    assert len(found["problems"]) == 3
+
+    code, output, _ = looking(silent_host, "lock")
+    assert (code, output) == (3, f"gw1: {BROKE_OFF}\n")
+
+
+def test_who_changes_hosts_is_told_how_to_go_on_without_the_dead_ones(silent_host: Path) -> None:
+    code, output, errors = looking(silent_host, "rollout")
+    assert (code, output) == (1, "") and errors.startswith("error: app1: ") and errors.count("\n") == 1
+    assert errors.endswith("; to go on without them: --without app1 --without app2\n")
+    # The gateway alone is not more than half of the hosts; but no gateway was left out, so that it may hold the lock.
+    code, output, errors = looking(silent_host, "plan", "--without", "app1", "--without", "app2")
+    assert (code, errors) == (3, "") and "of 1 hosts, without app1, app2. plan " in output

@@ -208,7 +208,8 @@ def answer(result: Result) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(
-    "command", ["apply --yes", "rollout", "rollback predictor 1.0.0", "reboot", "retire app1", "rotate-key"]
+    "command",
+    ["apply --yes", "rollout", "rollback predictor 1.0.0 --yes", "reboot", "retire app1 --yes", "rotate-key --yes"],
 )
 def test_a_program_is_told_why_a_command_was_refused(hosts: SimulatedHosts, command: str) -> None:
     hosts.known = known(NEW, **MORE_MEMORY) if command == "apply --yes" else known(NEW)
@@ -235,7 +236,7 @@ def test_a_program_is_told_that_a_command_failed(hosts: SimulatedHosts) -> None:
         ("apply --yes", {"hosts", "hash"}),
         ("plan", {"hosts", "hash"}),
         ("rollout", {"outcome", "on_new_version"}),
-        ("retire app1", {"outcome", "seconds"}),
+        ("retire app1 --yes", {"outcome", "seconds"}),
     ],
 )
 def test_what_goes_well_is_one_document_as_well(hosts: SimulatedHosts, command: str, has: set[str]) -> None:
