@@ -7,19 +7,18 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from fiefdom.converge import effect
+from fiefdom.converge import accounts, effect
 from fiefdom.converge.snapshot import FoundContainer, FoundUnit, Snapshot, sysctl_path
 from fiefdom.converge.units import RUNNING, unit_actions
 from fiefdom.desired import docker
 from fiefdom.desired.containers import FAILED, HANDING_OVER, conf_path
-from fiefdom.desired.state import Container, Directory, File, HostState, Offer, Package, Sysctl, Unit, digest, spec_hash
+from fiefdom.desired.state import Container, Directory, File, HostState, Offer, Resource, Unit, digest, spec_hash
 from fiefdom.errors import FiefdomError
 
 Sign = Literal["+", "~", "-", "-/+"]
-Resource = Directory | File | Package | Sysctl | Unit | Container | Offer | str | None
 
 # The order in which a plan lists kinds; also, roughly, the order in which they are applied.
-KINDS = ("hostname", "package", "directory", "file", "sysctl", "unit", "image", "container", "offer", "record")
+KINDS = ("hostname", "package", "account", "directory", "file", "sysctl", "unit", "image", "container", "offer", "record")
 
 _SUPPORTED = {("debian", "bookworm"), ("debian", "trixie")}
 
@@ -179,6 +178,7 @@ def of_host(
     ``instances`` is what `of_instances` said of the same host, where somebody asked it already.
     """
     _require_own_containers(host, state, snapshot)
+    accounts.require_free(host, state, snapshot)
     if instances is None:
         instances = of_instances(state, snapshot, identities)
     held = {c.name: c for c in held_of(instances, snapshot, hold)}
@@ -260,11 +260,13 @@ def _differences(
         # Nobody knows what runs; starting dockerd comes first, and a second look tells the rest. What runs must not
         # come up as something else meanwhile, so files that it is made from wait as well.
         files = tuple(f for f in state.files if not (f.serves and f.path in snapshot.files))
-        state = replace(state, files=files, images=(), containers=(), offers=())
+        directories = tuple(d for d in state.directories if not (d.serves and d.path in snapshot.files))
+        state = replace(state, files=files, directories=directories, images=(), containers=(), offers=())
         complete = False
     return [
         *_hostname(state, snapshot),
         *_packages(state, snapshot),
+        *(Change("account", "+", account.name, why, account) for account, why in accounts.missing(state, snapshot)),
         *_directories(state, snapshot),
         *_files(state, snapshot),
         *_sysctls(state, snapshot),
@@ -467,6 +469,7 @@ def made(state: HostState) -> frozenset[tuple[str, str]]:
     return frozenset(
         [("file", f.path) for f in state.files]
         + [("directory", d.path) for d in state.directories]
+        + [("account", a.name) for a in state.accounts]
         + [("unit", c.unit) for c in state.containers]
         + [("unit", u.name) for u in state.units if _is_our_unit(u, state)]
         + [("container", c.name) for c in state.containers]
@@ -476,6 +479,7 @@ def made(state: HostState) -> frozenset[tuple[str, str]]:
 def claims(state: HostState, now: Snapshot) -> frozenset[tuple[str, str]]:
     """What of `made` Fiefdom may call its own on this host: not the files that it found there and took over."""
     found = {("directory" if f.kind == "directory" else "file", path) for path, f in now.files.items()}
+    found |= {("account", name) for name in now.users}
     return frozenset(item for item in made(state) if item in now.made or item not in found)
 
 

@@ -105,6 +105,9 @@ class Snapshot:
     free_kib: int | None = None
     unconfirmed_s: int | None = None
     """Seconds until the host takes back a change that waits for its confirmation, where one does; see `guard`."""
+    users: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Of the names and numbers that are asked for, who has them: by the user's name, uid and gid."""
+    groups: dict[str, int] = field(default_factory=dict)
     files: dict[str, FoundFile] = field(default_factory=dict)
     packages: dict[str, str] = field(default_factory=dict)
     units: dict[str, FoundUnit] = field(default_factory=dict)
@@ -135,6 +138,7 @@ def query(states: Iterable[HostState]) -> str:
             [("file", f.path) for f in state.files]
             + [("file", d.path) for d in state.directories]
             + [("package", p.name) for p in state.packages]
+            + [("account", f"{a.name}\t{a.uid}") for a in state.accounts]
             + [("unit", u.name) for u in state.units]
             + [("sysctl", sysctl_path(s.key)) for s in state.sysctls]
             + [("image", i.ref) for i in state.images]
@@ -190,6 +194,8 @@ class _Parser:
         self._made: set[tuple[str, str]] = set()
         self._sshd: list[str] = []
         self._docker_networks: set[str] = set()
+        self._users: dict[str, tuple[int, int]] = {}
+        self._groups: dict[str, int] = {}
 
     def take(self, line: str) -> None:
         if not line.replace("\t", "").isprintable():
@@ -218,6 +224,10 @@ class _Parser:
                 self._maps[kind][fields[0]] = fields[2]
         elif kind == "image" and len(fields) == 3:
             self._images[fields[0]] = FoundImage(fields[1], fields[2].replace("<no value>", ""))
+        elif kind == "user" and len(fields) == 3 and all(map(_is_number, fields[1:])):
+            self._users[fields[0]] = int(fields[1]), int(fields[2])
+        elif kind == "group" and len(fields) == 2 and _is_number(fields[1]):
+            self._groups[fields[0]] = int(fields[1])
         elif kind == "docker-network":
             self._docker_networks.add(rest)
         elif kind == "sshd":
@@ -271,6 +281,8 @@ class _Parser:
             static_hostname=static_hostname,
             free_kib=int(free) if free.isdecimal() else None,
             unconfirmed_s=int(left) if left.lstrip("-").isdecimal() else None,
+            users=self._users,
+            groups=self._groups,
             files={
                 path: FoundFile(kind, int(mode, 8), int(uid), int(gid), self._digests.get(path))
                 for path, (kind, mode, uid, gid) in self._files.items()
@@ -309,6 +321,10 @@ def _found_unit(shown: dict[str, str]) -> FoundUnit:
 
 def _under(root: str, values: dict[str, str]) -> dict[str, str]:
     return {path.removeprefix(root): value for path, value in values.items() if path.startswith(root)}
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch("[0-9]{1,10}", text, re.ASCII) is not None
 
 
 def _visible(text: str) -> str:

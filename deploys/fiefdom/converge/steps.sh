@@ -6,6 +6,7 @@ set -u
 undo=no
 guarded=no
 resting=''
+lenders=''
 sick=''
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive
 tab=$(printf '\t')
@@ -53,6 +54,7 @@ previous=$state/previous
 # A release that fails puts back what was there, whatever the reason, before anybody has to ask.
 finish() {
     code=$?
+    end_lending
     [ "$undo" = no ] || {
         printf 'fiefdom-stage\trestore\n'
         put_back aside
@@ -144,6 +146,47 @@ move_file() { # from to; says in $output why it could not
 make_directory() { # path mode uid gid
     [ -d "$1" ] || mkdir -p -m 0700 "$1" || fail "$1" "cannot be created"
     chown "$3:$4" "$1" && chmod "$2" "$1" || fail "$1" "cannot set owner or mode"
+}
+
+# With another number than this, all that belongs to it would be somebody else's.
+make_account() { # name number entry
+    output=$(systemd-sysusers "$3" 2>&1) || fail "$1" "cannot be made: $output"
+    found=$(id -u "$1" 2>&1):$(id -g "$1" 2>&1)
+    [ "$found" = "$2:$2" ] || fail "$1" "was to have the number $2 and has $found"
+}
+
+# While one container takes over from another, which is another user, both read and write a thing and all that is in it:
+# the new one as its owner, the old one by its group, which is not the new one's. That goes for what either makes meanwhile
+# as well, so it is seen to until `own`.
+lend() { # path uid gid
+    share "$@"
+    # What is in it may come and go under way.
+    [ "$(stat -c %u:%g "$1" 2>/dev/null)" = "$2:$3" ] || fail "$1" "cannot be given to both containers: $output"
+    while kill -0 $$ 2>/dev/null; do # $$ is the script's own also here
+        sleep 0.1
+        share "$@"
+    done >/dev/null 2>&1 </dev/null 9>&- &
+    lenders="$lenders $!"
+}
+
+share() { # path uid gid
+    # In this order, so that nobody is shut out for a moment; in each folder by name, for what is in it may be swapped.
+    output=$(find "$1" ! -type l '(' ! -user "$2" -o ! -group "$3" ')' -execdir chmod g=u {} + \
+        -execdir chown --no-dereference "$2:$3" {} + 2>&1)
+}
+
+own() { # path mode uid gid; the path itself changes its owner last, so that what was left half done is seen
+    end_lending
+    find "$1" ! -type l -execdir chmod go= {} + 2>/dev/null # nobody else makes anything in it from here on
+    output=$(chown --recursive --no-dereference "$3:$4" "$1" 2>&1; chmod "$2" "$1" 2>&1)
+    left=$(find "$1" '(' ! -user "$3" -o ! -group "$4" ')' -print -quit)
+    [ -z "$left" ] || fail "$1" "cannot be given to its new owner: $output"
+}
+
+end_lending() {
+    # shellcheck disable=SC2086 # numbers
+    [ -z "$lenders" ] || { kill $lenders && wait $lenders; } 2>/dev/null
+    lenders=''
 }
 
 # apt-get waits for dpkg's locks itself, but not for those of its lists and archives, which apt-daily.service takes too.
@@ -422,6 +465,15 @@ guard() { # verb argument...
     [ "$1" != applied ] || guarded=no
 }
 
+# One that others run things as stays, and its group with it.
+remove_account() { # name
+    getent passwd "$1" >/dev/null || return 0
+    output=$(userdel "$1" 2>&1) || case $? in
+    8) printf 'fiefdom-note\t%s stays, for something runs as it: %s\n' "$1" "$(printf '%s' "$output" | tr '\n\t' '  ')" ;;
+    *) fail "$1" "cannot be removed: $output" ;;
+    esac
+}
+
 take() {
     action=$1
     shift
@@ -429,7 +481,10 @@ take() {
     record) { cat "$manifest" 2>/dev/null; printf '%s\t%s\n' "$1" "$2"; } | put_manifest || exit 1 ;;
     forget) grep -vxF "$1$tab$2" "$manifest" | put_manifest || exit 1 ;;
     packages) install_packages "$@" ;;
+    account) make_account "$@" ;;
     directory) make_directory "$@" ;;
+    lend) lend "$@" ;;
+    own) own "$@" ;;
     stage) stage_file "$@" ;;
     check) check_file "$@" ;;
     place) place_file "$1" ;;
@@ -484,6 +539,7 @@ take() {
         rm -f "$state/containers/$1"
         ;;
     remove-file) rm -f "$1" || fail "$1" "cannot be removed" ;;
+    remove-account) remove_account "$1" ;;
     remove-directory) rmdir "$1" 2>/dev/null || : ;; # what somebody else put in it stays
     pull)
         [ ! -e /etc/fiefdom/docker/config.json ] || export DOCKER_CONFIG=/etc/fiefdom/docker # the registry's password
