@@ -99,8 +99,9 @@ class SimulatedHost:
         self.now.users.pop(name, None)
         self.now.groups.pop(name, None)
 
-    def lend(self, path: str, uid: str, gid: str) -> None:
-        self.now.files[path] = replace(self.now.files[path], uid=int(uid), gid=int(gid))
+    def lend(self, path: str, old: str, new: str) -> None:
+        mode = self.now.files[path].mode
+        self.now.files[path] = replace(self.now.files[path], mode=mode | mode >> 3 & 0o070, uid=int(old), gid=int(new))
 
     def own(self, path: str, mode: str, uid: str, gid: str) -> None:
         self.now.files[path] = replace(self.now.files[path], mode=int(mode, 8), uid=int(uid), gid=int(gid))

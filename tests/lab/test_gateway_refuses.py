@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from fiefdom.desired.account import UID
 from fiefdom.desired.render import render
 from fiefdom.images import bases
 
@@ -30,7 +31,6 @@ ROOT = Path(__file__).parents[2]
 PREFIX = "scratch-refuses-test"
 NETWORK = f"{PREFIX}-network"
 GATEWAY = f"{PREFIX}-gw1"
-UID = 65530
 SUBNET = "10.98.7.0/24"
 # The upper half is where no host of this inventory may be.
 ALLOWED = "10.98.7.0/25"

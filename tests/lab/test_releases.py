@@ -515,7 +515,8 @@ def test_a_host_retires(_fleet: Fleet) -> None:
     tell("a host retired", load)
     assert load.failed == 0, load.report()
     folders = "/etc/fiefdom /var/lib/fiefdom /etc/systemd/system"
-    find = f"docker ps -aq; ls {folders} 2>/dev/null | grep -i -e serf -e predictor || :"
+    find = f"docker ps -aq; getent passwd fiefdom; getent group fiefdom; ls /etc/sysusers.d/fiefdom.conf {folders} 2>/dev/null"
+    find += " | grep -i -e serf -e predictor -e sysusers || :"
     assert _fleet.site.ssh("app3", find) == ""
     members = _fleet.site.ssh("gw1", "docker exec gateway serf members -format json")
     assert "app3" not in members

@@ -306,7 +306,9 @@ def _serving(plan: HostPlan) -> Iterator[Step]:
     files = _changed_files(plan, serves=True)
     moving = list(_moving(plan, files))
     for path, _, uid, _ in moving:
-        yield ("lend", path, uid, str(plan.snapshot.files[path].gid))
+        before = str(plan.snapshot.files[path].uid)
+        if before != uid:
+            yield ("lend", path, before, uid)
     yield from _files(files)
     owned = plan.state.serving_units
     yield from _units(plan, files, [u for u in plan.state.units if u.name in owned])
@@ -318,7 +320,7 @@ def _serving(plan: HostPlan) -> Iterator[Step]:
 def _moving(plan: HostPlan, files: list[File]) -> Iterator[tuple[str, str, str, str]]:
     """Path, mode, uid and gid of what goes from the user of one container to that of the next.
 
-    Until the new one has taken over, both use it: the new one as its owner, the old one by its group.
+    Until the new one has taken over, both use it: the old one as its owner, the new one by its group.
     """
     changed = [c.resource for c in plan.of("directory", "~")]
     for d in changed:
@@ -326,7 +328,7 @@ def _moving(plan: HostPlan, files: list[File]) -> Iterator[tuple[str, str, str, 
             yield d.path, f"{d.mode:04o}", str(d.uid), str(d.gid)
     for f in files:
         found = plan.snapshot.files.get(f.path)
-        if f.uid and found and found.gid not in (0, f.gid):
+        if f.uid and found and found.uid not in (0, f.uid):
             yield f.path, f"{f.mode:04o}", str(f.uid), str(f.gid)
 
 

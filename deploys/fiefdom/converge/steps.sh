@@ -156,36 +156,43 @@ make_account() { # name number entry
 }
 
 # While one container takes over from another, which is another user, both read and write a thing and all that is in it:
-# the new one as its owner, the old one by its group, which is not the new one's. That goes for what either makes meanwhile
-# as well, so it is seen to until `own`.
-lend() { # path uid gid
+# the old one as its owner, the new one by its group. That goes for what either makes meanwhile as well, so it is seen to
+# until `own`. A socket stays its maker's, though: HAProxy links it under another name when it reloads, which the kernel
+# lets nobody else do, and ends where it cannot.
+lend() { # path old new, which are users and groups of one number
     share "$@"
     # What is in it may come and go under way.
     [ "$(stat -c %u:%g "$1" 2>/dev/null)" = "$2:$3" ] || fail "$1" "cannot be given to both containers: $output"
-    while kill -0 $$ 2>/dev/null; do # $$ is the script's own also here
-        sleep 0.1
+    : >"$staging/lending"
+    while [ -e "$staging/lending" ] && kill -0 $$ 2>/dev/null; do # $$ is the script's own also here
         share "$@"
+        sleep 0.1
     done >/dev/null 2>&1 </dev/null 9>&- &
     lenders="$lenders $!"
 }
 
-share() { # path uid gid
+share() { # path old new
     # In this order, so that nobody is shut out for a moment; in each folder by name, for what is in it may be swapped.
-    output=$(find "$1" ! -type l '(' ! -user "$2" -o ! -group "$3" ')' -execdir chmod g=u {} + \
-        -execdir chown --no-dereference "$2:$3" {} + 2>&1)
+    output=$(find "$1" ! -type l ! '(' -type s -user "$3" ')' '(' ! -user "$2" -o ! -group "$3" ')' \
+        -execdir chmod g=u {} + -execdir chown --no-dereference "$2:$3" {} + 2>&1)
 }
 
-own() { # path mode uid gid; the path itself changes its owner last, so that what was left half done is seen
+own() { # path mode uid gid; the path itself comes last, so that what was left half done is seen
     end_lending
-    find "$1" ! -type l -execdir chmod go= {} + 2>/dev/null # nobody else makes anything in it from here on
-    output=$(chown --recursive --no-dereference "$3:$4" "$1" 2>&1; chmod "$2" "$1" 2>&1)
+    for _ in 1 2; do # the one before may have made something under way
+        output=$(chown --recursive --no-dereference "$3:$4" "$1" 2>&1)
+    done
     left=$(find "$1" '(' ! -user "$3" -o ! -group "$4" ')' -print -quit)
     [ -z "$left" ] || fail "$1" "cannot be given to its new owner: $output"
+    find "$1" -mindepth 1 ! -type l -execdir chmod go= {} + 2>/dev/null
+    chmod "$2" "$1" || fail "$1" "cannot set mode"
 }
 
+# Not by a signal, which would leave a `find` at work behind.
 end_lending() {
+    rm -f "$staging/lending"
     # shellcheck disable=SC2086 # numbers
-    [ -z "$lenders" ] || { kill $lenders && wait $lenders; } 2>/dev/null
+    [ -z "$lenders" ] || wait $lenders
     lenders=''
 }
 
@@ -467,11 +474,15 @@ guard() { # verb argument...
 
 # One that others run things as stays, and its group with it.
 remove_account() { # name
-    getent passwd "$1" >/dev/null || return 0
-    output=$(userdel "$1" 2>&1) || case $? in
-    8) printf 'fiefdom-note\t%s stays, for something runs as it: %s\n' "$1" "$(printf '%s' "$output" | tr '\n\t' '  ')" ;;
-    *) fail "$1" "cannot be removed: $output" ;;
-    esac
+    number=$(id -u "$1" 2>/dev/null) || return 0
+    # Not every userdel looks.
+    if grep -qs "^Uid:$tab$number$tab" /proc/[0-9]*/status; then
+        printf 'fiefdom-note\tthe account %s stays, for something runs as it\n' "$1"
+        return
+    fi
+    output=$(userdel "$1" 2>&1) || fail "$1" "cannot be removed: $output"
+    groupdel "$1" 2>/dev/null # where the host's userdel leaves it
+    :
 }
 
 take() {

@@ -15,7 +15,7 @@ from fiefdom.converge import steps as steps_module
 from fiefdom.converge.snapshot import FoundContainer, FoundFile, FoundUnit, Snapshot
 from fiefdom.desired import docker, sshd
 from fiefdom.desired.containers import CHECKS_LABEL, with_containers
-from fiefdom.desired.state import Container, Directory, File, HostState, Image, Offer, Package, Sysctl, Unit, spec_hash
+from fiefdom.desired.state import Account, Container, Directory, File, HostState, Image, Offer, Package, Sysctl, Unit, spec_hash
 from fiefdom.errors import FiefdomError
 from fiefdom.procedures import release
 from helpers.simulated import LIVE, SimulatedHost
@@ -637,6 +637,7 @@ files = st.builds(
     mode=st.sampled_from([0o644, 0o600, 0o755]),
     uid=st.sampled_from([0, 990]),
 )
+owners = st.sampled_from([(0, 0), (990, 990), (65530, 65530)])
 units = st.builds(
     Unit,
     name=names.map("{}.service".format),
@@ -657,6 +658,7 @@ def states(draw: st.DrawFn) -> HostState:
         for u in draw(st.lists(units, unique_by=lambda u: u.name, max_size=3))
     ]
     instances = draw(st.sets(st.integers(8000, 8004), max_size=3))
+    accounts = draw(st.sampled_from([(), (Account("web", 65530, "/etc/sysusers.d/web.conf"),)]))
     containers = [
         replace(INSTANCE, name=f"p-{p}", unit=f"p@{p}.service", args=(draw(st.sampled_from(["-x", "-y"])),))
         for p in sorted(instances)
@@ -664,8 +666,9 @@ def states(draw: st.DrawFn) -> HostState:
     return HostState(
         hostname=draw(st.sampled_from([None, "app1", "app2"])),
         packages=tuple(Package(n) for n in draw(st.sets(names))),
-        directories=tuple(Directory(f"/var/{n}") for n in draw(st.sets(names))),
-        files=tuple(chosen),
+        directories=tuple(Directory(f"/var/{n}", 0o750, *draw(owners), draw(st.booleans())) for n in draw(st.sets(names))),
+        files=(*chosen, *(File(a.entry, b"u\n") for a in accounts)),
+        accounts=accounts,
         sysctls=tuple(Sysctl(f"net.{n}", draw(st.sampled_from(["0", "1"]))) for n in draw(st.sets(names))),
         units=(*with_config, *(Unit(c.unit) for c in containers)),
         images=(Image(IMAGE),) if containers else (),
