@@ -23,27 +23,24 @@ def require_free(host: str, state: HostState, now: Snapshot) -> None:
 def _taken_name(wanted: Account, now: Snapshot) -> str:
     name, uid = wanted.name, wanted.uid
     user, group = now.users.get(name, (uid, uid)), now.groups.get(name, uid)
-    if (user, group) == ((uid, uid), uid):
+    if user != (uid, uid):
+        found = f"a user {name} is there with uid {user[0]} and gid {user[1]}"
+    elif group != uid:
+        found = f"a group {name} is there with gid {group}"
+    else:
         return ""
-    found = f"a user {name} is there with uid {user[0]} and gid {user[1]}" if user != (uid, uid) else ""
-    found = found or f"a group {name} is there with gid {group}"
-    whose = f"{found}, and Fiefdom's containers run as the {name} of {uid}"
+    mend = f"another name with `usermod --login NAME {name}` and `groupmod --new-name NAME {name}`, or remove it"
     if ("account", name) in now.made:
-        return f"{whose}; give it that back with `groupmod --gid {uid} {name}` and `usermod --uid {uid} --gid {uid} {name}`"
-    return (
-        f"{whose}; give it another name with `usermod --login NAME {name}` and `groupmod --new-name NAME {name}`, or "
-        "remove it"
-    )
+        mend = f"that back with `groupmod --gid {uid} {name}` and `usermod --uid {uid} --gid {uid} {name}`"
+    return f"{found}, and Fiefdom's containers run as the {name} of {uid}; give it {mend}"
 
 
 def _taken_number(wanted: Account, now: Snapshot) -> str:
     name, uid = wanted.name, wanted.uid
-    for user, (has, _) in now.users.items():
-        if has == uid and user != name:
-            return f"uid {uid} is the user {user}'s, and Fiefdom's containers run as it; give {user} another one (`usermod --uid`)"
-    for group, has in now.groups.items():
-        if has == uid and group != name:
-            return f"gid {uid} is the group {group}'s, and Fiefdom's containers run as it; give {group} another one (`groupmod --gid`)"
+    users = [f"uid {uid} is the user {user}'s" for user, (has, _) in now.users.items() if has == uid and user != name]
+    groups = [f"gid {uid} is the group {group}'s" for group, has in now.groups.items() if has == uid and group != name]
+    for whose in (*users, *groups):
+        return f"{whose}, and Fiefdom's containers run as it; give it another (`usermod --uid`, `groupmod --gid`)"
     return ""
 
 

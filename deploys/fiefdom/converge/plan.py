@@ -18,7 +18,8 @@ from fiefdom.errors import FiefdomError
 Sign = Literal["+", "~", "-", "-/+"]
 
 # The order in which a plan lists kinds; also, roughly, the order in which they are applied.
-KINDS = ("hostname", "package", "account", "directory", "file", "sysctl", "unit", "image", "container", "offer", "record")
+KINDS: tuple[str, ...] = ("hostname", "package", "account", "directory", "file", "sysctl")
+KINDS += ("unit", "image", "container", "offer", "record")
 
 _SUPPORTED = {("debian", "bookworm"), ("debian", "trixie")}
 

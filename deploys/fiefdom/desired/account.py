@@ -6,8 +6,8 @@ from fiefdom.desired.render import render
 from fiefdom.desired.state import Account, Directory, File, HostState
 
 NAME = "fiefdom"
-# Debian's policy reserves 65000 to 65533 and gives none away, and systemd's dynamic users end at 65519. Still of 16 bits,
-# so a host may be a container with a user namespace; and not 65532, which many images' own user has.
+# Debian's policy reserves 65000 to 65533 and gives none away; systemd's dynamic users end at 65519. Of 16 bits, so that
+# a host may be in a user namespace; and not 65532, which the user of many an image is.
 UID = 65530
 ENTRY = "/etc/sysusers.d/fiefdom.conf"
 

@@ -27,7 +27,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Account:
-    """A system user and its group, of one name and one number, as the entry for systemd-sysusers at ``entry`` has it."""
+    """A system user and its group, of one name and one number, as systemd-sysusers makes them from ``entry``."""
 
     name: str
     uid: int

@@ -128,7 +128,7 @@ async def borrow(place: Place) -> Loan | None:
 
 
 async def _let_in(state_dir: Path) -> None:
-    """Wait until all in the state folder may be read and written: what another user left there, the host shares with us.
+    """Wait until all in the state folder may be read and written: what is another user's, the host shares with us.
 
     Where that takes too long, what cannot be opened tells why.
     """

@@ -15,7 +15,19 @@ from fiefdom.converge import steps as steps_module
 from fiefdom.converge.snapshot import FoundContainer, FoundFile, FoundUnit, Snapshot
 from fiefdom.desired import docker, sshd
 from fiefdom.desired.containers import CHECKS_LABEL, with_containers
-from fiefdom.desired.state import Account, Container, Directory, File, HostState, Image, Offer, Package, Sysctl, Unit, spec_hash
+from fiefdom.desired.state import (
+    Account,
+    Container,
+    Directory,
+    File,
+    HostState,
+    Image,
+    Offer,
+    Package,
+    Sysctl,
+    Unit,
+    spec_hash,
+)
 from fiefdom.errors import FiefdomError
 from fiefdom.procedures import release
 from helpers.simulated import LIVE, SimulatedHost
@@ -666,7 +678,9 @@ def states(draw: st.DrawFn) -> HostState:
     return HostState(
         hostname=draw(st.sampled_from([None, "app1", "app2"])),
         packages=tuple(Package(n) for n in draw(st.sets(names))),
-        directories=tuple(Directory(f"/var/{n}", 0o750, *draw(owners), draw(st.booleans())) for n in draw(st.sets(names))),
+        directories=tuple(
+            Directory(f"/var/{n}", 0o750, *draw(owners), draw(st.booleans())) for n in draw(st.sets(names))
+        ),
         files=(*chosen, *(File(a.entry, b"u\n") for a in accounts)),
         accounts=accounts,
         sysctls=tuple(Sysctl(f"net.{n}", draw(st.sampled_from(["0", "1"]))) for n in draw(st.sets(names))),
