@@ -99,6 +99,21 @@ class SimulatedHost:
     def packages(self, *names: str) -> None:
         self.now.packages.update(dict.fromkeys(names, "1"))
 
+    def account(self, name: str, uid: str, entry: str) -> None:
+        assert entry in self.now.files
+        self.now.users[name], self.now.groups[name] = (int(uid), int(uid)), int(uid)
+
+    def remove_account(self, name: str) -> None:
+        self.now.users.pop(name, None)
+        self.now.groups.pop(name, None)
+
+    def lend(self, path: str, old: str, new: str) -> None:
+        mode = self.now.files[path].mode
+        self.now.files[path] = replace(self.now.files[path], mode=mode | mode >> 3 & 0o070, uid=int(old), gid=int(new))
+
+    def own(self, path: str, mode: str, uid: str, gid: str) -> None:
+        self.now.files[path] = replace(self.now.files[path], mode=int(mode, 8), uid=int(uid), gid=int(gid))
+
     def directory(self, path: str, mode: str, uid: str, gid: str) -> None:
         self.now.files[path] = FoundFile("directory", int(mode, 8), int(uid), int(gid))
 
@@ -316,6 +331,8 @@ def answer(now: Snapshot) -> list[str]:
         f"docker\t{now.docker}",
         f"hostname\t{now.hostname}\t{now.static_hostname}",
     ]
+    lines += [f"user\t{name}\t{uid}\t{gid}" for name, (uid, gid) in now.users.items()]
+    lines += [f"group\t{name}\t{gid}" for name, gid in now.groups.items()]
     for path, f in now.files.items():
         lines += [f"file\t{path}\t{f.kind}\t{f.mode:o}\t{f.uid}\t{f.gid}"]
         lines += [f"digest\t{path}\t{f.digest}"] * (f.digest is not None)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fiefdom import lab
+from fiefdom.desired.account import UID
 from helpers.load import Load
 from helpers.operator_view import GATEWAY_URL, LAB_YAML, Site, await_true, tell
 
@@ -187,7 +188,7 @@ def test_secrets_are_for_root_alone(site: Site) -> None:
     for host in ("gw1", "app1"):
         for line in site.ssh(host, listing).splitlines():
             mode, uid, path = line.split()
-            assert (mode, uid) == (("600", "0") if path.endswith(".env") else ("400", "990")), line
+            assert (mode, uid) == (("600", "0") if path.endswith(".env") else ("400", str(UID))), line
 
 
 def test_nothing_secret_is_in_processes_units_or_journal(site: Site) -> None:

@@ -23,6 +23,7 @@ HARM = {
         "chmod 0644 /etc/fiefdom/serf/agent.json",
         ["~ file /etc/fiefdom/serf/agent.json"],
     ),
+    "a removed account": ("app1", "userdel --force fiefdom", ["+ account fiefdom"]),
     "a file replaced by a link": (
         "app1",
         "mv /etc/hosts /etc/hosts.real && ln -s hosts.real /etc/hosts",
@@ -76,6 +77,7 @@ TOGETHER = {
         "a removed file",
         "a wrong mode",
         "a secret open to all",
+        "a removed account",
         "a file replaced by a link",
     ),
     "what runs": (

@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 
+from fiefdom.converge import steps
+from fiefdom.desired.account import UID
 from fiefdom.desired.containers import conf_file
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Container, HostState
@@ -33,7 +35,6 @@ ROOT = Path(__file__).parents[2]
 PREFIX = "scratch-container-test"
 NETWORK = f"{PREFIX}-network"
 GATEWAY = f"{PREFIX}-gateway"
-UID = 990
 ADDRESSES = {"gw1": "10.99.0.11", "app1": "10.99.0.21", "app2": "10.99.0.22"}
 PORTS = {"app1": (8000, 8001), "app2": (8010, 8011)}
 URL = "http://10.99.0.11/predict"
@@ -878,6 +879,59 @@ def test_successors_take_over_and_no_request_fails(cluster, supervised):
     # The unit must hear of the end of the newest one.
     docker("kill", GATEWAY)
     assert supervised.runs[-1].wait(5) == 137
+
+
+FORMER = 990
+
+
+def take_over_as(supervised: Supervised, user: int, before: int) -> None:
+    """What an apply does where containers get another user: the successor's reload is in the place of systemd's."""
+    folder = supervised.folder
+    state, agent = folder / "gateway-state", folder / "gateway" / "agent.json"
+    supervised.write(f"--user={user}:{user}", f"--tmpfs=/run:uid={user},gid={user}")
+    reload = f"MAINPID={supervised.runs[-1].pid} {supervised.script} reload {GATEWAY}"
+    script = steps.SCRIPT
+    for old, new in (
+        ("state=/var/lib/fiefdom\n", f"state={folder}/host\n"),
+        ('$(systemctl "$verb" "$@" 2>&1)', f"$({reload} 2>&1)"),
+    ):
+        assert old in script
+        script = script.replace(old, new)
+    content = base64.b64encode(agent.read_bytes()).decode()
+    taken = (
+        ("lend", str(state), str(before), str(user)),
+        ("lend", str(agent), str(before), str(user)),
+        ("stage", str(agent), "0400", str(user), str(user), content),
+        ("place", str(agent)),
+        ("containers", "reload", "gateway.service"),
+        ("own", str(state), "0700", str(user), str(user)),
+        ("own", str(agent), "0400", str(user), str(user)),
+    )
+    done = subprocess.run(
+        ["sh", "-c", script], input=steps.steps_text(taken), capture_output=True, text=True, check=False, timeout=90
+    )
+    assert done.returncode == 0, done.stdout + done.stderr + supervised.log()
+
+
+def test_a_successor_of_another_user_takes_over_and_no_request_fails(cluster, supervised):
+    state = cluster.folder / "gateway-state"
+    with Traffic(25, kinds=EVERY_KIND, rate=400, clients=3, slow_ms=2000, at_least=5_000) as traffic:
+        for number, (user, before) in enumerate([(FORMER, UID), (UID, FORMER)] * 2):
+            # The one before takes it up at some moment of this, and its HAProxy has other sockets then.
+            cluster.write_static({**PLAIN, "retries": 6 + number})
+            take_over_as(supervised, user, before)
+            assert docker("exec", GATEWAY, "id", "-u") == str(user)
+            paths = [state, *state.rglob("*"), cluster.folder / "gateway" / "agent.json"]
+            assert {(path.lstat().st_uid, path.lstat().st_gid) for path in paths} == {(user, user)}
+            assert state.stat().st_mode & 0o777 == 0o700
+            # What took over can write, reload, and knows whom it served.
+            before_digest = serves(cluster)["config"]["digest"]
+            cluster.write_static({**PLAIN, "retries": 20 + number})
+            cluster.until(lambda view, was=before_digest: view["config"]["digest"] != was and view["config"]["ok"])
+            assert seen_by("app1")["gw1"] == "alive"
+    assert traffic.failed() == {}
+    assert traffic.report["total"] >= 5_000
+    await_true(lambda: list(supervised.containers()) == [""], 40)
 
 
 EVERY_KIND = "busy,pausing,new,slow,post,post-new,slow-post"

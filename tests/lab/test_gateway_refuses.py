@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from fiefdom.desired.account import UID
 from fiefdom.desired.render import render
 from fiefdom.images import bases
 
@@ -30,7 +31,6 @@ ROOT = Path(__file__).parents[2]
 PREFIX = "scratch-refuses-test"
 NETWORK = f"{PREFIX}-network"
 GATEWAY = f"{PREFIX}-gw1"
-UID = 990
 SUBNET = "10.98.7.0/24"
 # The upper half is where no host of this inventory may be.
 ALLOWED = "10.98.7.0/25"
@@ -189,7 +189,7 @@ class Cluster:
         self._write(f"{container}/agent.json", config)
         docker(
             *("run", "--detach", f"--name={PREFIX}-{container}", *SANDBOX, f"--network={NETWORK}", f"--ip={address}"),
-            *("--tmpfs=/var/lib/fiefdom/serf:uid=990", f"--volume={self.folder}/{container}:/etc/fiefdom/serf:ro"),
+            *("--tmpfs=/var/lib/fiefdom/serf:uid={UID}", f"--volume={self.folder}/{container}:/etc/fiefdom/serf:ro"),
             image("serf"),
         )
 

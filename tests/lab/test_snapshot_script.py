@@ -9,7 +9,7 @@ import pytest
 from fiefdom.converge import snapshot
 from fiefdom.converge.snapshot import FoundFile, Snapshot
 from fiefdom.desired import gateway
-from fiefdom.desired.state import Directory, File, HostState, Image, Package, Sysctl, Unit, digest
+from fiefdom.desired.state import Account, Directory, File, HostState, Image, Package, Sysctl, Unit, digest
 
 pytestmark = pytest.mark.usefixtures("docker_here")
 
@@ -47,6 +47,7 @@ def test_the_script_tells_what_a_debian_holds() -> None:
         mkdir -p /var/lib/fiefdom/stamps /var/lib/fiefdom/containers /var/lib/fiefdom/gateway
         printf 'abc line 3\\nand more' >/var/lib/fiefdom/gateway/refused
         printf 'container\\tweb-1\\nfile\\t/etc/a b\\n' >/var/lib/fiefdom/manifest
+        groupadd --system --gid 700 mine && useradd --system --uid 700 --gid 700 mine && groupadd --gid 65530 others
         echo 'abc -' >/var/lib/fiefdom/stamps/x.service
         echo 'spec facts' >/var/lib/fiefdom/containers/web-1
     """
@@ -55,6 +56,7 @@ def test_the_script_tells_what_a_debian_holds() -> None:
         prepare,
         HostState(
             packages=(Package("coreutils"), Package("no-such-package")),
+            accounts=(Account("mine", 65530, ""), Account("nobody", 700, ""), Account("nowhere", 65531, "")),
             directories=(Directory("/etc/fiefdom"),),
             files=tuple(File(path, b"") for path in paths),
             sysctls=(Sysctl("net.core.somaxconn", "1"), Sysctl("net.ipv4.ip_local_port_range", "1 2")),
@@ -79,6 +81,8 @@ def test_the_script_tells_what_a_debian_holds() -> None:
     assert (found.stamps, found.container_stamps) == ({"x.service": "abc -"}, {"web-1": "spec facts"})
     assert found.live == {"x.service": digest("rules")}
     assert found.refused == {gateway.HAPROXY_CONFIG: "abc line 3"}
+    assert found.users == {"mine": (700, 700), "nobody": (65534, 65534)}
+    assert found.groups == {"mine": 700, "others": 65530}
 
 
 def test_the_script_follows_no_link_of_the_gateways_user() -> None:

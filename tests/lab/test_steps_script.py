@@ -222,6 +222,86 @@ def test_a_folder_gets_its_mode_and_owner(debian: Debian) -> None:
     ]
 
 
+def test_what_two_containers_use_is_for_both_until_it_is_the_new_ones_alone(debian: Debian) -> None:
+    """990 made it and goes on; 65530 gets it. Each is a process without any capability, as in a container."""
+    debian.shell("""
+        mkdir -m 0700 /srv/state /srv/state/run && umask 077 && echo 990 >/srv/state/run/old && echo key >/srv/key
+        ln -s /etc/shadow /srv/state/link && mkfifo /srv/state/pipe
+        perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => "/srv/state/socket", Listen => 1) or die'
+        chown -hR 990:990 /srv/state /srv/key && chmod 0400 /srv/key
+    """)
+    as_user = "setpriv --reuid=%s --regid=%s --clear-groups --bounding-set=-all sh -c"
+    old, new = as_user % (990, 990), as_user % (65530, 65530)
+    # In the place of the reload: what either of them does meanwhile. HAProxy links its socket when it reloads.
+    debian.shell(f"""
+        printf '#!/bin/sh\\n[ "$1" = reload ] || exit 0\\n%s\\n' '
+            {old} "ln /srv/state/socket /srv/state/socket.bak; cat /srv/key >/dev/null" &&
+            {new} "[ -w /srv/state/socket ]" &&
+            {old} "umask 077; echo more >>/srv/state/run/old; mv /srv/state/run/old /srv/state/moved" &&
+            {old} "umask 077; echo late >/srv/state/run/late" &&
+            until {new} "cat /srv/state/run/late >/dev/null 2>&1"; do sleep 0.05; done &&
+            {new} "umask 077; echo new >>/srv/state/run/late; echo own >/srv/state/own" &&
+            {new} "cat /srv/key >/dev/null" &&
+            until {old} "cat /srv/state/own >/dev/null 2>&1"; do sleep 0.05; done' >/usr/local/bin/systemctl
+        chmod 0755 /usr/local/bin/systemctl""")
+    moved = ("/srv/state", "0700"), ("/srv/key", "0400")
+    debian.take_all(
+        *(("lend", path, "990", "65530") for path, _ in moved),
+        ("containers", "reload", "gateway.service"),
+        *(("own", path, mode, "65530", "65530") for path, mode in moved),
+    )
+    assert debian.shell("cat /srv/state/moved /srv/state/run/late /srv/state/own").split() == [
+        "990",
+        "more",
+        "late",
+        "new",
+        "own",
+    ]
+    assert debian.exists("/srv/state/socket.bak")
+    assert debian.shell("find /srv/state /srv/key ! -user 65530 -o ! -group 65530") == ""
+    assert debian.stat("/srv/state", "/srv/state/run", "/srv/key", "/srv/state/moved") == [
+        "directory 700 65530:65530",
+        "directory 700 65530:65530",
+        "regular file 400 65530:65530",
+        "regular file 600 65530:65530",
+    ]
+    assert debian.stat("/etc/shadow")[0].endswith(" 640 0:42"), "a link was followed"
+    assert "sleep 0.1" not in debian.shell("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+
+
+def test_a_run_that_fails_ends_what_it_lends(debian: Debian) -> None:
+    debian.shell("mkdir -m 0700 /srv/state && chown 990:990 /srv/state")
+    assert debian.failure(("lend", "/srv/state", "990", "65530"), ("rm", "/srv")).startswith("rm\t")
+    assert debian.stat("/srv/state") == ["directory 770 990:65530"]
+    # Its lock is free again, too.
+    debian.take_all(("lend", "/srv/state", "990", "65530"), ("own", "/srv/state", "0700", "65530", "65530"))
+    assert debian.failure(("lend", "/srv/none", "990", "65530")).startswith(
+        "/srv/none\tcannot be given to both containers: "
+    )
+
+
+def test_an_account_is_made_with_its_number_or_not_at_all(debian: Debian) -> None:
+    # In the place of systemd's, which no image without systemd has.
+    debian.shell("""
+        printf '#!/bin/sh\\n%s\\n' '. "$1"' >/usr/local/bin/systemd-sysusers
+        chmod 0755 /usr/local/bin/systemd-sysusers
+        echo 'groupadd -g 65530 fiefdom && useradd -u 65530 -g 65530 fiefdom' >/etc/right
+        echo 'groupadd -g 700 wrong && useradd -u 700 -g 700 wrong' >/etc/wrong
+    """)
+    debian.take_all(("account", "fiefdom", "65530", "/etc/right"))
+    assert (
+        debian.failure(("account", "wrong", "65531", "/etc/wrong"))
+        == "wrong\twas to have the number 65531 and has 700:700"
+    )
+    assert debian.failure(("account", "x", "65532", "/etc/none")).startswith("x\tcannot be made: ")
+    debian.shell("setpriv --reuid=700 --clear-groups --regid=700 sleep 600 >/dev/null 2>&1 &")
+    debian.shell("until grep -qs '^Uid:.700' /proc/[0-9]*/status; do sleep 0.05; done")
+    status, lines = debian.take(("remove-account", "wrong"), ("remove-account", "fiefdom"), ("remove-account", "never"))
+    assert status == 0
+    assert lines[0] == "fiefdom-note\tthe account wrong stays, for something runs as it"
+    assert debian.shell("getent passwd fiefdom wrong; getent group fiefdom || true").startswith("wrong:")
+
+
 def test_removal_leaves_what_others_put_there(debian: Debian) -> None:
     debian.shell("mkdir -p /srv/empty /srv/shared; touch /srv/ours /srv/shared/ours /srv/shared/theirs")
     debian.take_all(

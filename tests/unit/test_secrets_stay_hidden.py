@@ -18,6 +18,7 @@ from fiefdom.cli import show
 from fiefdom.converge import diffs, plan, run, steps
 from fiefdom.converge.snapshot import FoundContainer, FoundFile, FoundImage, FoundUnit, Snapshot
 from fiefdom.desired import concerns
+from fiefdom.desired.account import UID
 from fiefdom.desired.containers import STAMP_DIR
 from fiefdom.desired.context import Context
 from fiefdom.desired.membership import rpc_auth
@@ -146,7 +147,7 @@ def test_on_hosts_they_are_in_closed_files_alone(name: str) -> None:
                 assert file.secret or word.encode() not in file.content, file.path
         for file in state.files:
             if file.secret:
-                owners = {(0, 0): 0o600, (990, 990): 0o400}
+                owners = {(0, 0): 0o600, (UID, UID): 0o400}
                 assert file.mode == owners[file.uid, file.gid], file.path
         # What the supervisor notes of a container is a digest of its environment, too.
         assert Directory(STAMP_DIR, mode=0o700) in state.directories

@@ -7,20 +7,21 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from fiefdom.converge import effect, originals
+from fiefdom.converge import accounts, effect, originals
+from fiefdom.converge.claims import claims, made
 from fiefdom.converge.doctor import Finding
 from fiefdom.converge.snapshot import FoundContainer, FoundUnit, Snapshot, sysctl_path
 from fiefdom.converge.units import RUNNING, unit_actions
 from fiefdom.desired import docker
 from fiefdom.desired.containers import FAILED, HANDING_OVER, conf_path
-from fiefdom.desired.state import Container, Directory, File, HostState, Offer, Package, Sysctl, Unit, digest, spec_hash
+from fiefdom.desired.state import Container, Directory, File, HostState, Offer, Resource, Unit, digest, spec_hash
 from fiefdom.errors import FiefdomError
 
 Sign = Literal["+", "~", "-", "-/+"]
-Resource = Directory | File | Package | Sysctl | Unit | Container | Offer | str | None
 
 # The order in which a plan lists kinds; also, roughly, the order in which they are applied.
-KINDS = ("hostname", "package", "directory", "file", "sysctl", "unit", "image", "container", "offer", "record")
+KINDS: tuple[str, ...] = ("hostname", "package", "account", "directory", "file", "sysctl")
+KINDS += ("unit", "image", "container", "offer", "record")
 
 _SUPPORTED = {("debian", "bookworm"), ("debian", "trixie")}
 
@@ -182,6 +183,7 @@ def of_host(
     ``instances`` is what `of_instances` said of the same host, where somebody asked it already.
     """
     _require_own_containers(host, state, snapshot)
+    accounts.require_free(host, state, snapshot)
     if instances is None:
         instances = of_instances(state, snapshot, identities)
     held = {c.name: c for c in held_of(instances, snapshot, hold)}
@@ -263,11 +265,13 @@ def _differences(
         # Nobody knows what runs; starting dockerd comes first, and a second look tells the rest. What runs must not
         # come up as something else meanwhile, so files that it is made from wait as well.
         files = tuple(f for f in state.files if not (f.serves and f.path in snapshot.files))
-        state = replace(state, files=files, images=(), containers=(), offers=())
+        directories = tuple(d for d in state.directories if not (d.serves and d.path in snapshot.files))
+        state = replace(state, files=files, directories=directories, images=(), containers=(), offers=())
         complete = False
     return [
         *_hostname(state, snapshot),
         *_packages(state, snapshot),
+        *(Change("account", "+", account.name, why, account) for account, why in accounts.missing(state, snapshot)),
         *_directories(state, snapshot),
         *_files(state, snapshot),
         *_sysctls(state, snapshot),
@@ -461,32 +465,6 @@ def _unwanted(state: HostState, now: Snapshot) -> Iterator[Change]:
 def _record(state: HostState, now: Snapshot) -> Iterator[Change]:
     if claims(state, now) - now.made:
         yield Change("record", "~", "manifest", "what Fiefdom made on this host")
-
-
-def made(state: HostState) -> frozenset[tuple[str, str]]:
-    """What of ``state`` is Fiefdom's own to remove again, as (kind, name).
-
-    Packages stay, for others may use them by now, and so do units that a package brought.
-    """
-    return frozenset(
-        [("file", f.path) for f in state.files]
-        + ([("file", originals.HOSTNAME)] if state.hostname else [])
-        + [("directory", d.path) for d in state.directories]
-        + [("unit", c.unit) for c in state.containers]
-        + [("unit", u.name) for u in state.units if _is_our_unit(u, state)]
-        + [("container", c.name) for c in state.containers]
-    )
-
-
-def claims(state: HostState, now: Snapshot) -> frozenset[tuple[str, str]]:
-    """What of `made` Fiefdom may call its own on this host: of what it found there only what it replaces."""
-    found = {("directory" if f.kind == "directory" else "file", path) for path, f in now.files.items()}
-    found = (found | {("file", originals.HOSTNAME)}) - originals.replaced(state, now)
-    return frozenset(item for item in made(state) if item in now.made or item not in found)
-
-
-def _is_our_unit(unit: Unit, state: HostState) -> bool:
-    return any(f.path == f"/etc/systemd/system/{unit.name}" for f in state.files)
 
 
 def _short(image_id: str) -> str:

@@ -109,6 +109,9 @@ class Snapshot:
     free_kib: int | None = None
     unconfirmed_s: int | None = None
     """Seconds until the host takes back a change that waits for its confirmation, where one does; see `guard`."""
+    users: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Of the names and numbers that are asked for, who has them: by the user's name, uid and gid."""
+    groups: dict[str, int] = field(default_factory=dict)
     files: dict[str, FoundFile] = field(default_factory=dict)
     packages: dict[str, str] = field(default_factory=dict)
     units: dict[str, FoundUnit] = field(default_factory=dict)
@@ -145,6 +148,7 @@ def query(states: Iterable[HostState]) -> str:
             [("file", f.path) for f in state.files]
             + [("file", d.path) for d in state.directories]
             + [("package", p.name) for p in state.packages]
+            + [("account", f"{a.name}\t{a.uid}") for a in state.accounts]
             + [("unit", u.name) for u in state.units]
             + [("sysctl", sysctl_path(s.key)) for s in state.sysctls]
             + [("image", i.ref) for i in state.images]
@@ -203,10 +207,9 @@ class _Parser:
         self._containers: dict[str, FoundContainer] = {}
         self._made: set[tuple[str, str]] = set()
         self._originals: dict[str, bool] = {}
-        self._units_before: set[str] = set()
-        self._sshd: list[str] = []
-        self._guest: list[tuple[str, ...]] = []
-        self._docker_networks: set[str] = set()
+        self._lists: dict[str, list[str]] = {kind: [] for kind in ("docker-network", "guest", "sshd", "unit-before")}
+        self._users: dict[str, tuple[int, int]] = {}
+        self._groups: dict[str, int] = {}
 
     def take(self, line: str) -> None:
         if not line.replace("\t", "").isprintable():
@@ -235,12 +238,12 @@ class _Parser:
                 self._maps[kind][fields[0]] = fields[2]
         elif kind == "image" and len(fields) == 3:
             self._images[fields[0]] = FoundImage(fields[1], fields[2].replace("<no value>", ""))
-        elif kind == "docker-network":
-            self._docker_networks.add(rest)
-        elif kind == "guest":
-            self._guest.append(tuple(fields))
-        elif kind == "sshd":
-            self._sshd.append(" ".join(rest.split()))
+        elif kind == "user" and len(fields) == 3 and all(map(_is_number, fields[1:])):
+            self._users[fields[0]] = int(fields[1]), int(fields[2])
+        elif kind == "group" and len(fields) == 2 and _is_number(fields[1]):
+            self._groups[fields[0]] = int(fields[1])
+        elif kind in self._lists:
+            self._lists[kind].append(rest)
         elif kind in ("live", "refused", "loses", "sysctl-by") and len(fields) == 2:
             self._maps[kind][fields[0]] = fields[1]
         elif kind in ("sysctl", "stamp", "offer"):
@@ -258,8 +261,6 @@ class _Parser:
             self._made.add((fields[0], fields[1]))
         elif kind == "original" and len(fields) == 2:
             self._originals[fields[0]] = fields[1] == "changed"
-        elif kind == "unit-before":
-            self._units_before.add(fields[0])
 
     def _take_unit(self, text: str) -> None:
         if not text:
@@ -286,12 +287,14 @@ class _Parser:
             distribution=distribution,
             codename=codename,
             docker=self._scalars.get("docker", ["absent"])[0],
-            docker_networks=frozenset(self._docker_networks),
+            docker_networks=frozenset(self._lists["docker-network"]),
             client=self._scalars.get("client", [""])[0],
             hostname=hostname,
             static_hostname=static_hostname,
             free_kib=int(free) if free.isdecimal() else None,
             unconfirmed_s=int(left) if left.lstrip("-").isdecimal() else None,
+            users=self._users,
+            groups=self._groups,
             files={
                 path: FoundFile(kind, int(mode, 8), int(uid), int(gid), self._digests.get(path))
                 for path, (kind, mode, uid, gid) in self._files.items()
@@ -309,10 +312,10 @@ class _Parser:
             offers={n.removesuffix(".offer"): w for n, w in _under(OFFERS, self._maps["offer"]).items()},
             made=frozenset(self._made),
             originals=self._originals,
-            units_before=frozenset(self._units_before),
-            sshd=tuple(self._sshd),
+            units_before=frozenset(rest.partition("\t")[0] for rest in self._lists["unit-before"]),
+            sshd=tuple(" ".join(rest.split()) for rest in self._lists["sshd"]),
             loses=self._maps["loses"],
-            guest=guest.parse(self._guest),
+            guest=guest.parse(tuple(rest.split("\t")) for rest in self._lists["guest"]),
         )
 
 
@@ -333,6 +336,10 @@ def _found_unit(shown: dict[str, str]) -> FoundUnit:
 
 def _under(root: str, values: dict[str, str]) -> dict[str, str]:
     return {path.removeprefix(root): value for path, value in values.items() if path.startswith(root)}
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch("[0-9]{1,10}", text, re.ASCII) is not None
 
 
 def _visible(text: str) -> str:

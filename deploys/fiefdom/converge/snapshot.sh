@@ -89,6 +89,11 @@ host_part() {
         sed -n "s/^\([0-9a-f]\{64\}\) [ *]\(.*\)$/digest$tab\2$tab\1/p"
     ask package | xargs -d '\n' -r dpkg-query -W \
         -f "package$tab\${Package}$tab\${db:Status-Status}$tab\${Version}\n" 2>/dev/null
+    # Who has the names and the numbers that containers are to have.
+    ask account | while IFS=$tab read -r name number; do
+        getent passwd "$name" "$number" | awk -F : '{ print "user\t" $1 "\t" $3 "\t" $4 }'
+        getent group "$name" "$number" | awk -F : '{ print "group\t" $1 "\t" $3 }'
+    done
     ask unit | xargs -d '\n' -r systemctl show -p Id -p LoadState -p ActiveState -p SubState -p UnitFileState \
         -p NeedDaemonReload -p ConditionResult -p ConditionTimestampMonotonic -p StatusText -p Job -- 2>/dev/null | sed "s/^/unit$tab/"
     ask sysctl | xargs -d '\n' -r grep -H . 2>/dev/null | sed "s/^/sysctl$tab/"

@@ -9,7 +9,8 @@ from functools import reduce
 from pathlib import Path
 
 from fiefdom.converge import guard, originals
-from fiefdom.converge.plan import HostPlan, claims, is_healthy, is_made, merge
+from fiefdom.converge.claims import claims
+from fiefdom.converge.plan import HostPlan, is_healthy, is_made, merge
 from fiefdom.converge.snapshot import SSHD, Snapshot, sysctl_path
 from fiefdom.converge.units import has_stamp, unit_actions, unit_stamp
 from fiefdom.desired import docker, network, sshd
@@ -17,7 +18,7 @@ from fiefdom.desired.containers import UNIT_DIR, conf_path
 from fiefdom.desired.offers import conf_path as offer_conf_path
 from fiefdom.desired.offers import is_offer
 from fiefdom.desired.offers import unit_of as offer_unit
-from fiefdom.desired.state import Container, Directory, File, Offer, Package, Sysctl, Unit
+from fiefdom.desired.state import Account, Container, Directory, File, Offer, Package, Sysctl, Unit
 
 _HERE = Path(__file__).parent
 _PARTS = {"# @ORIGINALS@\n": (_HERE / "originals.sh").read_text(), "# @SSHD@\n": SSHD}
@@ -231,7 +232,14 @@ def _access(plan: HostPlan, kept: guard.Backup) -> Iterator[Step]:
 
 def _host_files(plan: HostPlan) -> Iterator[Step]:
     files = _changed_files(plan, serves=False)
+    entries = [f for f in files if f.path in {account.entry for account in plan.state.accounts}]
+    files = [f for f in files if f not in entries]
     yield from _records(plan)
+    # Before all that belongs to them.
+    yield from _files(entries)
+    for change in plan.of("account", "+"):
+        if isinstance(a := change.resource, Account):
+            yield ("account", a.name, str(a.uid), a.entry)
     yield from _directories(plan)
     yield from _unstamps(plan, files)
     yield from _files(files)
@@ -251,7 +259,7 @@ def _records(plan: HostPlan) -> Iterator[Step]:
 
 def _directories(plan: HostPlan) -> Iterator[Step]:
     for change in plan.of("directory", "+", "~"):
-        if isinstance(d := change.resource, Directory):
+        if isinstance(d := change.resource, Directory) and not _moves(d, plan):
             yield ("directory", d.path, f"{d.mode:04o}", str(d.uid), str(d.gid))
 
 
@@ -310,10 +318,36 @@ def _units(plan: HostPlan, files: list[File], units: list[Unit]) -> Iterator[Ste
 
 def _serving(plan: HostPlan) -> Iterator[Step]:
     files = _changed_files(plan, serves=True)
+    moving = list(_moving(plan, files))
+    for path, _, uid, _ in moving:
+        before = str(plan.snapshot.files[path].uid)
+        if before != uid:
+            yield ("lend", path, before, uid)
     yield from _files(files)
     owned = plan.state.serving_units
     yield from _units(plan, files, [u for u in plan.state.units if u.name in owned])
     yield from _containers(plan)
+    for own in moving:
+        yield ("own", *own)
+
+
+def _moving(plan: HostPlan, files: list[File]) -> Iterator[tuple[str, str, str, str]]:
+    """Path, mode, uid and gid of what goes from the user of one container to that of the next.
+
+    Until the new one has taken over, both use it: the old one as its owner, the new one by its group.
+    """
+    changed = [c.resource for c in plan.of("directory", "~")]
+    for d in changed:
+        if isinstance(d, Directory) and _moves(d, plan):
+            yield d.path, f"{d.mode:04o}", str(d.uid), str(d.gid)
+    for f in files:
+        found = plan.snapshot.files.get(f.path)
+        if f.uid and found and found.uid not in (0, f.uid):
+            yield f.path, f"{f.mode:04o}", str(f.uid), str(f.gid)
+
+
+def _moves(directory: Directory, plan: HostPlan) -> bool:
+    return directory.serves and directory.path in plan.snapshot.files
 
 
 def _containers(plan: HostPlan) -> Iterator[Step]:
@@ -373,6 +407,8 @@ def _removal(plan: HostPlan) -> Iterator[Step]:
     if any(path.startswith("/etc/systemd/system/") for path in files):
         yield ("daemon-reload",)
     yield from _units_back(plan)
+    for change in plan.of("account", "-"):
+        yield ("remove-account", change.name)
     yield from _forgotten(plan)
 
 

@@ -6,6 +6,7 @@ set -u
 undo=no
 guarded=no
 resting=''
+lenders=''
 sick=''
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive
 tab=$(printf '\t')
@@ -53,6 +54,7 @@ previous=$state/previous
 # A release that fails puts back what was there, whatever the reason, before anybody has to ask.
 finish() {
     code=$?
+    end_lending
     [ "$undo" = no ] || {
         printf 'fiefdom-stage\trestore\n'
         put_back aside
@@ -148,6 +150,54 @@ move_file() { # from to; says in $output why it could not
 make_directory() { # path mode uid gid
     [ -d "$1" ] || mkdir -p -m 0700 "$1" || fail "$1" "cannot be created"
     chown "$3:$4" "$1" && chmod "$2" "$1" || fail "$1" "cannot set owner or mode"
+}
+
+# With another number than this, all that belongs to it would be somebody else's.
+make_account() { # name number entry
+    output=$(systemd-sysusers "$3" 2>&1) || fail "$1" "cannot be made: $output"
+    found=$(id -u "$1" 2>&1):$(id -g "$1" 2>&1)
+    [ "$found" = "$2:$2" ] || fail "$1" "was to have the number $2 and has $found"
+}
+
+# While one container takes over from another, which is another user, both read and write a thing and all that is in it:
+# the old one as its owner, the new one by its group. That goes for what either makes meanwhile as well, so it is seen to
+# until `own`. A socket stays its maker's, though: HAProxy links it under another name when it reloads, which the kernel
+# lets nobody else do, and ends where it cannot.
+lend() { # path old new, which are users and groups of one number
+    share "$@"
+    # What is in it may come and go under way.
+    [ "$(stat -c %u:%g "$1" 2>/dev/null)" = "$2:$3" ] || fail "$1" "cannot be given to both containers: $output"
+    : >"$staging/lending"
+    while [ -e "$staging/lending" ] && kill -0 $$ 2>/dev/null; do # $$ is the script's own also here
+        share "$@"
+        sleep 0.1
+    done >/dev/null 2>&1 </dev/null 9>&- &
+    lenders="$lenders $!"
+}
+
+share() { # path old new
+    # In this order, so that nobody is shut out for a moment; in each folder by name, for what is in it may be swapped.
+    output=$(find "$1" ! -type l ! '(' -type s -user "$3" ')' '(' ! -user "$2" -o ! -group "$3" ')' \
+        -execdir chmod g=u {} + -execdir chown --no-dereference "$2:$3" {} + 2>&1)
+}
+
+own() { # path mode uid gid; the path itself comes last, so that what was left half done is seen
+    end_lending
+    for _ in 1 2; do # the one before may have made something under way
+        output=$(chown --recursive --no-dereference "$3:$4" "$1" 2>&1)
+    done
+    left=$(find "$1" '(' ! -user "$3" -o ! -group "$4" ')' -print -quit)
+    [ -z "$left" ] || fail "$1" "cannot be given to its new owner: $output"
+    find "$1" -mindepth 1 ! -type l -execdir chmod go= {} + 2>/dev/null
+    chmod "$2" "$1" || fail "$1" "cannot set mode"
+}
+
+# Not by a signal, which would leave a `find` at work behind.
+end_lending() {
+    rm -f "$staging/lending"
+    # shellcheck disable=SC2086 # numbers
+    [ -z "$lenders" ] || wait $lenders
+    lenders=''
 }
 
 # apt-get waits for dpkg's locks itself, but not for those of its lists and archives, which apt-daily.service takes too.
@@ -426,6 +476,19 @@ guard() { # verb argument...
     [ "$1" != applied ] || guarded=no
 }
 
+# One that others run things as stays, and its group with it.
+remove_account() { # name
+    number=$(id -u "$1" 2>/dev/null) || return 0
+    # Not every userdel looks.
+    if grep -qs "^Uid:$tab$number$tab" /proc/[0-9]*/status; then
+        printf 'fiefdom-note\tthe account %s stays, for something runs as it\n' "$1"
+        return
+    fi
+    output=$(userdel "$1" 2>&1) || fail "$1" "cannot be removed: $output"
+    groupdel "$1" 2>/dev/null # where the host's userdel leaves it
+    :
+}
+
 take() {
     action=$1
     shift
@@ -436,7 +499,10 @@ take() {
         ;;
     forget) grep -vxF "$1$tab$2" "$manifest" | put_manifest || exit 1 ;;
     packages) install_packages "$@" ;;
+    account) make_account "$@" ;;
     directory) make_directory "$@" ;;
+    lend) lend "$@" ;;
+    own) own "$@" ;;
     stage) stage_file "$@" ;;
     check) check_file "$@" ;;
     place) place_file "$1" ;;
@@ -496,6 +562,7 @@ take() {
         rm -f "$state/containers/$1"
         ;;
     remove-file) remove_file "$1" ;;
+    remove-account) remove_account "$1" ;;
     remove-directory) rmdir "$1" 2>/dev/null || : ;; # what somebody else put in it stays
     pull)
         [ ! -e /etc/fiefdom/docker/config.json ] || export DOCKER_CONFIG=/etc/fiefdom/docker # the registry's password

@@ -16,9 +16,6 @@ CONF_DIR = "/etc/fiefdom/containers"
 STAMP_DIR = "/var/lib/fiefdom/containers"
 UNIT_DIR = "/etc/systemd/system"
 
-# The user of Fiefdom's own images, chosen below 1000 so that no login user of a host has it.
-UID = 990
-
 # A release's containers that failed are kept under this ending until the next run.
 FAILED = ".failed"
 # A gateway's successor until it has taken over, and the one before until its last requests are answered: its

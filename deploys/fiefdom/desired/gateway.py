@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 
+from fiefdom.desired.account import UID, with_account
 from fiefdom.desired.containers import (
-    UID,
     env_file,
     env_path,
     own_image_ref,
@@ -62,7 +62,7 @@ def desired(context: Context) -> HostState:
             Directory("/etc/fiefdom"),
             Directory(CONFIG_DIR),
             Directory("/var/lib/fiefdom"),
-            Directory(STATE_DIR, mode=0o700, uid=UID, gid=UID),
+            Directory(STATE_DIR, mode=0o700, uid=UID, gid=UID, serves=True),
         ),
         files=(
             # Before the configuration that loads it: the reconciler may look at any moment.
@@ -78,7 +78,7 @@ def desired(context: Context) -> HostState:
         images=(Image(container.image),),
     )
     # In one stroke with the supervisor, which reads it; not with what the container is made from.
-    return with_containers(state, container) + HostState(files=(program("handover", mode=0o644),))
+    return with_account(with_containers(state, container)) + HostState(files=(program("handover", mode=0o644),))
 
 
 def _container(context: Context) -> Container:

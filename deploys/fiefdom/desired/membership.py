@@ -7,7 +7,7 @@ import hmac
 import json
 from collections.abc import Mapping
 
-from fiefdom.desired.containers import UID
+from fiefdom.desired.account import UID
 from fiefdom.desired.context import Context
 from fiefdom.desired.state import File
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from fiefdom.desired.account import UID, with_account
 from fiefdom.desired.containers import (
-    UID,
     env_file,
     env_path,
     own_image_ref,
@@ -45,7 +45,7 @@ def desired(context: Context) -> HostState:
             Directory("/etc/fiefdom"),
             Directory(CONFIG_DIR),
             Directory("/var/lib/fiefdom"),
-            Directory(STATE_DIR, mode=0o700, uid=UID, gid=UID),
+            Directory(STATE_DIR, mode=0o700, uid=UID, gid=UID, serves=True),
         ),
         files=(
             *ring_files(context, CONFIG),
@@ -58,7 +58,7 @@ def desired(context: Context) -> HostState:
         units=(Unit(UNIT),),
         images=(Image(container.image),),
     )
-    return with_containers(state, container)
+    return with_account(with_containers(state, container))
 
 
 def _container(context: Context) -> Container:

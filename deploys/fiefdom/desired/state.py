@@ -26,13 +26,27 @@ class Package:
 
 
 @dataclass(frozen=True)
+class Account:
+    """A system user and its group, of one name and one number, as systemd-sysusers makes them from ``entry``."""
+
+    name: str
+    uid: int
+    entry: str
+
+
+@dataclass(frozen=True)
 class Directory:
-    """A folder with its mode and numeric owner."""
+    """A folder with its mode and numeric owner.
+
+    One that ``serves`` is where a container keeps what it writes. With all that is in it, it goes to another owner in
+    the host's own turn, so that neither the container before nor the one after is shut out of it.
+    """
 
     path: str
     mode: int = 0o755
     uid: int = 0
     gid: int = 0
+    serves: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,12 +153,17 @@ class Offer:
     instances: tuple[str, ...] = ()
 
 
+Resource = Account | Directory | File | Package | Sysctl | Unit | Container | Offer | str | None
+"""What one change of a host is about, where it is more than a name."""
+
+
 @dataclass(frozen=True)
 class HostState:
     """Everything that one host, or one concern of it, should hold."""
 
     hostname: str | None = None
     packages: tuple[Package, ...] = ()
+    accounts: tuple[Account, ...] = ()
     directories: tuple[Directory, ...] = ()
     files: tuple[File, ...] = ()
     sysctls: tuple[Sysctl, ...] = ()

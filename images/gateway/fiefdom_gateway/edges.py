@@ -149,12 +149,17 @@ def read_text(path: Path) -> str:
         raise Unreadable(f"{path} cannot be read: {error}") from None
 
 
+def _closed(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file so that a crash leaves the old one or the new one. Raises Failed."""
     beside = path.with_name(path.name + ".new")
     try:
-        with beside.open("w") as file:
-            os.fchmod(file.fileno(), 0o600)
+        # Closed from birth: while another user's container is taken over from, what is there is soon that one's.
+        beside.unlink(missing_ok=True)
+        with open(beside, "x", opener=_closed) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -12,6 +12,7 @@ long) lets the old one go on as if nothing had been.
 """
 
 import asyncio
+import os
 import secrets
 import shutil
 import socket
@@ -27,6 +28,8 @@ from fiefdom_gateway.log import say
 SUCCESSOR_LIMIT_S = 20.0
 LOAN_LIMIT_S = 30.0
 ANSWER_LIMIT_S = 10.0
+# Of the order of what the host needs for it: see `lend` in steps.sh.
+SHARED_LIMIT_S = 5.0
 
 _ASK, _RETIRE = b"hand over\n", b"retire\n"
 _GRANTED, _REFUSED, _RETIRING = b"granted ", b"refused ", b"retiring\n"
@@ -116,11 +119,26 @@ async def borrow(place: Place) -> Loan | None:
         answer = await asyncio.wait_for(reader.readline(), ANSWER_LIMIT_S)
     if answer.startswith(_GRANTED):
         folder = place.folder / answer.removeprefix(_GRANTED).decode().strip()
+        await _let_in(place.folder.parent)
         return Loan(Sockets(folder), place.control, reader, writer)
     writer.close()
     if not answer and not would_lend(place.control):
         return None
     raise Failed(f"the old gateway did not hand over: {answer.removeprefix(_REFUSED).decode().strip() or 'no answer'}")
+
+
+async def _let_in(state_dir: Path) -> None:
+    """Wait until all in the state folder may be read and written: what is another user's, the host shares with us.
+
+    Where that takes too long, what cannot be opened tells why.
+    """
+    with suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(_until_open(state_dir), SHARED_LIMIT_S)
+
+
+async def _until_open(state_dir: Path) -> None:
+    while not all(os.access(path, os.R_OK | os.W_OK) for path in state_dir.rglob("*")):
+        await asyncio.sleep(0.05)
 
 
 # --- The old one's side

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from fiefdom.converge import carry_out as carry_out_module
-from fiefdom.converge import plan, steps
+from fiefdom.converge import claims, plan, steps
 from fiefdom.converge.snapshot import FoundContainer, Snapshot
 from fiefdom.converge.waves import leaders
 from fiefdom.desired.state import Container, File, HostState, Image
@@ -192,7 +192,7 @@ def test_what_only_a_rollout_does_is_left_to_it() -> None:
     container = APP.containers[0]
     release = plan.Change("container", "-/+", container.name, "1 -> 2", container, release="web")
     due = plan.Change("file", "+", CONF.path, "mode 0644", CONF)
-    made = replace(SERVING, made=plan.made(APP))
+    made = replace(SERVING, made=claims.made(APP))
     hosts = FakeHosts()
     carry_out(plan.merge([plan.HostPlan("app1", (due, release), APP, made)]), hosts)
     assert hosts.log == ["app1 files"]

@@ -10,12 +10,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fiefdom.converge import effect, plan, ports, steps
+from fiefdom.converge import claims, effect, plan, ports, steps
 from fiefdom.converge import steps as steps_module
 from fiefdom.converge.snapshot import FoundContainer, FoundFile, FoundUnit, Snapshot
 from fiefdom.desired import docker, sshd
 from fiefdom.desired.containers import CHECKS_LABEL, with_containers
-from fiefdom.desired.state import Container, Directory, File, HostState, Image, Offer, Package, Sysctl, Unit, spec_hash
+from fiefdom.desired.state import (
+    Account,
+    Container,
+    Directory,
+    File,
+    HostState,
+    Image,
+    Offer,
+    Package,
+    Sysctl,
+    Unit,
+    spec_hash,
+)
 from fiefdom.errors import FiefdomError
 from fiefdom.procedures import release
 from helpers.simulated import LIVE, SimulatedHost
@@ -148,7 +160,7 @@ def test_what_is_found_there_is_named_and_becomes_fiefdoms_own() -> None:
     replaced = f"~ file {CONF.path}: found there, replaced (kept in /var/lib/fiefdom/originals)"
     assert changes(state, now) == [replaced, "~ record manifest: what Fiefdom made on this host"]
     assert replaced.partition(": ")[2] in json.dumps(plan.merge([plan.of_host("app1", state, now, {})]).as_data())
-    assert plan.claims(state, now) == {("file", CONF.path)}
+    assert claims.claims(state, now) == {("file", CONF.path)}
     host = apply_all(SimulatedHost(state, now=now))
     # What only looks like Fiefdom's is the host's own, and goes on being so.
     assert host.now.made == {("file", CONF.path)}
@@ -701,6 +713,7 @@ files = st.builds(
     mode=st.sampled_from([0o644, 0o600, 0o755]),
     uid=st.sampled_from([0, 990]),
 )
+owners = st.sampled_from([(0, 0), (990, 990), (65530, 65530)])
 units = st.builds(
     Unit,
     name=names.map("{}.service".format),
@@ -721,6 +734,7 @@ def states(draw: st.DrawFn) -> HostState:
         for u in draw(st.lists(units, unique_by=lambda u: u.name, max_size=3))
     ]
     instances = draw(st.sets(st.integers(8000, 8004), max_size=3))
+    accounts = draw(st.sampled_from([(), (Account("web", 65530, "/etc/sysusers.d/web.conf"),)]))
     containers = [
         replace(INSTANCE, name=f"p-{p}", unit=f"p@{p}.service", args=(draw(st.sampled_from(["-x", "-y"])),))
         for p in sorted(instances)
@@ -728,8 +742,11 @@ def states(draw: st.DrawFn) -> HostState:
     return HostState(
         hostname=draw(st.sampled_from([None, "app1", "app2"])),
         packages=tuple(Package(n) for n in draw(st.sets(names))),
-        directories=tuple(Directory(f"/var/{n}") for n in draw(st.sets(names))),
-        files=tuple(chosen),
+        directories=tuple(
+            Directory(f"/var/{n}", 0o750, *draw(owners), draw(st.booleans())) for n in draw(st.sets(names))
+        ),
+        files=(*chosen, *(File(a.entry, b"u\n") for a in accounts)),
+        accounts=accounts,
         sysctls=tuple(Sysctl(f"net.{n}", draw(st.sampled_from(["0", "1"]))) for n in draw(st.sets(names))),
         units=(*with_config, *(Unit(c.unit) for c in containers)),
         images=(Image(IMAGE),) if containers else (),

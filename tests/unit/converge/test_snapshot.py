@@ -32,6 +32,9 @@ container	/predictor-8000	true	sha256:aa	spec1	instance	1.0.0	predictor-8000	900
 container	/by-hand	false	sha256:bb	<no value>	<no value>	<no value>	<no value>	<no value>		{SHA}
 hostname	app1	app1
 free-kib	79471416
+user	fiefdom	65530	65530
+user	backup	34	34
+group	fiefdom	65530
 file	/etc/x.conf	regular file	644	0	0
 file	/etc/a name	regular empty file	400	990	990
 file	/etc/fiefdom	directory	1755	0	0
@@ -86,6 +89,8 @@ def test_a_recorded_answer_becomes_values() -> None:
         hostname="app1",
         static_hostname="app1",
         free_kib=79471416,
+        users={"fiefdom": (65530, 65530), "backup": (34, 34)},
+        groups={"fiefdom": 65530},
         files={
             "/etc/x.conf": FoundFile("regular file", 0o644, 0, 0, SHA),
             "/etc/a name": FoundFile("regular empty file", 0o400, 990, 990, SHA),

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from fiefdom.desired import serf
+from fiefdom.desired.account import UID
 from fiefdom.desired.containers import stop_limit_s
 from fiefdom.desired.state import HostState, spec_hash
 from helpers.example import GOSSIP_KEY, context
@@ -39,7 +40,7 @@ def test_it_joins_every_gateway_and_leaves_when_it_stops() -> None:
 def test_its_configuration_is_for_its_user_alone() -> None:
     state = serf.desired(context())
     file = state.file(serf.CONFIG)
-    assert (file.mode, file.uid, file.gid, file.secret) == (0o400, 990, 990, True)
+    assert (file.mode, file.uid, file.gid, file.secret) == (0o400, UID, UID, True)
     assert agent()["encrypt_key"] == GOSSIP_KEY
 
 

@@ -15,6 +15,7 @@ from fiefdom.cluster import audit, keys, ledger, members
 from fiefdom.cluster.keys import fingerprints
 from fiefdom.converge import carry_out, look
 from fiefdom.desired import gateway, serf
+from fiefdom.desired.account import UID
 from fiefdom.desired.state import HostState, spec_hash
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory import secret
@@ -618,7 +619,7 @@ def test_each_ring_makes_the_container_another_one(role: Any, host: str, path: s
             continue
         file = s.file(config["keyring_file"])
         assert json.loads(file.content) == list(ring)
-        assert (file.mode, file.uid, file.gid, file.secret, file.serves) == (0o400, 990, 990, True, True)
+        assert (file.mode, file.uid, file.gid, file.secret, file.serves) == (0o400, UID, UID, True, True)
         # Files are put in place by their names: the keys are there before the configuration names them.
         assert file.path < path
 
