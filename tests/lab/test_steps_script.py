@@ -360,7 +360,7 @@ verb=$1
 shift
 for unit; do
     [ ! -e "/stub/broken/$unit" ] || [ "$verb" = stop ] || status=1
-    case $verb:$unit in restart:web@8000.service) printf 'id-new\timage-new\tweb:2\n' >/stub/containers/web-8000 ;; esac
+    case $verb:$unit in restart:fiefdom-web@8000.*) printf 'id-new\timage-new\tweb:2\n' >/stub/containers/web-8000 ;; esac
 done
 exit "${status:-0}"
 END
@@ -384,7 +384,7 @@ KEPT: tuple[Step, ...] = (
     ("keep", "begin", "turn-1"),
     ("keep", "file", "/srv/env"),
     ("keep", "file", "/srv/conf"),
-    ("keep", "container", "web-8000", "web@8000.service"),
+    ("keep", "container", "web-8000", "fiefdom-web@8000.service"),
     ("keep", "offer", OFFER),
     ("keep", "done"),
 )
@@ -393,7 +393,7 @@ REPLACED: tuple[Step, ...] = (
     ("containers", "stop", OFFER),
     ("place", "/srv/env"),
     ("place", "/srv/conf"),
-    ("containers", "restart", "web@8000.service"),
+    ("containers", "restart", "fiefdom-web@8000.service"),
 )
 BAD: Step = ("sysctl", "/proc/sys/no/such", "1")
 BACK = "fiefdom-restored\t"
@@ -429,11 +429,11 @@ def test_a_turn_that_fails_puts_everything_back_and_keeps_what_failed_aside(stub
     assert log(stubbed)[-8:] == [
         f"systemctl stop {OFFER}",
         "docker tag image-old web:1",
-        "systemctl stop web@8000.service",
+        "systemctl stop fiefdom-web@8000.service",
         "docker rm -f web-8000.failed",
         "docker rename web-8000 web-8000.failed",
         "systemctl daemon-reload",
-        "systemctl start web@8000.service",
+        "systemctl start fiefdom-web@8000.service",
         f"systemctl start {OFFER}",
     ]
 
@@ -454,23 +454,23 @@ def test_a_reload_that_fails_says_why_although_the_old_one_serves_on(stubbed: De
         "printf '#!/bin/sh\necho gateway: the successor ended before it had taken over\n' >/usr/local/bin/journalctl;"
         "chmod 755 /usr/local/bin/*"
     )
-    assert stubbed.failure(("containers", "reload", "gateway.service")) == (
-        "gateway.service\tthe successor ended before it had taken over"
+    assert stubbed.failure(("containers", "reload", "fiefdom-gateway.service")) == (
+        "fiefdom-gateway.service\tthe successor ended before it had taken over"
     )
 
 
 def test_a_service_that_does_not_come_up_ends_nothing_and_fails_the_run(stubbed: Debian) -> None:
     """It is offered with the instance that came up; another one whose instances are all dead is not waited for."""
-    stubbed.shell("touch /stub/broken/web@8001.service /stub/broken/sick@9000.service")
+    stubbed.shell("touch /stub/broken/fiefdom-web@8001.service /stub/broken/fiefdom-sick@9000.service")
     status, lines = stubbed.take(
-        ("instances", "web@8000.service", "web@8001.service", "sick@9000.service"),
-        ("offer", "start", OFFER, "web@8000.service", "web@8001.service"),
-        ("offer", "start", "fiefdom-offer-sick.service", "sick@9000.service"),
+        ("instances", "fiefdom-web@8000.service", "fiefdom-web@8001.service", "fiefdom-sick@9000.service"),
+        ("offer", "start", OFFER, "fiefdom-web@8000.service", "fiefdom-web@8001.service"),
+        ("offer", "start", "fiefdom-offer-sick.service", "fiefdom-sick@9000.service"),
         ("record", "file", "/srv/after"),
     )
     assert status == 1
     sick = [line.split("\t")[1] for line in lines if line.startswith("fiefdom-sick\t")]
-    assert sick == ["web@8001.service", "sick@9000.service"]
+    assert sick == ["fiefdom-web@8001.service", "fiefdom-sick@9000.service"]
     assert not any(line.startswith("fiefdom-failed") for line in lines)
     assert "done\trecord\tfile" in lines
     done = log(stubbed)
@@ -480,11 +480,13 @@ def test_a_service_that_does_not_come_up_ends_nothing_and_fails_the_run(stubbed:
 
 def test_a_service_whose_instance_does_not_start_is_offered_by_itself_once_it_does(stubbed: Debian) -> None:
     """An offer waits for its instances, so its start is asked for and not waited for."""
-    stubbed.shell("touch /stub/broken/web@8001.service")
+    stubbed.shell("touch /stub/broken/fiefdom-web@8001.service")
     resting: tuple[Step, ...] = (("rest", OFFER), ("containers", "stop", OFFER))
-    assert stubbed.failure(*resting, ("containers", "restart", "web@8001.service")).startswith("web@8001.service\t")
+    assert stubbed.failure(*resting, ("containers", "restart", "fiefdom-web@8001.service")).startswith(
+        "fiefdom-web@8001.service\t"
+    )
     assert log(stubbed)[-1] == f"systemctl --no-block start {OFFER}"
-    stubbed.take_all(*resting, ("containers", "restart", "web@8000.service", OFFER))
+    stubbed.take_all(*resting, ("containers", "restart", "fiefdom-web@8000.service", OFFER))
     assert log(stubbed)[-1] == f"systemctl start {OFFER}"  # which is up
     stubbed.take_all(("containers", "stop", OFFER))
     assert log(stubbed) == [f"systemctl stop {OFFER}"]
@@ -553,9 +555,9 @@ def test_a_way_back_that_misses_a_file_says_so_and_stays_unfinished(stubbed: Deb
 
 def test_a_unit_that_does_not_come_back_is_named(stubbed: Debian) -> None:
     assert stubbed.take(*STAGED, *KEPT, *REPLACED, ("settled",))[0] == 0
-    stubbed.shell("touch /stub/broken/web@8000.service")
+    stubbed.shell("touch /stub/broken/fiefdom-web@8000.service")
     status, lines = stubbed.take(("restore", "aside"))
-    assert (status, lines[-1]) == (1, "fiefdom-not-restored\tweb@8000.service\tdid not start")
+    assert (status, lines[-1]) == (1, "fiefdom-not-restored\tfiefdom-web@8000.service\tdid not start")
 
 
 @pytest.mark.parametrize("size_kib", [32, 48, 64, 72, 76, 80, 84, 88])

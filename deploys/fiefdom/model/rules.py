@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fiefdom.model.debian_units import TEMPLATES
 from fiefdom.model.draft import Draft
 from fiefdom.model.hosts import APP_HOSTS, GATEWAYS
 from fiefdom.model.text import LAST_PORT, Problem
@@ -15,9 +14,6 @@ from fiefdom.wording import KeyPath, dotted
 
 # memberlist sends a member's tags in one field of this size, and refuses to start above it.
 TAGS_MAX_BYTES = 512
-
-# Not template units of a service: one is a target's, the others have no instances.
-_OWN_UNITS = frozenset({"blockdev", "ssh", "docker", "containerd", "gateway", "serf-agent"})
 
 
 @dataclass(frozen=True)
@@ -96,11 +92,6 @@ def _idle_problems(cluster: Draft) -> Iterator[Problem]:
 def _service_problems(cluster: Draft) -> Iterator[Problem]:
     groups = {group for host in cluster.hosts.values() for group in host.groups}
     for name, service in cluster.services.items():
-        if name in _OWN_UNITS or name.startswith("systemd-"):
-            yield ("services", name), f"{name} is the name of a unit of the system; choose another"
-        elif name in TEMPLATES:
-            words = f"a package of Debian has units {name}@, whose place the service's would take; choose another name"
-            yield ("services", name), words
         for i, group in enumerate(service.groups):
             if group not in groups:
                 yield (

@@ -34,7 +34,7 @@ def test_what_a_host_says_is_what_its_unit_reads() -> None:
 
 def test_its_unit_comes_after_what_it_needs_and_needs_nothing_of_other_services() -> None:
     unit = offers.desired(context("app2")).file("/etc/systemd/system/fiefdom-offer-web.service").content.decode()
-    for needed in ("serf-agent.service", "web@9000.service"):
+    for needed in ("fiefdom-serf-agent.service", "fiefdom-web@9000.service"):
         assert f"\nAfter={needed}\n" in unit or f"After=docker.service {needed}\n" in unit
     assert "predictor" not in unit and "Requires=" not in unit and "BindsTo=" not in unit
     # Also where its start was cut short, which ExecStop would leave out.

@@ -35,10 +35,10 @@ def test_instances_follow_groups_and_overrides() -> None:
     cluster = Cluster.model_validate(changed({"hosts/app2/services": {"web": {"instances": 3}}}))
     assert [i.container for i in cluster.instances("app1")] == ["web-8000", "web-8001"]
     assert [i.unit for i in cluster.instances("app2")] == [
-        "web@8000.service",
-        "web@8001.service",
-        "web@8002.service",
-        "api@9000.service",
+        "fiefdom-web@8000.service",
+        "fiefdom-web@8001.service",
+        "fiefdom-web@8002.service",
+        "fiefdom-api@9000.service",
     ]
     assert cluster.instances("gw1") == ()
 
