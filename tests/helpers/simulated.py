@@ -204,6 +204,8 @@ class SimulatedHost:
     def remove_unit(self, name: str) -> None:
         if is_offer(name):
             self._drive_offer("stop", name)
+        elif self.now.units.get(name, FoundUnit()).active == "active":
+            self._drive("stop", name, former_of(name).removesuffix(".service").replace("@", "-"))
         self.now.units.pop(name, None)
         self.now.stamps.pop(name, None)
 

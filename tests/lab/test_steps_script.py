@@ -360,7 +360,7 @@ verb=$1
 shift
 for unit; do
     [ ! -e "/stub/broken/$unit" ] || [ "$verb" = stop ] || status=1
-    case $verb:$unit in restart:fiefdom-web@8000.*) printf 'id-new\timage-new\tweb:2\n' >/stub/containers/web-8000 ;; esac
+    case $verb:$unit in restart:*-web@8000.*) printf 'id-new\timage-new\tweb:2\n' >/stub/containers/web-8000 ;; esac
 done
 exit "${status:-0}"
 END
@@ -607,3 +607,39 @@ def test_pulls_take_the_registrys_password_where_there_is_one(debian: Debian) ->
 def test_a_farewell_takes_the_memory_of_it_all(debian: Debian) -> None:
     debian.take_all(("record", "file", "/srv/x"), ("erase",))
     assert not debian.exists("/var/lib/fiefdom")
+
+
+# --- Units that have another name now
+
+
+def test_a_unit_is_let_go_with_nothing_of_its_end_and_what_somebody_added_to_it_stays(stubbed: Debian) -> None:
+    folder = "/run/systemd/system/web@8000.service.d"
+    look = f'[ "$1" != daemon-reload ] || cat {folder}/zz*.conf >>/stub/log'
+    stubbed.shell(f"sed -i '2i {look}' /usr/local/bin/systemctl; mkdir -p {folder}; touch {folder}/theirs.conf")
+    stubbed.shell("mkdir -p /var/lib/fiefdom/stamps; touch /var/lib/fiefdom/stamps/gateway.service")
+    stubbed.take_all(("let-go", "web@8000.service", "gateway.service"))
+    assert log(stubbed) == [
+        *("[Service]", "ExecStop=", "KillSignal=SIGKILL", "SuccessExitStatus=SIGKILL"),
+        "systemctl daemon-reload",
+        "systemctl disable --now web@8000.service gateway.service",
+    ]
+    assert stubbed.shell(f"ls {folder}") == "theirs.conf\n"
+    assert not stubbed.exists("/run/systemd/system/gateway.service.d")
+    assert not stubbed.exists("/var/lib/fiefdom/stamps/gateway.service")
+
+
+def test_what_an_unfinished_turn_kept_goes_back_under_the_name_of_now(stubbed: Debian) -> None:
+    index = (
+        "file\\t/srv/env\\nfile\\t/etc/systemd/system/web@.service\\nfile\\t/etc/systemd/system/web-2@.service\\n"
+        "container\\tweb-8000\\tweb@8000.service\\tid\\timage\\tweb:1\\n"
+        "container\\tweb-2-8000\\tweb-2@8000.service\\tid\\timage\\tweb:1\\n"
+    )
+    stubbed.shell(f"mkdir -p /var/lib/fiefdom/previous; printf '{index}' >/var/lib/fiefdom/previous/index")
+    stubbed.take_all(("renamed", "web@8000.service", "fiefdom-web@8000.service"))
+    assert stubbed.shell("cut -f 1-3 /var/lib/fiefdom/previous/index").splitlines() == [
+        "file\t/srv/env",
+        "file\t/etc/systemd/system/web-2@.service",
+        "container\tweb-8000\tfiefdom-web@8000.service",
+        "container\tweb-2-8000\tweb-2@8000.service",
+    ]
+    assert stubbed.shell("cut -f 4- /var/lib/fiefdom/previous/index").splitlines()[-1] == "id\timage\tweb:1"

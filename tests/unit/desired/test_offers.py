@@ -60,3 +60,8 @@ def test_a_tag_tells_the_ports_of_checks_where_they_have_some_and_what_runs_has_
     # A release is pending: what runs may have none yet, or others.
     assert tag(running={"web": "6"}) == "6;9000-9000"
     assert tag(running={"web": "6"}, checks={"web": 200}) == "6;9000-9000;9200"
+
+
+def test_an_instance_of_a_service_that_is_called_like_an_offer_is_none() -> None:
+    assert offers.is_offer(offers.unit_of("web"))
+    assert not offers.is_offer("fiefdom-offer-web@8000.service")
