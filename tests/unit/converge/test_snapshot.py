@@ -179,6 +179,7 @@ def test_a_query_asks_for_what_any_release_may_need_once() -> None:
         "sysctl\t/proc/sys/net/ipv4/conf/eth0.1/rp_filter",
         "image\tteam/web:7",
         "container\tweb-9000",
+        "unit\tweb@9000.service",
         "live\tx.service\tnft list ruleset",
         "file\t/etc/y",
     ]
