@@ -22,6 +22,7 @@ from fiefdom.desired.gateway import HAPROXY_CONFIG
 from fiefdom.desired.offers import is_offer
 from fiefdom.desired.state import HostState, digest, spec_hash
 from fiefdom.errors import FiefdomError, HostErrors, Unreachable
+from fiefdom.model.unit_names import former_of
 
 LIVE = "live output"
 AGENT_FILE = "/etc/fiefdom/serf/agent.json"
@@ -160,7 +161,7 @@ class SimulatedHost:
             if is_offer(unit):
                 self._drive_offer(verb, unit)
             else:
-                self._drive(verb, unit, names.get(unit, unit.removesuffix(".service")))
+                self._drive(verb, unit, names.get(unit, former_of(unit).removesuffix(".service")))
 
     def instances(self, *units: str) -> None:
         self.containers("restart", *units)
@@ -213,9 +214,21 @@ class SimulatedHost:
             True, self.now.images[ref].id, spec, role, version, True, f"facts of {spec}", checks, listens
         )
 
+    def let_go(self, *names: str) -> None:
+        for name in names:
+            self.now.units.pop(name)
+            self.now.stamps.pop(name, None)
+
+    def renamed(self, before: str, after: str) -> None:
+        if self.kept is not None:
+            containers = self.kept.containers
+            containers |= {name: (after, was) for name, (unit, was) in containers.items() if unit == before}
+
     def remove_unit(self, name: str) -> None:
         if is_offer(name):
             self._drive_offer("stop", name)
+        elif self.now.units.get(name, FoundUnit()).active == "active":
+            self._drive("stop", name, former_of(name).removesuffix(".service").replace("@", "-"))
         self.now.units.pop(name, None)
         self.now.stamps.pop(name, None)
 

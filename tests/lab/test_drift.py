@@ -37,22 +37,22 @@ HARM = {
     ),
     "another host name": ("app2", "hostname elsewhere", ["~ hostname app2"]),
     "a stopped unit": ("app1", "systemctl stop fiefdom-firewall", ["~ unit fiefdom-firewall.service"]),
-    "a disabled unit": ("app2", "systemctl disable -q serf-agent", ["~ unit serf-agent.service"]),
+    "a disabled unit": ("app2", "systemctl disable -q fiefdom-serf-agent", ["~ unit fiefdom-serf-agent.service"]),
     "firewall rules deleted behind the unit's back": (
         "app2",
         "nft delete table inet fiefdom",
         ["~ unit fiefdom-firewall.service"],
     ),
-    "a stopped instance": ("app1", "systemctl stop predictor@8001", ["~ container predictor-8001"]),
+    "a stopped instance": ("app1", "systemctl stop fiefdom-predictor@8001", ["~ container predictor-8001"]),
     "a container started with another environment": (
         "app2",
-        "systemctl stop predictor@8000; docker rm -f predictor-8000 >/dev/null 2>&1; "
+        "systemctl stop fiefdom-predictor@8000; docker rm -f predictor-8000 >/dev/null 2>&1; "
         "docker run -d --name predictor-8000 -e PREDICT_DELAY_MS=9 -p 10.99.0.22:8000:8000 fiefdom/predictor:1.0.0",
         ["-/+ container predictor-8000"],
     ),
     "a container with our labels and another environment": (
         "app1",
-        "systemctl stop predictor@8000; "
+        "systemctl stop fiefdom-predictor@8000; "
         # By file: what a label says may hold spaces.
         "docker inspect predictor-8000 --format "
         "'{{range $k, $v := .Config.Labels}}{{$k}}={{$v}}{{println}}{{end}}' >/run/labels; "
@@ -170,7 +170,7 @@ def test_what_is_no_longer_wanted_goes_and_what_is_not_ours_stays(site: Site) ->
     assert "app1:8002" in site.rotation(more)
     code, changes = site.plan()
     assert code == 2
-    assert "- unit predictor@8002.service" in changes["app1"]
+    assert "- unit fiefdom-predictor@8002.service" in changes["app1"]
     assert "- container predictor-8002" in changes["app1"]
     site.apply()
     assert site.plan()[0] == 0

@@ -381,13 +381,16 @@ def test_a_container_whose_folder_is_broken(site: Site) -> None:
 def test_an_image_whose_layer_is_broken(site: Site) -> None:
     layer = "docker image inspect fiefdom/predictor:1.0.0 --format '{{.GraphDriver.Data.UpperDir}}'"
     with Load(URL, at_least=5_000) as load:
-        site.ssh("app1", "docker tag fiefdom/predictor:1.0.0 by-hand:1; systemctl stop serf-agent")
-        site.ssh("app1", f"systemctl stop predictor@8001; docker rm -f predictor-8001; rm -rf $({layer})")
+        site.ssh("app1", "docker tag fiefdom/predictor:1.0.0 by-hand:1; systemctl stop fiefdom-serf-agent")
+        site.ssh("app1", f"systemctl stop fiefdom-predictor@8001; docker rm -f predictor-8001; rm -rf $({layer})")
         message = one_message(apply(site))
-        assert message.startswith("error: predictor@8001.service on app1 did not come up: ")
+        assert message.startswith("error: fiefdom-predictor@8001.service on app1 did not come up: ")
         mend = re.search("docker image rm --force [0-9a-f]{12}", message)
         assert mend is not None, message
-        site.ssh("app1", f"systemctl stop predictor@8000 predictor@8001; docker rm -f predictor-8000; {mend[0]}")
+        site.ssh(
+            "app1",
+            f"systemctl stop fiefdom-predictor@8000 fiefdom-predictor@8001; docker rm -f predictor-8000; {mend[0]}",
+        )
         settle(site)
     tell("an image's layer broken", load)
     assert idempotent(load) == 0, load.report()

@@ -98,7 +98,7 @@ def test_a_sick_new_service_fails_the_apply_and_takes_nothing_from_the_others(cl
         done = cluster.apply()
     assert done.returncode == 1
     said = done.stdout + done.stderr
-    assert SICK_WORDS in said and "sick@9200.service" in said and "apply again" in said, said
+    assert SICK_WORDS in said and "fiefdom-sick@9200.service" in said and "apply again" in said, said
     served = {(name, host): ("offered", "") for name in ("predictor", "second", "third") for host in ("app1", "app2")}
     found = cluster.offers()
     assert served.items() <= found.items()
@@ -165,8 +165,10 @@ def test_an_agent_that_dies_forgets_no_offer(cluster: Cluster) -> None:
         for host in ("app1", "app2"):
             cluster.site.ssh(host, "echo '{' >/run/fiefdom/offers/tags.json; docker kill serf-agent")
             await_true(lambda host=host: offered_by(cluster.site, host) == {"svc:predictor", "svc:second"})  # type: ignore[misc]
-        cluster.site.ssh("app1", "systemctl restart serf-agent")
-        cluster.site.ssh("app2", "docker exec serf-agent serf tags -delete svc:second; systemctl restart serf-agent")
+        cluster.site.ssh("app1", "systemctl restart fiefdom-serf-agent")
+        cluster.site.ssh(
+            "app2", "docker exec serf-agent serf tags -delete svc:second; systemctl restart fiefdom-serf-agent"
+        )
         assert offered_by(cluster.site, "app2") == {"svc:predictor", "svc:second"}
         cluster.site.await_serving(cluster.inventory())
 
@@ -184,7 +186,7 @@ def test_a_daemon_that_restarts_changes_no_offer(cluster: Cluster) -> None:
 def test_a_service_whose_instances_come_up_in_part_is_offered_with_those(cluster: Cluster) -> None:
     """One of two cannot start, for somebody else has its port: the other one serves, and its neighbours stay."""
     site = cluster.site
-    site.ssh("app1", "systemctl stop second@8501; docker rm -f second-8501 >/dev/null")
+    site.ssh("app1", "systemctl stop fiefdom-second@8501; docker rm -f second-8501 >/dev/null")
     site.ssh("app1", "systemd-run -q --unit=squatter python3 -m http.server 8501 --bind 10.99.0.21", check=False)
     site.ssh("app1", "docker run -d --name squatter -p 10.99.0.21:8501:80 fiefdom/predictor:1.0.0 || :", check=False)
     try:

@@ -236,7 +236,7 @@ def test_twelve_services_on_a_host(chats: Chats) -> None:
         chats.ok("apply", "--yes")
         offers = chats.site.status(chats.inventory())["offers"]
         assert len(offers) == 2 * MANY and {o["state"] for o in offers} == {"offered"}
-        chats.site.ssh("app1", "systemctl restart serf-agent")
+        chats.site.ssh("app1", "systemctl restart fiefdom-serf-agent")
         chats.site.await_serving(chats.inventory())
         chats.more = 0
         chats.ok("apply", "--yes")

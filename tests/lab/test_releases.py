@@ -192,7 +192,7 @@ def test_a_release_that_never_gets_healthy_is_undone(fleet: Fleet, hears_nothing
     done = fleet.rollout(bad)
     assert done.returncode == 1
     assert re.search(
-        r"app1: predictor@800\d.service: answered 503, wanted 200-399, for 4 s at http://\S+\n", done.stdout
+        r"app1: fiefdom-predictor@800\d.service: answered 503, wanted 200-399, for 4 s at http://\S+\n", done.stdout
     )
     assert "put back: app1" in done.stdout and f"fiefdom rollout {bad}" in done.stdout
     assert fleet.versions() == {h: {fleet.version} for h in HOSTS}
@@ -239,14 +239,15 @@ def most_errors(load: Load, printed: str) -> int:
 @pytest.mark.proof
 def test_a_host_that_fails_late_undoes_those_before_it(fleet: Fleet, hears_nothing: Load) -> None:
     """app3 has an own setting that the new version cannot live with."""
-    fleet.site.ssh("app3", "mkdir -p /etc/systemd/system/predictor@8002.service.d")
+    fleet.site.ssh("app3", "mkdir -p /etc/systemd/system/fiefdom-predictor@8002.service.d")
     fleet.site.ssh(
-        "app3", "printf '[Service]\nExecStartPre=/bin/false\n' > /etc/systemd/system/predictor@8002.service.d/x.conf"
+        "app3",
+        "printf '[Service]\nExecStartPre=/bin/false\n' > /etc/systemd/system/fiefdom-predictor@8002.service.d/x.conf",
     )
     try:
         done = fleet.rollout(fleet.inventory(fleet.next()))
     finally:
-        fleet.site.ssh("app3", "rm -r /etc/systemd/system/predictor@8002.service.d; systemctl daemon-reload")
+        fleet.site.ssh("app3", "rm -r /etc/systemd/system/fiefdom-predictor@8002.service.d; systemctl daemon-reload")
     assert done.returncode == 1
     assert "put back: app2, app1" in done.stdout
     assert fleet.versions() | {"app3": set()} == {"app1": {fleet.version}, "app2": {fleet.version}, "app3": set()}
@@ -514,9 +515,9 @@ def test_a_release_is_refused_where_it_would_do_harm(fleet: Fleet) -> None:
     assert done.returncode != 0 and "the audit of the year" in done.stdout + done.stderr
     fleet.settings.clear()
     ok(fleet.site.fiefdom("unlock", inventory))
-    fleet.site.ssh("app2", "systemctl stop predictor@8001")
+    fleet.site.ssh("app2", "systemctl stop fiefdom-predictor@8001")
     assert "predictor at app2:8001" in refusal(inventory)
-    fleet.site.ssh("app2", "systemctl start predictor@8001")
+    fleet.site.ssh("app2", "systemctl start fiefdom-predictor@8001")
     fleet.site.await_serving(inventory)
     assert fleet.versions() == before
     acts = json.loads(ok(fleet.site.fiefdom("audit", inventory, "--json")))["acts"]

@@ -146,7 +146,7 @@ def test_a_host_that_left_the_inventory_is_left_out_and_forgotten(site: Site, ke
     assert notice.startswith("app2 (10.99.0.22) is a member and no host of the inventory, and gets traffic")
     rotate(site, str(without), "--force")
     assert members_of(site, "gw1") == {"gw1": "alive", "app1": "alive"}
-    site.ssh("app2", "systemctl restart serf-agent", check=False)
+    site.ssh("app2", "systemctl restart fiefdom-serf-agent", check=False)
     assert members_of(site, "gw1") == {"gw1": "alive", "app1": "alive"}
     assert members_of(site, "app2") == {"app2": "alive"}
     # Back in the inventory, it is given the key and is a member again.

@@ -16,9 +16,9 @@ IDEMPOTENT = ("busy", "pausing", "new", "slow")
 
 def test_an_agent_that_stops_takes_its_host_out_and_brings_it_back(site: Site) -> None:
     with Load(URL) as load:
-        site.ssh("app1", "systemctl stop serf-agent")
+        site.ssh("app1", "systemctl stop fiefdom-serf-agent")
         await_true(lambda: site.rotation() == {"app2:8000", "app2:8001"}, what="app1 out of rotation")
-        site.ssh("app1", "systemctl start serf-agent")
+        site.ssh("app1", "systemctl start fiefdom-serf-agent")
         site.await_serving()
     tell("agent stopped and started", load)
     assert load.failed == 0, load.report()
@@ -28,10 +28,10 @@ def test_a_host_leaves_only_when_its_open_requests_are_answered(site: Site) -> N
     """Requests of several seconds, which no fixed pause would cover, and a gateway whose word is waited for."""
     with Load(URL, kinds=("slow",), clients=8, slow_ms=(4000, 5000)) as load:
         await_true(lambda: open_requests(site, "app1") > 0, what="a long request on app1")
-        site.ssh("app1", "systemctl stop serf-agent")
+        site.ssh("app1", "systemctl stop fiefdom-serf-agent")
         assert open_requests(site, "app1") == 0
         assert site.rotation() == {"app2:8000", "app2:8001"}
-        site.ssh("app1", "systemctl start serf-agent")
+        site.ssh("app1", "systemctl start fiefdom-serf-agent")
         site.await_serving()
     tell("leaving with long requests open", load)
     assert load.failed == 0, load.report()

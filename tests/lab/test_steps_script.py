@@ -440,7 +440,7 @@ verb=$1
 shift
 for unit; do
     [ ! -e "/stub/broken/$unit" ] || [ "$verb" = stop ] || status=1
-    case $verb:$unit in restart:web@8000.service) printf 'id-new\timage-new\tweb:2\n' >/stub/containers/web-8000 ;; esac
+    case $verb:$unit in restart:*-web@8000.*) printf 'id-new\timage-new\tweb:2\n' >/stub/containers/web-8000 ;; esac
 done
 exit "${status:-0}"
 END
@@ -464,7 +464,7 @@ KEPT: tuple[Step, ...] = (
     ("keep", "begin", "turn-1"),
     ("keep", "file", "/srv/env"),
     ("keep", "file", "/srv/conf"),
-    ("keep", "container", "web-8000", "web@8000.service"),
+    ("keep", "container", "web-8000", "fiefdom-web@8000.service"),
     ("keep", "offer", OFFER),
     ("keep", "done"),
 )
@@ -473,7 +473,7 @@ REPLACED: tuple[Step, ...] = (
     ("containers", "stop", OFFER),
     ("place", "/srv/env"),
     ("place", "/srv/conf"),
-    ("containers", "restart", "web@8000.service"),
+    ("containers", "restart", "fiefdom-web@8000.service"),
 )
 BAD: Step = ("sysctl", "/proc/sys/no/such", "1")
 BACK = "fiefdom-restored\t"
@@ -509,11 +509,11 @@ def test_a_turn_that_fails_puts_everything_back_and_keeps_what_failed_aside(stub
     assert log(stubbed)[-8:] == [
         f"systemctl stop {OFFER}",
         "docker tag image-old web:1",
-        "systemctl stop web@8000.service",
+        "systemctl stop fiefdom-web@8000.service",
         "docker rm -f web-8000.failed",
         "docker rename web-8000 web-8000.failed",
         "systemctl daemon-reload",
-        "systemctl start web@8000.service",
+        "systemctl start fiefdom-web@8000.service",
         f"systemctl start {OFFER}",
     ]
 
@@ -534,23 +534,23 @@ def test_a_reload_that_fails_says_why_although_the_old_one_serves_on(stubbed: De
         "printf '#!/bin/sh\necho gateway: the successor ended before it had taken over\n' >/usr/local/bin/journalctl;"
         "chmod 755 /usr/local/bin/*"
     )
-    assert stubbed.failure(("containers", "reload", "gateway.service")) == (
-        "gateway.service\tthe successor ended before it had taken over"
+    assert stubbed.failure(("containers", "reload", "fiefdom-gateway.service")) == (
+        "fiefdom-gateway.service\tthe successor ended before it had taken over"
     )
 
 
 def test_a_service_that_does_not_come_up_ends_nothing_and_fails_the_run(stubbed: Debian) -> None:
     """It is offered with the instance that came up; another one whose instances are all dead is not waited for."""
-    stubbed.shell("touch /stub/broken/web@8001.service /stub/broken/sick@9000.service")
+    stubbed.shell("touch /stub/broken/fiefdom-web@8001.service /stub/broken/fiefdom-sick@9000.service")
     status, lines = stubbed.take(
-        ("instances", "web@8000.service", "web@8001.service", "sick@9000.service"),
-        ("offer", "start", OFFER, "web@8000.service", "web@8001.service"),
-        ("offer", "start", "fiefdom-offer-sick.service", "sick@9000.service"),
+        ("instances", "fiefdom-web@8000.service", "fiefdom-web@8001.service", "fiefdom-sick@9000.service"),
+        ("offer", "start", OFFER, "fiefdom-web@8000.service", "fiefdom-web@8001.service"),
+        ("offer", "start", "fiefdom-offer-sick.service", "fiefdom-sick@9000.service"),
         ("record", "file", "/srv/after"),
     )
     assert status == 1
     sick = [line.split("\t")[1] for line in lines if line.startswith("fiefdom-sick\t")]
-    assert sick == ["web@8001.service", "sick@9000.service"]
+    assert sick == ["fiefdom-web@8001.service", "fiefdom-sick@9000.service"]
     assert not any(line.startswith("fiefdom-failed") for line in lines)
     assert "done\trecord\tfile" in lines
     done = log(stubbed)
@@ -560,11 +560,13 @@ def test_a_service_that_does_not_come_up_ends_nothing_and_fails_the_run(stubbed:
 
 def test_a_service_whose_instance_does_not_start_is_offered_by_itself_once_it_does(stubbed: Debian) -> None:
     """An offer waits for its instances, so its start is asked for and not waited for."""
-    stubbed.shell("touch /stub/broken/web@8001.service")
+    stubbed.shell("touch /stub/broken/fiefdom-web@8001.service")
     resting: tuple[Step, ...] = (("rest", OFFER), ("containers", "stop", OFFER))
-    assert stubbed.failure(*resting, ("containers", "restart", "web@8001.service")).startswith("web@8001.service\t")
+    assert stubbed.failure(*resting, ("containers", "restart", "fiefdom-web@8001.service")).startswith(
+        "fiefdom-web@8001.service\t"
+    )
     assert log(stubbed)[-1] == f"systemctl --no-block start {OFFER}"
-    stubbed.take_all(*resting, ("containers", "restart", "web@8000.service", OFFER))
+    stubbed.take_all(*resting, ("containers", "restart", "fiefdom-web@8000.service", OFFER))
     assert log(stubbed)[-1] == f"systemctl start {OFFER}"  # which is up
     stubbed.take_all(("containers", "stop", OFFER))
     assert log(stubbed) == [f"systemctl stop {OFFER}"]
@@ -633,9 +635,9 @@ def test_a_way_back_that_misses_a_file_says_so_and_stays_unfinished(stubbed: Deb
 
 def test_a_unit_that_does_not_come_back_is_named(stubbed: Debian) -> None:
     assert stubbed.take(*STAGED, *KEPT, *REPLACED, ("settled",))[0] == 0
-    stubbed.shell("touch /stub/broken/web@8000.service")
+    stubbed.shell("touch /stub/broken/fiefdom-web@8000.service")
     status, lines = stubbed.take(("restore", "aside"))
-    assert (status, lines[-1]) == (1, "fiefdom-not-restored\tweb@8000.service\tdid not start")
+    assert (status, lines[-1]) == (1, "fiefdom-not-restored\tfiefdom-web@8000.service\tdid not start")
 
 
 @pytest.mark.parametrize("size_kib", [32, 48, 64, 72, 76, 80, 84, 88])
@@ -685,3 +687,39 @@ def test_pulls_take_the_registrys_password_where_there_is_one(debian: Debian) ->
 def test_a_farewell_takes_the_memory_of_it_all(debian: Debian) -> None:
     debian.take_all(("record", "file", "/srv/x"), ("erase",))
     assert not debian.exists("/var/lib/fiefdom")
+
+
+# --- Units that have another name now
+
+
+def test_a_unit_is_let_go_with_nothing_of_its_end_and_what_somebody_added_to_it_stays(stubbed: Debian) -> None:
+    folder = "/run/systemd/system/web@8000.service.d"
+    look = f'[ "$1" != daemon-reload ] || cat {folder}/zz*.conf >>/stub/log'
+    stubbed.shell(f"sed -i '2i {look}' /usr/local/bin/systemctl; mkdir -p {folder}; touch {folder}/theirs.conf")
+    stubbed.shell("mkdir -p /var/lib/fiefdom/stamps; touch /var/lib/fiefdom/stamps/gateway.service")
+    stubbed.take_all(("let-go", "web@8000.service", "gateway.service"))
+    assert log(stubbed) == [
+        *("[Service]", "ExecStop=", "KillSignal=SIGKILL", "SuccessExitStatus=SIGKILL"),
+        "systemctl daemon-reload",
+        "systemctl disable --now web@8000.service gateway.service",
+    ]
+    assert stubbed.shell(f"ls {folder}") == "theirs.conf\n"
+    assert not stubbed.exists("/run/systemd/system/gateway.service.d")
+    assert not stubbed.exists("/var/lib/fiefdom/stamps/gateway.service")
+
+
+def test_what_an_unfinished_turn_kept_goes_back_under_the_name_of_now(stubbed: Debian) -> None:
+    index = (
+        "file\\t/srv/env\\nfile\\t/etc/systemd/system/web@.service\\nfile\\t/etc/systemd/system/web-2@.service\\n"
+        "container\\tweb-8000\\tweb@8000.service\\tid\\timage\\tweb:1\\n"
+        "container\\tweb-2-8000\\tweb-2@8000.service\\tid\\timage\\tweb:1\\n"
+    )
+    stubbed.shell(f"mkdir -p /var/lib/fiefdom/previous; printf '{index}' >/var/lib/fiefdom/previous/index")
+    stubbed.take_all(("renamed", "web@8000.service", "fiefdom-web@8000.service"))
+    assert stubbed.shell("cut -f 1-3 /var/lib/fiefdom/previous/index").splitlines() == [
+        "file\t/srv/env",
+        "file\t/etc/systemd/system/web-2@.service",
+        "container\tweb-8000\tfiefdom-web@8000.service",
+        "container\tweb-2-8000\tweb-2@8000.service",
+    ]
+    assert stubbed.shell("cut -f 4- /var/lib/fiefdom/previous/index").splitlines()[-1] == "id\timage\tweb:1"

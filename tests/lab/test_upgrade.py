@@ -1,4 +1,4 @@
-"""A cluster of an earlier commit is taken to this one by `fiefdom apply`, under traffic."""
+"""A cluster of an older Fiefdom is taken to this one by `fiefdom apply`, under traffic."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from fiefdom.desired.account import UID
 from helpers.load import Load
 from helpers.operator_view import GATEWAY_URL, LAB_YAML, ROOT, Site, await_true, tell
 
-# The last commit whose hosts are in rotation as a whole or not at all, and the last one whose containers run as 990.
-WHOLE_HOSTS, FORMER_USER = "42ad0c5", "2e312de"
+BEFORE_OFFERS = "42ad0c5"
+"""The last commit whose hosts are in rotation as a whole or not at all."""
+BEFORE_PREFIX = "2e312de"
+"""The last commit whose units of containers have no prefix, and whose containers run as 990."""
 AT_LEAST = 10_000
-HOSTS = {"gw1": "gateway", "app1": "serf-agent", "app2": "serf-agent"}
+HOSTS = ("gw1", "app1", "app2")
 OWNERS = "find /etc/fiefdom /etc/sysusers.d /run/fiefdom /var/lib/fiefdom -printf '%U:%G\\n' | sort -u"
-
-
-@pytest.fixture(params=[WHOLE_HOSTS, FORMER_USER])
-def commit(request: pytest.FixtureRequest) -> str:
-    """The commit that hosts come from."""
-    return str(request.param)
+INSTANCES = ("predictor-8000", "predictor-8001")
 
 
 @pytest.fixture
-def before(commit: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """That commit's tree."""
-    tree = tmp_path_factory.mktemp("before") / "fiefdom"
+def before(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """The tree of the test's commit."""
+    tree = tmp_path / "fiefdom"
     made = subprocess.run(
-        ["git", "worktree", "add", "--detach", "--force", str(tree), commit],
+        ["git", "worktree", "add", "--detach", "--force", str(tree), request.param],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
     if made.returncode:
-        pytest.skip(f"no history here to take {commit} from: {made.stderr.strip()}")
+        pytest.skip(f"no history here to take {request.param} from: {made.stderr.strip()}")
     yield tree
     subprocess.run(["git", "worktree", "remove", "--force", str(tree)], cwd=ROOT, check=True, capture_output=True)
 
 
-def with_tree(tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`fiefdom` of that tree: its library, templates and images."""
-    return subprocess.run(
-        [sys.executable, "-c", "import sys; from fiefdom.cli.main import main; sys.exit(main())", *arguments],
+def apply_with(tree: Path) -> None:
+    """`fiefdom apply` of that tree: its library, templates and images."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", "import sys; from fiefdom.cli.main import main; sys.exit(main())"),
+            *("apply", LAB_YAML, "--yes"),
+        ],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(tree / "deploys")},
         stdin=subprocess.DEVNULL,
@@ -57,41 +57,118 @@ def with_tree(tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         timeout=600,
         check=False,
     )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def become_this_one(site: Site, what: str) -> None:
+    with Load(f"{GATEWAY_URL}/predict", at_least=AT_LEAST) as load:
+        site.apply()
+        await_true(site.whole, what="the whole cluster")
+    tell(f"{what} taken to this one", load)
+    assert load.failed == 0, load.report()
+
+
+def squat(site: Site) -> None:
+    """The number that containers run as is somebody's: sshd's or messagebus's, on many a Debian 13."""
+    for host in HOSTS:
+        site.ssh(host, "useradd --system --uid 990 --no-create-home squatter")
+        assert "990" in site.ssh(host, OWNERS)
+
+
+def require_own_account(site: Site) -> None:
+    """All is the new account's, and nothing can be read by who has the former number."""
+    for host in HOSTS:
+        container, key = ("gateway", "gateway") if host == "gw1" else ("serf-agent", "serf")
+        assert site.ssh(host, OWNERS).splitlines() == ["0:0", f"{UID}:{UID}"], host
+        assert site.ssh(host, f"docker exec {container} id -u") == str(UID)
+        assert site.ssh(host, "getent passwd fiefdom").startswith(f"fiefdom:x:{UID}:{UID}:")
+        await_true(lambda host=host: not site.ssh(host, "docker ps --all --quiet --filter status=exited"), 60)  # type: ignore[misc]
+        read = f"setpriv --reuid=990 --clear-groups --regid=990 cat /etc/fiefdom/{key}/agent.json"
+        assert site.ssh(host, read, check=False) == ""
+
+
+def starts(site: Site) -> dict[str, str]:
+    """By app host, which containers its instances are, and since when they run."""
+    shown = f"docker inspect --format '{{{{.Id}}}} {{{{.State.StartedAt}}}}' {' '.join(INSTANCES)}"
+    return {host: site.ssh(host, shown) for host in HOSTS[1:]}
+
+
+def units_of_old_names(site: Site) -> list[str]:
+    """What systemd knows or would start by a name without prefix, of units and of files for them."""
+    patterns = ("predictor@*", "serf-agent.*", "gateway.*")
+    units = " ".join(f"'{pattern}'" for pattern in patterns)
+    files = " -o ".join(f"-name '{pattern}'" for pattern in patterns)
+    text = (
+        f"systemctl list-units --all --plain --no-legend {units}; systemctl list-unit-files --no-legend {units}; "
+        f"find /etc/systemd /run/systemd/system {files}; "
+        "grep -E '(predictor|serf-agent|gateway)[@.].*service' /var/lib/fiefdom/manifest | grep -v fiefdom-"
+    )
+    return [f"{host}: {line}" for host in HOSTS for line in site.ssh(host, text, check=False).splitlines()]
+
+
+def units_that_run(site: Site) -> dict[str, set[str]]:
+    text = "systemctl list-units --state=active --plain --no-legend 'fiefdom-*' | cut -d ' ' -f 1"
+    return {host: set(site.ssh(host, text).split()) for host in HOSTS}
+
+
+def require_new_names(site: Site) -> None:
+    assert units_of_old_names(site) == []
+    found = units_that_run(site)
+    instances = {f"fiefdom-{name.replace('-', '@')}.service" for name in INSTANCES}
+    for host in HOSTS[1:]:
+        assert found[host] >= instances | {"fiefdom-serf-agent.service", "fiefdom-offer-predictor.service"}, found
+    assert "fiefdom-gateway.service" in found["gw1"], found
 
 
 @pytest.mark.proof
-def test_the_release_before_becomes_this_one_under_traffic(
-    first_converge: tuple[Site, str], before: Path, commit: str
+@pytest.mark.parametrize("before", [BEFORE_OFFERS], indirect=True)
+def test_the_release_before_offers_becomes_this_one_under_traffic(
+    first_converge: tuple[Site, str], before: Path
 ) -> None:
     site, _ = first_converge
     lab.down()
     lab.up(2)
-    done = with_tree(before, "apply", LAB_YAML, "--yes")
-    assert done.returncode == 0, done.stdout + done.stderr
-    offers = "svc:predictor" in site.ssh("app1", "cat /etc/fiefdom/serf/agent.json")
-    assert offers == (commit == WHOLE_HOSTS), "hosts offer at run time already, or not yet"
-    for host in HOSTS:
-        # As sshd's or messagebus's account on a Debian 13 of more than the minimum.
-        site.ssh(host, "useradd --system --uid 990 --no-create-home squatter")
-        assert "990" in site.ssh(host, OWNERS)
-    with Load(f"{GATEWAY_URL}/predict", at_least=AT_LEAST) as load:
-        site.apply()
-        await_true(site.whole, what="the whole cluster")
-    tell("the release before taken to this one", load)
-    assert load.failed == 0, load.report()
+    apply_with(before)
+    assert "svc:predictor" in site.ssh("app1", "cat /etc/fiefdom/serf/agent.json"), "hosts offer at run time already"
+    squat(site)
+    become_this_one(site, "the release before offers")
     assert (
         site.ssh("app1", "ls /usr/local/lib/fiefdom /etc/fiefdom").split()
         == site.ssh("app2", "ls /usr/local/lib/fiefdom /etc/fiefdom").split()
     )
     assert "rotation" not in site.ssh("app1", "ls /usr/local/lib/fiefdom /etc/fiefdom")
-    for host, container in HOSTS.items():
-        assert site.ssh(host, OWNERS).splitlines() == ["0:0", f"{UID}:{UID}"], host
-        assert site.ssh(host, f"docker exec {container} id -u") == str(UID)
-        assert site.ssh(host, "getent passwd fiefdom").startswith(f"fiefdom:x:{UID}:{UID}:")
-        await_true(lambda host=host: not site.ssh(host, "docker ps --all --quiet --filter status=exited"), 60)
-        key = f"/etc/fiefdom/{'gateway' if host == 'gw1' else 'serf'}/agent.json"
-        assert site.ssh(host, f"setpriv --reuid=990 --clear-groups --regid=990 cat {key}", check=False) == ""
-    # What the new containers need of what the old ones wrote is theirs: they take up changes and start again.
-    site.ssh("gw1", "systemctl restart gateway")
-    site.ssh("app1", "systemctl restart serf-agent")
+    require_own_account(site)
+    require_new_names(site)
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("before", [BEFORE_PREFIX], indirect=True)
+def test_units_get_their_prefix_under_traffic_and_no_instance_stops(
+    first_converge: tuple[Site, str], before: Path
+) -> None:
+    site, _ = first_converge
+    lab.down()
+    lab.up(2)
+    apply_with(before)
+    assert any("predictor@8000.service" in line for line in units_of_old_names(site)), "units have a prefix already"
+    squat(site)
+    ran = starts(site)
+    become_this_one(site, "units without a prefix")
+    assert starts(site) == ran
+    require_new_names(site)
+    require_own_account(site)
+
+    with Load(f"{GATEWAY_URL}/predict", at_least=AT_LEAST) as load:
+        rebooted = site.fiefdom("reboot", LAB_YAML)
+    assert rebooted.returncode == 0, rebooted.stdout + rebooted.stderr
+    tell("a reboot of hosts whose units got a prefix", load)
+    assert load.failed == 0, load.report()
+    assert site.fiefdom("reboot", LAB_YAML, "--limit", "gw1", "--force").returncode == 0
     await_true(site.whole, what="the whole cluster")
+    require_new_names(site)
+
+    # The way back that docs tell of, and here once more.
+    apply_with(before)
+    assert not any("fiefdom-predictor" in unit for unit in units_that_run(site)["app1"])
+    become_this_one(site, "units without a prefix, once more,")
+    require_new_names(site)

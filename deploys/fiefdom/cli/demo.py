@@ -136,7 +136,7 @@ def _next(cluster: Cluster) -> Iterator[Text]:
     commands = {
         f"curl 'http://{gateway}/predict?features=5.1,3.5,1.4,0.2'": "a prediction; again for the next instance",
         f".venv/bin/fiefdom plan {INVENTORY}": "nothing to change, exit 0",
-        ".venv/bin/fiefdom lab ssh app1 systemctl stop predictor@8000": "or any other harm; then plan: exit 2",
+        ".venv/bin/fiefdom lab ssh app1 systemctl stop fiefdom-predictor@8000": "or any other harm; then plan: exit 2",
         f".venv/bin/fiefdom apply {INVENTORY} --yes": "mends it",
         f".venv/bin/fiefdom status {INVENTORY}": "hosts, members, instances, rotation",
         "make clean": "the lab and the venv are gone",

@@ -11,7 +11,7 @@ from fiefdom.converge import accounts, effect, originals
 from fiefdom.converge.claims import claims, made
 from fiefdom.converge.doctor import Finding
 from fiefdom.converge.snapshot import FoundContainer, FoundUnit, Snapshot, sysctl_path
-from fiefdom.converge.units import RUNNING, unit_actions
+from fiefdom.converge.units import RUNNING, name_now, owner_of, unit_actions
 from fiefdom.desired import docker
 from fiefdom.desired.containers import FAILED, HANDING_OVER, conf_path
 from fiefdom.desired.state import Container, Directory, File, HostState, Offer, Resource, Unit, digest, spec_hash
@@ -235,8 +235,8 @@ def held_of(instances: Iterable[Change], now: Snapshot, hold: Collection[str]) -
 
 def is_healthy(container: Container, now: Snapshot) -> bool:
     """Whether the host runs something under this container's name, and its unit says that it answers."""
-    found, unit = now.containers.get(container.name), now.units.get(container.unit, FoundUnit())
-    return found is not None and found.running and unit.active in RUNNING
+    found = now.containers.get(container.name)
+    return found is not None and found.running and owner_of(container, now).active in RUNNING
 
 
 def is_made(offer: Offer, now: Snapshot) -> bool:
@@ -280,7 +280,7 @@ def _differences(
         *instances,
         *_containers(state, snapshot, identities, instances=False),
         *_offers(state, snapshot),
-        *(_unwanted(state, snapshot) if complete else ()),
+        *(_unwanted(state, snapshot, complete) if complete or snapshot.docker != "down" else ()),
         *_record(state, snapshot),
     ]
 
@@ -391,7 +391,7 @@ def _containers(state: HostState, now: Snapshot, identities: Mapping[str, str], 
         if found is None:
             yield Change("container", "+", container.name, f"image {container.image}", container)
             continue
-        why = _container_drift(container, found, state, now)
+        why = container_drift(container, found, state, now)
         if container.image in replaced_images:
             why = [*(w for w in why if w != _NOTRUNNING), "new image"]
         if why:
@@ -402,7 +402,8 @@ def _containers(state: HostState, now: Snapshot, identities: Mapping[str, str], 
 _NOTRUNNING = "not running"
 
 
-def _container_drift(wanted: Container, found: FoundContainer, state: HostState, now: Snapshot) -> list[str]:
+def container_drift(wanted: Container, found: FoundContainer, state: HostState, now: Snapshot) -> list[str]:
+    """Why what runs under a container's name is not what is wanted; nothing where it is."""
     why = []
     if not found.ours:
         why.append("started by hand")
@@ -418,7 +419,7 @@ def _container_drift(wanted: Container, found: FoundContainer, state: HostState,
     if found.ours and image is not None and found.image_id != image.id:
         why.append(f"image {_short(found.image_id)} -> {_short(image.id)}")
     if not why:
-        unit = now.units.get(wanted.unit, FoundUnit())
+        unit = owner_of(wanted, now)
         if not found.running:
             why.append(_NOTRUNNING)
         elif unit.active not in RUNNING:
@@ -450,14 +451,16 @@ def _said(word: str) -> str:
     return f"{version} on {ports}"
 
 
-def _unwanted(state: HostState, now: Snapshot) -> Iterator[Change]:
+def _unwanted(state: HostState, now: Snapshot, complete: bool) -> Iterator[Change]:
     wanted = made(state)
     for kind, name in sorted(now.made - wanted):
-        if kind in KINDS:
-            yield Change(kind, "-", name, originals.of_removal(kind, name, now), name)
+        renamed = (kind, later := name_now(kind, name)) in wanted
+        if renamed or (complete and kind in KINDS):
+            why = f"is {later} now" if renamed else originals.of_removal(kind, name, now)
+            yield Change(kind, "-", name, why, name)
     containers = {name for kind, name in wanted | now.made if kind == "container"}
     for name, found in now.containers.items():
-        if found.ours and name not in containers and not any(word in name for word in HANDING_OVER):
+        if complete and found.ours and name not in containers and not any(word in name for word in HANDING_OVER):
             why = "a failed release, kept aside" if name.endswith(FAILED) else "no longer in the inventory"
             yield Change("container", "-", name, why, name)
 

@@ -14,6 +14,7 @@ from fiefdom.converge.guest import Guest
 from fiefdom.desired import containers, programs, sshd
 from fiefdom.desired.state import Codename, HostState
 from fiefdom.errors import HostError
+from fiefdom.model.unit_names import former_of
 
 SSHD = (Path(__file__).parent / "sshd.sh").read_text()
 """What this script and steps.sh both ask sshd."""
@@ -153,6 +154,7 @@ def query(states: Iterable[HostState]) -> str:
             + [("sysctl", sysctl_path(s.key)) for s in state.sysctls]
             + [("image", i.ref) for i in state.images]
             + [("container", c.name) for c in state.containers]
+            + [("unit", former_of(c.unit)) for c in state.containers]
             + [("live", f"{u.name}\t{' '.join(u.live)}") for u in state.units if u.live]
         )
         lines.update(dict.fromkeys(f"{kind}\t{name}" for kind, name in asked))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 
-from fiefdom.converge import guard, originals
+from fiefdom.converge import guard, originals, passing
 from fiefdom.converge.claims import claims
 from fiefdom.converge.plan import HostPlan, is_healthy, is_made, merge
 from fiefdom.converge.snapshot import SSHD, Snapshot, sysctl_path
@@ -19,6 +19,7 @@ from fiefdom.desired.offers import conf_path as offer_conf_path
 from fiefdom.desired.offers import is_offer
 from fiefdom.desired.offers import unit_of as offer_unit
 from fiefdom.desired.state import Account, Container, Directory, File, Offer, Package, Sysctl, Unit
+from fiefdom.model.unit_names import former_of, template_of, unit_of
 
 _HERE = Path(__file__).parent
 _PARTS = {"# @ORIGINALS@\n": (_HERE / "originals.sh").read_text(), "# @SSHD@\n": SSHD}
@@ -109,7 +110,7 @@ def _released(
 ) -> tuple[Step, ...]:
     # What another service is made from waits for its own turn, lest an instance that ends by itself takes it up.
     own = {path for c in containers for path in (*c.config, conf_path(c.name))}
-    own |= {offer_conf_path(service), f"{UNIT_DIR}/{offer_unit(service)}", f"{UNIT_DIR}/{service}@.service"}
+    own |= {offer_conf_path(service), f"{UNIT_DIR}/{offer_unit(service)}", f"{UNIT_DIR}/{template_of(service)}"}
     # A host outside app_hosts runs it for itself.
     offers = [offer.unit] if offer else []
     return (
@@ -135,21 +136,22 @@ def farewell(plan: HostPlan, stays: tuple[str, ...]) -> tuple[Step, ...]:
     What was found at one of those comes back all the same, where it does not let the operator in.
     """
     back = originals.given_back(plan.snapshot)
-    gone = {c.name for c in plan.of("unit", "-")}
-    running = [n for n, f in plan.snapshot.containers.items() if f.role == "agent" and f.ours and f.running]
+    found, going = plan.snapshot.containers, {c.name for c in plan.of("unit", "-")}
+    running = [unit_of(n) for n, f in found.items() if f.role == "agent" and f.ours and f.running]
+    agents = [former_of(unit) if former_of(unit) in going else unit for unit in running]
     removed = [
         s for s in _removal(plan) if not (s[0].startswith("remove-") and s[1].startswith(stays) and s[1] not in back)
     ]
     return (
         ("say", "drain"),
-        *(("containers", "stop", f"{name}.service") for name in running),
+        *(("containers", "stop", unit) for unit in agents),
         ("say", "remove"),
         *(("remove-unit", c.name) for c in plan.of("unit", "-")),
         *(("remove-container", c.name) for c in plan.of("container", "-")),
         *removed,
         ("daemon-reload",),
         *((("reload", docker.UNIT),) if docker.CONFIG in back else ()),
-        *(("unit-back", name) for name in originals.units_given_back(plan.snapshot) if name not in gone),
+        *(("unit-back", name) for name in originals.units_given_back(plan.snapshot) if name not in going),
         ("erase",),
     )
 
@@ -168,7 +170,7 @@ def turn_back(plan: HostPlan, aside: bool) -> tuple[Step, ...]:
 
 def _interrupts(plan: HostPlan) -> bool:
     running = any(c.running for c in plan.snapshot.containers.values())
-    return running and bool(plan.of("container"))
+    return running and bool(plan.of("container") or passing.passed_on(plan))
 
 
 def steps_text(steps: Iterable[Step]) -> str:
@@ -358,18 +360,27 @@ def _containers(plan: HostPlan) -> Iterator[Step]:
     changed = [c.resource for c in plan.of("container", "+", "~", "-/+") if isinstance(c.resource, Container)]
     instances = [c for c in changed if c.role == "instance"]
     agents = [c for c in changed if c.role == "agent"]
-    # It may be of a Fiefdom that knew no offers: then all that the host serves goes out with it.
-    leaving = [c.unit for c in agents if is_healthy(c, plan.snapshot)]
     going = [c.name for c in plan.of("unit", "-")]
+    renamed = [c for c in plan.state.containers if former_of(c.unit) in going]
+    # It may be of a Fiefdom that knew no offers: then all that the host serves goes out with it.
+    leaving = [c.unit for c in agents if is_healthy(c, plan.snapshot) and c not in renamed]
     touched, wanted = _touched(plan), {offer.unit for offer in plan.state.offers}
     returning = [unit for unit in touched if unit in wanted]
     if leaving or returning:
         yield ("rest", *leaving, *returning)
     yield from _all_at_once("stop", [unit for unit in touched if unit not in going])
     yield from _all_at_once("stop", leaving)
-    parting = {f"{name}.service" for name, found in plan.snapshot.containers.items() if found.role == "agent"}
-    for unit in sorted(going, key=lambda unit: (not is_offer(unit), unit not in parting)):
-        yield ("remove-unit", unit)
+    for c in renamed:
+        yield ("renamed", former_of(c.unit), c.unit)
+    parting = [unit_of(name) for name, found in plan.snapshot.containers.items() if found.role == "agent"]
+    first = [unit for unit in going if is_offer(unit)]
+    first += [unit for unit in going if unit in (*parting, *map(former_of, parting))]
+    passed = {former_of(c.unit) for c in passing.passed_on(plan)}
+    yield from _removed_units(unit for unit in first if unit not in passed)
+    yield from passing.steps(plan)
+    yield from _removed_units(unit for unit in going if unit not in first and unit not in passed)
+    if resting := [c.unit for c in agents if c in renamed]:
+        yield ("rest", *resting, *returning)
     for change in plan.of("container", "-"):
         yield ("remove-container", change.name)
     if instances:
@@ -385,11 +396,16 @@ def _containers(plan: HostPlan) -> Iterator[Step]:
         yield ("offer", "reload" if stays else "start", offer.unit, *offer.instances)
 
 
+def _removed_units(units: Iterable[str]) -> Iterator[Step]:
+    for unit in units:
+        yield ("remove-unit", unit)
+
+
 def _touched(plan: HostPlan) -> list[str]:
     """Units of the offers that are made and lose an instance, for good or for a moment."""
     now = plan.snapshot
     gone = [c.name for c in plan.of("container", "~", "-/+", "-")]
-    lost = {name.rpartition("-")[0] for name in gone if _is_running_instance(name, now)}
+    lost = {name.rpartition("-")[0] for name in gone if _is_running_instance(name, now)} | passing.at_risk(plan)
     return [offer_unit(service) for service in sorted(now.offers) if service in lost]
 
 

@@ -249,10 +249,15 @@ said() { # unit since_s option...
     journalctl -q -o cat --since "@$said_since_s" "$@" "_SYSTEMD_UNIT=$said_unit" 2>/dev/null
 }
 
+container_of() { # unit
+    name=${1#fiefdom-}
+    printf '%s' "${name%.service}" | tr @ -
+}
+
 reason_of() { # unit since_s
     reason=$(said "$1" "$2" -p err | grep . | tail -n 1)
     # What stands before the reason is the unit already.
-    printf '%s' "${reason#"$(printf '%s' "${1%.service}" | tr @ -): "}"
+    printf '%s' "${reason#"$(container_of "$1"): "}"
 }
 
 last_words() { # unit since_s
@@ -289,8 +294,7 @@ storage_mend() { # unit words
     *"error creating overlay mount"* | *"layer does not exist"* | */overlay2/*"no such file or directory"*) ;;
     *) return ;;
     esac
-    image=$(printf '%s' "${1%.service}" | tr @ -)
-    image=$(sed -n 's/^image //p' "/etc/fiefdom/containers/$image.conf" 2>/dev/null)
+    image=$(sed -n 's/^image //p' "/etc/fiefdom/containers/$(container_of "$1").conf" 2>/dev/null)
     # By its id, for under another name it would stay.
     id=$(docker image inspect --format '{{.Id}}' "$image" 2>/dev/null | cut -c 8-19)
     printf 'Docker has broken files of %s; remove its containers with docker rm -f, then docker image rm --force %s, and apply again' \
@@ -324,6 +328,23 @@ container_units() { # verb units...
         [ -z "$why" ] || fail "$unit" "$why" "$(last_words "$unit" "$began_s")"
     done
     fail "$*" "$verb failed: $output"
+}
+
+# Its container runs on, for a unit of another name that comes at once: the supervisor has no time to stop it, and nobody
+# is told that it goes.
+let_go() { # units...
+    for unit; do
+        drop_in=/run/systemd/system/$unit.d/zz-let-go.conf
+        { mkdir -p "${drop_in%/*}" && printf '%s\n' '[Service]' ExecStop= KillSignal=SIGKILL SuccessExitStatus=SIGKILL >"$drop_in"; } ||
+            fail "$unit" "$drop_in cannot be written"
+    done
+    systemctl daemon-reload || fail systemd "daemon-reload failed"
+    output=$(systemctl -q disable --now "$@" 2>&1) || fail "$*" "disable failed: $output"
+    for unit; do
+        drop_in=/run/systemd/system/$unit.d/zz-let-go.conf
+        rm -f "$drop_in" && rmdir "${drop_in%/*}" 2>/dev/null
+        rm -f "$state/stamps/$unit"
+    done
 }
 
 # What does not come up ends nothing: what else is to serve here comes up all the same, and the run fails at its end.
@@ -367,7 +388,7 @@ tell_delays() { # since_s units...
     since_s=$1
     shift
     for unit; do
-        case $unit in serf-agent.service | fiefdom-offer-*) ;; *) continue ;; esac
+        case $unit in *serf-agent.service | fiefdom-offer-*) ;; *) continue ;; esac
         journalctl -q -o cat -u "$unit" --since "@$since_s" 2>/dev/null | grep '^going on after ' | while IFS= read -r line; do
             printf 'fiefdom-note\t%s\n' "$(printf '%s' "$line" | tr '\t' ' ')"
         done
@@ -552,6 +573,11 @@ take() {
         ;;
     settled) rm -f "$previous/unfinished" && undo=no ;;
     restore) put_back "$1" || exit 1 ;;
+    let-go) let_go "$@" ;;
+    renamed) # what a release that never came to its end has kept of it, it goes back to by the name of now
+        [ ! -e "$previous/index" ] ||
+            sed -i "s/$tab$1$tab/$tab$2$tab/; /^file$tab.*\/${1%%@*}@\.service\$/d" "$previous/index" || fail "$previous/index" "cannot be written"
+        ;;
     remove-unit)
         systemctl -q disable --now "$1" >/dev/null 2>&1
         rm -f "$state/stamps/$1"

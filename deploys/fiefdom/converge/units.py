@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fiefdom.converge.snapshot import FoundUnit, Snapshot
-from fiefdom.desired.state import HostState, Unit
+from fiefdom.desired.state import Container, HostState, Unit
+from fiefdom.model.unit_names import PREFIX, former_of
 
 RUNNING = ("active", "reloading")
 """What systemd calls a unit that runs, or is about to without anybody's help."""
@@ -19,6 +20,19 @@ class UnitAction:
 
     verbs: tuple[str, ...]
     why: str
+
+
+def owner_of(container: Container, now: Snapshot) -> FoundUnit:
+    """The unit that ``container`` runs under: its own, or the one of an older Fiefdom as long as that has it."""
+    own, former = now.units.get(container.unit, FoundUnit()), former_of(container.unit)
+    before = now.units.get(former, FoundUnit()) if ("unit", former) in now.made else own
+    return before if before.active in RUNNING and own.active not in RUNNING else own
+
+
+def name_now(kind: str, name: str) -> str:
+    """What is called today what an older Fiefdom called ``name``: of a unit, or of the file that one stands in."""
+    folder, slash, unit = name.rpartition("/")
+    return f"{folder}{slash}{PREFIX}{unit}" if kind in ("unit", "file") else name
 
 
 def unit_actions(unit: Unit, state: HostState, now: Snapshot) -> list[UnitAction]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from fiefdom.converge import guard, plan, ports
+from fiefdom.converge.passing import passed_on
 from fiefdom.converge.steps import Phase, phases
 from fiefdom.model import Cluster
 
@@ -73,7 +74,11 @@ def takes_turns(wanted: plan.Plan) -> bool:
     """
     return any(
         bool(host.changes)
-        and (host.snapshot.docker == "down" or bool(host.snapshot.containers and host.of("container")))
+        and (
+            host.snapshot.docker == "down"
+            or bool(host.snapshot.containers and host.of("container"))
+            or bool(passed_on(host))
+        )
         for host in wanted.due.hosts
     )
 

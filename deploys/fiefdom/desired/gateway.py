@@ -21,9 +21,10 @@ from fiefdom.desired.programs import program
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Container, Directory, File, HostState, Image, Unit
 from fiefdom.model import LAST_PORT, Cluster, Gateway, Health, Service
+from fiefdom.model.unit_names import unit_of
 
 NAME = "gateway"
-UNIT = "gateway.service"
+UNIT = unit_of(NAME)
 CONFIG_DIR = "/etc/fiefdom/gateway"
 STATE_DIR = "/var/lib/fiefdom/gateway"
 HAPROXY_CONFIG = f"{CONFIG_DIR}/haproxy.cfg"
@@ -285,5 +286,7 @@ def _bases(service: Service) -> list[int]:
 
 
 def _unit_file(container: Container) -> File:
-    text = render("gateway.service.j2", start_limit_s=start_limit_s(container), stop_limit_s=stop_limit_s(container))
+    text = render(
+        "fiefdom-gateway.service.j2", start_limit_s=start_limit_s(container), stop_limit_s=stop_limit_s(container)
+    )
     return File(f"/etc/systemd/system/{UNIT}", text.encode())

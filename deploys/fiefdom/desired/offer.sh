@@ -107,7 +107,7 @@ write_tags() {
 tell_agent() {
   deadline_s=$(($(now_s) + agent_s))
   until serf tags "$@" > /dev/null; do
-    case $(systemctl is-active serf-agent.service) in inactive | failed) return 1 ;; esac
+    case $(systemctl is-active fiefdom-serf-agent.service) in inactive | failed) return 1 ;; esac
     [ "$(now_s)" -lt "$deadline_s" ] || return 1
     sleep 0.1
   done
@@ -199,7 +199,7 @@ may_come() {
   for name in $containers; do
     ! printf '%s\n' "$answering" | grep -qx "$name" || continue
     port=${name##*-}
-    shown=$(systemctl show -p SubState -p NRestarts "$service@$port.service")
+    shown=$(systemctl show -p SubState -p NRestarts "fiefdom-$service@$port.service")
     case $shown in
       *SubState=running*) return 0 ;;
       *SubState=start*) case $shown in *NRestarts=0*) return 0 ;; esac ;;

@@ -7,11 +7,11 @@ from fiefdom.desired.context import Context
 from fiefdom.desired.programs import program
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Directory, File, HostState, Offer, Unit
-from fiefdom.model import Instance
+from fiefdom.model import Instance, unit_names
 
 CONF_DIR = "/etc/fiefdom/offers"
 
-_UNIT = "fiefdom-offer-"
+_OFFER = "offer-"
 
 # Beside the instances' own time and the gateways' word: the agent may be about to start again, see offer.sh.
 AGENT_S = 15
@@ -23,13 +23,13 @@ def conf_path(service: str) -> str:
 
 
 def unit_of(service: str) -> str:
-    """Name of the unit of a service's offer. No package has one like it."""
-    return f"{_UNIT}{service}.service"
+    """Name of the unit of a service's offer."""
+    return unit_names.unit_of(f"{_OFFER}{service}")
 
 
 def is_offer(unit: str) -> bool:
-    """Whether a unit is that of an offer."""
-    return unit.startswith(_UNIT) and unit.endswith(".service")
+    """Whether a unit is that of an offer; an instance of a service whose name begins so is none."""
+    return unit.startswith(f"{unit_names.PREFIX}{_OFFER}") and unit.endswith(".service") and "@" not in unit
 
 
 def desired(context: Context) -> HostState:

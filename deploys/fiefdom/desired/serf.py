@@ -17,9 +17,10 @@ from fiefdom.desired.membership import agent_file, ring_files, rpc_environment
 from fiefdom.desired.programs import MADE_DIR, program
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Container, Directory, File, HostState, Image, Unit
+from fiefdom.model.unit_names import unit_of
 
 NAME = "serf-agent"
-UNIT = "serf-agent.service"
+UNIT = unit_of(NAME)
 CONFIG_DIR = "/etc/fiefdom/serf"
 CONFIG = f"{CONFIG_DIR}/agent.json"
 STATE_DIR = "/var/lib/fiefdom/serf"
@@ -108,7 +109,7 @@ def _host_conf(context: Context) -> str:
 def _unit_file(context: Context, container: Container) -> File:
     cluster = context.cluster
     text = render(
-        "serf-agent.service.j2",
+        "fiefdom-serf-agent.service.j2",
         start_limit_s=start_limit_s(container) + cluster.serf.join_timeout_s,
         stop_limit_s=stop_limit_s(container) + cluster.longest_drain_s(context.name),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fiefdom.desired.containers import (
     CHECKS_LABEL,
+    UNIT_DIR,
     env_file,
     env_path,
     image_ref,
@@ -16,6 +17,7 @@ from fiefdom.desired.context import Context
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Container, File, HostState, Image, Unit
 from fiefdom.model import Instance, Service
+from fiefdom.model.unit_names import template_of
 
 # A file system in memory counts as the instance's memory: a quarter of it leaves room for the process.
 TMPFS_SHARE = 4
@@ -103,4 +105,4 @@ def _unit_file(instance: Instance, container: Container) -> File:
         start_limit_s=start_limit_s(container),
         stop_limit_s=stop_limit_s(container),
     )
-    return File(f"/etc/systemd/system/{instance.service}@.service", text.encode())
+    return File(f"{UNIT_DIR}/{template_of(instance.service)}", text.encode())

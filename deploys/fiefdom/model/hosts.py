@@ -31,6 +31,7 @@ from fiefdom.model.text import (
     User,
     Version,
 )
+from fiefdom.model.unit_names import unit_of
 
 GATEWAYS = "gateways"
 APP_HOSTS = "app_hosts"
@@ -225,7 +226,7 @@ class Instance(Model):
     @property
     def unit(self) -> str:
         """The systemd unit that owns it."""
-        return f"{self.service}@{self.port}.service"
+        return unit_of(f"{self.service}@{self.port}")
 
     @property
     def container(self) -> str:

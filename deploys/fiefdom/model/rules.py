@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from fiefdom.model.debian_units import TEMPLATES
 from fiefdom.model.draft import Draft
 from fiefdom.model.hosts import APP_HOSTS, GATEWAYS, Service
 from fiefdom.model.text import LAST_PORT, Problem, sysctl_name
@@ -16,9 +15,6 @@ from fiefdom.wording import KeyPath, dotted
 
 # memberlist sends a member's tags in one field of this size, and refuses to start above it.
 TAGS_MAX_BYTES = 512
-
-# Not template units of a service: one is a target's, the others have no instances.
-_OWN_UNITS = frozenset({"blockdev", "ssh", "docker", "containerd", "gateway", "serf-agent"})
 
 
 @dataclass(frozen=True)
@@ -147,15 +143,6 @@ def _idle_problems(cluster: Draft) -> Iterator[Problem]:
                 "an app host without service; let a service name one of its groups, "
                 "set instances above 0, or take it out of app_hosts",
             )
-
-
-def _service_problems(cluster: Draft) -> Iterator[Problem]:
-    for name in cluster.services:
-        if name in _OWN_UNITS or name.startswith("systemd-"):
-            yield ("services", name), f"{name} is the name of a unit of the system; choose another"
-        elif name in TEMPLATES:
-            words = f"a package of Debian has units {name}@, whose place the service's would take; choose another name"
-            yield ("services", name), words
 
 
 def _membership_problems(cluster: Draft) -> Iterator[Problem]:
@@ -385,7 +372,6 @@ _RULES = (
     _Rule(_static_problems, ("hosts.*.address", "hosts.*.static")),
     _Rule(_role_problems, ("hosts.*.groups",), of_all=True),
     _Rule(_group_problems, ("hosts.*.groups",)),
-    _Rule(_service_problems, ()),
     _Rule(_membership_problems, ("hosts.*.groups", "services.*.groups"), of_all=True),
     _Rule(_name_problems, ()),
     _Rule(_override_problems, _RUNS),

@@ -9,7 +9,7 @@ from fiefdom.cluster import ledger, status
 from fiefdom.cluster.views import alone, await_serving, up, views_of
 from fiefdom.converge import carry_out, run
 from fiefdom.converge.run import Hosts, Say
-from fiefdom.desired import offers
+from fiefdom.desired import offers, serf
 from fiefdom.errors import FiefdomError, HostError, Unreachable
 from fiefdom.model import Cluster
 from fiefdom.procedures import release, turn
@@ -17,7 +17,6 @@ from fiefdom.waiting import looks, pause
 from fiefdom.wording import printable
 
 BOOT_TIMEOUT_S = 600
-AGENT = "serf-agent.service"
 
 
 def reboot(
@@ -86,7 +85,7 @@ def _require_stand_in(cluster: Cluster, hosts: Hosts, name: str) -> None:
 
 
 def _upgrade(known: run.Known, hosts: Hosts, name: str, say: Say) -> None:
-    agents = [AGENT] if known.cluster.instances(name) else []
+    agents = [serf.UNIT] if known.cluster.instances(name) else []
     steps = [("say", "drain"), ("containers", "stop", *agents)] if agents else []
     heard = turn.Heard(name, lambda host, stage, began=None: None if began else say(host, stage))
     turn.take_turn(hosts, name, [*steps, ("say", "upgrade"), ("upgrade", *agents)], heard)
@@ -120,7 +119,7 @@ def _reboot(hosts: Hosts, name: str, say: Say) -> str:
 
 def _delays(known: run.Known, hosts: Hosts, name: str, since_s: str) -> list[str]:
     """What a host's drain or join went on without, by its journal; of a drain nothing where that is in memory alone."""
-    units = [AGENT, *(offers.unit_of(service) for service in {i.service for i in known.cluster.instances(name)})]
+    units = [serf.UNIT, *(offers.unit_of(service) for service in {i.service for i in known.cluster.instances(name)})]
     text = """
     since=$1
     shift

@@ -13,6 +13,7 @@ from fiefdom.desired.containers import FAILED, UNIT_DIR, conf_path
 from fiefdom.desired.state import Container
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
+from fiefdom.model.unit_names import template_of
 from fiefdom.wording import printable
 
 
@@ -29,7 +30,7 @@ def release_of(plan: HostPlan, services: Collection[str]) -> HostPlan:
         return replace(plan, changes=())
     offered = {c.service for c in instances}
     paths = {path for c in instances for path in (*c.config, conf_path(c.name))}
-    paths |= {path for name in offered for path in (offers.conf_path(name), f"{UNIT_DIR}/{name}@.service")}
+    paths |= {path for name in offered for path in (offers.conf_path(name), f"{UNIT_DIR}/{template_of(name)}")}
     paths |= {f"{UNIT_DIR}/{offers.unit_of(name)}" for name in offered}
     images = {c.image for c in instances}
     names = {c.name for c in instances}

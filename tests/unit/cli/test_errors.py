@@ -10,7 +10,9 @@ from click.testing import CliRunner
 from fiefdom.cli import frame, group
 from fiefdom.errors import FiefdomError, HostError, HostErrors
 
-WHY = HostError("app1", "web@8000.service: answered 403, wanted 200-399, for 60 s", ("model not found", "  at line 3"))
+WHY = HostError(
+    "app1", "fiefdom-web@8000.service: answered 403, wanted 200-399, for 60 s", ("model not found", "  at line 3")
+)
 OTHER = HostError("app2", "does not answer")
 
 

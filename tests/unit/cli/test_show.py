@@ -79,7 +79,7 @@ def test_a_footer_leaves_out_what_does_not_occur() -> None:
 
 def pending_plan() -> Plan:
     """app1 and app2 would be released, app2 also gets a file."""
-    container = Container("web-8000", "web@8000.service", "instance", "w:2", (), version="2", service="web")
+    container = Container("web-8000", "fiefdom-web@8000.service", "instance", "w:2", (), version="2", service="web")
     found = {"web-8000": FoundContainer(True, "sha256:1", "s", "instance", "1", True, "f")}
     now = Snapshot(0, "debian", "trixie", containers=found)
     release = Change("container", "-/+", "web-8000", "1 -> 2", container, release="web")
@@ -132,7 +132,9 @@ def test_a_release_that_went_well_says_where_and_how_long() -> None:
 
 
 BAD = [
-    Failure("app2", "web@8000.service", "did not [red]start[/red]", ("line 1", "line 2"), True, ("web-8000.failed",)),
+    Failure(
+        "app2", "fiefdom-web@8000.service", "did not [red]start[/red]", ("line 1", "line 2"), True, ("web-8000.failed",)
+    ),
     Failure("app3", "its turn", "ended early"),
 ]
 
@@ -150,7 +152,7 @@ def failed(
 
 def test_a_release_that_failed_says_why_where_everything_is_now_and_what_to_type() -> None:
     assert failed(*BAD, undone=["app2", "app1"], released=["app4"]) == [
-        "app2: web@8000.service: did not [red]start[/red]",
+        "app2: fiefdom-web@8000.service: did not [red]start[/red]",
         "    line 1",
         "    line 2",
         "app3: its turn: ended early",

@@ -36,19 +36,21 @@ CONF = File("/etc/x.conf", b"x\n")
 SECRET = File("/etc/secret", b"hunter2\n", mode=0o600, secret=True)
 DAEMON = Unit("x.service", config=("/etc/x.conf",), on_change=("reload", "restart"), live=("nft", "list"))
 IMAGE = "fiefdom/predictor:1.0.0"
-INSTANCE = Container("predictor-8000", "predictor@8000.service", "instance", IMAGE, ("--read-only",), version="1.0.0")
+INSTANCE = Container(
+    "predictor-8000", "fiefdom-predictor@8000.service", "instance", IMAGE, ("--read-only",), version="1.0.0"
+)
 OFFER = Offer("predictor", "fiefdom-offer-predictor.service", "1.0.0;8000-8000", (INSTANCE.unit,))
-AGENT = Container("serf-agent", "serf-agent.service", "agent", "fiefdom/serf:1", (), version="1")
+AGENT = Container("serf-agent", "fiefdom-serf-agent.service", "agent", "fiefdom/serf:1", (), version="1")
 FULL = HostState(
     hostname="app1",
     packages=(Package("curl"),),
     directories=(Directory("/etc/fiefdom"),),
-    files=(CONF, SECRET, File("/etc/systemd/system/predictor@.service", b"[Unit]\n")),
+    files=(CONF, SECRET, File("/etc/systemd/system/fiefdom-predictor@.service", b"[Unit]\n")),
     sysctls=(Sysctl("net.core.somaxconn", "4096"), Sysctl("net.ipv4.ip_local_port_range", "32768 60999")),
     units=(
         DAEMON,
-        Unit("predictor@8000.service"),
-        Unit("serf-agent.service"),
+        Unit("fiefdom-predictor@8000.service"),
+        Unit("fiefdom-serf-agent.service"),
         Unit(OFFER.unit),
         Unit("old.service", False, False),
     ),
@@ -85,13 +87,13 @@ def test_a_bare_host_needs_everything_in_a_stable_order() -> None:
         "+ package curl: not installed",
         "+ directory /etc/fiefdom: mode 0755",
         "+ file /etc/secret: mode 0600",
-        "+ file /etc/systemd/system/predictor@.service: mode 0644",
+        "+ file /etc/systemd/system/fiefdom-predictor@.service: mode 0644",
         "+ file /etc/x.conf: mode 0644",
         "~ sysctl net.core.somaxconn: unset -> 4096",
         "~ sysctl net.ipv4.ip_local_port_range: unset -> 32768 60999",
         "+ unit fiefdom-offer-predictor.service: enable",
-        "+ unit predictor@8000.service: enable",
-        "+ unit serf-agent.service: enable",
+        "+ unit fiefdom-predictor@8000.service: enable",
+        "+ unit fiefdom-serf-agent.service: enable",
         "+ unit x.service: enable, start",
         f"+ image {IMAGE}: not on the host",
         "+ image fiefdom/serf:1: not on the host",
@@ -242,8 +244,10 @@ DRIFTS = {
         ["~ unit x.service: restart: changed behind its back"],
     ),
     "a stale unit file in systemd": (
-        lambda n: n.units.update({"predictor@8000.service": FoundUnit("loaded", "active", "running", "enabled", True)}),
-        ["~ unit predictor@8000.service: systemd has an older unit file loaded"],
+        lambda n: n.units.update(
+            {"fiefdom-predictor@8000.service": FoundUnit("loaded", "active", "running", "enabled", True)}
+        ),
+        ["~ unit fiefdom-predictor@8000.service: systemd has an older unit file loaded"],
     ),
     "a container made from an edited environment": (
         lambda n: n.container_stamps.update({"predictor-8000": f"{n.container_stamps['predictor-8000']} edited"}),
@@ -268,7 +272,9 @@ DRIFTS = {
         ["~ container predictor-8000: not running"],
     ),
     "a container whose unit gave up": (
-        lambda n: n.units.update({"predictor@8000.service": FoundUnit("loaded", "failed", "failed", "enabled")}),
+        lambda n: n.units.update(
+            {"fiefdom-predictor@8000.service": FoundUnit("loaded", "failed", "failed", "enabled")}
+        ),
         ["~ container predictor-8000: not running, its unit is failed"],
     ),
     "a container of ours that nobody asked for": (
@@ -425,8 +431,8 @@ def test_a_host_leaves_before_a_running_instance_is_replaced_and_joins_last() ->
     assert turned(host) == [
         ("rest", OFFER.unit),
         ("containers", "stop", OFFER.unit),
-        ("instances", "predictor@8000.service"),
-        ("offer", "start", OFFER.unit, "predictor@8000.service"),
+        ("instances", "fiefdom-predictor@8000.service"),
+        ("offer", "start", OFFER.unit, "fiefdom-predictor@8000.service"),
     ]
 
 
@@ -448,7 +454,7 @@ def test_another_word_is_said_of_what_stays_in_rotation() -> None:
     changed = replace(FULL, offers=(replace(OFFER, word="1.0.0;8000-8001"),))
     host = SimulatedHost(changed, IDENTITIES, converged())
     assert changes(changed, host.now) == ["~ offer predictor: 1.0.0 on 8000-8000 -> 1.0.0 on 8000-8001"]
-    assert turned(apply_all(host)) == [("offer", "reload", OFFER.unit, "predictor@8000.service")]
+    assert turned(apply_all(host)) == [("offer", "reload", OFFER.unit, "fiefdom-predictor@8000.service")]
     assert host.now.offers == {"predictor": "1.0.0;8000-8001"}
 
 
@@ -466,7 +472,7 @@ def test_an_offer_that_is_not_made_is_told_with_the_reason_of_its_unit(unit: dic
     now.units[OFFER.unit] = replace(now.units[OFFER.unit], **unit)
     assert changes(FULL, now) == [f"~ offer predictor: {why or unit['says']}"]
     assert turned(apply_all(SimulatedHost(FULL, IDENTITIES, now))) == [
-        ("offer", "start", OFFER.unit, "predictor@8000.service")
+        ("offer", "start", OFFER.unit, "fiefdom-predictor@8000.service")
     ]
 
 
@@ -553,8 +559,8 @@ def serving(version: str = "1.0.0", count: int = 3, image: str = "fiefdom/predic
     """Instances of `predictor` with all that they are made from, and an agent."""
     state = HostState(
         units=(
-            *(Unit(f"predictor@{8000 + i}.service") for i in range(count)),
-            Unit("serf-agent.service"),
+            *(Unit(f"fiefdom-predictor@{8000 + i}.service") for i in range(count)),
+            Unit("fiefdom-serf-agent.service"),
             Unit(OFFER.unit),
         ),
         images=(Image(f"{image}:{version}"), Image(AGENT.image)),
@@ -564,7 +570,7 @@ def serving(version: str = "1.0.0", count: int = 3, image: str = "fiefdom/predic
         replace(
             INSTANCE,
             name=f"predictor-{8000 + i}",
-            unit=f"predictor@{8000 + i}.service",
+            unit=f"fiefdom-predictor@{8000 + i}.service",
             image=f"{image}:{version}",
             config=(f"/etc/fiefdom/containers/predictor-{8000 + i}.env",),
             version=version,
@@ -622,7 +628,7 @@ def test_an_instance_that_was_started_by_hand_is_pending() -> None:
 
 def test_what_is_down_beside_healthy_siblings_comes_back_as_what_they_are() -> None:
     host, wanted = on(serving()), serving("2.0.0")
-    host.containers("stop", "predictor@8001.service")
+    host.containers("stop", "fiefdom-predictor@8001.service")
     found = held(wanted, host)
     assert shown(found.due.changes) == ["~ container predictor-8001"]
     host.state = wanted
@@ -634,7 +640,7 @@ def test_what_is_down_beside_healthy_siblings_comes_back_as_what_they_are() -> N
 
 def test_where_no_sibling_is_healthy_apply_replaces_them() -> None:
     host = on(serving())
-    host.containers("stop", *(f"predictor@{8000 + i}.service" for i in range(3)))
+    host.containers("stop", *(f"fiefdom-predictor@{8000 + i}.service" for i in range(3)))
     found = held(serving("2.0.0"), host)
     assert found.due == found and len(found.of("container", "-/+")) == 3
 
@@ -684,7 +690,7 @@ def test_apply_leaves_exactly_what_is_pending_and_a_turn_leaves_nothing(
     host = on(before)
     for port in down:
         if f"predictor-{port}" in host.now.containers:
-            host.containers("stop", f"predictor@{port}.service")
+            host.containers("stop", f"fiefdom-predictor@{port}.service")
     for port in by_hand:
         if found := host.now.containers.get(f"predictor-{port}"):
             host.now.containers[f"predictor-{port}"] = replace(found, ours=False, spec="", version="")

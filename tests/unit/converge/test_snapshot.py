@@ -175,7 +175,7 @@ def test_a_query_asks_for_what_any_release_may_need_once() -> None:
         sysctls=(Sysctl("net.core.somaxconn", "1"), Sysctl("net/ipv4/conf/eth0.1/rp_filter", "2")),
         units=(Unit("x.service", live=("nft", "list", "ruleset")),),
         images=(Image("team/web:7"),),
-        containers=(Container("web-9000", "web@9000.service", "instance", "team/web:7", ()),),
+        containers=(Container("web-9000", "fiefdom-web@9000.service", "instance", "team/web:7", ()),),
     )
     other = HostState(files=(File("/etc/x", b""), File("/etc/y", b"")))
     first, *rest = snapshot.query([one, other]).splitlines()
@@ -189,6 +189,7 @@ def test_a_query_asks_for_what_any_release_may_need_once() -> None:
         "sysctl\t/proc/sys/net/ipv4/conf/eth0.1/rp_filter",
         "image\tteam/web:7",
         "container\tweb-9000",
+        "unit\tweb@9000.service",
         "live\tx.service\tnft list ruleset",
         "file\t/etc/y",
     ]

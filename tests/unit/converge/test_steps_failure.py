@@ -20,7 +20,7 @@ JOURNALCTL = """#!/bin/sh
 case $* in
   *'-p err'*_SYSTEMD_UNIT=*) cat {root}/errors ;;
   *_SYSTEMD_UNIT=*) cat {root}/said ;;
-  *) echo 'systemd: web@8000.service failed'; echo 'systemd: it is over' ;;
+  *) echo 'systemd: fiefdom-web@8000.service failed'; echo 'systemd: it is over' ;;
 esac
 """
 REASON = "web-8000: answered 403, wanted 200-399, for 60 s at http://10.1.0.21:8000/health"
@@ -58,14 +58,14 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path)
 
 
-RESTART = ("containers", "restart", "web@8000.service")
+RESTART = ("containers", "restart", "fiefdom-web@8000.service")
 
 
 def test_the_reason_is_the_supervisors_and_the_log_the_containers_last_words(host: Host) -> None:
     words = [f"| line {i}" for i in range(12)]
     host.says("web-8000: replacing a container", REASON, *words, "web-8000: replacing", errors=("older", REASON))
     why, log = host.failure(RESTART)
-    assert why == f"web@8000.service: {REASON.removeprefix('web-8000: ')}"
+    assert why == f"fiefdom-web@8000.service: {REASON.removeprefix('web-8000: ')}"
     assert log == tuple(f"line {i}" for i in range(2, 12))
 
 
@@ -73,35 +73,38 @@ def test_a_container_that_says_nothing_leaves_what_else_was_said(host: Host) -> 
     error = "web-8000: docker could not create it"
     host.says("Error response from daemon: no space left", error, errors=(error,))
     assert host.failure(RESTART) == (
-        "web@8000.service: docker could not create it",
+        "fiefdom-web@8000.service: docker could not create it",
         ("Error response from daemon: no space left",),
     )
 
 
 def test_where_nobody_says_why_systemds_own_words_are_all_there_is(host: Host) -> None:
     assert host.failure(RESTART) == (
-        "web@8000.service: did not restart",
-        ("systemd: web@8000.service failed", "systemd: it is over"),
+        "fiefdom-web@8000.service: did not restart",
+        ("systemd: fiefdom-web@8000.service failed", "systemd: it is over"),
     )
 
 
 def test_another_containers_reason_keeps_its_name(host: Host) -> None:
     """An agent waits for the instances of its host."""
     host.says(errors=(REASON,))
-    assert host.failure(("containers", "restart", "serf-agent.service"))[0] == f"serf-agent.service: {REASON}"
+    assert (
+        host.failure(("containers", "restart", "fiefdom-serf-agent.service"))[0]
+        == f"fiefdom-serf-agent.service: {REASON}"
+    )
 
 
 def test_a_reload_that_failed_says_why_although_the_old_one_serves_on(host: Host) -> None:
     (host.root / "up").touch()
     error = "gateway: the successor ended before it had taken over; the old one stays"
     host.says("| no such key", error, errors=(error,))
-    why, log = host.failure(("containers", "reload", "gateway.service"))
-    assert why == "gateway.service: the successor ended before it had taken over; the old one stays"
+    why, log = host.failure(("containers", "reload", "fiefdom-gateway.service"))
+    assert why == "fiefdom-gateway.service: the successor ended before it had taken over; the old one stays"
     assert log == ("no such key",)
     host.says()
-    why, log = host.failure(("containers", "reload", "gateway.service"))
+    why, log = host.failure(("containers", "reload", "fiefdom-gateway.service"))
     assert (why, log) == (
-        "gateway.service: reload failed: Job for gateway.service failed.",
+        "fiefdom-gateway.service: reload failed: Job for fiefdom-gateway.service failed.",
         ('See "systemctl status".',),
     )
 
@@ -109,13 +112,13 @@ def test_a_reload_that_failed_says_why_although_the_old_one_serves_on(host: Host
 def test_a_unit_that_is_no_containers_has_systemctls_first_line_for_a_reason(host: Host) -> None:
     why, log = host.failure(("unit", "ssh.service", "restart", "-", "-"))
     assert why == "ssh.service: restart failed: Job for ssh.service failed."
-    assert log == ('See "systemctl status".', "systemd: web@8000.service failed", "systemd: it is over")
+    assert log == ('See "systemctl status".', "systemd: fiefdom-web@8000.service failed", "systemd: it is over")
 
 
 def test_damaged_layers_are_told_with_what_to_do_first(host: Host) -> None:
     host.says("error creating overlay mount", errors=("web-8000: docker could not start it",))
     why, log = host.failure(RESTART)
-    assert why.startswith("web@8000.service: Docker has broken files of ") and why.endswith(", and apply again")
+    assert why.startswith("fiefdom-web@8000.service: Docker has broken files of ") and why.endswith(", and apply again")
     assert log == ("docker could not start it", "error creating overlay mount")
 
 

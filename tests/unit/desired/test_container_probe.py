@@ -20,7 +20,7 @@ from fiefdom.desired.containers import conf_file
 from fiefdom.desired.state import Container, HostState
 from helpers.programs import place_supervisor
 
-CONTAINER = Container("web-9000", "web@9000.service", "instance", "team/web:7", (), start_timeout_s=0)
+CONTAINER = Container("web-9000", "fiefdom-web@9000.service", "instance", "team/web:7", (), start_timeout_s=0)
 TIMEOUT_S = 0.3
 
 

@@ -13,7 +13,7 @@ from fiefdom.errors import FiefdomError
 
 CONTAINER = Container(
     name="predictor-8000",
-    unit="predictor@8000.service",
+    unit="fiefdom-predictor@8000.service",
     role="instance",
     image="predictor:1",
     args=("--read-only", "--label=a b"),

@@ -34,7 +34,7 @@ def test_what_a_host_says_is_what_its_unit_reads() -> None:
 
 def test_its_unit_comes_after_what_it_needs_and_needs_nothing_of_other_services() -> None:
     unit = offers.desired(context("app2")).file("/etc/systemd/system/fiefdom-offer-web.service").content.decode()
-    for needed in ("serf-agent.service", "web@9000.service"):
+    for needed in ("fiefdom-serf-agent.service", "fiefdom-web@9000.service"):
         assert f"\nAfter={needed}\n" in unit or f"After=docker.service {needed}\n" in unit
     assert "predictor" not in unit and "Requires=" not in unit and "BindsTo=" not in unit
     # Also where its start was cut short, which ExecStop would leave out.
@@ -60,3 +60,8 @@ def test_a_tag_tells_the_ports_of_checks_where_they_have_some_and_what_runs_has_
     # A release is pending: what runs may have none yet, or others.
     assert tag(running={"web": "6"}) == "6;9000-9000"
     assert tag(running={"web": "6"}, checks={"web": 200}) == "6;9000-9000;9200"
+
+
+def test_an_instance_of_a_service_that_is_called_like_an_offer_is_none() -> None:
+    assert offers.is_offer(offers.unit_of("web"))
+    assert not offers.is_offer("fiefdom-offer-web@8000.service")

@@ -47,12 +47,17 @@ def test_a_unit_of_the_early_boot_needs_no_folder_that_others_still_make_or_empt
 
 def test_every_kind_of_unit_is_looked_at() -> None:
     names = {unit.name for unit in UNITS}
-    assert names >= {"fiefdom-firewall.service", "gateway.service", "predictor@.service", "serf-agent.service"}
+    assert names >= {
+        "fiefdom-firewall.service",
+        "fiefdom-gateway.service",
+        "fiefdom-predictor@.service",
+        "fiefdom-serf-agent.service",
+    }
 
 
 @needs_systemd
 def test_a_unit_that_lost_its_sandbox_would_be_noticed(tmp_path: Path) -> None:
-    unit = next(u for u in UNITS if u.name == "gateway.service")
+    unit = next(u for u in UNITS if u.name == "fiefdom-gateway.service")
     bare = tmp_path / unit.name
     bare.write_text(re.sub(r"^(ProtectSystem|SystemCallFilter)=.*\n", "", unit.read_text(), flags=re.MULTILINE))
     assert exposure(bare) > MOST_OF_CONTAINERS

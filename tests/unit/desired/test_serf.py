@@ -53,7 +53,7 @@ def test_each_host_has_a_token_of_its_own_for_rpc() -> None:
 
 
 def test_it_starts_before_any_instance_and_says_what_is_offered_then() -> None:
-    unit = serf.desired(context("app2")).file("/etc/systemd/system/serf-agent.service").content.decode()
+    unit = serf.desired(context("app2")).file("/etc/systemd/system/fiefdom-serf-agent.service").content.decode()
     assert "predictor" not in unit
     assert "\nExecStartPre=/usr/local/lib/fiefdom/offer tags\n" in unit
     assert "Requires=" not in unit

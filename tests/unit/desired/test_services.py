@@ -13,7 +13,11 @@ def instance(name: str, host: str = "app1", **changes: object) -> tuple[Containe
 def test_one_container_and_unit_for_each_port() -> None:
     state = services.desired(context("app2"))
     assert [c.name for c in state.containers] == ["predictor-8000", "predictor-8001", "web-9000"]
-    assert state.units == (Unit("predictor@8000.service"), Unit("predictor@8001.service"), Unit("web@9000.service"))
+    assert state.units == (
+        Unit("fiefdom-predictor@8000.service"),
+        Unit("fiefdom-predictor@8001.service"),
+        Unit("fiefdom-web@9000.service"),
+    )
     assert state.images == (Image("team/predictor:1.2.0"), Image("team/web:7"))
 
 
@@ -25,7 +29,7 @@ def test_the_whole_of_an_instance() -> None:
     container, _ = instance("web-9000", "app2")
     assert container == Container(
         name="web-9000",
-        unit="web@9000.service",
+        unit="fiefdom-web@9000.service",
         role="instance",
         image="team/web:7",
         args=(
@@ -126,6 +130,6 @@ def test_settings_of_checks_are_written_down_where_they_are_no_defaults() -> Non
 
 def test_systemd_waits_longer_than_the_container_may_take() -> None:
     _, state = instance("web-9000", "app2")
-    unit = state.file("/etc/systemd/system/web@.service").content.decode()
+    unit = state.file("/etc/systemd/system/fiefdom-web@.service").content.decode()
     assert "TimeoutStartSec=145\n" in unit
     assert "TimeoutStopSec=35\n" in unit

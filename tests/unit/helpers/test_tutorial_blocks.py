@@ -173,7 +173,7 @@ def test_the_plans_that_it_shows_are_what_such_hosts_would_say(
 
 def harmed(now: Snapshot) -> Snapshot:
     """A host after what the tutorial does to it."""
-    edited, stopped, unit = "/etc/sysctl.d/60-fiefdom.conf", "iris-8000", "iris@8000.service"
+    edited, stopped, unit = "/etc/sysctl.d/60-fiefdom.conf", "iris-8000", "fiefdom-iris@8000.service"
     assert shlex.quote(edited).strip("'") in step_with("systemctl stop").commands
     return replace(
         now,

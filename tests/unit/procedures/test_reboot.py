@@ -41,7 +41,7 @@ class Rebooting:
         if text.startswith("date"):
             return True, "1700000000\n", ""
         if "journalctl" in text:
-            assert arguments == (("1700000000", "fiefdom-offer-predictor.service", "serf-agent.service"),)
+            assert arguments == (("1700000000", "fiefdom-offer-predictor.service", "fiefdom-serf-agent.service"),)
             return True, self.journal, ""
         if "boot_id" in text:
             return True, f"boot {self.boots[name]}\n", ""
@@ -135,9 +135,9 @@ def test_an_upgrade_waits_until_the_host_has_left(hosts: SimulatedHosts) -> None
     steps = hosts.hosts["app1"].log
     assert steps[-4:] == [
         ("say", "drain"),
-        ("containers", "stop", "serf-agent.service"),
+        ("containers", "stop", "fiefdom-serf-agent.service"),
         ("say", "upgrade"),
-        ("upgrade", "serf-agent.service"),
+        ("upgrade", "fiefdom-serf-agent.service"),
     ]
 
 
@@ -153,7 +153,7 @@ def test_an_upgrade_that_fails_brings_the_host_back_in_and_reboots_nothing(hosts
 
 def test_a_degraded_cluster_or_the_only_host_of_a_service_is_refused(hosts: SimulatedHosts) -> None:
     Rebooting(hosts)
-    hosts.hosts["app3"].containers("stop", "predictor@8001.service")
+    hosts.hosts["app3"].containers("stop", "fiefdom-predictor@8001.service")
     with pytest.raises(FiefdomError, match="the cluster is degraded: predictor at app3:8001 is stopped"):
         reboot(hosts, "app1")
     assert not any(line.endswith(("reboot", "take")) for line in hosts.log)
@@ -171,7 +171,7 @@ def test_a_retired_host_keeps_what_lets_its_operator_in_and_nothing_else(hosts: 
     assert all(path.startswith(_STAYS) for path, f in left.files.items() if f.kind != "directory")
     assert any(path.startswith("/etc/ssh/") for path in left.files)
     steps = [step[:3] for step in hosts.hosts["app2"].log]
-    drained = steps.index(("containers", "stop", "serf-agent.service"))
+    drained = steps.index(("containers", "stop", "fiefdom-serf-agent.service"))
     assert all(steps.index(step) > drained for step in steps if step[0].startswith("remove-"))
     assert steps[-1] == ("erase",)
     assert "app2" not in hosts.tags

@@ -62,7 +62,7 @@ def cluster(apps: Iterable[str] = APPS, **changes: object) -> Cluster:
 def turn(host: str, *services: str, before: str = "1", after: str = "2") -> HostPlan:
     """A plan that replaces an instance of each service."""
     containers = [
-        Container(f"{s}-8000", f"{s}@8000.service", "instance", f"team/{s}:2", (), version=after, service=s)
+        Container(f"{s}-8000", f"fiefdom-{s}@8000.service", "instance", f"team/{s}:2", (), version=after, service=s)
         for s in services
     ]
     found = {c.name: FoundContainer(True, "sha256:1", "old", "instance", before, True, "f") for c in containers}
@@ -293,9 +293,9 @@ def test_what_apply_would_do_comes_first_but_not_what_a_failed_release_left() ->
 
 
 def test_a_release_is_instances_their_files_and_images_the_hosts_word_and_what_was_left_aside() -> None:
-    instance = Container("p-8000", "p@8000.service", "instance", "p:2", (), config=("/e/p.env",), service="p")
-    other = Container("w-9000", "w@9000.service", "instance", "w:2", (), config=("/e/w.env",), service="w")
-    agent = Container("serf-agent", "serf-agent.service", "agent", "serf:1", (), config=("/e/agent.json",))
+    instance = Container("p-8000", "fiefdom-p@8000.service", "instance", "p:2", (), config=("/e/p.env",), service="p")
+    other = Container("w-9000", "fiefdom-w@9000.service", "instance", "w:2", (), config=("/e/w.env",), service="w")
+    agent = Container("serf-agent", "fiefdom-serf-agent.service", "agent", "serf:1", (), config=("/e/agent.json",))
     offer = Offer("p", "fiefdom-offer-p.service", "2;8000-8000", (instance.unit,))
     belongs = [
         Change("file", "~", "/e/p.env", "content", File("/e/p.env", b"")),
@@ -317,7 +317,7 @@ def test_a_release_is_instances_their_files_and_images_the_hosts_word_and_what_w
         Change("container", "-/+", "w-9000", "1 -> 2", other),
         Change("container", "-/+", "serf-agent", "specification", agent),
         Change("container", "-", "p-8009", "no longer in the inventory", "p-8009"),
-        Change("unit", "~", "p@8000.service", "enable"),
+        Change("unit", "~", "fiefdom-p@8000.service", "enable"),
     ]
     state = HostState(images=(Image("p:2"), Image("w:2")), containers=(instance, other, agent))
     found = release.release_of(
@@ -333,7 +333,7 @@ def test_the_steps_of_a_turn() -> None:
     """Everything that can fail early comes before the host leaves; it is back in before the turn is settled."""
     host = turn("app1", "predictor")
     unit = "fiefdom-offer-predictor.service"
-    offer = Offer("predictor", unit, "2;8000-8000", ("predictor@8000.service",))
+    offer = Offer("predictor", unit, "2;8000-8000", ("fiefdom-predictor@8000.service",))
     serving = File("/etc/fiefdom/containers/predictor-8000.conf", b"x", mode=0o600, check=("true", "{}"), serves=True)
     state = replace(host.state, files=(serving,), offers=(offer,))
     aside = Change("container", "-", "predictor-8000.failed", "", "predictor-8000.failed")
@@ -355,7 +355,7 @@ def test_the_steps_of_a_turn() -> None:
         "say replace",
         f"place {serving.path}",
         "daemon-reload",
-        "containers restart predictor@8000.service",
+        "containers restart fiefdom-predictor@8000.service",
         "say join",
         f"containers start {unit}",
         "settled",
@@ -454,7 +454,9 @@ def test_a_host_is_up_when_every_gateway_has_every_instance_up() -> None:
 def test_what_is_missing_names_the_unit_that_is_not_up() -> None:
     one = cluster(("app1",), services={"predictor": {"instances": 1}, "web": None})
     down = {"gw1": view(row("app1-8000", state="down"))}
-    assert missing(down, one, "app1") == Missing("predictor@8000.service", "gw1 has predictor at app1:8000 down")
+    assert missing(down, one, "app1") == Missing(
+        "fiefdom-predictor@8000.service", "gw1 has predictor at app1:8000 down"
+    )
     assert missing({"gw1": Silent("gone")}, one, "app1") == Missing("the gateways", "gw1 does not answer: gone")
 
 

@@ -265,7 +265,7 @@ def test_back_needs_a_version_that_was_healthy(hosts: SimulatedHosts) -> None:
 
 
 def test_a_degraded_cluster_is_refused_unless_forced(hosts: SimulatedHosts) -> None:
-    hosts.hosts["app3"].containers("stop", "predictor@8001.service")
+    hosts.hosts["app3"].containers("stop", "fiefdom-predictor@8001.service")
     with pytest.raises(FiefdomError, match=r"^the cluster is not fit for a release: predictor at app3:8001 is stopped"):
         perform(hosts)
     assert not any(line.endswith((" turn", " ledger take")) for line in hosts.log)
@@ -530,7 +530,7 @@ def test_a_host_that_gateways_do_not_see_is_put_back_after_its_time(hosts: Simul
     began_s = clock.now_s
     report = perform(hosts)
     assert report.error is not None
-    assert str(report.error) == "app1: predictor@8001.service: gw1 has predictor at app1:8001 down"
+    assert str(report.error) == "app1: fiefdom-predictor@8001.service: gw1 has predictor at app1:8001 down"
     # Of what was kept aside, the one to blame tells why.
     (failure,) = report.error.failures
     assert failure.kept == ("predictor-8001.failed", "predictor-8000.failed")
@@ -560,7 +560,7 @@ def test_errors_on_the_new_version_end_a_release_early(hosts: SimulatedHosts, cl
     report = perform(hosts)
     assert report.error is not None
     (failure,) = report.error.failures
-    assert (failure.host, failure.unit) == ("app2", "predictor@8000.service, predictor@8001.service")
+    assert (failure.host, failure.unit) == ("app2", "fiefdom-predictor@8000.service, fiefdom-predictor@8001.service")
     assert failure.log == ("words of predictor-8000.failed",)
     assert failure.reason == "20 of 400 requests went wrong on the new version, as the gateways count"
     assert report.stages["app2"]["soak"] < 2.0

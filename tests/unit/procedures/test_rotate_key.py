@@ -319,10 +319,10 @@ def test_a_round_that_a_host_did_not_go_through_is_the_last(hosts: SimulatedHost
 
 
 def test_a_degraded_cluster_is_refused(hosts: SimulatedHosts) -> None:
-    hosts.hosts["app2"].containers("stop", "predictor@8001.service")
+    hosts.hosts["app2"].containers("stop", "fiefdom-predictor@8001.service")
     assert "app2: another change is pending, container predictor-8001" in refusal(hosts)
     hosts.views["gw2"] = "it is on fire"
-    hosts.hosts["app2"].containers("start", "predictor@8001.service")
+    hosts.hosts["app2"].containers("start", "fiefdom-predictor@8001.service")
     assert "the cluster is degraded: gw2: the gateway does not answer" in refusal(hosts)
     assert set(hosts.rings.values()) == {(OLD,)}
     assert not key_file(hosts).with_name("gossip.key.next").exists()
