@@ -57,7 +57,10 @@ class Mistakes(FiefdomError):
     """An inventory is not valid. The sentence is the first of ``all``, in the order of the files, with their number."""
 
     def __init__(self, mistakes: Iterable[Mistake]) -> None:
-        self.all = tuple(sorted({m.same: m for m in reversed(list(mistakes))}.values(), key=lambda m: m.place))
+        first: dict[object, Mistake] = {}
+        for mistake in mistakes:
+            first.setdefault(mistake.same, mistake)
+        self.all = tuple(sorted(first.values(), key=lambda m: m.place))
         more = f" (and {len(self.all) - 1} more)" if len(self.all) > 1 else ""
         super().__init__(f"{self.all[0]}{more}")
 

@@ -128,6 +128,7 @@ class Docker(Model):
         default_factory=dict,
         description="Further keys of Docker's daemon.json, as Docker has them: registry-mirrors, insecure-registries, "
         "data-root, dns, mtu, proxies (Debian 13) and the like.",
+        json_schema_extra={"patternProperties": {f"^({'|'.join(DAEMON_KEYS)})$": {}}, "additionalProperties": False},
     )
 
     @field_validator("daemon")

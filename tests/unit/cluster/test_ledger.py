@@ -49,6 +49,7 @@ class Gateways:
     after: Callable[[str, str], None] = nothing
     background: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
     limit_file: int = resource.RLIM_INFINITY
+    names: tuple[str, ...] = GATEWAYS
 
     def script(self, name: str, text: str, arguments: Sequence[str], stdin: str = "") -> tuple[bool, str, str]:
         verb, folder, *rest = arguments
@@ -593,6 +594,7 @@ def test_an_act_is_recorded_however_it_ends(hosts: Gateways, error: BaseExceptio
         "plan": "abc123",
         "hosts": ["app1", "app2"],
         "services": {"predictor": ["1.0.0", "1.1.0"]},
+        "without": [],
         "note": "",
     }
     assert begin == {"at": begin["at"], "event": "begin", "outcome": "", **about}

@@ -246,7 +246,15 @@ def silent_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
 
 def looking(inventory: Path, *arguments: str) -> tuple[int, str, str]:
     argv = [sys.executable, "-c", COMMAND, arguments[0], str(inventory), *arguments[1:]]
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        argv,
+        cwd=inventory.parent,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     return done.returncode, done.stdout, done.stderr
 
 

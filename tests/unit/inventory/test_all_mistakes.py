@@ -48,7 +48,6 @@ SINGLE: list[dict[str, Any]] = [
     {"services/web/health": {"base_port": 9500}},
     {"services/api/base_port": 8001},
     {"services/api/route": {}},
-    {"services/docker": {"image": "a", "version": "1", "base_port": 7000, "route": {"port": 82}}},
     {"hosts/app1/address": "10.0.0.999"},
     {"hosts/app2/address": "10.0.0.11"},
     {"hosts/app2/address": "10.9.0.1"},

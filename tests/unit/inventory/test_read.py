@@ -527,12 +527,15 @@ def test_a_python_inventory_is_read_as_pyinfra_reads_it() -> None:
 PYTHON_MISTAKES = [
     ("", "test.py: "),
     ("number = 3", "test.py: "),
-    (PYTHON.replace('"net.a": "list"', '"net.a": None'), "test.py: hosts.gw1.sysctls.net.a: must be text, not nothing"),
+    (
+        PYTHON.replace('"net.a": "list"', '"net.a": None'),
+        "test.py:5: hosts.gw1.sysctls.net.a: must be text, not nothing",
+    ),
     (PYTHON.replace('["app1", "app2"]', '("app1", "app2")'), "test.py: app_hosts: pyinfra takes this for a group"),
     (PYTHON.replace('"base_dir": str(Path(__file__).parent),', ""), "a relative path; add `base_dir = str(Path("),
-    (PYTHON.replace('"cluster": "test"', '"cluster": 1'), "test.py: cluster: must be text, not the number 1"),
-    (PYTHON.replace('"cluster"', '"clsuter"'), "test.py: clsuter: unknown key; did you mean cluster?"),
-    (PYTHON.replace('"x_note"', '"adress"'), "test.py: hosts.app2.adress: unknown key; did you mean address?"),
+    (PYTHON.replace('"cluster": "test"', '"cluster": 1'), "test.py:15: cluster: must be text, not the number 1"),
+    (PYTHON.replace('"cluster"', '"clsuter"'), "test.py:15: clsuter: unknown key; did you mean cluster?"),
+    (PYTHON.replace('"x_note"', '"adress"'), "test.py:7: hosts.app2.adress: unknown key; did you mean address?"),
     (
         PYTHON.replace('"x_note": 1', '"cluster": "b"').replace('"gw1",\n', '("gw1", {"cluster": "c"}),\n'),
         "says another",
@@ -543,7 +546,7 @@ PYTHON_MISTAKES = [
     ),
     (PYTHON + "raise ValueError('so\\nthere')\n", "test.py:24: Python stopped here with ValueError: so there"),
     (PYTHON.replace("base_dir", "base_dri"), "did you mean base_dir?"),
-    (PYTHON.replace("str(Path(__file__).parent)", "1"), "test.py: base_dir: must be text, not the number 1"),
+    (PYTHON.replace("str(Path(__file__).parent)", "1"), "test.py:16: base_dir: must be text, not the number 1"),
     (PYTHON.replace('"address": "10.0.0.11"', '"ssh_known_hosts_file": ""'), "one file serves the whole cluster"),
     (PYTHON.replace('{"address": "10.0.0.11"}', "{1: 2}"), "a key must be text, not 1"),
 ]
