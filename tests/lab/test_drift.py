@@ -23,7 +23,7 @@ HARM = {
         "chmod 0644 /etc/fiefdom/serf/agent.json",
         ["~ file /etc/fiefdom/serf/agent.json"],
     ),
-    "a removed account": ("app1", "userdel --force fiefdom", ["+ account fiefdom"]),
+    "a removed account": ("app1", "userdel --force _fiefdom", ["+ account _fiefdom"]),
     "a file replaced by a link": (
         "app1",
         "mv /etc/hosts /etc/hosts.real && ln -s hosts.real /etc/hosts",

@@ -536,7 +536,7 @@ def test_a_host_retires(_fleet: Fleet) -> None:
     assert _fleet.site.ssh("app3", find) == ""
     assert _fleet.site.ssh("app3", LOOK) == _fleet.found
     assert _fleet.site.ssh("app3", "ls -d /var/lib/fiefdom 2>&1 || :").endswith("No such file or directory")
-    account = "getent passwd fiefdom; getent group fiefdom; ls /etc/sysusers.d/fiefdom.conf 2>/dev/null"
+    account = "getent passwd _fiefdom; getent group _fiefdom; ls /etc/sysusers.d/fiefdom.conf 2>/dev/null"
     assert _fleet.site.ssh("app3", account, check=False) == ""
     members = _fleet.site.ssh("gw1", "docker exec gateway serf members -format json")
     assert "app3" not in members

@@ -5,7 +5,8 @@ from __future__ import annotations
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Account, Directory, File, HostState
 
-NAME = "fiefdom"
+# As Debian names its own, and no login that a person may have chosen for Fiefdom's sake.
+NAME = "_fiefdom"
 # Debian's policy reserves 65000 to 65533 and gives none away; systemd's dynamic users end at 65519. Of 16 bits, so that
 # a host may be in a user namespace; and not 65532, which the user of many an image is.
 UID = 65530

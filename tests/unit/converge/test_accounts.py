@@ -58,7 +58,7 @@ def test_it_is_there_before_what_belongs_to_it() -> None:
     own = [s for s in taken(bare())["files"] if s[0] != "record"]
     assert own[0][:2] == ("stage", ENTRY)
     assert own[1] == ("check", ENTRY, "systemd-sysusers", "--dry-run", "{}")
-    assert own[2:4] == [("place", ENTRY), ("account", "fiefdom", str(UID), ENTRY)]
+    assert own[2:4] == [("place", ENTRY), ("account", "_fiefdom", str(UID), ENTRY)]
     assert [s[:2] for s in own[4:]] == [
         *(("directory", path) for path in ("/etc/fiefdom", "/etc/sysusers.d", STATE_DIR)),
         ("stage", "/etc/x.conf"),
@@ -73,11 +73,11 @@ def test_an_account_that_somebody_removed_is_drift_and_comes_back() -> None:
     now = converged(AGENT)
     now.users.clear()
     now.groups.clear()
-    assert changes(now) == [f"+ account fiefdom: uid and gid {UID}"]
-    assert taken(now) == {"files": [("account", "fiefdom", str(UID), ENTRY)]}
+    assert changes(now) == [f"+ account _fiefdom: uid and gid {UID}"]
+    assert taken(now) == {"files": [("account", "_fiefdom", str(UID), ENTRY)]}
     now = converged(AGENT)
     now.groups.clear()
-    assert changes(now) == ["+ account fiefdom: its group is missing"]
+    assert changes(now) == ["+ account _fiefdom: its group is missing"]
     assert changes(converged(AGENT, now)) == []
 
 
@@ -86,22 +86,22 @@ def test_an_account_that_somebody_removed_is_drift_and_comes_back() -> None:
     [
         ({"sshd": (UID, 65534)}, {}, False, f"uid {UID} is the user sshd's"),
         ({}, {"staff": UID}, False, f"gid {UID} is the group staff's"),
-        ({"fiefdom": (1001, 1001)}, {"fiefdom": 1001}, False, "a user fiefdom .* uid 1001 and gid 1001.*--login"),
-        ({"fiefdom": (UID, 100)}, {}, False, f"a user fiefdom is there with uid {UID} and gid 100"),
-        ({}, {"fiefdom": 1001}, False, "a group fiefdom is there with gid 1001.*groupmod --new-name"),
+        ({"_fiefdom": (1001, 1001)}, {"_fiefdom": 1001}, False, "a user _fiefdom .* uid 1001 and gid 1001.*--login"),
+        ({"_fiefdom": (UID, 100)}, {}, False, f"a user _fiefdom is there with uid {UID} and gid 100"),
+        ({}, {"_fiefdom": 1001}, False, "a group _fiefdom is there with gid 1001.*groupmod --new-name"),
         (
-            {"fiefdom": (999, UID)},
-            {"fiefdom": UID},
+            {"_fiefdom": (999, UID)},
+            {"_fiefdom": UID},
             True,
-            f"a user fiefdom .* uid 999 .*usermod --uid {UID} --gid {UID} ",
+            f"a user _fiefdom .* uid 999 .*usermod --uid {UID} --gid {UID} ",
         ),
-        ({"fiefdom": (UID, UID), "toor": (UID, 0)}, {"fiefdom": UID}, False, f"uid {UID} is the user toor's"),
+        ({"_fiefdom": (UID, UID), "toor": (UID, 0)}, {"_fiefdom": UID}, False, f"uid {UID} is the user toor's"),
     ],
 )
 def test_what_is_somebody_elses_is_refused(
     users: dict[str, tuple[int, int]], groups: dict[str, int], made: bool, words: str
 ) -> None:
-    now = replace(bare(), users=users, groups=groups, made=frozenset({("account", "fiefdom")} if made else ()))
+    now = replace(bare(), users=users, groups=groups, made=frozenset({("account", "_fiefdom")} if made else ()))
     with pytest.raises(FiefdomError, match=f"^app1: {words}") as error:
         plan.of_host("app1", AGENT, now, {})
     assert "\n" not in str(error.value)
@@ -110,29 +110,29 @@ def test_what_is_somebody_elses_is_refused(
 
 
 def test_one_that_was_there_before_is_not_fiefdoms_to_remove() -> None:
-    theirs = converged(AGENT, replace(bare(), users={"fiefdom": (UID, UID)}, groups={"fiefdom": UID}))
+    theirs = converged(AGENT, replace(bare(), users={"_fiefdom": (UID, UID)}, groups={"_fiefdom": UID}))
     ours = converged(AGENT)
-    gone = "- account fiefdom: no longer in the inventory"
+    gone = "- account _fiefdom: no longer in the inventory"
     assert (gone in changes(theirs, HostState()), gone in changes(ours, HostState())) == (False, True)
     removal = taken(ours, HostState())["removal"]
-    assert removal.index(("remove-file", ENTRY)) < removal.index(("remove-account", "fiefdom"))
-    assert ("forget", "account", "fiefdom") in removal
+    assert removal.index(("remove-file", ENTRY)) < removal.index(("remove-account", "_fiefdom"))
+    assert ("forget", "account", "_fiefdom") in removal
     farewell = steps.farewell(plan.of_host("app1", HostState(), ours, {}), ("/etc/ssh/",))
-    assert farewell.index(("remove-container", "serf-agent")) < farewell.index(("remove-account", "fiefdom"))
+    assert farewell.index(("remove-container", "serf-agent")) < farewell.index(("remove-account", "_fiefdom"))
 
 
 def test_who_has_name_and_number_is_asked_and_told() -> None:
-    assert "account\tfiefdom\t65530\n" in snapshot.query([AGENT])
+    assert "account\t_fiefdom\t65530\n" in snapshot.query([AGENT])
     lines = [
         "uid\t0",
-        "user\tfiefdom\t65530\t65530",
-        "group\tfiefdom\t65530",
+        "user\t_fiefdom\t65530\t65530",
+        "group\t_fiefdom\t65530",
         "group\tstaff\tmany",
         "user\tx\t1",
         "end",
     ]
     found = snapshot.parse("app1", [*lines, f"user\tx\t{'1' * 5000}\t1"])
-    assert (found.users, found.groups) == ({"fiefdom": (UID, UID)}, {"fiefdom": UID})
+    assert (found.users, found.groups) == ({"_fiefdom": (UID, UID)}, {"_fiefdom": UID})
     now = converged(AGENT)
     assert snapshot.parse("app1", answer(now)).users == now.users
 

@@ -30,9 +30,9 @@ def test_the_number_is_nobodys_to_hand_out() -> None:
 @pytest.mark.parametrize(("host", "concern"), [("app1", serf), ("gw1", gateway)])
 def test_who_has_files_of_the_account_has_the_account(host: str, concern: object) -> None:
     state = state_of(context(host))
-    assert state.accounts == (Account("fiefdom", account.UID, account.ENTRY),)
+    assert state.accounts == (Account("_fiefdom", account.UID, account.ENTRY),)
     lines = state.file(account.ENTRY).content.decode().splitlines()[1:]
-    assert [line.split()[:3] for line in lines] == [["g", "fiefdom", "65530"], ["u", "fiefdom", "65530"]]
+    assert [line.split()[:3] for line in lines] == [["g", "_fiefdom", "65530"], ["u", "_fiefdom", "65530"]]
     assert lines[1].endswith(" /nonexistent /usr/sbin/nologin")
     owned = [f.path for f in state.files if f.uid] + [d.path for d in state.directories if d.uid]
     assert owned == [concern.AGENT_CONFIG if concern is gateway else serf.CONFIG, concern.STATE_DIR]  # type: ignore[attr-defined]
