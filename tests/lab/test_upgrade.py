@@ -166,9 +166,3 @@ def test_units_get_their_prefix_under_traffic_and_no_instance_stops(
     assert site.fiefdom("reboot", LAB_YAML, "--limit", "gw1", "--force").returncode == 0
     await_true(site.whole, what="the whole cluster")
     require_new_names(site)
-
-    # The way back that docs tell of, and here once more.
-    apply_with(before)
-    assert not any("fiefdom-predictor" in unit for unit in units_that_run(site)["app1"])
-    become_this_one(site, "units without a prefix, once more,")
-    require_new_names(site)
