@@ -119,6 +119,10 @@ def _data_root(guest: Guest, wanted: str) -> Iterator[Finding]:
 
 # --- Ports and firewalls
 
+# Published ports: whose container it is, the plan knows better.
+_DOCKERS = frozenset({"dockerd", "docker-proxy"})
+_IN_CONTAINERS = frozenset({"serf", "haproxy"})
+
 
 def _needs(context: Context) -> dict[tuple[str, int], tuple[str, str]]:
     """By protocol and port, the container that listens there and the key that gives it another port."""
@@ -140,12 +144,16 @@ def _needs(context: Context) -> dict[tuple[str, int], tuple[str, str]]:
 def _ports(context: Context, found: Snapshot) -> Iterator[Finding]:
     """Who listens where a container of ours is to, and is not it: ours runs there already where it runs at all."""
     address = context.host.address
+    # One of ours that is about to make way, for another name, role or port of it, is not in the way.
+    ours = _DOCKERS | (_IN_CONTAINERS if any(c.ours and c.running for c in found.containers.values()) else frozenset())
     seen: dict[tuple[str, str], list[int]] = {}
     for (protocol, port), (container, key) in _needs(context).items():
-        ours = found.containers.get(container)
-        if ours is not None and ours.ours and ours.running:
+        there = found.containers.get(container)
+        if there is not None and there.running:
             continue
         for listener in found.guest.listeners:
+            if listener.process in ours:
+                continue
             at = listener.address.partition("%")[0]
             here = at in ("0.0.0.0", "*", "::", address) or (key == "serf.rpc_port" and at == "127.0.0.1")  # noqa: S104
             if (listener.protocol, listener.port) == (protocol, port) and here:

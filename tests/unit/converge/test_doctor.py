@@ -45,6 +45,10 @@ def test_who_listens_where_a_container_of_ours_is_to() -> None:
     for address, there in (("127.0.0.1", False), ("[::]", True), (context("app1").host.address, True)):
         serf = Guest(listeners=(Listener("udp", 7946, address.strip("[]"), "consul"),))
         assert bool(found("app1", guest=serf)) is there, address
+    # A port that Docker publishes is a container's, and ours may stand there under another name still.
+    docker_itself = Guest(listeners=(Listener("tcp", 7946, ANY, "dockerd"), Listener("tcp", 7946, ANY, "serf")))
+    assert found("app1", guest=docker_itself) == ["refused port: serf listens on port 7946"]
+    assert found("app1", running("gateway"), docker_itself) == []
     rpc = Guest(listeners=(Listener("tcp", 7373, "127.0.0.1", "serf"),))
     assert found("app1", guest=rpc) == ["refused port: serf listens on port 7373"]
 
