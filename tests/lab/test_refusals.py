@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,14 +43,27 @@ def test_an_unreachable_host_is_named_before_any_host_changes(site: Site) -> Non
     assert line.startswith("app9: ")
 
 
-def test_every_unreachable_host_is_named(site: Site) -> None:
+def test_every_unreachable_host_is_named_and_may_be_left_out(site: Site) -> None:
     def add_two(data: dict[str, Any]) -> None:
         add_app9(data)
         data["hosts"]["app8"] = {"address": "10.99.0.28", "groups": ["app_hosts"]}
 
-    line = refused(site, site.inventory("unreachable", add_two), "plan")
-    assert "app9: " in line
-    assert "app8: " in line
+    inventory = site.inventory("unreachable", add_two)
+    line = refused(site, inventory)
+    assert "app9: " in line and "app8: " in line
+    assert line.endswith("to go on without them: --without app9 --without app8")
+
+    seen = site.fiefdom("plan", inventory, "--json")
+    assert seen.returncode == 3
+    found = json.loads(seen.stdout)
+    assert set(found["silent"]) == {"app8", "app9"} and {"gw1", "app1", "app2"} <= set(found["hosts"])
+
+    done = site.fiefdom("apply", inventory, "--yes", "--without", "app9", "--without", "app8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    status = site.fiefdom("status", inventory, "--json")
+    assert status.returncode == 3
+    served = {i["host"] for i in json.loads(status.stdout)["instances"] if set(i["servers"]) == {"up"}}
+    assert served == {"app1", "app2"}
 
 
 def test_a_wrong_key_is_told_by_host(site: Site, tmp_path: Path) -> None:
