@@ -80,9 +80,13 @@ def _docker(context: Context, found: Snapshot) -> Iterator[Finding]:
     if newer and context.codename == "bookworm" and DOCKER_CE not in found.packages:
         seen = f"docker.daemon.{newer[0]} is for a newer Docker than Debian 12 has"
         yield Finding("refused", "daemon.json", seen, "dockerd would not start", "take it out of the inventory")
-    if guest.daemon is None or ("file", docker.CONFIG) in found.made:
-        wanted_root = context.cluster.docker.daemon.get("data-root", docker.DATA_ROOT)
-        yield from _data_root(guest, str(wanted_root))
+    wanted_root = str(context.cluster.docker.daemon.get("data-root", docker.DATA_ROOT))
+    if ("file", docker.CONFIG) in found.made:
+        root = str((guest.daemon or {}).get("data-root", docker.DATA_ROOT))
+        yield from _data_root(root, len(found.containers), wanted_root)
+        return
+    yield from _data_root(guest.data_root, guest.containers, wanted_root)
+    if guest.daemon is None:
         return
     wanted = docker.daemon_config(context)
     lost = sorted(guest.daemon.keys() - wanted.keys() - {"hosts"})
@@ -103,17 +107,16 @@ def _docker(context: Context, found: Snapshot) -> Iterator[Finding]:
             "Fiefdom's values take their place",
             "look at the keys of `docker` with `fiefdom docs docker`",
         )
-    yield from _data_root(guest, str(wanted.get("data-root", docker.DATA_ROOT)))
 
 
-def _data_root(guest: Guest, wanted: str) -> Iterator[Finding]:
-    if guest.data_root and guest.containers and guest.data_root.rstrip("/") != wanted.rstrip("/"):
+def _data_root(root: str, count: int, wanted: str) -> Iterator[Finding]:
+    if root and count and root.rstrip("/") != wanted.rstrip("/"):
         yield Finding(
             "refused",
             "data-root",
-            f"{guest.containers} containers lie in {guest.data_root}",
+            f"{count} containers lie in {root}",
             f"with {wanted} as data-root Docker would know none of them any more",
-            f"say docker.daemon: {{data-root: {guest.data_root}}}, or remove them",
+            f"say docker.daemon: {{data-root: {root}}}, or remove them",
         )
 
 

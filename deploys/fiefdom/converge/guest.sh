@@ -10,17 +10,17 @@ guest() { # kind, fields
 
 # Another firewall's rules are its own to read only where it drops what it does not know.
 guest_firewall() {
-    for unit in ufw firewalld; do
-        [ "$(systemctl is-active "$unit" 2>/dev/null)" = active ] || continue
-        # ufw's unit is active also where ufw is turned off.
-        [ "$unit" != ufw ] || grep -qsi '^ENABLED=yes' /etc/ufw/ufw.conf || continue
-        guest firewall "$unit"
-    done
-    for save in iptables-save iptables-legacy-save; do
+    # ufw's unit is active also where ufw is turned off.
+    [ "$ufw" != active ] || ! grep -qsi '^ENABLED=yes' /etc/ufw/ufw.conf || guest firewall ufw
+    [ "$firewalld" != active ] || guest firewall firewalld
+    # Asked whether it has rules, the older iptables would make tables for them.
+    legacy=$(cat /proc/net/ip_tables_names 2>/dev/null)
+    for save in iptables-save ${legacy:+iptables-legacy-save}; do
         command -v "$save" >/dev/null || continue
         rules=$("$save" -t filter 2>/dev/null) || continue
         case $rules in *':INPUT DROP'*) guest firewall iptables ;; esac
-        printf '%s\n' "$rules" | grep -e '-j ACCEPT' | grep -v '^-A DOCKER' | head -n 200 | sed "s/^/guest${tab}passes$tab/"
+        printf '%s\n' "$rules" | grep -e '-j ACCEPT' | grep -v -e '^-A DOCKER' -e '^-A FORWARD' | head -n 200 |
+            sed "s/^/guest${tab}passes$tab/"
     done
     command -v nft >/dev/null || return 0
     # Of tables that neither Fiefdom nor iptables owns, which speaks of its rules in its own way above.
@@ -33,16 +33,24 @@ guest_firewall() {
 
 guest_docker() {
     [ ! -e /snap/bin/docker ] || guest docker snap
-    case $(docker --version 2>/dev/null) in *[Pp]odman*) guest docker podman ;; esac
-    [ "$(docker info --format '{{.Swarm.LocalNodeState}}' 2>/dev/null)" != active ] || guest docker swarm
-    # Secrets of a proxy may stand in it, but root's own answer to the operator is no wider than the file.
+    case $(readlink -f "$(command -v docker)") in *podman*) guest docker podman ;; esac
     path=/etc/docker/daemon.json
+    # Secrets of a proxy may stand in it, but root's own answer to the operator is no wider than the file.
     [ ! -s "$path" ] || guest daemon "$(base64 -w 0 <"$path" | head -c 65536)"
-    root=$(docker info --format '{{.DockerRootDir}}' 2>/dev/null) && guest data-root "$root" "$(docker ps -aq 2>/dev/null | grep -c .)"
+    # What Fiefdom set up is no node of a Swarm, and has its data where that file says.
+    ! grep -qsF "file$tab$path" /var/lib/fiefdom/manifest || return 0
+    info=$(docker info --format "{{.Swarm.LocalNodeState}}$tab{{.DockerRootDir}}$tab{{.Containers}}" 2>/dev/null) || return 0
+    case $info in "active$tab"*) guest docker swarm ;; esac
+    guest data-root "${info#*"$tab"}"
 }
 
 guest_part() {
     guest clock "$(date +%s)"
+    # One line each, in this order.
+    # shellcheck disable=SC2046
+    set -- $(systemctl is-active ufw firewalld ssh.socket 2>/dev/null)
+    ufw=${1:-} firewalld=${2:-}
+    [ "${3:-}" != active ] || guest ssh-socket
     guest_firewall
     guest_docker
     ss -Hltnup 2>/dev/null | awk -v tab="$tab" '{
@@ -50,9 +58,8 @@ guest_part() {
         if (match($0, /users:\(\("[^"]*"/)) process = substr($0, RSTART + 9, RLENGTH - 10)
         print "guest" tab "listens" tab $1 tab $5 tab process
     }' | sort -u | head -n 300
-    [ "$(systemctl is-active ssh.socket 2>/dev/null)" != active ] || guest ssh-socket
     [ ! -e /run/reboot-required ] || guest reboot "$(tr '\n' ' ' </run/reboot-required.pkgs 2>/dev/null)"
-    grep -qsE '^[[:space:]]*manage_etc_hosts:[[:space:]]*["'"'"']?([Tt]rue|localhost)' /etc/cloud/cloud.cfg /etc/cloud/cloud.cfg.d/*.cfg &&
+    ! grep -qsE '^[[:space:]]*manage_etc_hosts:[[:space:]]*["'"'"']?([Tt]rue|localhost)' /etc/cloud/cloud.cfg /etc/cloud/cloud.cfg.d/*.cfg ||
         guest cloud-init-hosts
     [ ! -x /usr/bin/unattended-upgrade ] || apt-config dump APT::Periodic::Unattended-Upgrade Unattended-Upgrade::Package-Blacklist 2>/dev/null |
         sed "s/^/guest${tab}upgrades$tab/"

@@ -104,6 +104,13 @@ def test_another_data_root_forgets_no_container() -> None:
     assert found(guest=there) == ["refused data-root: 3 containers lie in /srv/docker"]
     assert found(guest=replace(there, containers=0)) == []
     assert found(guest=there, docker={"daemon": {"data-root": "/srv/docker"}}) == []
+    # Where Fiefdom set Docker up, its own daemon.json says it.
+    ours = replace(running("predictor-8000"), made=frozenset({("file", docker.CONFIG)}))
+    moved = {"docker": {"daemon": {"data-root": "/srv/docker"}}}
+    assert found(snapshot=ours, guest=with_daemon(), **moved) == [
+        "refused data-root: 1 containers lie in /var/lib/docker"
+    ]
+    assert found(snapshot=ours, guest=with_daemon(**{"data-root": "/srv/docker"}), **moved) == []
 
 
 def test_every_key_that_fiefdom_sets_is_its_own() -> None:
