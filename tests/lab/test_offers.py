@@ -90,7 +90,8 @@ def cluster(_cluster: Cluster) -> Iterator[Cluster]:
         _cluster.site.await_serving(_cluster.inventory())
 
 
-@pytest.mark.parametrize("rebooted", [False, pytest.param(True, marks=pytest.mark.proof)])
+@pytest.mark.proof
+@pytest.mark.parametrize("rebooted", [False, True])
 def test_a_sick_new_service_fails_the_apply_and_takes_nothing_from_the_others(cluster: Cluster, rebooted: bool) -> None:
     """It is added together with a healthy one; then every host may be rebooted in turn."""
     cluster.others = {"sick": SICK, "third": {"base_port": 9300, "port": 8083}}
