@@ -139,7 +139,11 @@ def test_a_service_that_falls_sick_on_all_hosts_takes_nothing_from_the_others(cl
     assert [found["predictor", host] for host in ("app1", "app2")] == [("offered", "")] * 2
     assert cluster.served("predictor") == PREDICTORS
     for host in ("app1", "app2"):
-        await_true(lambda host=host: "answered 503" in cluster.offers()["second", host][1], what="the reason")  # type: ignore[misc]
+
+        def told(host: str = host) -> bool:
+            return "answered 503" in cluster.offers()["second", host][1]
+
+        await_true(told, 180, what="the reason, at the end of a start's time")
     assert {found["second", host][0] for host in ("app1", "app2")} == {"waiting"}
 
     with traffic("a service that fell sick is mended", "predictor"):
