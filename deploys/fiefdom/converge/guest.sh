@@ -10,8 +10,8 @@ guest() { # kind, fields
 
 # Another firewall's rules are its own to read only where it drops what it does not know.
 guest_firewall() {
-    # ufw's unit is active also where ufw is turned off.
-    [ "$ufw" != active ] || ! grep -qsi '^ENABLED=yes' /etc/ufw/ufw.conf || guest firewall ufw
+    # Its unit tells nothing: it is active where ufw is turned off, and is not where that was turned on since.
+    ! command -v ufw >/dev/null || ! grep -qsi '^ENABLED=yes' /etc/ufw/ufw.conf || guest firewall ufw
     [ "$firewalld" != active ] || guest firewall firewalld
     # Asked whether it has rules, the older iptables would make tables for them.
     legacy=$(cat /proc/net/ip_tables_names 2>/dev/null)
@@ -48,9 +48,9 @@ guest_part() {
     guest clock "$(date +%s)"
     # One line each, in this order.
     # shellcheck disable=SC2046
-    set -- $(systemctl is-active ufw firewalld ssh.socket 2>/dev/null)
-    ufw=${1:-} firewalld=${2:-}
-    [ "${3:-}" != active ] || guest ssh-socket
+    set -- $(systemctl is-active firewalld ssh.socket 2>/dev/null)
+    firewalld=${1:-}
+    [ "${2:-}" != active ] || guest ssh-socket
     guest_firewall
     guest_docker
     ss -Hltnup 2>/dev/null | awk -v tab="$tab" '{
