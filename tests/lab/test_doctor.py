@@ -49,7 +49,7 @@ def test_another_firewall_is_refused_until_it_lets_pass_what_has_to(site: Site) 
             site.ssh("app1", f"ufw allow from {other} to any port 7946")
         assert diagnosis(site) == (2, {"app1": [("warning", "firewall")]})
         assert site.fiefdom("apply", LAB_YAML, "--yes").returncode == 0
-        site.ssh("app1", "systemctl restart serf-agent")
+        site.ssh("app1", "systemctl restart fiefdom-serf-agent")
         site.await_serving()
 
 
@@ -64,12 +64,13 @@ def test_another_keeper_of_time_goes_on_keeping_it(site: Site) -> None:
 
 @pytest.mark.proof
 def test_somebody_who_has_a_port_of_ours_is_named(site: Site) -> None:
-    begin = "systemctl stop serf-agent; systemd-run -q --unit=squatter python3 -m http.server 7946 --bind 0.0.0.0"
-    with has(site, "app2", begin, "systemctl stop squatter; systemctl start serf-agent"):
+    listen = "$s = IO::Socket::INET->new(LocalPort => 7946, Listen => 5, ReuseAddr => 1) or die; sleep 600"
+    begin = f"systemctl stop fiefdom-serf-agent; systemd-run -q --unit=squatter perl -MIO::Socket::INET -e '{listen}'"
+    with has(site, "app2", begin, "systemctl stop squatter; systemctl start fiefdom-serf-agent"):
         await_true(lambda: site.ssh("app2", "ss -Hltn sport = 7946"), what="the listener")
         assert diagnosis(site) == (1, {"app2": [("refused", "port")]})
         said = site.fiefdom("doctor", LAB_YAML, "--limit", "app2").stdout
-        assert "python3 listens on port 7946" in said and "serf.port" in said, said
+        assert "perl listens on port 7946" in said and "serf.port" in said, said
 
 
 @pytest.mark.proof
