@@ -189,7 +189,7 @@ class Cluster:
         self._write(f"{container}/agent.json", config)
         docker(
             *("run", "--detach", f"--name={PREFIX}-{container}", *SANDBOX, f"--network={NETWORK}", f"--ip={address}"),
-            *("--tmpfs=/var/lib/fiefdom/serf:uid={UID}", f"--volume={self.folder}/{container}:/etc/fiefdom/serf:ro"),
+            *(f"--tmpfs=/var/lib/fiefdom/serf:uid={UID}", f"--volume={self.folder}/{container}:/etc/fiefdom/serf:ro"),
             image("serf"),
         )
 
