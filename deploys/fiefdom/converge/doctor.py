@@ -175,7 +175,8 @@ def _firewall(context: Context, found: Snapshot) -> Iterator[Finding]:
     """Another one that drops what it does not know: a drop is final, whatever Fiefdom's own table accepts."""
     if not found.guest.firewalls:
         return
-    name = " and ".join(found.guest.firewalls)
+    # ufw's rules are iptables' rules.
+    name = " and ".join(n for n in found.guest.firewalls if n != "iptables" or "ufw" not in found.guest.firewalls)
     missing = _closed(context, found.guest)
     if not missing:
         seen = f"{name} is active and lets Fiefdom's ports pass"

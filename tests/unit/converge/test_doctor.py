@@ -66,6 +66,11 @@ def test_a_firewall_that_drops_gossip_is_refused_with_what_to_add() -> None:
         doctor.require_none_refused("app1", [finding])
 
 
+def test_ufw_is_one_firewall_although_its_rules_are_iptables() -> None:
+    both = parse([("firewall", "ufw"), ("firewall", "iptables")])
+    assert found(guest=both) == ["refused firewall: ufw is active and drops 7946/tcp, 7946/udp"]
+
+
 def test_a_firewall_that_lets_pass_what_has_to_is_lived_with() -> None:
     both = (
         "-A ufw-user-input -p tcp -m tcp --dport 7946 -j ACCEPT",
