@@ -64,7 +64,8 @@ def test_another_keeper_of_time_goes_on_keeping_it(site: Site) -> None:
 
 @pytest.mark.proof
 def test_somebody_who_has_a_port_of_ours_is_named(site: Site) -> None:
-    listen = "$s = IO::Socket::INET->new(LocalPort => 7946, Listen => 5, ReuseAddr => 1) or die; sleep 600"
+    # systemd-run makes one $ of two.
+    listen = "$$s = IO::Socket::INET->new(LocalPort => 7946, Listen => 5, ReuseAddr => 1) or die; sleep 600"
     begin = f"systemctl stop fiefdom-serf-agent; systemd-run -q --unit=squatter perl -MIO::Socket::INET -e '{listen}'"
     with has(site, "app2", begin, "systemctl stop squatter; systemctl start fiefdom-serf-agent"):
         await_true(lambda: site.ssh("app2", "ss -Hltn sport = 7946"), what="the listener")
