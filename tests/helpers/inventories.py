@@ -25,6 +25,26 @@ VALID: dict[str, Any] = {
     },
 }
 
+TEXT = """\
+cluster: test
+network:
+  cidr: 10.0.0.0/24
+  admin_cidrs: [10.0.0.1/32]
+hosts:
+  gw1:
+    address: 10.0.0.11
+    groups: [gateways]
+  app1:
+    address: 10.0.0.21
+    groups: [app_hosts]
+services:
+  web:
+    image: team/web
+    version: "1.0"
+    instances: 2
+"""
+"""A small one as a person writes it; tests know its lines."""
+
 
 def changed(changes: dict[str, Any]) -> dict[str, Any]:
     """VALID with values at dotted keys replaced; None takes a key out."""

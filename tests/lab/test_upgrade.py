@@ -60,6 +60,15 @@ def apply_with(tree: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.fixture
+def site(first_converge: tuple[Site, str], before: Path) -> Site:
+    """A cluster that the test's commit made on bare hosts."""
+    lab.down()
+    lab.up(2)
+    apply_with(before)
+    return first_converge[0]
+
+
 def become_this_one(site: Site, what: str) -> None:
     with Load(f"{GATEWAY_URL}/predict", at_least=AT_LEAST) as load:
         site.apply()
@@ -122,13 +131,7 @@ def require_new_names(site: Site) -> None:
 
 @pytest.mark.proof
 @pytest.mark.parametrize("before", [BEFORE_OFFERS], indirect=True)
-def test_the_release_before_offers_becomes_this_one_under_traffic(
-    first_converge: tuple[Site, str], before: Path
-) -> None:
-    site, _ = first_converge
-    lab.down()
-    lab.up(2)
-    apply_with(before)
+def test_the_release_before_offers_becomes_this_one_under_traffic(site: Site) -> None:
     assert "svc:predictor" in site.ssh("app1", "cat /etc/fiefdom/serf/agent.json"), "hosts offer at run time already"
     squat(site)
     become_this_one(site, "the release before offers")
@@ -143,13 +146,7 @@ def test_the_release_before_offers_becomes_this_one_under_traffic(
 
 @pytest.mark.proof
 @pytest.mark.parametrize("before", [BEFORE_PREFIX], indirect=True)
-def test_units_get_their_prefix_under_traffic_and_no_instance_stops(
-    first_converge: tuple[Site, str], before: Path
-) -> None:
-    site, _ = first_converge
-    lab.down()
-    lab.up(2)
-    apply_with(before)
+def test_units_get_their_prefix_under_traffic_and_no_instance_stops(site: Site) -> None:
     assert any("predictor@8000.service" in line for line in units_of_old_names(site)), "units have a prefix already"
     squat(site)
     ran = starts(site)

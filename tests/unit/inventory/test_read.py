@@ -21,29 +21,10 @@ from fiefdom.errors import FiefdomError
 from fiefdom.inventory import groups, read
 from fiefdom.model import Cluster
 from helpers import forked
-from helpers.inventories import VALID, changed
+from helpers.inventories import TEXT, VALID, changed
 
 ROOT = Path(__file__).parents[3]
 INVENTORIES = ROOT / "inventories"
-
-TEXT = """\
-cluster: test
-network:
-  cidr: 10.0.0.0/24
-  admin_cidrs: [10.0.0.1/32]
-hosts:
-  gw1:
-    address: 10.0.0.11
-    groups: [gateways]
-  app1:
-    address: 10.0.0.21
-    groups: [app_hosts]
-services:
-  web:
-    image: team/web
-    version: "1.0"
-    instances: 2
-"""
 
 NAMES = (("TOKEN", "A"), ("OTHER", "B"))
 

@@ -8,25 +8,7 @@ import pytest
 
 from fiefdom import inventory
 from fiefdom.errors import FiefdomError
-
-TEXT = """\
-cluster: test
-network:
-  cidr: 10.0.0.0/24
-  admin_cidrs: [10.0.0.1/32]
-hosts:
-  gw1:
-    address: 10.0.0.11
-    groups: [gateways]
-  app1:
-    address: 10.0.0.21
-    groups: [app_hosts]
-services:
-  web:
-    image: team/web
-    version: "1.0"
-    instances: 2
-"""
+from helpers.inventories import TEXT
 
 OPEN_QUOTE = "a quote opens here"
 SLIPS = [
