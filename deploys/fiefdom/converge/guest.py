@@ -8,7 +8,7 @@ import ipaddress
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fiefdom.desired import docker, network
@@ -75,7 +75,7 @@ class Guest:
     """Packages that want a reboot; None where none is wanted."""
     cloud_init_hosts: bool = False
     """Whether cloud-init writes /etc/hosts at each boot."""
-    upgrades: tuple[str, ...] = field(default=())
+    upgrades: tuple[str, ...] = ()
     """What apt is told of unattended upgrades, as `apt-config dump` has it."""
 
 
