@@ -49,13 +49,18 @@ class Place:
 
 
 def take_place(state_dir: Path) -> Place:
-    """Make this container's folder, and remove those of containers that are no more."""
+    """Make this container's folder. Remove those of containers that are no more, where none is there that serves.
+
+    A master does not answer in the moment of a reload, which is no reason to take the sockets from who serves by them. One
+    that finishes its last requests reloads no more.
+    """
     control = control_socket(state_dir)
     folder = control.parent
     folder.mkdir(mode=0o700, exist_ok=True)
-    for sockets in all_sockets(folder):
-        if not _answers(sockets.master):
-            shutil.rmtree(sockets.folder, ignore_errors=True)
+    if not would_lend(control):
+        for sockets in all_sockets(folder):
+            if not _answers(sockets.master):
+                shutil.rmtree(sockets.folder, ignore_errors=True)
     own = Sockets(folder / secrets.token_hex(4))
     own.folder.mkdir(mode=0o700)
     return Place(folder, control, own)

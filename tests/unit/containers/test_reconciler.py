@@ -1227,7 +1227,9 @@ def test_a_loan_is_taken_up_or_goes_back(state_dir):
         lender = handover.Lender(old, work)
         await lender.open()
 
+        # Its HAProxy does not answer, as in the moment of a reload.
         new = handover.take_place(state_dir)
+        assert old.own.folder.exists()
         loan = await handover.borrow(new)
         assert loan.sockets == old.own
         assert work.said == ["stand still"]
