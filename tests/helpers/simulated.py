@@ -682,3 +682,11 @@ def bring(hosts: SimulatedHosts, known: run.Known, hold: tuple[str, ...] | None 
         host.state = wanted.state
         for phase in steps.phases(wanted.due):
             hosts.run(name, phase, True)
+
+
+def dying(hosts: SimulatedHosts, *dead: str) -> None:
+    """Gateways see every server of these hosts down."""
+    whole = hosts.servers
+    hosts.servers = lambda: [  # type: ignore[method-assign]
+        r | {"state": "down"} if r["name"].rpartition("-")[0] in dead else r for r in whole()
+    ]

@@ -526,7 +526,10 @@ def test_a_release_is_refused_where_it_would_do_harm(fleet: Fleet) -> None:
 
 def test_a_host_retires(_fleet: Fleet) -> None:
     """The last test with three hosts: the third one leaves under traffic, and is what it was before Fiefdom."""
-    assert _fleet.site.ssh("app3", LOOK) != _fleet.found
+    before = _fleet.site.ssh("app3", LOOK)
+    assert before != _fleet.found
+    assert "container predictor-8000" in ok(_fleet.site.fiefdom("retire", _fleet.inventory(), "app3", "--dry"))
+    assert _fleet.site.ssh("app3", LOOK) == before
     with Load(URL, at_least=AT_LEAST) as load:
         ok(_fleet.site.fiefdom("retire", _fleet.inventory(), "app3", "--yes"))
     tell("a host retired", load)

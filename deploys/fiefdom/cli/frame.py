@@ -37,6 +37,9 @@ limit_option = click.option(
 without_option = click.option(
     "--without", multiple=True, metavar="HOST", help="Go on without HOST, which is dead; an apply brings it back later."
 )
+dry_option = click.option(
+    "--dry", is_flag=True, help="Show what would be done, or why it would be refused; change nothing."
+)
 yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 
@@ -207,6 +210,13 @@ def ask(question: str, yes: bool) -> None:
 def done(names: Sequence[str], seconds: float, *words: Any) -> Document:
     """The document of hosts that went through something."""
     return Document({"outcome": "ok", "hosts": list(names), "seconds": round(seconds, 3)}, words=words)
+
+
+def dry(names: Sequence[str], words: Iterable[Any], **data: object) -> Document:
+    """The document of hosts that would go through something."""
+    return Document(
+        {"outcome": "ok", "dry": True, "hosts": list(names), **data}, words=[*words, "Nothing was changed."]
+    )
 
 
 def warn(text: str) -> None:

@@ -17,7 +17,7 @@ from fiefdom.cluster.audit import Act
 from fiefdom.cluster.lock import Lock
 from fiefdom.cluster.status import Status
 from fiefdom.converge.carry_out import DONE
-from fiefdom.converge.plan import Plan
+from fiefdom.converge.plan import HostPlan, Plan
 from fiefdom.procedures.release import Release, versions_of
 from fiefdom.procedures.rollout import Report
 from fiefdom.wording import ago, duration
@@ -68,16 +68,7 @@ def plan_tree(
     ``silent`` are hosts that could not be looked at, and ``without`` those that are left out on purpose.
     """
     for host in plan.hosts:
-        yield Text(host.host, style="bold")
-        if not host.changes:
-            yield Text("  = no change", style="dim")
-        width = min(60, max((len(f"{c.kind} {c.name}") for c in host.changes), default=0))
-        for change in host.changes:
-            line = Text("  ")
-            line.append(f"{change.sign:<3} ", style=_STYLE[change.sign])
-            line.append(f"{change.kind} {change.name}".ljust(width))
-            line.append(f"  {change.why}{', with its rollout' if change.release else ''}", style="dim")
-            yield line
+        yield from host_lines(host)
     for name, reason in (silent or {}).items():
         yield Text(name, style="bold")
         yield Text(f"  ! does not answer: {reason}", style="red")
@@ -96,6 +87,20 @@ def plan_tree(
         yield Text(f"release pending: {pending}. Do it with: ", style="magenta").append(
             f"fiefdom rollout {inventory} {pending.service}", style="bold"
         )
+
+
+def host_lines(host: HostPlan) -> Iterable[Text]:
+    """One host's plan as lines."""
+    yield Text(host.host, style="bold")
+    if not host.changes:
+        yield Text("  = no change", style="dim")
+    width = min(60, max((len(f"{c.kind} {c.name}") for c in host.changes), default=0))
+    for change in host.changes:
+        line = Text("  ")
+        line.append(f"{change.sign:<3} ", style=_STYLE[change.sign])
+        line.append(f"{change.kind} {change.name}".ljust(width))
+        line.append(f"  {change.why}{', with its rollout' if change.release else ''}", style="dim")
+        yield line
 
 
 def _without(names: Sequence[str]) -> str:

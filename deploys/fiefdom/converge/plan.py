@@ -43,6 +43,11 @@ class Change:
     release: str = ""
     cuts: str = field(default="", repr=False, compare=False)
 
+    def as_data(self) -> dict[str, str | None]:
+        """The change as plain data, for JSON: no content, no secret."""
+        release = self.release or None
+        return {"kind": self.kind, "sign": self.sign, "name": self.name, "why": self.why, "release": release}
+
 
 @dataclass(frozen=True)
 class HostPlan:
@@ -131,13 +136,7 @@ class Plan:
             "pending": [
                 {"service": p.service, "from": p.before, "to": p.after, "hosts": list(p.hosts)} for p in self.pending
             ],
-            "hosts": {
-                h.host: [
-                    {"kind": c.kind, "sign": c.sign, "name": c.name, "why": c.why, "release": c.release or None}
-                    for c in h.changes
-                ]
-                for h in self.hosts
-            },
+            "hosts": {h.host: [c.as_data() for c in h.changes] for h in self.hosts},
         }
 
     @property

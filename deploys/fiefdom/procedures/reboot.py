@@ -37,7 +37,7 @@ def reboot(
     """
     cluster = known.cluster
     if not force:
-        _require_fit(known, hosts, names)
+        require_fit(known, hosts, names)
     gateways, who = cluster.gateways, ledger.operator()
     why = f"reboot of {', '.join(names)}{' with upgrades' if upgrade else ''}"
     with (
@@ -60,7 +60,8 @@ def reboot(
             say(name, carry_out.DONE)
 
 
-def _require_fit(known: run.Known, hosts: Hosts, names: Collection[str]) -> None:
+def require_fit(known: run.Known, hosts: Hosts, names: Collection[str]) -> None:
+    """Raise FiefdomError where the reboot of some hosts would be noticed: by now, not only once it is their turn."""
     cluster = known.cluster
     if len(cluster.gateways) == 1 and cluster.gateways[0] in names:
         raise FiefdomError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fiefdom.cluster import ledger, members, views
 from fiefdom.cluster.views import views_of
@@ -35,24 +36,41 @@ def retire(known: run.Known, hosts: Hosts, name: str, *, force: bool, take_over:
     Raises FiefdomError for a host that the cluster cannot do without, unless ``force``.
     """
     cluster = known.cluster
-    require_host(cluster, name)
-    remaining = tuple(gateway for gateway in cluster.gateways if gateway != name)
-    if not force:
-        release.require_others(cluster, cluster.services, [[name]])
+    remaining = _remaining(cluster, name, force)
     who = ledger.operator()
     with ledger.hold(
         hosts, remaining, who, f"retire {name}", warn=lambda text: say("ledger", text), take_over=take_over
     ) as held:
         # A host may be at a turn that lost its operator, and serve in a moment what nobody else does now.
         hosts.on_all(lambda name: turn.await_turn(hosts, name))
-        alone = None if force else views.alone(views_of(hosts, remaining), cluster, [name])
-        if alone:
-            raise FiefdomError(f"{name}: {alone}; mend the others first, or say --force")
-        found = snapshot.parse(name, hosts.snapshot_lines({name: snapshot.query([HostState()])})[name])
-        plan.require_supported(name, found)
-        gone = plan.of_host(name, HostState(), found, {})
+        gone = _farewell(cluster, hosts, name, remaining, force)
         with held.recorded("retire", plan=plan.merge([gone]).hash, names=[name]):
             _let_go(hosts, remaining, gone, say)
+
+
+def foresee(known: run.Known, hosts: Hosts, name: str, *, force: bool) -> tuple[plan.HostPlan, list[str]]:
+    """What `retire` would take away, and what an operator should know of the rest. Raises FiefdomError as that does."""
+    gone = _farewell(known.cluster, hosts, name, _remaining(known.cluster, name, force), force)
+    back = originals.given_back(gone.snapshot)
+    going = tuple(c for c in gone.changes if not c.name.startswith(_STAYS) or c.name in back)
+    return replace(gone, changes=going), list(originals.parting_words(gone.snapshot, _STAYS))
+
+
+def _remaining(cluster: Cluster, name: str, force: bool) -> tuple[str, ...]:
+    """The gateways that are there afterwards."""
+    require_host(cluster, name)
+    if not force:
+        release.require_others(cluster, cluster.services, [[name]])
+    return tuple(gateway for gateway in cluster.gateways if gateway != name)
+
+
+def _farewell(cluster: Cluster, hosts: Hosts, name: str, remaining: Sequence[str], force: bool) -> plan.HostPlan:
+    alone = None if force else views.alone(views_of(hosts, remaining), cluster, [name])
+    if alone:
+        raise FiefdomError(f"{name}: {alone}; mend the others first, or say --force")
+    found = snapshot.parse(name, hosts.snapshot_lines({name: snapshot.query([HostState()])})[name])
+    plan.require_supported(name, found)
+    return plan.of_host(name, HostState(), found, {})
 
 
 def require_host(cluster: Cluster, name: str) -> None:

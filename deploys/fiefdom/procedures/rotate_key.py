@@ -44,10 +44,7 @@ def rotate(known: run.Known, hosts: Hosts, *, force: bool, take_over: bool, say:
     ):
         hosts.on_all(lambda name: turn.await_turn(hosts, name))
         found = rings_of(cluster, hosts)
-        begun = _is_begun(found, old)
-        if not (begun or force):
-            _require_no_stranger(cluster, hosts, cluster.gateways)
-            _require_fit(known, hosts)
+        begun = _require_free_to_begin(known, hosts, found, force)
         new = secret.next_key(cluster, make=not begun)
         if new == old:
             raise FiefdomError(f"{secret.NEXT_VARIABLE}: is the present key; `openssl rand -base64 32` makes another")
@@ -71,6 +68,24 @@ def rotate(known: run.Known, hosts: Hosts, *, force: bool, take_over: bool, say:
                 f"agent, then run `fiefdom rotate-key` again{''.join(f'. {line}' for line in left)}"
             )
         return left
+
+
+def rounds_left(known: run.Known, hosts: Hosts, *, force: bool) -> tuple[str, ...]:
+    """The rounds that `rotate` would go through, each with every member. Raises FiefdomError as that does."""
+    found = rings_of(known.cluster, hosts)
+    if not _require_free_to_begin(known, hosts, found, force):
+        return ROUNDS
+    new = secret.next_key(known.cluster, make=False)
+    return ROUNDS[max(1, _reached(found, rings(known.secrets.gossip_key, new))) - 1 :]
+
+
+def _require_free_to_begin(known: run.Known, hosts: Hosts, found: Mapping[str, Ring], force: bool) -> bool:
+    """Whether an earlier run has begun. Raises FiefdomError for a cluster that is not fit for a first one."""
+    begun = _is_begun(found, known.secrets.gossip_key)
+    if not (begun or force):
+        _require_no_stranger(known.cluster, hosts, known.cluster.gateways)
+        _require_fit(known, hosts)
+    return begun
 
 
 def _left_out(cluster: Cluster, hosts: Hosts, say: Say) -> list[members.Member]:

@@ -18,7 +18,7 @@ from fiefdom.inventory.groups import left_out
 from fiefdom.model import Cluster
 from helpers.clock import Clock, stopped
 from helpers.released import APPS, NEW, OLD, known
-from helpers.simulated import SimulatedHosts, converged
+from helpers.simulated import SimulatedHosts, converged, dying
 
 GATEWAYS = ("gw1", "gw2")
 DEAD = "app4"
@@ -232,6 +232,37 @@ def test_what_cannot_be_undone_is_not_done_unasked(hosts: SimulatedHosts, verb: 
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "error: no terminal to ask on; say --yes to let it go on unasked\n"
     assert not any("ledger" in line or line.endswith(" turn") for line in hosts.log)
+
+
+SHOWN = {
+    "retire app1": (
+        "-   unit fiefdom-predictor@8000.service",
+        "Would drain app1, take this away",
+        "Nothing was changed.",
+    ),
+    "reboot --limit app2": ("Would reboot app2, one after the other", "Nothing was changed."),
+    "rotate-key": ("2. each of gw1, gw2, app1, app2", "speaks with the new key", "Nothing was changed."),
+}
+
+
+@pytest.mark.parametrize(("verb", "words"), SHOWN.items())
+def test_what_is_only_shown_asks_nobody_and_changes_nothing(
+    hosts: SimulatedHosts, verb: str, words: Sequence[str]
+) -> None:
+    shown = done(*verb.split(), "--dry")
+    assert all(line in shown for line in words), shown
+    assert "file /etc/ssh/" not in shown  # what lets the operator in stays
+    document = json.loads(fiefdom(*verb.split(), "--dry", "--json").stdout)
+    assert document["dry"] is True and document["hosts"]
+    assert not any("ledger" in line or line.endswith((" turn", " boot")) for line in hosts.log)
+
+
+@pytest.mark.parametrize("verb", ["retire app1", "reboot", "rotate-key"])
+def test_what_would_be_refused_is_refused_when_it_is_only_to_be_shown(hosts: SimulatedHosts, verb: str) -> None:
+    dying(hosts, "app2", "app3", "app4")
+    result = fiefdom(*verb.split(), "--dry")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
 
 
 def test_a_rollback_that_is_only_shown_asks_nobody(hosts: SimulatedHosts) -> None:

@@ -17,7 +17,7 @@ from fiefdom.procedures import retire as retire_module
 from fiefdom.procedures.retire import _STAYS
 from helpers.clock import stopped
 from helpers.released import Said, known
-from helpers.simulated import BROKEN_OFF, SimulatedHosts, Trouble, broken_off, converged
+from helpers.simulated import BROKEN_OFF, SimulatedHosts, Trouble, broken_off, converged, dying
 
 
 @pytest.fixture
@@ -72,14 +72,6 @@ def test_hosts_reboot_one_after_the_other_under_the_lock(hosts: SimulatedHosts) 
     assert said == [(name, what) for name in ("app2", "app1") for what in ("reboot", "join", "done")]
     (act,) = audit.acts(ledger.read(hosts, ("gw1", "gw2")).entries)
     assert (act.what, act.outcome, act.hosts) == ("reboot", "ok", ("app2", "app1"))
-
-
-def dying(hosts: SimulatedHosts, *dead: str) -> None:
-    """Gateways see every server of these hosts down."""
-    whole = hosts.servers
-    hosts.servers = lambda: [  # type: ignore[method-assign]
-        r | {"state": "down"} if r["name"].rpartition("-")[0] in dead else r for r in whole()
-    ]
 
 
 @pytest.mark.parametrize("upgrade", [False, True])
