@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +15,7 @@ from fiefdom.desired.concerns import state_of
 from helpers.example import context
 
 
-def passes(line: str) -> guest.Passes | None:
+def passes(line: str) -> guest.Rule | None:
     found = guest.parse([("passes", line)]).passes
     return found[0] if found else None
 
@@ -36,7 +37,7 @@ def passes(line: str) -> guest.Passes | None:
 def test_a_rule_lets_pass(line: str, protocol: str, port: int, source: str) -> None:
     rule = passes(line)
     assert rule is not None
-    assert rule.takes(protocol, port) and rule.comes_from(ipaddress.IPv4Address(source))
+    assert rule.takes(protocol, port) and rule.has(ipaddress.IPv4Address(source))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def test_a_rule_lets_pass(line: str, protocol: str, port: int, source: str) -> N
 def test_a_rule_is_about_other_packets(line: str, protocol: str, port: int, source: str) -> None:
     rule = passes(line)
     assert rule is not None
-    assert not (rule.takes(protocol, port) and rule.comes_from(ipaddress.IPv4Address(source)))
+    assert not (rule.takes(protocol, port) and rule.has(ipaddress.IPv4Address(source)))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,15 @@ def test_facts_of_a_host_with_a_life() -> None:
             ("listens", "tcp", "nothing"),
             ("ssh-socket",),
             ("reboot", "linux-image-amd64 "),
-            ("cloud-init-hosts",),
+            ("cloud-init-hosts", network.CLOUD_HOSTS),
+            ("publishes", "web", "0.0.0.0:80->80/tcp, [::]:80->80/tcp, 10.1.0.21:7000-7001->7000-7001/udp, 90/tcp"),
+            ("publishes", "old", ":::443->443/tcp"),
+            ("publishes", "odd"),
+            ("turns", "-A PREROUTING -d 10.1.0.21/32 -p tcp -m tcp --dport 8000 -j DNAT --to-destination 10.9.0.1:80"),
+            ("turns", "iifname \"eth0\" tcp dport { 80, 443 } dnat to 10.9.0.1"),
+            ("turns", "-A PREROUTING -d 10.1.0.21/32 -j DNAT --to-destination 10.9.0.1"),
+            ("named", "192.0.2.9", "app2"),
+            ("named", "192.0.2.9"),
             ("upgrades", 'APT::Periodic::Unattended-Upgrade "1";'),
             ("a later one", "x"),
         ]
@@ -100,7 +109,19 @@ def test_facts_of_a_host_with_a_life() -> None:
         clock_s=1796000000,
         ssh_socket=True,
         reboot="linux-image-amd64",
-        cloud_init_hosts=True,
+        cloud_init_hosts=network.CLOUD_HOSTS,
+        publishes=(
+            Listener("tcp", 80, "0.0.0.0", "container web"),
+            Listener("tcp", 80, "::", "container web"),
+            Listener("udp", 7000, "10.1.0.21", "container web"),
+            Listener("udp", 7001, "10.1.0.21", "container web"),
+            Listener("tcp", 443, "::", "container old"),
+        ),
+        turns=(
+            guest.Rule(frozenset({"tcp"}), (range(8000, 8001),), (ipaddress.IPv4Network("10.1.0.21"),)),
+            guest.Rule(frozenset({"tcp"}), (range(80, 81), range(443, 444)), ()),
+        ),
+        named=(("192.0.2.9", "app2"),),
         upgrades=('APT::Periodic::Unattended-Upgrade "1";',),
     )
 
@@ -112,7 +133,7 @@ def test_a_daemon_json_that_cannot_be_read_is_none(text: str) -> None:
 
 @pytest.mark.parametrize("keeper", guest.TIMEKEEPERS)
 def test_whoever_keeps_time_goes_on_keeping_it(keeper: str) -> None:
-    state = guest.adapted(state_of(context("app1", time_servers=["10.9.0.1"])), {keeper})
+    state = guest.adapted(state_of(context("app1", time_servers=["10.9.0.1"])), {keeper}, Guest())
     assert network.TIMESYNCD_PACKAGE not in {p.name for p in state.packages}
     assert network.TIMESYNCD_UNIT not in {u.name for u in state.units}
     assert not any(
@@ -121,7 +142,7 @@ def test_whoever_keeps_time_goes_on_keeping_it(keeper: str) -> None:
 
 
 def test_dockers_own_package_is_used_as_it_is() -> None:
-    state = guest.adapted(state_of(context("app1")), {"docker-ce"})
+    state = guest.adapted(state_of(context("app1")), {"docker-ce"}, Guest())
     assert {"docker.io", "docker-cli"}.isdisjoint(p.name for p in state.packages)
     assert "iptables" in {p.name for p in state.packages}
     assert docker.UNIT in {u.name for u in state.units}
@@ -130,4 +151,10 @@ def test_dockers_own_package_is_used_as_it_is() -> None:
 
 def test_nothing_changes_for_a_host_that_is_fiefdoms_alone() -> None:
     state = state_of(context("app1"))
-    assert guest.adapted(state, {"docker.io", "systemd-timesyncd"}) == state
+    packages = {"docker.io", "systemd-timesyncd"}
+    assert guest.adapted(state, packages, Guest(cloud_init_hosts=network.CLOUD_HOSTS)) == state
+    # A template that nobody writes /etc/hosts from stays as it is.
+    for other in (Guest(), Guest(cloud_init_hosts="")):
+        adapted = guest.adapted(state, packages, other)
+        assert [block.path for block in adapted.blocks] == [network.HOSTS]
+        assert replace(adapted, blocks=state.blocks) == state
