@@ -4,22 +4,28 @@ blocks=$state/blocks # by path, each as it was placed last
 block_mark='# fiefdom:'
 
 # FILE with the block of BLOCK in the place of the one that it has, or without any.
-# Where the marks are damaged, nobody can tell where it ends. Then marks go, and lines that are known to be Fiefdom's; a
-# line that nobody knows is somebody's own. With "whole", all of it was Fiefdom's once.
+# Where the marks are damaged, nobody can tell where it ends. Then marks go, and after one that begins, or right before
+# one that ends, lines that are known to be Fiefdom's; a line that nobody knows is somebody's own. With "whole", all of the
+# file was Fiefdom's once, and such lines go wherever they stand.
 with_block() { # file block|"" known [whole]
     awk -v mark="$block_mark" -v block="$2" -v known="$3" -v whole="${4:-}" '
         function words(line) { gsub(/[ \t]+/, " ", line); return line } # others, and an earlier Fiefdom, part them otherwise
         function put(line) { while (block != "" && (getline line < block) > 0) print line; placed = 1 }
         { lines[NR] = $0 }
-        index($0, mark " begin") == 1 { begins++; from = NR; marked[NR] = 1 }
-        index($0, mark " end") == 1 { ends++; to = NR; marked[NR] = 1 }
+        index($0, mark " begin") == 1 { begins++; from = NR; marked[NR] = "begin" }
+        index($0, mark " end") == 1 { ends++; to = NR; marked[NR] = "end" }
         END {
             sound = begins == 1 && ends == 1 && from < to
-            if (sound || whole == "" && begins + ends == 0) known = ""
-            while (known != "" && (getline line < known) > 0) ours[words(line)] = 1
+            while (!sound && (getline line < known) > 0) ours[words(line)] = 1
+            open = whole != ""
+            for (i = 1; i <= NR; i++) {
+                if (marked[i] == "end" && !open) for (k = i - 1; k > 0 && words(lines[k]) in ours && !marked[k]; k--) gone[k] = 1
+                if (marked[i]) open = marked[i] == "begin" || whole != ""
+                else if (open && words(lines[i]) in ours) gone[i] = 1
+            }
             for (i = 1; i <= NR; i++) {
                 if (marked[i] && !placed) put()
-                if (marked[i] || sound && i > from && i < to || words(lines[i]) in ours) continue
+                if (marked[i] || gone[i] || sound && i > from && i < to) continue
                 if (whole != "" && index(lines[i], "# Managed by Fiefdom") == 1) continue
                 print lines[i]
             }

@@ -177,17 +177,14 @@ def _is_here(address: str, key: str, context: Context) -> bool:
     return at in ("0.0.0.0", "*", "::", own) or (key == "serf.rpc_port" and at == "127.0.0.1")  # noqa: S104
 
 
-def _turned(
-    context: Context, found: Snapshot, needs: Mapping[tuple[str, int], tuple[str, str]]
-) -> Iterator[Finding]:
+def _turned(context: Context, found: Snapshot, needs: Mapping[tuple[str, int], tuple[str, str]]) -> Iterator[Finding]:
     """Ports that a NAT rule of somebody's may take; whether a packet ever comes to it, nobody can tell from here."""
     own = ipaddress.IPv4Address(context.host.address)
     turned = [
         port
         for (protocol, port), (_, key) in needs.items()
         # From the host itself, which these rules do not see.
-        if key != "serf.rpc_port"
-        and any(rule.takes(protocol, port) and rule.has(own) for rule in found.guest.turns)
+        if key != "serf.rpc_port" and any(rule.takes(protocol, port) and rule.has(own) for rule in found.guest.turns)
     ]
     if turned:
         yield Finding(
@@ -254,7 +251,7 @@ def _command(firewall: str, protocol: str, port: int) -> str:
 
 
 def _names(context: Context, found: Snapshot) -> Iterator[Finding]:
-    """Its own lines that say something else: whoever asks for such a name gets both addresses, in an order of its own."""
+    """Its own lines that say something else: who asks for such a name gets both addresses, in an order of its own."""
     if ("file", network.HOSTS) in found.made:  # by an earlier Fiefdom, and about to go
         return
     hosts = context.cluster.hosts
@@ -332,7 +329,7 @@ def _boot(_: Context, found: Snapshot) -> Iterator[Finding]:
             "cloud-init",
             f"cloud-init writes {network.HOSTS} at each boot, but not from {network.CLOUD_HOSTS}",
             "the other hosts' names go, and `plan` finds drift after each reboot",
-            "`manage_etc_hosts: false` in the user data, or in a file of /etc/cloud/cloud.cfg.d where that says nothing",
+            "`manage_etc_hosts: false` in the user data, or else in a file of /etc/cloud/cloud.cfg.d",
         )
     if guest.ssh_socket:
         yield Finding(

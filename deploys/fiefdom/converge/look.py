@@ -41,7 +41,8 @@ def plan_of(
     codename: Codename = "bookworm" if found.codename == "bookworm" else "trixie"
     hold = frozenset(cluster.services.keys() - known.behind.get(name, ()) if hold is None else hold)
     context = Context(name, cluster, codename, known.secrets)
-    state = guest.adapted(states[codename] if states is not None else state_of(context, concerns), found.packages, found.guest)
+    wanted = states[codename] if states is not None else state_of(context, concerns)
+    state = guest.adapted(wanted, found.packages, found.guest)
     if _listens_elsewhere(found, cluster.hosts[name].address):
         # Nobody will ask its instances where they listen: none of them is worth waiting for a release.
         hold = frozenset()

@@ -210,7 +210,8 @@ class _Parser:
         self._digests: dict[str, str] = {}
         self._units: list[dict[str, str]] = [{}]
         self._maps: dict[str, dict[str, str]] = {
-            kind: {} for kind in ("live", "sysctl", "stamp", "package", "refused", "offer", "loses", "sysctl-by", "block")
+            kind: {}
+            for kind in ("live", "sysctl", "stamp", "package", "refused", "offer", "loses", "sysctl-by", "block")
         }
         self._images: dict[str, FoundImage] = {}
         self._containers: dict[str, FoundContainer] = {}

@@ -107,7 +107,9 @@ class Block:
     def found_in(text: str) -> str:
         """The block of a file's text with its marks; empty where it has none, or not one whole."""
         lines = text.splitlines(True)
-        marks = [(n, line[len(BLOCK_MARK) :].split()[:1]) for n, line in enumerate(lines) if line.startswith(BLOCK_MARK)]
+        marks = [
+            (n, line[len(BLOCK_MARK) :].split()[:1]) for n, line in enumerate(lines) if line.startswith(BLOCK_MARK)
+        ]
         if [word for _, word in marks] != [["begin"], ["end"]]:
             return ""
         return "".join(lines[marks[0][0] : marks[1][0] + 1])

@@ -57,8 +57,10 @@ class Host:
 
     def look(self) -> Snapshot:
         """What the script's own lines tell of the block, and what the host says that is Fiefdom's."""
-        part = snapshot.SCRIPT.partition("    ask block |")[2].partition("    ask package |")[0]
-        script = f"tab=$(printf '\\t'); query=$(cat); ask() {{ printf '%s\\n' \"$query\" | sed -n \"s/^$1$tab//p\"; }}; ask block |{part}"
+        script = snapshot.SCRIPT
+        ask = next(line for line in script.splitlines() if line.startswith("ask()"))
+        part = script[script.index("    ask block |") : script.index("    ask package |")]
+        script = f"tab=$(printf '\\t')\nquery=$(cat)\n{ask}\n{part}"
         query = snapshot.query([HostState(blocks=(self.block(),))])
         done = subprocess.run(["sh", "-c", script], input=query, capture_output=True, text=True, check=True)
         manifest = self.state / "manifest"
@@ -137,7 +139,7 @@ def test_what_is_inside_is_put_right(host: Host) -> None:
 DAMAGES = {
     "no end": f"{BEGIN}\n10.1.0.21\tapp1\n192.0.2.8 later\n10.1.0.22\tapp2\n",
     "no begin": f"192.0.2.8 later\n10.1.0.21\tapp1\n10.1.0.22\tapp2\n{END}\n",
-    "the wrong way round": f"{END}\n10.1.0.21\tapp1\n192.0.2.8 later\n{BEGIN}\n",
+    "the wrong way round": f"10.1.0.21\tapp1\n{END}\n192.0.2.8 later\n{BEGIN}\n10.1.0.22\tapp2\n",
     "twice": f"{BEGIN}\n10.1.0.21\tapp1\n{END}\n192.0.2.8 later\n{BEGIN}\n10.1.0.22\tapp2\n{END}\n",
     "another begin inside": f"{BEGIN}\n{BEGIN}\n10.1.0.21\tapp1\n192.0.2.8 later\n{END}\n",
 }
@@ -161,6 +163,17 @@ def test_it_goes_also_where_its_marks_are_damaged(host: Host, how: str) -> None:
     host.converge()
     assert host.path.read_text() == OWN + "192.0.2.8 later\n"
     assert not (host.state / f"blocks{host.path}").exists()
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_line_of_the_hosts_own_may_say_the_same_as_one_of_fiefdoms(host: Host, how: str) -> None:
+    own = f"10.1.0.22 app2\n{OWN}"
+    host.path.write_text(own)
+    host.converge(host.block())
+    host.path.write_text(own + DAMAGES[how])
+    host.converge(host.block())
+    host.converge()
+    assert host.path.read_text() == f"{own}192.0.2.8 later\n"
 
 
 LINE = st.sampled_from([BEGIN, END, "10.1.0.21 app1", "10.1.0.22\tapp2", "", "# x", "192.0.2.7 nas", "\\t %s $(id)"])
@@ -257,7 +270,7 @@ def test_a_last_line_without_its_end_gets_one(host: Host) -> None:
 def test_a_folder_in_its_place_is_one_sentence(host: Host) -> None:
     state = HostState(blocks=(host.block(),))
     now = Snapshot(0, "debian", "trixie", files={str(host.path): FoundFile("directory", 0o755, 0, 0)})
-    with pytest.raises(plan.FiefdomError, match="is a folder where a file should be; move it away$"):
+    with pytest.raises(plan.FiefdomError, match=r"is a folder where a file should be; move it away$"):
         plan.of_host("app1", state, now, {})
 
 

@@ -91,7 +91,7 @@ def test_facts_of_a_host_with_a_life() -> None:
             ("publishes", "old", ":::443->443/tcp"),
             ("publishes", "odd"),
             ("turns", "-A PREROUTING -d 10.1.0.21/32 -p tcp -m tcp --dport 8000 -j DNAT --to-destination 10.9.0.1:80"),
-            ("turns", "iifname \"eth0\" tcp dport { 80, 443 } dnat to 10.9.0.1"),
+            ("turns", 'iifname "eth0" tcp dport { 80, 443 } dnat to 10.9.0.1'),
             ("turns", "-A PREROUTING -d 10.1.0.21/32 -j DNAT --to-destination 10.9.0.1"),
             ("named", "192.0.2.9", "app2"),
             ("named", "192.0.2.9"),
