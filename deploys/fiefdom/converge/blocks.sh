@@ -19,9 +19,20 @@ with_block() { # file block|"" known [whole]
             while (!sound && (getline line < known) > 0) ours[words(line)] = 1
             open = whole != ""
             for (i = 1; i <= NR; i++) {
-                if (marked[i] == "end" && !open) for (k = i - 1; k > 0 && words(lines[k]) in ours && !marked[k]; k--) gone[k] = 1
-                if (marked[i]) open = marked[i] == "begin" || whole != ""
-                else if (open && words(lines[i]) in ours) gone[i] = 1
+                line = words(lines[i])
+                if (marked[i]) {
+                    split("", taken) # each line once: a second one is the own line of somebody
+                    for (k = i - 1; marked[i] == "end" && !open && k > 0 && !marked[k]; k--) {
+                        line = words(lines[k])
+                        if (!(line in ours) || line in taken) break
+                        gone[k] = taken[line] = 1
+                    }
+                    split("", taken)
+                    open = marked[i] == "begin" || whole != ""
+                } else if (open && line in ours && !(line in taken)) {
+                    gone[i] = 1
+                    if (whole == "") taken[line] = 1
+                }
             }
             for (i = 1; i <= NR; i++) {
                 if (marked[i] && !placed) put()

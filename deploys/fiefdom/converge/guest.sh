@@ -31,7 +31,7 @@ guest_firewall() {
         /accept/ && /dport|saddr/ && ++lines <= 200 { gsub(/[ \t]+/, " "); print "guest" tab "passes" tab $0 }'
 }
 
-# What containers publish that are not Fiefdom's: without a proxy, no socket of the host's tells it.
+# What containers publish that are not Fiefdom's: no socket of the host's tells whose it is, and some have none.
 guest_published() {
     docker ps --format "{{.Label \"fiefdom.name\"}}$tab{{.Names}}$tab{{.Ports}}" 2>/dev/null |
         sed -n "s/^$tab\(.*$tab..*\)/guest${tab}publishes$tab\1/p" | head -n 100
@@ -45,7 +45,7 @@ guest_nat() {
     done
     command -v nft >/dev/null || return 0
     nft list ruleset 2>/dev/null | awk '
-        /^table / { skip = ($3 ~ /^docker/ || $2 ~ /^ip6?$/ && $3 == "nat") }
+        /^table / { skip = ($3 ~ /^fiefdom/ || $3 ~ /^docker/ || $2 ~ /^ip6?$/ && $3 == "nat") }
         !skip && /dport/ && /dnat|redirect/ { gsub(/[ \t]+/, " "); print }'
 }
 

@@ -176,6 +176,18 @@ def test_a_line_of_the_hosts_own_may_say_the_same_as_one_of_fiefdoms(host: Host,
     assert host.path.read_text() == f"{own}192.0.2.8 later\n"
 
 
+@pytest.mark.parametrize("own", [f"{OWN}10.1.0.22 app2\n10.1.0.21 app1\n", f"10.1.0.22 app2\n{OWN}"])
+@pytest.mark.parametrize("mark", [BEGIN, END])
+def test_such_a_line_right_beside_the_block_stays_too(host: Host, own: str, mark: str) -> None:
+    host.path.write_text(own)
+    host.converge(host.block())
+    for expected in (host.text(), ""):
+        text = f"{own}{host.text()}10.1.0.22\tapp2\n"
+        host.path.write_text("".join(line for line in text.splitlines(True) if not line.startswith(mark)))
+        host.converge(*[host.block()] * bool(expected))
+        assert host.path.read_text() == f"{own}{expected}10.1.0.22\tapp2\n"
+
+
 LINE = st.sampled_from([BEGIN, END, "10.1.0.21 app1", "10.1.0.22\tapp2", "", "# x", "192.0.2.7 nas", "\\t %s $(id)"])
 
 

@@ -158,3 +158,100 @@ def test_nothing_changes_for_a_host_that_is_fiefdoms_alone() -> None:
         adapted = guest.adapted(state, packages, other)
         assert [block.path for block in adapted.blocks] == [network.HOSTS]
         assert replace(adapted, blocks=state.blocks) == state
+
+
+# --- The script's own words, on files of a folder
+
+
+def said(root: Path, function: str, query: str = "", **programs: str) -> list[tuple[str, ...]]:
+    """Records that a function of guest.sh prints, where every path of a host's lies in ``root``."""
+    for name, text in programs.items():
+        (root / name).write_text(f"#!/bin/sh\n{text}\n")
+        (root / name).chmod(0o755)
+    script = GUEST.replace("/etc/", f"{root}/etc/").replace("/var/lib/", f"{root}/var/lib/")
+    script = f"set -u\nPATH={root}:$PATH\ntab=$(printf '\\t')\nlegacy=''\nquery=$(cat)\n{script}\n{function}\n"
+    done = subprocess.run(["sh", "-c", script], input=query, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return [tuple(line.split("\t")) for line in done.stdout.splitlines()]
+
+
+def test_lines_of_names_outside_of_the_block_are_told(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    assert said(tmp_path, "guest_names", "name\tapp1\n") == []
+    block = network.desired(context()).blocks[0].text.decode()
+    text = f"127.0.1.1\tApp1.example.com App1 # app2\n# 192.0.2.9 app2\n{block}192.0.2.9 nas app2\n"
+    (tmp_path / "etc/hosts").write_text(text)
+    query = "file\t/etc/x\nname\tapp1\nname\tapp2\n"
+    rows = [("guest", "named", "127.0.1.1", "app1"), ("guest", "named", "192.0.2.9", "app2")]
+    assert sorted(said(tmp_path, "guest_names", query)) == rows
+    assert said(tmp_path, "guest_names", "file\t/etc/x\n") == []
+
+
+@pytest.mark.parametrize(
+    ("path", "line", "writes"),
+    [
+        ("etc/cloud/cloud.cfg", "manage_etc_hosts: true", True),
+        ("etc/cloud/cloud.cfg.d/01_debian_cloud.cfg", "manage_etc_hosts: True", True),
+        ("etc/cloud/cloud.cfg.d/01_x.cfg", "manage_etc_hosts: 'template'", True),
+        ("var/lib/cloud/instance/vendor-cloud-config.txt", "manage_etc_hosts: true", True),
+        # It puts the host's own name in and leaves all else.
+        ("etc/cloud/cloud.cfg", "manage_etc_hosts: localhost", False),
+        ("etc/cloud/cloud.cfg", "manage_etc_hosts: false", False),
+        ("etc/cloud/cloud.cfg", "# manage_etc_hosts: true", False),
+        ("etc/cloud/cloud.cfg.d/README", "manage_etc_hosts: true", False),
+    ],
+)
+def test_whether_cloud_init_writes_etc_hosts_from_its_template(
+    tmp_path: Path, path: str, line: str, writes: bool
+) -> None:
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).write_text(f"users:\n{line}\n")
+    assert said(tmp_path, "guest_cloud_init") == [("guest", "cloud-init-hosts", "")] * writes
+    template = tmp_path / network.CLOUD_HOSTS.lstrip("/")
+    template.parent.mkdir(parents=True)
+    template.write_text("127.0.0.1 localhost\n")
+    assert said(tmp_path, "guest_cloud_init") == [("guest", "cloud-init-hosts", str(template))] * writes
+
+
+def test_what_others_containers_publish_is_told_and_no_more(tmp_path: Path) -> None:
+    docker_ps = "printf '\\tweb\\t0.0.0.0:80->80/tcp\\npredictor-8000\\tpredictor-8000\\t1.2.3.4:8000->8000/tcp\\n\\tquiet\\t\\n'"
+    assert said(tmp_path, "guest_published", docker=docker_ps) == [("guest", "publishes", "web", "0.0.0.0:80->80/tcp")]
+    assert said(tmp_path, "guest_published", docker="exit 1") == []
+
+
+NFT = """cat <<'END'
+table ip nat {
+	chain DOCKER {
+		tcp dport 80 dnat to 172.17.0.2:80
+	}
+}
+table inet fiefdom {
+	chain forward {
+		ct status dnat tcp dport 8000 accept
+	}
+}
+table ip theirs {
+	chain before {
+		type nat hook prerouting priority dstnat; policy accept;
+		iifname "eth0"   tcp dport 443 redirect to :8443
+		tcp dport 22 accept
+	}
+}
+END
+"""
+IPTABLES = """cat <<'END'
+-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
+-A OUTPUT -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 8080
+-A DOCKER ! -i docker0 -p tcp -m tcp --dport 80 -j DNAT --to-destination 172.17.0.2:80
+-A CNI-DN-1 -p tcp -m tcp --dport 8000 -j DNAT --to-destination 10.42.0.9:80
+END
+"""
+
+
+def test_rules_that_turn_packets_are_told_but_for_dockers_and_fiefdoms(tmp_path: Path) -> None:
+    (tmp_path / "iptables-save").write_text("")
+    found = said(tmp_path, "guest_nat", **{"iptables-save": IPTABLES, "nft": NFT})
+    assert ["\t".join(fields).strip() for fields in found] == [
+        "-A CNI-DN-1 -p tcp -m tcp --dport 8000 -j DNAT --to-destination 10.42.0.9:80",
+        'iifname "eth0" tcp dport 443 redirect to :8443',
+    ]
