@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from fiefdom.converge import guest
 from fiefdom.converge.guest import Guest, Listener
+from fiefdom.converge.snapshot import GUEST
 from fiefdom.desired import docker, network
 from fiefdom.desired.concerns import state_of
 from helpers.example import context
@@ -214,7 +217,8 @@ def test_whether_cloud_init_writes_etc_hosts_from_its_template(
 
 
 def test_what_others_containers_publish_is_told_and_no_more(tmp_path: Path) -> None:
-    docker_ps = "printf '\\tweb\\t0.0.0.0:80->80/tcp\\npredictor-8000\\tpredictor-8000\\t1.2.3.4:8000->8000/tcp\\n\\tquiet\\t\\n'"
+    rows = ("\\tweb\\t0.0.0.0:80->80/tcp", "a-1\\ta-1\\t1.2.3.4:8000->8000/tcp", "\\tquiet\\t")
+    docker_ps = "\n".join(f"printf '{row}\\n'" for row in rows)
     assert said(tmp_path, "guest_published", docker=docker_ps) == [("guest", "publishes", "web", "0.0.0.0:80->80/tcp")]
     assert said(tmp_path, "guest_published", docker="exit 1") == []
 
@@ -249,7 +253,6 @@ END
 
 
 def test_rules_that_turn_packets_are_told_but_for_dockers_and_fiefdoms(tmp_path: Path) -> None:
-    (tmp_path / "iptables-save").write_text("")
     found = said(tmp_path, "guest_nat", **{"iptables-save": IPTABLES, "nft": NFT})
     assert ["\t".join(fields).strip() for fields in found] == [
         "-A CNI-DN-1 -p tcp -m tcp --dport 8000 -j DNAT --to-destination 10.42.0.9:80",
