@@ -88,7 +88,7 @@ def test_the_hosts_own_lines_of_etc_hosts_are_its_own(site: Site) -> None:
         assert site.apply()
         assert site.plan()[0] == 0
         assert site.ssh("app1", outside) == before and own in before and "192.0.2.8 later" in before
-        assert "10.99.0.22" in site.ssh("app1", "getent hosts app2")
+        assert "10.99.0.22" in site.ssh("app1", "getent ahostsv4 app2")
         site.ssh("app1", "sed -i '1i 192.0.2.9 app2' /etc/hosts")
         assert site.plan()[0] == 0 and diagnosis(site) == (2, {"app1": [("warning", "names")]})
     assert site.plan()[0] == 0
@@ -107,7 +107,7 @@ def test_where_cloud_init_writes_etc_hosts_its_template_has_the_block(site: Site
         site.apply()
         site.ssh("app1", "cp /etc/cloud/templates/hosts.debian.tmpl /etc/hosts")
         assert site.plan()[0] == 0
-        assert "10.99.0.22" in site.ssh("app1", "getent hosts app2")
+        assert "10.99.0.22" in site.ssh("app1", "getent ahostsv4 app2")
         # It goes again where cloud-init leaves the file alone, and leaves the template as it was.
         site.ssh("app1", "echo 'manage_etc_hosts: false' >/etc/cloud/cloud.cfg.d/01_theirs.cfg")
         assert site.plan()[1]["app1"] == ["- block /etc/cloud/templates/hosts.debian.tmpl"]

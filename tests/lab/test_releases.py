@@ -115,12 +115,12 @@ def _fleet(first_converge: tuple[Site, str]) -> Iterator[Fleet]:
         fleet.found = site.ssh("app3", LOOK)
         assert "block /etc/hosts " in (printed := site.apply(four, "--limit", "app3"))
         assert printed.count("found there, replaced (kept in /var/lib/fiefdom/originals)") == 1
+        await_true(lambda: {"app3:8000", "app3:8003"} <= site.rotation(four), what="app3 in rotation")
         # Its own lines come first, and what is outside of the block is nobody's drift.
         assert site.ssh("app3", "grep -n -e nas -e fiefdom /etc/hosts | cut -d : -f 2").split()[0] == "192.0.2.7"
         site.ssh("app3", "sed -i '1i # of the house' /etc/hosts")
         assert site.plan(four, "--limit", "app3")[1]["app3"] == []
         site.ssh("app3", "sed -i '/^# of the house$/d' /etc/hosts")
-        await_true(lambda: {"app3:8000", "app3:8003"} <= site.rotation(four), what="app3 in rotation")
     tell("a host added", load)
     assert load.failed == 0, load.report()
     assert any(origin.startswith("app3:") for origin, _ in load.answered)

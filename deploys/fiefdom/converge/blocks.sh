@@ -64,6 +64,7 @@ stage_block() { # path block around, both base64
             whole=yes
         fi
     fi
+    digest_of "$1" >"$staged.from"
     output=$(lines_with_block "$1" "$from" "$whole" 2>&1) || fail "$1" "cannot be staged: $output; $(free "$staging")"
 }
 
@@ -72,21 +73,21 @@ lines_with_block() { # path, the file that they are taken from, whole
     cat "$staged.block" "$blocks$1" >"$known" 2>/dev/null
     [ -z "$3" ] || cat "$staging/around" >>"$known" || return
     if [ -e "$2" ]; then
-        cp -a "$(readlink -f "$2")" "$staged"
+        cp -a "$(readlink -f "$2")" "$staged" && : >"$staged" || return
+        [ -z "$3" ] || cat "$staging/around" >>"$staged" || return
+        with_block "$2" "$staged.block" "$known" "$3" >>"$staged"
     else
-        : >"$staged" && chmod 0644 "$staged"
-    fi && {
-        [ -e "$2" ] && [ -z "$3" ] || cat "$staging/around"
-        [ -e "$2" ] && with_block "$2" "$staged.block" "$known" "$3" || cat "$staged.block"
-    } >"$staged"
+        cat "$staging/around" "$staged.block" >"$staged" && chmod 0644 "$staged"
+    fi
 }
 
 place_block() { # path
     staged_name "$1"
+    [ "$(digest_of "$1")" = "$(cat "$staged.from")" ] || fail "$1" "somebody has just written it; run it again"
     output=$({ mkdir -p -m 0700 "$blocks" && mkdir -p "$(dirname "$blocks$1")" "$(dirname "$1")"; } 2>&1) &&
         move_file "$staged.block" "$blocks$1" || fail "$1" "its block cannot be kept: $output; $(free "$state")"
     # What somebody wrote into the whole file that was Fiefdom's.
-    if is_ours file "$1" && is_there "$originals$1" && ! grep -q "^$block_mark begin" "$1" && ! is_known "$1"; then
+    if is_ours file "$1" && is_there "$originals$1" && is_there "$1" && ! is_known "$1" && ! grep -q "^$block_mark begin" "$1"; then
         keep_changed "$1"
     fi
     put_block "$1"

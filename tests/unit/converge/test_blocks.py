@@ -224,6 +224,25 @@ def test_what_somebody_wrote_into_that_file_since_is_kept_aside(host: Host) -> N
     assert (host.state / f"originals.changed{host.path}.1").read_text() == f"{FORMER}192.0.2.8 later\n"
 
 
+def test_one_that_somebody_removed_since_comes_back_as_it_was_before_fiefdom(host: Host) -> None:
+    host.was_fiefdoms(original=OWN)
+    host.path.unlink()
+    host.converge(host.block())
+    assert host.path.read_text() == OWN + host.text()
+
+
+def test_what_somebody_writes_in_between_is_not_lost(host: Host) -> None:
+    taken = [step for phase in steps.phases(host.plan(host.block())) for step in phase.steps]
+    stage, place = (next(step for step in taken if step[0] == verb) for verb in ("stage-block", "place-block"))
+    # A check stands for whoever writes.
+    check = ("check", str(host.path), "sh", "-c", f"echo '192.0.2.8 later' >>'{host.path}'", "sh", "{}")
+    said = host.take(stage, check, place, code=1)
+    assert said.splitlines()[-1] == f"fiefdom-failed\t{host.path}\tsomebody has just written it; run it again"
+    assert host.path.read_text() == f"{OWN}192.0.2.8 later\n"
+    host.converge(host.block())
+    assert host.path.read_text() == f"{OWN}192.0.2.8 later\n{host.text()}"
+
+
 def test_one_of_before_originals_were_kept_keeps_what_is_not_fiefdoms(host: Host) -> None:
     host.was_fiefdoms(original=None)
     host.path.write_text(f"{FORMER}192.0.2.8 later\n")
