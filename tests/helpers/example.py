@@ -83,11 +83,11 @@ def context(host: str = "app1", codename: Codename = "bookworm", **changes: obje
 
 
 def check_expected(folder: str, state: HostState) -> None:
-    """Compare every file of a state with its expected file below ``folder``, or write them where asked to."""
-    for file in state.files:
-        path = EXPECTED / folder / file.path.lstrip("/")
+    """Compare every file and block of a state with its expected file below ``folder``, or write them where asked to."""
+    for name, content in [(f.path, f.content) for f in state.files] + [(b.path, b.text) for b in state.blocks]:
+        path = EXPECTED / folder / name.lstrip("/")
         if os.environ.get("UPDATE_EXPECTED"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(file.content)
+            path.write_bytes(content)
         assert path.is_file(), f"{path} is missing: UPDATE_EXPECTED=1 pytest tests/unit writes it"
-        assert file.content.decode() == path.read_text()
+        assert content.decode() == path.read_text()

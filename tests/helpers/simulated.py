@@ -128,6 +128,22 @@ class SimulatedHost:
     def place(self, path: str) -> None:
         self.now.files[path], self.contents[path] = self.staged.pop(path)
 
+    def stage_block(self, path: str, block: str, around: str) -> None:
+        content = base64.b64decode(block)
+        self.staged[path] = FoundFile("regular file", 0o644, 0, 0, digest(content)), content + base64.b64decode(around)
+
+    def place_block(self, path: str) -> None:
+        found, content = self.staged.pop(path)
+        self.now.blocks[path] = str(found.digest)
+        self.now.files.setdefault(path, replace(found, digest=digest(content)))
+        if ("file", path) in self.now.made:
+            self.forget("file", path)
+            self.originals.pop(path, None)
+            self._tell_originals()
+
+    def remove_block(self, path: str) -> None:
+        self.now.blocks.pop(path, None)
+
     def hostname(self, name: str) -> None:
         self.now = replace(self.now, hostname=name, static_hostname=name)
 
@@ -349,6 +365,7 @@ def answer(now: Snapshot) -> list[str]:
     for path, f in now.files.items():
         lines += [f"file\t{path}\t{f.kind}\t{f.mode:o}\t{f.uid}\t{f.gid}"]
         lines += [f"digest\t{path}\t{f.digest}"] * (f.digest is not None)
+    lines += [f"block\t{path}\t{value}" for path, value in now.blocks.items()]
     lines += [f"package\t{name}\tinstalled\t{version}" for name, version in now.packages.items()]
     for name, u in now.units.items():
         shown = {"Id": name, "LoadState": u.load, "ActiveState": u.active, "UnitFileState": u.enabled}

@@ -69,7 +69,7 @@ def test_the_inventory_for_pyinfra_gives_the_same_plan(site: Site) -> None:
 
 
 def test_apply_without_terminal_and_consent_touches_nothing(site: Site) -> None:
-    site.ssh("app1", "echo '# by hand' >> /etc/hosts")
+    site.ssh("app1", "echo '# by hand' >> /etc/modprobe.d/fiefdom.conf")
     done = site.fiefdom("apply", LAB_YAML)
     assert (done.returncode, done.stderr) == (1, "error: no terminal to ask on; say --yes to let it go on unasked\n")
-    assert site.plan()[1]["app1"] == ["~ file /etc/hosts"]
+    assert site.plan()[1]["app1"] == ["~ file /etc/modprobe.d/fiefdom.conf"]

@@ -13,9 +13,9 @@ from helpers.operator_view import LAB_YAML, Site, await_true
 APT = "DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=60"
 
 
-def diagnosis(site: Site) -> tuple[int, dict[str, list[tuple[str, str]]]]:
+def diagnosis(site: Site, inventory: str = LAB_YAML) -> tuple[int, dict[str, list[tuple[str, str]]]]:
     """Exit code, and by host level and kind of each finding."""
-    done = site.fiefdom("doctor", LAB_YAML, "--json")
+    done = site.fiefdom("doctor", inventory, "--json")
     hosts = json.loads(done.stdout)["hosts"]
     return done.returncode, {host: [(f["level"], f["what"]) for f in found] for host, found in hosts.items() if found}
 
@@ -72,6 +72,75 @@ def test_somebody_who_has_a_port_of_ours_is_named(site: Site) -> None:
         assert diagnosis(site) == (1, {"app2": [("refused", "port")]})
         said = site.fiefdom("doctor", LAB_YAML, "--limit", "app2").stdout
         assert "perl listens on port 7946" in said and "serf.port" in said, said
+
+
+def test_the_hosts_own_lines_of_etc_hosts_are_its_own(site: Site) -> None:
+    """Beside the block, in any place; one that contradicts it is told, and none is lost with the marks."""
+    own = "192.0.2.7 nas.example.com nas"
+    keep, back = "cp -p /etc/hosts /root/hosts.before", "mv -T /root/hosts.before /etc/hosts"
+    with has(site, "app1", f"{keep}; sed -i '1i {own}' /etc/hosts; echo '192.0.2.8 later' >>/etc/hosts", back):
+        assert site.plan()[0] == 0 and diagnosis(site) == (0, {})
+        outside = "sed '/^# fiefdom: begin/,/^# fiefdom: end/d' /etc/hosts"
+        before = site.ssh("app1", outside)
+        site.ssh("app1", "sed -i '/^# fiefdom: begin/d' /etc/hosts")
+        code, changes = site.plan()
+        assert (code, changes["app1"]) == (2, ["~ block /etc/hosts"])
+        assert site.apply()
+        assert site.plan()[0] == 0
+        assert site.ssh("app1", outside) == before and own in before and "192.0.2.8 later" in before
+        assert "10.99.0.22" in site.ssh("app1", "getent ahostsv4 app2")
+        site.ssh("app1", "sed -i '1i 192.0.2.9 app2' /etc/hosts")
+        assert site.plan()[0] == 0 and diagnosis(site) == (2, {"app1": [("warning", "names")]})
+    assert site.plan()[0] == 0
+
+
+def test_where_cloud_init_writes_etc_hosts_its_template_has_the_block(site: Site) -> None:
+    """So that a boot changes nothing; here a copy stands for what cloud-init does with its template."""
+    begin = "cp -p /etc/hosts /root/hosts.before; mkdir -p /etc/cloud/cloud.cfg.d /etc/cloud/templates;"
+    begin += "echo 'manage_etc_hosts: true' >/etc/cloud/cloud.cfg.d/01_theirs.cfg"
+    with has(site, "app1", begin, "rm -rf /etc/cloud; mv -T /root/hosts.before /etc/hosts"):
+        assert diagnosis(site) == (2, {"app1": [("warning", "cloud-init")]})
+        site.ssh("app1", "printf '127.0.0.1 localhost\\n' >/etc/cloud/templates/hosts.debian.tmpl")
+        assert diagnosis(site) == (0, {})
+        code, changes = site.plan()
+        assert (code, changes["app1"]) == (2, ["+ block /etc/cloud/templates/hosts.debian.tmpl"])
+        site.apply()
+        site.ssh("app1", "cp /etc/cloud/templates/hosts.debian.tmpl /etc/hosts")
+        assert site.plan()[0] == 0
+        assert "10.99.0.22" in site.ssh("app1", "getent ahostsv4 app2")
+        # It goes again where cloud-init leaves the file alone, and leaves the template as it was.
+        site.ssh("app1", "echo 'manage_etc_hosts: false' >/etc/cloud/cloud.cfg.d/01_theirs.cfg")
+        assert site.plan()[1]["app1"] == ["- block /etc/cloud/templates/hosts.debian.tmpl"]
+        site.apply()
+        assert site.ssh("app1", "cat /etc/cloud/templates/hosts.debian.tmpl") == "127.0.0.1 localhost"
+    assert site.plan()[0] == 0
+
+
+def test_cloud_inits_sshd_drop_in_comes_after_fiefdoms(site: Site) -> None:
+    theirs = "/etc/ssh/sshd_config.d/50-cloud-init.conf"
+    end = f"rm -f {theirs}; systemctl reload ssh"
+    with has(site, "app1", f"echo 'PasswordAuthentication yes' >{theirs}; systemctl reload ssh", end):
+        assert site.plan()[0] == 0 and diagnosis(site) == (0, {})
+        assert site.ssh("app1", "/usr/sbin/sshd -T | grep ^passwordauthentication") == "passwordauthentication no"
+
+
+def test_a_container_of_somebodys_that_publishes_a_port_of_ours_is_named(site: Site) -> None:
+    """No process but Docker's own listens there: only the container itself tells of it."""
+    more = site.inventory("published", lambda d: d["hosts"]["app1"].update(services={"predictor": {"instances": 3}}))
+    with has(site, "app1", "docker run -d --name theirs -p 8002:8000 fiefdom/predictor:1.0.0", "docker rm -f theirs"):
+        assert diagnosis(site) == (0, {})
+        assert diagnosis(site, more) == (1, {"app1": [("refused", "port")]})
+        refused = site.fiefdom("plan", more)
+        assert refused.returncode == 1 and "container theirs publishes port 8002" in refused.stderr, refused.stderr
+    assert diagnosis(site, more) == (0, {})
+
+
+def test_a_nat_rule_of_somebodys_on_a_port_of_ours_is_told(site: Site) -> None:
+    # Of an interface that is not there, lest it turn anything.
+    rule = 'iifname "nowhere0" ip daddr 10.99.0.11 tcp dport 80 redirect to :8404'
+    table = f"table ip theirs {{ chain before {{ type nat hook prerouting priority -90; {rule}; }}; }}"
+    with has(site, "gw1", f"nft '{table}'", "nft delete table ip theirs"):
+        assert diagnosis(site) == (2, {"gw1": [("warning", "port")]})
 
 
 @pytest.mark.proof

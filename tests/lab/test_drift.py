@@ -6,6 +6,7 @@ import pytest
 
 from helpers.operator_view import LAB_YAML, Site
 
+MODPROBE = "/etc/modprobe.d/fiefdom.conf"
 HARM = {
     "an edited file": (
         "app1",
@@ -26,9 +27,15 @@ HARM = {
     "a removed account": ("app1", "userdel --force _fiefdom", ["+ account _fiefdom"]),
     "a file replaced by a link": (
         "app1",
-        "mv /etc/hosts /etc/hosts.real && ln -s hosts.real /etc/hosts",
-        ["~ file /etc/hosts"],
+        f"mv {MODPROBE} {MODPROBE}.real && ln -s fiefdom.conf.real {MODPROBE}",
+        [f"~ file {MODPROBE}"],
     ),
+    "a line of a block in somebody's file": (
+        "app1",
+        "sed -i 's/^10.99.0.22.*app2$/10.99.0.99 app2/' /etc/hosts",
+        ["~ block /etc/hosts"],
+    ),
+    "a mark of a block in somebody's file": ("app2", "sed -i '/^# fiefdom: end/d' /etc/hosts", ["~ block /etc/hosts"]),
     "a removed package": ("app2", "dpkg --purge --force-depends curl", ["+ package curl"]),
     "a changed kernel setting": (
         "app1",
@@ -79,6 +86,8 @@ TOGETHER = {
         "a secret open to all",
         "a removed account",
         "a file replaced by a link",
+        "a line of a block in somebody's file",
+        "a mark of a block in somebody's file",
     ),
     "what runs": (
         "a removed package",
@@ -148,7 +157,9 @@ def test_a_kernel_setting_names_the_file_that_has_the_last_word_at_boot(site: Si
 
 def test_a_diff_shows_text_and_masks_secrets(site: Site) -> None:
     key = site.ssh("app1", "cat /etc/fiefdom/serf/agent.json").split('"encrypt_key": "')[1].split('"')[0]
-    site.ssh("app1", "echo '192.0.2.1 by-hand' >> /etc/hosts; echo '{}' > /etc/fiefdom/serf/agent.json")
+    site.ssh(
+        "app1", "sed -i '/^# fiefdom: end/i 192.0.2.1 by-hand' /etc/hosts; echo '{}' > /etc/fiefdom/serf/agent.json"
+    )
     shown = site.fiefdom("plan", LAB_YAML, "--diff")
     assert shown.returncode == 2
     assert "-192.0.2.1 by-hand" in shown.stdout

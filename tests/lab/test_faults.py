@@ -190,7 +190,10 @@ def test_the_ssh_link_drops_in_any_phase(site: Site, with_two: str, phase: str) 
     begins, goes_to = (with_two, LAB_YAML) if phase == "removal" else (LAB_YAML, with_two)
     site.apply(begins)
     site.await_serving(begins)
-    site.ssh("app2", f"{NO_CURL}; echo '# by hand' | tee -a /etc/hosts >> /etc/ssh/sshd_config.d/10-fiefdom.conf")
+    site.ssh(
+        "app2",
+        f"{NO_CURL}; echo '# by hand' | tee -a /etc/modprobe.d/fiefdom.conf >> /etc/ssh/sshd_config.d/10-fiefdom.conf",
+    )
     site.ssh("app2", "docker rmi -f fiefdom-test/hello:1 || :") if phase == "images" else None
     try:
         met = False
@@ -311,7 +314,7 @@ def test_an_apply_that_is_killed_while_a_host_is_out(site: Site, more_memory: st
 
 def test_two_operators_apply_at_once(site: Site, served: None) -> None:
     for host in ("gw1", "app1", "app2"):
-        site.ssh(host, "sudo sh -c \"echo '# by hand' >> /etc/hosts\"")
+        site.ssh(host, "sudo sh -c \"echo '# by hand' >> /etc/modprobe.d/fiefdom.conf\"")
     ended = two_at_once(LAB_YAML)
     assert any(done.returncode == 0 for done in ended), [done.stderr for done in ended]
     for done in ended:
@@ -323,12 +326,12 @@ def test_two_operators_apply_at_once(site: Site, served: None) -> None:
 @pytest.mark.proof
 def test_an_operator_whose_clock_is_an_hour_off(site: Site, served: None) -> None:
     """The clock of the operator's machine only: hosts of the lab share the kernel's, which is the machine's."""
-    site.ssh("app1", "echo '# by hand' >> /etc/hosts")
+    site.ssh("app1", "echo '# by hand' >> /etc/modprobe.d/fiefdom.conf")
     for skew in ("+3600", "-3600"):
         done = site.run("python", "-c", SKEWED, skew, "apply", LAB_YAML, "--yes")
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
-        site.ssh("app1", "echo '# by hand' >> /etc/hosts")
+        site.ssh("app1", "echo '# by hand' >> /etc/modprobe.d/fiefdom.conf")
     settle(site)
     audit = site.fiefdom("audit", LAB_YAML, "--json")
     assert audit.returncode == 0, audit.stderr
@@ -400,7 +403,7 @@ def test_an_image_whose_layer_is_broken(site: Site) -> None:
 def test_a_slow_host_serves_and_converges(site: Site) -> None:
     """200 ms and 5 % loss by an NFQUEUE, for kernels without netem."""
     with slow("app1", 0.2, 0.05), Load(URL, at_least=3_000, rate=200) as load:
-        site.ssh("app1", "echo '# by hand' >> /etc/hosts")
+        site.ssh("app1", "echo '# by hand' >> /etc/modprobe.d/fiefdom.conf")
         settle(site)
     tell("a host with 200 ms and 5 % loss", load)
     assert idempotent(load) == 0, load.report()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from fiefdom.converge import originals, plan, snapshot, steps
 from fiefdom.converge.snapshot import Snapshot
 from fiefdom.converge.steps import Phase, Step
 from fiefdom.desired import sshd
-from fiefdom.desired.state import Directory, File, HostState, Unit
+from fiefdom.desired.state import Block, Directory, File, HostState, Unit
 from fiefdom.procedures.retire import _STAYS
 
 pytestmark = pytest.mark.usefixtures("docker_here")
@@ -78,15 +78,15 @@ STATE = HostState(
     directories=(Directory("/etc/docker"), Directory("/etc/fiefdom")),
     files=(
         File(DAEMON, b'{"icc": false}\n'),
-        File("/etc/hosts", b"10.0.0.21 app1\n"),
         File("/etc/resolv.conf", b"nameserver 10.0.0.1\n"),
         File("/etc/systemd/system/mine.service", b"[Service]\nExecStart=/usr/bin/ours\n"),
         File("/srv/same", b"same\n"),
         File("/etc/fiefdom/new", b"new\n"),
     ),
+    blocks=(Block("/etc/hosts", b"10.0.0.21\tapp1\n"),),
     units=(Unit("mine.service", config=("/etc/systemd/system/mine.service",)), Unit("docker.service")),
 )
-REPLACED = [DAEMON, "/etc/hosts", "/etc/resolv.conf", "/etc/systemd/system/mine.service"]
+REPLACED = [DAEMON, "/etc/resolv.conf", "/etc/systemd/system/mine.service"]
 BARE = HostState()
 
 
@@ -181,7 +181,7 @@ def test_what_is_found_there_is_named_kept_once_and_comes_back(host: Host) -> No
     assert set(host.look(STATE).originals) == {*REPLACED, "/etc/hostname"}
     # Fiefdom's own are what changes from then on.
     other = HostState.together((HostState(files=tuple(File(f.path, b"other\n") for f in STATE.files)),))
-    other = HostState(STATE.hostname, files=other.files, directories=STATE.directories, units=STATE.units)
+    other = replace(STATE, files=other.files)
     changes = host.changes(other)
     assert [path for path, why in changes.items() if FOUND in why] == ["/srv/same"]
     host.converge(other)
@@ -211,7 +211,7 @@ def test_what_the_inventory_drops_is_the_hosts_own_again(host: Host) -> None:
 def test_what_somebody_wrote_since_is_told_and_kept_aside(host: Host) -> None:
     before = host.everything()
     host.converge(STATE)
-    host.shell(f"echo by hand >{DAEMON}; rm /etc/hosts")
+    host.shell(f"echo by hand >{DAEMON}; rm /etc/resolv.conf")
     found = host.look(BARE)
     assert [path for path, by_hand in found.originals.items() if by_hand] == [DAEMON]
     assert host.changes(BARE)[DAEMON].endswith(f"it was changed by hand since, which is kept in {originals.CHANGED}")
@@ -223,14 +223,52 @@ def test_what_somebody_wrote_since_is_told_and_kept_aside(host: Host) -> None:
     assert host.shell(f"cat {originals.CHANGED}{DAEMON}.1") == "by hand\n"
 
 
-@pytest.mark.parametrize("number", range(1, 8))
+@pytest.mark.parametrize("number", range(1, 11))
 def test_a_run_that_dies_and_is_resumed_gives_back_the_same(host: Host, number: int) -> None:
-    one = HostState(hostname="old", files=(File(DAEMON, b"{}\n"),))
+    one = HostState(hostname="old", files=(File(DAEMON, b"{}\n"),), blocks=STATE.blocks)
     before = host.everything()
     host.killed_at(number, lambda: host.converge(one))
     host.converge(one)
     assert host.shell(f"cat {DAEMON}") == "{}\n"
     host.killed_at(number, host.retire)
+    host.retire()
+    assert host.everything() == before
+    assert host.kept() == []
+
+
+def test_a_block_stands_beside_the_hosts_own_lines_which_stay(host: Host) -> None:
+    before = host.everything()
+    block = STATE.blocks[0]
+    assert host.changes(STATE)[block.path] == "beside what is there"
+    host.converge(STATE)
+    own = "127.0.0.1 localhost\n127.0.1.1 old\n192.0.2.7 nas\n"
+    assert host.shell("cat /etc/hosts") == own + block.text.decode()
+    # A host's own name keeps what its installer wrote of it.
+    host.shell("sed -i 's/^127.0.1.1.*/127.0.1.1\tapp1.example.com app1/' /etc/hosts")
+    assert host.changes(STATE) == {}
+    assert host.shell("getent ahostsv4 app1 | head -n 1").split() == ["127.0.1.1", "STREAM", "app1.example.com"]
+    host.shell("sed -i '/^# fiefdom: begin/d; s/^127.0.1.1.*/127.0.1.1 old/' /etc/hosts")
+    assert host.changes(STATE) == {block.path: "its marks are damaged; lines that are not Fiefdom's stay"}
+    host.converge(STATE)
+    assert host.shell("cat /etc/hosts") == own + block.text.decode()
+    host.retire()
+    assert host.everything() == before
+    assert host.kept() == []
+
+
+def test_what_an_earlier_fiefdom_wrote_whole_becomes_a_block_and_the_hosts_own_lines_come_back(host: Host) -> None:
+    before = host.everything()
+    whole = replace(
+        STATE, files=(*STATE.files, File("/etc/hosts", b"# Managed by Fiefdom\n10.0.0.21 app1\n")), blocks=()
+    )
+    host.converge(whole)
+    assert set(host.look(STATE).originals) == {*REPLACED, "/etc/hosts", "/etc/hostname"}
+    assert list(host.changes(STATE)) == ["/etc/hosts"]
+    host.converge(STATE)
+    assert host.shell("cat /etc/hosts").startswith(
+        "127.0.0.1 localhost\n127.0.1.1 old\n192.0.2.7 nas\n# fiefdom: begin"
+    )
+    assert set(host.look(STATE).originals) == {*REPLACED, "/etc/hostname"}
     host.retire()
     assert host.everything() == before
     assert host.kept() == []

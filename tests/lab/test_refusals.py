@@ -11,8 +11,8 @@ from typing import Any
 
 from helpers.operator_view import LAB_YAML, Site
 
-DRIFT = "echo '# by hand' >> /etc/hosts"
-MENDED = "sed -i '/^# by hand$/d' /etc/hosts"
+DRIFT = "echo '# by hand' >> /etc/modprobe.d/fiefdom.conf"
+MENDED = "sed -i '/^# by hand$/d' /etc/modprobe.d/fiefdom.conf"
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def refused(site: Site, inventory: str = LAB_YAML, command: str = "apply") -> st
         done = site.fiefdom(command, inventory, *{"apply": ["--yes"], "rollout": ["--force"]}.get(command, []))
         assert done.returncode == 1, done.stdout
         assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
-        assert "# by hand" in site.ssh("app1", "cat /etc/hosts")
+        assert "# by hand" in site.ssh("app1", "cat /etc/modprobe.d/fiefdom.conf")
     return done.stderr.removeprefix("error: ").strip()
 
 

@@ -38,8 +38,9 @@ chmod 0640 /etc/docker/daemon.json
 printf '192.0.2.7 nas\\n' >>/etc/hosts
 printf 'table inet theirs {\\n}\\n' >/etc/nftables.conf
 """
-OWN_FILES = "/etc/docker/daemon.json /etc/hosts /etc/nftables.conf"
-LOOK = f"stat -c '%a %u:%g %s %y' {OWN_FILES} && sha256sum {OWN_FILES} /etc/hostname && hostname"
+OWN_FILES = "/etc/docker/daemon.json /etc/nftables.conf"
+LOOK = f"stat -c '%a %u:%g %s %y' {OWN_FILES} && stat -c '%a %u:%g %s' /etc/hosts && "
+LOOK += f"sha256sum {OWN_FILES} /etc/hosts /etc/hostname && hostname"
 INTERVAL_S = 1  # between two checks of an instance, by default
 HOSTS = ("app1", "app2", "app3")
 
@@ -112,9 +113,14 @@ def _fleet(first_converge: tuple[Site, str]) -> Iterator[Fleet]:
     with Load(URL, at_least=AT_LEAST) as load:
         site.ssh("app3", OWN)
         fleet.found = site.ssh("app3", LOOK)
-        assert "file /etc/hosts " in (printed := site.apply(four, "--limit", "app3"))
-        assert printed.count("found there, replaced (kept in /var/lib/fiefdom/originals)") == 2
+        assert "block /etc/hosts " in (printed := site.apply(four, "--limit", "app3"))
+        assert printed.count("found there, replaced (kept in /var/lib/fiefdom/originals)") == 1
         await_true(lambda: {"app3:8000", "app3:8003"} <= site.rotation(four), what="app3 in rotation")
+        # Its own lines come first, and what is outside of the block is nobody's drift.
+        assert site.ssh("app3", "grep -n -e nas -e fiefdom /etc/hosts | cut -d : -f 2").split()[0] == "192.0.2.7"
+        site.ssh("app3", "sed -i '1i # of the house' /etc/hosts")
+        assert site.plan(four, "--limit", "app3")[1]["app3"] == []
+        site.ssh("app3", "sed -i '/^# of the house$/d' /etc/hosts")
     tell("a host added", load)
     assert load.failed == 0, load.report()
     assert any(origin.startswith("app3:") for origin, _ in load.answered)

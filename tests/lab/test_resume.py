@@ -58,7 +58,7 @@ def test_a_run_killed_in_any_phase_leaves_something_to_do(
             time.sleep(delay_s)  # how far it gets is the point; no condition is being waited for
             process.send_signal(signal.SIGKILL)
     # The remote end may still be busy with its last step; the next run waits for its lock.
-    assert site.plan(with_app3, "--limit", "gw1,app1,app2")[1]["app1"] == ["~ file /etc/hosts"]
+    assert site.plan(with_app3, "--limit", "gw1,app1,app2")[1]["app1"] == ["~ block /etc/hosts"]
 
 
 def test_the_next_run_finishes_it_and_traffic_follows_untouched_gateway(site: Site, with_app3: str) -> None:

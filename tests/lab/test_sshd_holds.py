@@ -89,17 +89,17 @@ def test_however_the_include_is_written_the_drop_in_is_judged_in_its_place_befor
 
 def test_an_apply_that_could_not_mend_it_touches_nothing(site: Site) -> None:
     harm, words = OVERRULED["a file that is read before"]
-    with spoilt(site, "app2", f"{harm}; chmod 0600 /etc/hosts; rm {DROP_IN}"):
+    with spoilt(site, "app2", f"{harm}; chmod 0600 /etc/modprobe.d/fiefdom.conf; rm {DROP_IN}"):
         done = site.fiefdom("apply", LAB_YAML, "--yes")
         assert done.returncode == 1
         assert words in done.stderr and "Traceback" not in done.stderr
-        assert site.ssh("app2", f"stat -c %a /etc/hosts; ls {DROP_IN}", check=False) == "600"
+        assert site.ssh("app2", f"stat -c %a /etc/modprobe.d/fiefdom.conf; ls {DROP_IN}", check=False) == "600"
         # pyinfra's own command knows no plan beforehand; there the host itself refuses it, before it is live.
         done = site.run("pyinfra", "inventories/lab.py", "deploys/sshd.py", "--limit", "app2", "-y")
         assert done.returncode != 0
         assert words in done.stdout + done.stderr
         assert site.ssh("app2", f"ls {DROP_IN}", check=False) == ""
-        site.ssh("app2", "chmod 0644 /etc/hosts")
+        site.ssh("app2", "chmod 0644 /etc/modprobe.d/fiefdom.conf")
     assert site.plan()[0] == 0
 
 

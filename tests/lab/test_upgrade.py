@@ -142,6 +142,10 @@ def test_the_release_before_offers_becomes_this_one_under_traffic(site: Site) ->
     assert "rotation" not in site.ssh("app1", "ls /usr/local/lib/fiefdom /etc/fiefdom")
     require_own_account(site)
     require_new_names(site)
+    for host in HOSTS:
+        hosts = site.ssh(host, "cat /etc/hosts; grep /etc/hosts /var/lib/fiefdom/manifest")
+        assert hosts.startswith("127.0.0.1") and hosts.count("# fiefdom: begin") == 1, hosts
+        assert "Managed by Fiefdom" not in hosts and hosts.endswith("# fiefdom: end\nblock\t/etc/hosts"), hosts
 
 
 @pytest.mark.proof

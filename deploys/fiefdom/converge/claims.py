@@ -14,6 +14,7 @@ def made(state: HostState) -> frozenset[tuple[str, str]]:
     """
     return frozenset(
         [("file", f.path) for f in state.files]
+        + [("block", b.path) for b in state.blocks]
         + ([("file", originals.HOSTNAME)] if state.hostname else [])
         + [("directory", d.path) for d in state.directories]
         + [("account", a.name) for a in state.accounts]

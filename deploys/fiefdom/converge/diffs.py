@@ -1,4 +1,4 @@
-"""Text diffs of files that a plan would change; what is secret stays masked."""
+"""Text diffs of files and blocks that a plan would change; what is secret stays masked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable
 
 from fiefdom.converge.plan import Plan
-from fiefdom.desired.state import File
+from fiefdom.desired.state import Block, File
 
 Read = Callable[[str, str], str]
 """Text of a file, from host and path."""
@@ -23,7 +23,16 @@ def of_plan(plan: Plan, read: Read) -> dict[tuple[str, str], str]:
                 text = _of_file(host.host, file, change.sign == "+", read)
                 if text:  # nothing where only mode or owner differ
                     texts[host.host, file.path] = text
+        for change in host.of("block", "+", "~"):
+            if isinstance(block := change.resource, Block):
+                there = block.path in host.snapshot.files
+                texts[host.host, block.path] = _of_block(host.host, block, read if there else lambda _host, _path: "")
     return texts
+
+
+def _of_block(host: str, block: Block, read: Read) -> str:
+    """What is around it is somebody else's, and not shown."""
+    return unified(block.path, Block.found_in(read(host, block.path)), block.text.decode())
 
 
 def _of_file(host: str, file: File, new: bool, read: Read) -> str:

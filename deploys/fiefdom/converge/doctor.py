@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from fiefdom.converge.guest import DOCKER_CE, TIMEKEEPERS, Guest
 from fiefdom.converge.snapshot import Snapshot
-from fiefdom.desired import docker, gateway, serf
+from fiefdom.desired import docker, gateway, network, serf
 from fiefdom.desired.context import Context
 from fiefdom.desired.ports import ranges
 from fiefdom.errors import FiefdomError
@@ -146,28 +146,53 @@ def _needs(context: Context) -> dict[tuple[str, int], tuple[str, str]]:
 
 def _ports(context: Context, found: Snapshot) -> Iterator[Finding]:
     """Who listens where a container of ours is to, and is not it: ours runs there already where it runs at all."""
-    address = context.host.address
     # One of ours that is about to make way, for another name, role or port of it, is not in the way.
     ours = _DOCKERS | (_IN_CONTAINERS if any(c.ours and c.running for c in found.containers.values()) else frozenset())
+    needs = _needs(context)
     seen: dict[tuple[str, str], list[int]] = {}
-    for (protocol, port), (container, key) in _needs(context).items():
+    for (protocol, port), (container, key) in needs.items():
         there = found.containers.get(container)
-        if there is not None and there.running:
-            continue
-        for listener in found.guest.listeners:
-            if listener.process in ours:
-                continue
-            at = listener.address.partition("%")[0]
-            here = at in ("0.0.0.0", "*", "::", address) or (key == "serf.rpc_port" and at == "127.0.0.1")  # noqa: S104
-            if (listener.protocol, listener.port) == (protocol, port) and here:
-                seen.setdefault((listener.process, key), []).append(port)
+        runs = there is not None and there.running
+        # Somebody's container gets packets before a socket of the host's does, also where ours has that already.
+        others = [one for one in found.guest.publishes if one.process.removeprefix("container ") != container]
+        others += [one for one in found.guest.listeners if not runs and one.process not in ours]
+        for other in others:
+            if (other.protocol, other.port) == (protocol, port) and _is_here(other.address, key, context):
+                seen.setdefault((other.process, key), []).append(port)
     for (process, key), ports in seen.items():
+        listens = "publishes" if process.startswith("container ") else "listens on"
         yield Finding(
             "refused",
             "port",
-            f"{process} listens on port {', '.join(ranges(ports))}",
-            "what Fiefdom puts there could not start",
+            f"{process} {listens} port {', '.join(ranges(sorted(set(ports))))}",
+            "what Fiefdom puts there could not start, or nobody would reach it",
             f"stop it, or give {key} another value",
+        )
+    yield from _turned(context, found, needs)
+
+
+def _is_here(address: str, key: str, context: Context) -> bool:
+    at = address.partition("%")[0]
+    own = context.host.address
+    return at in ("0.0.0.0", "*", "::", own) or (key == "serf.rpc_port" and at == "127.0.0.1")  # noqa: S104
+
+
+def _turned(context: Context, found: Snapshot, needs: Mapping[tuple[str, int], tuple[str, str]]) -> Iterator[Finding]:
+    """Ports that a NAT rule of somebody's may take; whether a packet ever comes to it, nobody can tell from here."""
+    own = ipaddress.IPv4Address(context.host.address)
+    turned = [
+        port
+        for (protocol, port), (_, key) in needs.items()
+        # From the host itself, which these rules do not see.
+        if key != "serf.rpc_port" and any(rule.takes(protocol, port) and rule.has(own) for rule in found.guest.turns)
+    ]
+    if turned:
+        yield Finding(
+            "warning",
+            "port",
+            f"a NAT rule turns packets to port {', '.join(ranges(sorted(set(turned))))} elsewhere",
+            "what Fiefdom puts there may never get them",
+            "look at `nft list ruleset` and `iptables-save -t nat`, and take the rule away or use another port",
         )
 
 
@@ -200,7 +225,7 @@ def _closed(context: Context, guest: Guest) -> list[tuple[str, int, bool]]:
     for protocol in ("tcp", "udp"):
         rules = [rule for rule in guest.passes if rule.takes(protocol, cluster.serf.port)]
         others = map(ipaddress.IPv4Address, _others(context))
-        if not all(any(rule.comes_from(address) for rule in rules) for address in others):
+        if not all(any(rule.has(address) for rule in rules) for address in others):
             missing.append((protocol, cluster.serf.port, True))
     if context.is_gateway:
         ports = {cluster.gateway.stats_port, *(service.route.port for service in cluster.services.values())}
@@ -223,6 +248,47 @@ def _command(firewall: str, protocol: str, port: int) -> str:
 
 
 # --- The host itself
+
+
+def _names(context: Context, found: Snapshot) -> Iterator[Finding]:
+    """Its own lines that say something else: who asks for such a name gets both addresses, in an order of its own."""
+    if ("file", network.HOSTS) in found.made:  # by an earlier Fiefdom, and about to go
+        return
+    hosts = context.cluster.hosts
+    for address, name in found.guest.named:
+        # A host's own name is commonly on 127.0.1.1, where Debian's installer writes it with the domain.
+        if name not in hosts or address == hosts[name].address or (name == context.name and _is_loopback(address)):
+            continue
+        yield Finding(
+            "warning",
+            "names",
+            f"{network.HOSTS} has {name} at {address} as well",
+            f"programs there may ask that for {name}, which is {hosts[name].address} in the inventory",
+            "take the name out of that line there, or give the host in the inventory another name or address",
+        )
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+_CLOUD_SSHD = "/etc/ssh/sshd_config.d/50-cloud-init.conf"
+
+
+def _sshd(_: Context, found: Snapshot) -> Iterator[Finding]:
+    """Where cloud-init's own drop-in matters: Fiefdom's is read before it, so that mostly it has no effect."""
+    overruled = [sentence for sentence in found.sshd if _CLOUD_SSHD in sentence]
+    if overruled:
+        yield Finding(
+            "warning",
+            "cloud-init",
+            f"cloud-init's sshd settings overrule Fiefdom's: {'; '.join(overruled)}",
+            "`apply` refuses that, and cloud-init may write the file again at a boot",
+            "`ssh_pwauth: false` in its user data or in a file of /etc/cloud/cloud.cfg.d, and remove the file",
+        )
 
 
 def _time(context: Context, found: Snapshot) -> Iterator[Finding]:
@@ -257,13 +323,13 @@ def _boot(_: Context, found: Snapshot) -> Iterator[Finding]:
     if guest.reboot is not None:
         seen = "a reboot is pending" + (f" for {guest.reboot}" if guest.reboot else "")
         yield Finding("warning", "reboot", seen, "it runs what was replaced on disk", "`fiefdom reboot`")
-    if guest.cloud_init_hosts:
+    if guest.cloud_init_hosts == "":
         yield Finding(
             "warning",
             "cloud-init",
-            "cloud-init writes /etc/hosts at each boot",
+            f"cloud-init writes {network.HOSTS} at each boot, but not from {network.CLOUD_HOSTS}",
             "the other hosts' names go, and `plan` finds drift after each reboot",
-            "`manage_etc_hosts: false` in a file of /etc/cloud/cloud.cfg.d",
+            "`manage_etc_hosts: false` in the user data, or else in a file of /etc/cloud/cloud.cfg.d",
         )
     if guest.ssh_socket:
         yield Finding(
@@ -285,4 +351,4 @@ def _boot(_: Context, found: Snapshot) -> Iterator[Finding]:
         )
 
 
-_LOOKS = (_docker, _ports, _firewall, _time, _boot)
+_LOOKS = (_docker, _ports, _firewall, _names, _sshd, _time, _boot)

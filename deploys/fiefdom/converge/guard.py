@@ -108,7 +108,7 @@ def topic(change: Change) -> str:
 
 
 def _is_of(cutting: Cutting, change: Change) -> bool:
-    if change.kind == "file" or (change.kind == "directory" and change.sign != "-"):
+    if change.kind in ("file", "block") or (change.kind == "directory" and change.sign != "-"):
         return cutting.has_path(change.name)
     if change.kind == "unit":
         return change.name in cutting.units
@@ -117,7 +117,7 @@ def _is_of(cutting: Cutting, change: Change) -> bool:
 
 def backup(plan: HostPlan, confirm_s: int) -> Backup:
     """What has to be kept before the changes of ``plan``, all of which may cut the line."""
-    files = [c.name for c in plan.of("file")]
+    files = [c.name for kind in ("file", "block") for c in plan.of(kind)]
     left = any(c.name.startswith(network.LINKS) for c in plan.of("file", "-"))
     changed = {c.name for c in plan.of("unit")} | ({network.NETWORKD_UNIT} if left else set())
     order = [name for cutting in CUTTING.values() for name in cutting.units]

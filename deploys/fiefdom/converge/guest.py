@@ -25,12 +25,12 @@ _DEBIANS_DOCKER = frozenset({"docker.io", "docker-cli"})
 
 
 @dataclass(frozen=True)
-class Passes:
-    """A rule with which another firewall lets packets in: protocols, ports and sources, each empty for all."""
+class Rule:
+    """One of a packet filter: protocols, ports, and addresses that packets come from or go to; each empty for all."""
 
     protocols: frozenset[str]
     ports: tuple[range, ...]
-    sources: tuple[ipaddress.IPv4Network, ...]
+    addresses: tuple[ipaddress.IPv4Network, ...]
 
     def takes(self, protocol: str, port: int) -> bool:
         """Whether it is about such packets."""
@@ -38,14 +38,14 @@ class Passes:
             not self.ports or any(port in span for span in self.ports)
         )
 
-    def comes_from(self, address: ipaddress.IPv4Address) -> bool:
-        """Whether it is about packets of ``address``."""
-        return not self.sources or any(address in network for network in self.sources)
+    def has(self, address: ipaddress.IPv4Address) -> bool:
+        """Whether ``address`` is among its own."""
+        return not self.addresses or any(address in network for network in self.addresses)
 
 
 @dataclass(frozen=True)
 class Listener:
-    """A socket that waits for packets: `tcp` or `udp`, its port, its address as `ss` shows it, and whose it is."""
+    """Who waits for packets: `tcp` or `udp`, the port, the address as `ss` shows it, and a process or container."""
 
     protocol: str
     port: int
@@ -59,7 +59,8 @@ class Guest:
 
     firewalls: tuple[str, ...] = ()
     """Those that drop what they do not know: `ufw`, `firewalld`, `iptables`, or an nftables table."""
-    passes: tuple[Passes, ...] = ()
+    passes: tuple[Rule, ...] = ()
+    """With which they let packets in, by where those come from."""
     docker: frozenset[str] = frozenset()
     """Of `snap`, `podman` and `swarm`."""
     daemon: Mapping[str, Any] | None = None
@@ -68,13 +69,19 @@ class Guest:
     containers: int = 0
     """How many there are in ``data_root``, running or not, whoever made them."""
     listeners: tuple[Listener, ...] = ()
+    publishes: tuple[Listener, ...] = ()
+    """Ports that containers of somebody else publish."""
+    turns: tuple[Rule, ...] = ()
+    """Rules that turn packets elsewhere before a socket sees them, by where those go to; without Docker's own."""
+    named: tuple[tuple[str, str], ...] = ()
+    """Address and name of lines of /etc/hosts outside of Fiefdom's block, of names that stand in it."""
     clock_s: int | None = None
     """Seconds since 1970 by its own clock, as it was asked."""
     ssh_socket: bool = False
     reboot: str | None = None
     """Packages that want a reboot; None where none is wanted."""
-    cloud_init_hosts: bool = False
-    """Whether cloud-init writes /etc/hosts at each boot."""
+    cloud_init_hosts: str | None = None
+    """The template that cloud-init writes /etc/hosts from at each boot, where it does; empty where there is none."""
     upgrades: tuple[str, ...] = ()
     """What apt is told of unattended upgrades, as `apt-config dump` has it."""
 
@@ -95,22 +102,30 @@ def parse(records: Iterable[tuple[str, ...]]) -> Guest:
     clock, containers = first("clock"), first("data-root", 1)
     return Guest(
         firewalls=tuple(dict.fromkeys(column("firewall"))),
-        passes=tuple(rule for line in column("passes") if (rule := _passes(line))),
+        passes=tuple(rule for line in column("passes") if (rule := _rule(line, _SOURCE))),
         docker=frozenset(column("docker")),
         daemon=_daemon(first("daemon")),
         data_root=first("data-root"),
         containers=int(containers) if containers.isdecimal() else 0,
         listeners=tuple(one for fields in found.get("listens", []) if (one := _listener(fields))),
+        publishes=tuple(one for fields in found.get("publishes", []) for one in _published(fields)),
+        turns=tuple(rule for line in column("turns") if (rule := _rule(line, _DESTINATION)) and rule.ports),
+        named=tuple((fields[0], fields[1]) for fields in found.get("named", []) if len(fields) == 2),
         clock_s=int(clock) if clock.isdecimal() else None,
         ssh_socket="ssh-socket" in found,
         reboot=first("reboot").strip() if "reboot" in found else None,
-        cloud_init_hosts="cloud-init-hosts" in found,
+        cloud_init_hosts=first("cloud-init-hosts") if "cloud-init-hosts" in found else None,
         upgrades=tuple(column("upgrades")),
     )
 
 
-def adapted(state: HostState, packages: Collection[str]) -> HostState:
-    """``state`` without what a host with ``packages`` has in another way already: its keeper of time, its Docker."""
+def adapted(state: HostState, packages: Collection[str], guest: Guest) -> HostState:
+    """``state`` without what a host with ``packages`` has in another way already: its keeper of time, its Docker.
+
+    And without a block in a template that nobody writes /etc/hosts from.
+    """
+    if guest.cloud_init_hosts != network.CLOUD_HOSTS:
+        state = replace(state, blocks=tuple(b for b in state.blocks if b.path != network.CLOUD_HOSTS))
     if any(name in packages for name in TIMEKEEPERS):
         state = replace(
             state,
@@ -128,24 +143,25 @@ def adapted(state: HostState, packages: Collection[str]) -> HostState:
 
 # In the words of iptables-save (-s, -p, --dport, --dports) or of nft (saddr, tcp, dport), with its sets in braces.
 _SOURCE = re.compile(r"(?:\s-s|\bip saddr) (\{[^}]*\}|\S+)")
+_DESTINATION = re.compile(r"(?:\s-d|\bip daddr) (\{[^}]*\}|\S+)")
 _PORTS = re.compile(r"(?:--dports?|\bdport) (\{[^}]*\}|\S+)")
 _PROTOCOL = re.compile(r"(?:-p|\bl4proto|\bprotocol) (\{[^}]*\}|tcp|udp)\b|\b(tcp|udp) dport")
 _LOOPBACK = re.compile(r"""(?:-i|\biif(?:name)?) "?lo"?(?:\s|$)""")
 
 
-def _passes(line: str) -> Passes | None:
-    """A rule as one of the two programs prints it; None where it says neither port nor source, or of loopback only."""
+def _rule(line: str, address: re.Pattern[str]) -> Rule | None:
+    """A rule as one of the two programs prints it; None where it says neither port nor address, or of loopback only."""
     if _LOOPBACK.search(line):
         return None
     protocol = _PROTOCOL.search(line)
-    ports, sources = _PORTS.search(line), _SOURCE.search(line)
-    if not (ports or sources):
+    ports, addresses = _PORTS.search(line), address.search(line)
+    if not (ports or addresses):
         return None
     try:
-        return Passes(
+        return Rule(
             frozenset(_elements(protocol[1] or protocol[2])) if protocol else frozenset(),
             tuple(_span(text) for text in _elements(ports[1])) if ports else (),
-            tuple(ipaddress.IPv4Network(text, strict=False) for text in _elements(sources[1])) if sources else (),
+            tuple(ipaddress.IPv4Network(text, strict=False) for text in _elements(addresses[1])) if addresses else (),
         )
     except ValueError:  # named sets, services by name
         return None
@@ -166,6 +182,19 @@ def _listener(fields: tuple[str, ...]) -> Listener | None:
     protocol, at, process = fields
     address, _, port = at.rpartition(":")
     return Listener(protocol, int(port), address.strip("[]"), process) if port.isdecimal() else None
+
+
+_PUBLISHED = re.compile(r"(.*):(\d+)(?:-(\d+))?->[\d-]+/(tcp|udp)")
+
+
+def _published(fields: tuple[str, ...]) -> Iterable[Listener]:
+    """A container's name, and what `docker ps` shows of its ports."""
+    name, ports = fields if len(fields) == 2 else ("", "")
+    for part in ports.split(", "):
+        if found := _PUBLISHED.fullmatch(part):
+            address, first, last, protocol = found.groups()
+            for port in range(int(first), int(last or first) + 1):
+                yield Listener(protocol, port, address.strip("[]"), f"container {name}")
 
 
 def _daemon(encoded: str) -> Mapping[str, Any] | None:

@@ -31,6 +31,45 @@ guest_firewall() {
         /accept/ && /dport|saddr/ && ++lines <= 200 { gsub(/[ \t]+/, " "); print "guest" tab "passes" tab $0 }'
 }
 
+# What containers publish that are not Fiefdom's: no socket of the host's tells whose it is, and some have none.
+guest_published() {
+    docker ps --format "{{.Label \"fiefdom.name\"}}$tab{{.Names}}$tab{{.Ports}}" 2>/dev/null |
+        sed -n "s/^$tab\(.*$tab..*\)/guest${tab}publishes$tab\1/p" | head -n 100
+}
+
+# What else turns packets to a port elsewhere before any socket sees them; Docker's own chain is told above.
+guest_nat() {
+    for save in iptables-save ${legacy:+iptables-legacy-save}; do
+        command -v "$save" >/dev/null || continue
+        "$save" -t nat 2>/dev/null | grep -E -e '-j (DNAT|REDIRECT)' | grep -v -e '^-A DOCKER ' -e '^-A OUTPUT '
+    done
+    command -v nft >/dev/null || return 0
+    nft list ruleset 2>/dev/null | awk '
+        /^table / { skip = ($3 ~ /^fiefdom/ || $3 ~ /^docker/ || $2 ~ /^ip6?$/ && $3 == "nat") }
+        !skip && /dport/ && /dnat|redirect/ { gsub(/[ \t]+/, " "); print }'
+}
+
+# Other lines of /etc/hosts with a name that stands in Fiefdom's block: who asks for it may get either address.
+guest_names() {
+    # shellcheck disable=SC2154 # as snapshot.sh has it
+    [ ! -r /etc/hosts ] || printf '%s\n' "$query" | sed -n "s/^name$tab//p" | awk -v tab="$tab" '
+        NR == FNR { names[tolower($1)] = $1; next }
+        /^# fiefdom: begin/ { ours = 1 }
+        /^# fiefdom: end/ { ours = 0 }
+        ours { next }
+        { sub(/#.*/, "") }
+        { for (i = 2; i <= NF; i++) if (tolower($i) in names) print "guest" tab "named" tab $1 tab names[tolower($i)] }
+    ' - /etc/hosts | sort -u | head -n 50
+}
+
+# A file that cloud-init writes /etc/hosts from at each boot, where it does; user data may ask for it, and has the last word.
+guest_cloud_init() {
+    cfg=/etc/cloud/cloud.cfg
+    ! grep -qsiE '^[[:space:]]*manage_etc_hosts:[[:space:]]*["'"'"']?(true|yes|on|1|template)\b' \
+        "$cfg" "$cfg".d/*.cfg /var/lib/cloud/instance/*cloud-config.txt ||
+        guest cloud-init-hosts "$(ls /etc/cloud/templates/hosts.debian.tmpl 2>/dev/null)"
+}
+
 guest_docker() {
     [ ! -e /snap/bin/docker ] || guest docker snap
     case $(readlink -f "$(command -v docker)") in *podman*) guest docker podman ;; esac
@@ -52,15 +91,17 @@ guest_part() {
     firewalld=${1:-}
     [ "${2:-}" != active ] || guest ssh-socket
     guest_firewall
+    guest_nat | head -n 100 | sed "s/^/guest${tab}turns$tab/"
     guest_docker
+    guest_published
+    guest_names
     ss -Hltnup 2>/dev/null | awk -v tab="$tab" '{
         process = "somebody"
         if (match($0, /users:\(\("[^"]*"/)) process = substr($0, RSTART + 9, RLENGTH - 10)
         print "guest" tab "listens" tab $1 tab $5 tab process
     }' | sort -u | head -n 300
     [ ! -e /run/reboot-required ] || guest reboot "$(tr '\n' ' ' </run/reboot-required.pkgs 2>/dev/null)"
-    ! grep -qsE '^[[:space:]]*manage_etc_hosts:[[:space:]]*["'"'"']?([Tt]rue|localhost)' /etc/cloud/cloud.cfg /etc/cloud/cloud.cfg.d/*.cfg ||
-        guest cloud-init-hosts
+    guest_cloud_init
     [ ! -x /usr/bin/unattended-upgrade ] || apt-config dump APT::Periodic::Unattended-Upgrade Unattended-Upgrade::Package-Blacklist 2>/dev/null |
         sed "s/^/guest${tab}upgrades$tab/"
     return 0

@@ -41,7 +41,8 @@ def plan_of(
     codename: Codename = "bookworm" if found.codename == "bookworm" else "trixie"
     hold = frozenset(cluster.services.keys() - known.behind.get(name, ()) if hold is None else hold)
     context = Context(name, cluster, codename, known.secrets)
-    state = guest.adapted(states[codename] if states is not None else state_of(context, concerns), found.packages)
+    wanted = states[codename] if states is not None else state_of(context, concerns)
+    state = guest.adapted(wanted, found.packages, found.guest)
     if _listens_elsewhere(found, cluster.hosts[name].address):
         # Nobody will ask its instances where they listen: none of them is worth waiting for a release.
         hold = frozenset()
@@ -53,7 +54,7 @@ def plan_of(
     if running or going:
         # What the host says of itself must stay true until the release, and what it runs be reached until its turn.
         held = replace(context, running=running, checks=checks, going=going)
-        state = guest.adapted(state_of(held, concerns), found.packages)
+        state = guest.adapted(state_of(held, concerns), found.packages, found.guest)
     complete = tuple(concerns) == ALL
     made = plan.of_host(name, state, found, known.identities, complete=complete, hold=hold, instances=instances)
     return replace(made, findings=doctor.findings(context, found))

@@ -47,6 +47,14 @@ def of_removal(kind: str, name: str, now: Snapshot) -> str:
     return f"{why}, what was there before comes back" + (f"; {_BY_HAND}" if now.originals[name] else "")
 
 
+def of_whole(path: str, now: Snapshot) -> str:
+    """Why a file that an earlier Fiefdom had whole gets a block in its place."""
+    why = "was the whole file, is a block of it now"
+    if path not in now.originals:
+        return why
+    return f"{why}, what was there before comes back" + (f"; {_BY_HAND}" if now.originals[path] else "")
+
+
 _BY_HAND = f"it was changed by hand since, which is kept in {CHANGED}"
 
 

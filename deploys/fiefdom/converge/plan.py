@@ -14,13 +14,13 @@ from fiefdom.converge.snapshot import FoundContainer, FoundUnit, Snapshot, sysct
 from fiefdom.converge.units import RUNNING, name_now, owner_of, unit_actions
 from fiefdom.desired import docker
 from fiefdom.desired.containers import FAILED, HANDING_OVER, conf_path
-from fiefdom.desired.state import Container, Directory, File, HostState, Offer, Resource, Unit, digest, spec_hash
+from fiefdom.desired.state import Block, Container, Directory, File, HostState, Offer, Resource, Unit, digest, spec_hash
 from fiefdom.errors import FiefdomError
 
 Sign = Literal["+", "~", "-", "-/+"]
 
 # The order in which a plan lists kinds; also, roughly, the order in which they are applied.
-KINDS: tuple[str, ...] = ("hostname", "package", "account", "directory", "file", "sysctl")
+KINDS: tuple[str, ...] = ("hostname", "package", "account", "directory", "file", "block", "sysctl")
 KINDS += ("unit", "image", "container", "offer", "record")
 
 _SUPPORTED = {("debian", "bookworm"), ("debian", "trixie")}
@@ -151,6 +151,8 @@ class Plan:
 
 def _fingerprint(resource: Resource) -> str:
     # A secret's digest could be tried against guesses, so a secret counts by its place only.
+    if isinstance(resource, Block):
+        return resource.digest
     return resource.digest if isinstance(resource, File) and not resource.secret else ""
 
 
@@ -273,6 +275,7 @@ def _differences(
         *(Change("account", "+", account.name, why, account) for account, why in accounts.missing(state, snapshot)),
         *_directories(state, snapshot),
         *_files(state, snapshot),
+        *_blocks(state, snapshot),
         *_sysctls(state, snapshot),
         *_units(state, snapshot),
         *_images(state, snapshot, identities),
@@ -339,6 +342,21 @@ def _files(state: HostState, now: Snapshot) -> Iterator[Change]:
         why += effect.of_file(file, now)
         if why:
             yield Change("file", "~", file.path, ", ".join(why), file)
+
+
+def _blocks(state: HostState, now: Snapshot) -> Iterator[Change]:
+    for block in state.blocks:
+        there = now.files.get(block.path)
+        if there is not None and there.kind == "directory":
+            raise FiefdomError(f"{block.path} is a folder where a file should be; move it away")
+        found = now.blocks.get(block.path)
+        if ("file", block.path) in now.made:
+            yield Change("block", "~", block.path, originals.of_whole(block.path, now), block)
+        elif found is None:
+            yield Change("block", "+", block.path, "beside what is there" if there else "in a new file", block)
+        elif found != block.digest:
+            why = "content" if found else "its marks are damaged; lines that are not Fiefdom's stay"
+            yield Change("block", "~", block.path, why, block)
 
 
 def _refusal(file: File, now: Snapshot) -> str:
@@ -451,7 +469,8 @@ def _said(word: str) -> str:
 
 
 def _unwanted(state: HostState, now: Snapshot, complete: bool) -> Iterator[Change]:
-    wanted = made(state)
+    # A file that was Fiefdom's whole is on its way to a block in it.
+    wanted = made(state) | {("file", block.path) for block in state.blocks}
     for kind, name in sorted(now.made - wanted):
         renamed = (kind, later := name_now(kind, name)) in wanted
         if renamed or (complete and kind in KINDS):

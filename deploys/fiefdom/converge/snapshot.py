@@ -11,7 +11,8 @@ from pathlib import Path
 
 from fiefdom.converge import guest
 from fiefdom.converge.guest import Guest
-from fiefdom.desired import containers, programs, sshd
+from fiefdom.desired import containers, network, programs, sshd
+from fiefdom.desired.network import names_in
 from fiefdom.desired.state import Codename, HostState
 from fiefdom.errors import HostError
 from fiefdom.model.unit_names import former_of
@@ -114,6 +115,8 @@ class Snapshot:
     """Of the names and numbers that are asked for, who has them: by the user's name, uid and gid."""
     groups: dict[str, int] = field(default_factory=dict)
     files: dict[str, FoundFile] = field(default_factory=dict)
+    blocks: dict[str, str] = field(default_factory=dict)
+    """By path, the digest of the block there with its marks; empty where those are damaged."""
     packages: dict[str, str] = field(default_factory=dict)
     units: dict[str, FoundUnit] = field(default_factory=dict)
     sysctls: dict[str, str] = field(default_factory=dict)
@@ -148,6 +151,7 @@ def query(states: Iterable[HostState]) -> str:
         asked = (
             [("file", f.path) for f in state.files]
             + [("file", d.path) for d in state.directories]
+            + [(kind, b.path) for b in state.blocks for kind in ("file", "block")]
             + [("package", p.name) for p in state.packages]
             + [("account", f"{a.name}\t{a.uid}") for a in state.accounts]
             + [("unit", u.name) for u in state.units]
@@ -164,7 +168,8 @@ def query(states: Iterable[HostState]) -> str:
 def query_of(states: Mapping[Codename, HostState]) -> str:
     """As `query`, of one host under each Debian that it may run.
 
-    It asks as well what its sshd makes of what is wanted, and for packages that may stand in for wanted ones.
+    It asks as well what its sshd makes of what is wanted, for packages that may stand in for wanted ones, and for what
+    else /etc/hosts says of the names in its block.
     """
     drop_ins = {
         codename: file for codename, state in states.items() for file in state.files if file.path == sshd.CONFIG
@@ -174,6 +179,8 @@ def query_of(states: Mapping[Codename, HostState]) -> str:
         for codename, file in drop_ins.items()
     ]
     lines += [f"package\t{name}\n" for name in guest.PACKAGES]
+    names = {name for state in states.values() for b in state.blocks if b.path == network.HOSTS for name in names_in(b)}
+    lines += [f"name\t{name}\n" for name in sorted(names)]
     return query(states.values()) + "".join(lines)
 
 
@@ -203,7 +210,8 @@ class _Parser:
         self._digests: dict[str, str] = {}
         self._units: list[dict[str, str]] = [{}]
         self._maps: dict[str, dict[str, str]] = {
-            kind: {} for kind in ("live", "sysctl", "stamp", "package", "refused", "offer", "loses", "sysctl-by")
+            kind: {}
+            for kind in ("live", "sysctl", "stamp", "package", "refused", "offer", "loses", "sysctl-by", "block")
         }
         self._images: dict[str, FoundImage] = {}
         self._containers: dict[str, FoundContainer] = {}
@@ -246,7 +254,7 @@ class _Parser:
             self._groups[fields[0]] = int(fields[1])
         elif kind in self._lists:
             self._lists[kind].append(rest)
-        elif kind in ("live", "refused", "loses", "sysctl-by") and len(fields) == 2:
+        elif kind in ("live", "refused", "loses", "sysctl-by", "block") and len(fields) == 2:
             self._maps[kind][fields[0]] = fields[1]
         elif kind in ("sysctl", "stamp", "offer"):
             path, _, value = rest.partition(":")
@@ -301,6 +309,7 @@ class _Parser:
                 path: FoundFile(kind, int(mode, 8), int(uid), int(gid), self._digests.get(path))
                 for path, (kind, mode, uid, gid) in self._files.items()
             },
+            blocks=self._maps["block"],
             packages=self._maps["package"],
             units={u["Id"]: _found_unit(u) for u in self._units if u.get("Id")},
             sysctls={p.removeprefix(SYSCTL_ROOT): _words(v) for p, v in self._maps["sysctl"].items()},

@@ -87,6 +87,15 @@ host_part() {
     printf '%s\n' "$paths" | xargs -d '\n' -r stat --printf 'file\t%n\t%F\t%a\t%u\t%g\n' 2>/dev/null
     printf '%s\n' "$paths" | xargs -d '\n' -r sha256sum 2>/dev/null |
         sed -n "s/^\([0-9a-f]\{64\}\) [ *]\(.*\)$/digest$tab\2$tab\1/p"
+    ask block | while IFS= read -r path; do
+        # Its words are those of state.py.
+        case $(sed -nE 's/^# fiefdom: (begin|end).*/\1/p' "$path" 2>/dev/null | tr '\n' ' ') in
+        '') continue ;;
+        'begin end ') found=$(sed -n '/^# fiefdom: begin/,/^# fiefdom: end/p' "$path" | sha256sum | cut -c 1-64) ;;
+        *) found='' ;;
+        esac
+        printf 'block\t%s\t%s\n' "$path" "$found"
+    done
     ask package | xargs -d '\n' -r dpkg-query -W \
         -f "package$tab\${Package}$tab\${db:Status-Status}$tab\${Version}\n" 2>/dev/null
     # Who has the names and the numbers that containers are to have.

@@ -18,11 +18,12 @@ from fiefdom.desired.containers import UNIT_DIR, conf_path
 from fiefdom.desired.offers import conf_path as offer_conf_path
 from fiefdom.desired.offers import is_offer
 from fiefdom.desired.offers import unit_of as offer_unit
-from fiefdom.desired.state import Account, Container, Directory, File, Offer, Package, Sysctl, Unit
+from fiefdom.desired.state import Account, Block, Container, Directory, File, Offer, Package, Sysctl, Unit
 from fiefdom.model.unit_names import former_of, template_of, unit_of
 
 _HERE = Path(__file__).parent
-_PARTS = {"# @ORIGINALS@\n": (_HERE / "originals.sh").read_text(), "# @SSHD@\n": SSHD}
+_PARTS = {f"# @{name.upper()}@\n": (_HERE / f"{name}.sh").read_text() for name in ("originals", "blocks")}
+_PARTS["# @SSHD@\n"] = SSHD
 SCRIPT = reduce(lambda text, part: text.replace(*part), _PARTS.items(), (_HERE / "steps.sh").read_text())
 TURN = (_HERE / "turn.sh").read_text().replace("@APPLY@\n", SCRIPT)
 """Does what SCRIPT does, and comes to its end on the host where the operator's connection breaks off."""
@@ -140,7 +141,9 @@ def farewell(plan: HostPlan, stays: tuple[str, ...]) -> tuple[Step, ...]:
     running = [unit_of(n) for n, f in found.items() if f.role == "agent" and f.ours and f.running]
     agents = [former_of(unit) if former_of(unit) in going else unit for unit in running]
     removed = [
-        s for s in _removal(plan) if not (s[0].startswith("remove-") and s[1].startswith(stays) and s[1] not in back)
+        s
+        for s in _removal(plan)
+        if not (s[0] in ("remove-file", "remove-directory") and s[1].startswith(stays) and s[1] not in back)
     ]
     return (
         ("say", "drain"),
@@ -205,17 +208,21 @@ def _access(plan: HostPlan, kept: guard.Backup) -> Iterator[Step]:
     files = _changed_files(plan, serves=False)
     yield from guard.staged()
     yield from _staged(files)
+    yield from _staged_blocks(plan)
     yield from guard.before(kept)
     yield from _records(plan)
     yield from _directories(plan)
     yield from _unstamps(plan, files)
     for f in files:
         yield ("place", f.path)
+    yield from _placed_blocks(plan)
     for change in plan.of("unit", "-"):
         yield ("remove-unit", change.name)
     gone = [c.name for c in plan.of("file", "-")]
     for path in gone:
         yield ("remove-file", path)
+    for change in plan.of("block", "-"):
+        yield ("remove-block", change.name)
     if any(path.startswith(network.LINKS) for path in gone):
         yield ("leave-network",)
     if any(path.startswith("/etc/systemd/system/") for path in gone):
@@ -244,7 +251,9 @@ def _host_files(plan: HostPlan) -> Iterator[Step]:
             yield ("account", a.name, str(a.uid), a.entry)
     yield from _directories(plan)
     yield from _unstamps(plan, files)
+    yield from _staged_blocks(plan)
     yield from _files(files)
+    yield from _placed_blocks(plan)
     for change in plan.of("hostname"):
         yield ("hostname", change.name)
     owned = plan.state.serving_units
@@ -300,7 +309,22 @@ def _staged(files: list[File]) -> Iterator[Step]:
 
 
 def _stage(f: File) -> Step:
-    return ("stage", f.path, f"{f.mode:04o}", str(f.uid), str(f.gid), base64.b64encode(f.content).decode())
+    return ("stage", f.path, f"{f.mode:04o}", str(f.uid), str(f.gid), _encoded(f.content))
+
+
+def _staged_blocks(plan: HostPlan) -> Iterator[Step]:
+    for change in plan.of("block", "+", "~"):
+        if isinstance(block := change.resource, Block):
+            yield ("stage-block", block.path, _encoded(block.text), _encoded(block.around))
+
+
+def _placed_blocks(plan: HostPlan) -> Iterator[Step]:
+    for change in plan.of("block", "+", "~"):
+        yield ("place-block", change.name)
+
+
+def _encoded(content: bytes) -> str:
+    return base64.b64encode(content).decode()
 
 
 def _units(plan: HostPlan, files: list[File], units: list[Unit]) -> Iterator[Step]:
@@ -418,6 +442,8 @@ def _removal(plan: HostPlan) -> Iterator[Step]:
     files = [c.name for c in plan.of("file", "-")]
     for path in files:
         yield ("remove-file", path)
+    for change in plan.of("block", "-"):
+        yield ("remove-block", change.name)
     for path in sorted((c.name for c in plan.of("directory", "-")), reverse=True):
         yield ("remove-directory", path)
     if any(path.startswith("/etc/systemd/system/") for path in files):

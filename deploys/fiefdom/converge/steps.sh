@@ -111,6 +111,9 @@ check_file() { # path argv...
 # Here steps.py puts what a host keeps of the time before.
 # @ORIGINALS@
 
+# And how its blocks come into files that are others'.
+# @BLOCKS@
+
 # And here what sshd is asked.
 # @SSHD@
 
@@ -527,6 +530,8 @@ take() {
     stage) stage_file "$@" ;;
     check) check_file "$@" ;;
     place) place_file "$1" ;;
+    stage-block) stage_block "$@" ;;
+    place-block) place_block "$1" ;;
     hostname)
         printf '%s\n' "$1" >"$staging/hostname" && chmod 0644 "$staging/hostname" &&
             note_placed /etc/hostname "$staging/hostname" &&
@@ -588,6 +593,7 @@ take() {
         rm -f "$state/containers/$1"
         ;;
     remove-file) remove_file "$1" ;;
+    remove-block) remove_block "$1" ;;
     remove-account) remove_account "$1" ;;
     remove-directory) rmdir "$1" 2>/dev/null || : ;; # what somebody else put in it stays
     pull)

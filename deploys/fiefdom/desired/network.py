@@ -14,10 +14,12 @@ from fiefdom.desired.context import Context
 from fiefdom.desired.cutting import Cutting
 from fiefdom.desired.ports import ranges
 from fiefdom.desired.render import render
-from fiefdom.desired.state import Directory, File, HostState, Package, Sysctl, Unit
+from fiefdom.desired.state import Block, Directory, File, HostState, Package, Sysctl, Unit
 from fiefdom.model import GATEWAYS, sysctl_name
 
 HOSTS = "/etc/hosts"
+CLOUD_HOSTS = "/etc/cloud/templates/hosts.debian.tmpl"
+"""What cloud-init writes /etc/hosts from at each boot, where it does."""
 SYSCTLS = "/etc/sysctl.d/60-fiefdom.conf"
 MODPROBE = "/etc/modprobe.d/fiefdom.conf"
 TIMESYNCD = "/etc/systemd/timesyncd.conf.d/10-fiefdom.conf"
@@ -38,6 +40,7 @@ CUTTING = Cutting(
     sysctls=True,
     harmless={
         HOSTS: _NAMES,
+        CLOUD_HOSTS: _NAMES,
         RESOLV_CONF: _NAMES,
         MODPROBE: _MODULES,
         str(PurePath(MODPROBE).parent): _MODULES,
@@ -87,18 +90,31 @@ def desired(context: Context) -> HostState:
         hostname=context.name,
         packages=(Package("ca-certificates"), Package("curl")),
         directories=(Directory("/etc/modprobe.d"),),  # kmod's, which not every host has
-        files=(File(HOSTS, _hosts(context).encode()), File(MODPROBE, render("modprobe.conf.j2").encode())),
+        files=(File(MODPROBE, render("modprobe.conf.j2").encode()),),
+        blocks=_hosts(context),
     )
     return state + _sysctls(context) + _time(context) + _static(context)
 
 
-def _hosts(context: Context) -> str:
-    return _hosts_text(tuple((host.address, name) for name, host in context.cluster.hosts.items()))
+def _hosts(context: Context) -> tuple[Block, ...]:
+    return _hosts_blocks(tuple((host.address, name) for name, host in context.cluster.hosts.items()))
 
 
 @lru_cache(maxsize=8)  # every host has the same
-def _hosts_text(pairs: tuple[tuple[str, str], ...]) -> str:
-    return render("hosts.j2", hosts=sorted((ipaddress.IPv4Address(address), name) for address, name in pairs))
+def _hosts_blocks(pairs: tuple[tuple[str, str], ...]) -> tuple[Block, ...]:
+    """The block follows the host's own lines, so that the host's name keeps the domain that Debian's installer wrote.
+
+    Of several lines with a name, the first says what it is called in full; addresses are taken from all of them.
+    """
+    hosts = sorted((ipaddress.IPv4Address(address), name) for address, name in pairs)
+    content = render("hosts.block.j2", hosts=hosts).encode()
+    return Block(HOSTS, content, around=render("hosts.j2").encode()), Block(CLOUD_HOSTS, content)
+
+
+def names_in(block: Block) -> dict[str, str]:
+    """By name, the address that a block of /etc/hosts gives it."""
+    rows = (line.split() for line in block.content.decode().splitlines())
+    return {name: address for address, *names in rows for name in names}
 
 
 def _sysctls(context: Context) -> HostState:

@@ -76,6 +76,45 @@ class File:
         return digest(self.content)
 
 
+BLOCK_MARK = "# fiefdom:"
+"""How both lines around a block begin; `begin` or `end` follows."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Lines of Fiefdom's in a file that is somebody else's, between two marks.
+
+    All other lines are not looked at and stay as they are, and so do the file's mode and owner. ``around`` is what a
+    new file holds beside the block, where the host has none.
+    """
+
+    path: str
+    content: bytes
+    around: bytes = b""
+
+    @property
+    def text(self) -> bytes:
+        """The lines with their marks."""
+        begin = f"{BLOCK_MARK} begin (what stands up to the end mark comes from the inventory, the rest is yours)\n"
+        return begin.encode() + self.content + f"{BLOCK_MARK} end\n".encode()
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the lines with their marks."""
+        return digest(self.text)
+
+    @staticmethod
+    def found_in(text: str) -> str:
+        """The block of a file's text with its marks; empty where it has none, or not one whole."""
+        lines = text.splitlines(True)
+        marks = [
+            (n, line[len(BLOCK_MARK) :].split()[:1]) for n, line in enumerate(lines) if line.startswith(BLOCK_MARK)
+        ]
+        if [word for _, word in marks] != [["begin"], ["end"]]:
+            return ""
+        return "".join(lines[marks[0][0] : marks[1][0] + 1])
+
+
 @dataclass(frozen=True)
 class Sysctl:
     """A kernel setting's live value; the file that keeps it over a reboot is a `File`."""
@@ -153,7 +192,7 @@ class Offer:
     instances: tuple[str, ...] = ()
 
 
-Resource = Account | Directory | File | Package | Sysctl | Unit | Container | Offer | str | None
+Resource = Account | Block | Directory | File | Package | Sysctl | Unit | Container | Offer | str | None
 """What one change of a host is about, where it is more than a name."""
 
 
@@ -166,6 +205,7 @@ class HostState:
     accounts: tuple[Account, ...] = ()
     directories: tuple[Directory, ...] = ()
     files: tuple[File, ...] = ()
+    blocks: tuple[Block, ...] = ()
     sysctls: tuple[Sysctl, ...] = ()
     units: tuple[Unit, ...] = ()
     images: tuple[Image, ...] = ()

@@ -20,7 +20,7 @@ _STAYS = (
     "/etc/ssh/",
     "/etc/systemd/system/ssh.service.d",  # or sshd would not wait at boot for the address that it listens at
     "/etc/systemd/network/",
-    "/etc/hosts",
+    "/etc/hosts",  # where an earlier Fiefdom wrote the whole; else only a block of it goes
     originals.HOSTNAME,
     "/etc/resolv.conf",
     "/etc/systemd/timesyncd",

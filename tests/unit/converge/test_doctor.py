@@ -12,7 +12,7 @@ import pytest
 from fiefdom.converge import doctor
 from fiefdom.converge.guest import Guest, Listener, parse
 from fiefdom.converge.snapshot import FoundContainer, Snapshot
-from fiefdom.desired import docker
+from fiefdom.desired import docker, network
 from fiefdom.errors import FiefdomError
 from fiefdom.model.daemon_keys import DAEMON_KEYS, DAEMON_OWN
 from helpers.example import context
@@ -51,6 +51,54 @@ def test_who_listens_where_a_container_of_ours_is_to() -> None:
     assert found("app1", running("gateway"), docker_itself) == []
     rpc = Guest(listeners=(Listener("tcp", 7373, "127.0.0.1", "serf"),))
     assert found("app1", guest=rpc) == ["refused port: serf listens on port 7373"]
+
+
+def test_containers_of_somebody_else_that_publish_a_port_of_ours() -> None:
+    """No socket of the host's tells of them: without a proxy, Docker has rules alone."""
+    web = Guest(publishes=(Listener("tcp", 80, ANY, "container web"), Listener("tcp", 81, ANY, "container web")))
+    assert found("gw1", guest=web) == ["refused port: container web publishes port 80"]
+    assert found("app1", guest=web) == []
+    # Its rules come before a socket: also one that is ours already gets nothing.
+    assert found("gw1", running("gateway"), web) == ["refused port: container web publishes port 80"]
+    both = Guest(publishes=tuple(Listener("tcp", 8000, at, "container x") for at in (ANY, "::")))
+    assert found("app1", guest=both) == ["refused port: container x publishes port 8000"]
+    # One of our names that was started by hand is the plan's to replace.
+    assert found("app1", guest=Guest(publishes=(Listener("tcp", 8000, ANY, "container predictor-8000"),))) == []
+    assert found("app1", guest=Guest(publishes=(Listener("tcp", 8000, "127.0.0.1", "container x"),))) == []
+
+
+def test_a_nat_rule_that_turns_packets_to_a_port_of_ours() -> None:
+    turns = "-A PREROUTING -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.9.0.1:80"
+    said = "warning port: a NAT rule turns packets to port 80 elsewhere"
+    assert found("gw1", running("gateway"), parse([("turns", turns)])) == [said]
+    assert found("app1", guest=parse([("turns", turns)])) == []
+    own = context("gw1").host.address
+    for address, there in ((f"{own}/32", True), ("192.0.2.1/32", False)):
+        rule = turns.replace("-A PREROUTING", f"-A PREROUTING -d {address}")
+        assert found("gw1", guest=parse([("turns", rule)])) == [said] * there
+
+
+def test_a_line_of_the_hosts_own_that_says_something_else_of_a_name() -> None:
+    address = context("app2").host.address
+
+    def of(*named: tuple[str, str]) -> list[str]:
+        return found("app1", guest=Guest(named=named))
+
+    assert of(("192.0.2.9", "app2")) == ["warning names: /etc/hosts has app2 at 192.0.2.9 as well"]
+    assert of((address, "app2"), ("127.0.1.1", "app1"), ("::1", "app1"), ("192.0.2.9", "nas")) == []
+    # What a copy of another host's disk brings along.
+    assert of(("127.0.1.1", "app2")) == ["warning names: /etc/hosts has app2 at 127.0.1.1 as well"]
+    assert len(of(("fe80::1%eth0", "app1"), ("192.0.2.8", "app1"))) == 2
+    whole = replace(BARE, made=frozenset({("file", network.HOSTS)}))
+    assert found("app1", whole, Guest(named=(("192.0.2.9", "app2"),))) == []
+
+
+def test_cloud_inits_sshd_settings_matter_where_they_overrule_fiefdoms() -> None:
+    other = "PasswordAuthentication is yes, wanted no: /etc/ssh/sshd_config line 1"
+    assert found(snapshot=replace(BARE, sshd=(other,))) == []
+    its = other.replace("sshd_config", "sshd_config.d/50-cloud-init.conf")
+    (said,) = found(snapshot=replace(BARE, sshd=(other, its)))
+    assert said == f"warning cloud-init: cloud-init's sshd settings overrule Fiefdom's: {its}"
 
 
 def ufw(*rules: str) -> Guest:
@@ -145,7 +193,7 @@ def test_warnings() -> None:
     guest = Guest(
         ssh_socket=True,
         reboot="linux-image-amd64",
-        cloud_init_hosts=True,
+        cloud_init_hosts="",
         upgrades=('APT::Periodic::Unattended-Upgrade "1";',),
     )
     assert {said.partition(":")[0] for said in found(guest=guest)} == {
@@ -154,6 +202,8 @@ def test_warnings() -> None:
         "warning cloud-init",
         "warning upgrades",
     }
+    # One whose template holds the block is no trouble.
+    assert found(guest=Guest(cloud_init_hosts=network.CLOUD_HOSTS)) == []
     spared = (*guest.upgrades, 'Unattended-Upgrade::Package-Blacklist:: "docker";')
     assert found(guest=Guest(upgrades=spared)) == []
     assert found(guest=Guest(upgrades=('APT::Periodic::Unattended-Upgrade "0";',))) == []

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import subprocess
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from fiefdom.converge import guest
 from fiefdom.converge.guest import Guest, Listener
+from fiefdom.converge.snapshot import GUEST
 from fiefdom.desired import docker, network
 from fiefdom.desired.concerns import state_of
 from helpers.example import context
 
 
-def passes(line: str) -> guest.Passes | None:
+def passes(line: str) -> guest.Rule | None:
     found = guest.parse([("passes", line)]).passes
     return found[0] if found else None
 
@@ -36,7 +40,7 @@ def passes(line: str) -> guest.Passes | None:
 def test_a_rule_lets_pass(line: str, protocol: str, port: int, source: str) -> None:
     rule = passes(line)
     assert rule is not None
-    assert rule.takes(protocol, port) and rule.comes_from(ipaddress.IPv4Address(source))
+    assert rule.takes(protocol, port) and rule.has(ipaddress.IPv4Address(source))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +56,7 @@ def test_a_rule_lets_pass(line: str, protocol: str, port: int, source: str) -> N
 def test_a_rule_is_about_other_packets(line: str, protocol: str, port: int, source: str) -> None:
     rule = passes(line)
     assert rule is not None
-    assert not (rule.takes(protocol, port) and rule.comes_from(ipaddress.IPv4Address(source)))
+    assert not (rule.takes(protocol, port) and rule.has(ipaddress.IPv4Address(source)))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +89,15 @@ def test_facts_of_a_host_with_a_life() -> None:
             ("listens", "tcp", "nothing"),
             ("ssh-socket",),
             ("reboot", "linux-image-amd64 "),
-            ("cloud-init-hosts",),
+            ("cloud-init-hosts", network.CLOUD_HOSTS),
+            ("publishes", "web", "0.0.0.0:80->80/tcp, [::]:80->80/tcp, 10.1.0.21:7000-7001->7000-7001/udp, 90/tcp"),
+            ("publishes", "old", ":::443->443/tcp"),
+            ("publishes", "odd"),
+            ("turns", "-A PREROUTING -d 10.1.0.21/32 -p tcp -m tcp --dport 8000 -j DNAT --to-destination 10.9.0.1:80"),
+            ("turns", 'iifname "eth0" tcp dport { 80, 443 } dnat to 10.9.0.1'),
+            ("turns", "-A PREROUTING -d 10.1.0.21/32 -j DNAT --to-destination 10.9.0.1"),
+            ("named", "192.0.2.9", "app2"),
+            ("named", "192.0.2.9"),
             ("upgrades", 'APT::Periodic::Unattended-Upgrade "1";'),
             ("a later one", "x"),
         ]
@@ -100,7 +112,19 @@ def test_facts_of_a_host_with_a_life() -> None:
         clock_s=1796000000,
         ssh_socket=True,
         reboot="linux-image-amd64",
-        cloud_init_hosts=True,
+        cloud_init_hosts=network.CLOUD_HOSTS,
+        publishes=(
+            Listener("tcp", 80, "0.0.0.0", "container web"),
+            Listener("tcp", 80, "::", "container web"),
+            Listener("udp", 7000, "10.1.0.21", "container web"),
+            Listener("udp", 7001, "10.1.0.21", "container web"),
+            Listener("tcp", 443, "::", "container old"),
+        ),
+        turns=(
+            guest.Rule(frozenset({"tcp"}), (range(8000, 8001),), (ipaddress.IPv4Network("10.1.0.21"),)),
+            guest.Rule(frozenset({"tcp"}), (range(80, 81), range(443, 444)), ()),
+        ),
+        named=(("192.0.2.9", "app2"),),
         upgrades=('APT::Periodic::Unattended-Upgrade "1";',),
     )
 
@@ -112,7 +136,7 @@ def test_a_daemon_json_that_cannot_be_read_is_none(text: str) -> None:
 
 @pytest.mark.parametrize("keeper", guest.TIMEKEEPERS)
 def test_whoever_keeps_time_goes_on_keeping_it(keeper: str) -> None:
-    state = guest.adapted(state_of(context("app1", time_servers=["10.9.0.1"])), {keeper})
+    state = guest.adapted(state_of(context("app1", time_servers=["10.9.0.1"])), {keeper}, Guest())
     assert network.TIMESYNCD_PACKAGE not in {p.name for p in state.packages}
     assert network.TIMESYNCD_UNIT not in {u.name for u in state.units}
     assert not any(
@@ -121,7 +145,7 @@ def test_whoever_keeps_time_goes_on_keeping_it(keeper: str) -> None:
 
 
 def test_dockers_own_package_is_used_as_it_is() -> None:
-    state = guest.adapted(state_of(context("app1")), {"docker-ce"})
+    state = guest.adapted(state_of(context("app1")), {"docker-ce"}, Guest())
     assert {"docker.io", "docker-cli"}.isdisjoint(p.name for p in state.packages)
     assert "iptables" in {p.name for p in state.packages}
     assert docker.UNIT in {u.name for u in state.units}
@@ -130,4 +154,107 @@ def test_dockers_own_package_is_used_as_it_is() -> None:
 
 def test_nothing_changes_for_a_host_that_is_fiefdoms_alone() -> None:
     state = state_of(context("app1"))
-    assert guest.adapted(state, {"docker.io", "systemd-timesyncd"}) == state
+    packages = {"docker.io", "systemd-timesyncd"}
+    assert guest.adapted(state, packages, Guest(cloud_init_hosts=network.CLOUD_HOSTS)) == state
+    # A template that nobody writes /etc/hosts from stays as it is.
+    for other in (Guest(), Guest(cloud_init_hosts="")):
+        adapted = guest.adapted(state, packages, other)
+        assert [block.path for block in adapted.blocks] == [network.HOSTS]
+        assert replace(adapted, blocks=state.blocks) == state
+
+
+# --- The script's own words, on files of a folder
+
+
+def said(root: Path, function: str, query: str = "", **programs: str) -> list[tuple[str, ...]]:
+    """Records that a function of guest.sh prints, where every path of a host's lies in ``root``."""
+    for name, text in programs.items():
+        (root / name).write_text(f"#!/bin/sh\n{text}\n")
+        (root / name).chmod(0o755)
+    script = GUEST.replace("/etc/", f"{root}/etc/").replace("/var/lib/", f"{root}/var/lib/")
+    script = f"set -u\nPATH={root}:$PATH\ntab=$(printf '\\t')\nlegacy=''\nquery=$(cat)\n{script}\n{function}\n"
+    done = subprocess.run(["sh", "-c", script], input=query, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return [tuple(line.split("\t")) for line in done.stdout.splitlines()]
+
+
+def test_lines_of_names_outside_of_the_block_are_told(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    assert said(tmp_path, "guest_names", "name\tapp1\n") == []
+    block = network.desired(context()).blocks[0].text.decode()
+    text = f"127.0.1.1\tApp1.example.com App1 # app2\n# 192.0.2.9 app2\n{block}192.0.2.9 nas app2\n"
+    (tmp_path / "etc/hosts").write_text(text)
+    query = "file\t/etc/x\nname\tapp1\nname\tapp2\n"
+    rows = [("guest", "named", "127.0.1.1", "app1"), ("guest", "named", "192.0.2.9", "app2")]
+    assert sorted(said(tmp_path, "guest_names", query)) == rows
+    assert said(tmp_path, "guest_names", "file\t/etc/x\n") == []
+
+
+@pytest.mark.parametrize(
+    ("path", "line", "writes"),
+    [
+        ("etc/cloud/cloud.cfg", "manage_etc_hosts: true", True),
+        ("etc/cloud/cloud.cfg.d/01_debian_cloud.cfg", "manage_etc_hosts: True", True),
+        ("etc/cloud/cloud.cfg.d/01_x.cfg", "manage_etc_hosts: 'template'", True),
+        ("var/lib/cloud/instance/vendor-cloud-config.txt", "manage_etc_hosts: true", True),
+        # It puts the host's own name in and leaves all else.
+        ("etc/cloud/cloud.cfg", "manage_etc_hosts: localhost", False),
+        ("etc/cloud/cloud.cfg", "manage_etc_hosts: false", False),
+        ("etc/cloud/cloud.cfg", "# manage_etc_hosts: true", False),
+        ("etc/cloud/cloud.cfg.d/README", "manage_etc_hosts: true", False),
+    ],
+)
+def test_whether_cloud_init_writes_etc_hosts_from_its_template(
+    tmp_path: Path, path: str, line: str, writes: bool
+) -> None:
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).write_text(f"users:\n{line}\n")
+    assert said(tmp_path, "guest_cloud_init") == [("guest", "cloud-init-hosts", "")] * writes
+    template = tmp_path / network.CLOUD_HOSTS.lstrip("/")
+    template.parent.mkdir(parents=True)
+    template.write_text("127.0.0.1 localhost\n")
+    assert said(tmp_path, "guest_cloud_init") == [("guest", "cloud-init-hosts", str(template))] * writes
+
+
+def test_what_others_containers_publish_is_told_and_no_more(tmp_path: Path) -> None:
+    rows = ("\\tweb\\t0.0.0.0:80->80/tcp", "a-1\\ta-1\\t1.2.3.4:8000->8000/tcp", "\\tquiet\\t")
+    docker_ps = "\n".join(f"printf '{row}\\n'" for row in rows)
+    assert said(tmp_path, "guest_published", docker=docker_ps) == [("guest", "publishes", "web", "0.0.0.0:80->80/tcp")]
+    assert said(tmp_path, "guest_published", docker="exit 1") == []
+
+
+NFT = """cat <<'END'
+table ip nat {
+	chain DOCKER {
+		tcp dport 80 dnat to 172.17.0.2:80
+	}
+}
+table inet fiefdom {
+	chain forward {
+		ct status dnat tcp dport 8000 accept
+	}
+}
+table ip theirs {
+	chain before {
+		type nat hook prerouting priority dstnat; policy accept;
+		iifname "eth0"   tcp dport 443 redirect to :8443
+		tcp dport 22 accept
+	}
+}
+END
+"""
+IPTABLES = """cat <<'END'
+-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
+-A OUTPUT -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 8080
+-A DOCKER ! -i docker0 -p tcp -m tcp --dport 80 -j DNAT --to-destination 172.17.0.2:80
+-A CNI-DN-1 -p tcp -m tcp --dport 8000 -j DNAT --to-destination 10.42.0.9:80
+END
+"""
+
+
+def test_rules_that_turn_packets_are_told_but_for_dockers_and_fiefdoms(tmp_path: Path) -> None:
+    found = said(tmp_path, "guest_nat", **{"iptables-save": IPTABLES, "nft": NFT})
+    assert ["\t".join(fields).strip() for fields in found] == [
+        "-A CNI-DN-1 -p tcp -m tcp --dport 8000 -j DNAT --to-destination 10.42.0.9:80",
+        'iifname "eth0" tcp dport 443 redirect to :8443',
+    ]

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from fiefdom.cli import apply, frame, group
-from fiefdom.converge import look, plan
+from fiefdom.converge import guest, look, plan
 from fiefdom.converge.snapshot import Snapshot
 from fiefdom.desired.concerns import ALL, states_of
 from fiefdom.desired.state import CODENAMES, Codename, File, HostState, Package
@@ -73,7 +73,7 @@ def test_an_operator_keeps_a_way_back(client: str, firewall: bool, says: str | N
 def test_a_host_is_planned_as_the_debian_that_it_runs(codename: Codename) -> None:
     cluster = known().cluster
     wanted = planned(codename).state
-    assert wanted == states_of(cluster, "app1", known().secrets)[codename]
+    assert wanted == guest.adapted(states_of(cluster, "app1", known().secrets)[codename], (), guest.Guest())
     assert (Package("docker-cli") in wanted.packages) == (codename == "trixie")
 
 

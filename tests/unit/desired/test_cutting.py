@@ -52,7 +52,7 @@ def states(desired: Callable[[Context], HostState]) -> Iterator[HostState]:
 
 
 def paths_of(desired: Callable[[Context], HostState]) -> set[str]:
-    return {item.path for state in states(desired) for item in (*state.files, *state.directories)}
+    return {item.path for state in states(desired) for item in (*state.files, *state.blocks, *state.directories)}
 
 
 def units_of(desired: Callable[[Context], HostState]) -> set[str]:

@@ -84,11 +84,13 @@ def test_another_order_of_hosts_changes_no_file() -> None:
     backwards = dict(reversed(it.cluster.hosts.items()))
     turned = Context("gw1", it.cluster.model_copy(update={"hosts": backwards}), "bookworm", it.secrets)
     assert {f.path: f.content for f in whole(it).files} == {f.path: f.content for f in whole(turned).files}
+    assert whole(it).blocks == whole(turned).blocks
 
 
 def test_another_app_host_changes_nothing_of_a_gateway_but_the_hosts_that_it_knows() -> None:
     before = whole(context("gw1"))
     after = whole(context("gw1", hosts={"app3": {"address": "10.1.0.23", "groups": ["app_hosts"]}}))
     changed = {old.path for old, new in zip(before.files, after.files, strict=True) if old != new}
-    assert changed == {"/etc/hosts", "/etc/fiefdom/gateway/reconciler.json"}
+    assert changed == {"/etc/fiefdom/gateway/reconciler.json"}
+    assert all(old != new for old, new in zip(before.blocks, after.blocks, strict=True))
     assert before.containers == after.containers

@@ -59,13 +59,17 @@ def test_the_inventorys_sysctls_win_in_either_spelling() -> None:
 
 
 def test_the_hosts_file_names_every_host_by_address() -> None:
-    text = network.desired(context()).file(network.HOSTS).content.decode()
-    assert text.endswith("10.1.0.11 gw1\n10.1.0.12 gw2\n10.1.0.21 app1\n10.1.0.22 app2\n")
+    hosts, template = network.desired(context()).blocks
+    assert (hosts.path, template.path) == (network.HOSTS, network.CLOUD_HOSTS)
+    assert hosts.content == template.content == b"10.1.0.11\tgw1\n10.1.0.12\tgw2\n10.1.0.21\tapp1\n10.1.0.22\tapp2\n"
+    assert network.names_in(hosts)["app2"] == "10.1.0.22"
+    # A host that has no such file gets what programs expect of one; a template that is not there, nobody reads.
+    assert hosts.around.startswith(b"127.0.0.1 localhost\n") and template.around == b""
 
 
 def test_addressing_and_time_are_left_alone_unless_asked_for() -> None:
     state = network.desired(context("app2", time_servers=None))
-    assert {f.path for f in state.files} == {network.HOSTS, network.SYSCTLS, network.MODPROBE}
+    assert {f.path for f in state.files} == {network.SYSCTLS, network.MODPROBE}
     assert [unit.name for unit in state.units] == ["systemd-timesyncd.service"]
 
 

@@ -300,7 +300,7 @@ def test_one_that_goes_on_waits_for_all_others_first(hosts: SimulatedHosts) -> N
 
 def test_one_that_goes_on_leaves_all_else_to_an_apply(hosts: SimulatedHosts) -> None:
     half_way(hosts)
-    hosts.hosts["app2"].remove_file("/etc/hosts")
+    hosts.hosts["app2"].remove_block("/etc/hosts")
     hosts.hosts["gw1"].contents.pop(gateway.HAPROXY_CONFIG)
     hosts.hosts["gw1"].now.files.pop(gateway.HAPROXY_CONFIG)
     rotate(hosts)
