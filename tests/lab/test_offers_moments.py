@@ -183,7 +183,7 @@ def test_a_release_waits_for_windows_as_long_as_its_service_says(chats: Chats) -
     assert sum(waited) >= 6, "windows were not waited for"
 
 
-GATEWAY = {"its agent killed": "pkill -9 -x serf", "replaced": "systemctl reload gateway"}
+GATEWAY = {"its agent killed": "pkill -9 -x serf", "replaced": "systemctl reload fiefdom-gateway"}
 
 
 @pytest.mark.parametrize("harm", GATEWAY.values(), ids=GATEWAY)

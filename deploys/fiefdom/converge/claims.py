@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fiefdom.converge import originals
 from fiefdom.converge.snapshot import Snapshot
-from fiefdom.desired.state import HostState, Unit
+from fiefdom.desired.state import HostState
 
 
 def made(state: HostState) -> frozenset[tuple[str, str]]:
@@ -12,14 +12,15 @@ def made(state: HostState) -> frozenset[tuple[str, str]]:
 
     Packages stay, for others may use them by now, and so do units that a package brought.
     """
+    paths = {f.path for f in state.files}
     return frozenset(
-        [("file", f.path) for f in state.files]
+        [("file", path) for path in paths]
         + [("block", b.path) for b in state.blocks]
         + ([("file", originals.HOSTNAME)] if state.hostname else [])
         + [("directory", d.path) for d in state.directories]
         + [("account", a.name) for a in state.accounts]
         + [("unit", c.unit) for c in state.containers]
-        + [("unit", u.name) for u in state.units if _is_our_unit(u, state)]
+        + [("unit", u.name) for u in state.units if f"/etc/systemd/system/{u.name}" in paths]
         + [("container", c.name) for c in state.containers]
     )
 
@@ -30,7 +31,3 @@ def claims(state: HostState, now: Snapshot) -> frozenset[tuple[str, str]]:
     found = (found | {("file", originals.HOSTNAME)}) - originals.replaced(state, now)
     found |= {("account", name) for name in now.users}
     return frozenset(item for item in made(state) if item in now.made or item not in found)
-
-
-def _is_our_unit(unit: Unit, state: HostState) -> bool:
-    return any(f.path == f"/etc/systemd/system/{unit.name}" for f in state.files)

@@ -193,13 +193,15 @@ def of_host(
     except FiefdomError as error:
         raise FiefdomError(f"{host}: {error}") from error
     cuts = "docker" if _moves_bridge(state, snapshot) else ""
-    marked = [
-        replace(c, release=_release(c, held, state), cuts=cuts if c.name in (docker.CONFIG, docker.UNIT) else "")
-        for c in changes
-    ]
+    marked = [_marked(c, _release(c, held, state), cuts) for c in changes]
     # One that is down comes back as what its siblings are.
     marked += [Change("container", "~", c.name, _NOTRUNNING, c) for c in held.values() if not is_healthy(c, snapshot)]
     return HostPlan(host, tuple(sorted(marked, key=_order)), state, snapshot)
+
+
+def _marked(change: Change, release: str, cuts: str) -> Change:
+    cuts = cuts if change.name in (docker.CONFIG, docker.UNIT) else ""
+    return replace(change, release=release, cuts=cuts) if release or cuts else change
 
 
 def _require_own_containers(host: str, state: HostState, now: Snapshot) -> None:

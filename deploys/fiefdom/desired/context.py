@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from fiefdom.desired.state import Codename
-from fiefdom.model import Cluster, Host, Secrets
+from fiefdom.model import APP_HOSTS, GATEWAYS, Cluster, Host, Instance, Secrets
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,14 @@ class Context:
     @property
     def is_gateway(self) -> bool:
         """Whether it runs the gateway container."""
-        return self.name in self.cluster.gateways
+        return GATEWAYS in self.host.groups
 
     @property
     def is_app_host(self) -> bool:
         """Whether it runs a Serf agent beside service instances."""
-        return self.name in self.cluster.app_hosts
+        return APP_HOSTS in self.host.groups
+
+    @cached_property
+    def instances(self) -> tuple[Instance, ...]:
+        """Every instance that runs on it, by service and port; several concerns ask."""
+        return self.cluster.instances(self.name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import PurePath
 
 from fiefdom.desired.context import Context
@@ -80,15 +81,14 @@ def desired(context: Context) -> HostState:
     )
 
 
-def _rules(context: Context, own: Iterable[str]) -> str:
+def _rules(context: Context, own: tuple[str, ...]) -> str:
     cluster = context.cluster
     network = cluster.network
-    return render(
-        "firewall.nft.j2",
-        admins=_networks(network.admin_cidrs),
-        clients=_networks(network.clients),
-        members=_networks(_members(context)),
-        gateways=sorted(ipaddress.IPv4Address(cluster.hosts[name].address) for name in cluster.gateways),
+    return _text(
+        admins=network.admin_cidrs,
+        clients=network.clients,
+        members=_members(context),
+        gateways=tuple(cluster.hosts[name].address for name in cluster.gateways),
         rules=own,
         is_gateway=context.is_gateway,
         ssh_port=cluster.ssh_of(context.name)[1],
@@ -96,16 +96,35 @@ def _rules(context: Context, own: Iterable[str]) -> str:
         stats_port=cluster.gateway.stats_port,
         route_ports=ranges(service.route.port for service in cluster.services.values()),
         # This is in force before the host's turn, until which gateways send it requests for what it runs.
-        instance_ports=ranges({*(port for i in cluster.instances(context.name) for port in i.ports), *context.going}),
+        instance_ports=ranges({*(port for i in context.instances for port in i.ports), *context.going}),
     )
 
 
-def _members(context: Context) -> Iterable[str]:
+@lru_cache(maxsize=64)  # hosts of one role with the same services have the same
+def _text(
+    *,
+    admins: tuple[str, ...],
+    clients: tuple[str, ...],
+    members: tuple[str, ...],
+    gateways: tuple[str, ...],
+    **others: object,
+) -> str:
+    return render(
+        "firewall.nft.j2",
+        admins=_networks(admins),
+        clients=_networks(clients),
+        members=_networks(members),
+        gateways=sorted(map(ipaddress.IPv4Address, gateways)),
+        **others,
+    )
+
+
+def _members(context: Context) -> tuple[str, ...]:
     """Who may gossip: the cluster's network, so that a new host joins without a change here, or its hosts alone."""
     cluster = context.cluster
     if not cluster.gateway.known_hosts_only:
         return (cluster.network.cidr,)
-    return (cluster.hosts[name].address for name in (*cluster.gateways, *cluster.app_hosts))
+    return tuple(cluster.hosts[name].address for name in (*cluster.gateways, *cluster.app_hosts))
 
 
 def _networks(cidrs: Iterable[str]) -> tuple[str, ...]:

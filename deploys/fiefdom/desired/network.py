@@ -137,7 +137,7 @@ def _own_ports(context: Context) -> set[int]:
     ports = {cluster.serf.port, cluster.serf.rpc_port}
     if context.is_gateway:
         ports |= {cluster.gateway.stats_port, *(service.route.port for service in cluster.services.values())}
-    return ports | {port for instance in cluster.instances(context.name) for port in instance.ports}
+    return ports | {port for instance in context.instances for port in instance.ports}
 
 
 def _unprivileged_port_start(context: Context) -> int:

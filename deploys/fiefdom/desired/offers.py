@@ -43,7 +43,7 @@ def desired(context: Context) -> HostState:
         directories=(Directory("/etc/fiefdom"), Directory(CONF_DIR)), files=(program("offer", serves=True),)
     )
     by_service: dict[str, list[Instance]] = {}
-    for instance in context.cluster.instances(context.name):
+    for instance in context.instances:
         by_service.setdefault(instance.service, []).append(instance)
     for service, instances in by_service.items():
         state += _offer(context, service, instances)

@@ -19,6 +19,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        # They do not change under a run, which asks for some of them thousands of times.
+        auto_reload=False,
         # What is written is configuration of daemons, not HTML.
         autoescape=False,  # noqa: S701
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from fiefdom.desired.containers import (
     CHECKS_LABEL,
     UNIT_DIR,
@@ -26,7 +28,7 @@ TMPFS_LEAST_MIB = 16
 
 def desired(context: Context) -> HostState:
     """The host's instances; nothing where it runs none."""
-    return HostState.together(_instance(context, instance) for instance in context.cluster.instances(context.name))
+    return HostState.together(_instance(context, instance) for instance in context.instances)
 
 
 def _instance(context: Context, instance: Instance) -> HostState:
@@ -99,10 +101,10 @@ def _check_args(address: str, instance: Instance, service: Service) -> tuple[str
 
 
 def _unit_file(instance: Instance, container: Container) -> File:
-    text = render(
-        "service@.service.j2",
-        service=instance.service,
-        start_limit_s=start_limit_s(container),
-        stop_limit_s=stop_limit_s(container),
-    )
+    text = _unit_text(instance.service, start_limit_s(container), stop_limit_s(container))
     return File(f"{UNIT_DIR}/{template_of(instance.service)}", text.encode())
+
+
+@cache  # all instances of a service have the same
+def _unit_text(service: str, start_limit_s: int, stop_limit_s: int) -> str:
+    return render("service@.service.j2", service=service, start_limit_s=start_limit_s, stop_limit_s=stop_limit_s)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from functools import cached_property
+from itertools import chain
+from typing import Any, Literal
 
 Codename = Literal["bookworm", "trixie"]
 CODENAMES: tuple[Codename, ...] = ("bookworm", "trixie")
@@ -70,7 +72,7 @@ class File:
     serves: bool = False
     precedes: str = ""
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """sha256 of the content."""
         return digest(self.content)
@@ -221,33 +223,39 @@ class HostState:
         """All states at once; what stands in several stands once, and the hostname is the first that is given."""
         states = tuple(states)
         merged = {
-            f.name: tuple(dict.fromkeys(item for state in states for item in getattr(state, f.name)))
+            f.name: _together([part for state in states if (part := getattr(state, f.name))])
             for f in fields(HostState)
             if f.name != "hostname"
         }
         return HostState(hostname=next((s.hostname for s in states if s.hostname), None), **merged)
 
-    @property
+    @cached_property
     def container_units(self) -> frozenset[str]:
         """Names of the units that own containers."""
         return frozenset(container.unit for container in self.containers)
 
-    @property
+    @cached_property
     def serving_units(self) -> frozenset[str]:
         """Names of the units that only a host's turn starts and stops: those of containers and of offers."""
         return self.container_units | {offer.unit for offer in self.offers}
 
     def file(self, path: str) -> File:
         """The file at ``path``; KeyError where the state has none."""
-        for file in self.files:
-            if file.path == path:
-                return file
-        raise KeyError(path)
+        return self._by_path[path]
+
+    @cached_property
+    def _by_path(self) -> dict[str, File]:
+        return {file.path: file for file in reversed(self.files)}
 
     def stamp(self, paths: tuple[str, ...]) -> str:
         """Digest of the content, mode and owner of the files at ``paths``."""
         parts = [(p, (f := self.file(p)).digest, f.mode, f.uid, f.gid) for p in paths]
         return digest(json.dumps(parts))
+
+
+def _together(parts: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+    # Most is in one of the states alone: what need not be compared is not hashed.
+    return parts[0] if len(parts) == 1 else tuple(dict.fromkeys(chain.from_iterable(parts)))
 
 
 def spec_hash(container: Container, state: HostState) -> str:

@@ -249,7 +249,8 @@ def _route_problems(cluster: Draft) -> Iterator[Problem]:
 
 def _tag_problems(cluster: Draft) -> Iterator[Problem]:
     for name in cluster.app_hosts:
-        tags = {"role": "app"}
+        # The most that it ever says: the word before it leaves is told beside all that it offers.
+        tags = {"role": "app", "state": "leaving"}
         for service in cluster.services:
             if count := cluster.count(name, service):
                 base, checks = cluster.services[service].base_port, cluster.services[service].health.base_port
@@ -260,7 +261,7 @@ def _tag_problems(cluster: Draft) -> Iterator[Problem]:
         if size > TAGS_MAX_BYTES:
             yield (
                 ("hosts", name),
-                f"names and versions of its {len(tags) - 1} services need {size} bytes and Serf carries "
+                f"names and versions of its {len(tags) - 2} services need {size} bytes and Serf carries "
                 f"{TAGS_MAX_BYTES}; shorten them or spread the services over more hosts",
             )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,22 @@ def _path(value: str) -> str:
         Path(value).expanduser()
     except RuntimeError as error:
         raise ValueError(f"{shown(value)} begins with a user that this machine does not know") from error
+    try:
+        os.fsencode(value)  # which takes names that are no UTF-8, as this machine reads them
+    except UnicodeEncodeError as error:
+        raise ValueError(_HALF) from error
+    return value
+
+
+# Such as "\ud83d" alone, which YAML, JSON and Python let stand in a text, and no file or program takes.
+_HALF = "holds half of a character (a lone surrogate); write the whole one"
+
+
+def _whole(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(_HALF) from error
     return value
 
 
@@ -120,7 +137,7 @@ ENV_MAX_BYTES = 60_000
 
 
 def _fits_env_line(value: str) -> str:
-    size = len(value.encode(errors="replace"))
+    size = len(value.encode())
     if size > ENV_MAX_BYTES:
         raise ValueError(f"has {size} bytes, and {ENV_MAX_BYTES} are possible; put it into the image")
     return value
@@ -129,6 +146,7 @@ def _fits_env_line(value: str) -> str:
 EnvText = Annotated[
     _TextOrNumber,
     Matches(r"[^\x00\n\r]*", "one line, which is all that Docker's env files carry", private=True),
+    AfterValidator(_whole),
     AfterValidator(_fits_env_line),
 ]
 SysctlKey = Annotated[str, Matches(r"[a-z0-9_]+([./][A-Za-z0-9_-]+)+", "a kernel setting such as net.core.somaxconn")]
@@ -147,7 +165,7 @@ User = Annotated[
     Matches("[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}[$]?", "a login name such as root, john.doe or jane@corp"),
 ]
 FilePath = Annotated[str, Matches(r"[^\x00-\x1f]+", "a path"), AfterValidator(_path)]
-Argument = Annotated[str, Matches(r"[^\x00\n\r]*", "one line")]
+Argument = Annotated[str, Matches(r"[^\x00\n\r]*", "one line"), AfterValidator(_whole)]
 # RFC 3986's characters of a path and a query. What programs make of others differs: brackets are ranges to curl, and a
 # quote or a # is no text to HAProxy.
 _URL_CHARACTER = "[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
+import jinja2
 import pytest
 
 from fiefdom.desired.concerns import ALL, BY_DEBIAN, CONCERNS, state_of, states_of
@@ -28,6 +30,26 @@ def test_one_state_does_for_both_debians_but_for_those_that_say_otherwise(host: 
     some = ("serf", "sshd")
     assert states_of(bookworm.cluster, host, bookworm.secrets, some)["trixie"] == state_of(trixie, some)
     assert list(CONCERNS) == list(ALL)
+
+
+def test_what_instances_and_hosts_have_alike_is_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: Counter[str] = Counter()
+    found = jinja2.Environment.get_template
+
+    def counted(self: jinja2.Environment, name: str, *more: Any) -> jinja2.Template:
+        asked[name] += 1
+        return found(self, name, *more)
+
+    monkeypatch.setattr(jinja2.Environment, "get_template", counted)
+    others = {f"app{i}": {"address": f"10.1.0.2{i}", "groups": ["app_hosts"]} for i in range(3, 7)}
+    # A port that no other test has, so that nothing is there from it.
+    one = context("app3", hosts=others, serf={"port": 7999})
+    for name in one.cluster.hosts:
+        states_of(one.cluster, name, one.secrets)
+    assert asked["hosts.j2"] == 1
+    assert asked["service@.service.j2"] <= len(one.cluster.services) == 2
+    # Gateways, app1 with a port of its own, app2 with services of its own, and the others.
+    assert asked["firewall.nft.j2"] == 4
 
 
 def test_what_stands_in_several_states_stands_once_in_the_order_of_the_first() -> None:

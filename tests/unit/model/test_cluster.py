@@ -185,6 +185,23 @@ STRICT = [
     {"ssh": {"key": "a\0b"}},
     {"ssh": {"authorized_keys": ["ssh-ed25519 AAAA x\n"]}},
     {"ssh": {"authorized_keys": ["AAAA"]}},
+    {"services/web/environment": {"A": "half \ud83d"}},
+    {"services/web/command": ["run", "\ud83d"]},
+    {"services/web/build": "\ud83d"},
+    {"ssh": {"key": "\ud83d"}},
+    {"serf": {"key": {"command": ["pass", "\ud83d"]}}},
+    {"serf": {"key_file": "\ud83d"}},
+    {"docker": {"daemon": {"data-root": "/\ud83d"}}},
+    {"registry": {"server": "\ud83d"}},
+    {"time_servers": ["\ud83d"]},
+    {"network/input_rules": ['tcp dport 1 accept comment "\ud83d"']},
+    {
+        "ssh": {
+            "authorized_keys": [
+                "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBu7Zl8xXQ8E3yQ0dVb1m6n4n7Qe5h0Hk3Wc6t8y1pR9 \ud83d"
+            ]
+        }
+    },
 ]
 
 

@@ -362,6 +362,34 @@ def test_the_steps_of_a_turn() -> None:
     ]
 
 
+def test_services_of_one_host_are_replaced_one_after_the_other() -> None:
+    """While one of them is out, the host serves the others: each is back in before the next one leaves."""
+    names = ("predictor", "web")
+    host = turn("app1", *names)
+    offers = tuple(Offer(s, f"fiefdom-offer-{s}.service", "2;8000-8000", (f"fiefdom-{s}@8000.service",)) for s in names)
+    files = tuple(File(f"/etc/fiefdom/containers/{s}-8000.conf", b"x", serves=True) for s in names)
+    changed = tuple(Change("file", "~", f.path, "", f) for f in files)
+    host = replace(host, state=replace(host.state, files=files, offers=offers), changes=(*host.changes, *changed))
+    steps = [" ".join(step[:3]).strip() for step in steps_module.turn(host)]
+    assert steps[steps.index("keep done") + 1 :] == [
+        *(
+            step
+            for s in names
+            for step in (
+                f"say drain {s}",
+                f"containers stop fiefdom-offer-{s}.service",
+                f"say replace {s}",
+                f"place /etc/fiefdom/containers/{s}-8000.conf",
+                "daemon-reload",
+                f"containers restart fiefdom-{s}@8000.service",
+                f"say join {s}",
+                f"containers start fiefdom-offer-{s}.service",
+            )
+        ),
+        "settled",
+    ]
+
+
 def test_a_host_without_an_agent_asks_systemd_for_nothing() -> None:
     """systemctl refuses an empty list of units."""
     for taken in (steps_module.turn(turn("box1", "predictor")), turn_back(turn("box1", "predictor"), aside=True)):

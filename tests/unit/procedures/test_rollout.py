@@ -456,6 +456,23 @@ def test_a_host_whose_link_dropped_is_put_back_over_another_one_once_its_turn_ha
     assert [line for line in here if line in steps] == steps
 
 
+def test_a_host_that_no_connection_leads_to_is_told_with_both_reasons(hosts: SimulatedHosts) -> None:
+    hosts.trouble["app2"] = Trouble("cut", 9)
+    said: Said = []
+
+    def tell(who: str, what: str) -> None:
+        said.append((who, what))
+        if who == "app2":
+            hosts.gone.add(who)
+
+    wanted = rollout.prepare(hosts.known, hosts, frozenset({"predictor"}), Wish())
+    report = rollout.perform(hosts.known, hosts, wanted, Wish(), tell)
+    assert report.error is not None and report.error.undone == ("app1",)
+    (why,) = [what for who, what in said if who == "app2" and what.startswith("not put back: ")]
+    assert why.removeprefix("not put back: ").startswith("app2: ")
+    assert why.endswith("; and no other one opens: no answer")
+
+
 def test_what_is_kept_aside_is_told_only_where_something_is(hosts: SimulatedHosts) -> None:
     hosts.trouble["app2"] = Trouble("fail", 1)  # before anything is replaced
     report = perform(hosts)
@@ -495,6 +512,28 @@ def test_a_turn_that_would_take_a_service_down_by_now_is_not_begun(hosts: Simula
         # Those that were done go back, for the others serve.
         assert report.error.undone == ("app2", "app1")
         assert not any(f.begun or f.kept for f in report.error.failures)
+
+
+def test_a_host_goes_back_though_another_service_of_it_is_up_nowhere_else(tmp_path: Path, clock: Clock) -> None:
+    services = {"web": {"groups": ["app_hosts"], "instances": 1}}
+    hosts = converged(known(services=services), tmp_path)
+    hosts.known = known(services={"predictor": {"version": NEW, "instances": 2}, **services})
+    whole, dead = hosts.servers, set[str]()
+    hosts.servers = lambda: [  # type: ignore[method-assign]
+        r | {"state": "down"} if r["service"] in dead and not r["name"].startswith("app1-") else r for r in whole()
+    ]
+
+    def tell(who: str, what: str) -> None:
+        if (who, what) == ("app1", "done"):
+            dead.add("web")
+
+    hosts.trouble["app2"] = Trouble("fail", STEPS - 1)
+    wanted = rollout.prepare(hosts.known, hosts, frozenset({"predictor"}), Wish())
+    report = rollout.perform(hosts.known, hosts, wanted, Wish(), tell)
+    assert report.error is not None
+    # Its turn takes nothing of the other one out, on the way there and back.
+    assert report.error.undone == ("app2", "app1")
+    assert versions(hosts) == all_on(OLD)
 
 
 def test_a_canary_that_a_failure_leaves_on_the_new_version_is_told(hosts: SimulatedHosts) -> None:
