@@ -35,7 +35,7 @@ docker_part() {
     fi
     printf 'docker\tup\n'
     ask image | xargs -d '\n' -r docker image inspect \
-        --format "{{range .RepoTags}}image$tab{{.}}$tab{{\$.Id}}$tab{{index \$.Config.Labels \"fiefdom.context\"}}{{println}}{{end}}" 2>/dev/null | grep .
+        --format "{{range .RepoTags}}image$tab{{.}}$tab{{\$.Id}}$tab{{index \$.Config.Labels \"fiefdom.context\"}}$tab{{range \$.RepoDigests}}{{.}} {{end}}{{println}}{{end}}" 2>/dev/null | grep .
     # shellcheck disable=SC2154 # facts_format
     {
         ask container
@@ -87,6 +87,11 @@ host_part() {
     printf '%s\n' "$paths" | xargs -d '\n' -r stat --printf 'file\t%n\t%F\t%a\t%u\t%g\n' 2>/dev/null
     printf '%s\n' "$paths" | xargs -d '\n' -r sha256sum 2>/dev/null |
         sed -n "s/^\([0-9a-f]\{64\}\) [ *]\(.*\)$/digest$tab\2$tab\1/p"
+    # What a login shows may be another at each call, and so it tells nothing.
+    ask login | while IFS= read -r path; do
+        [ ! -f "$path" ] ||
+            printf 'digest\t%s\t%s\n' "$path" "$(sed 's/\("auth": "\)[^"]*/\1/' "$path" | sha256sum | cut -c 1-64)"
+    done
     ask package | xargs -d '\n' -r dpkg-query -W \
         -f "package$tab\${Package}$tab\${db:Status-Status}$tab\${Version}\n" 2>/dev/null
     # Who has the names and the numbers that containers are to have.

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from fiefdom.model.references import IMAGE
 from fiefdom.model.secrets import EnvValue
 from fiefdom.model.text import (
     FIRST_GATEWAY_PORT,
@@ -120,11 +121,22 @@ class Service(Model):
     image: Annotated[
         str,
         Matches(
-            r"([A-Za-z0-9.-]+:[0-9]+/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*",
-            "an image name such as team/predictor, without tag: that is `version`",
+            IMAGE,
+            "an image name such as team/predictor, without tag: that is `version`; a digest may follow, as @sha256:...",
         ),
-    ] = Field(description="Image name without tag, such as team/predictor.")
-    version: Version = Field(description="Image tag to run. The inventory's version is the truth.")
+    ] = Field(
+        description="Image name without tag, such as team/predictor; with a digest (team/predictor@sha256:...), what a "
+        "registry has under that is what runs."
+    )
+    version: Version = Field(
+        description="Image tag to run, or what hosts call an image that a digest names. The inventory's version is the "
+        "truth."
+    )
+    registry: Name | None = Field(
+        None,
+        description="Which of `registries` has the image; when absent, the one that the image's name begins with, else "
+        "`registry`.",
+    )
     build: FilePath | None = Field(
         None,
         description="Folder of a Dockerfile to build the image from on the operator's machine; "
