@@ -337,7 +337,8 @@ REGISTRY = {"server": "registry.example.org", "user": "ann", "password": {"comma
 
 def pinned(version: str, digest_of: str, token: str = "one") -> Known:  # noqa: S107
     """What is known of the cluster with an image that a digest pins, and of the token of the day."""
-    found = known(version, services={"predictor": {"image": f"team/predictor@{digest_of}"}})
+    service = {"image": f"team/predictor@{digest_of}", "version": version, "instances": 2}
+    found = known(services={"predictor": service})
     cluster = found.cluster.model_copy(update={"registry": Registry.model_validate(REGISTRY)})
     values = {source: token for _, source in cluster.secret_sources()}
     return replace(found, cluster=cluster, secrets=replace(found.secrets, values=values))
@@ -379,9 +380,9 @@ def test_another_digest_of_the_same_version_is_a_release_as_well(tmp_path: Path,
 
 def test_another_token_keeps_no_release_from_going_on_and_comes_with_its_images(tmp_path: Path, clock: Clock) -> None:
     hosts = converged(pinned(OLD, D), tmp_path)
-    hosts.known = pinned(OLD, D, token="two")  # noqa: S106
+    hosts.known = pinned(OLD, D, token="two")
     assert (pending(hosts), due(hosts)) == ([], [])
-    hosts.known = pinned(NEW, E, token="three")  # noqa: S106
+    hosts.known = pinned(NEW, E, token="three")
     assert perform(hosts).error is None
     shown = {name: hosts.hosts[name].contents["/etc/fiefdom/docker/config.json"] for name in (*APPS, "gw1")}
     auths = {n: base64.b64decode(json.loads(s)["auths"]["registry.example.org"]["auth"]) for n, s in shown.items()}
