@@ -22,7 +22,8 @@ _PATH = rf"{_COMPONENT}(?:/{_COMPONENT})*"
 _TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
 _DIGEST = "sha256:[0-9a-f]{64}"
 # A first word in upper case would be a registry as well, but one that a person writes here is a slip.
-IMAGE = rf"(?:[A-Za-z0-9.-]+:[0-9]+/|[A-Za-z0-9-]+\.[A-Za-z0-9.-]+/)?{_PATH}(?:(?::{_TAG})?@{_DIGEST})?"
+_WRITTEN = rf"(?:{_HOST})(?:(?:\.(?:{_HOST}))+|(?:\.(?:{_HOST}))*:[0-9]+)"
+IMAGE = rf"(?:{_WRITTEN}/)?{_PATH}(?:(?::{_TAG})?@{_DIGEST})?"
 """Pattern of an image in an inventory: a name, or one that a digest pins."""
 
 
@@ -59,7 +60,6 @@ class Reference:
 
 def parse(text: str) -> Reference:
     """The reference that ``text`` writes; ValueError for what Docker would not take for one."""
-    # The longest registry first, then what is left is a path; Docker asks whether the first word could be a host.
     found = re.fullmatch(rf"(?P<name>.+?)(?::(?P<tag>{_TAG}))?(?:@(?P<digest>{_DIGEST}))?", text)
     domain, path, named = _split(found["name"] if found else text)
     if not found or not re.fullmatch(_DOMAIN, domain) or not re.fullmatch(_PATH, path):

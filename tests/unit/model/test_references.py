@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fiefdom.model import references
 
 D = "sha256:" + "0a" * 32
+PARTS = (*"/.:-_@aB0", "r.org/", "r.org:5000/", "r:1/", "localhost/", "team/web", ":1", f"@{D}")
 
 
 @pytest.mark.parametrize(
@@ -90,6 +91,15 @@ def test_both_forms_are_read_as_what_they_were_made_from(domain: str, path: str,
     for form in (found.canonical, found.familiar):
         again = references.parse(form)
         assert (again.canonical, again.familiar) == (found.canonical, found.familiar)
+
+
+written = st.text(".:/@-_aZ0", max_size=12) | st.builds("".join, st.lists(st.sampled_from(PARTS), max_size=6))
+
+
+@given(written)
+def test_docker_takes_what_an_inventory_may_say(image: str) -> None:
+    if re.fullmatch(references.IMAGE, image):
+        assert references.parse(references.tagged(image, "1")).tag == "1"
 
 
 @pytest.mark.parametrize(

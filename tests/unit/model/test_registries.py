@@ -147,7 +147,18 @@ def test_what_contradicts_itself_is_one_sentence(web: dict[str, Any], changes: d
 
 @pytest.mark.parametrize(
     "image",
-    ["team/web:7", "team/web@sha256:12", f"team/web@{D}0", "Team/web", "team//web", "a..b", "https://r.org/web"],
+    [
+        "team/web:7",
+        "team/web@sha256:12",
+        f"team/web@{D}0",
+        "Team/web",
+        "team//web",
+        "a..b",
+        "a..b/web",
+        "-a.b/web",
+        "a_b:5000/web",
+        "https://r.org/web",
+    ],
 )
 def test_what_is_no_image_is_told(image: str) -> None:
     with pytest.raises(ValidationError, match="it must be an image name such as team/predictor"):
