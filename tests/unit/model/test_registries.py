@@ -18,7 +18,7 @@ HUB = {"server": "docker.io/team", "user": "ann", "password": PASSWORD}
 
 
 def cluster(web: dict[str, Any], **changes: Any) -> Cluster:
-    """The example with other settings of its service `web`, and no other service where it has a digest as well."""
+    """The example with other settings of its service `web`."""
     return Cluster.model_validate(merged(merged(INVENTORY, {"services": {"web": web}}), changes))
 
 
