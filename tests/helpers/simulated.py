@@ -18,10 +18,12 @@ from fiefdom.converge.snapshot import OFFERS, FoundContainer, FoundFile, FoundIm
 from fiefdom.converge.steps import Phase, Step
 from fiefdom.desired import offers
 from fiefdom.desired.containers import CHECKS_LABEL, FAILED, conf_path
+from fiefdom.desired.docker import CLIENT_CONFIG
 from fiefdom.desired.gateway import HAPROXY_CONFIG
 from fiefdom.desired.offers import is_offer
-from fiefdom.desired.state import HostState, digest, spec_hash
+from fiefdom.desired.state import File, HostState, digest, spec_hash
 from fiefdom.errors import FiefdomError, HostErrors, Unreachable
+from fiefdom.model import references
 from fiefdom.model.unit_names import former_of
 
 LIVE = "live output"
@@ -74,10 +76,12 @@ class SimulatedHost:
         """One phase, as a whole."""
         for ref in phase.images:
             context = self.identities.get(ref, "").removeprefix("context:")
-            found = FoundImage(f"sha256:{digest(ref + context)}", context)
-            self.now.images[ref] = self._built[found.id] = found
+            self._has(ref, FoundImage(f"sha256:{digest(ref + context)}", context))
         for step in phase.steps:
             self.take_step(step)
+
+    def _has(self, ref: str, image: FoundImage) -> None:
+        self.now.images[references.familiar(ref)] = self._built[image.id] = image
 
     def take_step(self, step: Step) -> None:
         """One step."""
@@ -120,7 +124,14 @@ class SimulatedHost:
 
     def stage(self, path: str, mode: str, uid: str, gid: str, content: str) -> None:
         body = base64.b64decode(content)
-        self.staged[path] = FoundFile("regular file", int(mode, 8), int(uid), int(gid), digest(body)), body
+        seen = File(path, body, login=path == CLIENT_CONFIG).digest
+        self.staged[path] = FoundFile("regular file", int(mode, 8), int(uid), int(gid), seen), body
+
+    def pull(self, ref: str, source: str = "") -> None:
+        """What a registry has under a name does not change; what a digest names is only that."""
+        which = (source or ref).partition("@")[2]
+        digests = frozenset([which or f"sha256:{digest(f'manifest of {ref}')}"])
+        self._has(ref, FoundImage(f"sha256:{digest(ref + which)}", "", digests))
 
     def check(self, path: str, *argv: str) -> None:
         assert path in self.staged and "{}" in argv
@@ -219,16 +230,15 @@ class SimulatedHost:
             if wanted is None:
                 raise StepFailed(name, "its configuration is missing")
             spec, ref, role, version = spec_hash(wanted, self.state), wanted.image, wanted.role, wanted.version
-        if ref not in self.now.images:
+        image = self.now.image(ref)
+        if image is None:
             raise StepFailed(name, f"image {ref} is not on this host")
         wanted = next((c for c in self.state.containers if c.name == name), None)
         labels = [arg.rpartition("=")[2] for arg in (wanted.args if wanted else ()) if CHECKS_LABEL in arg]
         checks = int(labels[0]) if labels else None
         published = [line.partition("=")[2] for line in text.splitlines() if line.startswith("arg --publish=")]
         listens = published[0].partition(":")[0] if published else ""
-        return FoundContainer(
-            True, self.now.images[ref].id, spec, role, version, True, f"facts of {spec}", checks, listens
-        )
+        return FoundContainer(True, image.id, spec, role, version, True, f"facts of {spec}", checks, listens)
 
     def let_go(self, *names: str) -> None:
         for name in names:
@@ -371,7 +381,8 @@ def answer(now: Snapshot) -> list[str]:
         shown = {"Id": name, "LoadState": u.load, "ActiveState": u.active, "UnitFileState": u.enabled}
         lines += [*(f"unit\t{key}={value}" for key, value in shown.items()), "unit\t"]
     lines += [f"sysctl\t/proc/sys/{key}:{value}" for key, value in now.sysctls.items()]
-    lines += [f"image\t{ref}\t{i.id}\t{i.context}" for ref, i in now.images.items()]
+    for ref, i in now.images.items():
+        lines += [f"image\t{ref}\t{i.id}\t{i.context}\t{' '.join(f'r@{d}' for d in sorted(i.digests))}"]
     lines += [f"live\t{name}\t{value}" for name, value in now.live.items()]
     for folder, stamps in (("stamps", now.stamps), ("containers", now.container_stamps)):
         lines += [f"stamp\t/var/lib/fiefdom/{folder}/{name}:{value}" for name, value in stamps.items()]
@@ -460,7 +471,7 @@ class SimulatedHosts:
             self._require_link(name)
         return {name: answer(self.hosts[name].now) for name in queries}
 
-    def run(self, name: str, phase: Phase, _registry: bool) -> None:
+    def run(self, name: str, phase: Phase) -> None:
         self.log.append(f"{name} {phase.name}")
         self.hosts[name].take(replace(phase, steps=()))
         for step in phase.steps:
@@ -698,7 +709,7 @@ def bring(hosts: SimulatedHosts, known: run.Known, hold: tuple[str, ...] | None 
         wanted = look.plan_of(known, name, answer(host.now), hold=hold)
         host.state = wanted.state
         for phase in steps.phases(wanted.due):
-            hosts.run(name, phase, True)
+            hosts.run(name, phase)
 
 
 def dying(hosts: SimulatedHosts, *dead: str) -> None:

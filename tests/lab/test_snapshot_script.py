@@ -85,6 +85,18 @@ def test_the_script_tells_what_a_debian_holds() -> None:
     assert found.groups == {"mine": 700, "others": 65530}
 
 
+def test_the_script_tells_a_login_file_without_what_it_shows() -> None:
+    text = b'{\n  "auths": {\n    "r.org": {\n      "auth": "YW5uOm9uZQ=="\n    }\n  }\n}\n'
+    files = tuple(File(path, text, login=True) for path in ("/etc/login", "/etc/other", "/etc/missing"))
+    there = text.decode().replace("YW5uOm9uZQ==", "YW5uOnR3bw==")
+    prepare = f"printf %s '{there}' >/etc/login && sed 's/r.org/s.org/' /etc/login >/etc/other"
+    found = on_debian(prepare, HostState(files=files))
+    login, other, _ = files
+    assert found.files["/etc/login"].digest == login.digest
+    assert found.files["/etc/other"].digest not in (None, other.digest)
+    assert "/etc/missing" not in found.files
+
+
 def test_the_script_follows_no_link_of_the_gateways_user() -> None:
     prepare = "mkdir -p /var/lib/fiefdom/gateway && ln -s /etc/shadow /var/lib/fiefdom/gateway/refused"
     assert on_debian(prepare, HostState()).refused == {}

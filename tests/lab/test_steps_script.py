@@ -684,6 +684,14 @@ def test_pulls_take_the_registrys_password_where_there_is_one(debian: Debian) ->
     ]
 
 
+def test_what_a_digest_names_is_pulled_by_it_and_has_the_name_that_hosts_know(debian: Debian) -> None:
+    stub = '#!/bin/sh\necho "$*" >>/pulled\n[ "$1 $2" != "tag r/web@sha256:2" ] || { echo no room; exit 1; }\n'
+    debian.shell('printf %s "$1" >/usr/local/bin/docker && chmod 755 /usr/local/bin/docker', stub)
+    debian.take_all(("pull", "r/web:1", "r/web@sha256:1"))
+    assert debian.shell("cat /pulled").splitlines() == ["pull -q r/web@sha256:1", "tag r/web@sha256:1 r/web:1"]
+    assert debian.failure(("pull", "r/web:2", "r/web@sha256:2")) == "r/web:2\tcannot be named: no room"
+
+
 def test_a_farewell_takes_the_memory_of_it_all(debian: Debian) -> None:
     debian.take_all(("record", "file", "/srv/x"), ("erase",))
     assert not debian.exists("/var/lib/fiefdom")

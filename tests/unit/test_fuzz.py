@@ -322,7 +322,7 @@ def answer() -> list[str]:
         "docker\tup",
         "hostname\tapp1\tapp1",
         "free-kib\t79471416",
-        *(f"image\t{i.ref}\tsha256:aa\t{sha}" for i in state.images),
+        *(f"image\t{i.ref}\tsha256:aa\t{sha}\tr@sha256:bb " for i in state.images),
         *(
             f"container\t/{c.name}\ttrue\tsha256:aa\t{spec_hash(c, state)}\t{c.role}\t{c.version}\t{c.name}\t{sha}"
             for c in state.containers

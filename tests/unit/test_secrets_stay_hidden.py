@@ -31,7 +31,8 @@ CLUSTER = Cluster.model_validate(
     merged(
         INVENTORY,
         {
-            "services": {"predictor": {"environment": SOURCES}},
+            "services": {"predictor": {"environment": SOURCES}, "web": {"registry": "other"}},
+            "registries": {"other": {"server": "ghcr.io", "user": "ann", "password": {"command": ["print-token"]}}},
             "registry": {"server": "registry.example.org/team", "user": "ann", "password": {"env": "PASSWORD"}},
             "secrets": {
                 "file": "secrets.age",

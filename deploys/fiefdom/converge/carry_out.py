@@ -36,13 +36,12 @@ def carry_out(
     require_space(wanted.due)
     for host in wanted.hosts:
         effect.require(host.host, host.state, host.snapshot)
-    registry = cluster.registry is not None
 
     def go_through(wave: Wave, name: str) -> None:
         for phase in wave.phases[name]:
             say(name, phase.name)
             try:
-                hosts.run(name, phase, registry)
+                hosts.run(name, phase)
             except Sick as error:
                 if sick is None:
                     raise

@@ -394,11 +394,14 @@ def _units(state: HostState, now: Snapshot) -> Iterator[Change]:
 
 def _images(state: HostState, now: Snapshot, identities: Mapping[str, str]) -> Iterator[Change]:
     for image in state.images:
-        found, wanted = now.images.get(image.ref), identities.get(image.ref)
+        found, wanted = now.image(image.ref), identities.get(image.ref)
         if found is None:
-            yield Change("image", "+", image.ref, "not on the host", image.ref)
-        elif wanted is not None and wanted not in (found.id, f"context:{found.context}"):
-            yield Change("image", "~", image.ref, f"{_short(found.context or found.id)} -> {_short(wanted)}", image.ref)
+            yield Change("image", "+", image.ref, "not on the host", image)
+        elif image.digest and image.digest not in found.digests:
+            before = min(found.digests, default=found.id)
+            yield Change("image", "~", image.ref, f"{_short(before)} -> {_short(image.digest)}", image)
+        elif not image.digest and wanted is not None and wanted not in (found.id, f"context:{found.context}"):
+            yield Change("image", "~", image.ref, f"{_short(found.context or found.id)} -> {_short(wanted)}", image)
 
 
 def _containers(state: HostState, now: Snapshot, identities: Mapping[str, str], *, instances: bool) -> Iterator[Change]:
@@ -434,7 +437,7 @@ def container_drift(wanted: Container, found: FoundContainer, state: HostState, 
     elif (stamp := now.container_stamps.get(wanted.name)) != f"{found.spec} {found.facts}":
         edited = stamp == f"{found.spec} {found.facts} edited"
         why.append("made from an edited environment" if edited else "started by hand with other settings")
-    image = now.images.get(wanted.image)
+    image = now.image(wanted.image)
     if found.ours and image is not None and found.image_id != image.id:
         why.append(f"image {_short(found.image_id)} -> {_short(image.id)}")
     if not why:

@@ -55,7 +55,7 @@ class Hosts(Protocol):
         Raises FiefdomError as `on_all` where hosts do not answer.
         """
 
-    def run(self, name: str, phase: Phase, registry: bool) -> None:
+    def run(self, name: str, phase: Phase) -> None:
         """Take one host through one phase.
 
         Raises HostError for what failed there and ended it, and Sick where all was done and something does not come up.

@@ -15,6 +15,7 @@ from fiefdom.desired import containers, network, programs, sshd
 from fiefdom.desired.network import names_in
 from fiefdom.desired.state import Codename, HostState
 from fiefdom.errors import HostError
+from fiefdom.model import references
 from fiefdom.model.unit_names import former_of
 
 SSHD = (Path(__file__).parent / "sshd.sh").read_text()
@@ -68,10 +69,14 @@ class FoundUnit:
 
 @dataclass(frozen=True)
 class FoundImage:
-    """An image on a host; ``context`` is the digest of the folder that Fiefdom built it from, if it did."""
+    """An image on a host; ``context`` is the digest of the folder that Fiefdom built it from, if it did.
+
+    ``digests`` are those that registries know it by, whichever it was pulled from.
+    """
 
     id: str
     context: str = ""
+    digests: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,7 @@ class Snapshot:
     sysctls_by: dict[str, str] = field(default_factory=dict)
     """By what stands before the sign in a file that is read after Fiefdom's at boot, that file."""
     images: dict[str, FoundImage] = field(default_factory=dict)
+    """By reference as Docker prints it: `image` finds one that is written in another way."""
     containers: dict[str, FoundContainer] = field(default_factory=dict)
     stamps: dict[str, str] = field(default_factory=dict)
     container_stamps: dict[str, str] = field(default_factory=dict)
@@ -143,6 +149,10 @@ class Snapshot:
     units_before: frozenset[str] = frozenset()
     """Units that Fiefdom turned on or off, or took the place of; the host keeps what they were."""
 
+    def image(self, ref: str) -> FoundImage | None:
+        """What the host has under a reference, however it is written."""
+        return self.images.get(references.familiar(ref))
+
 
 def query(states: Iterable[HostState]) -> str:
     """The text that asks a host for all that the states of every Debian that it may run would need."""
@@ -150,6 +160,7 @@ def query(states: Iterable[HostState]) -> str:
     for state in states:
         asked = (
             [("file", f.path) for f in state.files]
+            + [("login", f.path) for f in state.files if f.login]
             + [("file", d.path) for d in state.directories]
             + [(kind, b.path) for b in state.blocks for kind in ("file", "block")]
             + [("package", p.name) for p in state.packages]
@@ -246,8 +257,10 @@ class _Parser:
         if kind == "package" and len(fields) == 3:
             if fields[1] == "installed":
                 self._maps[kind][fields[0]] = fields[2]
-        elif kind == "image" and len(fields) == 3:
-            self._images[fields[0]] = FoundImage(fields[1], fields[2].replace("<no value>", ""))
+        elif kind == "image" and len(fields) == 4:
+            digests = frozenset(name.rpartition("@")[2] for name in fields[3].split())
+            context = fields[2].replace("<no value>", "")
+            self._images[references.familiar(fields[0])] = FoundImage(fields[1], context, digests)
         elif kind == "user" and len(fields) == 3 and all(map(_is_number, fields[1:])):
             self._users[fields[0]] = int(fields[1]), int(fields[2])
         elif kind == "group" and len(fields) == 2 and _is_number(fields[1]):

@@ -35,7 +35,7 @@ docker_part() {
     fi
     printf 'docker\tup\n'
     ask image | xargs -d '\n' -r docker image inspect \
-        --format "{{range .RepoTags}}image$tab{{.}}$tab{{\$.Id}}$tab{{index \$.Config.Labels \"fiefdom.context\"}}{{println}}{{end}}" 2>/dev/null | grep .
+        --format "{{range .RepoTags}}image$tab{{.}}$tab{{\$.Id}}$tab{{index \$.Config.Labels \"fiefdom.context\"}}$tab{{range \$.RepoDigests}}{{.}} {{end}}{{println}}{{end}}" 2>/dev/null | grep .
     # shellcheck disable=SC2154 # facts_format
     {
         ask container
@@ -95,6 +95,11 @@ host_part() {
         *) found='' ;;
         esac
         printf 'block\t%s\t%s\n' "$path" "$found"
+    done
+    # What a login shows may be another at each call, and so it tells nothing.
+    ask login | while IFS= read -r path; do
+        [ ! -f "$path" ] ||
+            printf 'digest\t%s\t%s\n' "$path" "$(sed 's/\("auth": "\)[^"]*/\1/' "$path" | sha256sum | cut -c 1-64)"
     done
     ask package | xargs -d '\n' -r dpkg-query -W \
         -f "package$tab\${Package}$tab\${db:Status-Status}$tab\${Version}\n" 2>/dev/null

@@ -18,7 +18,7 @@ from fiefdom.desired.containers import UNIT_DIR, conf_path
 from fiefdom.desired.offers import conf_path as offer_conf_path
 from fiefdom.desired.offers import is_offer
 from fiefdom.desired.offers import unit_of as offer_unit
-from fiefdom.desired.state import Account, Block, Container, Directory, File, Offer, Package, Sysctl, Unit
+from fiefdom.desired.state import Account, Block, Container, Directory, File, Image, Offer, Package, Sysctl, Unit
 from fiefdom.model.unit_names import former_of, template_of, unit_of
 
 _HERE = Path(__file__).parent
@@ -41,7 +41,8 @@ Step = tuple[str, ...]
 class Phase:
     """Steps that one host takes in one round trip.
 
-    ``guarded`` says what is kept of the host because a mistake could lock the operator out: see `guard`.
+    ``images`` are sent to the host before it takes the steps. ``guarded`` says what is kept of the host because a
+    mistake could lock the operator out: see `guard`.
     ``interrupts`` says that the host may serve less while it runs, so hosts take turns, and each turn is seen through
     even if the operator goes away.
     """
@@ -67,12 +68,32 @@ def phases(plan: HostPlan, confirm_s: int = guard.CONFIRM_S) -> tuple[Phase, ...
             Phase("packages", tuple(_packages(plan))),
             Phase("access", tuple(_access(access, kept)) if access.changes else (), guarded=kept),
             Phase("files", tuple(_host_files(calm))),
-            Phase("images", images=tuple(c.name for c in calm.of("image"))),
+            images_phase(calm),
             Phase("containers", tuple(_serving(calm)), interrupts=_interrupts(calm)),
             Phase("removal", tuple(_removal(calm))),
         )
         if phase.steps or phase.images
     )
+
+
+def images_phase(plan: HostPlan) -> Phase:
+    """What brings a host the images that it lacks: those that are sent to it, and steps that pull the others."""
+    wanted = [c.resource for c in plan.of("image", "+", "~") if isinstance(c.resource, Image)]
+    pulls = [("pull", i.ref, i.pull) if i.pull != i.ref else ("pull", i.ref) for i in wanted if i.pull]
+    steps = (*_logins(plan), *pulls) if pulls else ()
+    return Phase("images", steps, tuple(i.ref for i in wanted if not i.pull))
+
+
+def _logins(plan: HostPlan) -> Iterator[Step]:
+    """What registries are shown, as it is now: what the host has may be of yesterday."""
+    for f in (f for f in plan.state.files if f.login):
+        folders = [d for d in plan.state.directories if f.path.startswith(f"{d.path}/")]
+        made = [("directory", d.path) for d in folders] + [("file", f.path)]
+        own = claims(plan.state, plan.snapshot) - plan.snapshot.made
+        yield from (("record", *item) for item in made if item in own)
+        yield from (("directory", d.path, f"{d.mode:04o}", str(d.uid), str(d.gid)) for d in folders)
+        yield _stage(f)
+        yield ("place", f.path)
 
 
 def turn(plan: HostPlan) -> tuple[Step, ...]:

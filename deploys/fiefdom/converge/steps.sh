@@ -596,9 +596,10 @@ take() {
     remove-block) remove_block "$1" ;;
     remove-account) remove_account "$1" ;;
     remove-directory) rmdir "$1" 2>/dev/null || : ;; # what somebody else put in it stays
-    pull)
-        [ ! -e /etc/fiefdom/docker/config.json ] || export DOCKER_CONFIG=/etc/fiefdom/docker # the registry's password
-        output=$(docker pull -q "$1" 2>&1) || fail "$1" "cannot be pulled: $output"
+    pull) # by its name, or as what a digest names
+        [ ! -e /etc/fiefdom/docker/config.json ] || export DOCKER_CONFIG=/etc/fiefdom/docker # the registries' passwords
+        output=$(docker pull -q "${2:-$1}" 2>&1) || fail "$1" "cannot be pulled: $output"
+        [ $# = 1 ] || output=$(docker tag "$2" "$1" 2>&1) || fail "$1" "cannot be named: $output"
         ;;
     *) fail "$action" "is not a step this script knows" ;;
     esac

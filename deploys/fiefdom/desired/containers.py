@@ -8,9 +8,9 @@ from dataclasses import replace
 from fiefdom import __version__
 from fiefdom.desired import programs
 from fiefdom.desired.render import render
-from fiefdom.desired.state import Container, Directory, File, HostState, spec_hash
+from fiefdom.desired.state import Container, Directory, File, HostState, Image, spec_hash
 from fiefdom.errors import FiefdomError
-from fiefdom.model import Cluster
+from fiefdom.model import Cluster, references
 
 CONF_DIR = "/etc/fiefdom/containers"
 STAMP_DIR = "/var/lib/fiefdom/containers"
@@ -33,15 +33,22 @@ MARGIN_S = 30
 _, FACTS, _ = programs.text_of("container").split("# @FACTS@\n")
 
 
-def image_ref(cluster: Cluster, image: str, version: str) -> str:
-    """Reference of an image, at the cluster's registry where it has one."""
-    ref = f"{image}:{version}"
-    return ref if cluster.registry is None else f"{cluster.registry.server}/{ref}"
+def service_image(cluster: Cluster, service: str) -> Image:
+    """The image of a service, and where hosts get it."""
+    ref = cluster.image_ref(service)
+    if cluster.registry_of(service) is None:
+        return Image(ref)
+    digest = references.parse(cluster.services[service].image).digest
+    return Image(ref, references.pinned(ref, digest) if digest else ref, digest)
 
 
-def own_image_ref(cluster: Cluster, name: str) -> str:
-    """Reference of an image of this project, whose tag is the project's version."""
-    return image_ref(cluster, f"fiefdom/{name}", __version__)
+def own_image(cluster: Cluster, name: str) -> Image:
+    """An image of this project, whose tag is the project's version, at the cluster's registry where it has one."""
+    ref = f"fiefdom/{name}:{__version__}"
+    if cluster.registry is None:
+        return Image(ref)
+    ref = references.at(cluster.registry.server, ref)
+    return Image(ref, ref)
 
 
 def sandbox_args(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from fiefdom.desired.context import Context
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Codename, Directory, File, HostState, Package, Unit
-from fiefdom.model import Registry
+from fiefdom.model import Registry, references
 
 CONFIG = "/etc/docker/daemon.json"
 UNIT = "docker.service"
@@ -55,23 +56,34 @@ def networks(config: bytes) -> frozenset[str]:
 
 def _login(context: Context) -> HostState:
     """What root's `docker pull` shows the registry, as `docker login` would write it: no login, no password in argv."""
-    registry = context.cluster.registry
-    if registry is None or registry.password is None:
+    auths = {}
+    for registry in _registries(context):
+        if registry.password is not None:
+            pair = f"{registry.user}:{context.secrets.text(registry.password)}"
+            auths[_authority(registry)] = {"auth": base64.b64encode(pair.encode()).decode()}
+    if not auths:
         return HostState()
-    pair = f"{registry.user}:{context.secrets.text(registry.password)}"
-    auths = {_authority(registry): {"auth": base64.b64encode(pair.encode()).decode()}}
     text = json.dumps({"auths": auths}, indent=2) + "\n"
     return HostState(
         directories=(Directory("/etc/fiefdom"), Directory(CLIENT_DIR, mode=0o700)),
-        files=(File(CLIENT_CONFIG, text.encode(), mode=0o600, secret=True),),
+        files=(File(CLIENT_CONFIG, text.encode(), mode=0o600, secret=True, login=True),),
     )
+
+
+def _registries(context: Context) -> Iterator[Registry]:
+    """Those that this host pulls from, first the one that has Fiefdom's own images."""
+    cluster = context.cluster
+    if cluster.registry is not None and (context.is_gateway or context.is_app_host):
+        yield cluster.registry
+    for service in cluster.services:
+        if cluster.count(context.name, service) and (registry := cluster.registry_of(service)) is not None:
+            yield registry
 
 
 def _authority(registry: Registry) -> str:
     """The registry's name in a client's configuration, which for Docker Hub is an old address of its."""
-    host = registry.server.partition("/")[0]
-    is_host = "." in host or ":" in host or host == "localhost"
-    return host if is_host and host not in ("docker.io", "index.docker.io") else "https://index.docker.io/v1/"
+    domain = references.domain_of(registry.server)
+    return domain if domain != references.HUB else "https://index.docker.io/v1/"
 
 
 def _daemon_json(context: Context) -> str:

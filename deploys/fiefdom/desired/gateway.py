@@ -9,7 +9,7 @@ from fiefdom.desired.account import UID, with_account
 from fiefdom.desired.containers import (
     env_file,
     env_path,
-    own_image_ref,
+    own_image,
     sandbox_args,
     start_limit_s,
     stop_limit_s,
@@ -19,7 +19,7 @@ from fiefdom.desired.context import Context
 from fiefdom.desired.membership import agent_file, ring_files, rpc_environment
 from fiefdom.desired.programs import program
 from fiefdom.desired.render import render
-from fiefdom.desired.state import Container, Directory, File, HostState, Image, Unit
+from fiefdom.desired.state import Container, Directory, File, HostState, Unit
 from fiefdom.model import LAST_PORT, Cluster, Gateway, Health, Service
 from fiefdom.model.unit_names import unit_of
 
@@ -76,7 +76,7 @@ def desired(context: Context) -> HostState:
             _unit_file(container),
         ),
         units=(Unit(UNIT),),
-        images=(Image(container.image),),
+        images=(own_image(context.cluster, "gateway"),),
     )
     # In one stroke with the supervisor, which reads it; not with what the container is made from.
     return with_account(with_containers(state, container)) + HostState(files=(program("handover", mode=0o644),))
@@ -104,14 +104,14 @@ def _container(context: Context) -> Container:
         name=NAME,
         unit=UNIT,
         role="gateway",
-        image=own_image_ref(cluster, "gateway"),
+        image=own_image(cluster, "gateway").ref,
         args=args,
         # The reconciler follows haproxy.cfg, reconciler.json and agent.json by itself, without a restart.
         config=(env_path(NAME), *(file.path for file in ring_files(context, AGENT_CONFIG))),
         probe=f"http://{context.host.address}:{gateway.stats_port}/healthz",
         start_timeout_s=START_TIMEOUT_S,
         stop_grace_s=gateway.grace_s + LEAVE_S,
-        version=own_image_ref(cluster, "gateway").rpartition(":")[2],
+        version=own_image(cluster, "gateway").ref.rpartition(":")[2],
     )
 
 

@@ -6,7 +6,7 @@ from fiefdom.desired.account import UID, with_account
 from fiefdom.desired.containers import (
     env_file,
     env_path,
-    own_image_ref,
+    own_image,
     sandbox_args,
     start_limit_s,
     stop_limit_s,
@@ -16,7 +16,7 @@ from fiefdom.desired.context import Context
 from fiefdom.desired.membership import agent_file, ring_files, rpc_environment
 from fiefdom.desired.programs import MADE_DIR, program
 from fiefdom.desired.render import render
-from fiefdom.desired.state import Container, Directory, File, HostState, Image, Unit
+from fiefdom.desired.state import Container, Directory, File, HostState, Unit
 from fiefdom.model.unit_names import unit_of
 
 NAME = "serf-agent"
@@ -57,7 +57,7 @@ def desired(context: Context) -> HostState:
             program("offer"),
         ),
         units=(Unit(UNIT),),
-        images=(Image(container.image),),
+        images=(own_image(context.cluster, "serf"),),
     )
     return with_account(with_containers(state, container))
 
@@ -84,7 +84,7 @@ def _container(context: Context) -> Container:
         name=NAME,
         unit=UNIT,
         role="agent",
-        image=own_image_ref(cluster, "serf"),
+        image=own_image(cluster, "serf").ref,
         args=args,
         command=(f"-config-file={TAGS}",),
         config=(CONFIG, env_path(NAME), *(file.path for file in ring_files(context, CONFIG))),
@@ -93,7 +93,7 @@ def _container(context: Context) -> Container:
         # On SIGTERM it would end as "failed" for its peers, were it not for leave_on_terminate; SIGINT always leaves.
         stop_signal="SIGINT",
         stop_grace_s=STOP_GRACE_S,
-        version=own_image_ref(cluster, "serf").rpartition(":")[2],
+        version=own_image(cluster, "serf").ref.rpartition(":")[2],
     )
 
 

@@ -9,15 +9,15 @@ from fiefdom.desired.containers import (
     UNIT_DIR,
     env_file,
     env_path,
-    image_ref,
     sandbox_args,
+    service_image,
     start_limit_s,
     stop_limit_s,
     with_containers,
 )
 from fiefdom.desired.context import Context
 from fiefdom.desired.render import render
-from fiefdom.desired.state import Container, File, HostState, Image, Unit
+from fiefdom.desired.state import Container, File, HostState, Unit
 from fiefdom.model import Instance, Service
 from fiefdom.model.unit_names import template_of
 
@@ -35,7 +35,8 @@ def _instance(context: Context, instance: Instance) -> HostState:
     service = context.cluster.service_on(context.name, instance.service)
     container = _container(context, instance, service)
     files = (env_file(container.name, _environment(context, instance, service)), _unit_file(instance, container))
-    state = HostState(files=files, units=(Unit(instance.unit),), images=(Image(container.image),))
+    image = service_image(context.cluster, instance.service)
+    state = HostState(files=files, units=(Unit(instance.unit),), images=(image,))
     return with_containers(state, container)
 
 
@@ -76,7 +77,7 @@ def _container(context: Context, instance: Instance, service: Service) -> Contai
         unit=instance.unit,
         role="instance",
         service=instance.service,
-        image=image_ref(context.cluster, service.image, service.version),
+        image=context.cluster.image_ref(instance.service),
         args=args,
         command=service.command,
         config=(env_path(instance.container),),

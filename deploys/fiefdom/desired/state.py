@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -18,6 +19,10 @@ Role = Literal["instance", "agent", "gateway"]
 def digest(data: bytes | str) -> str:
     """sha256 of ``data`` in hexadecimal, as ``sha256sum`` prints it."""
     return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
+
+
+# As snapshot.sh has it.
+_SHOWN = re.compile(rb'("auth": ")[^"]*')
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ class File:
     container is made from: it is placed in the host's own turn, right before its containers start anew, so that a
     run which stops half way leaves no host with a configuration that its next restart would take up alone.
     ``precedes`` names a package that starts what reads it as soon as it is installed, so that it is placed before.
+    One that is a ``login`` is what Docker's client shows registries. That may be another at each call, so it counts for
+    nothing when files are compared, and is placed anew before every pull.
     """
 
     path: str
@@ -71,11 +78,12 @@ class File:
     check: tuple[str, ...] = ()
     serves: bool = False
     precedes: str = ""
+    login: bool = False
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of the content."""
-        return digest(self.content)
+        """sha256 of the content, less what a login shows."""
+        return digest(_SHOWN.sub(rb"\1", self.content) if self.login else self.content)
 
 
 BLOCK_MARK = "# fiefdom:"
@@ -146,9 +154,15 @@ class Unit:
 
 @dataclass(frozen=True)
 class Image:
-    """A container image by reference; where the host gets it is not the state's business."""
+    """A container image by what the host calls it.
+
+    ``pull`` is what the host pulls, empty where the image is sent to it. Where the inventory has a ``digest``, what a
+    registry knows by another one is not right.
+    """
 
     ref: str
+    pull: str = ""
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -194,7 +208,7 @@ class Offer:
     instances: tuple[str, ...] = ()
 
 
-Resource = Account | Block | Directory | File | Package | Sysctl | Unit | Container | Offer | str | None
+Resource = Account | Block | Directory | File | Image | Package | Sysctl | Unit | Container | Offer | str | None
 """What one change of a host is about, where it is more than a name."""
 
 

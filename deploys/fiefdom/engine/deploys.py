@@ -95,7 +95,7 @@ def deploy(*concerns: str) -> None:
         host.log(f"release pending: {pending}; `fiefdom rollout` makes it")
     own = {phase.name: phase for phase in phases(wanted.due, known.cluster.ssh.confirm_s)}
     nothing = Phase("nothing")
-    registry = known.cluster.registry is not None
+    pulled = {image.pulled for image in build.wanted(known.cluster)}
     interrupts = takes_turns(plan.merge([wanted]))
     for name in PHASES:
         phase = own.get(name, nothing)
@@ -110,14 +110,13 @@ def deploy(*concerns: str) -> None:
                 _serial=True,
             )
             continue
-        steps = [("pull", ref) for ref in phase.images if registry] + list(phase.steps)
-        if name == "images" and not registry:
+        if name == "images" and False in pulled:
             ship(name="Fiefdom: images", cluster=known.cluster, refs=phase.images, _sudo=False)
-        else:
+        if name != "images" or True in pulled:
             # Hosts take turns where one may serve less for a while.
             take(
                 name=f"Fiefdom: {name}",
-                steps=steps_text(steps),
+                steps=steps_text(phase.steps),
                 detached=phase.interrupts,
                 # Asked before the first change, when it is carried out: a dry run is nobody's business.
                 unlocked=known.cluster if interrupts and name == PHASES[0] else None,

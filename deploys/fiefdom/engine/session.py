@@ -219,17 +219,15 @@ class Session:
 
         return self.on_all(ask, queries)
 
-    def run(self, name: str, phase: Phase, registry: bool) -> None:
+    def run(self, name: str, phase: Phase) -> None:
         """As `run.Hosts.run`."""
         with reaching(name):
-            self._run(name, phase, registry)
+            self._run(name, phase)
 
-    def _run(self, name: str, phase: Phase, registry: bool) -> None:
+    def _run(self, name: str, phase: Phase) -> None:
         host = self._host(name)
         label = f"{name} | {phase.name}"
-        if phase.images and registry:
-            self._operate(host, take, label, steps=steps.steps_text(("pull", ref) for ref in phase.images))
-        elif phase.images:
+        if phase.images:
             self._operate(host, ship, label, cluster=self.cluster, refs=phase.images)
         if phase.guarded is not None:
             self._unconfirmed[name] = phase.guarded

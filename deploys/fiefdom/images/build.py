@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fiefdom.desired.containers import image_ref, own_image_ref
+from fiefdom.desired.containers import own_image, service_image
 from fiefdom.errors import FiefdomError
 from fiefdom.images import bases
 from fiefdom.images.docker import CONTEXT_LABEL, inspect, run
@@ -24,26 +24,33 @@ _PACKAGES = "/usr/share/fiefdom/packages.txt"  # `dpkg-query --show`, written by
 
 @dataclass(frozen=True)
 class Wanted:
-    """An image that a cluster runs. ``context`` is the folder it is built from, if it is built here."""
+    """An image that a cluster runs. ``context`` is the folder it is built from, if it is built here.
+
+    One that is ``pulled`` is a registry's: hosts get it from there, and this machine has no part in it.
+    """
 
     ref: str
     key: str
     context: Path | None
+    pulled: bool = False
 
 
 def wanted(cluster: Cluster) -> tuple[Wanted, ...]:
     """Every image of a cluster: Fiefdom's own two and one for each service."""
     own = [
-        Wanted(own_image_ref(cluster, name), f"Fiefdom's own fiefdom/{name}", _own_context(name))
+        Wanted(image.ref, f"Fiefdom's own fiefdom/{name}", _own_context(name), bool(image.pull))
         for name in ("gateway", "serf")
+        for image in [own_image(cluster, name)]
     ]
     services = [
         Wanted(
-            image_ref(cluster, service.image, service.version),
+            image.ref,
             f"services.{name}.image",
             cluster.path(service.build) if service.build else None,
+            bool(image.pull),
         )
         for name, service in cluster.services.items()
+        for image in [service_image(cluster, name)]
     ]
     return tuple(dict.fromkeys([*own, *services]))
 
@@ -64,9 +71,7 @@ def identities(cluster: Cluster) -> dict[str, str]:
     whose builds differ in nothing but their time agree. For one that is only present here it is its id. Images
     of a registry, and those that this machine does not know, are not in the result.
     """
-    if cluster.registry is not None:
-        return {}
-    needed = wanted(cluster)
+    needed = [w for w in wanted(cluster) if not w.pulled]
     known = {w.ref: f"context:{_digest_of(w.context)}" for w in needed if w.context is not None}
     others = [w.ref for w in needed if w.context is None]
     if others and shutil.which("docker") is not None:
@@ -77,11 +82,9 @@ def identities(cluster: Cluster) -> dict[str, str]:
 def ensure(cluster: Cluster, refs: Iterable[str], say: Tell) -> None:
     """Build those of ``refs`` that are missing here or older than their folder.
 
-    Raises FiefdomError for an image that is neither here nor can be built. With a registry there is nothing to do.
+    Raises FiefdomError for an image that is neither here nor can be built. For a registry's there is nothing to do.
     """
-    if cluster.registry is not None:
-        return
-    needed = [w for w in wanted(cluster) if w.ref in set(refs)]
+    needed = [w for w in wanted(cluster) if w.ref in set(refs) and not w.pulled]
     present = inspect([w.ref for w in needed]) if needed else {}
     for image in needed:
         found = present.get(image.ref)

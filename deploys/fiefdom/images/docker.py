@@ -12,6 +12,7 @@ from typing import IO
 
 from fiefdom.errors import FiefdomError
 from fiefdom.images import bases, layers
+from fiefdom.model import references
 
 CONTEXT_LABEL = "fiefdom.context"  # snapshot.sh reads it as well
 
@@ -97,7 +98,8 @@ def inspect(refs: list[str]) -> dict[str, _Found]:
         entry = _Found(
             _id_on_hosts(image["Id"]), image["Id"], labels.get(CONTEXT_LABEL, ""), labels.get(bases.LABEL, ""), chain
         )
-        found.update({tag: entry for tag in image["RepoTags"] or [] if tag in refs})
+        names = {references.familiar(tag) for tag in image["RepoTags"] or []}
+        found.update({ref: entry for ref in refs if references.familiar(ref) in names})
     return found
 
 

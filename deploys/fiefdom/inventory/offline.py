@@ -24,9 +24,9 @@ def mistakes(cluster: Cluster, written: Written, environ: Mapping[str, str]) -> 
 
 
 def missing_folders(cluster: Cluster) -> Iterator[Problem]:
-    """Folders that images are to be built from, and cannot be. With a registry nothing is built."""
-    for name, service in cluster.services.items() if cluster.registry is None else ():
-        if service.build is not None:
+    """Folders that images are to be built from, and cannot be. What a registry has is not built."""
+    for name, service in cluster.services.items():
+        if service.build is not None and cluster.registry_of(name) is None:
             folder = cluster.path(service.build)
             if not folder.is_dir():
                 yield ("services", name, "build"), f"there is no folder {folder}; correct it, or take `build` out"

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
+from fiefdom.model import references
 from fiefdom.model.draft import Draft
 from fiefdom.model.hosts import Service
 from fiefdom.model.rules import problems
@@ -29,7 +30,10 @@ class Cluster(Draft):
 
         Raises ValidationError for what cannot be a version.
         """
-        changed = Service.model_validate({**self.services[service].model_dump(), "version": version, "build": None})
+        own = self.services[service].model_dump() | {"version": version, "build": None}
+        if version != self.services[service].version:
+            own["image"] = references.name_of(own["image"])  # a digest is that of one version
+        changed = Service.model_validate(own)
         return self.model_copy(update={"services": {**self.services, service: changed}})
 
     def ssh_of(self, host: str) -> tuple[str, int, str | None]:

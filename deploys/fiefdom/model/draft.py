@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
+from fiefdom.model import references
 from fiefdom.model.hosts import APP_HOSTS, GATEWAYS, Host, Instance, Service
 from fiefdom.model.secrets import SecretSource
 from fiefdom.model.settings import Docker, EncryptedFile, Gateway, Network, Registry, Rollout, Serf, Ssh
@@ -26,6 +27,10 @@ class Draft(Model):
     gateway: Gateway = Field(default_factory=Gateway, description="HAProxy on the gateways.")
     rollout: Rollout = Field(default_factory=Rollout, description="How releases go.")
     registry: Registry | None = Field(None, description="Registry to pull from; images travel over SSH when absent.")
+    registries: dict[Name, Registry] = Field(
+        default_factory=dict,
+        description="Further registries by name, for services that name one or whose image begins with its server.",
+    )
     secrets: EncryptedFile | None = Field(None, description="Encrypted file that holds secrets by name.")
     time_servers: Many[HostName] = Field((), description="NTP servers; Debian's own when empty.")
     base_dir: FilePath = Field(".", description="Folder that relative paths start from; the inventory's own.")
@@ -80,6 +85,23 @@ class Draft(Model):
             changes["limits"] = base.limits.model_copy(update=own)
         return base.model_copy(update=changes)
 
+    def registry_of(self, service: str) -> Registry | None:
+        """Where hosts pull the image of ``service`` from; None where they get it over SSH."""
+        wanted = self.services[service]
+        if wanted.registry is not None:
+            return self.registries.get(wanted.registry)
+        image = references.parse(wanted.image)
+        for registry in self.registries.values():
+            if image.named and image.domain == references.domain_of(registry.server):
+                return registry
+        return self.registry
+
+    def image_ref(self, service: str) -> str:
+        """What hosts call the image of ``service``: its name with the version as tag, at its registry if it has one."""
+        wanted, registry = self.services[service], self.registry_of(service)
+        ref = references.tagged(wanted.image, wanted.version)
+        return ref if registry is None else references.at(registry.server, ref)
+
     def secret_sources(self) -> Iterator[tuple[KeyPath, SecretSource]]:
         """Where each secret comes from, with the key that says so; those that nothing here uses are left out.
 
@@ -89,6 +111,10 @@ class Draft(Model):
             yield ("serf", "key"), self.serf.key
         if self.registry is not None and self.registry.password is not None:
             yield ("registry", "password"), self.registry.password
+        used = [self.registry_of(name) for name in self.services if any(self.count(host, name) for host in self.hosts)]
+        for name, registry in self.registries.items():
+            if registry.password is not None and any(registry is one for one in used):
+                yield ("registries", name, "password"), registry.password
         for host in self.hosts:
             for name in self.services:
                 if not self.count(host, name):

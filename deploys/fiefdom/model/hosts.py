@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from fiefdom.model.references import IMAGE
 from fiefdom.model.secrets import EnvValue
 from fiefdom.model.text import (
     FIRST_GATEWAY_PORT,
@@ -120,15 +121,23 @@ class Service(Model):
     image: Annotated[
         str,
         Matches(
-            r"([A-Za-z0-9.-]+:[0-9]+/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*",
-            "an image name such as team/predictor, without tag: that is `version`",
+            IMAGE,
+            "an image name such as team/predictor, without tag: that is `version`; a digest may follow, as @sha256:...",
         ),
-    ] = Field(description="Image name without tag, such as team/predictor.")
+    ] = Field(
+        description="Image name without tag, such as team/predictor. A digest may follow (team/predictor@sha256:...): "
+        "then what a registry has under it is what runs."
+    )
     version: Version = Field(description="Image tag to run. The inventory's version is the truth.")
     build: FilePath | None = Field(
         None,
         description="Folder of a Dockerfile to build the image from on the operator's machine; "
         "relative to the inventory.",
+    )
+    registry: Name | None = Field(
+        None,
+        description="Which of `registries` has the image; when absent, the one that the image's name begins with, else "
+        "`registry`.",
     )
     instances: int = Field(1, ge=0, le=1000, description="Instances on each host that runs the service.")
     base_port: Port = Field(8000, description="Host port of the first instance; the others follow.")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from fiefdom.model.draft import Draft
 from fiefdom.model.hosts import APP_HOSTS, GATEWAYS, Service
+from fiefdom.model.image_rules import image_problems, registry_problems
 from fiefdom.model.text import LAST_PORT, Problem, sysctl_name
 from fiefdom.wording import KeyPath, dotted
 
@@ -291,8 +292,6 @@ def _docker_problems(cluster: Draft) -> Iterator[Problem]:
 def _secret_problems(cluster: Draft) -> Iterator[Problem]:
     if cluster.serf.key is not None and cluster.serf.key_file is not None:
         yield ("serf", "key"), "the key comes from serf.key_file already; take one of the two out"
-    if cluster.registry is not None and (cluster.registry.user is None) != (cluster.registry.password is None):
-        yield ("registry",), "user and password go together; add the other one"
     if cluster.secrets is None:
         for key, source in dict(cluster.secret_sources()).items():
             if source.secret is not None:
@@ -366,6 +365,7 @@ def _texts(value: object, key: KeyPath) -> Iterator[tuple[KeyPath, str]]:
             yield from _texts(inner, (*key, i))
 
 
+_IMAGES = ("services.*.image", "services.*.registry")
 _RUNS = ("hosts.*.groups", "hosts.*.services", "services.*.groups", "services.*.instances")
 _RULES = (
     _Rule(_address_problems, ("hosts.*.address",)),
@@ -384,7 +384,12 @@ _RULES = (
     _Rule(_route_problems, ("services.*.route",)),
     _Rule(_tag_problems, (*_RUNS, "services.*.base_port", "services.*.health", "services.*.version")),
     _Rule(_docker_problems, ("network", "docker")),
-    _Rule(_secret_problems, ("serf", "registry", "secrets", "services.*.environment", "hosts.*.services")),
+    _Rule(registry_problems, ("registry", "registries")),
+    _Rule(image_problems, ("registry", "registries", *_IMAGES, "services.*.version", "services.*.build")),
+    _Rule(
+        _secret_problems,
+        ("serf", "registry", "registries", "secrets", *_IMAGES, "services.*.environment", "hosts.*.services"),
+    ),
     _Rule(_sysctl_problems, ("hosts.*.sysctls",)),
     _Rule(_low_port_problems, ("hosts.*.sysctls", "hosts.*.groups", "services.*.route")),
     _Rule(_placeholder_problems, ()),

@@ -288,7 +288,10 @@ class Registry(Model):
     user: Annotated[str, Matches("[!-9;-~]+", "a login name without blanks and colons")] | None = Field(
         None, description="Whom the registry knows; anonymous when absent."
     )
-    password: SecretSource | None = Field(None, description="Where the user's password or token comes from.")
+    password: SecretSource | None = Field(
+        None,
+        description="Where the user's password or token comes from. Another is no drift: hosts get it when they pull.",
+    )
 
 
 class EncryptedFile(Model):

@@ -8,8 +8,8 @@ from dataclasses import replace
 from fiefdom.cluster import audit, ledger
 from fiefdom.converge import look, run, snapshot
 from fiefdom.converge.run import Hosts
-from fiefdom.desired import containers
 from fiefdom.errors import FiefdomError
+from fiefdom.model import references
 from fiefdom.wording import printable
 
 _AUDITED = 1000
@@ -42,5 +42,6 @@ def known_before(known: run.Known, hosts: Hosts, service: str, version: str | No
         cluster = known.cluster.with_version(service, version)
     except ValueError:
         raise FiefdomError(f"{printable(version)!r} cannot be a version; it is an image's tag") from None
-    ref = containers.image_ref(cluster, cluster.services[service].image, version)
-    return replace(known, cluster=cluster, identities={k: v for k, v in known.identities.items() if k != ref})
+    ref = cluster.image_ref(service)
+    identities = {k: v for k, v in known.identities.items() if not references.same(k, ref)}
+    return replace(known, cluster=cluster, identities=identities)

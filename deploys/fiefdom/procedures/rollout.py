@@ -12,9 +12,9 @@ from fiefdom.cluster.lock import CANARY, Lock, quorum, refusal
 from fiefdom.cluster.views import Counts, Views, alone, counts, erring, verdict, views_of
 from fiefdom.converge import carry_out, look, plan, run, steps
 from fiefdom.converge.run import Hosts, Known, Say
-from fiefdom.converge.steps import Phase, Step
+from fiefdom.converge.steps import Step
 from fiefdom.desired.containers import FAILED
-from fiefdom.desired.state import Container
+from fiefdom.desired.state import Container, Image
 from fiefdom.errors import FiefdomError, Unreachable
 from fiefdom.images import build
 from fiefdom.model import Cluster
@@ -201,10 +201,12 @@ def require_images(cluster: Cluster, wanted: Release, wish: Wish) -> None:
     lacking: dict[str, list[str]] = {}
     for name in wanted.hosts:
         for change in wanted.turns[name].of("image"):
+            if isinstance(change.resource, Image) and change.resource.pull:
+                continue
             lacking.setdefault(change.name, []).append(name)
-    here = build.identities(cluster) if lacking and cluster.registry is None else {}
+    here = build.identities(cluster) if lacking else {}
     for ref, names in lacking.items():
-        if cluster.registry is None and ref not in here:
+        if ref not in here:
             key, mend = "", "name a version that is somewhere, or bring its image here"
             if wish.what != "rollback":
                 key = "".join(f"{w.key}: " for w in build.wanted(cluster) if w.ref == ref)
@@ -236,8 +238,7 @@ def ship(known: run.Known, hosts: Hosts, wanted: Release, say: Say) -> None:
 
     def send(name: str) -> None:
         say(name, "image")
-        phase = Phase("images", images=tuple(c.name for c in turns[name].of("image")))
-        hosts.run(name, phase, known.cluster.registry is not None)
+        hosts.run(name, steps.images_phase(turns[name]))
 
     hosts.on_all(send, turns)
 

@@ -38,8 +38,6 @@ class FakeHosts:
     fails: tuple[str, str] | None = None
     log: list[str] = field(default_factory=list)
     together: list[list[str]] = field(default_factory=list)
-    registries: set[bool] = field(default_factory=set)
-    """Whether it was told that images come from a registry."""
 
     def snapshot_lines(self, _queries: Mapping[str, str]) -> dict[str, list[str]]:
         raise AssertionError("a plan is carried out as it is, without another look")
@@ -56,8 +54,7 @@ class FakeHosts:
             raise errors[0]
         return results
 
-    def run(self, name: str, phase: steps.Phase, registry: bool) -> None:
-        self.registries.add(registry)
+    def run(self, name: str, phase: steps.Phase) -> None:
         self.log.append(f"{name} {phase.name}")
         if (name, phase.name) == self.fails:
             raise FiefdomError(f"{name}: out of luck")
@@ -174,14 +171,6 @@ def test_a_host_without_room_is_refused_before_any_host_changes(free_kib: int | 
         with pytest.raises(FiefdomError, match=r"^app2: /var/lib has 100 MiB free of about 200 "):
             carry_out(wanted, hosts)
         assert hosts.log == []
-
-
-@pytest.mark.parametrize("registry", [None, {"server": "registry.example.org"}])
-def test_hosts_are_told_where_images_come_from(registry: dict[str, str] | None) -> None:
-    hosts = FakeHosts()
-    cluster = context(registry=registry).cluster
-    carry_out_module.carry_out(plan_of(app1=(APP, BARE)), hosts, cluster, lambda *_: None)
-    assert hosts.registries == {registry is not None}
 
 
 def test_a_plan_without_changes_touches_no_host() -> None:

@@ -19,15 +19,15 @@ from fiefdom.desired.state import Codename, Container, Directory, File, HostStat
 from fiefdom.errors import FiefdomError
 
 SHA = "0c15e883dee85bb2f3540a47ec58f617a2547117f9096417ba5422268029f501"
-NOTHING = ""  # two units are parted by a record without a value
+NOTHING = ""  # two units are parted by a record without a value; and what ends in a blank or a tab
 RECORDED = f"""\
 snapshot	1
 uid	0
 client	10.1.0.2
 os	debian	trixie
 docker	up
-image	fiefdom/predictor:1.0.0	sha256:aa	{SHA}
-image	team/web:7	sha256:bb	<no value>
+image	fiefdom/predictor:1.0.0	sha256:aa	{SHA}	{NOTHING}
+image	team/web:7	sha256:bb	<no value>	team/web@sha256:{SHA} r.org/web@sha256:22 {NOTHING}
 container	/predictor-8000	true	sha256:aa	spec1	instance	1.0.0	predictor-8000	9000	10.1.0.21 	{SHA}
 container	/by-hand	false	sha256:bb	<no value>	<no value>	<no value>	<no value>	<no value>		{SHA}
 hostname	app1	app1
@@ -106,7 +106,7 @@ def test_a_recorded_answer_becomes_values() -> None:
         sysctls={"net/core/somaxconn": "4096", "net/ipv4/ip_local_port_range": "32768 60999"},
         images={
             "fiefdom/predictor:1.0.0": FoundImage("sha256:aa", SHA),
-            "team/web:7": FoundImage("sha256:bb"),
+            "team/web:7": FoundImage("sha256:bb", digests=frozenset({f"sha256:{SHA}", "sha256:22"})),
         },
         containers={
             "predictor-8000": FoundContainer(
@@ -171,7 +171,7 @@ def test_a_query_asks_for_what_any_release_may_need_once() -> None:
     one = HostState(
         packages=(Package("curl"),),
         directories=(Directory("/etc/fiefdom"),),
-        files=(File("/etc/x", b"secret words", secret=True),),
+        files=(File("/etc/x", b"secret words", secret=True), File("/etc/login", b"", login=True)),
         sysctls=(Sysctl("net.core.somaxconn", "1"), Sysctl("net/ipv4/conf/eth0.1/rp_filter", "2")),
         units=(Unit("x.service", live=("nft", "list", "ruleset")),),
         images=(Image("team/web:7"),),
@@ -182,6 +182,8 @@ def test_a_query_asks_for_what_any_release_may_need_once() -> None:
     assert first.startswith("container-format\t{{.Name}}")
     assert rest == [
         "file\t/etc/x",
+        "file\t/etc/login",
+        "login\t/etc/login",
         "file\t/etc/fiefdom",
         "package\tcurl",
         "unit\tx.service",

@@ -81,3 +81,50 @@ def test_the_registrys_password_is_where_only_root_finds_it(server: str, name: s
 def test_an_open_registry_needs_no_login() -> None:
     state = docker.desired(context(registry={"server": "registry.example.org"}))
     assert state == docker.desired(context())
+
+
+REGISTRIES = {
+    "gh": {"server": "ghcr.io/team", "user": "bob", "password": {"command": ["print-token"]}},
+    "open": {"server": "open.example.org"},
+}
+
+
+@pytest.mark.parametrize(
+    ("host", "registry", "names"),
+    [
+        ("app1", False, []),
+        ("app2", False, ["ghcr.io"]),  # the one that runs `web`
+        ("gw1", False, []),
+        ("app1", True, ["r.org"]),
+        ("app2", True, ["r.org", "ghcr.io"]),
+        ("gw1", True, ["r.org"]),
+        # Neither a gateway nor an app host: of Fiefdom's own images it has none.
+        ("web1", True, ["ghcr.io"]),
+    ],
+)
+def test_a_host_gets_the_logins_of_the_registries_that_it_pulls_from(
+    host: str, registry: bool, names: list[str]
+) -> None:
+    it = context(
+        host,
+        registries=REGISTRIES,
+        services={"web": {"image": "ghcr.io/team/web"}, "predictor": {"registry": "open"}},
+        hosts={"web1": {"address": "10.1.0.31", "groups": ["web_hosts"]}},
+        registry={"server": "r.org", "user": "ann", "password": {"env": "PASSWORD"}} if registry else None,
+    )
+    values = {source: str(source) for _, source in it.cluster.secret_sources()}
+    state = docker.desired(replace(it, secrets=replace(it.secrets, values=values)))
+    found = [json.loads(f.content)["auths"] for f in state.files if f.path == docker.CLIENT_CONFIG]
+    assert list(found[0] if found else {}) == names
+    logins = {name: base64.b64decode(login["auth"]).decode() for name, login in (found[0] if found else {}).items()}
+    assert logins.get("ghcr.io", "bob:the command `print-token`") == "bob:the command `print-token`"
+
+
+def test_another_password_is_not_another_file() -> None:
+    it = context(registry={"server": "r.org", "user": "ann", "password": {"env": "PASSWORD"}})
+    ((_, source),) = it.cluster.secret_sources()
+    one, two = (
+        docker.desired(replace(it, secrets=replace(it.secrets, values={source: text}))).file(docker.CLIENT_CONFIG)
+        for text in ("one", "another")
+    )
+    assert one.content != two.content and one.digest == two.digest

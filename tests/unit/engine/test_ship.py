@@ -80,7 +80,7 @@ session._entered_by = gevent.getcurrent()
 def ship(name):
     try:
         with shells.reaching(name):
-            engine._ship(state, hosts[name], SimpleNamespace(registry="none is built"), ("team/predictor:1",))
+            engine._ship(state, hosts[name], SimpleNamespace(registry=None, services={}), ("team/predictor:1",))
     except NestedOperationError as error:
         raise HostError(name, str(error)) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from fiefdom import __version__
 from fiefdom.errors import FiefdomError
-from fiefdom.images import bases, build
+from fiefdom.images import bases, build, docker
 from fiefdom.model import Cluster
 from helpers.example import INVENTORY, merged
 
@@ -105,6 +106,39 @@ def test_without_a_docker_client_a_person_hears_one_sentence(
 
 def test_nothing_to_send_needs_no_docker(folder: Path, without_docker: None) -> None:
     build.ensure(cluster(folder.parent), [], pytest.fail)
+
+
+SOME_PULLED: dict[str, object] = {
+    "registries": {"gh": {"server": "ghcr.io"}},
+    "services": {"predictor": {"image": "ghcr.io/team/predictor"}},
+}
+
+
+def test_of_several_registries_each_decides_on_its_own(folder: Path, without_docker: None) -> None:
+    some = cluster(folder.parent, **SOME_PULLED)
+    assert {w.ref: w.pulled for w in build.wanted(some)} == {
+        "ghcr.io/team/predictor:1.2.0": True,
+        **dict.fromkeys(OWN, False),
+    }
+    assert build.identities(some).keys() == OWN
+    build.ensure(some, ["ghcr.io/team/predictor:1.2.0"], pytest.fail)
+
+
+def test_an_image_here_is_found_however_the_inventory_writes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = {"Id": "sha256:1", "RepoTags": ["nginx:1", "ghcr.io/a/web:1"], "Config": {}, "RootFS": {}}
+    (tmp_path / "images").write_text(json.dumps([image]))
+    client = tmp_path / "docker"
+    client.write_text(
+        f'#!/bin/sh\n[ "$1" = image ] && exec cat {tmp_path}/images\necho \'27.0 [["Backing", "ext"]]\'\n'
+    )
+    client.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    docker._local_daemon.cache_clear()
+    refs = ["nginx:1", "docker.io/library/nginx:1", "index.docker.io/nginx:1", "ghcr.io/a/web:1", "a/web:1", "nginx:2"]
+    assert list(docker.inspect(refs)) == refs[:4]
+    docker._local_daemon.cache_clear()
 
 
 # --- contents

@@ -31,6 +31,8 @@ def test_a_folder_to_build_from_must_be_there(tmp_path: Path) -> None:
         f"services.api.build: {tmp_path}/empty has no Dockerfile; correct the folder",
     ]
     assert mistakes(tmp_path, {**build, "registry": {"server": "r.example.org"}}) == []
+    one = {"registries": {"one": {"server": "r.example.org"}}, "services/api/registry": "one"}
+    assert [line.partition(":")[0] for line in mistakes(tmp_path, {**build, **one})] == ["services.web.build"]
 
 
 def test_keys_that_are_here_must_be_keys(tmp_path: Path) -> None:

@@ -586,6 +586,15 @@ def test_a_secret_on_top_of_another_replaces_it_whole(
     assert str(cluster.serf.key) == "the command `b`"
 
 
+def test_a_registrys_password_on_top_of_another_replaces_it_whole() -> None:
+    def registries(password: dict[str, Any]) -> dict[str, Any]:
+        return {"one": {"server": "r.example.org", "user": "ann", "password": password}}
+
+    Path("test.yaml").write_text(yaml.safe_dump(yaml.safe_load(TEXT) | {"registries": registries({"env": "A"})}))
+    write(Path(), {"group_data/all.py": f"registries = {registries({'command': ['b']})!r}\n"})
+    assert str(inventory.load("test.yaml").registries["one"].password) == "the environment variable A"
+
+
 def test_data_on_its_way_through_pyinfra_does_not_show_environments() -> None:
     Path("test.yaml").write_text(TEXT.replace("instances: 2", "environment: {TOKEN: hidden-value}"))
     Path("test.py").write_text(TWO_LINES)

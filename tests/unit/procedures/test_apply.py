@@ -158,10 +158,10 @@ def test_what_ran_where_dockerd_was_down_is_found_under_the_lock(hosts: Simulate
     running, app1.now = app1.now.containers, replace(app1.now, docker="down", containers={})
     run_phase = hosts.run
 
-    def run(name: str, phase: Any, registry: bool) -> None:
+    def run(name: str, phase: Any) -> None:
         if name == "app1" and app1.now.docker == "down":  # whatever comes first starts it
             app1.now = replace(app1.now, docker="up", containers=dict(running))
-        run_phase(name, phase, registry)
+        run_phase(name, phase)
 
     hosts.run = run  # type: ignore[method-assign]
     app1.now.packages.pop("nftables")
@@ -172,8 +172,8 @@ def test_what_ran_where_dockerd_was_down_is_found_under_the_lock(hosts: Simulate
 def test_an_apply_whose_lock_was_taken_over_begins_no_other_turn(hosts: SimulatedHosts) -> None:
     run_phase = hosts.run
 
-    def run(name: str, phase: Any, registry: bool) -> None:
-        run_phase(name, phase, registry)
+    def run(name: str, phase: Any) -> None:
+        run_phase(name, phase)
         if (name, phase.name) == ("app1", "containers"):
             for gateway in GATEWAYS:
                 (hosts.root / gateway / "lock").unlink()
@@ -300,7 +300,7 @@ def test_instances_that_listen_where_their_host_is_no_more_wait_for_no_release(h
     instances = {"predictor-8000", "predictor-8001"}
     assert instances <= replaced()
     (access,) = [p for p in phases(look.make_plan(hosts.known, ["app1"], hosts).hosts[0].due) if p.name == "access"]
-    hosts.run("app1", access, True)
+    hosts.run("app1", access)
     assert instances <= replaced()
     assert words(fiefdom("apply", "--yes")) == []
     assert {hosts.hosts["app1"].now.containers[name].listens for name in instances} == {"10.1.0.99"}

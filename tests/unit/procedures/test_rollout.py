@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import itertools
 import json
@@ -18,9 +19,11 @@ from hypothesis import strategies as st
 
 from fiefdom.cluster import audit, ledger, views
 from fiefdom.converge import look, plan, steps
+from fiefdom.converge.run import Known
 from fiefdom.desired.containers import FAILED
 from fiefdom.errors import FiefdomError
 from fiefdom.images import build
+from fiefdom.model import Registry
 from fiefdom.procedures import release, rollback, rollout, turn
 from fiefdom.procedures.release import Order
 from fiefdom.procedures.rollout import Report, RolloutError, Wish
@@ -324,6 +327,68 @@ def test_a_version_that_all_hosts_have_need_not_be_here(hosts: SimulatedHosts, w
         hosts.hosts[name].take(steps.Phase("images", images=(f"team/predictor:{NEW}",)))
     assert perform(hosts, what="rollback").error is None
     assert versions(hosts) == all_on(NEW)
+
+
+# --- Images of registries: pinned by a digest, behind a token
+
+D, E = "sha256:" + "0a" * 32, "sha256:" + "0b" * 32
+REGISTRY = {"server": "registry.example.org", "user": "ann", "password": {"command": ["print-token"]}}
+
+
+def pinned(version: str, digest_of: str, token: str = "one") -> Known:  # noqa: S107
+    """What is known of the cluster with an image that a digest pins, and of the token of the day."""
+    service = {"image": f"team/predictor@{digest_of}", "version": version, "instances": 2}
+    found = known(services={"predictor": service})
+    cluster = found.cluster.model_copy(update={"registry": Registry.model_validate(REGISTRY)})
+    values = {source: token for _, source in cluster.secret_sources()}
+    return replace(found, cluster=cluster, secrets=replace(found.secrets, values=values))
+
+
+def digests(hosts: SimulatedHosts) -> dict[str, str]:
+    """Digest of the image that all of a host's instances run."""
+    found = {}
+    for name in APPS:
+        now = hosts.hosts[name].now
+        ids = {c.image_id for n, c in now.containers.items() if n.startswith("predictor-") and not n.endswith(FAILED)}
+        ((of,),) = {tuple(i.digests) for i in hosts.hosts[name]._built.values() if {i.id} == ids}
+        found[name] = of
+    return found
+
+
+def test_another_digest_is_a_release_and_the_way_back_is_the_image_that_hosts_have(
+    tmp_path: Path, clock: Clock
+) -> None:
+    hosts = converged(pinned(OLD, D), tmp_path)
+    hosts.known = pinned(NEW, E)
+    assert pending(hosts) == [f"predictor {OLD} -> {NEW} on app1, app2, app3, app4"]
+    assert perform(hosts).error is None
+    assert (versions(hosts), digests(hosts)) == (all_on(NEW), dict.fromkeys(APPS, E))
+    assert (pending(hosts), due(hosts)) == ([], [])
+    hosts.known = rollback.known_before(hosts.known, hosts, "predictor", None)
+    assert perform(hosts, what="rollback").error is None
+    assert (versions(hosts), digests(hosts)) == (all_on(OLD), dict.fromkeys(APPS, D))
+
+
+def test_another_digest_of_the_same_version_is_a_release_as_well(tmp_path: Path, clock: Clock) -> None:
+    hosts = converged(pinned(OLD, D), tmp_path)
+    hosts.known = pinned(OLD, E)
+    assert pending(hosts) == [f"predictor {OLD} with other settings on app1, app2, app3, app4"]
+    assert due(hosts) == []
+    assert perform(hosts).error is None
+    assert (versions(hosts), digests(hosts)) == (all_on(OLD), dict.fromkeys(APPS, E))
+
+
+def test_another_token_keeps_no_release_from_going_on_and_comes_with_its_images(tmp_path: Path, clock: Clock) -> None:
+    hosts = converged(pinned(OLD, D), tmp_path)
+    hosts.known = pinned(OLD, D, token="two")
+    assert (pending(hosts), due(hosts)) == ([], [])
+    hosts.known = pinned(NEW, E, token="three")
+    assert perform(hosts).error is None
+    shown = {name: hosts.hosts[name].contents["/etc/fiefdom/docker/config.json"] for name in (*APPS, "gw1")}
+    auths = {n: base64.b64decode(json.loads(s)["auths"]["registry.example.org"]["auth"]) for n, s in shown.items()}
+    # A gateway pulled nothing.
+    assert auths == dict.fromkeys(APPS, b"ann:three") | {"gw1": b"ann:one"}
+    assert due(hosts) == []
 
 
 # --- A turn that fails

@@ -573,12 +573,12 @@ def rotate_until_round(hosts: SimulatedHosts, number: int) -> None:
     """A run that dies when gw1 alone has gone through the round after so many whole ones."""
     run, seen = hosts.run, 0
 
-    def dies(name: str, phase: Any, registry: bool) -> None:
+    def dies(name: str, phase: Any) -> None:
         nonlocal seen
         seen += name == "gw1" and phase.name == "containers"
         if name == "gw2" and seen > number:
             raise Died
-        run(name, phase, registry)
+        run(name, phase)
 
     hosts.run = dies  # type: ignore[method-assign]
     with pytest.raises(Died):
