@@ -1,0 +1,93 @@
+"""Images that a host has no more use for: releases beyond the last few, and builds that another one replaced.
+
+Fiefdom's are those that it brought, of which the manifest tells, and those of its services' names that it built, which
+have a label. Others are none of its business.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
+
+from fiefdom.converge.plan import Change, HostPlan, Plan, in_order
+from fiefdom.converge.snapshot import Snapshot, StoredImage, repository_of
+from fiefdom.desired.state import HostState
+
+BROUGHT = "brought"
+"""What a manifest calls a reference that Fiefdom sent or pulled."""
+
+
+def with_old(host: HostPlan, keep_releases: int, spared: Collection[str] | None) -> HostPlan:
+    """``host`` with the removal of its old images, and of no others.
+
+    ``spared`` are references that a rollback could want. Where it is None nobody has asked the audit for them, and of
+    the services that the host runs all stay.
+    """
+    others = (c for c in host.changes if not is_removal(c))
+    stays = _services(host.state) if spared is None else frozenset()
+    old = [
+        c for c in _old(host.state, host.snapshot, keep_releases, spared or ()) if repository_of(c.name) not in stays
+    ]
+    return replace(host, changes=in_order([*others, *old]))
+
+
+def is_removal(change: Change) -> bool:
+    """Whether a change takes an image away."""
+    return change.kind == "image" and change.sign == "-"
+
+
+def removals(wanted: Plan) -> Plan:
+    """What of a plan takes images away."""
+    return Plan(tuple(replace(h, changes=tuple(filter(is_removal, h.changes))) for h in wanted.hosts))
+
+
+def unasked(wanted: Plan, keep_releases: int) -> bool:
+    """Whether any host has images of its services that would go unless a rollback could want them."""
+    return any(
+        repository_of(c.name) in _services(h.state)
+        for h in wanted.hosts
+        for c in _old(h.state, h.snapshot, keep_releases, ())
+    )
+
+
+def newly_brought(refs: Iterable[str], now: Snapshot) -> Iterator[str]:
+    """Of references that are about to come to a host those that its manifest does not know."""
+    return (ref for ref in refs if (BROUGHT, ref) not in now.made)
+
+
+def _services(state: HostState) -> frozenset[str]:
+    return frozenset(repository_of(c.image) for c in state.containers if c.role == "instance")
+
+
+def _old(state: HostState, now: Snapshot, keep_releases: int, spared: Collection[str]) -> Iterator[Change]:
+    in_use = {c.image_id for c in now.containers.values()} | now.used | now.kept_images
+    wanted = {image.ref for image in state.images}
+    # Two services may run one image.
+    services = {(c.service, repository_of(c.image)) for c in state.containers if c.role == "instance"}
+    keeps = Counter({name: keep_releases * n for name, n in Counter(name for _, name in services).items()})
+    found: dict[str, list[str]] = {}
+    for ref in now.images.keys() - wanted:
+        if _is_ours(ref, state, now):
+            found.setdefault(repository_of(ref), []).append(ref)
+    for name, refs in found.items():
+        more = max(0, keeps[name] - sum(repository_of(ref) == name for ref in wanted))
+        refs.sort(key=lambda ref: (_stored(ref, now).tagged, ref), reverse=True)
+        why = f"{keeps[name]} newer are kept" if keeps[name] else "nothing uses it any more"
+        for ref in refs[more:]:
+            if now.images[ref].id not in in_use and ref not in spared:
+                yield Change("image", "-", ref, why, ref)
+    for image_id, stored in now.stored.items():
+        if stored.context and not stored.named and image_id not in in_use:
+            short = image_id.removeprefix("sha256:")[:12]
+            yield Change("image", "-", short, "a build that another one replaced", image_id)
+
+
+def _is_ours(ref: str, state: HostState, now: Snapshot) -> bool:
+    if (BROUGHT, ref) in now.made:
+        return True
+    return bool(now.images[ref].context) and repository_of(ref) in {repository_of(i.ref) for i in state.images}
+
+
+def _stored(ref: str, now: Snapshot) -> StoredImage:
+    return now.stored.get(now.images[ref].id, StoredImage())
