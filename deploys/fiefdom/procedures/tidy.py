@@ -23,8 +23,10 @@ def with_spared(known: Known, hosts: Hosts, wanted: Plan) -> tuple[Known, Plan]:
 
     The audit is asked only where any host has more images than it is to keep. Where no gateway tells, all stay.
     """
+    if known.spared is not None:
+        return known, wanted
     keep = known.cluster.rollout.keep_releases
-    if known.spared is not None or not old_images.unasked(wanted, keep):
+    if not old_images.unasked(wanted, keep):
         return known, wanted
     found = ledger.read(hosts, known.gateways, _AUDITED)
     if found.silent and len(found.silent) == len(known.gateways):
