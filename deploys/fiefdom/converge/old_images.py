@@ -61,8 +61,8 @@ def _services(state: HostState) -> frozenset[str]:
 
 
 def _old(state: HostState, now: Snapshot, keep_releases: int, spared: Collection[str]) -> Iterator[Change]:
-    in_use = {c.image_id for c in now.containers.values()} | now.used | now.kept_images
     wanted = {image.ref for image in state.images}
+    stays = _needed(now) | set(spared)
     # Two services may run one image.
     services = {(c.service, repository_of(c.image)) for c in state.containers if c.role == "instance"}
     keeps = Counter({name: keep_releases * n for name, n in Counter(name for _, name in services).items()})
@@ -70,17 +70,33 @@ def _old(state: HostState, now: Snapshot, keep_releases: int, spared: Collection
     for ref in now.images.keys() - wanted:
         if _is_ours(ref, state, now):
             found.setdefault(repository_of(ref), []).append(ref)
+    going: dict[str, str] = {}
     for name, refs in found.items():
         more = max(0, keeps[name] - sum(repository_of(ref) == name for ref in wanted))
         refs.sort(key=lambda ref: (_stored(ref, now).tagged, ref), reverse=True)
         why = f"{keeps[name]} newer are kept" if keeps[name] else "nothing uses it any more"
-        for ref in refs[more:]:
-            if now.images[ref].id not in in_use and ref not in spared:
-                yield Change("image", "-", ref, why, ref)
+        going |= {ref: why for ref in refs[more:] if ref not in stays}
+    for image_id in now.kept_images:
+        # The way back names it anew, but needs one name of it until then.
+        last = [ref for ref, image in now.images.items() if image.id == image_id]
+        if last and going.keys() >= set(last):
+            going.pop(max(last))
+    yield from (Change("image", "-", ref, why, ref) for ref, why in going.items())
+    in_use = {c.image_id for c in now.containers.values()} | now.used | now.kept_images
     for image_id, stored in now.stored.items():
         if stored.context and not stored.named and image_id not in in_use:
             short = image_id.removeprefix("sha256:")[:12]
             yield Change("image", "-", short, "a build that another one replaced", image_id)
+
+
+def _needed(now: Snapshot) -> set[str]:
+    """Names of images that containers have. One of Fiefdom's is made anew by the name of its version, and no other."""
+    needed = {ref for ref, image in now.images.items() if image.id in now.used}
+    for found in now.containers.values():
+        names = {ref for ref, image in now.images.items() if image.id == found.image_id}
+        own = {ref for ref in names if found.ours and found.version and ref.endswith(f":{found.version}")}
+        needed |= own or names
+    return needed
 
 
 def _is_ours(ref: str, state: HostState, now: Snapshot) -> bool:

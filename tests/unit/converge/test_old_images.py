@@ -79,6 +79,25 @@ def test_what_the_host_would_put_back_stays() -> None:
     assert gone(host(*RELEASES, kept_images=frozenset({f"sha256:{WEB}:2"}))) == [f"{WEB}:1"]
 
 
+def same(*refs: str) -> dict[str, FoundImage]:
+    return {ref: FoundImage("sha256:same") for ref in refs}
+
+
+def test_of_several_names_of_one_image_a_container_keeps_its_versions() -> None:
+    """With that its supervisor makes it anew."""
+    runs = replace(container("any"), image_id="sha256:same", version="2")
+    now = host(*RELEASES, images=same(*RELEASES), containers={"web-8000": runs})
+    assert gone(now, keep=2) == [f"{WEB}:1", f"{WEB}:3"]
+    assert gone(replace(now, containers={"web-8000": replace(runs, version="nightly")})) == []
+    assert gone(replace(now, containers={}, used=frozenset({"sha256:same"}))) == []
+
+
+def test_of_several_names_of_one_image_the_way_back_needs_one() -> None:
+    now = host(*RELEASES, images=same(*RELEASES), kept_images=frozenset({"sha256:same"}))
+    assert gone(now, keep=1) == [f"{WEB}:{version}" for version in (1, 2, 3, 4)]
+    assert gone(replace(now, images=same(*RELEASES[3:])), keep=1) == [f"{WEB}:1"]
+
+
 def test_what_a_rollback_could_want_stays() -> None:
     assert gone(host(*RELEASES), spared={f"{WEB}:1"}) == [f"{WEB}:2"]
 
