@@ -74,7 +74,8 @@ def _old(state: HostState, now: Snapshot, keep_releases: int, spared: Collection
     for name, refs in found.items():
         more = max(0, keeps[name] - sum(repository_of(ref) == name for ref in wanted))
         refs.sort(key=lambda ref: (_stored(ref, now).tagged, ref), reverse=True)
-        why = f"{keeps[name]} newer are kept" if keeps[name] else "nothing uses it any more"
+        count = keeps[name]
+        why = f"{count} newer {'is' if count == 1 else 'are'} kept" if count else "nothing uses it any more"
         going |= {ref: why for ref in refs[more:] if ref not in stays}
     for image_id in now.kept_images:
         # The way back names it anew, but needs one name of it until then.

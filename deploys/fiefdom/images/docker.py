@@ -110,7 +110,8 @@ def describe(refs: Collection[str]) -> dict[str, LocalImage]:
         return {}
     form = "{{json .RepoTags}} {{json .Id}} {{json .Architecture}} {{json .Config.Labels}} {{json .RootFS.Layers}}"
     found = {}
-    for line in run("image", "inspect", "--format", form, *refs).stdout.splitlines():
+    # Where it finds none, it prints an empty line.
+    for line in filter(None, run("image", "inspect", "--format", form, *refs).stdout.splitlines()):
         tags, local_id, architecture, labels, chain = _values(line)
         layers_of, exact = _layers(local_id, chain or [])
         image = LocalImage(architecture, layers_of, exact, (labels or {}).get(CONTEXT_LABEL, ""))

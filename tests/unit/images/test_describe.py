@@ -81,6 +81,11 @@ def test_without_docker_or_a_question_nothing_is_known(tmp_path: Path, monkeypat
     assert docker.describe(["a:1"]) == {}
 
 
+def test_what_this_machine_lacks_is_left_out(here: Path) -> None:
+    (here / "inspected").write_text("\n")
+    assert docker.describe(["a:1"]) == {}
+
+
 def test_nobody_is_asked_about_nothing(here: Path) -> None:
     assert docker.describe([]) == {}
     assert not (here / "asked").exists()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 
+from fiefdom.cli import frame, main
 from fiefdom.cluster import audit
 from fiefdom.converge import look, plan
 from fiefdom.converge.run import Known
+from fiefdom.converge.snapshot import FoundImage
 from fiefdom.procedures import rollback, rollout, tidy
 from fiefdom.procedures.rollout import Wish
 from helpers.clock import Clock, stopped
@@ -108,6 +113,51 @@ def test_where_no_gateway_tells_what_a_rollback_could_want_all_stay(hosts: Simul
     )
     hosts.cut |= {"gw1", "gw2"}
     assert left(hosts) == []
+
+
+@pytest.fixture
+def command(hosts: SimulatedHosts, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """The `fiefdom` command on these hosts."""
+
+    @contextmanager
+    def connected(inventory: str, *_: Any, **__: Any) -> Iterator[frame.Run]:
+        yield frame.Run(inventory, hosts.known, hosts.names, hosts, frame.out())  # type: ignore[arg-type]
+
+    monkeypatch.setattr(frame, "connected", connected)
+    return lambda *words: CliRunner().invoke(main.main, [words[0], "inv.yaml", *words[1:]])
+
+
+def test_an_apply_takes_away_what_the_inventory_keeps_no_more(
+    hosts: SimulatedHosts, command: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for minor in range(3, 6):
+        release(hosts, f"1.{minor}.0", keep_releases=9)
+    hosts.known = wants("1.5.0", 1)
+    seen = command("plan")
+    assert seen.exit_code == 2
+    assert seen.output.count(f"image registry.example.org/team/predictor:{OLD}") == len(APPS)
+    assert seen.output.count("  1 newer is kept") == 2 * len(APPS)
+    with monkeypatch.context() as broken:
+        broken.setattr(SimulatedHost, "remove_image", lambda *_: None)
+        done = command("apply", "--yes")
+    assert done.exit_code == 0, "a clean-up that fails fails no apply"
+    assert f"warning: app1: the old image registry.example.org/team/predictor:{OLD} stays; " in done.stderr
+    assert command("apply", "--yes").exit_code == 0
+    assert versions_there(hosts) == all_have("1.4.0", "1.5.0")
+    assert command("plan").exit_code == 0
+
+
+def test_an_apply_that_replaces_an_agent_takes_away_its_image(
+    hosts: SimulatedHosts, command: Callable[..., Result]
+) -> None:
+    ref, now = "registry.example.org/fiefdom/serf:0.0.1", hosts.hosts["app1"].now
+    now.images[ref] = FoundImage("sha256:before")
+    now.containers["serf-agent"] = replace(now.containers["serf-agent"], image_id="sha256:before", version="0.0.1")
+    hosts.hosts["app1"].now = replace(now, made=now.made | {("brought", ref)})
+    assert left(hosts) == ["app1: container serf-agent"]
+    assert command("apply", "--yes").exit_code == 0
+    assert ref not in hosts.hosts["app1"].now.images
+    assert command("plan").exit_code == 0
 
 
 def entry(versions: Mapping[str, tuple[str, str]], outcome: str = "ok", what: str = "rollout") -> audit.Entry:
