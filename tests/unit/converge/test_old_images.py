@@ -8,7 +8,7 @@ import pytest
 
 from fiefdom.converge import old_images, steps
 from fiefdom.converge.plan import HostPlan, Plan, of_host
-from fiefdom.converge.snapshot import FoundContainer, FoundImage, Snapshot, StoredImage
+from fiefdom.converge.snapshot import FoundContainer, FoundImage, FoundUnit, Snapshot, StoredImage
 from fiefdom.desired.state import Container, HostState, Image
 
 WEB, SERF = "team/web", "fiefdom/serf"
@@ -155,3 +155,20 @@ def test_what_comes_is_noted_before_it_does_and_what_goes_after_all_else() -> No
     assert found["images"].images == (f"{SERF}:2", f"{WEB}:5")
     assert found["removal"].steps == (("remove-image", f"{WEB}:2"), ("remove-image", f"{WEB}:3"))
     assert list(found)[-1] == "removal"
+
+
+@pytest.mark.parametrize(
+    ("before", "context", "follows"),
+    [("fiefdom/gateway:1", "abc", True), ("fiefdom/gateway:2", "abc", False), ("fiefdom/gateway:1", "", False)],
+)
+def test_a_gateway_that_hands_over_takes_its_image_with_it(before: str, context: str, follows: bool) -> None:
+    """By what is known now: a new version of Fiefdom's image; the same one with other settings; somebody's own."""
+    gateway = Container("gateway", "fiefdom-gateway.service", "gateway", "fiefdom/gateway:2", ())
+    now = host("fiefdom/gateway:2", "fiefdom/gateway:1", context=context)
+    now.containers["gateway"] = replace(container(before), role="gateway")
+    now.units[gateway.unit] = FoundUnit("loaded", "active", "running", "enabled")
+    plan = of_host("gw1", HostState(images=(Image(gateway.image),), containers=(gateway,)), now, {})
+    (phase,) = (phase for phase in steps.phases(plan) if phase.name == "containers")
+    assert ("containers", "reload", gateway.unit) in phase.steps
+    assert (("image-follows", "gateway", f"sha256:{before}") in phase.steps) is follows
+    assert any(step[0] == "image-follows" for step in phase.steps) is follows
