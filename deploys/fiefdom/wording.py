@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 
+def size(kib: int) -> str:
+    """So many KiB as a person says it."""
+    return f"{kib / (1 << 20):.1f} GiB" if kib >= 1 << 20 else f"{max(1, round(kib / 1024))} MiB"
+
+
 def duration(seconds: float) -> str:
     """A duration in words, rounded down: 45 s, 12 minutes, 1 hour, 3 days."""
     if seconds < 60:

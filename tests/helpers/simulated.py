@@ -262,6 +262,19 @@ class SimulatedHost:
         self.now.containers.pop(name, None)
         self.now.container_stamps.pop(name, None)
 
+    def remove_image(self, ref: str) -> None:
+        """A container that has it keeps it; no name that is left of it is its last."""
+        found = self.now.images.get(ref)
+        if found and all(c.image_id != found.id for c in self.now.containers.values()):
+            del self.now.images[ref]
+            self.forget("brought", ref)
+        elif not found:
+            self.now.stored.pop(ref, None)
+
+    def image_follows(self, _container: str, image_id: str) -> None:
+        """Here the gateway before has gone at once."""
+        self.now.stored.pop(image_id, None)
+
     def remove_file(self, path: str) -> None:
         self.now.files.pop(path, None)
         self.contents.pop(path, None)
@@ -383,6 +396,15 @@ def answer(now: Snapshot) -> list[str]:
     lines += [f"sysctl\t/proc/sys/{key}:{value}" for key, value in now.sysctls.items()]
     for ref, i in now.images.items():
         lines += [f"image\t{ref}\t{i.id}\t{i.context}\t{' '.join(f'r@{d}' for d in sorted(i.digests))}"]
+    lines += [
+        f'stored\t{i}\t{s.context}\t"{s.tagged}Z"\t{"named" * s.named}\t{" ".join(s.layers)}'
+        for i, s in now.stored.items()
+    ]
+    if now.disk is not None:
+        lines.append(f"disk\t{now.disk.size_kib}\t{now.disk.free_kib}")
+    lines += [f"package\tdpkg\tinstalled\t1\t{now.architecture}"] * bool(now.architecture)
+    lines += [f"used\t{image_id}" for image_id in sorted(now.used)]
+    lines += [f"kept-image\t{image_id}" for image_id in sorted(now.kept_images)]
     lines += [f"live\t{name}\t{value}" for name, value in now.live.items()]
     for folder, stamps in (("stamps", now.stamps), ("containers", now.container_stamps)):
         lines += [f"stamp\t/var/lib/fiefdom/{folder}/{name}:{value}" for name, value in stamps.items()]

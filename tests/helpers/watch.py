@@ -133,11 +133,12 @@ def _is_whole(inventory: str) -> NoReturn:
     from fiefdom.converge.run import Known
     from fiefdom.images import build
     from fiefdom.inventory import load, secret
+    from fiefdom.procedures.tidy import with_spared
 
     cluster = load(inventory)
     known, names = Known(cluster, secret.load(cluster), build.identities(cluster)), tuple(cluster.hosts)
     with engine.Session(cluster, names) as session:
-        wanted = look.settled_plan(known, names, session, print)
+        _, wanted = with_spared(known, session, look.settled_plan(known, names, session, print))
         if not wanted.clean:
             sys.exit(2)
         seen = session.on_all(lambda name: views.gateway_view(session, name), cluster.gateways)

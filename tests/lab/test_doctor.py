@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import re
+import subprocess
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -27,6 +33,42 @@ def has(site: Site, host: str, begin: str, end: str) -> Iterator[None]:
         yield
     finally:
         site.ssh(host, end, check=False)
+
+
+@contextmanager
+def image_here(ref: str, architecture: str, size: int) -> Iterator[None]:
+    """An image on the operator's machine, of one file; nothing in it could run."""
+    layer = archive({"file": bytes(size)})
+    described = {
+        "architecture": architecture,
+        "os": "linux",
+        "config": {"Cmd": ["/file"]},
+        "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(layer).hexdigest()]},
+        "history": [{"created": "2026-01-01T00:00:00Z", "created_by": "COPY file /"}],
+    }
+    config = json.dumps(described).encode()
+    name = f"{hashlib.sha256(config).hexdigest()}.json"
+    manifest = json.dumps([{"Config": name, "RepoTags": [ref], "Layers": ["layer/layer.tar"]}]).encode()
+    files = {name: config, "layer/layer.tar": layer, "manifest.json": manifest}
+    subprocess.run(["docker", "load", "--quiet"], input=archive(files), capture_output=True, check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["docker", "image", "rm", "--force", ref], capture_output=True, check=True)
+
+
+def archive(files: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return out.getvalue()
+
+
+def one_more_service(image: str) -> dict[str, Any]:
+    return {"image": image, "version": "1", "base_port": 9300, "route": {"path_prefix": "/more"}}
 
 
 def test_a_host_that_is_fiefdoms_alone_has_nothing_in_the_way(site: Site) -> None:
@@ -154,3 +196,50 @@ def test_docker_keeps_the_inventorys_keys(site: Site) -> None:
     assert "https://mirror.invalid/" in site.ssh("app1", "docker info --format '{{.RegistryConfig.Mirrors}}'")
     assert site.ssh("app1", "docker ps -q | sort") == ids
     assert site.plan(inventory)[0] == 0
+
+
+def test_an_image_for_other_processors_is_refused_before_anything_is_locked(site: Site) -> None:
+    inventory = site.inventory(
+        "foreign", lambda data: data["services"].update(more=one_more_service("fiefdom-test/foreign"))
+    )
+    own = site.ssh("app1", "dpkg --print-architecture")
+    audit = site.fiefdom("audit", LAB_YAML, "--json").stdout
+    with image_here("fiefdom-test/foreign:1", "s390x", 10):
+        refused = [("refused", "architecture")]
+        assert diagnosis(site, inventory) == (1, {"app1": refused, "app2": refused})
+        done = site.fiefdom("apply", inventory, "--yes")
+        assert done.returncode == 1
+        assert f"fiefdom-test/foreign:1 on this machine is for s390x, and the host is {own}" in done.stderr, done.stderr
+        assert f"`docker build --platform linux/{own}`" in done.stderr
+    assert site.fiefdom("audit", LAB_YAML, "--json").stdout == audit
+    assert site.ssh("app1", "docker image ls -q fiefdom-test/foreign") == ""
+
+
+def test_images_that_do_not_fit_are_refused_by_their_size(site: Site) -> None:
+    """Where Docker is to have them by the inventory: a small disk, which app1 alone has there."""
+
+    def change(data: dict[str, Any]) -> None:
+        data["services"]["more"] = one_more_service("fiefdom-test/large")
+        data["docker"] = {"daemon": {"data-root": "/srv/small/docker"}}
+
+    inventory = site.inventory("large", change)
+    own = site.ssh("app1", "dpkg --print-architecture")
+    begin = "mkdir -p /srv/small && mount -t tmpfs -o size=16m tmpfs /srv/small"
+    with image_here("fiefdom-test/large:1", own, 20 << 20), has(site, "app1", begin, "umount /srv/small"):
+        code, found = diagnosis(site, inventory)
+        # No host may leave its containers behind in the old place, either.
+        assert code == 1
+        assert found["app1"] == [("refused", "data-root"), ("refused", "disk")]
+        assert found["app2"] == [("refused", "data-root")]
+        done = site.fiefdom("apply", inventory, "--yes", "--limit", "app1")
+        assert done.returncode == 1
+        words = r"16 MiB are free where Docker has its images, and 4[0-2] MiB are needed: 2[01] MiB of layers, twice"
+        assert re.search(words, done.stderr), done.stderr
+    assert site.plan()[0] == 0
+
+
+def test_status_tells_what_is_free_where_docker_keeps_images(site: Site) -> None:
+    for host in site.status()["hosts"]:
+        told = site.ssh(host["name"], "df -Pk /var/lib/docker | awk 'NR == 2 { print $2 }'")
+        assert host["disk"]["size_kib"] == int(told)
+        assert 0 < host["disk"]["free_kib"] <= host["disk"]["size_kib"]

@@ -191,3 +191,17 @@ def test_what_is_no_longer_wanted_goes_and_what_is_not_ours_stays(site: Site) ->
     assert "predictor-8002" not in left
     assert {"99-theirs.conf", "theirs"} <= set(left.split())
     site.ssh("app1", "rm /etc/sysctl.d/99-theirs.conf")
+
+
+def test_a_nameless_build_of_fiefdoms_goes_and_nobody_elses(site: Site) -> None:
+    make = "tar -cT /dev/null | docker import -c 'LABEL {}' -"
+    built, theirs = (site.ssh("app2", make.format(label)) for label in ("fiefdom.context=before", "a=b"))
+    nameless = "docker image ls -q --no-trunc --filter dangling=true"
+    try:
+        assert site.plan()[1]["app2"] == [f"- image {built.removeprefix('sha256:')[:12]}"]
+        site.apply()
+        left = site.ssh("app2", nameless).split()
+        assert theirs in left and built not in left
+        assert site.plan()[0] == 0
+    finally:
+        site.ssh("app2", f"docker image rm {theirs}")

@@ -190,6 +190,30 @@ def test_rollback_to_the_last_healthy_version(fleet: Fleet, hears_nothing: Load)
     assert fleet.all_serve(before)
 
 
+def images(fleet: Fleet, host: str) -> set[str]:
+    """Versions of the service whose image a host has."""
+    return set(fleet.site.ssh(host, "docker image ls --format '{{.Tag}}' fiefdom/predictor").split())
+
+
+def test_old_images_go_with_the_release_that_made_them_old(fleet: Fleet) -> None:
+    """But for what a rollback would choose, although one release alone is to be kept, and for what is somebody's."""
+    fleet.settings["rollout"] = {"soak_s": 0, "keep_releases": 1}
+    fleet.site.ssh("app1", f"docker tag fiefdom/predictor:{fleet.version} theirs/predictor:1")
+    try:
+        for _ in range(2):
+            printed = ok(fleet.release())
+            assert "old image" not in printed.replace("old images\n", ""), "a warning"
+            assert [images(fleet, host) for host in HOSTS] == [{fleet.version, fleet.before}] * 3
+            assert fleet.site.plan(fleet.inventory())[0] == 0
+        assert fleet.site.ssh("app1", "docker image ls -q theirs/predictor") != ""
+        assert f"brought\tfiefdom/predictor:{fleet.version}" in fleet.site.ssh("app1", "cat /var/lib/fiefdom/manifest")
+        ok(fleet.site.fiefdom("rollback", fleet.inventory(), "predictor", "--yes"))
+        fleet.version, fleet.before = fleet.before, fleet.version
+        assert fleet.all_serve(fleet.version)
+    finally:
+        fleet.site.ssh("app1", "docker image rm theirs/predictor:1")
+
+
 @pytest.mark.proof
 def test_a_release_that_never_gets_healthy_is_undone(fleet: Fleet, hears_nothing: Load) -> None:
     bad = fleet.inventory(

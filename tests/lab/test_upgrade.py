@@ -75,6 +75,9 @@ def become_this_one(site: Site, what: str) -> None:
         await_true(site.whole, what="the whole cluster")
     tell(f"{what} taken to this one", load)
     assert load.failed == 0, load.report()
+    # The gateway before goes when its last requests are answered, and its image with it.
+    nameless = "docker image ls -q --filter dangling=true --filter label=fiefdom.context"
+    await_true(lambda: not any(site.ssh(host, nameless) for host in HOSTS), 90, "replaced builds gone")
 
 
 def squat(site: Site) -> None:

@@ -30,6 +30,7 @@ from fiefdom.errors import FiefdomError
 from fiefdom.inventory.groups import left_out
 from fiefdom.model import Cluster
 from fiefdom.procedures import apply as procedure
+from fiefdom.procedures.tidy import with_spared
 
 Diffs = Mapping[tuple[str, str], str]
 
@@ -128,6 +129,7 @@ def _look(run: Run, *, whole: bool = False) -> _Seen:
     if with_missed.behind:
         known = with_missed
         wanted = look.settled_plan(known, run.names, run.session, tell, None if whole else silent)
+    known, wanted = with_spared(known, run.session, wanted)
     return _Seen(wanted, known, silent)
 
 

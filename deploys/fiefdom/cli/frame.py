@@ -16,7 +16,7 @@ from fiefdom.cli import show
 from fiefdom.cli.group import CLEAN, one_line
 from fiefdom.converge.run import Hosts, Known
 from fiefdom.errors import FiefdomError
-from fiefdom.images import build
+from fiefdom.images import build, docker
 from fiefdom.inventory import load, secret
 from fiefdom.inventory.groups import answers_at, left_out, limit_hosts
 from fiefdom.inventory.offline import missing_folders
@@ -174,7 +174,7 @@ def connected(
     # Deferred until there is somebody to connect to: pyinfra takes most of a second, and patches the standard library.
     from fiefdom import engine
 
-    known = Known(cluster, secret.load(cluster), build.identities(cluster), gone)
+    known = Known(cluster, secret.load(cluster), build.identities(cluster), gone, local=docker.describe)
     others = tuple(name for name in cluster.hosts if name not in gone) if everybody else known.gateways
     with engine.Session(cluster, names, others, now_at, looks=looks or without is not None) as session:
         if not looks:

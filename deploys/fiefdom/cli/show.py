@@ -20,7 +20,7 @@ from fiefdom.converge.carry_out import DONE
 from fiefdom.converge.plan import HostPlan, Plan
 from fiefdom.procedures.release import Release, versions_of
 from fiefdom.procedures.rollout import Report
-from fiefdom.wording import ago, duration
+from fiefdom.wording import ago, duration, size
 
 if TYPE_CHECKING:
     import rich.progress
@@ -163,7 +163,7 @@ def _live(console: Console, turns: int | None) -> rich.progress.Progress:
 def status_tables(status: Status) -> Iterable[Table | Text]:
     """Hosts, then offers, then instances, then what is wrong."""
     hosts = Table(
-        "host", "address", "system", "role", "member", "instances", "gateway", title=None, box=None, pad_edge=False
+        *("host", "address", "system", "role", "member", "instances", "gateway", "disk free"), box=None, pad_edge=False
     )
     for h in status.hosts:
         hosts.add_row(
@@ -174,6 +174,7 @@ def status_tables(status: Status) -> Iterable[Table | Text]:
             _state(h.member),
             f"{h.running}/{h.wanted}" if h.wanted else "-",
             _state(h.gateway),
+            f"{size(h.disk.free_kib)} of {size(h.disk.size_kib)}" if h.disk else "-",
         )
     yield hosts
     yield Text()

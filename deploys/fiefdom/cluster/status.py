@@ -12,7 +12,7 @@ from fiefdom.cluster.members import of_stranger
 from fiefdom.cluster.views import Config, View, Views, gateway_view, views_of
 from fiefdom.converge import plan, snapshot
 from fiefdom.converge.run import Hosts, ask_each
-from fiefdom.desired import concerns, gateway, offers
+from fiefdom.desired import concerns, docker, gateway, offers
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster, Secrets
 from fiefdom.waiting import looks
@@ -70,6 +70,8 @@ class HostStatus:
     gateway: str
     silence: str = ""
     """Why it could not be looked at; empty where it could."""
+    disk: snapshot.Disk | None = None
+    """The file system where Docker keeps images; None where the host could not tell."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,8 @@ def read(cluster: Cluster, secrets: Secrets, hosts: Hosts) -> Status:
     """
     queries = {
         name: snapshot.query(
-            concerns.states_of(cluster, name, secrets, ("services", "serf", "offers", "gateway")).values()
+            concerns.states_of(cluster, name, secrets, ("services", "serf", "offers", "gateway")).values(),
+            str(cluster.docker.daemon.get("data-root", docker.DATA_ROOT)),
         )
         for name in hosts.names
     }
@@ -243,6 +246,7 @@ def combine(
             wanted=len(cluster.instances(name)),
             gateway="-" if name not in views else "down" if name in mute else "serving",
             silence=silent.get(name, ""),
+            disk=found[name].disk if name in found else None,
         )
         for name in names
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from fiefdom.converge import effect, plan
+from fiefdom.converge import arrivals, effect, plan
 from fiefdom.converge.run import Hosts, Say
 from fiefdom.converge.waves import Wave, waves
 from fiefdom.errors import FiefdomError, Sick
@@ -71,10 +71,10 @@ def _tell_sick(error: Sick, say: Say) -> None:
 
 def require_space(wanted: plan.Plan) -> None:
     """Raise FiefdomError where a host's disk would not hold what it gets."""
-    # Files are small; what fills a disk is packages and images, and half a gigabyte holds Docker's.
+    # Files are small, and of images `arrivals` says more.
     for host in wanted.hosts:
         free = host.snapshot.free_kib
-        needed = 600 * 1024 if host.of("package") else 200 * 1024 if host.of("image") else 1024 if host.changes else 0
+        needed = arrivals.PACKAGES_KIB if host.of("package") else 1024 if host.changes else 0
         if free is not None and free < needed:
             raise FiefdomError(
                 f"{host.host}: /var/lib has {free // 1024} MiB free of about {needed // 1024} that it needs; make room"

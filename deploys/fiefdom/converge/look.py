@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from fiefdom.converge import doctor, guest, plan, ports, snapshot
+from fiefdom.converge import arrivals, doctor, guest, old_images, plan, ports, snapshot
 from fiefdom.converge.run import Hosts, Known, ask_each
 from fiefdom.desired.concerns import ALL, state_of, states_of
 from fiefdom.desired.context import Context
@@ -57,7 +57,8 @@ def plan_of(
         state = guest.adapted(state_of(held, concerns), found.packages, found.guest)
     complete = tuple(concerns) == ALL
     made = plan.of_host(name, state, found, known.identities, complete=complete, hold=hold, instances=instances)
-    return replace(made, findings=doctor.findings(context, found))
+    made = replace(made, findings=doctor.findings(context, found))
+    return old_images.with_old(made, cluster.rollout.keep_releases, known.spared) if complete else made
 
 
 def look(known: Known, names: Sequence[str], hosts: Hosts) -> dict[str, list[str]]:
@@ -91,6 +92,7 @@ def make_plan(known: Known, names: Sequence[str], hosts: Hosts, silent: dict[str
         found, reasons = ask_each(hosts, ask, names)
         silent.clear()
         silent.update(reasons)
+    found = arrivals.judged(known, found.values())
     for name, host in found.items():
         doctor.require_none_refused(name, host.findings)
     return plan.merge(found.values())
@@ -109,7 +111,7 @@ def diagnose(
         answer = _look({name: states[name]}, hosts)[name]
         now_s = time.time()
         try:
-            host = plan_of(known, name, answer, states=states[name])
+            host = arrivals.judged(known, [plan_of(known, name, answer, states=states[name])])[name]
         except FiefdomError as error:
             return (doctor.Finding("refused", "apply", str(error).removeprefix(f"{name}: ")),)
         clock_s = host.snapshot.guest.clock_s

@@ -196,7 +196,7 @@ def of_host(
     marked = [_marked(c, _release(c, held, state), cuts) for c in changes]
     # One that is down comes back as what its siblings are.
     marked += [Change("container", "~", c.name, _NOTRUNNING, c) for c in held.values() if not is_healthy(c, snapshot)]
-    return HostPlan(host, tuple(sorted(marked, key=_order)), state, snapshot)
+    return HostPlan(host, in_order(marked), state, snapshot)
 
 
 def _marked(change: Change, release: str, cuts: str) -> Change:
@@ -303,8 +303,9 @@ def _require_docker_startable(state: HostState, now: Snapshot) -> None:
         )
 
 
-def _order(change: Change) -> tuple[int, str, str]:
-    return KINDS.index(change.kind), change.name, change.sign
+def in_order(changes: Iterable[Change]) -> tuple[Change, ...]:
+    """Changes of one host, as a plan has them."""
+    return tuple(sorted(changes, key=lambda c: (KINDS.index(c.kind), c.name, c.sign)))
 
 
 def _hostname(state: HostState, now: Snapshot) -> Iterator[Change]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from fiefdom.converge.steps import Phase, Step
+from fiefdom.desired.state import LocalImage
 from fiefdom.errors import HostError, HostErrors
 from fiefdom.model import Cluster, Secrets
 
@@ -15,6 +16,10 @@ T = TypeVar("T")
 
 Say = Callable[[str, str], None]
 """Hears of every stage: the host (or another name for where it happens), and what."""
+
+
+def _none_here(_: Collection[str]) -> dict[str, LocalImage]:
+    return {}
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,10 @@ class Known:
     """Hosts that it leaves out: they stay what they are in the inventory, and nobody asks them."""
     behind: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """By host, services whose release went on without it: what it still runs of them waits for no rollout."""
+    local: Callable[[Collection[str]], Mapping[str, LocalImage]] = field(default=_none_here, repr=False)
+    """Asks this machine's Docker for images, by reference; those that it has not are left out."""
+    spared: frozenset[str] | None = None
+    """Images that a rollback could want, as the audit has it; None where nobody asked."""
 
     @property
     def gateways(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fiefdom.converge import guest
 from fiefdom.converge.guest import Guest
-from fiefdom.desired import containers, network, programs, sshd
+from fiefdom.desired import containers, docker, network, programs, sshd
 from fiefdom.desired.network import names_in
 from fiefdom.desired.state import Codename, HostState
 from fiefdom.errors import HostError
@@ -34,6 +34,7 @@ _CONTAINER_FORMAT = "\t".join(
     # As Docker's own type has it: for a name that only its JSON has, all is read from that, numbers in other words.
     + ["{{range .HostConfig.PortBindings}}{{range .}}{{.HostIP}} {{end}}{{end}}"]
 )
+_DPKG = "dpkg"
 SYSCTL_ROOT = "/proc/sys/"
 STAMPS = "/var/lib/fiefdom/stamps/"
 CONTAINER_STAMPS = "/var/lib/fiefdom/containers/"
@@ -80,6 +81,25 @@ class FoundImage:
 
 
 @dataclass(frozen=True)
+class StoredImage:
+    """What lies under an image's id. ``context`` is as in `FoundImage`; ``tagged`` sorts by when it last got a name."""
+
+    context: str = ""
+    tagged: str = ""
+    named: bool = True
+    layers: tuple[str, ...] = ()
+    """Digests, from the base up."""
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A file system, in KiB."""
+
+    size_kib: int
+    free_kib: int
+
+
+@dataclass(frozen=True)
 class FoundContainer:
     """A container as Docker shows it; ``facts`` is the digest of what it was really started with.
 
@@ -114,6 +134,11 @@ class Snapshot:
     hostname: str = ""
     static_hostname: str = ""
     free_kib: int | None = None
+    """Of /var/lib."""
+    disk: Disk | None = None
+    """Where Docker keeps images, or is to keep them."""
+    architecture: str = ""
+    """Debian's name for what its programs are made for, where it was asked."""
     unconfirmed_s: int | None = None
     """Seconds until the host takes back a change that waits for its confirmation, where one does; see `guard`."""
     users: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -129,6 +154,12 @@ class Snapshot:
     """By what stands before the sign in a file that is read after Fiefdom's at boot, that file."""
     images: dict[str, FoundImage] = field(default_factory=dict)
     """By reference as Docker prints it: `image` finds one that is written in another way."""
+    stored: dict[str, StoredImage] = field(default_factory=dict)
+    """By id, images that were asked for, others of their repositories, what Fiefdom brought, and what has no name."""
+    used: frozenset[str] = frozenset()
+    """Ids of images that containers have which are nobody's business here."""
+    kept_images: frozenset[str] = frozenset()
+    """Ids of images that the host would put back after its last turn."""
     containers: dict[str, FoundContainer] = field(default_factory=dict)
     stamps: dict[str, str] = field(default_factory=dict)
     container_stamps: dict[str, str] = field(default_factory=dict)
@@ -154,9 +185,13 @@ class Snapshot:
         return self.images.get(references.familiar(ref))
 
 
-def query(states: Iterable[HostState]) -> str:
-    """The text that asks a host for all that the states of every Debian that it may run would need."""
-    lines: dict[str, None] = {f"container-format\t{_CONTAINER_FORMAT}": None}
+def query(states: Iterable[HostState], data_root: str = docker.DATA_ROOT) -> str:
+    """The text that asks a host for all that the states of every Debian that it may run would need.
+
+    ``data_root`` is where Docker keeps images, or is to.
+    """
+    # The script looks for the disk in the first line.
+    lines: dict[str, None] = {f"disk\t{data_root}": None, f"container-format\t{_CONTAINER_FORMAT}": None}
     for state in states:
         asked = (
             [("file", f.path) for f in state.files]
@@ -167,7 +202,8 @@ def query(states: Iterable[HostState]) -> str:
             + [("account", f"{a.name}\t{a.uid}") for a in state.accounts]
             + [("unit", u.name) for u in state.units]
             + [("sysctl", sysctl_path(s.key)) for s in state.sysctls]
-            + [("image", i.ref) for i in state.images]
+            + [("image", references.familiar(i.ref)) for i in state.images]
+            + [("repository", references.repository(i.ref)) for i in state.images]
             + [("container", c.name) for c in state.containers]
             + [("unit", former_of(c.unit)) for c in state.containers]
             + [("live", f"{u.name}\t{' '.join(u.live)}") for u in state.units if u.live]
@@ -179,8 +215,8 @@ def query(states: Iterable[HostState]) -> str:
 def query_of(states: Mapping[Codename, HostState]) -> str:
     """As `query`, of one host under each Debian that it may run.
 
-    It asks as well what its sshd makes of what is wanted, for packages that may stand in for wanted ones, and for what
-    else /etc/hosts says of the names in its block.
+    It asks as well what its sshd makes of what is wanted, for packages that may stand in for wanted ones, for the one
+    that tells what the host's programs are made for, and for what else /etc/hosts says of the names in its block.
     """
     drop_ins = {
         codename: file for codename, state in states.items() for file in state.files if file.path == sshd.CONFIG
@@ -189,10 +225,11 @@ def query_of(states: Mapping[Codename, HostState]) -> str:
         f"sshd\t{codename}\t{file.path}\t{base64.b64encode(file.content).decode()}\n"
         for codename, file in drop_ins.items()
     ]
-    lines += [f"package\t{name}\n" for name in guest.PACKAGES]
+    lines += [f"package\t{name}\n" for name in (*guest.PACKAGES, _DPKG)]
     names = {name for state in states.values() for b in state.blocks if b.path == network.HOSTS for name in names_in(b)}
     lines += [f"name\t{name}\n" for name in sorted(names)]
-    return query(states.values()) + "".join(lines)
+    roots = [docker.data_root(f.content) for s in states.values() for f in s.files if f.path == docker.CONFIG]
+    return query(states.values(), *roots[:1]) + "".join(lines)
 
 
 def sysctl_path(key: str) -> str:
@@ -225,10 +262,13 @@ class _Parser:
             for kind in ("live", "sysctl", "stamp", "package", "refused", "offer", "loses", "sysctl-by", "block")
         }
         self._images: dict[str, FoundImage] = {}
+        self._stored: dict[str, StoredImage] = {}
         self._containers: dict[str, FoundContainer] = {}
         self._made: set[tuple[str, str]] = set()
         self._originals: dict[str, bool] = {}
-        self._lists: dict[str, list[str]] = {kind: [] for kind in ("docker-network", "guest", "sshd", "unit-before")}
+        self._lists: dict[str, list[str]] = {
+            kind: [] for kind in ("docker-network", "guest", "sshd", "unit-before", "used", "kept-image")
+        }
         self._users: dict[str, tuple[int, int]] = {}
         self._groups: dict[str, int] = {}
 
@@ -242,7 +282,7 @@ class _Parser:
             self.complete = True
         elif kind == "uid" and rest.isdecimal() and len(rest) <= 10:
             self.uid = int(rest)
-        elif kind in ("os", "client", "docker", "hostname", "free-kib", "guard"):
+        elif kind in ("os", "client", "docker", "hostname", "free-kib", "disk", "guard"):
             self._scalars[kind] = fields
         elif kind == "file" and len(fields) == 5:
             self._files[fields[0]] = fields[1:]
@@ -250,12 +290,16 @@ class _Parser:
             self._digests[fields[0]] = fields[1]
         elif kind == "unit":
             self._take_unit(rest)
+        elif kind == "stored" and len(fields) == 5:
+            self._stored[fields[0]] = _stored(fields)
         else:
             self._take_value(kind, rest, fields)
 
     def _take_value(self, kind: str, rest: str, fields: list[str]) -> None:
-        if kind == "package" and len(fields) == 3:
-            if fields[1] == "installed":
+        if kind == "package" and len(fields) in (3, 4):
+            if fields[0] == _DPKG:
+                self._scalars["architecture"] = fields[3:]
+            elif fields[1] == "installed":
                 self._maps[kind][fields[0]] = fields[2]
         elif kind == "image" and len(fields) == 4:
             digests = frozenset(name.rpartition("@")[2] for name in fields[3].split())
@@ -302,6 +346,7 @@ class _Parser:
         distribution, codename = self._scalars.get("os", ["", ""])[:2]
         hostname, static_hostname = self._scalars.get("hostname", ["", ""])[:2]
         free = self._scalars.get("free-kib", [""])[0]
+        disk = self._scalars.get("disk", [])
         left = self._scalars.get("guard", [""])[0]
         if self.uid is None:
             raise ValueError("no user id")
@@ -315,6 +360,8 @@ class _Parser:
             hostname=hostname,
             static_hostname=static_hostname,
             free_kib=int(free) if free.isdecimal() else None,
+            disk=Disk(*map(int, disk)) if len(disk) == 2 and all(map(str.isdecimal, disk)) else None,
+            architecture="".join(self._scalars.get("architecture", [])),
             unconfirmed_s=int(left) if left.lstrip("-").isdecimal() else None,
             users=self._users,
             groups=self._groups,
@@ -328,6 +375,9 @@ class _Parser:
             sysctls={p.removeprefix(SYSCTL_ROOT): _words(v) for p, v in self._maps["sysctl"].items()},
             sysctls_by=self._maps["sysctl-by"],
             images=self._images,
+            stored=self._stored,
+            used=frozenset(self._lists["used"]),
+            kept_images=frozenset(self._lists["kept-image"]),
             containers=self._containers,
             stamps=_under(STAMPS, self._maps["stamp"]),
             container_stamps=_under(CONTAINER_STAMPS, self._maps["stamp"]),
@@ -341,6 +391,15 @@ class _Parser:
             loses=self._maps["loses"],
             guest=guest.parse(tuple(rest.split("\t")) for rest in self._lists["guest"]),
         )
+
+
+def _stored(fields: list[str]) -> StoredImage:
+    context, tagged, named, layers = fields[1:]
+    # Docker leaves out the zeros at the end of a second's fraction, so that as they stand they would not sort.
+    seconds, _, fraction = tagged.strip('"').rstrip("Z").partition(".")
+    return StoredImage(
+        context.replace("<no value>", ""), f"{seconds}.{fraction.ljust(9, '0')}", bool(named), tuple(layers.split())
+    )
 
 
 def _found_unit(shown: dict[str, str]) -> FoundUnit:

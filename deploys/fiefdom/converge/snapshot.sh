@@ -4,6 +4,8 @@
 set -u
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 tab=$(printf '\t')
+newline='
+'
 query=$(cat)
 
 # Here snapshot.py puts facts_format and container_facts, as the supervisor has them between two such marks.
@@ -29,17 +31,18 @@ codename=${os##*"$tab"}
 
 docker_part() {
     command -v docker >/dev/null || return 0
-    if ! docker ps -q >/dev/null 2>&1; then
+    # All of them: an image stays that any container has, whoever made that.
+    if ! containers=$(docker ps -a --no-trunc --format "{{.ID}}$tab{{.Label \"fiefdom.name\"}}$tab{{.Names}}" 2>/dev/null); then
         printf 'docker\tdown\n'
         return 0
     fi
     printf 'docker\tup\n'
-    ask image | xargs -d '\n' -r docker image inspect \
-        --format "{{range .RepoTags}}image$tab{{.}}$tab{{\$.Id}}$tab{{index \$.Config.Labels \"fiefdom.context\"}}$tab{{range \$.RepoDigests}}{{.}} {{end}}{{println}}{{end}}" 2>/dev/null | grep .
+    { ask image; other_images; } | xargs -d '\n' -r docker image inspect \
+        --format "{{range .RepoTags}}image$tab{{.}}$tab{{\$.Id}}$tab{{index \$.Config.Labels \"fiefdom.context\"}}$tab{{range \$.RepoDigests}}{{.}} {{end}}{{println}}{{end}}$stored_format" 2>/dev/null | grep .
     # shellcheck disable=SC2154 # facts_format
     {
         ask container
-        docker ps -a --filter label=fiefdom.name --format '{{.Names}}' 2>/dev/null
+        printf '%s\n' "$containers" | awk -F "$tab" '$2 != "" { print $3 }'
     } | sort -u | xargs -d '\n' -r docker inspect --type container \
         --format "$(ask container-format)
 $facts_format" 2>/dev/null |
@@ -47,7 +50,35 @@ $facts_format" 2>/dev/null |
             facts=$(container_facts | sha256sum)
             printf 'container\t%s\t%s\n' "$line" "${facts%% *}"
         done
+    # One that is somebody's has nothing where ours have their name.
+    case $containers in *"$tab$tab"*)
+        printf '%s\n' "$containers" | awk -F "$tab" '$2 == "" { print $1 }' |
+            xargs -d '\n' -r docker inspect --type container --format "used$tab{{.Image}}" 2>/dev/null
+        ;;
+    esac
     return 0
+}
+
+# Whose it is, since when it has a name here, whether it has one, and its layers from the base up.
+stored_format="stored$tab{{.Id}}$tab{{index .Config.Labels \"fiefdom.context\"}}$tab{{json .Metadata.LastTagTime}}$tab{{if or .RepoTags .RepoDigests}}named{{end}}$tab{{range .RootFS.Layers}}{{.}} {{end}}"
+
+# Ids of images that are not asked for by name: others of their repositories, what Fiefdom brought here once, what has no
+# name; and all, where one that is asked for is yet to come: its layers may be here already.
+other_images() {
+    {
+        printf '%s\n' "$query"
+        cat /var/lib/fiefdom/manifest 2>/dev/null
+        docker image ls --no-trunc --format "listed$tab{{.ID}}$tab{{.Repository}}$tab{{.Tag}}" 2>/dev/null
+    } | awk -F "$tab" '
+        $1 == "image" { asked[$2] }
+        $1 == "repository" { of[$2] }
+        $1 == "brought" { brought[$2] }
+        $1 == "listed" { id[++count] = $2; repository[count] = $3; name[count] = $3 ":" $4; there[name[count]] }
+        END {
+            for (each in asked) if (!(each in there)) lacks = 1
+            for (i = 1; i <= count; i++)
+                if (!(name[i] in asked) && (lacks || repository[i] in of || name[i] in brought || repository[i] == "<none>")) print id[i]
+        }' | sort -u
 }
 
 # What sshd makes of the drop-in that is wanted, in its place; where it is not there yet, who loses a login by it.
@@ -82,7 +113,14 @@ originals_part() {
 
 host_part() {
     printf 'hostname\t%s\t%s\n' "$(cat /proc/sys/kernel/hostname)" "$(cat /etc/hostname 2>/dev/null)"
-    df -Pk /var/lib 2>/dev/null | awk 'NR == 2 { print "free-kib\t" $4 }'
+    # Where Docker has its images, or is to have them: on the file system of the next folder above.
+    root=${query%%"$newline"*}
+    case $root in disk"$tab"/*) root=${root#*"$tab"} ;; *) root=/ ;; esac
+    while [ ! -d "$root" ]; do
+        root=${root%/*}
+        root=${root:-/}
+    done
+    df -Pk /var/lib "$root" 2>/dev/null | awk 'NR == 2 { print "free-kib\t" $4 } NR == 3 { print "disk\t" $2 "\t" $4 }'
     paths=$(ask file)
     printf '%s\n' "$paths" | xargs -d '\n' -r stat --printf 'file\t%n\t%F\t%a\t%u\t%g\n' 2>/dev/null
     printf '%s\n' "$paths" | xargs -d '\n' -r sha256sum 2>/dev/null |
@@ -102,7 +140,7 @@ host_part() {
             printf 'digest\t%s\t%s\n' "$path" "$(sed 's/\("auth": "\)[^"]*/\1/' "$path" | sha256sum | cut -c 1-64)"
     done
     ask package | xargs -d '\n' -r dpkg-query -W \
-        -f "package$tab\${Package}$tab\${db:Status-Status}$tab\${Version}\n" 2>/dev/null
+        -f "package$tab\${Package}$tab\${db:Status-Status}$tab\${Version}$tab\${Architecture}\n" 2>/dev/null
     # Who has the names and the numbers that containers are to have.
     ask account | while IFS=$tab read -r name number; do
         getent passwd "$name" "$number" | awk -F : '{ print "user\t" $1 "\t" $3 "\t" $4 }'
@@ -125,6 +163,9 @@ host_part() {
     }
     [ ! -e /var/lib/fiefdom/manifest ] || sed "s/^/made$tab/" /var/lib/fiefdom/manifest
     originals_part
+    # Images that the way back of the last release is made of; see `keep` in steps.sh.
+    kept=/var/lib/fiefdom/previous/index
+    [ ! -e "$kept" ] || awk -F "$tab" '$1 == "container" && $5 != "-" { print "kept-image\t" $5 }' "$kept"
     find /var/lib/fiefdom/stamps /var/lib/fiefdom/containers -type f -exec grep . /dev/null {} + 2>/dev/null |
         sed "s/^/stamp$tab/"
     # What is offered, as offer.sh keeps it.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 
-from fiefdom.converge import guard, originals, passing
+from fiefdom.converge import guard, old_images, originals, passing
 from fiefdom.converge.claims import claims
 from fiefdom.converge.plan import HostPlan, is_healthy, is_made, merge
 from fiefdom.converge.snapshot import SSHD, Snapshot, sysctl_path
@@ -265,6 +265,7 @@ def _host_files(plan: HostPlan) -> Iterator[Step]:
     entries = [f for f in files if f.path in {account.entry for account in plan.state.accounts}]
     files = [f for f in files if f not in entries]
     yield from _records(plan)
+    yield from brought(plan)
     # Before all that belongs to them.
     yield from _files(entries)
     for change in plan.of("account", "+"):
@@ -279,6 +280,12 @@ def _host_files(plan: HostPlan) -> Iterator[Step]:
         yield ("hostname", change.name)
     owned = plan.state.serving_units
     yield from _units(plan, files, [u for u in plan.state.units if u.name not in owned])
+
+
+def brought(plan: HostPlan) -> tuple[Step, ...]:
+    """Steps that note in the manifest which images come, before they do."""
+    coming = (c.name for c in plan.of("image", "+", "~"))
+    return tuple(("record", old_images.BROUGHT, ref) for ref in old_images.newly_brought(coming, plan.snapshot))
 
 
 def _records(plan: HostPlan) -> Iterator[Step]:
@@ -434,11 +441,24 @@ def _containers(plan: HostPlan) -> Iterator[Step]:
         # One that serves hands its listening sockets over to the new one, so that port 80 never refuses anybody.
         verb = "reload" if is_healthy(gateway, plan.snapshot) else "restart"
         yield ("containers", verb, gateway.unit)
+        if verb == "reload" and (before := _left_behind(gateway, plan)):
+            yield ("image-follows", gateway.name, before)
     yield from _all_at_once("restart", [c.unit for c in agents])
     made = [c.resource for c in plan.of("offer") if isinstance(c.resource, Offer)]
     for offer in dict.fromkeys([*made, *(o for o in plan.state.offers if o.unit in returning)]):
         stays = offer.unit not in returning and is_made(offer, plan.snapshot)
         yield ("offer", "reload" if stays else "start", offer.unit, *offer.instances)
+
+
+def _left_behind(gateway: Container, plan: HostPlan) -> str:
+    """Id of the image that a gateway's container gives up for another one, where that was Fiefdom's build."""
+    now = plan.snapshot
+    found, image = now.containers[gateway.name], now.image(gateway.image)
+    stays = (
+        image is not None and image.id == found.image_id and not any(c.name == gateway.image for c in plan.of("image"))
+    )
+    stored = now.stored.get(found.image_id)
+    return found.image_id if stored is not None and stored.context and not stays else ""
 
 
 def _removed_units(units: Iterable[str]) -> Iterator[Step]:
@@ -473,6 +493,9 @@ def _removal(plan: HostPlan) -> Iterator[Step]:
     for change in plan.of("account", "-"):
         yield ("remove-account", change.name)
     yield from _forgotten(plan)
+    for change in plan.of("image", "-"):
+        if isinstance(change.resource, str):
+            yield ("remove-image", change.resource)
 
 
 def _units_back(plan: HostPlan) -> Iterator[Step]:

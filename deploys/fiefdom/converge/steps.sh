@@ -513,6 +513,35 @@ remove_account() { # name
     :
 }
 
+# Not by force: what a container has stays, whoever made that, and a clean-up that fails ends nothing.
+remove_image() { # reference or id
+    output=$(docker image rm "$1" 2>&1) || ! docker image inspect "$1" >/dev/null 2>&1 || {
+        printf 'fiefdom-note\tthe image %s stays: %s\n' "$1" "$(printf '%s' "$output" | tr '\n\t' '  ')"
+        return 0
+    }
+    ! grep -qsxF "brought$tab$1" "$manifest" || grep -vxF "brought$tab$1" "$manifest" | put_manifest || exit 1
+}
+
+# A gateway that was taken over from goes once its last requests are answered, long after this run it may be. Its image
+# goes with it then, where nothing else has that.
+follow_with_image() { # container image
+    names=$(docker ps -a --filter "name=^$1\.retiring-[0-9]+\$" --filter "ancestor=$2" --format '{{.Names}}' 2>/dev/null)
+    [ -n "$names" ] || return 0
+    # In a file, for systemd would fill in the variables of a command.
+    follow=/run/fiefdom/image-follows
+    mkdir -p "${follow%/*}" && cat >"$staging/follow" <<'FIEFDOM_FOLLOW' && move_file "$staging/follow" "$follow" || return 0
+image=$1
+shift
+for name; do
+    docker wait "$name"
+    while docker inspect --type container "$name"; do sleep 0.3; done
+done >/dev/null 2>&1
+exec docker image rm "$image" >/dev/null
+FIEFDOM_FOLLOW
+    # shellcheck disable=SC2086 # names of containers
+    systemd-run --quiet --collect /bin/sh "$follow" "$2" $names 2>/dev/null || :
+}
+
 take() {
     action=$1
     shift
@@ -592,6 +621,8 @@ take() {
         ! docker inspect --type container "$1" >/dev/null 2>&1 || fail "$1" "the container cannot be removed"
         rm -f "$state/containers/$1"
         ;;
+    remove-image) remove_image "$1" ;;
+    image-follows) follow_with_image "$@" ;;
     remove-file) remove_file "$1" ;;
     remove-block) remove_block "$1" ;;
     remove-account) remove_account "$1" ;;

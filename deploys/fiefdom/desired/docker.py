@@ -54,6 +54,11 @@ def networks(config: bytes) -> frozenset[str]:
     return frozenset(re.findall('"(?:bip|base|size)":"?[^,}"]*', re.sub(r"\s", "", config.decode())))
 
 
+def data_root(config: bytes) -> str:
+    """Where Docker keeps images and containers by a daemon.json of Fiefdom's."""
+    return str(json.loads(config).get("data-root", DATA_ROOT))
+
+
 def _login(context: Context) -> HostState:
     """What root's `docker pull` shows the registry, as `docker login` would write it: no login, no password in argv."""
     auths = {}

@@ -166,6 +166,20 @@ class Image:
 
 
 @dataclass(frozen=True)
+class LocalImage:
+    """An image on the operator's machine. ``architecture`` is Docker's name for what it runs on, such as amd64.
+
+    ``layers`` are digest and bytes of each, from the base up. Where it is not ``exact``, nobody knows which layer has
+    how much, and the last one has all. ``context`` is the digest of the folder that Fiefdom built it from, if it did.
+    """
+
+    architecture: str
+    layers: tuple[tuple[str, int], ...]
+    exact: bool = True
+    context: str = ""
+
+
+@dataclass(frozen=True)
 class Container:
     """A container that a unit owns.
 

@@ -12,7 +12,7 @@ from pyinfra.api.exceptions import DeployError
 from pyinfra.api.host import Host
 
 from fiefdom.cluster import keys
-from fiefdom.converge import diffs, guard, look, plan, snapshot
+from fiefdom.converge import arrivals, diffs, guard, look, plan, snapshot
 from fiefdom.converge.doctor import require_none_refused
 from fiefdom.converge.run import Known
 from fiefdom.converge.steps import PHASES, Phase, Step, phases, steps_text
@@ -22,7 +22,7 @@ from fiefdom.engine.line import guarded
 from fiefdom.engine.session import fail, session_of, ship, take
 from fiefdom.engine.shells import as_root, shown, text_of
 from fiefdom.errors import FiefdomError
-from fiefdom.images import build
+from fiefdom.images import build, docker
 from fiefdom.inventory import read, secret
 from fiefdom.model import Cluster
 
@@ -83,7 +83,7 @@ def deploy(*concerns: str) -> None:
         lines = host.get_fact(HostSnapshot, _stdin=snapshot.query_of(states), _sudo=False)
         if lines is None:
             raise FiefdomError(f"{host.name}: the snapshot failed; its words are above")
-        wanted = look.plan_of(known, host.name, lines, chosen)
+        wanted = arrivals.judged(known, [look.plan_of(known, host.name, lines, chosen)])[host.name]
         look.require_settled(wanted)
         require_none_refused(host.name, wanted.findings)
         _require_same_key(state, run, wanted)
@@ -143,7 +143,9 @@ _runs: WeakKeyDictionary[State, _Run] = WeakKeyDictionary()
 def _run_of(state: State) -> _Run:
     if state not in _runs:
         cluster = cluster_of(state.inventory)
-        _runs.setdefault(state, _Run(Known(cluster, secret.load(cluster), build.identities(cluster))))
+        _runs.setdefault(
+            state, _Run(Known(cluster, secret.load(cluster), build.identities(cluster), local=docker.describe))
+        )
     return _runs[state]
 
 

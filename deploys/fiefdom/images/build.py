@@ -86,6 +86,7 @@ def ensure(cluster: Cluster, refs: Iterable[str], say: Tell) -> None:
     """
     needed = [w for w in wanted(cluster) if w.ref in set(refs) and not w.pulled]
     present = inspect([w.ref for w in needed]) if needed else {}
+    built = False
     for image in needed:
         found = present.get(image.ref)
         if image.context is None:
@@ -96,6 +97,10 @@ def ensure(cluster: Cluster, refs: Iterable[str], say: Tell) -> None:
                 )
         elif found is None or found.context != _digest_of(image.context):
             build(image, say)
+            built = True
+    if built:
+        # What builds left without a name when they gave it to others. One that stays is no reason to end anything.
+        run("image", "prune", "--force", "--filter", f"label={CONTEXT_LABEL}")
 
 
 def build(image: Wanted, say: Tell) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import json
+import re
+import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
+from fiefdom.desired.state import LocalImage
 from fiefdom.errors import FiefdomError
 from fiefdom.images import bases, layers
 from fiefdom.model import references
@@ -101,6 +104,53 @@ def inspect(refs: list[str]) -> dict[str, _Found]:
         names = {references.familiar(tag) for tag in image["RepoTags"] or []}
         found.update({ref: entry for ref in refs if references.familiar(ref) in names})
     return found
+
+
+def describe(refs: Collection[str]) -> dict[str, LocalImage]:
+    """What images on this machine are for and made of, by reference; those that it lacks are left out."""
+    if not refs or shutil.which("docker") is None:
+        return {}
+    form = "{{json .RepoTags}} {{json .Id}} {{json .Architecture}} {{json .Config.Labels}} {{json .RootFS.Layers}}"
+    found = {}
+    # Where it finds none, it prints an empty line.
+    for line in filter(None, run("image", "inspect", "--format", form, *refs).stdout.splitlines()):
+        tags, local_id, architecture, labels, chain = _values(line)
+        layers_of, exact = _layers(local_id, chain or [])
+        image = LocalImage(architecture, layers_of, exact, (labels or {}).get(CONTEXT_LABEL, ""))
+        found.update({ref: image for ref in refs if references.familiar(ref) in (tags or [])})
+    return found
+
+
+def _values(line: str) -> list[Any]:
+    """JSON values that stand one after the other."""
+    decoder, values, at = json.JSONDecoder(), [], 0
+    while at < len(line):
+        value, at = decoder.raw_decode(line, at)
+        values.append(value)
+        at += 1
+    return values
+
+
+# Of what a Dockerfile says, this makes layers; the others only describe.
+_MAKES_LAYER = re.compile(r"^(?:/bin/sh -c #\(nop\)\s+)?(?:RUN|COPY|ADD|WORKDIR)\b|^/bin/sh -c (?!#\(nop\))|^\|\d+ ")
+
+
+def _layers(local_id: str, chain: list[str]) -> tuple[tuple[tuple[str, int], ...], bool]:
+    """An image's layers with their bytes, and whether its history tells which has how much.
+
+    It lists steps without a layer as well, of no bytes; and there are layers of no bytes.
+    """
+    done = run("history", "--no-trunc", "--human=false", "--format", "{{.Size}}\t{{.CreatedBy}}", local_id)
+    lines = [line.partition("\t") for line in reversed(done.stdout.splitlines())]
+    steps = [(int(count), by) for count, _, by in lines if count.isdecimal()]
+    for sizes in (
+        [count for count, _ in steps if count],
+        [count for count, by in steps if count or _MAKES_LAYER.search(by)],
+    ):
+        if len(sizes) == len(chain):
+            return tuple(zip(chain, sizes, strict=True)), True
+    total = sum(count for count, _ in steps)
+    return tuple((digest, total if digest == chain[-1] else 0) for digest in chain), False
 
 
 def _id_on_hosts(local_id: str) -> str:

@@ -87,6 +87,14 @@ def familiar(text: str) -> str:
         return text
 
 
+def repository(text: str) -> str:
+    """The name of an image without tag and digest, as Docker prints it; as it is, where it is no reference."""
+    try:
+        return replace(parse(text), tag="", digest="").familiar
+    except ValueError:
+        return text
+
+
 def same(one: str, other: str) -> bool:
     """Whether two references are the same to Docker."""
     return familiar(one) == familiar(other)

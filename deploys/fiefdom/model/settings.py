@@ -274,6 +274,13 @@ class Rollout(Model):
     most_errors: float = Field(
         0.01, ge=0, le=1, description="Share of requests that may go wrong on the new version meanwhile."
     )
+    keep_releases: int = Field(
+        3,
+        ge=1,
+        le=1000,
+        description="Images of each service that a host keeps, the one that runs among them; beyond those only what a "
+        "container has and what `rollback` would go back to.",
+    )
 
 
 class Registry(Model):

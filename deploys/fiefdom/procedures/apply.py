@@ -7,16 +7,16 @@ from dataclasses import replace
 
 from fiefdom.cluster import audit, keys, ledger, members, status, views
 from fiefdom.cluster.lock import quorum
-from fiefdom.converge import look
+from fiefdom.converge import arrivals, look, old_images
 from fiefdom.converge.carry_out import carry_out
-from fiefdom.converge.plan import HostPlan, Plan
+from fiefdom.converge.plan import HostPlan, Plan, in_order
 from fiefdom.converge.run import Hosts, Known, Say
 from fiefdom.converge.waves import left_by_turns, takes_turns
 from fiefdom.desired import offers
 from fiefdom.desired.state import Offer
 from fiefdom.errors import FiefdomError, Sick
 from fiefdom.images import build
-from fiefdom.procedures import turn
+from fiefdom.procedures import tidy, turn
 from fiefdom.wording import Tell
 
 _AUDITED = 200
@@ -53,6 +53,7 @@ def apply(
     about = {"names": names, "witnesses": witnesses, "without": known.without}
     with ledger.recorded(hosts, gateways, "apply", warn, plan=wanted.hash, **about) as act:
         build.ensure(cluster, _images(wanted), lambda text: say("here", text))
+        arrivals.require_fit(known, wanted.due)
         done = wanted
         sick: list[Sick] = []
         waits = waits or exactly
@@ -65,6 +66,7 @@ def apply(
                 carry_out(done, hosts, cluster, say, gate, held.beat, sick=sick)
         status.await_gateways(wanted, hosts)
         left = _second_look(known, hosts, done, say)
+        tidy.tell_left(left, warn)
         _forget_gone(known, hosts, say, warn)
         _require_well(sick)
         _require_nothing_left(left)
@@ -128,7 +130,7 @@ def require_same_key(known: Known, hosts: Hosts, plans: Iterable[HostPlan]) -> N
 
 
 def _images(wanted: Plan) -> set[str]:
-    return {change.name for host in wanted.due.hosts for change in host.of("image")}
+    return {change.name for host in wanted.due.hosts for change in host.of("image", "+", "~")}
 
 
 def _still_to_do(known: Known, hosts: Hosts, agreed: Plan, whatever: bool, exactly: bool, tell: Tell) -> Plan:
@@ -159,9 +161,13 @@ def _still_to_do(known: Known, hosts: Hosts, agreed: Plan, whatever: bool, exact
 
 
 def _second_look(known: Known, hosts: Hosts, done: Plan, say: Say) -> Plan:
-    """What is left after the run, once ports are closed that the turns of ``done`` left without an instance."""
-    left = look.make_plan(known, hosts.names, hosts)
-    closing = left_by_turns(left, done)
+    """What is left after the run, once ports are closed that the turns of ``done`` left without an instance, and images
+    are gone that it left without a use.
+    """
+    known, left = tidy.with_spared(known, hosts, look.make_plan(known, hosts.names, hosts))
+    ports = {host.host: host.changes for host in left_by_turns(left, done).hosts}
+    old = old_images.removals(left)
+    closing = Plan(tuple(replace(h, changes=in_order([*ports.get(h.host, ()), *h.changes])) for h in old.hosts))
     if closing.clean:
         return left
     carry_out(closing, hosts, known.cluster, say)
@@ -169,8 +175,9 @@ def _second_look(known: Known, hosts: Hosts, done: Plan, say: Say) -> Plan:
 
 
 def _require_nothing_left(left: Plan) -> None:
-    if not left.due.clean:
-        missing = [f"{h.host}: {c.kind} {c.name} ({c.why})" for h in left.due.hosts for c in h.changes]
+    changes = [(h.host, c) for h in left.due.hosts for c in h.changes if not old_images.is_removal(c)]
+    if changes:
+        missing = [f"{name}: {c.kind} {c.name} ({c.why})" for name, c in changes]
         raise FiefdomError(f"not converged, {len(missing)} left after the run: {'; '.join(missing[:3])}")
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fiefdom.converge import plan
+from fiefdom.converge import old_images, plan
 from fiefdom.converge.plan import Change, HostPlan
 from fiefdom.desired import offers
 from fiefdom.desired.containers import FAILED, UNIT_DIR, conf_path
@@ -196,7 +196,11 @@ def unapplied(wanted: plan.Plan, turns: Mapping[str, plan.HostPlan]) -> list[str
     reasons = []
     for host in wanted.due.hosts:
         released = {(c.kind, c.name) for c in turns[host.host].changes} if host.host in turns else set()
-        others = [c for c in host.changes if (c.kind, c.name) not in released and not c.name.endswith(FAILED)]
+        others = [
+            c
+            for c in host.changes
+            if (c.kind, c.name) not in released and not c.name.endswith(FAILED) and not old_images.is_removal(c)
+        ]
         if others:
             what = f"{others[0].kind} {others[0].name}"
             many = f" and {len(others) - 1} more" if len(others) > 1 else ""

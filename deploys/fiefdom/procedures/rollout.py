@@ -10,9 +10,9 @@ from fiefdom.cluster import ledger, status
 from fiefdom.cluster import views as views_module
 from fiefdom.cluster.lock import CANARY, Lock, quorum, refusal
 from fiefdom.cluster.views import Counts, Views, alone, counts, erring, verdict, views_of
-from fiefdom.converge import carry_out, look, plan, run, steps
+from fiefdom.converge import arrivals, carry_out, look, plan, run, steps
 from fiefdom.converge.run import Hosts, Known, Say
-from fiefdom.converge.steps import Step
+from fiefdom.converge.steps import Phase, Step
 from fiefdom.desired.containers import FAILED
 from fiefdom.desired.state import Container, Image
 from fiefdom.errors import FiefdomError, Unreachable
@@ -20,6 +20,7 @@ from fiefdom.images import build
 from fiefdom.model import Cluster
 from fiefdom.procedures import release
 from fiefdom.procedures.release import Order, Release
+from fiefdom.procedures.tidy import tidy
 from fiefdom.procedures.turn import Failure, Heard, await_turn, take_turn
 from fiefdom.waiting import looks, now_s
 from fiefdom.wording import printable
@@ -122,18 +123,21 @@ def perform(known: run.Known, hosts: Hosts, wanted: Release, wish: Wish, say: Sa
     without = () if wanted.left else known.without
     about: dict[str, Any] = {"take_over": wish.take_over, "witnesses": witnesses, "without": without}
     try:
-        with (
-            ledger.hold(hosts, gateways, who, why, warn=warn, in_place_of=lifts, **about) as held,
-            held.recorded(wish.what, plan=turns.hash, names=wanted.hosts, services=_done(wanted)),
-        ):
-            _require_unchanged(known, hosts, wanted, wish)
-            ship(known, hosts, wanted, say)
+        build_images(known, wanted, say)
+        with ledger.hold(hosts, gateways, who, why, warn=warn, in_place_of=lifts, **about) as held:
+            with held.recorded(wish.what, plan=turns.hash, names=wanted.hosts, services=_done(wanted)):
+                _require_unchanged(known, hosts, wanted, wish)
+                ship(hosts, wanted, say)
 
-            def begin() -> None:
-                report.begun = True
-                held.settle()
+                def begin() -> None:
+                    report.begun = True
+                    held.settle()
 
-            Rollout(known, hosts, wanted, say, held.beat, report.stages, watchful=watchful, begin=begin).run(wish.keep)
+                Rollout(known, hosts, wanted, say, held.beat, report.stages, watchful=watchful, begin=begin).run(
+                    wish.keep
+                )
+            # Once its end is in the audit, which tells what a rollback could want.
+            tidy(known, hosts, say, lambda text: say("images", text))
     except RolloutError as error:
         report.error = error
     else:
@@ -186,8 +190,10 @@ def prepare(known: run.Known, hosts: Hosts, services: Collection[str], wish: Wis
         applied = plan.merge(look.plan_of(known, name, answers[name]) for name in hosts.names)
         unapplied = release.unapplied(applied, found.turns)
         status.require_fit(known.cluster, known.secrets, hosts, unapplied, _unfit)
-    carry_out.require_space(plan.merge(found.turns.values()))
+    turns = plan.merge(found.turns.values())
+    carry_out.require_space(turns)
     require_images(known.cluster, found, wish)
+    arrivals.require_fit(known, turns)
     return found
 
 
@@ -230,17 +236,29 @@ def require_free(known: Known, hosts: Hosts, wish: Wish) -> None:
             raise FiefdomError(f"{found.gateway}: {reason}")
 
 
-def ship(known: run.Known, hosts: Hosts, wanted: Release, say: Say) -> None:
-    """Bring every host's image to it, all hosts at once, before the first one changes."""
-    turns = {name: turn for name, turn in wanted.turns.items() if turn.of("image") and name in wanted.hosts}
+def build_images(known: run.Known, wanted: Release, say: Say) -> None:
+    """Build what hosts lack and this machine as well. Raises FiefdomError where it does not fit there, or run."""
+    turns = _bringing(wanted)
     refs = {c.name for turn in turns.values() for c in turn.of("image")}
     build.ensure(known.cluster, refs, lambda text: say("here", text))
+    arrivals.require_fit(known, plan.merge(turns.values()))
+
+
+def ship(hosts: Hosts, wanted: Release, say: Say) -> None:
+    """Bring every host's image to it, all hosts at once, before the first one changes."""
+    turns = _bringing(wanted)
 
     def send(name: str) -> None:
         say(name, "image")
+        if noted := steps.brought(turns[name]):
+            hosts.run(name, Phase("record", noted))
         hosts.run(name, steps.images_phase(turns[name]))
 
     hosts.on_all(send, turns)
+
+
+def _bringing(wanted: Release) -> dict[str, plan.HostPlan]:
+    return {name: turn for name, turn in wanted.turns.items() if turn.of("image") and name in wanted.hosts}
 
 
 @dataclass

@@ -16,7 +16,7 @@ from fiefdom.cli import show
 from fiefdom.cluster.status import HostStatus, InstanceStatus, OfferStatus, Status
 from fiefdom.converge import plan
 from fiefdom.converge.plan import Change, HostPlan, Plan
-from fiefdom.converge.snapshot import FoundContainer, Snapshot
+from fiefdom.converge.snapshot import Disk, FoundContainer, Snapshot
 from fiefdom.desired.state import Container, HostState
 from fiefdom.procedures.release import Order, Release
 from fiefdom.procedures.rollout import Report, RolloutError, Wish
@@ -246,9 +246,10 @@ def test_progress_gives_the_cursor_back_after_an_error() -> None:
     assert out.getvalue().rindex("\x1b[?25h") > out.getvalue().rindex("\x1b[?25l")
 
 
+_FREE = ["8.0", "GiB", "of", "10.0", "GiB"]
 STATUS = Status(
     gateways=("gw1",),
-    hosts=(HostStatus("app1", "10.1.0.21", "trixie", "app host", "alive", 1, 2, "-"),),
+    hosts=(HostStatus("app1", "10.1.0.21", "trixie", "app host", "alive", 1, 2, "-", disk=Disk(10 << 20, 8 << 20)),),
     offers=(
         OfferStatus("predictor", "app1", "1.0.0", "offered", "1 of 2 instances are healthy"),
         OfferStatus("web", "app1", "-", "waiting", "none of its 2 instances is healthy"),
@@ -264,7 +265,7 @@ STATUS = Status(
 
 def test_a_status_is_tables_and_problems() -> None:
     rows = [line.split() for line in printed(*show.status_tables(STATUS)).splitlines()]
-    assert ["app1", "10.1.0.21", "trixie", "app", "host", "alive", "1/2", "-"] in rows
+    assert ["app1", "10.1.0.21", "trixie", "app", "host", "alive", "1/2", "-", *_FREE] in rows
     assert ["service", "host", "version", "offer"] in rows
     assert ["predictor", "app1", "1.0.0", "offered", *["1", "of", "2", "instances", "are", "healthy"]] in rows
     assert ["web", "app1", "-", "waiting", *["none", "of", "its", "2", "instances", "is", "healthy"]] in rows

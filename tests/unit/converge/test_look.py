@@ -82,7 +82,9 @@ def test_a_plan_is_of_what_the_host_goes_back_to(looks: list[int | None], monkey
 
     @contextmanager
     def run(*_: object, **__: object) -> Iterator[SimpleNamespace]:
-        yield SimpleNamespace(known=SimpleNamespace(behind={}, without=()), names=("app1",), session=None)
+        yield SimpleNamespace(
+            known=SimpleNamespace(behind={}, without=(), spared=frozenset()), names=("app1",), session=None
+        )
 
     monkeypatch.setattr(frame, "connected", run)
     looks += [7, 6, None]

@@ -12,7 +12,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fiefdom.converge import snapshot
-from fiefdom.converge.snapshot import FoundContainer, FoundFile, FoundImage, FoundUnit, Snapshot
+from fiefdom.converge.snapshot import (
+    Disk,
+    FoundContainer,
+    FoundFile,
+    FoundImage,
+    FoundUnit,
+    Snapshot,
+    StoredImage,
+    repository_of,
+)
 from fiefdom.desired import gateway, sshd
 from fiefdom.desired.programs import text_of
 from fiefdom.desired.state import Codename, Container, Directory, File, HostState, Image, Package, Sysctl, Unit, digest
@@ -28,10 +37,14 @@ os	debian	trixie
 docker	up
 image	fiefdom/predictor:1.0.0	sha256:aa	{SHA}	{NOTHING}
 image	team/web:7	sha256:bb	<no value>	team/web@sha256:{SHA} r.org/web@sha256:22 {NOTHING}
+stored	sha256:aa	{SHA}	"2026-11-29T16:02:03.5Z"	named	sha256:l1 sha256:l2
+stored	sha256:cc	<no value>	"0001-01-01T00:00:00Z"		sha256:l1
+used	sha256:cc
 container	/predictor-8000	true	sha256:aa	spec1	instance	1.0.0	predictor-8000	9000	10.1.0.21 	{SHA}
 container	/by-hand	false	sha256:bb	<no value>	<no value>	<no value>	<no value>	<no value>		{SHA}
 hostname	app1	app1
 free-kib	79471416
+disk	102400000	5000000
 user	fiefdom	65530	65530
 user	backup	34	34
 group	fiefdom	65530
@@ -43,6 +56,8 @@ digest	/etc/x.conf	{SHA}
 digest	/etc/a name	{SHA}
 package	curl	installed	8.14.1-2
 package	wget	config-files	1.25
+package	dpkg	installed	1.22.21	arm64
+kept-image	sha256:bb
 unit	Id=x.service
 unit	LoadState=loaded
 unit	ActiveState=active
@@ -89,6 +104,8 @@ def test_a_recorded_answer_becomes_values() -> None:
         hostname="app1",
         static_hostname="app1",
         free_kib=79471416,
+        disk=Disk(102400000, 5000000),
+        architecture="arm64",
         users={"fiefdom": (65530, 65530), "backup": (34, 34)},
         groups={"fiefdom": 65530},
         files={
@@ -108,6 +125,12 @@ def test_a_recorded_answer_becomes_values() -> None:
             "fiefdom/predictor:1.0.0": FoundImage("sha256:aa", SHA),
             "team/web:7": FoundImage("sha256:bb", digests=frozenset({f"sha256:{SHA}", "sha256:22"})),
         },
+        stored={
+            "sha256:aa": StoredImage(SHA, "2026-11-29T16:02:03.500000000", True, ("sha256:l1", "sha256:l2")),
+            "sha256:cc": StoredImage("", "0001-01-01T00:00:00.000000000", False, ("sha256:l1",)),
+        },
+        used=frozenset({"sha256:cc"}),
+        kept_images=frozenset({"sha256:bb"}),
         containers={
             "predictor-8000": FoundContainer(
                 True, "sha256:aa", "spec1", "instance", "1.0.0", True, SHA, 9000, "10.1.0.21"
@@ -159,6 +182,7 @@ hostile_lines = st.one_of(
 @given(st.lists(hostile_lines, max_size=40))
 @example(["uid\t" + "9" * 5000, "end"])
 @example([*RECORDED[:-1], "free-kib\t" + "9" * 5000, "end"])
+@example([*RECORDED[:-1], "disk\t9\t" + "9" * 5000, "end"])
 @settings(max_examples=300, deadline=None)
 def test_no_answer_raises_anything_but_a_sentence(lines: list[str]) -> None:
     try:
@@ -178,8 +202,9 @@ def test_a_query_asks_for_what_any_release_may_need_once() -> None:
         containers=(Container("web-9000", "fiefdom-web@9000.service", "instance", "team/web:7", ()),),
     )
     other = HostState(files=(File("/etc/x", b""), File("/etc/y", b"")))
-    first, *rest = snapshot.query([one, other]).splitlines()
-    assert first.startswith("container-format\t{{.Name}}")
+    disk, containers, *rest = snapshot.query([one, other], "/srv/docker").splitlines()
+    assert disk == "disk\t/srv/docker", "the script looks for it in the first line"
+    assert containers.startswith("container-format\t{{.Name}}")
     assert rest == [
         "file\t/etc/x",
         "file\t/etc/login",
@@ -190,6 +215,7 @@ def test_a_query_asks_for_what_any_release_may_need_once() -> None:
         "sysctl\t/proc/sys/net/core/somaxconn",
         "sysctl\t/proc/sys/net/ipv4/conf/eth0.1/rp_filter",
         "image\tteam/web:7",
+        "repository\tteam/web",
         "container\tweb-9000",
         "unit\tweb@9000.service",
         "live\tx.service\tnft list ruleset",
@@ -220,10 +246,38 @@ def test_what_sshd_says_is_taken_by_the_sentence() -> None:
     assert found.loses == {"bob": "password"}
 
 
+@pytest.mark.parametrize(
+    ("ref", "name"),
+    [
+        ("team/web:7", "team/web"),
+        ("web", "web"),
+        ("registry.example.org:5000/team/web:7", "registry.example.org:5000/team/web"),
+        ("registry.example.org:5000/web", "registry.example.org:5000/web"),
+        ("team/web@sha256:" + SHA, "team/web"),
+        ("team/web:7@sha256:" + SHA, "team/web"),
+    ],
+)
+def test_a_repository_is_a_reference_without_tag_and_digest(ref: str, name: str) -> None:
+    assert repository_of(ref) == name
+
+
+def test_where_docker_is_to_keep_images_is_asked_for() -> None:
+    states: dict[Codename, HostState] = {
+        "trixie": HostState(files=(File("/etc/docker/daemon.json", b'{"data-root": "/srv/docker"}'),))
+    }
+    assert snapshot.query_of(states).startswith("disk\t/srv/docker\n")
+    assert snapshot.query_of({"trixie": HostState()}).startswith("disk\t/var/lib/docker\n")
+
+
 DOCKER = """#!/bin/sh
 case $1 in
-  ps) [ "$2" = -q ] || echo web-1 ;;
+  ps) printf 'id1\\tweb-1\\tweb-1\\nid2\\t\\ttheirs\\n' ;;
+  image)
+    [ "$2" = inspect ] || cat "$ROOT/listed"
+    [ "$2" != inspect ] || { shift 4; printf '%s\\n' "$@" >"$ROOT/inspected"; }
+    ;;
   inspect)
+    case $5 in used*) shift 5; echo "used\t$*"; exit ;; esac
     printf '%s\\n' "$5" >>"$ROOT/asked"
     case $5 in {{.Name}}"\t"*) printf '/web-1\\ttrue\\tsha256:aa\\tspec\\tinstance\\t7\\tweb-1\\t\\t\\n' ;; esac
     printf '/web-1 "sha256:aa" "1000"\\n%s\\n' "$ENVIRONMENT"
@@ -232,10 +286,61 @@ esac
 """
 
 
-def test_the_script_asks_of_a_container_and_finds_what_its_supervisor_stamps(tmp_path: Path) -> None:
+def programs(folder: Path) -> None:
+    """A Docker with one container of ours and one of somebody's, and what makes root of whoever runs the tests."""
     for name, text in {"docker": DOCKER, "id": "#!/bin/sh\necho 0\n"}.items():
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    (folder / "listed").write_text("")
+
+
+LISTED = """\
+listed\tsha256:7\tteam/web\t7
+listed\tsha256:6\tteam/web\t6
+listed\tsha256:8\tregistry:5000/web\t7
+listed\tsha256:5\tpostgres\t15
+listed\tsha256:4\tgone/service\t1
+listed\tsha256:3\t<none>\t<none>
+"""
+
+
+@pytest.mark.parametrize(
+    ("images", "inspected"),
+    [
+        (("team/web:7",), ["team/web:7", "sha256:3", "sha256:4", "sha256:6"]),
+        # What is to come may be made of anything.
+        (("team/web:8",), ["team/web:8", *(f"sha256:{n}" for n in "345678")]),
+        ((), ["sha256:3", "sha256:4"]),
+    ],
+)
+def test_the_script_asks_of_images_that_may_have_to_go(
+    tmp_path: Path, images: tuple[str, ...], inspected: list[str]
+) -> None:
+    programs(tmp_path)
+    (tmp_path / "listed").write_text(LISTED)
+    (tmp_path / "manifest").write_text("brought\tgone/service:1\nbrought\tnot/there:1\nfile\tpostgres:15\n")
+    (tmp_path / "index").write_text(
+        "container\tweb-1\tweb@1.service\tid\tsha256:6\tteam/web:6\ncontainer\tx\ty\t-\t-\t-\n"
+    )
+    script = snapshot.SCRIPT.replace("export LC_ALL=C PATH=", f"export LC_ALL=C PATH={tmp_path}:")
+    script = script.replace("/var/lib/fiefdom/manifest", f"{tmp_path}/manifest")
+    script = script.replace("/var/lib/fiefdom/previous/index", f"{tmp_path}/index")
+    query = snapshot.query([HostState(images=tuple(map(Image, images)))], f"{tmp_path}/none/yet")
+    words = ["sh", "-c", script, "fiefdom", "10.0.0.9 50000 10.0.0.1 22"]
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "ROOT": str(tmp_path), "ENVIRONMENT": ""}
+    done = subprocess.run(words, input=query, env=env, capture_output=True, text=True, check=True, timeout=60)
+    assert (tmp_path / "inspected").read_text().splitlines() == inspected
+    found = snapshot.parse("app1", done.stdout.splitlines())
+    assert found.used == {"id2"}, "of somebody's container, and of no other"
+    assert found.kept_images == {"sha256:6"}
+    size = os.statvfs(tmp_path)
+    assert found.disk is not None
+    assert found.disk.size_kib == size.f_blocks * size.f_frsize // 1024, "of the folder that is there already"
+    assert 0 < found.disk.free_kib <= found.disk.size_kib
+
+
+def test_the_script_asks_of_a_container_and_finds_what_its_supervisor_stamps(tmp_path: Path) -> None:
+    programs(tmp_path)
     secret = '["TOKEN=s3cret"]'
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "ROOT": str(tmp_path), "ENVIRONMENT": secret}
 

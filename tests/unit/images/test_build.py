@@ -141,6 +141,31 @@ def test_an_image_here_is_found_however_the_inventory_writes_it(
     docker._local_daemon.cache_clear()
 
 
+DOCKER = """#!/bin/sh
+printf '%s\\n' "$1 $2 $3 $4 $5" >>"$ROOT/asked"
+[ "$1 $2" != "image inspect" ] || cat "$ROOT/inspected"
+"""
+
+
+def test_after_a_build_what_lost_its_name_goes(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "docker").write_text(DOCKER)
+    (tmp_path / "docker").chmod(0o755)
+    (tmp_path / "inspected").write_text("[]")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("ROOT", str(tmp_path))
+    of, said = cluster(folder.parent), []
+    build.ensure(of, [REF], said.append)
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert said == [f"building {REF}"]
+    assert [line.split()[0] for line in asked] == ["image", "build", "image"]
+    assert asked[-1] == "image prune --force --filter label=fiefdom.context", "no other image without a name"
+    context = build.identities(of)[REF].removeprefix("context:")
+    image = {"Id": "sha256:1", "RepoTags": [REF], "Config": {"Labels": {"fiefdom.context": context}}, "RootFS": {}}
+    (tmp_path / "inspected").write_text(json.dumps([image]))
+    build.ensure(of, [REF], pytest.fail)
+    assert "prune" not in "".join((tmp_path / "asked").read_text().splitlines()[len(asked) :])
+
+
 # --- contents
 
 

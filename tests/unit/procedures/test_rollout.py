@@ -286,7 +286,7 @@ def test_an_image_without_room_is_refused_before_any_host_changes(hosts: Simulat
     # The simulated hosts tell no free space; one that does has little.
     lines = hosts.snapshot_lines
     hosts.snapshot_lines = lambda q: {n: [*found, "free-kib\t1024"] for n, found in lines(q).items()}  # type: ignore[method-assign]
-    with pytest.raises(FiefdomError, match="has 1 MiB free of about 200"):
+    with pytest.raises(FiefdomError, match="1 MiB are free where Docker has its images, and 200 MiB are needed"):
         perform(hosts)
     assert not any(line.endswith((" turn", " ledger take", " images")) for line in hosts.log)
 

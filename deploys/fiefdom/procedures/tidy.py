@@ -1,0 +1,79 @@
+"""Old images go: which of them a rollback could want, by the audit, and who is told of what stays all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from fiefdom.cluster import audit, ledger
+from fiefdom.converge import look, old_images, plan, steps
+from fiefdom.converge.plan import Plan
+from fiefdom.converge.run import Hosts, Known, Say
+from fiefdom.errors import FiefdomError
+from fiefdom.model import Cluster
+from fiefdom.wording import Tell
+
+_AUDITED = 1000
+"""How many acts of the audit it looks back over: as many as a rollback does."""
+
+
+def with_spared(known: Known, hosts: Hosts, wanted: Plan) -> tuple[Known, Plan]:
+    """What is known with the images that a rollback could want, and ``wanted`` with the removal of the others.
+
+    The audit is asked only where any host has more images than it is to keep. Where no gateway tells, all stay.
+    """
+    if known.spared is not None:
+        return known, wanted
+    keep = known.cluster.rollout.keep_releases
+    if not old_images.unasked(wanted, keep):
+        return known, wanted
+    found = ledger.read(hosts, known.gateways, _AUDITED)
+    if found.silent and len(found.silent) == len(known.gateways):
+        return known, wanted
+    known = replace(known, spared=spared(known.cluster, found.entries))
+    return known, Plan(tuple(old_images.with_old(host, keep, known.spared) for host in wanted.hosts))
+
+
+def spared(cluster: Cluster, entries: Iterable[audit.Entry]) -> frozenset[str]:
+    """Images that a rollback could choose by the audit: the last healthy version of each service, and the one before.
+
+    Whichever version runs, the last other one that was healthy is one of these two.
+    """
+    entries = tuple(entries)
+    refs = set()
+    for name in cluster.services:
+        last = audit.last_healthy(entries, name, "")
+        before = audit.last_healthy(entries, name, last) if last else None
+        refs |= {cluster.with_version(name, version).image_ref(name) for version in (last, before) if version}
+    return frozenset(refs)
+
+
+def tidy(known: Known, hosts: Hosts, say: Say, warn: Tell) -> None:
+    """Remove what became old by what was done just now. Whatever becomes of that, the latter is done."""
+    try:
+        known, wanted = with_spared(known, hosts, _look(known, hosts))
+        old = {h.host: h for h in old_images.removals(wanted).hosts if h.changes}
+        if not old:
+            return
+
+        def remove(name: str) -> None:
+            say(name, "old images")
+            for phase in steps.phases(old[name]):
+                hosts.run(name, phase)
+
+        hosts.on_all(remove, old)
+        tell_left(_look(known, hosts), warn)
+    except FiefdomError as error:
+        warn(f"old images may be left: {error}")
+
+
+def tell_left(left: Plan, warn: Tell) -> None:
+    """Tell of old images that hosts still have after they were to remove them."""
+    for host in old_images.removals(left).hosts:
+        for change in host.changes:
+            warn(f"{host.host}: the old image {change.name} stays; `docker image rm {change.name}` there says why")
+
+
+def _look(known: Known, hosts: Hosts) -> Plan:
+    answers = look.look(known, hosts.names, hosts)
+    return plan.merge(look.plan_of(known, name, answers[name]) for name in hosts.names)
