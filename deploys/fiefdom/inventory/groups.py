@@ -49,7 +49,7 @@ def connection(cluster: Cluster, host: str) -> dict[str, Any]:
     """Host data by which pyinfra's SSH connector reaches ``host``. A host key that is not known is refused."""
     user, port, key = cluster.ssh_of(host)
     data: dict[str, Any] = {
-        "ssh_hostname": cluster.hosts[host].address,
+        "ssh_hostname": cluster.ssh_address(host),
         "ssh_port": port,
         "ssh_user": user,
         "ssh_strict_host_key_checking": "yes",
