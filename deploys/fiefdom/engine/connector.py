@@ -29,13 +29,14 @@ from pyinfra.api.state import State
 from pyinfra.connectors.ssh import SSHConnector
 
 from fiefdom.engine import known_hosts
-from fiefdom.engine.offers import Keys
+from fiefdom.engine.offers import MANY, Keys, Offer
 from fiefdom.engine.places import Place, Places
 from fiefdom.engine.shells import tune
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
 
 CONNECT_TIMEOUT_S = 10
+_NOBODY = "Could not connect"
 _PROHIBITED = 1
 """Why an sshd opens no channel: it is told not to forward."""
 
@@ -58,11 +59,24 @@ class _Login:
 
     place: Place
     keys: Keys
-    offers: list[Any]
+    offers: list[Offer]
     done: bool = False
+    first: bool = False
+    """Whether others wait for what comes of this one."""
 
     def authenticate(self, transport: Transport) -> None:
+        if len(self.offers) > MANY and not self.first:
+            self.keys.turn.acquire()
+            self.first = True
+            self.offers = self.keys.ordered(self.place, self.offers)
+            if not transport.is_active():  # the host did not wait as long
+                return
         self.done = self.keys.log_in(self.place, self.offers, transport)
+
+    def end(self) -> None:
+        """Let the others go on."""
+        if self.first:
+            self.keys.turn.release()
 
 
 @dataclass
@@ -97,11 +111,14 @@ class Ways:
         """A client that is logged in at ``place``. Raises ConnectError, which names address and port."""
         found = known_hosts.lookup(place.known_hosts, place.known_as)
         login = _Login(place, self.keys, self.keys.offers(place))
-        while True:
-            client = self._connected(place, found, _Judge(place, found), login)
-            if login.done:
-                return client
-            client.close()
+        try:
+            while True:
+                client = self._connected(place, found, _Judge(place, found), login)
+                if login.done:
+                    return client
+                client.close()
+        finally:
+            login.end()
 
     def shown_key(self, place: Place) -> PKey:
         """The key that an sshd shows, trusted or not: Ed25519 where it has one. Raises ConnectError."""
@@ -168,7 +185,7 @@ class Ways:
                     f"the jump host {last} may not forward to {place.address}:{place.port}; its sshd needs "
                     "`AllowTcpForwarding local`, which is `ssh.tcp_forwarding: local` for a host of the cluster"
                 ) from error
-            raise ConnectError(f"Could not connect to {place.where} ({error.text or error})") from error
+            raise ConnectError(f"{_NOBODY} to {place.where} ({error.text or error})") from error
 
     def _hop(self, chain: tuple[str, ...]) -> SSHClient:
         """A client at the end of a chain of jump hosts."""
@@ -207,6 +224,11 @@ class Connector(SSHConnector):
             raise ConnectError(str(error)) from error
 
 
+def nobody_there(error: ConnectError) -> bool:
+    """Whether nobody answers where somebody was looked for."""
+    return str(error).startswith(_NOBODY)
+
+
 def _words(place: Place, error: BaseException) -> str | None:
     """What went wrong on the way to ``place``; None for what is no matter of the way."""
     if isinstance(error, ConnectError | gevent.GreenletExit):
@@ -214,7 +236,7 @@ def _words(place: Place, error: BaseException) -> str | None:
     if isinstance(error, socket.gaierror):
         return f"Could not resolve {place.address} ({error.strerror})"
     if isinstance(error, OSError | EOFError):
-        return f"Could not connect to {place.where} ({_reason(error)})"
+        return f"{_NOBODY} to {place.where} ({_reason(error)})"
     return f"SSH error at {place.where} ({error})" if isinstance(error, SSHException) else None
 
 

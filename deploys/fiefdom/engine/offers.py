@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gevent.lock import BoundedSemaphore
+from gevent.lock import BoundedSemaphore, RLock
 from paramiko import (
     AuthenticationException,
     BadAuthenticationType,
@@ -27,7 +27,7 @@ from fiefdom.engine.places import Place
 
 DEFAULTS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa", "~/.ssh/id_ed25519_sk", "~/.ssh/id_ecdsa_sk")
 MANY = 2
-"""From more keys than these, the first host's answer is waited for: whom all others offer the one that it took."""
+"""Of more keys than these, all other hosts are offered first the one that the first host took."""
 AUTH_S = 30
 _OPENSSH = b"openssh-key-v1\0"
 
@@ -39,48 +39,49 @@ class Keys:
     _agents: dict[str, tuple[AgentKey, ...]] = field(default_factory=dict)
     _files: dict[str, PKey | str] = field(default_factory=dict)
     _taken: dict[str, bytes] = field(default_factory=dict)
-    _lock: BoundedSemaphore = field(default_factory=BoundedSemaphore)
+    turn: RLock = field(default_factory=RLock)
+    """Held by who finds out which of many keys is the right one."""
     _asking: BoundedSemaphore = field(default_factory=BoundedSemaphore)
 
-    def offers(self, place: Place) -> list[_Offer]:
+    def offers(self, place: Place) -> list[Offer]:
         """What ``place`` is offered: the keys that are named for it, else the agent's and the usual files.
 
         A named file may be a public key, whose private one the agent has.
         """
         held = self._held(place.agent)
-        found = [_Offer(file, self._public(file, held)) for file in place.keys]
+        found = [Offer(file, self._public(file, held)) for file in place.keys]
         if not place.only_keys:
-            found += [_Offer("", key) for key in held]
+            found += [Offer("", key) for key in held]
             # Those that want to be asked for come last.
             files = [file for file in DEFAULTS if Path(file).expanduser().exists()]
-            found += sorted((_Offer(f, self._public(f, held)) for f in files), key=lambda o: o.key is None)
-        taken = self._taken.get(place.user)
-        found.sort(key=lambda offer: offer.key is None or taken is None or _blob(offer.key) != taken)
-        return list({_blob(offer.key) if offer.key else offer.file: offer for offer in reversed(found)}.values())[::-1]
+            found += sorted((Offer(f, self._public(f, held)) for f in files), key=lambda o: o.key is None)
+        return self.ordered(place, found)
 
-    def log_in(self, place: Place, offers: list[_Offer], transport: Transport) -> bool:
+    def ordered(self, place: Place, offers: list[Offer]) -> list[Offer]:
+        """Each once, and first the one that another host took."""
+        single = list({_blob(o.key) if o.key else o.file: o for o in reversed(offers)}.values())[::-1]
+        taken = self._taken.get(place.user)
+        return sorted(single, key=lambda offer: offer.key is None or taken is None or _blob(offer.key) != taken)
+
+    def log_in(self, place: Place, offers: list[Offer], transport: Transport) -> bool:
         """Log in by one of ``offers``, which get fewer by each that is refused.
 
         False where the host ends the connection before it has seen all of them: it takes the rest over another one.
         Raises ConnectError where none is left.
         """
-        if len(offers) <= MANY:
-            return self._log_in(place, offers, transport)
-        with self._lock:
-            taken = self._taken.get(place.user)
-            offers.sort(key=lambda offer: offer.key is None or taken is None or _blob(offer.key) != taken)
-            return self._log_in(place, offers, transport)
-
-    def _log_in(self, place: Place, offers: list[_Offer], transport: Transport) -> bool:
         transport.auth_timeout = AUTH_S
         why: list[str] = []
         while offers:
             offer = offers.pop(0)
+            asks = offer.key is None and offer.file not in self._files
             try:
                 key = offer.key or self._read(offer.file)
             except ConnectError as error:
                 why.append(str(error))
                 continue
+            if asks and not transport.is_active():  # a person takes longer than a host waits
+                offers.insert(0, offer)
+                return False
             try:
                 further = transport.auth_publickey(place.user, key)
             except BadAuthenticationType as error:
@@ -145,7 +146,7 @@ class Keys:
 
 
 @dataclass(frozen=True)
-class _Offer:
+class Offer:
     """A key, or the file that it is read from when its turn comes."""
 
     file: str

@@ -23,7 +23,7 @@ from fiefdom.cluster import ledger
 from fiefdom.converge import failure, guard, snapshot, steps
 from fiefdom.converge.steps import SCRIPT, TURN, Phase, Step
 from fiefdom.engine import shells
-from fiefdom.engine.connector import CONNECT_TIMEOUT_S, Connector, Ways
+from fiefdom.engine.connector import CONNECT_TIMEOUT_S, Connector, Ways, nobody_there
 from fiefdom.engine.line import guarded
 from fiefdom.engine.shells import (
     BOUNDED,
@@ -339,14 +339,14 @@ class Session:
             try:
                 host.connect(show_errors=False, raise_exceptions=True)
             except ConnectError as error:
-                if name in self.at or data["ssh_port"] == NEW_HOSTS_PORT:
+                if name in self.at or data["ssh_port"] == NEW_HOSTS_PORT or not nobody_there(error):
                     raise
                 wanted, data["ssh_port"] = data["ssh_port"], NEW_HOSTS_PORT
                 try:
                     host.connect(show_errors=False, raise_exceptions=True)
                 except ConnectError as other:
                     data["ssh_port"] = wanted
-                    raise ConnectError(f"{error}; {_nor_as_new(str(other))}") from None
+                    raise ConnectError(f"{error}; {_nor_as_new(other)}") from None
         except ConnectError as error:
             return " ".join(str(error).split())
         except Exception as error:  # a key file that paramiko cannot read, for one
@@ -356,9 +356,9 @@ class Session:
         return None
 
 
-def _nor_as_new(reason: str) -> str:
+def _nor_as_new(reason: ConnectError) -> str:
     where = f"at port {NEW_HOSTS_PORT}, where a new host is"
-    return f"nor does it answer {where}" if reason.startswith("Could not connect") else f"{where}: {reason}"
+    return f"nor does it answer {where}" if nobody_there(reason) else f"{where}: {reason}"
 
 
 def session_of(state: State, cluster: Cluster) -> Session:
