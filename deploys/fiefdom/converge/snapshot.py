@@ -132,6 +132,8 @@ class Snapshot:
     """A sentence for each setting that the wanted drop-in has no effect on, with the line that has it."""
     loses: dict[str, str] = field(default_factory=dict)
     """By user who could log in and could not any more with the wanted drop-in, the ways that end."""
+    unforwarded: dict[str, str] = field(default_factory=dict)
+    """By user whose tunnels through sshd the wanted drop-in would end, what it would go on to forward: no, or local."""
     guest: Guest = field(default_factory=Guest)
     """What it had before Fiefdom, or has beside it."""
     made: frozenset[tuple[str, str]] = frozenset()
@@ -139,6 +141,10 @@ class Snapshot:
     """By path, that the host keeps what was there before Fiefdom's; and whether somebody changed the latter since."""
     units_before: frozenset[str] = frozenset()
     """Units that Fiefdom turned on or off, or took the place of; the host keeps what they were."""
+
+
+_PAIRS = ("live", "refused", "loses", "unforwarded", "sysctl-by")
+"""What is a name and a word of it, with a tab between them."""
 
 
 def query(states: Iterable[HostState]) -> str:
@@ -202,9 +208,7 @@ class _Parser:
         self._files: dict[str, list[str]] = {}
         self._digests: dict[str, str] = {}
         self._units: list[dict[str, str]] = [{}]
-        self._maps: dict[str, dict[str, str]] = {
-            kind: {} for kind in ("live", "sysctl", "stamp", "package", "refused", "offer", "loses", "sysctl-by")
-        }
+        self._maps: dict[str, dict[str, str]] = {kind: {} for kind in (*_PAIRS, "sysctl", "stamp", "package", "offer")}
         self._images: dict[str, FoundImage] = {}
         self._containers: dict[str, FoundContainer] = {}
         self._made: set[tuple[str, str]] = set()
@@ -246,7 +250,7 @@ class _Parser:
             self._groups[fields[0]] = int(fields[1])
         elif kind in self._lists:
             self._lists[kind].append(rest)
-        elif kind in ("live", "refused", "loses", "sysctl-by") and len(fields) == 2:
+        elif kind in _PAIRS and len(fields) == 2:
             self._maps[kind][fields[0]] = fields[1]
         elif kind in ("sysctl", "stamp", "offer"):
             path, _, value = rest.partition(":")
@@ -317,6 +321,7 @@ class _Parser:
             units_before=frozenset(rest.partition("\t")[0] for rest in self._lists["unit-before"]),
             sshd=tuple(" ".join(rest.split()) for rest in self._lists["sshd"]),
             loses=self._maps["loses"],
+            unforwarded=self._maps["unforwarded"],
             guest=guest.parse(tuple(rest.split("\t")) for rest in self._lists["guest"]),
         )
 

@@ -120,14 +120,14 @@ class Ways:
         finally:
             login.end()
 
-    def shown_key(self, place: Place) -> PKey:
-        """The key that an sshd shows, trusted or not: Ed25519 where it has one. Raises ConnectError."""
+    def shown_key(self, place: Place, found: list[known_hosts.Known]) -> PKey:
+        """The key that an sshd shows, trusted or not: of a kind in ``found``, else the best. Raises ConnectError."""
 
         class Anybody(MissingHostKeyPolicy):
             def missing_host_key(self, client: SSHClient, hostname: str, key: PKey) -> None:
                 """Trusts everybody, for nothing is said to this host."""
 
-        client = self._connected(place, [], Anybody(), _Nobody())
+        client = self._connected(place, found, Anybody(), _Nobody())
         try:
             key: PKey = client.get_transport().get_remote_server_key()  # type: ignore[union-attr] # it is connected
             return key

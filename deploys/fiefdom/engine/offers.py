@@ -32,6 +32,18 @@ AUTH_S = 30
 _OPENSSH = b"openssh-key-v1\0"
 
 
+class _Agent(Agent):
+    """One for many hosts: paramiko's own would mix up the answers to two that ask at once."""
+
+    def __init__(self) -> None:
+        self._asks = RLock()
+        super().__init__()
+
+    def _send_message(self, msg: object) -> object:
+        with self._asks:
+            return super()._send_message(msg)
+
+
 @dataclass
 class Keys:
     """The keys of one run: what is asked of the agent or of a person, is asked once for all hosts."""
@@ -109,7 +121,7 @@ class Keys:
             # paramiko has no other way to be told.
             os.environ["SSH_AUTH_SOCK"] = str(Path(place).expanduser())
             try:
-                self._agents[place] = tuple(Agent().get_keys())
+                self._agents[place] = tuple(_Agent().get_keys())
             except SSHException:
                 self._agents[place] = ()
             finally:

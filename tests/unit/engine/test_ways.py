@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from helpers import forked, sshds
 from helpers.inventories import changed
@@ -226,3 +227,55 @@ def test_a_hosts_certificate_is_worth_what_its_ca_and_it_say(tmp_path: Path, key
         assert "is for app9; have one signed for 127.0.0.1" in signed("-h", "-n", "app9")
         assert "is not valid at this time" in signed("-h", "-n", "127.0.0.1", "-V", "20200101:20200102")
         assert "is of a CA that known_hosts does not have" in signed("-h", "-n", "127.0.0.1", by=other)
+
+
+def trust(tmp_path: Path, hosts: Mapping[str, Mapping[str, Any]], *options: str) -> tuple[int, list[str], str]:
+    """Exit code, states by host, and what was asked, of `fiefdom trust`."""
+    cluster = changed({f"hosts/{name}/ssh": dict(own) for name, own in hosts.items()})
+    cluster["ssh"] = {"known_hosts": str(tmp_path / "known"), "key": str(tmp_path / "key")}
+    (tmp_path / "inventory.yaml").write_text(yaml.safe_dump(cluster, sort_keys=False))
+    done = forked.fiefdom("trust", str(tmp_path / "inventory.yaml"), *hosts, "--json", *options)
+    found = json.loads(done.stdout)
+    shown = found.get("hosts", [found])
+    return done.returncode, [f"{each.get('name')} {each.get('state')}" for each in shown], done.stderr
+
+
+def test_keys_of_new_hosts_are_shown_and_kept_jump_hosts_first(tmp_path: Path, key: Path, server: Sshd) -> None:
+    known = tmp_path / "known"
+    with sshd(tmp_path / "b", [key]) as b:
+        # A file whose names are hashed gets another hashed one, and stays who may read it.
+        known.write_text("|1|AAAAAAAAAAAAAAAAAAAAAAAAAAA=|AAAAAAAAAAAAAAAAAAAAAAAAAAA= ssh-ed25519 AAAA")
+        known.chmod(0o640)
+        hosts = {"app1": at(b, jump="gw1"), "gw1": at(server, tcp_forwarding="local")}
+        code, _, said = trust(tmp_path, hosts)
+        assert code == 1 and "no terminal to ask on" in said
+        code, states, said = trust(tmp_path, hosts, "--yes")
+        assert (code, states) == (0, ["gw1 trusted", "app1 trusted"])
+        printed = subprocess.run(
+            ["ssh-keygen", "-lf", str(b.folder / "host_ed25519.pub")], capture_output=True, text=True, check=True
+        )
+        assert f"app1 at 127.0.0.1:{b.port} through gw1 shows ssh-ed25519 {printed.stdout.split()[1]}" in said
+        lines = known.read_text().splitlines()
+        assert len(lines) == 3 and all(line.startswith("|1|") for line in lines)
+        assert known.stat().st_mode & 0o777 == 0o640
+        found = subprocess.run(
+            ["ssh-keygen", "-F", b.known_as, "-f", str(known)], capture_output=True, text=True, check=True
+        )
+        assert b.host_key() in found.stdout
+        assert trust(tmp_path, hosts)[0] == 1
+        assert trust(tmp_path, hosts, "--yes")[:2] == (0, ["gw1 known", "app1 known"])
+        assert log_in(tmp_path, hosts, key=str(key)) == ["in", "in"]
+
+
+def test_a_key_that_is_another_than_the_known_one_is_not_taken(tmp_path: Path, key: Path, server: Sshd) -> None:
+    other = " ".join(Path(f"{key}.pub").read_text().split()[:2])
+    (tmp_path / "known").write_text(f"{server.known_as} {other}\n")
+    hosts = {"gw1": at(server), "app1": at(server) | {"address": "127.0.0.9", "port": 1}}
+    assert trust(tmp_path, hosts, "--yes")[:2] == (1, ["gw1 refused", "app1 silent"])
+    assert (tmp_path / "known").read_text() == f"{server.known_as} {other}\n"
+
+
+def test_an_answer_at_another_port_than_wanted_names_both(tmp_path: Path, key: Path) -> None:
+    (said,) = log_in(tmp_path, {"gw1": {"address": "127.0.0.9", "port": 2222}}, key=str(key))
+    assert said.startswith("Could not connect to 127.0.0.9:2222 (Connection refused); ")
+    assert "at port 22, where a new host is" in said
