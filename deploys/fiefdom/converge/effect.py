@@ -12,7 +12,7 @@ from fiefdom.errors import FiefdomError
 
 
 def of_file(file: File, now: Snapshot) -> Iterator[str]:
-    """What the host's sshd would not have of its drop-in, whose login or tunnels end with it; of other files nothing."""
+    """What the host's sshd would not have of its drop-in, whose login or tunnels end by it; of others nothing."""
     if file.path != sshd.CONFIG:
         return
     if now.loses:

@@ -28,7 +28,7 @@ from pyinfra.api.host import Host
 from pyinfra.api.state import State
 from pyinfra.connectors.ssh import SSHConnector
 
-from fiefdom.engine import known_hosts
+from fiefdom.engine import host_certificate, known_hosts
 from fiefdom.engine.offers import MANY, Keys, Offer
 from fiefdom.engine.places import Place, Places
 from fiefdom.engine.shells import tune
@@ -143,7 +143,7 @@ class Ways:
             made = Transport(sock, **options)
             security = made.get_security_options()
             # Certificates only where a CA is known: others know the host by its bare key.
-            known = [kind for kind in wanted if kind in made._key_info]
+            known = [kind for kind in wanted if kind in (*host_certificate.KINDS, *security.key_types)]
             security.key_types = [*known, *(kind for kind in security.key_types if kind not in known)]
             return made
 
@@ -242,7 +242,9 @@ def _words(place: Place, error: BaseException) -> str | None:
 
 def _reason(error: OSError | EOFError) -> str:
     if isinstance(error, NoValidConnectionsError):
-        return "; ".join(dict.fromkeys(reason.strerror or str(reason) for reason in error.errors.values()))
+        return "; ".join(
+            dict.fromkeys(getattr(reason, "strerror", "") or str(reason) for reason in error.errors.values())
+        )
     if isinstance(error, TimeoutError):
         return f"no answer for {CONNECT_TIMEOUT_S} s"
     return "it ended the connection" if isinstance(error, EOFError) else error.strerror or str(error)

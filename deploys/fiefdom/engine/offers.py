@@ -23,9 +23,8 @@ from paramiko.agent import Agent, AgentKey
 from pyinfra.api.exceptions import ConnectError, PyinfraError
 from pyinfra.connectors.ssh_util import load_key_with_certificate
 
-from fiefdom.engine.places import Place
+from fiefdom.engine.places import DEFAULT_KEYS, Place
 
-DEFAULTS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa", "~/.ssh/id_ed25519_sk", "~/.ssh/id_ecdsa_sk")
 MANY = 2
 """Of more keys than these, all other hosts are offered first the one that the first host took."""
 AUTH_S = 30
@@ -41,7 +40,7 @@ class _Agent(Agent):
 
     def _send_message(self, msg: object) -> object:
         with self._asks:
-            return super()._send_message(msg)
+            return super()._send_message(msg)  # type: ignore[misc] # the stub leaves it out
 
 
 @dataclass
@@ -65,7 +64,7 @@ class Keys:
         if not place.only_keys:
             found += [Offer("", key) for key in held]
             # Those that want to be asked for come last.
-            files = [file for file in DEFAULTS if Path(file).expanduser().exists()]
+            files = [file for file in DEFAULT_KEYS if Path(file).expanduser().exists()]
             found += sorted((Offer(f, self._public(f, held)) for f in files), key=lambda o: o.key is None)
         return self.ordered(place, found)
 

@@ -16,6 +16,8 @@ from fiefdom.errors import FiefdomError
 from fiefdom.inventory import groups
 from fiefdom.model import Cluster
 
+DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa", "~/.ssh/id_ed25519_sk", "~/.ssh/id_ecdsa_sk")
+
 
 @dataclass(frozen=True)
 class Place:
@@ -97,7 +99,7 @@ class Places:
         return self._place(
             said,
             name,
-            int(port or said.get("port", 22)),
+            int(port or said.get("port", "22")),
             user or said.get("user") or getpass.getuser(),
             None,
             str(self.cluster.path(self.cluster.ssh.known_hosts)) if self.cluster.ssh.known_hosts else None,
@@ -118,8 +120,12 @@ class Places:
         jumps: tuple[str, ...],
     ) -> Place:
         address = said.get("hostname", name)
-        identities = said.get("identityfile", [])
-        files = said.get("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2").split()
+        named = said.get("identityfile", [])
+        files = [key] if key else [named] if isinstance(named, str) else list(named)
+        only = key is not None or said.get("identitiesonly") == "yes"
+        if only and not files:
+            files = [file for file in DEFAULT_KEYS if Path(file).expanduser().exists()]
+        known_to_user = said.get("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2").split()
         command = None if jumps else said.get("proxycommand")
         if command and port != int(said.get("port", 22)):
             raise FiefdomError(
@@ -131,9 +137,9 @@ class Places:
             port,
             user,
             known_as(said["hostkeyalias"], 22) if "hostkeyalias" in said else known_as(address, port),
-            (Path(known),) if known else (*(Path(file).expanduser() for file in files), SYSTEM),
-            (key,) if key else tuple([identities] if isinstance(identities, str) else identities),
-            key is not None or said.get("identitiesonly") == "yes",
+            (Path(known),) if known else (*(Path(file).expanduser() for file in known_to_user), SYSTEM),
+            tuple(files),
+            only,
             said.get("identityagent"),
             jumps,
             command,
