@@ -143,7 +143,7 @@ class Ways:
             made = Transport(sock, **options)
             security = made.get_security_options()
             # Certificates only where a CA is known: others know the host by its bare key.
-            known = [kind for kind in wanted if kind in (*host_certificate.KINDS, *security.key_types)]
+            known = [kind for kind in (*host_certificate.KINDS, *security.key_types) if kind in wanted]
             security.key_types = [*known, *(kind for kind in security.key_types if kind not in known)]
             return made
 
