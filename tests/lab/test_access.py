@@ -156,9 +156,10 @@ def test_hosts_behind_a_jump_host_of_the_cluster_at_names_of_the_operators_own(s
 
     through = site.inventory("behind", behind)
     outside = {**os.environ, "HOME": str(home)}
-    refused = site.run("fiefdom", "plan", through, "--limit", "app1", env=outside)
+    refused = site.run("fiefdom", "plan", through, "--limit", "app1", "--json", env=outside)
     assert refused.returncode == 3
-    assert "the jump host gw1 may not forward to 10.99.0.21:22" in refused.stdout
+    silent = json.loads(refused.stdout)["silent"]
+    assert silent["app1"].startswith("the jump host gw1 may not forward to 10.99.0.21:22; its sshd needs ")
     try:
         site.apply(site.inventory("opened", opened))
         assert site.ssh("gw1", "sshd -T | grep -i ^allowtcpforwarding").lower() == "allowtcpforwarding local"
@@ -179,9 +180,11 @@ def test_hosts_behind_a_jump_host_of_the_cluster_at_names_of_the_operators_own(s
 def test_the_keys_of_hosts_are_shown_and_kept(site: Site, tmp_path: Path) -> None:
     known = tmp_path / "known_hosts"
     inventory = site.inventory("unknown", lambda d: d["ssh"].update(known_hosts=str(known)))
-    silent = site.fiefdom("plan", inventory)
-    assert silent.returncode == 3
-    assert silent.stdout.count(" is not known; `fiefdom trust` shows and keeps the keys of new hosts") == 3
+    unknown = site.fiefdom("plan", inventory, "--json")
+    assert unknown.returncode == 3
+    silent = json.loads(unknown.stdout)["silent"]
+    assert set(silent) == set(HOSTS)
+    assert all(reason.endswith("; `fiefdom trust` shows and keeps the keys of new hosts") for reason in silent.values())
     done = site.fiefdom("trust", inventory, "--yes")
     assert done.returncode == 0, done.stdout + done.stderr
     printed = site.ssh("app1", "ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub").split()[1]

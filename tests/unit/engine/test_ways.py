@@ -126,6 +126,24 @@ def test_the_operators_configuration_names_address_user_port_key_and_jump(
         assert said.endswith(" through bastion: no key of yours is let in")
 
 
+def test_a_command_of_the_operators_leads_to_a_host(tmp_path: Path, home: Path, key: Path, server: Sshd) -> None:
+    with sshd(tmp_path / "b", [key]) as behind:
+        with (tmp_path / "known").open("a") as known:
+            known.write(f"{behind.known_as} {behind.host_key()}\n")
+        command = f"ssh -F none -i {key} -o UserKnownHostsFile={tmp_path}/known -p {server.port} -W %h:%p 127.0.0.1"
+        config = f"Host inner\n  HostName 127.0.0.1\n  Port {behind.port}\n  ProxyCommand {command}\n"
+        (home / ".ssh" / "config").write_text(config)
+        inner = {"address": "inner", "user": sshds.USER}
+        assert log_in(tmp_path, {"app1": inner}, key=str(key)) == ["in"]
+        assert server.said().count("Accepted publickey") == 1
+        # It would lead to the port that the configuration has.
+        (said,) = log_in(tmp_path, {"app1": inner | {"port": 2222}}, key=str(key))
+        assert said == (
+            f"inner: the ProxyCommand of ~/.ssh/config leads to port {behind.port}, and 2222 is wanted; write "
+            "`Port 2222` beside it"
+        )
+
+
 def test_an_agent_with_many_keys_finds_the_one(tmp_path: Path, agent: None, key: Path, server: Sshd) -> None:
     """Although the host hears three of a connection, and for other hosts it is the first then."""
     ssh_add(*(keygen(tmp_path / f"other{n}") for n in range(7)), key)
