@@ -192,6 +192,23 @@ def test_the_keys_of_hosts_are_shown_and_kept(site: Site, tmp_path: Path) -> Non
     assert site.fiefdom("plan", inventory).returncode == 0
 
 
+def test_who_knows_a_host_by_its_ecdsa_key_alone_is_not_locked_out(site: Site, tmp_path: Path) -> None:
+    """Fiefdom's sshd does not show that one: the first login after the change would find a stranger."""
+    known = tmp_path / "known_hosts"
+    lines = (lab.lab_root() / "known_hosts").read_text().splitlines()
+    known.write_text("".join(f"{line}\n" for line in lines if "10.99.0.21 " not in line or " ecdsa-" in line))
+    assert "10.99.0.21 ecdsa-" in known.read_text()
+    inventory = site.inventory("ecdsa", lambda d: d["ssh"].update(known_hosts=str(known)))
+    site.ssh("app1", "rm /etc/ssh/sshd_config.d/10-fiefdom.conf && systemctl reload ssh")
+    try:
+        done = site.fiefdom("apply", inventory, "--yes", "--limit", "app1")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert known.read_text().splitlines()[-1].startswith("10.99.0.21 ssh-ed25519 ")
+        assert site.fiefdom("plan", inventory, "--limit", "app1").returncode == 0
+    finally:
+        site.apply()
+
+
 def test_a_new_daemon_setting_stops_no_container(site: Site) -> None:
     processes = "docker inspect $(docker ps -q) --format '{{.Name}} {{.State.Pid}}' | sort"
     before = {name: site.ssh(name, processes) for name in HOSTS}
