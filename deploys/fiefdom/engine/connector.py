@@ -29,7 +29,7 @@ from pyinfra.api.state import State
 from pyinfra.connectors.ssh import SSHConnector
 
 from fiefdom.engine import host_certificate, known_hosts
-from fiefdom.engine.offers import MANY, Keys, Offer
+from fiefdom.engine.offers import AUTH_S, MANY, Keys, Offer
 from fiefdom.engine.places import Place, Places
 from fiefdom.engine.shells import tune
 from fiefdom.errors import FiefdomError
@@ -63,11 +63,13 @@ class _Login:
     done: bool = False
     first: bool = False
     """Whether others wait for what comes of this one."""
+    waited: bool = False
 
     def authenticate(self, transport: Transport) -> None:
-        if len(self.offers) > MANY and not self.first:
-            self.keys.turn.acquire()
-            self.first = True
+        if len(self.offers) > MANY and not self.waited:
+            # Once, and not without an end: who has the turn may wait for the very jump host that this one logs in to.
+            self.waited = True
+            self.first = self.keys.turn.acquire(timeout=AUTH_S)
             self.offers = self.keys.ordered(self.place, self.offers)
             if not transport.is_active():  # the host did not wait as long
                 return
