@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -132,6 +133,80 @@ def test_a_login_that_talks_changes_no_answer(site: Site) -> None:
     finally:
         for host in ("gw1", "app1", "app2"):
             site.ssh(host, "mv -f ~/.bashrc.kept ~/.bashrc 2>/dev/null || rm -f ~/.bashrc")
+
+
+def test_hosts_behind_a_jump_host_of_the_cluster_at_names_of_the_operators_own(site: Site, tmp_path: Path) -> None:
+    """Looked at and changed through a gateway, whose sshd forwards for that; ~/.ssh/config says where they are."""
+    home = tmp_path / "home"
+    (home / ".ssh").mkdir(parents=True)
+    (home / ".ssh" / "config").write_text("Host far-app1\n  HostName 10.99.0.21\n")
+
+    def opened(data: dict[str, Any]) -> None:
+        data["network"]["admin_cidrs"].append("10.99.0.11/32")
+        data["hosts"]["gw1"]["ssh"] = {"tcp_forwarding": "local"}
+
+    def behind(data: dict[str, Any]) -> None:
+        opened(data)
+        data["ssh"]["jump"] = "gw1"
+        data["hosts"]["app1"]["ssh"] = {"address": "far-app1"}
+
+    def changed(data: dict[str, Any]) -> None:
+        behind(data)
+        data["network"]["input_rules"] = ["tcp dport 9998 accept"]
+
+    through = site.inventory("behind", behind)
+    outside = {**os.environ, "HOME": str(home)}
+    refused = site.run("fiefdom", "plan", through, "--limit", "app1", "--json", env=outside)
+    assert refused.returncode == 3
+    silent = json.loads(refused.stdout)["silent"]
+    assert silent["app1"].startswith("the jump host gw1 may not forward to 10.99.0.21:22; its sshd needs ")
+    try:
+        site.apply(site.inventory("opened", opened))
+        assert site.ssh("gw1", "sshd -T | grep -i ^allowtcpforwarding").lower() == "allowtcpforwarding local"
+        looked = site.run("fiefdom", "plan", through, env=outside)
+        assert looked.returncode == 0, looked.stdout + looked.stderr
+        # A change that could cut the line, confirmed by a login through the gateway.
+        done = site.run("fiefdom", "apply", site.inventory("further", changed), "--yes", "--limit", "app1", env=outside)
+        assert done.returncode == 0, done.stdout + done.stderr
+        came = site.ssh(
+            "app1", "journalctl -u ssh -q --no-pager | grep -c 'Accepted publickey for root from 10.99.0.11 '"
+        )
+        assert int(came) >= 2
+    finally:
+        site.apply()
+    assert site.ssh("gw1", "sshd -T | grep -i ^allowtcpforwarding").lower() == "allowtcpforwarding no"
+
+
+def test_the_keys_of_hosts_are_shown_and_kept(site: Site, tmp_path: Path) -> None:
+    known = tmp_path / "known_hosts"
+    inventory = site.inventory("unknown", lambda d: d["ssh"].update(known_hosts=str(known)))
+    unknown = site.fiefdom("plan", inventory, "--json")
+    assert unknown.returncode == 3
+    silent = json.loads(unknown.stdout)["silent"]
+    assert set(silent) == set(HOSTS)
+    assert all(reason.endswith("; `fiefdom trust` shows and keeps the keys of new hosts") for reason in silent.values())
+    done = site.fiefdom("trust", inventory, "--yes")
+    assert done.returncode == 0, done.stdout + done.stderr
+    printed = site.ssh("app1", "ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub").split()[1]
+    assert f"app1 at 10.99.0.21:22 shows ssh-ed25519 {printed}" in done.stderr
+    assert site.fiefdom("plan", inventory).returncode == 0
+
+
+def test_who_knows_a_host_by_its_ecdsa_key_alone_is_not_locked_out(site: Site, tmp_path: Path) -> None:
+    """Fiefdom's sshd does not show that one: the first login after the change would find a stranger."""
+    known = tmp_path / "known_hosts"
+    lines = (lab.lab_root() / "known_hosts").read_text().splitlines()
+    known.write_text("".join(f"{line}\n" for line in lines if "10.99.0.21 " not in line or " ecdsa-" in line))
+    assert "10.99.0.21 ecdsa-" in known.read_text()
+    inventory = site.inventory("ecdsa", lambda d: d["ssh"].update(known_hosts=str(known)))
+    site.ssh("app1", "rm /etc/ssh/sshd_config.d/10-fiefdom.conf && systemctl reload ssh")
+    try:
+        done = site.fiefdom("apply", inventory, "--yes", "--limit", "app1")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert known.read_text().splitlines()[-1].startswith("10.99.0.21 ssh-ed25519 ")
+        assert site.fiefdom("plan", inventory, "--limit", "app1").returncode == 0
+    finally:
+        site.apply()
 
 
 def test_a_new_daemon_setting_stops_no_container(site: Site) -> None:

@@ -43,6 +43,16 @@ def test_an_unreachable_host_is_named_before_any_host_changes(site: Site) -> Non
     assert line.startswith("app9: ")
 
 
+def test_a_host_that_answers_nowhere_is_told_with_the_port_that_was_asked_for(site: Site) -> None:
+    def add_at_2222(data: dict[str, Any]) -> None:
+        add_app9(data)
+        data["hosts"]["app9"]["ssh"] = {"port": 2222}
+
+    line = refused(site, site.inventory("port", add_at_2222))
+    assert line.startswith("app9: Could not connect to 10.99.0.29:2222 (")
+    assert "; nor does it answer at port 22, where a new host is" in line
+
+
 def test_every_unreachable_host_is_named_and_may_be_left_out(site: Site) -> None:
     def add_two(data: dict[str, Any]) -> None:
         add_app9(data)

@@ -31,12 +31,14 @@ _ARGUMENTS: Mapping[str, str] = {
     "SERVICE": "A service by its name in the inventory.",
     "VERSION": "A version, which is the tag of an image.",
     "HOST": "A host by its name.",
+    "HOSTS": "Hosts or groups by name, as --limit takes them.",
     "NAME": "The secret's name.",
     "COMMAND": "A command to run there; a login without it.",
     "KEY": "A key of an inventory, such as `services.SERVICE.health.path` or `health.path`.",
 }
 # By what follows the name of the program.
 _EXIT_CODES: Mapping[str, str] = {
+    "trust": "0 where all keys are known now, 1 where one was not taken, 3 where some host does not answer.",
     "check": "0 where the inventory is fine, 1 where it is not.",
     "plan": "0 where nothing is to be changed, 2 where changes are pending, 3 where some host does not answer, "
     "whatever the others need, 1 after an error.",

@@ -63,6 +63,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "schema": ("inventory", "Print the JSON schema of inventories."),
     "secret": ("inventory", "Secrets in the inventory's encrypted file, which only `secrets.recipients` can read."),
     "status": ("cluster", "Show hosts, members, offers, instances, versions and their state in HAProxy."),
+    "trust": (
+        "trust",
+        "Show the host keys of hosts that are not known yet, and add those that you have compared to known_hosts.",
+    ),
     "unlock": ("cluster", "Remove the lock that a person set, or that a run left which died."),
 }
 """By name: the module of this package where a command is the function of that name, and how its help begins."""

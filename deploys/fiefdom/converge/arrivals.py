@@ -34,8 +34,8 @@ def judged(known: Known, plans: Iterable[HostPlan]) -> dict[str, HostPlan]:
     here = _local(known, plans)
     found = {}
     for host in plans:
-        due = {(f.what, f.seen): f for f in findings(known, host.due, here)}
-        later = (replace(f, level="warning") for f in findings(known, host, here) if (f.what, f.seen) not in due)
+        due = {(f.what, f.seen): f for f in findings(host.due, here)}
+        later = (replace(f, level="warning") for f in findings(host, here) if (f.what, f.seen) not in due)
         found[host.host] = replace(host, findings=(*host.findings, *due.values(), *later))
     return found
 
@@ -44,10 +44,10 @@ def require_fit(known: Known, wanted: Plan) -> None:
     """Raise FiefdomError for the first host that what ``wanted`` brings does not fit on, or could not run on."""
     here = _local(known, wanted.hosts)
     for host in wanted.hosts:
-        require_none_refused(host.host, findings(known, host, here))
+        require_none_refused(host.host, findings(host, here))
 
 
-def findings(known: Known, host: HostPlan, here: Mapping[str, LocalImage]) -> tuple[Finding, ...]:
+def findings(host: HostPlan, here: Mapping[str, LocalImage]) -> tuple[Finding, ...]:
     """What is to be said of the images that ``host`` brings, of which this machine has those in ``here``."""
     coming = _coming(host)
     if not coming:

@@ -12,11 +12,14 @@ from fiefdom.errors import FiefdomError
 
 
 def of_file(file: File, now: Snapshot) -> Iterator[str]:
-    """What the host's sshd would not have of its drop-in, and whose login ends with it; of other files nothing."""
+    """What the host's sshd would not have of its drop-in, whose login or tunnels end by it; of others nothing."""
     if file.path != sshd.CONFIG:
         return
     if now.loses:
         yield f"ends the login of {', '.join(f'{user} (by {ways})' for user, ways in sorted(now.loses.items()))}"
+    for left, what in (("no", "tunnels"), ("local", "tunnels to the operator (ssh -R)")):
+        if users := [user for user, forwards in sorted(now.unforwarded.items()) if forwards == left]:
+            yield f"ends {what} of {', '.join(users)}, unless ssh.tcp_forwarding keeps them"
     if now.sshd:
         yield f"without effect: {'; '.join(now.sshd)}"
 

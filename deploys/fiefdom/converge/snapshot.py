@@ -172,6 +172,8 @@ class Snapshot:
     """A sentence for each setting that the wanted drop-in has no effect on, with the line that has it."""
     loses: dict[str, str] = field(default_factory=dict)
     """By user who could log in and could not any more with the wanted drop-in, the ways that end."""
+    unforwarded: dict[str, str] = field(default_factory=dict)
+    """By user whose tunnels through sshd the wanted drop-in would end, what it would go on to forward: no, or local."""
     guest: Guest = field(default_factory=Guest)
     """What it had before Fiefdom, or has beside it."""
     made: frozenset[tuple[str, str]] = frozenset()
@@ -183,6 +185,10 @@ class Snapshot:
     def image(self, ref: str) -> FoundImage | None:
         """What the host has under a reference, however it is written."""
         return self.images.get(references.familiar(ref))
+
+
+_PAIRS = ("live", "refused", "loses", "unforwarded", "sysctl-by", "block")
+"""What is a name and a word of it, with a tab between them."""
 
 
 def query(states: Iterable[HostState], data_root: str = docker.DATA_ROOT) -> str:
@@ -257,10 +263,7 @@ class _Parser:
         self._files: dict[str, list[str]] = {}
         self._digests: dict[str, str] = {}
         self._units: list[dict[str, str]] = [{}]
-        self._maps: dict[str, dict[str, str]] = {
-            kind: {}
-            for kind in ("live", "sysctl", "stamp", "package", "refused", "offer", "loses", "sysctl-by", "block")
-        }
+        self._maps: dict[str, dict[str, str]] = {kind: {} for kind in (*_PAIRS, "sysctl", "stamp", "package", "offer")}
         self._images: dict[str, FoundImage] = {}
         self._stored: dict[str, StoredImage] = {}
         self._containers: dict[str, FoundContainer] = {}
@@ -311,7 +314,7 @@ class _Parser:
             self._groups[fields[0]] = int(fields[1])
         elif kind in self._lists:
             self._lists[kind].append(rest)
-        elif kind in ("live", "refused", "loses", "sysctl-by", "block") and len(fields) == 2:
+        elif kind in _PAIRS and len(fields) == 2:
             self._maps[kind][fields[0]] = fields[1]
         elif kind in ("sysctl", "stamp", "offer"):
             path, _, value = rest.partition(":")
@@ -389,6 +392,7 @@ class _Parser:
             units_before=frozenset(rest.partition("\t")[0] for rest in self._lists["unit-before"]),
             sshd=tuple(" ".join(rest.split()) for rest in self._lists["sshd"]),
             loses=self._maps["loses"],
+            unforwarded=self._maps["unforwarded"],
             guest=guest.parse(tuple(rest.split("\t")) for rest in self._lists["guest"]),
         )
 

@@ -93,8 +93,11 @@ sshd_part() {
     sshd_ways "$sshd_main" "$own" >"$own/before"
     # shellcheck disable=SC2046 # paths of keys
     sshd_ways "$own/main" "$own" $(ask file | grep '^/etc/ssh/') >"$own/after"
-    awk -F "$tab" 'NR == FNR { ways[$1] = $2; next } ($1 in ways) && ways[$1] != "" && $2 == "" { print "loses\t" $1 "\t" ways[$1] }' \
-        "$own/before" "$own/after"
+    awk -F "$tab" '
+        NR == FNR { ways[$1] = $2; forwards[$1] = $3; next }
+        !($1 in ways) || ways[$1] == "" { next }
+        $2 == "" { print "loses\t" $1 "\t" ways[$1]; next }
+        forwards[$1] != $3 && forwards[$1] != "no" && $3 != "yes" { print "unforwarded\t" $1 "\t" $3 }' "$own/before" "$own/after"
 }
 
 # What was there before Fiefdom's, as originals.sh keeps it, and whether what is there now is somebody else's.

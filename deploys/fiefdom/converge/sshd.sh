@@ -126,24 +126,37 @@ sshd_sentences() {
         }'
 }
 
-# What each who has a shell can log in by: lines of user and ways. Groups that sshd would ask for are left out of account.
+# What each who has a shell can log in by: lines of user, ways, and what sshd forwards for that user.
 sshd_ways() { # main-file folder path...; paths of keys that are there or will be
     main=$1 folder=$2
     shift 2
     for user in $(sshd_users); do
         sshd_settings "$main" "$user" >"$folder/found" 2>/dev/null || return
-        printf '%s\t%s\n' "$user" "$(sshd_ways_of "$user" "$@")"
+        forwards=$(sed -n 's/^allowtcpforwarding //p' "$folder/found")
+        printf '%s\t%s\t%s\n' "$user" "$(sshd_ways_of "$user" "$@")" "$forwards"
     done
 }
 
+sshd_in_group() { # user patterns
+    for group in $(id -Gn "$1"); do
+        for pattern in $2; do
+            # shellcheck disable=SC2254
+            case $group in $pattern) return 0 ;; esac
+        done
+    done
+    return 1
+}
+
 sshd_ways_of() { # user path...
-    user=$1 allow='' deny='' keys='' ways=''
+    user=$1 allow='' deny='' allow_groups='' deny_groups='' keys='' ways=''
     shift
     home=$(getent passwd "$user" | cut -d : -f 6)
     while read -r setting value; do
         case $setting in
         allowusers) allow="$allow $value" ;;
         denyusers) deny="$deny $value" ;;
+        allowgroups) allow_groups="$allow_groups $value" ;;
+        denygroups) deny_groups="$deny_groups $value" ;;
         permitrootlogin) root=$value ;;
         passwordauthentication) password=$value ;;
         kbdinteractiveauthentication) asked=$value ;;
@@ -165,6 +178,8 @@ sshd_ways_of() { # user path...
         done
         [ "$allowed" = yes ] || return
     }
+    ! sshd_in_group "$user" "$deny_groups" || return
+    [ -z "$allow_groups" ] || sshd_in_group "$user" "$allow_groups" || return
     [ "$user:${root:-}" != root:no ] || return
     case $password$asked:$(getent shadow "$user" | cut -d : -f 2) in
     *yes*:'$'*) case $user:${root:-} in root:without-password | root:prohibit-password | root:forced*) ;; *) ways=password ;; esac ;;

@@ -9,6 +9,7 @@ from fiefdom.desired.cutting import Cutting
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Codename, Directory, File, HostState, Package, Unit
 from fiefdom.errors import FiefdomError
+from fiefdom.model.jumps import forwards
 
 # Debian's sshd_config includes the folder first and the first value wins: ahead of cloud-init's 50-.
 CONFIG = "/etc/ssh/sshd_config.d/10-fiefdom.conf"
@@ -89,6 +90,9 @@ COMPAT: dict[Codename, dict[str, tuple[str, ...]]] = {
 }
 
 
+_FORWARDING = {"none": "no", "local": "local", "all": "yes"}
+
+
 def desired(context: Context) -> HostState:
     """The host's sshd. Raises FiefdomError where the settings would shut Fiefdom's own login user out."""
     ssh = context.cluster.ssh
@@ -103,6 +107,7 @@ def desired(context: Context) -> HostState:
         "sshd.conf.j2",
         ssh=ssh,
         port=port,
+        forwarding=_FORWARDING[forwards(context.cluster, context.name)],
         listen=context.host.ssh.listen,
         crypto=(PQ if pq else COMPAT)[context.codename],
         rsa_key=RSA_KEY if pq else "/etc/ssh/ssh_host_rsa_key",

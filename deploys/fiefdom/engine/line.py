@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, get_args
@@ -19,12 +21,14 @@ from pyinfra.api.host import Host
 from fiefdom.converge import guard
 from fiefdom.converge.steps import Step
 from fiefdom.converge.trial import SCRIPT, negotiates
-from fiefdom.engine.known_hosts import path_of, remember, require_writable, trust
-from fiefdom.engine.shells import AS_ROOT, BROKEN, QUIET_S, follow, run_script, tune
+from fiefdom.engine.connector import Connector
+from fiefdom.engine.known_hosts import known_as, path_of, remember, require_writable, trust
+from fiefdom.engine.shells import AS_ROOT, BROKEN, QUIET_S, follow, run_script, text_of, tune
 from fiefdom.errors import HostError, Unreachable
 from fiefdom.inventory import groups
 from fiefdom.model import Cluster
 
+FIRST_KEY, FIRST_KEY_FILE = "ssh-ed25519", "ssh_host_ed25519_key.pub"
 ASK_S = 4
 """Seconds that a host may take for a question of `guard`; what takes longer is a line that is cut."""
 
@@ -40,17 +44,24 @@ class _Line:
         self._known_hosts = known_hosts
         self._crypto = crypto
         self._fresh: Any = None
-        self._moved: tuple[str, PKey] | None = None
+        self._learned: list[PKey] = []
+        self._name = ""
         self._trusted: str | None = None
 
     def __enter__(self) -> _Line:
         old: Any = self._host.connector
         if any(old.data[key] != self._wanted[key] for key in ("ssh_hostname", "ssh_port")):
             # The host goes on being the one that it is: its key is known, only not yet under the new name.
-            address, port = self._wanted["ssh_hostname"], int(self._wanted["ssh_port"])
-            self._moved = (f"[{address}]:{port}" if port != 22 else address, _server_key(old))
-            require_writable(self._known_hosts, *self._moved, self.name)
-            self._trusted = trust(self._known_hosts, *self._moved)
+            self._learned.append(_server_key(old))
+        if _server_key(old).get_name() != FIRST_KEY:
+            # Fiefdom's sshd shows this one first, and some others not at all; root's word for it is good.
+            text = text_of(self._host, f"/etc/ssh/{FIRST_KEY_FILE}")
+            if text:
+                self._learned.append(PKey.from_type_string(FIRST_KEY, b64decode(text.split()[1])))
+        if self._learned:
+            self._name = self._known_as()
+            require_writable(self._known_hosts, self._name, self.name)
+            self._trusted = trust(self._known_hosts, ((self._name, key) for key in self._learned))
             self._wanted["ssh_known_hosts_file"] = self._trusted
         return self
 
@@ -139,8 +150,14 @@ class _Line:
         return reason
 
     def _remember(self) -> None:
-        if self._moved is not None:
-            remember(self._known_hosts, *self._moved)
+        for key in self._learned:
+            remember(self._known_hosts, self._name, key)
+
+    def _known_as(self) -> str:
+        connector = self._host.connector
+        if isinstance(connector, Connector):
+            return connector.ways.places.of_host(self.name, self._wanted).known_as
+        return known_as(self._wanted["ssh_hostname"], int(self._wanted["ssh_port"]))
 
     def _open(self, data: Mapping[str, Any]) -> str | None:
         fresh: Any = self._host.connector_cls(self._host.state, self._host)
@@ -152,7 +169,7 @@ class _Line:
         except BROKEN as error:
             return f"{type(error).__name__}: {error}"
         self._fresh = fresh
-        tune(fresh)
+        tune(fresh.client)
         try:
             ok, output = fresh.run_shell_command(StringCommand("[ $(id -u) = 0 ] || sudo -n true"), _timeout=QUIET_S)
         except BROKEN as error:
@@ -188,7 +205,9 @@ def _answer(connector: Any, verb: str, attempt: str) -> tuple[guard.Answer, str]
 def guarded(host: Host, cluster: Cluster, steps: Sequence[Step], kept: guard.Backup) -> None:
     """As `guard.perform`."""
     try:
-        wanted = groups.connection(cluster, host.name)
+        ours = host.connector
+        places = ours.ways.places.data if isinstance(ours, Connector) else partial(groups.connection, cluster)
+        wanted = places(host.name)
         with _Line(host, wanted, path_of(cluster), cluster.ssh.crypto) as line:
             guard.perform(line, steps, kept)
     except BROKEN as error:

@@ -23,6 +23,7 @@ from fiefdom.cluster import ledger
 from fiefdom.converge import failure, guard, snapshot, steps
 from fiefdom.converge.steps import SCRIPT, TURN, Phase, Step
 from fiefdom.engine import shells
+from fiefdom.engine.connector import CONNECT_TIMEOUT_S, Connector, Ways, nobody_there
 from fiefdom.engine.line import guarded
 from fiefdom.engine.shells import (
     BOUNDED,
@@ -40,10 +41,8 @@ from fiefdom.engine.shells import (
 from fiefdom.errors import FiefdomError, HostError, HostErrors, Sick, Unreachable
 from fiefdom.images import build, send
 from fiefdom.images.fanout import Fanout
-from fiefdom.inventory import groups
 from fiefdom.model import Cluster
 
-CONNECT_TIMEOUT_S = 10
 SNAPSHOT_S = 120
 """Seconds that a host may take to say what it holds: a slow disk takes some, a hung one would take all."""
 NEW_HOSTS_PORT = 22
@@ -129,6 +128,7 @@ class Session:
     looks: bool = False
     silent: dict[str, str] = field(init=False, default_factory=dict)
     _state: State = field(init=False, repr=False)
+    _ways: Ways = field(init=False, repr=False)
     _unconfirmed: dict[str, guard.Backup] = field(init=False, repr=False, default_factory=dict)
     _entered_by: gevent.Greenlet | None = field(init=False, repr=False, default=None)
 
@@ -138,13 +138,17 @@ class Session:
         logging.getLogger("pyinfra").addHandler(logging.NullHandler())
         logging.getLogger("paramiko").addHandler(logging.NullHandler())
         everybody = dict.fromkeys((*self.names, *self.others))
-        data = [(name, self._connection(name)) for name in everybody]
+        self._ways = Ways(self.cluster)
+        data = [(name, self._ways.places.data(name, *self.at.get(name, (None, None)))) for name in everybody]
         self._state = State(
             Inventory((data, {})),
             Config(CONNECT_TIMEOUT=CONNECT_TIMEOUT_S, PARALLEL=len(data)),
             check_for_changes=False,
         )
         self._state.is_executing = True  # operations run when they are called
+        for host in self._state.inventory:
+            host.connector_cls = partial(Connector, self._ways)  # type: ignore[assignment] # it makes connectors alone
+            host.connector = Connector(self._ways, self._state, host)
         # Set once: `ctx_state.use` in one greenlet would take it away from all others when it ends.
         ctx_state.set(self._state)
         try:
@@ -167,19 +171,13 @@ class Session:
             )
             raise FiefdomError(f"interrupted; {', '.join(back)}; what was done before stays") from error
 
-    def _connection(self, name: str) -> dict[str, Any]:
-        address, port = self.at.get(name, (None, None))
-        data = groups.connection(self.cluster, name)
-        if address or port:
-            data |= {"ssh_hostname": address or data["ssh_hostname"], "ssh_port": port or data["ssh_port"]}
-        return data
-
     def close(self) -> None:
         """End every connection."""
         ctx_state.reset()
         for host in self._state.inventory:
             if host.connected:
                 host.connector.client.close()  # type: ignore[attr-defined] # pyinfra's disconnect leaves it open
+        self._ways.close()
         # Who still listens to a host that said nothing hears that it is over; at the end of all it would protest.
         gevent.idle()
 
@@ -338,22 +336,27 @@ class Session:
         try:
             try:
                 host.connect(show_errors=False, raise_exceptions=True)
-            except ConnectError:
-                if name in self.at or data["ssh_port"] == NEW_HOSTS_PORT:
+            except ConnectError as error:
+                if name in self.at or data["ssh_port"] == NEW_HOSTS_PORT or not nobody_there(error):
                     raise
                 wanted, data["ssh_port"] = data["ssh_port"], NEW_HOSTS_PORT
                 try:
                     host.connect(show_errors=False, raise_exceptions=True)
-                except ConnectError:
+                except ConnectError as other:
                     data["ssh_port"] = wanted
-                    raise
+                    raise ConnectError(f"{error}; {_nor_as_new(other)}") from None
         except ConnectError as error:
             return " ".join(str(error).split())
         except Exception as error:  # a key file that paramiko cannot read, for one
             return f"{type(error).__name__}: {error}"
         self._state.activate_host(host)
-        tune(host.connector)
+        tune(host.connector.client)  # type: ignore[attr-defined]
         return None
+
+
+def _nor_as_new(reason: ConnectError) -> str:
+    where = f"at port {NEW_HOSTS_PORT}, where a new host is"
+    return f"nor does it answer {where}" if nobody_there(reason) else f"{where}: {reason}"
 
 
 def session_of(state: State, cluster: Cluster) -> Session:

@@ -26,7 +26,9 @@ def groups_beside(file: str) -> dict[str, list[Any]]:
         document = document_of(
             path if path.exists() or not path.with_suffix(".yml").exists() else path.with_suffix(".yml")
         )
-        groups = pyinfra_groups(of_document(document, group_data(file)))
+        cluster = of_document(document, group_data(file))
+        _require_no_jump(cluster)
+        groups = pyinfra_groups(cluster)
     except FiefdomError as error:
         # Only where pyinfra is there already: importing it is slow, and `fiefdom` patches for gevent first.
         exceptions = sys.modules.get("pyinfra.api.exceptions")
@@ -34,6 +36,15 @@ def groups_beside(file: str) -> dict[str, list[Any]]:
             raise
         raise type("InventoryError", (FiefdomError, exceptions.PyinfraError), {})(str(error)) from None
     return {**groups, "all": [(name, {**data, DATA_KEY: document}) for name, data in groups["all"]]}
+
+
+def _require_no_jump(cluster: Cluster) -> None:
+    """Raise FiefdomError where pyinfra's own command would go straight to hosts that are behind others."""
+    if getattr(sys.modules.get("pyinfra"), "is_cli", False) and any(map(cluster.jumps_of, cluster.hosts)):
+        raise FiefdomError(
+            "ssh.jump: pyinfra's own command does not know it; write ProxyJump to ~/.ssh/config in its place, which "
+            "both commands read"
+        )
 
 
 def pyinfra_groups(cluster: Cluster) -> dict[str, list[Any]]:
@@ -49,7 +60,7 @@ def connection(cluster: Cluster, host: str) -> dict[str, Any]:
     """Host data by which pyinfra's SSH connector reaches ``host``. A host key that is not known is refused."""
     user, port, key = cluster.ssh_of(host)
     data: dict[str, Any] = {
-        "ssh_hostname": cluster.hosts[host].address,
+        "ssh_hostname": cluster.ssh_address(host),
         "ssh_port": port,
         "ssh_user": user,
         "ssh_strict_host_key_checking": "yes",

@@ -197,8 +197,10 @@ def _with_ssh(layer: Written, known: frozenset[str], *where: str) -> Written:
             ours = _SSH_DATA.get(name, "known_hosts")
             ssh[ours], ssh_origins["ssh", ours] = value[name], layer.origin((name,))
         elif name == "ssh_hostname" and where:
-            if value.setdefault("address", value[name]) is value[name]:
-                origins.setdefault(("address",), layer.origin((name,)))
+            if "address" not in value:
+                value["address"], origins["address",] = value[name], layer.origin((name,))
+            elif value["address"] != value[name]:
+                ssh["address"], ssh_origins["ssh", "address"] = value[name], layer.origin((name,))
         elif name == "ssh_known_hosts_file":
             says = "one file serves the whole cluster; move it to the data of `all`"
         elif name in _CLUSTER_ONLY:

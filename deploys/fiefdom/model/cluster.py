@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from fiefdom.model import references
 from fiefdom.model.draft import Draft
 from fiefdom.model.hosts import Service
+from fiefdom.model.jumps import jumps_of
 from fiefdom.model.rules import problems
 from fiefdom.wording import dotted
 
@@ -45,6 +46,19 @@ class Cluster(Draft):
             own.port or self.ssh.port,
             None if key is None else str(self.path(key)),
         )
+
+    def ssh_address(self, host: str) -> str:
+        """Where SSH finds ``host``: an address, a name, or a Host of the operator's ~/.ssh/config."""
+        own = self.hosts[host]
+        return own.ssh.address or own.address
+
+    def ssh_says(self, host: str, key: str) -> bool:
+        """Whether somebody wrote ``key`` ("user" or "port") of how to log in to ``host``, and it is no default."""
+        return key in self.hosts[host].ssh.model_fields_set or key in self.ssh.model_fields_set
+
+    def jumps_of(self, host: str) -> tuple[str, ...]:
+        """Jump hosts on the way to ``host``, the nearest first: names of hosts, or `[USER@]HOST[:PORT]`."""
+        return jumps_of(self, host)
 
     def path(self, relative: str) -> Path:
         """A path of the inventory as an absolute one."""

@@ -16,15 +16,18 @@ from fiefdom.model.text import (
     Argument,
     EnvName,
     FilePath,
+    Forwarding,
     Group,
     HostHeader,
     HostName,
+    Jump,
     Many,
     Matches,
     Model,
     Name,
     PathPrefix,
     Port,
+    SshAddress,
     StatusRanges,
     SysctlKey,
     SysctlText,
@@ -188,6 +191,13 @@ class HostSsh(Model):
     user: User | None = Field(None, description="Login user: root, or one with passwordless sudo.")
     port: Port | None = Field(None, description="SSH port.")
     key: FilePath | None = Field(None, description="Private key file; relative to the inventory.")
+    address: SshAddress | None = Field(
+        None,
+        description="Where SSH finds the host: an address, a name, or a Host of your ~/.ssh/config; its own `address` "
+        "when absent.",
+    )
+    jump: Jump | None = Field(None, description="Jump hosts on the way to it, as in ssh.jump; `none` for none.")
+    tcp_forwarding: Forwarding | None = Field(None, description="What its sshd forwards, as in ssh.tcp_forwarding.")
     listen: Many[Address] = Field((), description="Addresses that sshd listens on; all of the host's when empty.")
 
 
@@ -205,7 +215,9 @@ class Static(Model):
 class Host(Model):
     """A machine of the cluster."""
 
-    address: Address = Field(description="IPv4 address in the cluster's network; SSH uses it as well.")
+    address: Address = Field(
+        description="IPv4 address in the cluster's network; SSH uses it as well where ssh.address says no other."
+    )
     groups: Many[Group] = Field(description="gateways, app_hosts, or groups of your own.", min_length=1)
     ssh: HostSsh = Field(default_factory=HostSsh, description="SSH settings that differ from the cluster's.")
     services: dict[Name, ServiceOverride] = Field(

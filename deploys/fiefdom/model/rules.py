@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fiefdom.model.draft import Draft
 from fiefdom.model.hosts import APP_HOSTS, GATEWAYS, Service
 from fiefdom.model.image_rules import image_problems, registry_problems
+from fiefdom.model.jumps import address_problems, jump_problems
 from fiefdom.model.text import LAST_PORT, Problem, sysctl_name
 from fiefdom.wording import KeyPath, dotted
 
@@ -393,4 +394,6 @@ _RULES = (
     _Rule(_sysctl_problems, ("hosts.*.sysctls",)),
     _Rule(_low_port_problems, ("hosts.*.sysctls", "hosts.*.groups", "services.*.route")),
     _Rule(_placeholder_problems, ()),
+    _Rule(jump_problems, ("ssh.jump", "ssh.tcp_forwarding", "hosts.*.ssh")),
+    _Rule(address_problems, ("ssh.port", "ssh.jump", "hosts.*.ssh")),
 )

@@ -18,6 +18,8 @@ from fiefdom.model.text import (
     SHORTEST_S,
     Cidr,
     FilePath,
+    Forwarding,
+    Jump,
     Many,
     Matches,
     Model,
@@ -79,6 +81,15 @@ class Ssh(Model):
     )
     known_hosts: FilePath | None = Field(
         None, description="known_hosts file, relative to the inventory; the user's own when absent."
+    )
+    jump: Jump | None = Field(
+        None,
+        description="Jump hosts on the way to every host, as `ssh -J` takes them; a host of the cluster by its name. "
+        "None but what your ~/.ssh/config says when absent.",
+    )
+    tcp_forwarding: Forwarding = Field(
+        "none",
+        description="What sshd forwards: nothing, `local` for what a jump host and `ssh -L` need, or `all`.",
     )
     authorized_keys: Many[SshPublicKey] = Field(
         (), description="Operators' public keys, allowed for every login user besides the user's own file."

@@ -7,7 +7,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -177,6 +177,19 @@ UrlPath = Annotated[
     ),
 ]
 PathPrefix = Annotated[str, Matches("/[A-Za-z0-9._~/-]*", "a path from /, of letters, digits and . _ ~ - /")]
+# What `ssh` takes as a destination, less what would be an option to it.
+_HOP = r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,63}@)?[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?(:[0-9]{1,5})?"
+SshAddress = Annotated[
+    str,
+    Matches(
+        r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f:]{2,45}",
+        "an address, a host name, or a Host of your ~/.ssh/config",
+    ),
+]
+Jump = Annotated[
+    str, Matches(rf"{_HOP}(,{_HOP})*", "what `ssh -J` takes, such as bastion or deploy@bastion.example.org:2222")
+]
+Forwarding = Literal["none", "local", "all"]
 HostName = Annotated[str, Matches("[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", "a host name or address")]
 HostHeader = Annotated[
     str,

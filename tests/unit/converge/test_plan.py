@@ -323,6 +323,15 @@ def test_logins_that_a_change_of_sshd_ends_are_named() -> None:
     assert change.why == "mode 0600, ends the login of bob (by password key), carol (by password)"
 
 
+def test_tunnels_that_a_change_of_sshd_ends_are_named_with_the_key_that_keeps_them() -> None:
+    now = Snapshot(0, "debian", "trixie", unforwarded={"dave": "no", "bob": "no", "carol": "local"})
+    (change, *_) = plan.of_host("app1", HostState(files=(DROP_IN,)), now, {}).of("file")
+    assert change.why == (
+        "mode 0600, ends tunnels of bob, dave, unless ssh.tcp_forwarding keeps them, ends tunnels to the operator "
+        "(ssh -R) of carol, unless ssh.tcp_forwarding keeps them"
+    )
+
+
 @pytest.mark.parametrize(
     ("stands", "told"),
     [

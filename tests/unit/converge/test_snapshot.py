@@ -240,10 +240,11 @@ def test_what_sshd_says_is_taken_by_the_sentence() -> None:
         "sshd\tX11Forwarding is yes, wanted no: /etc/x line 1",
         "sshd\tsshd does not read it",
         "loses\tbob\tpassword",
+        "unforwarded\troot\tno",
     ]
     found = snapshot.parse("app1", ["uid\t0", *said, "end"])
     assert found.sshd == ("X11Forwarding is yes, wanted no: /etc/x line 1", "sshd does not read it")
-    assert found.loses == {"bob": "password"}
+    assert (found.loses, found.unforwarded) == ({"bob": "password"}, {"root": "no"})
 
 
 @pytest.mark.parametrize(

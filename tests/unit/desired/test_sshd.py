@@ -124,3 +124,21 @@ def test_a_change_is_checked_and_reloaded() -> None:
     assert state.file(sshd.CONFIG).check == ("sshd", sshd.CONFIG, "{}")
     (unit,) = state.units
     assert (unit.name, unit.on_change) == ("ssh.service", ("reload",))
+
+
+@pytest.mark.parametrize(
+    ("cluster", "host", "sshd_says"),
+    [
+        (None, None, "no"),
+        ("all", None, "yes"),
+        (None, "local", "local"),
+        ("all", "none", "no"),
+    ],
+)
+def test_what_sshd_forwards_is_the_clusters_or_the_hosts_own(
+    cluster: str | None, host: str | None, sshd_says: str
+) -> None:
+    own = {"app1": {"ssh": {"tcp_forwarding": host}}}
+    made = context("app1", ssh={"tcp_forwarding": cluster}, hosts=own)
+    text = sshd.desired(made).file(sshd.CONFIG).content.decode()
+    assert f"\nAllowTcpForwarding {sshd_says}\n" in text

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -856,3 +857,33 @@ def test_any_path_is_refused_in_one_line(path: str) -> None:
 def test_changed_is_what_the_model_takes() -> None:
     Path("any.yaml").write_text(yaml.safe_dump(changed({})))
     assert inventory.load("any.yaml").cluster == "test"
+
+
+def test_where_ssh_finds_a_host_is_no_address_of_the_cluster_in_either_kind_of_inventory() -> None:
+    python = PYTHON.replace(
+        '("gw1", {"address": "10.0.0.11"})', '("gw1", {"address": "10.0.0.11", "ssh_hostname": "gw.example.org"})'
+    )
+    write(Path(), {"test.py": python, "group_data/all.py": PYTHON_DATA})
+    found = inventory.load("test.py")
+    assert {name: (found.hosts[name].address, found.ssh_address(name)) for name in ("gw1", "app1")} == {
+        "gw1": ("10.0.0.11", "gw.example.org"),
+        "app1": ("10.0.0.21", "10.0.0.21"),
+    }
+    made = Cluster.model_validate(changed({"hosts/gw1/ssh": {"address": "gw.example.org"}}))
+    assert groups.connection(made, "gw1")["ssh_hostname"] == "gw.example.org"
+    # What nobody wrote is for ~/.ssh/config to say.
+    assert [found.ssh_says("app1", "port"), found.ssh_says("app2", "port"), made.ssh_says("gw1", "user")] == [
+        True,
+        False,
+        False,
+    ]
+
+
+def test_pyinfras_own_command_refuses_a_way_that_it_would_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    write(Path(), {"test.yaml": f"{TEXT}ssh: {{jump: bastion}}\n", "test.py": TWO_LINES})
+    assert inventory.load("test.py").jumps_of("gw1") == ("bastion",)
+    pyinfra = SimpleNamespace(is_cli=True)
+    monkeypatch.setitem(sys.modules, "pyinfra", pyinfra)
+    monkeypatch.setitem(sys.modules, "pyinfra.api.exceptions", SimpleNamespace(PyinfraError=ValueError))
+    with pytest.raises(FiefdomError, match=r"^ssh\.jump: pyinfra's own command does not know it; write ProxyJump"):
+        groups.groups_beside(str(Path("test.py").resolve()))

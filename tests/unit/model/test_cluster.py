@@ -451,3 +451,47 @@ def test_a_source_that_cannot_be_is_refused_with_its_key(changes: dict[str, Any]
 )
 def test_what_may_be_a_secret_is_refused_without_being_told(changes: dict[str, Any]) -> None:
     assert "hunter2" not in refusal(changes)
+
+
+FORWARDS = {"hosts/gw1/ssh": {"tcp_forwarding": "local"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"ssh": {"jump": "gw1"}},
+            "ssh.jump: gw1 would forward nothing; write `local` to hosts.gw1.ssh.tcp_forwarding",
+        ),
+        ({"ssh": {"jump": "a:70000"}}, "ssh.jump: a:70000 has no port from 1 to 65535"),
+        ({"ssh": {"jump": "-oProxyCommand=x"}}, "'-oProxyCommand=x' is not possible here"),
+        ({"hosts/app1/ssh": {"jump": "app1"}}, "hosts.app1.ssh.jump: app1 is the host itself; take it out"),
+        (
+            {"hosts/gw1/ssh": {"tcp_forwarding": "local", "jump": "b"}, "hosts/app1/ssh": {"jump": "gw1"}},
+            "hosts.app1.ssh.jump: gw1 is reached through b; write the whole way, the nearest first",
+        ),
+        (
+            {"hosts/app1/ssh": {"address": "203.0.113.9"}, "hosts/app2/ssh": {"address": "203.0.113.9"}},
+            "hosts.app2.ssh.address: 203.0.113.9 is also where SSH finds app1",
+        ),
+        ({"hosts/app1/ssh": {"address": "two words"}}, "'two words' is not possible here"),
+        ({"ssh": {"tcp_forwarding": "yes"}}, "ssh.tcp_forwarding: "),
+    ],
+)
+def test_a_way_that_is_none_is_refused(changes: dict[str, Any], words: str) -> None:
+    assert words in refusal(changes)
+
+
+def test_the_way_to_a_host_and_to_those_that_lie_on_it() -> None:
+    cluster = Cluster.model_validate(
+        changed(
+            {"ssh": {"jump": "ann@bastion:2222,gw1"}, "hosts/app2/ssh": {"jump": "none", "address": "app2.example.org"}}
+            | FORWARDS
+        )
+    )
+    assert {name: cluster.jumps_of(name) for name in cluster.hosts} == {
+        "gw1": ("ann@bastion:2222",),
+        "app1": ("ann@bastion:2222", "gw1"),
+        "app2": (),
+    }
+    assert [cluster.ssh_address(name) for name in ("app1", "app2")] == ["10.0.0.21", "app2.example.org"]

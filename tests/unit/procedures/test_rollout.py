@@ -439,7 +439,7 @@ def test_a_turn_that_fails_anywhere_leaves_every_host_wholly_old_or_new(
         assert perform(before).error is None
         before.known = known(NEW)
     wanted = rollout.prepare(before.known, before, frozenset({"predictor"}), Wish())
-    rollout.ship(before.known, before, wanted, lambda *_: None)
+    rollout.ship(before, wanted, lambda *_: None)
     for step, keep in itertools.product(KINDS.values(), (False, True)):
         hosts = copy.deepcopy(before)
         hosts.log.clear()
@@ -707,7 +707,7 @@ class Gone(BaseException):
 def test_an_operator_who_goes_away_at_any_word_leaves_whole_hosts(tmp_path: Path, clock: Clock) -> None:
     before = fresh(tmp_path)
     wanted = rollout.prepare(before.known, before, frozenset({"predictor"}), Wish())
-    rollout.ship(before.known, before, wanted, lambda *_: None)
+    rollout.ship(before, wanted, lambda *_: None)
     for moment in itertools.count():
         hosts, words = copy.deepcopy(before), itertools.count()
 
