@@ -148,6 +148,39 @@ def test_no_host_begins_before_the_batch_before_it_is_up_and_soaked(hosts: Simul
 CLUSTER = known(NEW).cluster
 
 
+def test_the_audit_has_the_plan_and_the_report_its_time(hosts: SimulatedHosts, clock: Clock) -> None:
+    wanted = rollout.prepare(hosts.known, hosts, frozenset({"predictor"}), Wish())
+    began_s = clock.now_s
+    report = rollout.perform(hosts.known, hosts, wanted, Wish(), lambda *_: None)
+    (act,) = audit.acts(ledger.read(hosts, ("gw1", "gw2")).entries)
+    assert act.plan == plan.merge(wanted.turns.values()).hash
+    assert report.seconds == clock.now_s - began_s > 0
+
+
+def test_hosts_that_another_run_changed_meanwhile_are_left_alone(hosts: SimulatedHosts) -> None:
+    wanted = rollout.prepare(hosts.known, hosts, frozenset({"predictor"}), Wish())
+    perform(hosts)
+    before = len(hosts.log)
+    with pytest.raises(FiefdomError, match=r"^the hosts changed since this run looked at them; run it again$"):
+        rollout.perform(hosts.known, hosts, wanted, Wish(), lambda *_: None)
+    assert not any(line.endswith((" images", " turn")) for line in hosts.log[before:])
+
+
+def test_a_turn_that_never_ends_is_waited_for_a_quarter_of_an_hour() -> None:
+    asked = []
+
+    class Held(SimulatedHosts):
+        def script(self, *_words: Any, **options: Any) -> tuple[bool, str, str]:
+            asked.append(options["timeout_s"])
+            return False, "", ""
+
+    words = r"^app1: another run has held /var/lib/fiefdom/lock for fifteen minutes; see fiefdom-turn.service there$"
+    with pytest.raises(FiefdomError, match=words):
+        turn.await_turn(Held.__new__(Held), "app1")
+    # The connection gives up later than the host.
+    assert asked[0] > 900
+
+
 def test_a_second_release_has_nothing_to_do(hosts: SimulatedHosts) -> None:
     perform(hosts)
     found = rollout.prepare(hosts.known, hosts, frozenset({"predictor"}), Wish())
