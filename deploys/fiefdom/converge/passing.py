@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fiefdom.converge.plan import HostPlan, container_drift
+from fiefdom.converge.containers import container_drift
+from fiefdom.converge.plan import HostPlan
 from fiefdom.converge.snapshot import FoundUnit, Snapshot
 from fiefdom.converge.units import RUNNING
 from fiefdom.desired.state import Container

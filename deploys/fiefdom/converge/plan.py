@@ -9,12 +9,13 @@ from typing import Literal
 
 from fiefdom.converge import accounts, effect, originals
 from fiefdom.converge.claims import claims, made
+from fiefdom.converge.containers import NOT_RUNNING, container_drift, is_healthy, is_made, short_id
 from fiefdom.converge.doctor import Finding
-from fiefdom.converge.snapshot import FoundContainer, FoundUnit, Snapshot, sysctl_path
-from fiefdom.converge.units import RUNNING, name_now, owner_of, unit_actions
+from fiefdom.converge.snapshot import FoundUnit, Snapshot, sysctl_path
+from fiefdom.converge.units import RUNNING, name_now, unit_actions
 from fiefdom.desired import docker
 from fiefdom.desired.containers import FAILED, HANDING_OVER, conf_path
-from fiefdom.desired.state import Block, Container, Directory, File, HostState, Offer, Resource, Unit, digest, spec_hash
+from fiefdom.desired.state import Block, Container, Directory, File, HostState, Resource, Unit, digest
 from fiefdom.errors import FiefdomError
 
 Sign = Literal["+", "~", "-", "-/+"]
@@ -195,7 +196,7 @@ def of_host(
     cuts = "docker" if _moves_bridge(state, snapshot) else ""
     marked = [_marked(c, _release(c, held, state), cuts) for c in changes]
     # One that is down comes back as what its siblings are.
-    marked += [Change("container", "~", c.name, _NOTRUNNING, c) for c in held.values() if not is_healthy(c, snapshot)]
+    marked += [Change("container", "~", c.name, NOT_RUNNING, c) for c in held.values() if not is_healthy(c, snapshot)]
     return HostPlan(host, in_order(marked), state, snapshot)
 
 
@@ -234,17 +235,6 @@ def held_of(instances: Iterable[Change], now: Snapshot, hold: Collection[str]) -
     replaced = [c.resource for c in changes if isinstance(c.resource, Container) and c.resource.service in hold]
     serving = {c.service for c in replaced if is_healthy(c, now)}
     yield from (c for c in replaced if c.service in serving)
-
-
-def is_healthy(container: Container, now: Snapshot) -> bool:
-    """Whether the host runs something under this container's name, and its unit says that it answers."""
-    found = now.containers.get(container.name)
-    return found is not None and found.running and owner_of(container, now).active in RUNNING
-
-
-def is_made(offer: Offer, now: Snapshot) -> bool:
-    """Whether the host offers a service, with whatever word."""
-    return offer.service in now.offers and now.units.get(offer.unit, FoundUnit()).active in RUNNING
 
 
 def _release(change: Change, held: Mapping[str, Container], state: HostState) -> str:
@@ -400,9 +390,9 @@ def _images(state: HostState, now: Snapshot, identities: Mapping[str, str]) -> I
             yield Change("image", "+", image.ref, "not on the host", image)
         elif image.digest and image.digest not in found.digests:
             before = min(found.digests, default=found.id)
-            yield Change("image", "~", image.ref, f"{_short(before)} -> {_short(image.digest)}", image)
+            yield Change("image", "~", image.ref, f"{short_id(before)} -> {short_id(image.digest)}", image)
         elif not image.digest and wanted is not None and wanted not in (found.id, f"context:{found.context}"):
-            yield Change("image", "~", image.ref, f"{_short(found.context or found.id)} -> {_short(wanted)}", image)
+            yield Change("image", "~", image.ref, f"{short_id(found.context or found.id)} -> {short_id(wanted)}", image)
 
 
 def _containers(state: HostState, now: Snapshot, identities: Mapping[str, str], *, instances: bool) -> Iterator[Change]:
@@ -416,38 +406,10 @@ def _containers(state: HostState, now: Snapshot, identities: Mapping[str, str], 
             continue
         why = container_drift(container, found, state, now)
         if container.image in replaced_images:
-            why = [*(w for w in why if w != _NOTRUNNING), "new image"]
+            why = [*(w for w in why if w != NOT_RUNNING), "new image"]
         if why:
-            replaced = why[0] != _NOTRUNNING
+            replaced = why[0] != NOT_RUNNING
             yield Change("container", "-/+" if replaced else "~", container.name, ", ".join(why), container)
-
-
-_NOTRUNNING = "not running"
-
-
-def container_drift(wanted: Container, found: FoundContainer, state: HostState, now: Snapshot) -> list[str]:
-    """Why what runs under a container's name is not what is wanted; nothing where it is."""
-    why = []
-    if not found.ours:
-        why.append("started by hand")
-    elif found.spec != spec_hash(wanted, state):
-        if found.version and found.version != wanted.version:
-            why.append(f"{found.version} -> {wanted.version}")
-        else:
-            why.append("specification")
-    elif (stamp := now.container_stamps.get(wanted.name)) != f"{found.spec} {found.facts}":
-        edited = stamp == f"{found.spec} {found.facts} edited"
-        why.append("made from an edited environment" if edited else "started by hand with other settings")
-    image = now.image(wanted.image)
-    if found.ours and image is not None and found.image_id != image.id:
-        why.append(f"image {_short(found.image_id)} -> {_short(image.id)}")
-    if not why:
-        unit = owner_of(wanted, now)
-        if not found.running:
-            why.append(_NOTRUNNING)
-        elif unit.active not in RUNNING:
-            why += [_NOTRUNNING, f"its unit is {unit.active}"]
-    return why
 
 
 def _offers(state: HostState, now: Snapshot) -> Iterator[Change]:
@@ -492,10 +454,6 @@ def _unwanted(state: HostState, now: Snapshot, complete: bool) -> Iterator[Chang
 def _record(state: HostState, now: Snapshot) -> Iterator[Change]:
     if claims(state, now) - now.made:
         yield Change("record", "~", "manifest", "what Fiefdom made on this host")
-
-
-def _short(image_id: str) -> str:
-    return image_id.removeprefix("sha256:").removeprefix("context:")[:12]
 
 
 def merge(plans: Iterable[HostPlan]) -> Plan:

@@ -52,7 +52,8 @@ def foresee(known: run.Known, hosts: Hosts, name: str, *, force: bool) -> tuple[
     """What `retire` would take away, and what an operator should know of the rest. Raises FiefdomError as that does."""
     gone = _farewell(known.cluster, hosts, name, _remaining(known.cluster, name, force), force)
     back = originals.given_back(gone.snapshot)
-    going = tuple(c for c in gone.changes if not c.name.startswith(_STAYS) or c.name in back)
+    stays = {c for c in gone.changes if c.kind in ("file", "directory") and c.name.startswith(_STAYS)}
+    going = tuple(c for c in gone.changes if c not in stays or c.name in back)
     return replace(gone, changes=going), list(originals.parting_words(gone.snapshot, _STAYS))
 
 
