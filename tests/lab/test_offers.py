@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import time
 from collections.abc import Iterator
@@ -209,14 +210,14 @@ def test_a_service_whose_instances_come_up_in_part_is_offered_with_those(cluster
 
 
 def test_making_an_offer_takes_no_longer_than_gossip(cluster: Cluster) -> None:
-    """From the unit's start to its first server in rotation, beside the time until Serf's own news of it."""
-    site = cluster.site
-    site.ssh("app2", "systemctl stop fiefdom-offer-second")
-    began_s = time.monotonic()
-    site.ssh("app2", "systemctl start fiefdom-offer-second")
-    took_s = time.monotonic() - began_s
-    assert cluster.served("second") == SECONDS
-    print(f"an offer was made, and acknowledged, in {took_s:.2f} s with the login")
+    """From the unit's start until every gateway has it, by the host's own clock."""
+    site, took_ms = cluster.site, []
+    for _ in range(5):
+        site.ssh("app2", "systemctl stop fiefdom-offer-second")
+        start = "began=$(date +%s%N); systemctl start fiefdom-offer-second; echo $((($(date +%s%N) - began) / 1000000))"
+        took_ms.append(int(site.ssh("app2", start)))
+        assert cluster.served("second") == SECONDS
+    print(f"an offer was made, and acknowledged, in {statistics.median(took_ms)} ms (of {took_ms})")
 
 
 def offered_by(site: Site, host: str) -> set[str]:

@@ -168,7 +168,8 @@ until_all_say() { # word payload timeout_s none_s
         "$3" "$gateways" "$agreed" "$1" "$2" "$answers" >&2
       return 0
     fi
-    sleep 0.1
+    # Hosts that began in one moment, as after a power cut, ask apart.
+    sleep "0.$((105 + $(od -An -N1 -tu1 /dev/urandom) % 100))"
   done
 }
 
