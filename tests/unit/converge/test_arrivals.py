@@ -11,7 +11,7 @@ from fiefdom.converge import arrivals
 from fiefdom.converge.plan import Change, HostPlan, Plan
 from fiefdom.converge.run import Known
 from fiefdom.converge.snapshot import Disk, Snapshot, StoredImage
-from fiefdom.desired.state import HostState, LocalImage
+from fiefdom.desired.state import HostState, Image, LocalImage
 from fiefdom.errors import FiefdomError
 from helpers.example import context
 
@@ -30,8 +30,8 @@ def known(images: Mapping[str, LocalImage], **changes: object) -> Known:
     return Known(cluster, context().secrets, {}, local=local)
 
 
-def plan(now: Snapshot = HOST, *more: Change) -> HostPlan:
-    return HostPlan("app1", (Change("image", "+", REF, "not on the host", REF), *more), HostState(), now)
+def plan(now: Snapshot = HOST, *more: Change, image: Image = Image(REF)) -> HostPlan:
+    return HostPlan("app1", (Change("image", "+", REF, "not on the host", image), *more), HostState(), now)
 
 
 def findings(of: Known, host: HostPlan) -> list[tuple[str, str]]:
@@ -62,7 +62,7 @@ def test_layers_that_the_host_has_do_not_come() -> None:
 def test_a_layer_of_two_images_comes_once() -> None:
     second = "fiefdom/serf:1"
     both = {REF: IMAGE, second: replace(IMAGE, layers=(IMAGE.layers[0], ("sha256:more", MIB)))}
-    host = plan(with_free(242 * 1024), Change("image", "+", second, "not on the host", second))
+    host = plan(with_free(242 * 1024), Change("image", "+", second, "not on the host", Image(second)))
     assert findings(known(both), host) == [("warning", "disk")]
 
 
@@ -82,11 +82,11 @@ def test_where_nobody_knows_which_layer_has_how_much_nothing_is_refused() -> Non
 
 
 def test_of_a_registrys_images_a_modest_size_is_asked_for_and_told_as_such() -> None:
-    of = known({REF: IMAGE}, registry={"server": "registry.example.org"})
-    (finding,) = arrivals.judged(of, [plan(with_free(199 * 1024))])["app1"].findings
+    of, pulled = known({REF: IMAGE}), Image(REF, pull=REF)
+    (finding,) = arrivals.judged(of, [plan(with_free(199 * 1024), image=pulled)])["app1"].findings
     assert finding.level == "refused"
     assert finding.effect == f"200 MiB for {REF}, whose size nobody knows: it is known once the host has pulled it"
-    assert findings(of, plan(with_free(200 * 1024))) == [("warning", "disk")]
+    assert findings(of, plan(with_free(200 * 1024), image=pulled)) == [("warning", "disk")]
 
 
 def test_an_image_that_is_to_be_built_anew_is_not_known_by_the_one_before() -> None:
