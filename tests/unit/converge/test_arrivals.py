@@ -17,6 +17,7 @@ from helpers.example import context
 
 MIB = 1 << 20
 REF = "team/predictor:1.2.0"
+SENT = Image(REF)
 IMAGE = LocalImage("amd64", (("sha256:base", 100 * MIB), ("sha256:top", 20 * MIB)))
 HOST = Snapshot(0, "debian", "trixie", docker="up", architecture="amd64", free_kib=1, disk=Disk(10 << 20, 8 << 20))
 
@@ -30,7 +31,7 @@ def known(images: Mapping[str, LocalImage], **changes: object) -> Known:
     return Known(cluster, context().secrets, {}, local=local)
 
 
-def plan(now: Snapshot = HOST, *more: Change, image: Image = Image(REF)) -> HostPlan:
+def plan(now: Snapshot = HOST, *more: Change, image: Image = SENT) -> HostPlan:
     return HostPlan("app1", (Change("image", "+", REF, "not on the host", image), *more), HostState(), now)
 
 
