@@ -20,12 +20,12 @@ from fiefdom.converge.snapshot import (
     FoundUnit,
     Snapshot,
     StoredImage,
-    repository_of,
 )
 from fiefdom.desired import gateway, sshd
 from fiefdom.desired.programs import text_of
 from fiefdom.desired.state import Codename, Container, Directory, File, HostState, Image, Package, Sysctl, Unit, digest
 from fiefdom.errors import FiefdomError
+from fiefdom.model import references
 
 SHA = "0c15e883dee85bb2f3540a47ec58f617a2547117f9096417ba5422268029f501"
 NOTHING = ""  # two units are parted by a record without a value; and what ends in a blank or a tab
@@ -252,6 +252,7 @@ def test_what_sshd_says_is_taken_by_the_sentence() -> None:
     [
         ("team/web:7", "team/web"),
         ("web", "web"),
+        ("docker.io/library/web:7", "web"),
         ("registry.example.org:5000/team/web:7", "registry.example.org:5000/team/web"),
         ("registry.example.org:5000/web", "registry.example.org:5000/web"),
         ("team/web@sha256:" + SHA, "team/web"),
@@ -259,7 +260,7 @@ def test_what_sshd_says_is_taken_by_the_sentence() -> None:
     ],
 )
 def test_a_repository_is_a_reference_without_tag_and_digest(ref: str, name: str) -> None:
-    assert repository_of(ref) == name
+    assert references.repository(ref) == name
 
 
 def test_where_docker_is_to_keep_images_is_asked_for() -> None:
