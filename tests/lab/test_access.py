@@ -50,6 +50,7 @@ def test_ports_are_open_to_those_who_should_reach_them_only(site: Site) -> None:
     assert found(site) == REACH
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("event", ["systemctl restart docker", "systemctl reload fiefdom-firewall"])
 def test_that_holds_after(site: Site, event: str) -> None:
     for host in HOSTS:
@@ -192,6 +193,7 @@ def test_the_keys_of_hosts_are_shown_and_kept(site: Site, tmp_path: Path) -> Non
     assert site.fiefdom("plan", inventory).returncode == 0
 
 
+@pytest.mark.proof
 def test_who_knows_a_host_by_its_ecdsa_key_alone_is_not_locked_out(site: Site, tmp_path: Path) -> None:
     """Fiefdom's sshd does not show that one: the first login after the change would find a stranger."""
     known = tmp_path / "known_hosts"

@@ -136,6 +136,7 @@ def test_the_hosts_own_lines_of_etc_hosts_are_its_own(site: Site) -> None:
     assert site.plan()[0] == 0
 
 
+@pytest.mark.proof
 def test_where_cloud_init_writes_etc_hosts_its_template_has_the_block(site: Site) -> None:
     """So that a boot changes nothing; here a copy stands for what cloud-init does with its template."""
     begin = "cp -p /etc/hosts /root/hosts.before; mkdir -p /etc/cloud/cloud.cfg.d /etc/cloud/templates;"
@@ -159,6 +160,7 @@ def test_where_cloud_init_writes_etc_hosts_its_template_has_the_block(site: Site
     assert site.plan()[0] == 0
 
 
+@pytest.mark.proof
 def test_cloud_inits_sshd_drop_in_comes_after_fiefdoms(site: Site) -> None:
     theirs = "/etc/ssh/sshd_config.d/50-cloud-init.conf"
     end = f"rm -f {theirs}; systemctl reload ssh"
@@ -178,6 +180,7 @@ def test_a_container_of_somebodys_that_publishes_a_port_of_ours_is_named(site: S
     assert diagnosis(site, more) == (0, {})
 
 
+@pytest.mark.proof
 def test_a_nat_rule_of_somebodys_on_a_port_of_ours_is_told(site: Site) -> None:
     # Of an interface that is not there, lest it turn anything.
     rule = 'iifname "nowhere0" ip daddr 10.99.0.11 tcp dport 80 redirect to :8404'

@@ -939,7 +939,7 @@ OTHER_HAPROXY = "#!/bin/sh\necho 'no such library' >&2\nexit 1\n"
 STUCK_SERF = "#!/bin/sh\nexec sleep infinity\n"
 
 
-@pytest.mark.parametrize("bad", ["image", "haproxy", "serf"])
+@pytest.mark.parametrize("bad", ["image", "haproxy", pytest.param("serf", marks=pytest.mark.proof)])
 def test_a_bad_successor_changes_nothing_and_is_kept_aside(cluster, supervised, bad):
     before = supervised.containers()
     stamp = (supervised.folder / "stamps" / GATEWAY).read_text()

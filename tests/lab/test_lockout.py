@@ -440,6 +440,7 @@ def test_another_key_of_the_operator_is_confirmed_with_it(site: Site, tmp_path: 
         site.apply()
 
 
+@pytest.mark.proof
 def test_a_change_that_nobody_confirmed_yet_is_waited_for(site: Site) -> None:
     """The next run after a deployer that died finds nothing to mend by hand, and sees what the host went back to."""
 
@@ -467,6 +468,7 @@ def test_a_change_that_nobody_confirmed_yet_is_waited_for(site: Site) -> None:
     assert not pending("app2")
 
 
+@pytest.mark.proof
 def test_that_is_so_with_pyinfras_own_command(site: Site) -> None:
     inventory = Path(with_mistake(site, allow_somebody_else, "app1"))
     (inventory.with_suffix(".py")).write_text((ROOT / "inventories" / "lab.py").read_text())

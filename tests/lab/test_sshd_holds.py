@@ -43,7 +43,7 @@ OVERRULED = {
     ),
 }
 
-EVERYDAY = ("no Include", "a file that is read before", "a user of its own")
+EVERYDAY = ("a file that is read before", "a user of its own")
 
 
 @contextmanager
