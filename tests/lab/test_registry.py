@@ -56,6 +56,7 @@ def test_an_image_that_the_registry_lacks_is_told(site: Site, registry: str) -> 
     )
 
 
+@pytest.mark.proof
 def test_the_name_of_an_image_may_be_written_as_docker_never_prints_it(site: Site) -> None:
     def named(data: dict[str, Any]) -> None:
         data["services"]["predictor"]["image"] = "docker.io/fiefdom/predictor"
