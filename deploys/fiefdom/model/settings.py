@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from fiefdom.model.daemon_keys import DAEMON_KEYS, DAEMON_OWN
+from fiefdom.model.daemon_keys import DAEMON_KEYS, DAEMON_OWN, is_plain
 from fiefdom.model.public_keys import Recipient, SshPublicKey
 from fiefdom.model.secrets import SecretSource
 from fiefdom.model.text import (
@@ -152,7 +152,9 @@ class Docker(Model):
             if kind is None:
                 raise ValueError(f"{shown(key)} is no key that may be given; these may: {', '.join(DAEMON_KEYS)}")
             if not kind.fits(found):
-                raise ValueError(f"{key} is {shown(found)}; it is {kind.words}")
+                raise ValueError(f"{key} is {shown(found)}; it must be {kind.words}")
+            if not is_plain(found):
+                raise ValueError(f"{key} holds what JSON or dockerd has no word for; write plain texts and numbers")
         return value
 
     @field_validator("bridge_address")
