@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from fiefdom.model.daemon_keys import DAEMON_KEYS, DAEMON_OWN, is_plain
 from fiefdom.model.public_keys import Recipient, SshPublicKey
+from fiefdom.model.references import SERVER
 from fiefdom.model.secrets import SecretSource
 from fiefdom.model.text import (
     FIRST_GATEWAY_PORT,
@@ -301,9 +302,7 @@ class Registry(Model):
 
     server: Annotated[
         str,
-        Matches(
-            "[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)*", "a registry such as registry.example.org:5000/team, no https://"
-        ),
+        Matches(SERVER, "a registry such as registry.example.org:5000/team, no https://"),
     ] = Field(description="Registry, and a path prefix if any, such as registry.example.org:5000/team.")
     user: Annotated[str, Matches("[!-9;-~]+", "a login name without blanks and colons")] | None = Field(
         None, description="Whom the registry knows; anonymous when absent."
