@@ -65,8 +65,8 @@ def config(inventory: str, host: str | None, **_: bool) -> Document:
     """Show what an inventory says, merged and with its defaults, and where each value comes from; with HOST, what is
     true there.
 
-    YAML, with file and line behind each value. A secret is shown as ***, and so is a plain value of an environment
-    that looks like one.
+    YAML, with file and line behind each value. A secret is shown as ***, and so are a plain value of an environment
+    that looks like one, and an address with a password in it.
     """
     tell_unread(inventory)
     cluster, written = load_written(inventory)

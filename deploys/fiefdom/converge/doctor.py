@@ -114,7 +114,7 @@ def _data_root(root: str, count: int, wanted: str) -> Iterator[Finding]:
         yield Finding(
             "refused",
             "data-root",
-            f"{count} containers lie in {root}",
+            f"{count} container{'s lie' if count != 1 else ' lies'} in {root}",
             f"with {wanted} as data-root Docker would know none of them any more",
             f"say docker.daemon: {{data-root: {root}}}, or remove them",
         )

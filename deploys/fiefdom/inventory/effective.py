@@ -87,9 +87,16 @@ def _tree(value: Any, key: KeyPath, written: Written) -> Tree | Leaf:
         return _fields(value, key, written)
     if isinstance(value, Mapping) and value:
         return {name: _tree(inner, (*key, name), written) for name, inner in value.items()}
-    if key[-2:-1] == ("environment",) and (_SECRET_NAME.search(str(key[-1])) or _LOGIN_IN_URL.search(value)):
+    if key[-2:-1] == ("environment",) and _SECRET_NAME.search(str(key[-1])):
         value = HIDDEN
-    return Leaf(list(value) if isinstance(value, tuple) else value, _source(key, written))
+    return Leaf(_without_logins(value), _source(key, written))
+
+
+def _without_logins(value: Any) -> Any:
+    """``value`` with `***` for each text in which a URL has a password, as that of a proxy may."""
+    if isinstance(value, list | tuple):
+        return [_without_logins(one) for one in value]
+    return HIDDEN if isinstance(value, str) and _LOGIN_IN_URL.search(value) else value
 
 
 def _source(key: KeyPath, written: Written) -> str:

@@ -41,7 +41,9 @@ def read_text(path: str | Path) -> str:
     except FileNotFoundError as error:
         raise FiefdomError(f"{_name(path)}: no such file{_nearby(Path(path))}") from error
     except UnicodeDecodeError as error:
-        raise FiefdomError(f"{_name(path)}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+        # Counted in what was decoded, which has no byte order mark.
+        line = error.object[: error.start].count(b"\n") + 1
+        raise FiefdomError(f"{_name(path)}:{line}: not UTF-8 text; save it as UTF-8") from error
     except PermissionError as error:
         raise FiefdomError(f"{_name(path)}: you may not read it; check its owner and mode") from error
     except (OSError, ValueError) as error:
@@ -94,8 +96,10 @@ def read_yaml(path: str | Path) -> Written:
     except yaml.MarkedYAMLError as error:
         line, says = slips.of(error, text)
         raise Mistakes([Mistake(Origin(file, line), (), f"not valid YAML: {says}")]) from error
-    except yaml.YAMLError as error:
-        raise FiefdomError(f"{file}: not valid YAML: {printable(str(error))}; save it as plain text") from error
+    except yaml.reader.ReaderError as error:
+        line = text[: error.position].count("\n") + 1
+        says = f"the character #x{error.character:04x} is none of YAML's; save it as plain text"
+        raise Mistakes([Mistake(Origin(file, line), (), f"not valid YAML: {says}")]) from error
     except RecursionError as error:
         raise FiefdomError(f"{file}: nested too deeply; an inventory is at most {_DEPTH_MAX} levels deep") from error
 

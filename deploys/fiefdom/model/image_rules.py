@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fiefdom.model import references
 from fiefdom.model.draft import Draft
 from fiefdom.model.settings import Registry
-from fiefdom.model.text import Problem
+from fiefdom.model.text import LAST_PORT, Problem
 from fiefdom.wording import KeyPath, dotted
 
 
@@ -37,7 +37,13 @@ def image_problems(cluster: Draft) -> Iterator[Problem]:
                 "a digest is a registry's, and this image is sent from the operator's machine; name its registry in "
                 "`registries`, or leave the digest out",
             )
-        ref = references.familiar(cluster.image_ref(name))
+        if wrong := _no_port(image.domain):
+            yield key, wrong
+        whole = references.parse(cluster.image_ref(name))
+        if (size := len(f"{whole.domain}/{whole.path}")) > references.NAME_MAX:
+            yield key, f"with its registry the name has {size} characters, and Docker takes {references.NAME_MAX}"
+            continue
+        ref = whole.familiar
         other, digest = seen.setdefault(ref, (name, image.digest))
         if digest != image.digest:
             yield key, f"is {ref} with another digest than services.{other}; give one of the two another version"
@@ -50,6 +56,8 @@ def registry_problems(cluster: Draft) -> Iterator[Problem]:
         found = {("registry",): cluster.registry, **found}
     logins: dict[str, KeyPath] = {}
     for key, registry in found.items():
+        if wrong := _no_port(registry.server.partition("/")[0]):
+            yield (*key, "server"), wrong
         if (registry.user is None) != (registry.password is None):
             yield key, "user and password go together; add the other one"
         elif registry.password is not None:
@@ -57,3 +65,8 @@ def registry_problems(cluster: Draft) -> Iterator[Problem]:
             other = found[first := logins.setdefault(domain, key)]
             if (other.user, other.password) != (registry.user, registry.password):
                 yield key, f"Docker keeps one login for {domain}, and {dotted(first)} has another; give both the same"
+
+
+def _no_port(domain: str) -> str:
+    port = references.port_of(domain)
+    return "" if port is None or 1 <= port <= LAST_PORT else f"{domain} has no port from 1 to {LAST_PORT}; mend it"

@@ -30,19 +30,27 @@ def forwards(cluster: Draft, host: str) -> str:
 def jump_problems(cluster: Draft) -> Iterator[Problem]:
     """What keeps jump hosts from being any, and where it stands."""
     told: set[tuple[KeyPath, str]] = set()
+    by_address = {host.address: name for name, host in cluster.hosts.items()}
     for name, host in cluster.hosts.items():
         key: KeyPath = ("ssh", "jump") if host.ssh.jump is None else ("hosts", name, "ssh", "jump")
         hops = jumps_of(cluster, name)
         for number, hop in enumerate(hops):
             says = ""
-            port = hop.rpartition(":")[2] if ":" in hop else ""
+            place, _, port = hop.rpartition("@")[2].partition(":")
+            # By its name or its address, and whoever logs in: it is the same sshd, which forwards what it forwards.
+            own = place if place in cluster.hosts else by_address.get(place, "")
             if port and not 1 <= int(port) <= LAST_PORT:
                 says = f"{hop} has no port from 1 to {LAST_PORT}; mend it"
-            elif hop == name:
-                says = f"{hop} is the host itself; take it out"
-            elif hop in cluster.hosts and forwards(cluster, hop) == "none":
-                says = f"{hop} would forward nothing; write `local` to hosts.{hop}.ssh.tcp_forwarding"
-            elif hop in cluster.hosts and (way := jumps_of(cluster, hop)) != hops[:number]:
+            elif own == name:
+                everywhere = f"{hop} is {name} itself; write {name}, or `none` to hosts.{name}.ssh.jump"
+                says = everywhere if host.ssh.jump is None else f"{hop} is the host itself; take it out"
+            elif hop.lower() == NO_JUMP:
+                says = f"{hop} is no host; write `{NO_JUMP}` alone where no jump host is meant"
+            elif hop in hops[:number]:
+                says = f"{hop} stands there twice; take it out once"
+            elif own and forwards(cluster, own) == "none":
+                says = f"{hop} would forward nothing; write `local` to hosts.{own}.ssh.tcp_forwarding"
+            elif own and (way := jumps_of(cluster, own)) != hops[:number]:
                 says = f"{hop} is reached through {','.join(way) or 'nothing'}; write the whole way, the nearest first"
             if says and (key, hop) not in told:
                 told.add((key, hop))

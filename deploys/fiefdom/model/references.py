@@ -23,8 +23,13 @@ _TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
 _DIGEST = "sha256:[0-9a-f]{64}"
 # A first word in upper case would be a registry as well, but one that a person writes here is a slip.
 _WRITTEN = rf"(?:{_HOST})(?:(?:\.(?:{_HOST}))+|(?:\.(?:{_HOST}))*:[0-9]+)"
-IMAGE = rf"(?:{_WRITTEN}/)?{_PATH}(?:(?::{_TAG})?@{_DIGEST})?"
+# Docker takes 64 hexadecimal digits alone for the ID of an image.
+IMAGE = rf"(?![0-9a-f]{{64}}$)(?:{_WRITTEN}/)?{_PATH}(?:(?::{_TAG})?@{_DIGEST})?"
 """Pattern of an image in an inventory: a name, or one that a digest pins."""
+SERVER = rf"(?:{_HOST})(?:\.(?:{_HOST}))*(?::[0-9]{{1,5}})?(?:/{_PATH})?"
+"""Pattern of a registry in an inventory, with the beginning of a path or without."""
+NAME_MAX = 255
+"""Characters that Docker lets the name of an image have, its registry included."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,12 @@ def repository(text: str) -> str:
 def same(one: str, other: str) -> bool:
     """Whether two references are the same to Docker."""
     return familiar(one) == familiar(other)
+
+
+def port_of(domain: str) -> int | None:
+    """The port in a registry's name, if any."""
+    port = domain.rpartition(":")[2]
+    return int(port) if port.isdigit() and ":" in domain else None
 
 
 def domain_of(server: str) -> str:

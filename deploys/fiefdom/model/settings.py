@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from fiefdom.model.daemon_keys import DAEMON_KEYS, DAEMON_OWN
+from fiefdom.model.daemon_keys import DAEMON_KEYS, DAEMON_OWN, is_plain
 from fiefdom.model.public_keys import Recipient, SshPublicKey
+from fiefdom.model.references import SERVER
 from fiefdom.model.secrets import SecretSource
 from fiefdom.model.text import (
     FIRST_GATEWAY_PORT,
@@ -152,7 +153,9 @@ class Docker(Model):
             if kind is None:
                 raise ValueError(f"{shown(key)} is no key that may be given; these may: {', '.join(DAEMON_KEYS)}")
             if not kind.fits(found):
-                raise ValueError(f"{key} is {shown(found)}; it is {kind.words}")
+                raise ValueError(f"{key} is {shown(found)}; it must be {kind.words}")
+            if not is_plain(found):
+                raise ValueError(f"{key} holds what JSON or dockerd has no word for; write plain texts and numbers")
         return value
 
     @field_validator("bridge_address")
@@ -299,9 +302,7 @@ class Registry(Model):
 
     server: Annotated[
         str,
-        Matches(
-            "[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)*", "a registry such as registry.example.org:5000/team, no https://"
-        ),
+        Matches(SERVER, "a registry such as registry.example.org:5000/team, no https://"),
     ] = Field(description="Registry, and a path prefix if any, such as registry.example.org:5000/team.")
     user: Annotated[str, Matches("[!-9;-~]+", "a login name without blanks and colons")] | None = Field(
         None, description="Whom the registry knows; anonymous when absent."

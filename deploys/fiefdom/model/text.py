@@ -177,6 +177,19 @@ UrlPath = Annotated[
     ),
 ]
 PathPrefix = Annotated[str, Matches("/[A-Za-z0-9._~/-]*", "a path from /, of letters, digits and . _ ~ - /")]
+
+
+def _reachable(value: str) -> str:
+    if ":" in value or re.fullmatch("[0-9.]+", value):
+        try:
+            reachable = not ipaddress.ip_address(value).is_unspecified
+        except ValueError:
+            reachable = False
+        if not reachable:
+            raise ValueError(f"{shown(value)} is no address; write one like 203.0.113.9 or 2001:db8::9, or a name")
+    return value
+
+
 # What `ssh` takes as a destination, less what would be an option to it.
 _HOP = r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,63}@)?[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?(:[0-9]{1,5})?"
 SshAddress = Annotated[
@@ -185,6 +198,7 @@ SshAddress = Annotated[
         r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f:]{2,45}",
         "an address, a host name, or a Host of your ~/.ssh/config",
     ),
+    AfterValidator(_reachable),
 ]
 Jump = Annotated[
     str, Matches(rf"{_HOP}(,{_HOP})*", "what `ssh -J` takes, such as bastion or deploy@bastion.example.org:2222")

@@ -122,6 +122,18 @@ def test_config_is_the_inventory_with_the_place_of_each_value(tmp_path: Path) ->
     assert data["network"]["cidr"] == {"value": "10.99.0.0/24", "source": "mine.yaml:6"}
 
 
+def test_config_tells_no_password_in_an_address(tmp_path: Path) -> None:
+    proxies = 'proxies: {http-proxy: "http://ann:hunter2@proxy:3128", no-proxy: 10.0.0.0/8}'
+    mirrors = 'registry-mirrors: ["https://ann:hunter2@mirror.example.org", "https://other.example.org"]'
+    (tmp_path / "mine.yaml").write_text(f"{LAB}\ndocker: {{daemon: {{{proxies}, {mirrors}}}}}\n")
+    for options in ([], ["--json"], ["app1"]):
+        done = fiefdom("config", "mine.yaml", *options, folder=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "hunter2" not in done.stdout
+        assert "10.0.0.0/8" in done.stdout
+        assert "https://other.example.org" in done.stdout
+
+
 def test_config_of_an_inventory_is_an_inventory_that_says_the_same(tmp_path: Path) -> None:
     for name in ("lab", "production.example"):
         again = tmp_path / f"{name}.yaml"

@@ -161,7 +161,7 @@ def test_another_data_root_forgets_no_container() -> None:
     ours = replace(running("predictor-8000"), made=frozenset({("file", docker.CONFIG)}))
     moved = {"docker": {"daemon": {"data-root": "/srv/docker"}}}
     assert found(snapshot=ours, guest=with_daemon(), **moved) == [
-        "refused data-root: 1 containers lie in /var/lib/docker"
+        "refused data-root: 1 container lies in /var/lib/docker"
     ]
     assert found(snapshot=ours, guest=with_daemon(**{"data-root": "/srv/docker"}), **moved) == []
 

@@ -173,7 +173,7 @@ MISTAKES = [
         "bad.yaml:1: not valid YAML: could not determine a constr",
     ),
     ("cluster: test", "cluster: &me [*me]", "bad.yaml:1: nested too deeply or too large"),
-    ("cluster: test", "cluster: \x07", "bad.yaml: not valid YAML: "),
+    ("cluster: test", "cluster: \x07", "bad.yaml:1: not valid YAML: "),
     ("cluster: test", 'cluster: "a\\n b"', r"bad.yaml:1: cluster: 'a\n b' is not possible here"),
     ("cluster: test", 'cluster: "\\uD800"', "bad.yaml"),
     ("cluster: test", "--- 1\n--- 2", "bad.yaml:2: not valid YAML: a second document begins"),
@@ -285,8 +285,15 @@ def test_a_file_that_may_not_be_read() -> None:
 
 
 def test_not_utf8() -> None:
-    Path("bad.yaml").write_bytes(b"cluster: \xff\n")
-    assert refusal("bad.yaml") == "bad.yaml: not UTF-8 text (byte 9); save it as UTF-8"
+    for bom in (b"", b"\xef\xbb\xbf"):
+        Path("bad.yaml").write_bytes(bom + b"cluster: x\nhosts: \xff\n")
+        assert refusal("bad.yaml") == "bad.yaml:2: not UTF-8 text; save it as UTF-8"
+
+
+def test_no_character_of_yaml() -> None:
+    Path("bad.yaml").write_bytes(b"cluster: x\nhosts: \x00\n")
+    says = "not valid YAML: the character #x0000 is none of YAML's; save it as plain text"
+    assert refusal("bad.yaml") == f"bad.yaml:2: {says}"
 
 
 # Layers.

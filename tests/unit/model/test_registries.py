@@ -168,3 +168,35 @@ def test_what_is_no_image_is_told(image: str) -> None:
 def test_one_login_may_stand_for_two_folders_of_a_registry() -> None:
     both = {"a": HUB, "b": {**HUB, "server": "docker.io/other"}, "c": {"server": "docker.io/open"}}
     assert cluster({}, registries=both).registries.keys() == both.keys()
+
+
+@pytest.mark.parametrize(
+    "server", ["-r.org", "r..org", "r.org-", "r.org/../x", "r.org/-x", "r.org/x-", "r.org/X", "r.org:", "r.org:123456"]
+)
+@pytest.mark.parametrize("own", [lambda s: {"registry": s}, lambda s: {"registries": {"r": s}}])
+def test_a_server_that_docker_could_not_name_is_refused(server: str, own: Any) -> None:
+    with pytest.raises(ValidationError, match="it must be a registry such as registry"):
+        cluster({}, **own({"server": server}))
+
+
+def test_a_registry_has_a_port_that_there_is() -> None:
+    for port in (0, 65536):
+        says = f"r.org:{port} has no port from 1 to 65535; mend it"
+        assert f"registry.server: {says}" in refused({}, registry={"server": f"r.org:{port}/x"})
+        assert refused({}, registries={"r": {"server": f"r.org:{port}"}}) == [f"registries.r.server: {says}"]
+        assert refused({"image": f"r.org:{port}/web"}) == [f"services.web.image: {says}"]
+    assert cluster({"image": "r.org:65535/web"}, registries={"r": {"server": "r.org:65535"}})
+
+
+def test_a_name_is_as_long_as_docker_takes_it() -> None:
+    says = "services.web.image: with its registry the name has 256 characters, and Docker takes 255"
+    path = "a/" + "b" * (256 - len("docker.io/a/"))
+    assert refused({"image": path}) == [says]
+    assert cluster({"image": path[:-1]})
+    assert refused({"image": "web", "registry": "r"}, registries={"r": {"server": "r.org/" + "b" * 246}}) == [says]
+
+
+def test_what_docker_takes_for_an_id_is_no_name() -> None:
+    with pytest.raises(ValidationError, match="it must be an image name"):
+        cluster({"image": "0a" * 32})
+    assert cluster({"image": "team/" + "0a" * 32})
