@@ -12,6 +12,7 @@ from fiefdom.desired.context import Context
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Codename, Directory, File, HostState, Package, Unit
 from fiefdom.model import Registry, references
+from fiefdom.model.text import LOGIN_IN_URL
 
 CONFIG = "/etc/docker/daemon.json"
 UNIT = "docker.service"
@@ -42,11 +43,19 @@ def desired(context: Context) -> HostState:
         directories=(Directory("/etc/docker"), Directory("/etc/systemd/system/docker.service.d")),
         files=(
             # Without it, dockerd would begin on a network of its own choice, which may be the operator's.
-            File(CONFIG, _daemon_json(context).encode(), check=CHECKS[context.codename], precedes="docker.io"),
+            _daemon(context),
             File(LIMITS, render("docker.service.conf.j2").encode()),
         ),
         units=(Unit(UNIT, config=(CONFIG,), on_change=("reload", "restart")),),
     )
+
+
+def _daemon(context: Context) -> File:
+    text = _daemon_json(context)
+    # A proxy's password may be in it.
+    secret = LOGIN_IN_URL.search(text) is not None
+    mode = 0o600 if secret else 0o644
+    return File(CONFIG, text.encode(), mode=mode, secret=secret, check=CHECKS[context.codename], precedes="docker.io")
 
 
 def networks(config: bytes) -> frozenset[str]:

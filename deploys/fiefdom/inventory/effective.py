@@ -13,13 +13,13 @@ from pydantic import BaseModel
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory.written import Written
 from fiefdom.model import GATEWAYS, Cluster, SecretSource
+from fiefdom.model.text import LOGIN_IN_URL
 from fiefdom.wording import KeyPath, printable
 
 HIDDEN = "***"
 DEFAULT = "default"
 # A secret should not stand in an inventory. Where one does, its variable mostly says so, or it is a login in a URL.
 _SECRET_NAME = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY|CREDENTIAL|AUTH|DSN", re.IGNORECASE)
-_LOGIN_IN_URL = re.compile(r"://[^/@\s]*:[^/@\s]*@")
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _without_logins(value: Any) -> Any:
     """``value`` with `***` for each text in which a URL has a password, as that of a proxy may."""
     if isinstance(value, list | tuple):
         return [_without_logins(one) for one in value]
-    return HIDDEN if isinstance(value, str) and _LOGIN_IN_URL.search(value) else value
+    return HIDDEN if isinstance(value, str) and LOGIN_IN_URL.search(value) else value
 
 
 def _source(key: KeyPath, written: Written) -> str:

@@ -27,6 +27,9 @@ from pydantic_core import CoreSchema, core_schema
 from fiefdom.wording import KeyPath, shown
 
 LAST_PORT = 65535
+
+LOGIN_IN_URL = re.compile(r"://[^/@\s]*:[^/@\s]*@")
+"""A name and a password in a URL, as that of a proxy may have."""
 # HAProxy is told milliseconds, and to it 0 is no limit.
 SHORTEST_S = 0.001
 # What the sysctl net.ipv4.ip_unprivileged_port_start of a gateway is set to.

@@ -47,6 +47,14 @@ def test_only_keys_that_docker_20_10_knows() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("login", "mode"), [("", 0o644), ("ann:pass@", 0o600)])
+def test_a_proxys_password_is_for_root_and_in_no_diff(login: str, mode: int) -> None:
+    """`proxies` is of Docker 23 on; mirrors have had URLs since ever."""
+    daemon = {"registry-mirrors": [f"https://{login}mirror.example.org"]}
+    file = docker.desired(context(codename="trixie", docker={"daemon": daemon})).file(docker.CONFIG)
+    assert (file.mode, file.secret) == (mode, bool(login))
+
+
 def test_it_is_validated_where_the_daemon_can() -> None:
     assert docker.desired(context(codename="bookworm")).file(docker.CONFIG).check == ()
     assert docker.desired(context(codename="trixie")).file(docker.CONFIG).check[:2] == ("dockerd", "--validate")
