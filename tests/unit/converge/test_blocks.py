@@ -81,11 +81,11 @@ class Host:
             self.take(*phase.steps)
         assert self.changes(*blocks) == []
 
-    def was_fiefdoms(self, *, original: str | None) -> None:
+    def was_fiefdoms(self, *, original: str | None, claimed: bool = True) -> None:
         """As a Fiefdom left it that wrote the whole file."""
         self.path.write_text(FORMER)
         self.state.mkdir()
-        (self.state / "manifest").write_text(f"file\t{self.path}\n")
+        (self.state / "manifest").write_text(f"file\t{self.path}\n" if claimed else "")
         if original is not None:
             kept = self.state / f"originals{self.path}"
             kept.parent.mkdir(parents=True)
@@ -243,10 +243,13 @@ def test_what_somebody_writes_in_between_is_not_lost(host: Host) -> None:
     assert host.path.read_text() == f"{OWN}192.0.2.8 later\n{host.text()}"
 
 
-def test_one_of_before_originals_were_kept_keeps_what_is_not_fiefdoms(host: Host) -> None:
-    host.was_fiefdoms(original=None)
+@pytest.mark.parametrize("claimed", [True, False])
+def test_one_of_before_originals_were_kept_keeps_what_is_not_fiefdoms(host: Host, claimed: bool) -> None:
+    """The very first claimed no file that they had found there."""
+    host.was_fiefdoms(original=None, claimed=claimed)
     host.path.write_text(f"{FORMER}192.0.2.8 later\n")
-    assert host.changes(host.block()) == ["~ block: was the whole file, is a block of it now"]
+    said = "~ block: was the whole file, is a block of it now" if claimed else "+ block: beside what is there"
+    assert host.changes(host.block()) == [said]
     host.converge(host.block())
     found = host.path.read_text()
     assert found == f"{AROUND.decode()}\n192.0.2.8 later\n{host.text()}"
