@@ -51,8 +51,8 @@ class Place:
 def take_place(state_dir: Path) -> Place:
     """Make this container's folder. Remove those of containers that are no more, where none is there that serves.
 
-    A master does not answer in the moment of a reload, which is no reason to take the sockets from who serves by them. One
-    that finishes its last requests reloads no more.
+    A master does not answer in the moment of a reload, which is no reason to take the sockets from who serves by them.
+    One that finishes its last requests reloads no more.
     """
     control = control_socket(state_dir)
     folder = control.parent
