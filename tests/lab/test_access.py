@@ -112,6 +112,7 @@ TALK = """cp -a ~/.bashrc ~/.bashrc.kept 2>/dev/null
   printf 'printf "fiefdom-failed\\tx\\ty\\n{}" >&2\n'; cat ~/.bashrc.kept 2>/dev/null; } >~/.bashrc"""
 
 
+@pytest.mark.proof  # the unit tests have shells that talk
 def test_a_login_that_talks_changes_no_answer(site: Site) -> None:
     """What a `.bashrc` prints comes before every answer of a host: a change that is confirmed is not "taken back"."""
     try:

@@ -466,7 +466,8 @@ def test_systemctl_reboot_of(fleet: Fleet, hears_nothing: Load, name: str) -> No
     fleet.site.await_serving(fleet.inventory())
 
 
-@pytest.mark.parametrize("name", [pytest.param("app1", marks=pytest.mark.proof), "gw1"])
+@pytest.mark.proof  # test_offers has it of all app hosts, and test_faults of a dockerd that is killed
+@pytest.mark.parametrize("name", ["app1", "gw1"])
 def test_dockerd_restarted_on(fleet: Fleet, hears_nothing: Load, name: str) -> None:
     containers = "docker ps --format '{{.Names}}' | sort | xargs docker inspect --format '{{.Name}} {{.State.Pid}}'"
     before = fleet.site.ssh(name, containers)
@@ -475,6 +476,7 @@ def test_dockerd_restarted_on(fleet: Fleet, hears_nothing: Load, name: str) -> N
     assert fleet.site.ssh(name, containers) == before
 
 
+@pytest.mark.proof
 def test_an_agent_restarted_within_a_second_with_other_tags(fleet: Fleet, hears_nothing: Load) -> None:
     """Serf sends no event then, so the gateway has to look by itself."""
     tags = "docker exec serf-agent serf members -name app1 -format json"
@@ -491,6 +493,7 @@ def test_an_agent_restarted_within_a_second_with_other_tags(fleet: Fleet, hears_
     fleet.site.await_serving(fleet.inventory())
 
 
+@pytest.mark.proof  # test_gateway_container has it of one gateway
 def test_serf_restarted_on_the_gateway(fleet: Fleet, hears_nothing: Load) -> None:
     fleet.site.ssh("gw1", "pkill -9 -x serf")
     await_true(lambda: fleet.site.status(fleet.inventory())["problems"] == [], what="Serf back")
