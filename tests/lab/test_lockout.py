@@ -61,10 +61,15 @@ def break_sshd_and_network(data: Data, host: str) -> None:
 
 MISTAKES = [
     pytest.param(shut_firewall, id="shut_firewall"),
-    pytest.param(break_sshd_and_network, id="break_sshd_and_network"),
     *(
         pytest.param(mistake, id=mistake.__name__, marks=pytest.mark.proof)
-        for mistake in (move_sshd_to_a_shut_port, listen_elsewhere, allow_somebody_else, move_to_a_wrong_address)
+        for mistake in (
+            break_sshd_and_network,
+            move_sshd_to_a_shut_port,
+            listen_elsewhere,
+            allow_somebody_else,
+            move_to_a_wrong_address,
+        )
     ),
 ]
 
@@ -207,7 +212,7 @@ def reboot(host: str) -> None:
 @pytest.mark.parametrize(
     ("mistake", "killed"),
     [
-        pytest.param(move_to_a_wrong_address, True, id="wrong address, deployer killed"),
+        pytest.param(move_to_a_wrong_address, True, id="wrong address, deployer killed", marks=pytest.mark.proof),
         pytest.param(move_to_a_wrong_address, False, id="wrong address", marks=pytest.mark.proof),
         pytest.param(shut_firewall, True, id="shut firewall, deployer killed", marks=pytest.mark.proof),
         pytest.param(shut_firewall, False, id="shut firewall", marks=pytest.mark.proof),

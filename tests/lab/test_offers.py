@@ -188,6 +188,7 @@ def test_a_daemon_that_restarts_changes_no_offer(cluster: Cluster) -> None:
     assert cluster.site.whole(cluster.inventory())
 
 
+@pytest.mark.proof
 def test_a_service_whose_instances_come_up_in_part_is_offered_with_those(cluster: Cluster) -> None:
     """One of two cannot start, for somebody else has its port: the other one serves, and its neighbours stay."""
     site = cluster.site

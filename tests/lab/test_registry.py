@@ -40,6 +40,7 @@ def test_hosts_pull_from_the_registry_that_the_inventory_names(site: Site, regis
     assert f"{registry}/fiefdom/predictor:1.0.0" in site.ssh("app1", "docker ps --format '{{.Image}}'")
 
 
+@pytest.mark.proof
 def test_an_image_that_the_registry_lacks_is_told(site: Site, registry: str) -> None:
     def missing(data: dict[str, object]) -> None:
         data["registry"] = {"server": registry}

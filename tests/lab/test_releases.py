@@ -195,6 +195,7 @@ def images(fleet: Fleet, host: str) -> set[str]:
     return set(fleet.site.ssh(host, "docker image ls --format '{{.Tag}}' fiefdom/predictor").split())
 
 
+@pytest.mark.proof
 def test_old_images_go_with_the_release_that_made_them_old(fleet: Fleet) -> None:
     """But for what a rollback would choose, although one release alone is to be kept, and for what is somebody's."""
     fleet.settings["rollout"] = {"soak_s": 0, "keep_releases": 1}
@@ -509,6 +510,7 @@ def test_haproxys_static_configuration_changes(fleet: Fleet, hears_nothing: Load
     ok(fleet.site.fiefdom("apply", fleet.inventory(), "--yes"))
 
 
+@pytest.mark.proof  # test_gateway_container has it of one gateway
 def test_the_gateways_container_is_replaced(fleet: Fleet, hears_nothing: Load) -> None:
     """Port 80 never refuses a connection; twice, for the second one takes the sockets of one that took them itself."""
     for memory_mib in (600, 512):
