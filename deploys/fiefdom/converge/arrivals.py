@@ -103,12 +103,11 @@ def _architectures(coming: Iterable[Change], here: Mapping[str, LocalImage], now
         )
 
 
-def _space(coming: Iterable[Change], here: Mapping[str, LocalImage], host: HostPlan) -> Iterator[Finding]:
+def _space(coming: Collection[Change], here: Mapping[str, LocalImage], host: HostPlan) -> Iterator[Finding]:
     now = host.snapshot
     disk = now.disk or (Disk(0, now.free_kib) if now.free_kib is not None else None)
     if disk is None:
         return
-    coming = tuple(coming)
     unknown = [c.name for c in coming if c.name not in here]
     known = [here[c.name] for c in coming if c.name in here]
     layers_kib = _lacking(known, now) // 1024

@@ -6,14 +6,13 @@ from collections.abc import Iterable, Iterator
 
 from fiefdom.converge import passing
 from fiefdom.converge.containers import is_healthy, is_made
+from fiefdom.converge.passing import Step
 from fiefdom.converge.plan import HostPlan
 from fiefdom.converge.snapshot import Snapshot
 from fiefdom.desired.offers import is_offer
 from fiefdom.desired.offers import unit_of as offer_unit
 from fiefdom.desired.state import Container, Offer
 from fiefdom.model.unit_names import former_of, unit_of
-
-Step = tuple[str, ...]
 
 
 def of_plan(plan: HostPlan) -> Iterator[Step]:

@@ -16,6 +16,8 @@ from fiefdom.errors import FiefdomError
 from fiefdom.inventory import groups
 from fiefdom.model import Cluster
 
+NEW_HOSTS_PORT = 22
+"""Where an sshd listens that was not told otherwise yet."""
 DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa", "~/.ssh/id_ed25519_sk", "~/.ssh/id_ecdsa_sk")
 
 

@@ -25,6 +25,7 @@ from fiefdom.converge.steps import SCRIPT, TURN, Phase, Step
 from fiefdom.engine import shells
 from fiefdom.engine.connector import CONNECT_TIMEOUT_S, Connector, Ways, nobody_there
 from fiefdom.engine.line import guarded
+from fiefdom.engine.places import NEW_HOSTS_PORT
 from fiefdom.engine.shells import (
     BOUNDED,
     MARKED,
@@ -45,7 +46,6 @@ from fiefdom.model import Cluster
 
 SNAPSHOT_S = 120
 """Seconds that a host may take to say what it holds: a slow disk takes some, a hung one would take all."""
-NEW_HOSTS_PORT = 22
 _REASON = "fiefdom_reason"
 
 T = TypeVar("T")

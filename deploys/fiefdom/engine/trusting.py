@@ -11,10 +11,9 @@ from pyinfra.api.exceptions import ConnectError
 
 from fiefdom.engine import known_hosts
 from fiefdom.engine.connector import Ways, nobody_there
-from fiefdom.engine.places import Place
+from fiefdom.engine.places import NEW_HOSTS_PORT, Place
 from fiefdom.model import Cluster
 
-NEW_HOSTS_PORT = 22
 State = Literal["known", "trusted", "declined", "refused", "silent"]
 
 

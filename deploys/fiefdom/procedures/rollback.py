@@ -12,7 +12,7 @@ from fiefdom.errors import FiefdomError
 from fiefdom.model import references
 from fiefdom.wording import printable
 
-_AUDITED = 1000
+AUDITED = 1000
 """How many acts of the audit a rollback looks back over."""
 
 
@@ -29,7 +29,7 @@ def known_before(known: run.Known, hosts: Hosts, service: str, version: str | No
         running = Counter(c.version for found in seen for name, c in found.items() if name in names and c.version)
         if not running:
             raise FiefdomError(f"{service} runs nowhere, so there is nothing to go back from")
-        entries = ledger.read(hosts, known.gateways, _AUDITED).entries
+        entries = ledger.read(hosts, known.gateways, AUDITED).entries
         # After a canary, or a run that ended half way, most hosts may still be where the others are to go back to.
         current = audit.last_brought(entries, service, running) or running.most_common(1)[0][0]
         version = audit.last_healthy(entries, service, current)

@@ -11,10 +11,8 @@ from fiefdom.converge.plan import Plan
 from fiefdom.converge.run import Hosts, Known, Say
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
+from fiefdom.procedures.rollback import AUDITED
 from fiefdom.wording import Tell
-
-_AUDITED = 1000
-"""How many acts of the audit it looks back over: as many as a rollback does."""
 
 
 def with_spared(known: Known, hosts: Hosts, wanted: Plan) -> tuple[Known, Plan]:
@@ -27,7 +25,7 @@ def with_spared(known: Known, hosts: Hosts, wanted: Plan) -> tuple[Known, Plan]:
     keep = known.cluster.rollout.keep_releases
     if not old_images.unasked(wanted, keep):
         return known, wanted
-    found = ledger.read(hosts, known.gateways, _AUDITED)
+    found = ledger.read(hosts, known.gateways, AUDITED)
     if found.silent and len(found.silent) == len(known.gateways):
         return known, wanted
     known = replace(known, spared=spared(known.cluster, found.entries))
