@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fiefdom.cluster import gossip
 from fiefdom.converge import look, originals, run, steps
 from fiefdom.converge.run import Known
 from fiefdom.converge.snapshot import OFFERS, FoundContainer, FoundFile, FoundImage, FoundUnit, Snapshot
@@ -469,6 +470,8 @@ class SimulatedHosts:
     """Hosts whose connection dropped."""
     gone: set[str] = field(default_factory=set)
     """Hosts to which no other connection opens."""
+    closed: set[tuple[str, str]] = field(default_factory=set)
+    """From whom to whom gossip's connections do not pass."""
     _ring_specs: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -575,6 +578,8 @@ class SimulatedHosts:
         self._require_link(name)
         if arguments and arguments[0] in (AGENT_FILE, GATEWAY_AGENT_FILE):
             return self._read(name, text, arguments)
+        if text == gossip.SCRIPT:
+            return True, self._heard(name, arguments), ""
         if "docker logs" in text:
             kept = [n for n in arguments if n in self.hosts[name].now.containers]
             return True, "\n".join([*(f"kept\t{n}" for n in kept), *(f"log\twords of {n}" for n in kept[:1])]), ""
@@ -638,9 +643,20 @@ class SimulatedHosts:
         rows = [
             {"name": member, "addr": "10.1.0.99:7946", "status": "alive" if known else "failed"}
             for member, ring in (self.rings | self.strangers).items()
-            for known in [understand(self.rings[name], ring)]
+            for known in [understand(self.rings.get(name, ()), ring)]
         ]
         return True, json.dumps({"members": rows}), ""
+
+    def _heard(self, name: str, arguments: Sequence[str]) -> str:
+        """What gossip.sh would print."""
+        _, members, _ = self._serf(name, ("members",))
+        others = arguments[4::2]
+        lines = [f"members\t{members}"] if name in self.rings else []
+        lines += [f"closed\t{other}\tno answer within 3 s" for other in others if (name, other) in self.closed]
+        understood = [n for n, ring in self.rings.items() if understand(self.rings.get(name, ()), ring)]
+        if arguments[3] != "0":
+            lines.append(f"acks\t{json.dumps({'Acks': understood, 'Responses': {}})}")
+        return "\n".join(lines)
 
     # --- What gateways see
 

@@ -95,6 +95,37 @@ def test_another_firewall_is_refused_until_it_lets_pass_what_has_to(site: Site) 
         site.await_serving()
 
 
+ONE_WAY = {
+    "tcp to a host": ("app1", "input", "ip saddr 10.99.0.11 tcp", "app1", "gw1", "no answer within 3 s"),
+    "tcp to a gateway": ("gw1", "input", "ip saddr 10.99.0.21 tcp", "gw1", "app1", "no answer within 3 s"),
+    "udp to a gateway": ("app1", "output", "ip daddr 10.99.0.11 udp", "gw1", "app1", "its answers get lost"),
+}
+"""Where a rule stands, and who is not reached from where by it, and how that shows."""
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("way", ONE_WAY)
+def test_an_apply_names_the_direction_in_which_gossip_does_not_pass(site: Site, way: str) -> None:
+    """A rule that no look at rules could judge: all members are alive still, by other ways."""
+    host, hook, packets, port_of, start, why = ONE_WAY[way]
+    chain = f"chain one {{ type filter hook {hook} priority -10; {packets} dport 7946 drop; }}"
+    with has(site, host, f"nft 'table inet theirs {{ {chain}; }}'", "nft delete table inet theirs"):
+        site.ssh("app2", "chmod 600 /etc/docker/daemon.json")
+        done = site.fiefdom("apply", LAB_YAML, "--yes")
+        address = {"gw1": "10.99.0.11", "app1": "10.99.0.21"}
+        assert done.returncode == 1 and "Converged" not in done.stdout, done.stdout + done.stderr
+        assert done.stderr.splitlines()[-1] == (
+            f"error: {port_of}: port 7946/{packets.split()[-1]} of {address[port_of]} cannot be reached from "
+            f"{start} ({address[start]}): {why}"
+        )
+        # All else is done.
+        assert site.plan()[0] == 0
+        if "tcp" in packets:
+            assert site.fiefdom("apply", LAB_YAML, "--yes").returncode == 1, "with nothing to do"
+    site.await_serving()
+    assert site.fiefdom("apply", LAB_YAML, "--yes").returncode == 0
+
+
 @pytest.mark.proof
 def test_another_keeper_of_time_goes_on_keeping_it(site: Site) -> None:
     begin = f"{APT} update && {APT} install -y chrony >/dev/null"

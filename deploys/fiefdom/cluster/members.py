@@ -72,11 +72,19 @@ def members(hosts: Hosts, gateway: str) -> tuple[Member, ...]:
     ok, output, error = hosts.shell(gateway, (*_SERF, "members", "-format", "json"))
     if not ok:
         raise FiefdomError(f"{gateway}: its Serf agent does not answer: {printable(error)[:200] or 'no reason given'}")
+    found = parse(output)
+    if found is None:
+        raise FiefdomError(f"{gateway}: its Serf agent does not answer with a list of members")
+    return found
+
+
+def parse(document: str) -> tuple[Member, ...] | None:
+    """What `serf members -format json` prints; None where that is no list of members."""
     try:
-        rows = json.loads(output)["members"]
+        rows = json.loads(document)["members"]
         return tuple(Member(str(row["name"]), str(row["addr"]), str(row["status"])) for row in rows)
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise FiefdomError(f"{gateway}: its Serf agent does not answer with a list of members") from None
+        return None
 
 
 def of(cluster: Cluster, found: Mapping[str, Collection[Member]]) -> list[Member]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from fiefdom.cluster import audit, keys, ledger, members, status, views
+from fiefdom.cluster import audit, gossip, keys, ledger, members, status, views
 from fiefdom.cluster.lock import quorum
 from fiefdom.converge import arrivals, look, old_images
 from fiefdom.converge.carry_out import carry_out
@@ -34,7 +34,8 @@ def apply(
     tell: Tell,
     warn: Tell,
 ) -> None:
-    """Carry out a plan that somebody agreed to, and return only if a second look finds nothing left to do.
+    """Carry out a plan that somebody agreed to, and return only if a second look finds nothing left to do, and every
+    app host is a member at every gateway, heard in both directions, and its offers are up.
 
     Hosts take turns under the cluster's lock, so that no other run takes one out meanwhile; an apply that is at work is
     waited for. What changed on the hosts since is done as well where ``whatever`` it is was agreed to. Where
@@ -71,6 +72,7 @@ def apply(
         _require_well(sick)
         _require_nothing_left(left)
         members.require_believed(cluster, hosts, hosts.names)
+        gossip.require(cluster, hosts, hosts.names, gateways)
 
 
 def with_missed(known: Known, hosts: Hosts, wanted: Plan) -> Known:
@@ -107,8 +109,14 @@ def _gate(known: Known, hosts: Hosts, done: Plan, sick: Sequence[Sick]) -> Calla
         new = [i for i in cluster.instances(name) if i.service in brought[name] and i not in served]
         expected = [i for i in (*served, *new) if not {i.unit, offers.unit_of(i.service)} & ill]
         views.await_serving(cluster, hosts, name, known.gateways, expected)
+        gossip.require(cluster, hosts, [name], known.gateways)
 
     return gate
+
+
+def confirm(known: Known, hosts: Hosts) -> None:
+    """What an apply that has nothing to do owes still: a cluster that hears its hosts. Raises FiefdomError."""
+    gossip.require(known.cluster, hosts, hosts.names, known.gateways, closely=False)
 
 
 def _require_well(sick: Sequence[Sick]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 
-from fiefdom.cluster import ledger, status
+from fiefdom.cluster import gossip, ledger, status
 from fiefdom.cluster.views import alone, await_serving, up, views_of
 from fiefdom.converge import carry_out, run
 from fiefdom.converge.run import Hosts, Say
@@ -55,6 +55,8 @@ def reboot(
             began_s = _reboot(hosts, name, say)
             say(name, "join")
             await_serving(cluster, hosts, name, instances=served)
+            if not force:
+                gossip.require(cluster, hosts, [name], cluster.gateways)
             for line in _delays(known, hosts, name, began_s):
                 say(name, line)
             say(name, carry_out.DONE)

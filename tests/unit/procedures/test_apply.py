@@ -346,3 +346,35 @@ def test_a_plan_that_was_made_is_a_document_also_where_somebody_interrupts(
     assert result.exit_code == 1
     assert json.loads(result.stdout)["hash"] == look.make_plan(hosts.known, hosts.names, hosts).hash
     assert result.stderr.startswith("error: interrupted")
+
+
+@pytest.mark.parametrize("idle", [False, True], ids=["with changes", "with nothing to do"])
+def test_an_apply_does_not_end_well_where_gossip_passes_in_one_direction_only(
+    hosts: SimulatedHosts, clock: Clock, idle: bool
+) -> None:
+    if idle:
+        hosts.known = known()
+    else:
+        hosts.hosts["app2"].now.packages.pop("nftables")
+    hosts.closed.add(("gw2", "app2"))
+    result = fiefdom("apply", "--yes")
+    addresses = {name: host.address for name, host in hosts.known.cluster.hosts.items()}
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == (
+        f"error: app2: port 7946/tcp of {addresses['app2']} cannot be reached from gw2 ({addresses['gw2']}): "
+        "no answer within 3 s"
+    )
+    assert "Converged" not in result.stdout
+
+
+def test_a_host_has_its_turn_only_once_the_one_before_is_heard(hosts: SimulatedHosts, clock: Clock) -> None:
+    hosts.closed.add(("app1", "gw1"))
+    result = fiefdom("apply", "--yes")
+    assert result.exit_code == 1 and "error: gw1: port 7946/tcp of " in result.stderr
+    assert [line for line in hosts.log if line.endswith(" containers")] == ["app1 containers"]
+
+
+def test_agents_that_find_each_other_late_are_waited_for(hosts: SimulatedHosts, clock: Clock) -> None:
+    hosts.closed.add(("gw1", "app3"))
+    clock.meanwhile = hosts.closed.clear
+    assert words(fiefdom("apply", "--yes")) == []
