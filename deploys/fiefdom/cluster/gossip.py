@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ SCRIPT = (Path(__file__).parent / "gossip.sh").read_text()
 SETTLE_S = 30
 """How long agents that have just started may take to find each other."""
 _PATIENCE_MS = 500
-_MOST_PATIENCE_MS = 4000
+_MOST_PATIENCE_MS = 2000
 _SHOWN = 3
 
 
@@ -35,37 +35,43 @@ class Heard:
 
 
 def require(
-    cluster: Cluster,
-    hosts: Hosts,
-    names: Collection[str],
-    gateways: Collection[str],
-    *,
-    within_s: float = SETTLE_S,
-    closely: bool = True,
+    cluster: Cluster, hosts: Hosts, names: Collection[str], gateways: Collection[str], *, closely: bool = True
 ) -> None:
-    """Return once each app host of ``names`` is an alive member at each of ``gateways``, and these are at it, the
-    gossip port lets both through, and all that the host is to offer is up at each gateway.
+    """Return once each app host of ``names`` is an alive member at each of ``gateways``, and these are at it, and the
+    gossip port lets both through; packets are tried as well if ``closely``, which takes half a second and more.
 
-    Packets are tried as well if ``closely``, which takes half a second and more. Raises FiefdomError after
-    ``within_s`` with what is missing still: host, port and direction.
+    Raises FiefdomError after `SETTLE_S` with what is missing still: host, port and direction.
     """
     names = [name for name in names if name in cluster.app_hosts]
-    if not names or not gateways:
-        return
     patience_ms = _PATIENCE_MS if closely else 0
-    for late in looks(within_s):
-        missing = _missing(cluster, hosts, names, gateways, patience_ms)
-        if not missing:
+
+    def missing() -> list[str]:
+        nonlocal patience_ms
+        heard = _ask(cluster, hosts, names, gateways, patience_ms)
+        patience_ms = min(2 * patience_ms, _MOST_PATIENCE_MS)
+        return faults(cluster, names, gateways, heard)
+
+    _await_none(missing)
+
+
+def require_offered(cluster: Cluster, hosts: Hosts, names: Collection[str], gateways: Collection[str]) -> None:
+    """Return once all that hosts are to offer is up at each of ``gateways``. Raises FiefdomError after `SETTLE_S`."""
+    _await_none(lambda: not_offered(cluster, names, views.views_of(hosts, gateways)))
+
+
+def _await_none(missing: Callable[[], Sequence[str]]) -> None:
+    for late in looks(SETTLE_S):
+        found = missing()
+        if not found:
             return
         if late:
-            more = f"; and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-            raise FiefdomError("; ".join(missing[:_SHOWN]) + more)
-        patience_ms = min(2 * patience_ms, _MOST_PATIENCE_MS)
+            more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+            raise FiefdomError("; ".join(found[:_SHOWN]) + more)
 
 
-def _missing(
+def _ask(
     cluster: Cluster, hosts: Hosts, names: Collection[str], gateways: Collection[str], patience_ms: int
-) -> list[str]:
+) -> dict[str, Heard]:
     def ask(here: str) -> Heard:
         others = names if here in gateways else gateways
         pairs = [word for name in others if name != here for word in (name, cluster.hosts[name].address)]
@@ -73,9 +79,7 @@ def _missing(
         arguments = [container, str(cluster.serf.port), role, str(patience_ms), *pairs]
         return parse(hosts.script(here, SCRIPT, arguments, timeout_s=30)[1])
 
-    heard = hosts.on_all(ask, dict.fromkeys([*gateways, *names]))
-    found = faults(cluster, names, gateways, heard)
-    return found or not_offered(cluster, names, views.views_of(hosts, gateways))
+    return hosts.on_all(ask, dict.fromkeys([*gateways, *names]) if names else ())
 
 
 def faults(

@@ -10,7 +10,7 @@ export LC_ALL=C
 container=$1 port=$2 role=$3 patience_ms=$4
 shift 4
 
-serf() { timeout 5 docker exec "$container" serf "$@" 2>/dev/null </dev/null | tr -d '\n'; }
+serf() { timeout 10 docker exec "$container" serf "$@" 2>/dev/null </dev/null | tr -d '\n'; }
 
 # An agent that gets a connection and no word says nothing of it.
 # shellcheck disable=SC2016 # bash expands it

@@ -73,6 +73,7 @@ def apply(
         _require_nothing_left(left)
         members.require_believed(cluster, hosts, hosts.names)
         gossip.require(cluster, hosts, hosts.names, gateways)
+        gossip.require_offered(cluster, hosts, hosts.names, gateways)
 
 
 def with_missed(known: Known, hosts: Hosts, wanted: Plan) -> Known:
@@ -117,6 +118,7 @@ def _gate(known: Known, hosts: Hosts, done: Plan, sick: Sequence[Sick]) -> Calla
 def confirm(known: Known, hosts: Hosts) -> None:
     """What an apply that has nothing to do owes still: a cluster that hears its hosts. Raises FiefdomError."""
     gossip.require(known.cluster, hosts, hosts.names, known.gateways, closely=False)
+    gossip.require_offered(known.cluster, hosts, hosts.names, known.gateways)
 
 
 def _require_well(sick: Sequence[Sick]) -> None:
