@@ -52,6 +52,14 @@ class Place:
         return f"{at(self.address, self.port)}{way}"
 
 
+def second_try(port: int, *, given: bool) -> int | None:
+    """Where to look again for a host that does not answer at ``port``: it may be a new one.
+
+    Nowhere where somebody said for this run where it answers, which is ``given`` then.
+    """
+    return None if given or port == NEW_HOSTS_PORT else NEW_HOSTS_PORT
+
+
 @dataclass(frozen=True)
 class Places:
     """The hosts of a cluster, and what lies on the way to them.

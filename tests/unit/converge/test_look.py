@@ -25,7 +25,7 @@ from fiefdom.errors import FiefdomError
 from helpers import forked
 from helpers.clock import stopped
 from helpers.released import known
-from helpers.simulated import answer
+from helpers.simulated import answer, converged
 
 CONF = File("/etc/x.conf", b"x\n")
 STATE = HostState(files=(CONF,))
@@ -104,6 +104,22 @@ def test_a_hosts_own_keys_of_docker_are_in_what_is_wanted_and_the_second_run_fin
     assert later(file.digest) == []
     # What somebody writes there by hand is drift, and none of the host's own.
     assert later("0" * 64) == [("~", "content")]
+
+
+def test_plans_of_one_look_are_made_of_what_was_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that a host should hold is worked out twice."""
+    hosts = converged(known(), tmp_path)
+    hosts.hosts["app1"].now = replace(hosts.hosts["app1"].now, files={})
+    seen = look.see(hosts.known, hosts.names, hosts)
+
+    def again(*_: object) -> HostState:
+        raise AssertionError
+
+    monkeypatch.setattr(look, "state_of", again)
+    wanted = seen.plan()
+    assert wanted == seen.plan(hold=set(hosts.known.cluster.services))
+    assert [host.host for host in wanted.hosts] == list(hosts.names)
+    assert [host.host for host in wanted.hosts if host.changes] == ["app1"]
 
 
 def test_a_plan_is_of_what_the_host_goes_back_to(looks: list[int | None], monkeypatch: pytest.MonkeyPatch) -> None:
