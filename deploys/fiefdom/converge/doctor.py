@@ -109,6 +109,8 @@ def _own_daemon(context: Context, found: Snapshot) -> Iterator[Finding]:
     judges = DOCKER_CE in found.packages or (context.codename == "trixie" and "docker.io" in found.packages)
     known = daemon_json.KNOWN[context.codename] | DAEMON_OWN.keys()
     for key, value in sorted(own.keys.items()):
+        if key in context.cluster.docker.daemon:  # whose value it is that counts
+            continue
         debian = "12" if context.codename == "bookworm" else "13"
         effect = daemon_json.harm(key, value)
         if not judges and key not in known:

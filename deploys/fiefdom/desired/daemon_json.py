@@ -37,7 +37,11 @@ ip6tables iptables ipv6 network-control-plane-mtu node-generic-resources pidfile
 swarm-default-advertise-addr tls tlscacert tlscert tlskey tlsverify userland-proxy-path userns-remap
 """
 _OTHERS = frozenset(_NAMES.split())
-_OLDER = frozenset({"cluster-advertise", "cluster-store", "cluster-store-opts", "graph", "oom-score-adjust"})
+_OLD_NAMES = """
+cluster-advertise cluster-store cluster-store-opts cri-containerd deprecated-key-path graph network-diagnostic-port
+oom-score-adjust swarm-raft-election-tick swarm-raft-heartbeat-tick
+"""
+_OLDER = frozenset(_OLD_NAMES.split())
 _BOTH = (DAEMON_KEYS.keys() - NEWER_KEYS) | _OTHERS
 KNOWN: Mapping[Codename, frozenset[str]] = {
     "bookworm": frozenset(_BOTH | _OLDER),

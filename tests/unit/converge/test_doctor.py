@@ -185,6 +185,11 @@ def test_what_would_break_fiefdom_or_the_host_is_refused_until_it_is_fiefdoms(
     assert found(snapshot=replace(now, made=CLAIMED.made)) == []
 
 
+def test_a_value_that_the_inventory_replaces_breaks_nothing() -> None:
+    told = found(guest=with_daemon(mtu=10), docker={"daemon": {"mtu": 1400}})
+    assert told == [f"warning daemon.json: {docker.CONFIG} sets mtu to 10"]
+
+
 @pytest.mark.parametrize(("key", "value"), [("iptables", True), ("bridge", ""), ("userns-remap", "")])
 def test_a_value_that_does_no_harm_is_no_finding(key: str, value: Any) -> None:
     assert found(guest=with_daemon(**{key: value})) == []
