@@ -127,8 +127,12 @@ def run(
     env: Mapping[str, str] | None = None,
     stdin: str = "",
     timeout_s: float | None = None,
+    terminal: str = "",
 ) -> subprocess.CompletedProcess[str]:
-    """What ``python -c program arguments...`` does; without ``env``, in the test's own environment."""
+    """What ``python -c program arguments...`` does; without ``env``, in the test's own environment.
+
+    Where there is the path of a ``terminal``, all its streams are that.
+    """
     with tempfile.TemporaryDirectory() as name:
         streams = [Path(name, stream) for stream in ("stdin", "stdout", "stderr")]
         for path, text in zip(streams, (stdin, "", ""), strict=True):
@@ -138,7 +142,7 @@ def run(
             "arguments": arguments,
             "cwd": str(cwd or Path.cwd()),
             "env": dict(os.environ if env is None else env),
-            "streams": list(map(str, streams)),
+            "streams": [terminal or str(path) for path in streams],
         }
         try:
             code = _parent().code(asked, timeout_s)

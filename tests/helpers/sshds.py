@@ -1,4 +1,4 @@
-"""Real sshds on 127.0.0.1, each with a configuration and keys of its own, and ended with the test."""
+"""Real sshds on this machine, each with a configuration and keys of its own, and ended with the test."""
 
 from __future__ import annotations
 
@@ -32,17 +32,27 @@ def missing() -> str:
     return ""
 
 
+def missing_ipv6() -> str:
+    """Why no sshd can be reached at ::1 here; empty where one can."""
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return ""
+    except OSError as error:
+        return f"this machine has no IPv6 loopback, so a jump host at [::1] was NOT tried: {error}"
+
+
 @dataclass(frozen=True)
 class Sshd:
     """One that runs: its port, and the folder with what belongs to it."""
 
     port: int
     folder: Path
+    address: str = "127.0.0.1"
 
     @property
     def known_as(self) -> str:
         """Its name in known_hosts."""
-        return f"[127.0.0.1]:{self.port}"
+        return f"[{self.address}]:{self.port}"
 
     def host_key(self, kind: str = "ed25519") -> str:
         """Type and base64 of a public host key."""
@@ -62,7 +72,11 @@ def keygen(path: Path, kind: str = "ed25519", passphrase: str = "", *options: st
 
 @contextmanager
 def sshd(
-    folder: Path, authorized: Sequence[Path], lines: Sequence[str] = (), kinds: Sequence[str] = ("ed25519",)
+    folder: Path,
+    authorized: Sequence[Path],
+    lines: Sequence[str] = (),
+    kinds: Sequence[str] = ("ed25519",),
+    address: str = "127.0.0.1",
 ) -> Iterator[Sshd]:
     """An sshd that lets this user in by private keys ``authorized``, with host keys of ``kinds``."""
     assert PROGRAM is not None
@@ -72,11 +86,12 @@ def sshd(
     for kind in kinds:
         keygen(folder / f"host_{kind}", kind)
     (folder / "authorized").write_text("".join(Path(f"{key}.pub").read_text() for key in authorized))
-    with socket.create_server(("127.0.0.1", 0)) as free:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.create_server((address, 0), family=family) as free:
         port = free.getsockname()[1]
     config = [
         *lines,
-        "ListenAddress 127.0.0.1",
+        f"ListenAddress {address}",
         f"Port {port}",
         *(f"HostKey {folder}/host_{kind}" for kind in kinds),
         f"AuthorizedKeysFile {folder}/authorized",
@@ -93,12 +108,12 @@ def sshd(
     try:
         for _ in range(100):
             try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                socket.create_connection((address, port), timeout=1).close()
                 break
             except OSError:
                 assert process.poll() is None, (folder / "log").read_text()
                 time.sleep(0.05)
-        yield Sshd(port, folder)
+        yield Sshd(port, folder, address)
     finally:
         process.terminate()
         process.wait()

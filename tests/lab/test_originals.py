@@ -5,6 +5,7 @@ systemd is the lab's to prove. Here a script stands for it, with a file for each
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fiefdom.converge import originals, plan, snapshot, steps
+from fiefdom.converge import guest, originals, plan, snapshot, steps
 from fiefdom.converge.snapshot import Snapshot
 from fiefdom.converge.steps import Phase, Step
 from fiefdom.desired import sshd
@@ -191,6 +192,30 @@ def test_what_is_found_there_is_named_kept_once_and_comes_back(host: Host) -> No
     assert host.everything() == before
     assert host.kept() == []
     assert host.shell("cat /stub/reloaded") == "docker.service\n"
+
+
+def test_keys_of_its_own_go_on_in_fiefdoms_file_and_are_the_same_ones_in_every_later_run(host: Host) -> None:
+    """Docker's daemon.json: read from what is there at first, and from the kept original ever after."""
+
+    def wanted() -> HostState:
+        return guest.adapted(STATE, (), host.look(STATE).guest)
+
+    before, first = host.everything(), wanted()
+    own = {"registry-mirrors": ["https://mirror.example"]}
+    assert json.loads(first.file(DAEMON).content) == {"icc": False, **own}
+    host.converge(first)
+    # Nobody but root and its group could read the host's own.
+    assert host.shell(f"stat -c %a {DAEMON}") == "600\n"
+    assert json.loads(host.shell(f"cat {DAEMON}")) == {"icc": False, **own}
+    assert wanted() == first and host.changes(wanted()) == {}
+    # Drift is mended, and what was written by hand is no key of the host's own.
+    host.shell(f"""echo '{{"mtu": 1400}}' >{DAEMON}""")
+    assert wanted() == first and host.changes(wanted()) == {DAEMON: "content"}
+    host.converge(wanted())
+    assert host.changes(wanted()) == {}
+    host.retire()
+    assert host.everything() == before
+    assert host.kept() == []
 
 
 def test_what_the_inventory_drops_is_the_hosts_own_again(host: Host) -> None:

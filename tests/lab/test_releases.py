@@ -33,7 +33,7 @@ APP3 = {"address": "10.99.0.23", "groups": ["app_hosts"]}
 # What the third host has of its own before Fiefdom comes, and how it looks.
 OWN = """
 mkdir -p /etc/docker
-printf '{"log-level": "warn"}\\n' >/etc/docker/daemon.json
+printf '{"log-level": "warn", "labels": ["rack=b2"]}\\n' >/etc/docker/daemon.json
 chmod 0640 /etc/docker/daemon.json
 printf '192.0.2.7 nas\\n' >>/etc/hosts
 printf 'table inet theirs {\\n}\\n' >/etc/nftables.conf
@@ -116,6 +116,8 @@ def _fleet(first_converge: tuple[Site, str]) -> Iterator[Fleet]:
         assert "block /etc/hosts " in (printed := site.apply(four, "--limit", "app3"))
         assert printed.count("found there, replaced (kept in /var/lib/fiefdom/originals)") == 1
         await_true(lambda: {"app3:8000", "app3:8003"} <= site.rotation(four), what="app3 in rotation")
+        # The key that is nobody else's goes on beside Fiefdom's.
+        assert site.ssh("app3", "docker info --format '{{.Labels}} {{.LiveRestoreEnabled}}'") == "[rack=b2] true"
         # Its own lines come first, and what is outside of the block is nobody's drift.
         assert site.ssh("app3", "grep -n -e nas -e fiefdom /etc/hosts | cut -d : -f 2").split()[0] == "192.0.2.7"
         site.ssh("app3", "sed -i '1i # of the house' /etc/hosts")

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable
 
 from fiefdom.converge.plan import Plan
+from fiefdom.desired import daemon_json, docker
 from fiefdom.desired.state import Block, File
 
 Read = Callable[[str, str], str]
@@ -39,6 +40,8 @@ def _of_file(host: str, file: File, new: bool, read: Read) -> str:
     if file.secret:
         return MASK
     before = "" if new else read(host, file.path)
+    if file.path == docker.CONFIG and daemon_json.has_secret(before):
+        return MASK
     return unified(file.path, before, file.content.decode(errors="replace"))
 
 

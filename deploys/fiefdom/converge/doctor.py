@@ -9,12 +9,12 @@ from typing import Literal
 
 from fiefdom.converge.guest import DOCKER_CE, TIMEKEEPERS, Guest
 from fiefdom.converge.snapshot import Snapshot
-from fiefdom.desired import docker, gateway, network, serf
+from fiefdom.desired import daemon_json, docker, gateway, network, serf
 from fiefdom.desired.context import Context
 from fiefdom.desired.ports import ranges
 from fiefdom.errors import FiefdomError
-from fiefdom.model.daemon_keys import NEWER_KEYS
-from fiefdom.wording import duration
+from fiefdom.model.daemon_keys import DAEMON_KEYS, DAEMON_OWN, NEWER_KEYS
+from fiefdom.wording import duration, printable
 
 CLOCK_MAX_S = 30
 """Seconds that a clock may be off from the operator's: more is not the way there, but a clock that nobody sets."""
@@ -80,33 +80,67 @@ def _docker(context: Context, found: Snapshot) -> Iterator[Finding]:
     if newer and context.codename == "bookworm" and DOCKER_CE not in found.packages:
         seen = f"docker.daemon.{newer[0]} is for a newer Docker than Debian 12 has"
         yield Finding("refused", "daemon.json", seen, "dockerd would not start", "take it out of the inventory")
-    wanted_root = str(context.cluster.docker.daemon.get("data-root", docker.DATA_ROOT))
+    wanted = docker.daemon_config(context)
+    wanted_root = str({**daemon_json.kept(guest.own_daemon, wanted), **wanted}.get("data-root", docker.DATA_ROOT))
     if ("file", docker.CONFIG) in found.made:
         root = str((guest.daemon or {}).get("data-root", docker.DATA_ROOT))
         yield from _data_root(root, len(found.containers), wanted_root)
+    else:
+        yield from _data_root(guest.data_root, guest.containers, wanted_root)
+        yield from _own_daemon(context, found)
+    yield from _overruled(context, found, wanted)
+
+
+def _own_daemon(context: Context, found: Snapshot) -> Iterator[Finding]:
+    """What of a host's own daemon.json cannot go on in Fiefdom's, which would take its place."""
+    own = found.guest.own_daemon
+    if own is None:
         return
-    yield from _data_root(guest.data_root, guest.containers, wanted_root)
-    if guest.daemon is None:
-        return
-    wanted = docker.daemon_config(context)
-    lost = sorted(guest.daemon.keys() - wanted.keys() - {"hosts"})
-    if lost:
+    if own.keys is None:
         yield Finding(
             "refused",
             "daemon.json",
-            f"{docker.CONFIG} sets {', '.join(lost)}",
-            "Fiefdom writes that file and would drop them",
-            "say them in the inventory, docker.daemon, or take them out there",
+            f"{docker.CONFIG} holds no JSON object",
+            "nobody can tell which keys of it are to be kept",
+            "mend it there, or move it away",
         )
-    other = sorted(key for key in guest.daemon.keys() & wanted.keys() if guest.daemon[key] != wanted[key])
-    if other:
-        yield Finding(
-            "warning",
-            "daemon.json",
-            f"{docker.CONFIG} sets {', '.join(other)} in another way",
-            "Fiefdom's values take their place",
-            "look at the keys of `docker` with `fiefdom docs docker`",
+        return
+    # Docker's own package may be any version, and what is on Debian 13 checks the file itself before it is placed.
+    judges = DOCKER_CE in found.packages or (context.codename == "trixie" and "docker.io" in found.packages)
+    known = daemon_json.KNOWN[context.codename] | DAEMON_OWN.keys()
+    for key, value in sorted(own.keys.items()):
+        if key in context.cluster.docker.daemon:  # whose value it is that counts
+            continue
+        debian = "12" if context.codename == "bookworm" else "13"
+        effect = daemon_json.harm(key, value)
+        if not judges and key not in known:
+            effect = f"dockerd of Debian {debian} does not know it and would not start"
+        kind = DAEMON_KEYS.get(key)
+        if found.docker == "absent" and kind is not None and not kind.fits(value):
+            effect = f"dockerd would not start, for it must be {kind.words}"
+        if key == "live-restore" and value is not True:
+            effect = DAEMON_OWN[key]
+        if effect:
+            seen = f"{docker.CONFIG} sets {printable(key)} to {daemon_json.said(key, value)}"
+            yield Finding("refused", "daemon.json", seen, effect, "take it out there, or give it another value")
+
+
+def _overruled(context: Context, found: Snapshot, wanted: daemon_json.Keys) -> Iterator[Finding]:
+    """What of a host's own is not what it will be; once it is, there is no more to tell."""
+    own, now = found.guest.own_daemon, found.guest.daemon or {}
+    for key, value in sorted((own.keys or {}).items() if own is not None else ()):
+        seen = f"{docker.CONFIG} sets {printable(key)} to {daemon_json.said(key, value)}"
+        if key in daemon_json.LEFT_OUT and key in now:
+            effect = f"Fiefdom leaves it out: {daemon_json.LEFT_OUT[key]}"
+            yield Finding("warning", "daemon.json", seen, effect, "what needs it has to do without")
+        if key not in wanted or value == wanted[key] or now.get(key) == wanted[key] or key == "live-restore":
+            continue
+        given = key in context.cluster.docker.daemon
+        effect = (
+            f"it becomes {daemon_json.said(key, wanted[key])}, {'by the inventory' if given else 'as Fiefdom has it'}"
         )
+        mend = "take it out of docker.daemon to keep the host's" if given else DAEMON_OWN[key]
+        yield Finding("warning", "daemon.json", seen, effect, mend or "nothing, unless something there needs it so")
 
 
 def _data_root(root: str, count: int, wanted: str) -> Iterator[Finding]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
-import json
 import re
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
 
-from fiefdom.desired import docker, network
+from fiefdom.desired import daemon_json, docker, network
 from fiefdom.desired.state import HostState
 
 TIMEKEEPERS = ("chrony", "ntpsec", "openntpd")
@@ -63,8 +61,10 @@ class Guest:
     """With which they let packets in, by where those come from."""
     docker: frozenset[str] = frozenset()
     """Of `snap`, `podman` and `swarm`."""
-    daemon: Mapping[str, Any] | None = None
-    """Its daemon.json, where there is one that can be read."""
+    daemon: daemon_json.Keys | None = field(default=None, repr=False)
+    """Its daemon.json as it is now, where there is one that can be read."""
+    own_daemon: daemon_json.Own | None = None
+    """The one that it had before Fiefdom's, where it had any."""
     data_root: str = ""
     containers: int = 0
     """How many there are in ``data_root``, running or not, whoever made them."""
@@ -104,7 +104,8 @@ def parse(records: Iterable[tuple[str, ...]]) -> Guest:
         firewalls=tuple(dict.fromkeys(column("firewall"))),
         passes=tuple(rule for line in column("passes") if (rule := _rule(line, _SOURCE))),
         docker=frozenset(column("docker")),
-        daemon=_daemon(first("daemon")),
+        daemon=daemon_json.keys_in(_decoded(first("daemon"))) if first("daemon") else None,
+        own_daemon=_own_daemon(first("own-daemon"), first("own-daemon", 1)) if "own-daemon" in found else None,
         data_root=first("data-root"),
         containers=int(containers) if containers.isdecimal() else 0,
         listeners=tuple(one for fields in found.get("listens", []) if (one := _listener(fields))),
@@ -122,7 +123,8 @@ def parse(records: Iterable[tuple[str, ...]]) -> Guest:
 def adapted(state: HostState, packages: Collection[str], guest: Guest) -> HostState:
     """``state`` without what a host with ``packages`` has in another way already: its keeper of time, its Docker.
 
-    And without a block in a template that nobody writes /etc/hosts from.
+    And without a block in a template that nobody writes /etc/hosts from; with the host's own keys in Docker's
+    daemon.json.
     """
     if guest.cloud_init_hosts != network.CLOUD_HOSTS:
         state = replace(state, blocks=tuple(b for b in state.blocks if b.path != network.CLOUD_HOSTS))
@@ -134,6 +136,10 @@ def adapted(state: HostState, packages: Collection[str], guest: Guest) -> HostSt
             files=tuple(f for f in state.files if f.path != network.TIMESYNCD),
             directories=tuple(d for d in state.directories if not network.TIMESYNCD.startswith(d.path + "/")),
         )
+    if guest.own_daemon is not None:
+        own = guest.own_daemon
+        files = tuple(daemon_json.with_own(f, own) if f.path == docker.CONFIG else f for f in state.files)
+        state = replace(state, files=files)
     if DOCKER_CE in packages:
         files = tuple(replace(f, precedes="") if f.path == docker.CONFIG else f for f in state.files)
         kept = tuple(p for p in state.packages if p.name not in _DEBIANS_DOCKER)
@@ -197,9 +203,13 @@ def _published(fields: tuple[str, ...]) -> Iterable[Listener]:
                 yield Listener(protocol, port, address.strip("[]"), f"container {name}")
 
 
-def _daemon(encoded: str) -> Mapping[str, Any] | None:
+def _own_daemon(encoded: str, mode: str) -> daemon_json.Own:
+    # For whom it was is not told by who broke the answer: for root alone then.
+    return daemon_json.read(_decoded(encoded), int(mode, 8) if re.fullmatch("[0-7]{1,4}", mode) else 0)
+
+
+def _decoded(encoded: str) -> bytes:
     try:
-        found = json.loads(base64.b64decode(encoded, validate=True))
+        return base64.b64decode(encoded, validate=True)
     except (ValueError, binascii.Error):
-        return None
-    return found if isinstance(found, dict) else None
+        return encoded.encode()  # no JSON either

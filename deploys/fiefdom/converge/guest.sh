@@ -70,12 +70,34 @@ guest_cloud_init() {
         guest cloud-init-hosts "$(ls /etc/cloud/templates/hosts.debian.tmpl 2>/dev/null)"
 }
 
+# The daemon.json that was here before Fiefdom's: the kept original, else what is here and not Fiefdom's.
+own_daemon() {
+    path=/etc/docker/daemon.json
+    theirs=/var/lib/fiefdom/originals$path
+    if [ -L "$theirs" ]; then
+        # As it led from its own place.
+        theirs=$(cd "${path%/*}" 2>/dev/null && readlink -f "$(readlink "$theirs")")
+    elif [ ! -e "$theirs" ]; then
+        ! grep -qsxF "file$tab$path" /var/lib/fiefdom/manifest || return 0
+        theirs=$path
+    fi
+    [ ! -s "$theirs" ] || printf '%s\n' "$theirs"
+}
+
+# Where Docker has its images by that, which goes on where the inventory says nothing.
+own_data_root() {
+    theirs=$(own_daemon)
+    [ -z "$theirs" ] || tr -d '\n' <"$theirs" | sed -n 's/.*"data-root"[[:space:]]*:[[:space:]]*"\(\/[^"]*\)".*/\1/p'
+}
+
 guest_docker() {
     [ ! -e /snap/bin/docker ] || guest docker snap
     case $(readlink -f "$(command -v docker)") in *podman*) guest docker podman ;; esac
     path=/etc/docker/daemon.json
     # Secrets of a proxy may stand in it, but root's own answer to the operator is no wider than the file.
     [ ! -s "$path" ] || guest daemon "$(base64 -w 0 <"$path" | head -c 65536)"
+    theirs=$(own_daemon)
+    [ -z "$theirs" ] || guest own-daemon "$(base64 -w 0 <"$theirs" | head -c 65536)" "$(stat -L -c %a "$theirs")"
     # What Fiefdom set up is no node of a Swarm, and has its data where that file says.
     ! grep -qsF "file$tab$path" /var/lib/fiefdom/manifest || return 0
     info=$(docker info --format "{{.Swarm.LocalNodeState}}$tab{{.DockerRootDir}}$tab{{.Containers}}" 2>/dev/null) || return 0

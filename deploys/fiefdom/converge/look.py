@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from fiefdom.converge import arrivals, doctor, guest, old_images, plan, ports, snapshot
 from fiefdom.converge.run import Hosts, Known, ask_each
@@ -74,17 +74,38 @@ def _look(states: Mapping[str, Mapping[Codename, HostState]], hosts: Hosts) -> d
     return hosts.snapshot_lines({name: snapshot.query_of(of) for name, of in states.items()})
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What hosts answered, and what was asked: plans of one moment, as many as somebody wants."""
+
+    known: Known
+    states: Mapping[str, Mapping[Codename, HostState]] = field(repr=False)
+    answers: Mapping[str, Sequence[str]] = field(repr=False)
+
+    def plan(self, hold: Collection[str] | None = None) -> plan.Plan:
+        """The plan of all hosts that were asked, whatever findings it has; ``hold`` as in `plan_of`."""
+        return plan.merge(
+            plan_of(self.known, name, self.answers[name], hold=hold, states=states)
+            for name, states in self.states.items()
+        )
+
+
+def see(known: Known, names: Sequence[str], hosts: Hosts) -> Seen:
+    """Look at ``names``, in one round trip to each. Raises FiefdomError where hosts do not answer."""
+    states = _states(known, names)
+    return Seen(known, states, _look(states, hosts))
+
+
 def make_plan(known: Known, names: Sequence[str], hosts: Hosts, silent: dict[str, str] | None = None) -> plan.Plan:
     """The plan of ``names``: what apply does, and the releases that it leaves to a rollout.
 
     A host that does not answer raises, or is left out where ``silent`` is there to be told of it and why. Raises
     FiefdomError where a host has something of its own with which apply would do harm; see `doctor`.
     """
-    states = _states(known, names)
     if silent is None:
-        answers = _look(states, hosts)
-        found = {name: plan_of(known, name, answers[name], states=states[name]) for name in names}
+        found = {host.host: host for host in see(known, names, hosts).plan().hosts}
     else:
+        states = _states(known, names)
 
         def ask(name: str) -> plan.HostPlan:
             return plan_of(known, name, _look({name: states[name]}, hosts)[name], states=states[name])

@@ -119,6 +119,7 @@ host_part() {
     # Where Docker has its images, or is to have them: on the file system of the next folder above.
     root=${query%%"$newline"*}
     case $root in disk"$tab"/*) root=${root#*"$tab"} ;; *) root=/ ;; esac
+    [ "$root" != /var/lib/docker ] || root=$(own_data_root | grep . || echo "$root")
     while [ ! -d "$root" ]; do
         root=${root%/*}
         root=${root:-/}

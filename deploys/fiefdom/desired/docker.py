@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from fiefdom.desired.context import Context
+from fiefdom.desired.daemon_json import text_of
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Codename, Directory, File, HostState, Package, Unit
 from fiefdom.model import Registry, references
@@ -51,7 +52,7 @@ def desired(context: Context) -> HostState:
 
 
 def _daemon(context: Context) -> File:
-    text = _daemon_json(context)
+    text = text_of(daemon_config(context))
     # A proxy's password may be in it.
     secret = LOGIN_IN_URL.search(text) is not None
     mode = 0o600 if secret else 0o644
@@ -100,12 +101,8 @@ def _authority(registry: Registry) -> str:
     return domain if domain != references.HUB else "https://index.docker.io/v1/"
 
 
-def _daemon_json(context: Context) -> str:
-    return json.dumps(daemon_config(context), indent=2, sort_keys=True) + "\n"
-
-
 def daemon_config(context: Context) -> dict[str, Any]:
-    """What daemon.json says: the keys that Fiefdom sets, and those of the inventory."""
+    """What daemon.json says: the keys that Fiefdom sets, and those of the inventory. A host may have others."""
     docker = context.cluster.docker
     nofile = {"Name": "nofile", "Hard": docker.nofile, "Soft": docker.nofile}
     return {

@@ -30,7 +30,7 @@ from pyinfra.connectors.ssh import SSHConnector
 
 from fiefdom.engine import host_certificate, known_hosts
 from fiefdom.engine.offers import AUTH_S, MANY, Keys, Offer
-from fiefdom.engine.places import Place, Places
+from fiefdom.engine.places import Place, Places, at
 from fiefdom.engine.shells import tune
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
@@ -184,7 +184,7 @@ class Ways:
         except ChannelException as error:
             if error.code == _PROHIBITED:
                 raise ConnectError(
-                    f"the jump host {last} may not forward to {place.address}:{place.port}; its sshd needs "
+                    f"the jump host {last} may not forward to {at(place.address, place.port)}; its sshd needs "
                     "`AllowTcpForwarding local`, which is `ssh.tcp_forwarding: local` for a host of the cluster"
                 ) from error
             raise ConnectError(f"{_NOBODY} to {place.where} ({error.text or error})") from error

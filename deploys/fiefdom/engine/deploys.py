@@ -83,7 +83,7 @@ def deploy(*concerns: str) -> None:
         lines = host.get_fact(HostSnapshot, _stdin=snapshot.query_of(states), _sudo=False)
         if lines is None:
             raise FiefdomError(f"{host.name}: the snapshot failed; its words are above")
-        wanted = arrivals.judged(known, [look.plan_of(known, host.name, lines, chosen)])[host.name]
+        wanted = arrivals.judged(known, [look.plan_of(known, host.name, lines, chosen, states=states)])[host.name]
         look.require_settled(wanted)
         require_none_refused(host.name, wanted.findings)
         _require_same_key(state, run, wanted)

@@ -23,6 +23,7 @@ from fiefdom.converge.steps import Step
 from fiefdom.converge.trial import SCRIPT, negotiates
 from fiefdom.engine.connector import Connector
 from fiefdom.engine.known_hosts import known_as, path_of, remember, require_writable, trust
+from fiefdom.engine.places import at
 from fiefdom.engine.shells import AS_ROOT, BROKEN, QUIET_S, follow, run_script, text_of, tune
 from fiefdom.errors import HostError, Unreachable
 from fiefdom.inventory import groups
@@ -38,7 +39,7 @@ class _Line:
 
     def __init__(self, host: Host, wanted: Mapping[str, Any], known_hosts: Path, crypto: str) -> None:
         self.name = host.name
-        self.where = f"{wanted['ssh_hostname']}:{wanted['ssh_port']}"
+        self.where = at(wanted["ssh_hostname"], wanted["ssh_port"])
         self._host = host
         self._wanted = dict(wanted)
         self._known_hosts = known_hosts

@@ -15,10 +15,16 @@ from fiefdom.engine.known_hosts import SYSTEM, known_as
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory import groups
 from fiefdom.model import Cluster
+from fiefdom.model.jumps import parts_of
 
 NEW_HOSTS_PORT = 22
 """Where an sshd listens that was not told otherwise yet."""
 DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa", "~/.ssh/id_ed25519_sk", "~/.ssh/id_ecdsa_sk")
+
+
+def at(address: str, port: int | str) -> str:
+    """Address and port in one word; an IPv6 address has brackets."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,15 @@ class Place:
     def where(self) -> str:
         """In words."""
         way = f" through {','.join(self.jumps)}" if self.jumps else ""
-        return f"{self.address}:{self.port}{way}"
+        return f"{at(self.address, self.port)}{way}"
+
+
+def second_try(port: int, *, given: bool) -> int | None:
+    """Where to look again for a host that does not answer at ``port``: it may be a new one.
+
+    Nowhere where somebody said for this run where it answers, which is ``given`` then.
+    """
+    return None if given or port == NEW_HOSTS_PORT else NEW_HOSTS_PORT
 
 
 @dataclass(frozen=True)
@@ -95,8 +109,7 @@ class Places:
         """Where a jump host is, which is reached through those ``before`` it."""
         if hop in self.cluster.hosts:
             return self.of_host(hop, self.data(hop))
-        user, _, place = hop.rpartition("@")
-        name, _, port = place.partition(":")
+        user, name, port = parts_of(hop)
         said = self._config.lookup(name)
         return self._place(
             said,
@@ -152,5 +165,5 @@ def _jumps(said: Mapping[str, Any], name: str) -> tuple[str, ...]:
     words = said.get("proxyjump", "none")
     hops = () if words.lower() == "none" else tuple(hop.removeprefix("ssh://") for hop in words.split(","))
     # `Host *` with a ProxyJump goes for the jump host as well, which is no jump from itself.
-    last = hops[-1].rpartition("@")[2].partition(":")[0] if hops else ""
+    last = parts_of(hops[-1])[1] if hops else ""
     return () if last in (name, said.get("hostname")) else hops

@@ -25,7 +25,7 @@ from fiefdom.converge.steps import SCRIPT, TURN, Phase, Step
 from fiefdom.engine import shells
 from fiefdom.engine.connector import CONNECT_TIMEOUT_S, Connector, Ways, nobody_there
 from fiefdom.engine.line import guarded
-from fiefdom.engine.places import NEW_HOSTS_PORT
+from fiefdom.engine.places import NEW_HOSTS_PORT, second_try
 from fiefdom.engine.shells import (
     BOUNDED,
     MARKED,
@@ -337,9 +337,10 @@ class Session:
             try:
                 host.connect(show_errors=False, raise_exceptions=True)
             except ConnectError as error:
-                if name in self.at or data["ssh_port"] == NEW_HOSTS_PORT or not nobody_there(error):
+                again = second_try(data["ssh_port"], given=name in self.at)
+                if again is None or not nobody_there(error):
                     raise
-                wanted, data["ssh_port"] = data["ssh_port"], NEW_HOSTS_PORT
+                wanted, data["ssh_port"] = data["ssh_port"], again
                 try:
                     host.connect(show_errors=False, raise_exceptions=True)
                 except ConnectError as other:

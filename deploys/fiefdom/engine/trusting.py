@@ -11,7 +11,7 @@ from pyinfra.api.exceptions import ConnectError
 
 from fiefdom.engine import known_hosts
 from fiefdom.engine.connector import Ways, nobody_there
-from fiefdom.engine.places import NEW_HOSTS_PORT, Place
+from fiefdom.engine.places import Place, second_try
 from fiefdom.model import Cluster
 
 State = Literal["known", "trusted", "declined", "refused", "silent"]
@@ -62,8 +62,9 @@ def trust(
                 continue
             told.add(place.known_as)
             shown = _judged(ways, name, place, accept)
-            if shown.state == "silent" and name not in at and place.port != NEW_HOSTS_PORT:
-                new = _judged(ways, name, ways.places.of_host(name, data | {"ssh_port": NEW_HOSTS_PORT}), accept)
+            again = second_try(place.port, given=name in at)
+            if shown.state == "silent" and again is not None:
+                new = _judged(ways, name, ways.places.of_host(name, data | {"ssh_port": again}), accept)
                 shown = shown if new.state == "silent" else new
             yield shown
     finally:

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
+from contextlib import suppress
 
 from fiefdom.model.draft import Draft
 from fiefdom.model.text import LAST_PORT, Problem
 from fiefdom.wording import KeyPath
 
 NO_JUMP = "none"
+
+
+def parts_of(hop: str) -> tuple[str, str, str]:
+    """User, place and port of a jump host; what it does not say is empty. An IPv6 address loses its brackets."""
+    user, _, rest = hop.rpartition("@")
+    if not rest.startswith("["):
+        place, _, port = rest.partition(":")
+        return user, place, port
+    place, _, port = rest[1:].partition("]")
+    with suppress(ValueError):  # in somebody's ~/.ssh/config
+        # As known_hosts has it: OpenSSH writes such an address in one way, however it was given.
+        place = str(ipaddress.ip_address(place))
+    return user, place, port.removeprefix(":")
 
 
 def jumps_of(cluster: Draft, host: str) -> tuple[str, ...]:
@@ -36,7 +51,7 @@ def jump_problems(cluster: Draft) -> Iterator[Problem]:
         hops = jumps_of(cluster, name)
         for number, hop in enumerate(hops):
             says = ""
-            place, _, port = hop.rpartition("@")[2].partition(":")
+            _, place, port = parts_of(hop)
             # By its name or its address, and whoever logs in: it is the same sshd, which forwards what it forwards.
             own = place if place in cluster.hosts else by_address.get(place, "")
             if port and not 1 <= int(port) <= LAST_PORT:
@@ -46,7 +61,7 @@ def jump_problems(cluster: Draft) -> Iterator[Problem]:
                 says = everywhere if host.ssh.jump is None else f"{hop} is the host itself; take it out"
             elif hop.lower() == NO_JUMP:
                 says = f"{hop} is no host; write `{NO_JUMP}` alone where no jump host is meant"
-            elif hop in hops[:number]:
+            elif parts_of(hop) in map(parts_of, hops[:number]):
                 says = f"{hop} stands there twice; take it out once"
             elif own and forwards(cluster, own) == "none":
                 says = f"{hop} would forward nothing; write `local` to hosts.{own}.ssh.tcp_forwarding"

@@ -193,8 +193,20 @@ def _reachable(value: str) -> str:
     return value
 
 
-# What `ssh` takes as a destination, less what would be an option to it.
-_HOP = r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,63}@)?[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?(:[0-9]{1,5})?"
+def _bracketed(value: str) -> str:
+    for place in re.findall(r"\[(.*?)\]", value):
+        try:
+            reachable = not ipaddress.IPv6Address(place).is_unspecified
+        except ValueError:
+            reachable = False
+        if not reachable:
+            raise ValueError(f"[{place}] holds no IPv6 address; write one like [2001:db8::9], or a name")
+    return value
+
+
+# What `ssh -J` takes as a destination, less what would be an option to it.
+_PLACE = r"([A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}(%[A-Za-z0-9._-]{1,15})?\])"
+_HOP = rf"([A-Za-z0-9_][A-Za-z0-9_.-]{{0,63}}@)?{_PLACE}(:[0-9]{{1,5}})?"
 SshAddress = Annotated[
     str,
     Matches(
@@ -204,7 +216,12 @@ SshAddress = Annotated[
     AfterValidator(_reachable),
 ]
 Jump = Annotated[
-    str, Matches(rf"{_HOP}(,{_HOP})*", "what `ssh -J` takes, such as bastion or deploy@bastion.example.org:2222")
+    str,
+    Matches(
+        rf"{_HOP}(,{_HOP})*",
+        "what `ssh -J` takes, such as bastion, deploy@bastion.example.org:2222 or [2001:db8::9]:2222",
+    ),
+    AfterValidator(_bracketed),
 ]
 Forwarding = Literal["none", "local", "all"]
 HostName = Annotated[str, Matches("[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", "a host name or address")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -163,8 +163,7 @@ def end_canary(known: Known, hosts: Hosts, wish: Wish, warn: Callable[[str], Non
 
 def _require_unchanged(known: run.Known, hosts: Hosts, wanted: Release, wish: Wish) -> None:
     # Another run may have held the lock between our look at the hosts and now.
-    answers = look.look(known, hosts.names, hosts)
-    now = _release(known, hosts, wanted.asked, wish, answers)
+    now = _release(look.see(known, hosts.names, hosts), wanted.asked, wish)
     if plan.merge(now.turns.values()).hash != plan.merge(wanted.turns.values()).hash:
         raise FiefdomError("the hosts changed since this run looked at them; run it again")
 
@@ -183,12 +182,11 @@ def prepare(known: run.Known, hosts: Hosts, services: Collection[str], wish: Wis
     Raises FiefdomError for a cluster that is not fit for a release, unless forced.
     """
     hosts.on_all(lambda name: await_turn(hosts, name))
-    answers = look.look(known, hosts.names, hosts)
-    found = _release(known, hosts, services, wish, answers)
+    seen = look.see(known, hosts.names, hosts)
+    found = _release(seen, services, wish)
     # Who goes back is in trouble already.
     if not wish.force and wish.what != "rollback" and found.turns:
-        applied = plan.merge(look.plan_of(known, name, answers[name]) for name in hosts.names)
-        unapplied = release.unapplied(applied, found.turns)
+        unapplied = release.unapplied(seen.plan(), found.turns)
         status.require_fit(known.cluster, known.secrets, hosts, unapplied, _unfit)
     turns = plan.merge(found.turns.values())
     carry_out.require_space(turns)
@@ -220,12 +218,10 @@ def require_images(cluster: Cluster, wanted: Release, wish: Wish) -> None:
             raise FiefdomError(f"{key}{ref} is not on this machine, and {', '.join(names)} lack it as well; {mend}")
 
 
-def _release(
-    known: run.Known, hosts: Hosts, services: Collection[str], wish: Wish, answers: Mapping[str, list[str]]
-) -> Release:
-    others = set(known.cluster.services) - set(services)
-    wanted = plan.merge(look.plan_of(known, name, answers[name], hold=others) for name in hosts.names)
-    return release.of_plan(known.cluster, wanted, services, wish.order, known.without)
+def _release(seen: look.Seen, services: Collection[str], wish: Wish) -> Release:
+    cluster = seen.known.cluster
+    wanted = seen.plan(hold=set(cluster.services) - set(services))
+    return release.of_plan(cluster, wanted, services, wish.order, seen.known.without)
 
 
 def require_free(known: Known, hosts: Hosts, wish: Wish) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from fiefdom.cluster import audit, ledger
-from fiefdom.converge import look, old_images, plan, steps
+from fiefdom.converge import look, old_images, steps
 from fiefdom.converge.plan import Plan
 from fiefdom.converge.run import Hosts, Known, Say
 from fiefdom.errors import FiefdomError
@@ -49,7 +49,7 @@ def spared(cluster: Cluster, entries: Iterable[audit.Entry]) -> frozenset[str]:
 def tidy(known: Known, hosts: Hosts, say: Say, warn: Tell) -> None:
     """Remove what became old by what was done just now. Whatever becomes of that, the latter is done."""
     try:
-        known, wanted = with_spared(known, hosts, _look(known, hosts))
+        known, wanted = with_spared(known, hosts, look.see(known, hosts.names, hosts).plan())
         old = {h.host: h for h in old_images.removals(wanted).hosts if h.changes}
         if not old:
             return
@@ -60,7 +60,7 @@ def tidy(known: Known, hosts: Hosts, say: Say, warn: Tell) -> None:
                 hosts.run(name, phase)
 
         hosts.on_all(remove, old)
-        tell_left(_look(known, hosts), warn)
+        tell_left(look.see(known, hosts.names, hosts).plan(), warn)
     except FiefdomError as error:
         warn(f"old images may be left: {error}")
 
@@ -70,8 +70,3 @@ def tell_left(left: Plan, warn: Tell) -> None:
     for host in old_images.removals(left).hosts:
         for change in host.changes:
             warn(f"{host.host}: the old image {change.name} stays; `docker image rm {change.name}` there says why")
-
-
-def _look(known: Known, hosts: Hosts) -> Plan:
-    answers = look.look(known, hosts.names, hosts)
-    return plan.merge(look.plan_of(known, name, answers[name]) for name in hosts.names)

@@ -6,6 +6,7 @@ import pytest
 
 from fiefdom.converge import diffs, plan
 from fiefdom.converge.snapshot import FoundFile, Snapshot
+from fiefdom.desired import docker
 from fiefdom.desired.state import File, HostState, digest
 
 
@@ -36,6 +37,13 @@ def test_a_new_file_is_all_additions_and_is_not_read() -> None:
 @pytest.mark.parametrize("before", [None, "hunter1\n"])
 def test_a_secret_shows_neither_side_and_is_not_read(before: str | None) -> None:
     assert diffs_of(File("/etc/key", b"hunter2\n", secret=True), before) == {("app1", "/etc/key"): diffs.MASK}
+
+
+@pytest.mark.parametrize("secret", ['"http://ann:hush@proxy:3128"', '{"splunk-token": "hush"}'])
+def test_a_password_that_stands_in_dockers_configuration_is_not_shown_when_it_goes(secret: str) -> None:
+    before = f'{{"x": {secret}}}\n'
+    assert diffs_of(File(docker.CONFIG, b"{}\n"), before) == {("app1", docker.CONFIG): diffs.MASK}
+    assert "-{}\n" in diffs_of(File(docker.CONFIG, b"[]\n"), "{}\n")["app1", docker.CONFIG]
 
 
 def test_a_change_of_mode_alone_has_no_diff() -> None:

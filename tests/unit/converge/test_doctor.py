@@ -137,19 +137,123 @@ def test_a_gateway_needs_its_clients_ports_as_well() -> None:
     assert said.startswith("refused firewall: ufw is active and drops 80/tcp")
 
 
-def with_daemon(**keys: Any) -> Guest:
-    return parse([("daemon", base64.b64encode(json.dumps(keys).encode()).decode())])
+def with_daemon(now: dict[str, Any] | None = None, mode: str = "644", **keys: Any) -> Guest:
+    """A host whose own daemon.json says ``keys``, and the one that is there ``now``, where that is another."""
+    own, there = (base64.b64encode(json.dumps(said).encode()).decode() for said in (keys, keys if now is None else now))
+    return parse([("daemon", there), ("own-daemon", own, mode)])
 
 
-def test_keys_of_a_daemon_json_are_not_dropped_in_silence() -> None:
-    mirrors = {"registry-mirrors": ["https://mirror.example.org"]}
-    assert found(guest=with_daemon(**mirrors)) == [f"refused daemon.json: {docker.CONFIG} sets registry-mirrors"]
-    assert found(guest=with_daemon(**mirrors), docker={"daemon": mirrors}) == []
-    other = found(guest=with_daemon(**mirrors), docker={"daemon": {"registry-mirrors": ["https://other.example.org"]}})
-    assert other == [f"warning daemon.json: {docker.CONFIG} sets registry-mirrors in another way"]
-    # What Fiefdom itself wrote is no finding, whatever it was.
-    ours = replace(BARE, made=frozenset({("file", docker.CONFIG)}))
-    assert found(snapshot=ours, guest=with_daemon(**mirrors)) == []
+CLAIMED = replace(BARE, made=frozenset({("file", docker.CONFIG)}))
+MIRRORS = ["https://mirror.example.org"]
+
+
+def test_keys_that_nobody_else_sets_are_kept_without_a_word() -> None:
+    keys = {
+        "registry-mirrors": MIRRORS,
+        "dns": ["9.9.9.9"],
+        "data-root": "/srv/docker",
+        "ip-masq": True,
+        "live-restore": True,
+    }
+    assert found(guest=with_daemon(**keys)) == found(snapshot=CLAIMED, guest=with_daemon(**keys)) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "effect"),
+    [
+        ("iptables", False, "no packet would reach a container's port"),
+        ("bridge", "br0", "Docker takes it or the bip that Fiefdom sets, not both, and dockerd would not start"),
+        ("userns-remap", "default", "containers would run as other users than those that Fiefdom's files are for"),
+        ("live-restore", False, "a restart of dockerd would stop every container without it"),
+        ("proxies", {"no-proxy": "x"}, "dockerd of Debian 12 does not know it and would not start"),
+        ("DNS", [], "dockerd of Debian 12 does not know it and would not start"),
+        ("mtu", 10, "dockerd would not start, for it must be a whole number from 68 to 65535"),
+    ],
+)
+def test_what_would_break_fiefdom_or_the_host_is_refused_until_it_is_fiefdoms(
+    key: str, value: Any, effect: str
+) -> None:
+    now = replace(BARE, codename="bookworm", guest=with_daemon(**{key: value}))
+    (finding,) = doctor.findings(replace(context("app1"), codename="bookworm"), now)
+    assert finding == doctor.Finding(
+        "refused",
+        "daemon.json",
+        f"{docker.CONFIG} sets {key} to {json.dumps(value)}",
+        effect,
+        "take it out there, or give it another value",
+    )
+    assert found(snapshot=replace(now, made=CLAIMED.made)) == []
+
+
+def test_a_value_that_the_inventory_replaces_breaks_nothing() -> None:
+    told = found(guest=with_daemon(mtu=10), docker={"daemon": {"mtu": 1400}})
+    assert told == [f"warning daemon.json: {docker.CONFIG} sets mtu to 10"]
+
+
+@pytest.mark.parametrize(("key", "value"), [("iptables", True), ("bridge", ""), ("userns-remap", "")])
+def test_a_value_that_does_no_harm_is_no_finding(key: str, value: Any) -> None:
+    assert found(guest=with_daemon(**{key: value})) == []
+
+
+def test_a_key_that_nobody_knows_is_dockers_own_to_judge_where_it_can() -> None:
+    def of(*packages: str) -> list[str]:
+        now = replace(BARE, docker="up", packages=dict.fromkeys(packages, "1"), guest=with_daemon(tomorrow=1, mtu=10))
+        return [f.seen for f in doctor.findings(replace(context("app1"), codename="trixie"), now)]
+
+    assert of() == [f"{docker.CONFIG} sets tomorrow to 1"]
+    assert of("docker.io") == of("docker-ce") == []
+
+
+def test_whose_value_takes_the_place_of_the_hosts_own_is_told_until_it_has() -> None:
+    keys = {"icc": True, "dns": ["9.9.9.9"], "mtu": 1400, "bip": "172.30.9.1/24"}
+    given = {"daemon": {"dns": ["9.9.9.10"], "mtu": 1400}}
+    icc, dns = f"{docker.CONFIG} sets icc to true", f'{docker.CONFIG} sets dns to ["9.9.9.9"]'
+    findings = doctor.findings(context("app1", docker=given), replace(BARE, guest=with_daemon(**keys)))
+    bip = docker.daemon_config(context("app1"))["bip"]
+    words = {f.seen: (f.level, f.effect, f.mend) for f in findings}
+    assert words.pop(f'{docker.CONFIG} sets bip to "172.30.9.1/24"', None) == (
+        "warning", f'it becomes "{bip}", as Fiefdom has it', "see docker.bridge_address",
+    )  # fmt: skip
+    assert words == {
+        dns: (
+            "warning",
+            'it becomes ["9.9.9.10"], by the inventory',
+            "take it out of docker.daemon to keep the host's",
+        ),
+        icc: ("warning", "it becomes false, as Fiefdom has it", "nothing, unless something there needs it so"),
+    }
+    converged = {**keys, **docker.daemon_config(context("app1", docker=given))}
+    assert found(snapshot=CLAIMED, guest=with_daemon(converged, **keys), docker=given) == []
+    # What the inventory gives later is told when it is about to come.
+    later = {"daemon": given["daemon"] | {"mtu": 1500}}
+    told = found(snapshot=CLAIMED, guest=with_daemon(converged, **keys), docker=later)
+    assert told == [f"warning daemon.json: {docker.CONFIG} sets mtu to 1400"]
+
+
+@pytest.mark.parametrize(("key", "value"), [("hosts", ["tcp://0.0.0.0:2375"]), ("fixed-cidr", "10.9.0.0/24")])
+def test_what_fiefdom_leaves_out_is_told_while_it_is_there(key: str, value: Any) -> None:
+    told = [f"warning daemon.json: {docker.CONFIG} sets {key} to {json.dumps(value)}"]
+    assert found(guest=with_daemon(**{key: value})) == told
+    assert found(snapshot=CLAIMED, guest=with_daemon({}, **{key: value})) == []
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"dns": [', '{"mtu": NaN}', '{"mtu": 1e999}', "[" * 40_000])
+def test_a_daemon_json_that_says_nothing_is_refused_in_one_line(text: str) -> None:
+    guest = parse([("own-daemon", base64.b64encode(text.encode()).decode(), "644")])
+    assert found(guest=guest) == [f"refused daemon.json: {docker.CONFIG} holds no JSON object"]
+    assert found(snapshot=CLAIMED, guest=guest) == []
+
+
+def test_no_password_of_a_hosts_own_is_in_a_finding() -> None:
+    keys = {
+        "registry-mirrors": ["https://ann:pass@m.example.org"],
+        "log-opts": {"splunk-token": "pass"},
+        "dns": ["9.9.9.9"],
+    }
+    given = {"daemon": {"registry-mirrors": ["https://bob:pass@m.example.org"]}}
+    findings = doctor.findings(context("app1", docker=given), replace(BARE, guest=with_daemon(**keys)))
+    assert [f.seen.partition(" to ")[2] for f in findings] == ["(a secret: not shown)"] * 2
+    assert "pass" not in json.dumps([f.as_data() for f in findings])
 
 
 def test_another_data_root_forgets_no_container() -> None:

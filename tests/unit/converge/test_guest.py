@@ -190,6 +190,62 @@ def test_lines_of_names_outside_of_the_block_are_told(tmp_path: Path) -> None:
     assert said(tmp_path, "guest_names", "file\t/etc/x\n") == []
 
 
+DAEMON = "etc/docker/daemon.json"
+MANIFEST = "var/lib/fiefdom/manifest"
+ORIGINAL = "the original"
+
+
+def original(root: Path) -> Path:
+    """Where a host whose paths all lie in ``root`` keeps what was at that path before Fiefdom."""
+    return Path(f"{root}/var/lib/fiefdom/originals{root}/{DAEMON}")
+
+
+@pytest.mark.parametrize(
+    ("there", "own"),
+    [
+        ({}, None),
+        ({DAEMON: "live"}, "live"),
+        ({DAEMON: ""}, None),
+        ({DAEMON: "live", MANIFEST: "file\t/etc/hosts\n"}, "live"),
+        # Fiefdom's, on a host that had none.
+        ({DAEMON: "ours", MANIFEST: f"file\t/{DAEMON}\n"}, None),
+        ({DAEMON: "ours", MANIFEST: f"file\t/{DAEMON}\n", ORIGINAL: "kept"}, "kept"),
+        ({MANIFEST: f"file\t/{DAEMON}\n", ORIGINAL: "kept"}, "kept"),
+        # A run that died between the two.
+        ({DAEMON: "live", ORIGINAL: "kept"}, "kept"),
+        ({DAEMON: "ours", MANIFEST: f"file\t/{DAEMON}\n", ORIGINAL: ""}, None),
+    ],
+)
+def test_the_daemon_json_of_the_host_itself_is_the_one_before_fiefdoms(
+    tmp_path: Path, there: dict[str, str], own: str | None
+) -> None:
+    for path, text in there.items():
+        file = original(tmp_path) if path == ORIGINAL else tmp_path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text.replace("/etc/", f"{tmp_path}/etc/"))
+        file.chmod(0o640)
+    told = [fields for fields in said(tmp_path, "guest_docker", docker="exit 1") if fields[1] == "own-daemon"]
+    encoded = base64.b64encode((own or "").encode()).decode()
+    assert told == ([("guest", "own-daemon", encoded, "640")] if own else [])
+
+
+@pytest.mark.parametrize("link", ["../theirs.json", "absolute"])
+def test_a_daemon_json_that_was_a_link_is_what_it_led_to(tmp_path: Path, link: str) -> None:
+    (tmp_path / DAEMON).parent.mkdir(parents=True)
+    original(tmp_path).parent.mkdir(parents=True)
+    theirs = tmp_path / "etc/theirs.json"
+    theirs.write_text('{\n"data-root" :\n"/srv/docker", "mtu": 1}')
+    theirs.chmod(0o600)
+    original(tmp_path).symlink_to(theirs if link == "absolute" else link)
+    (tmp_path / DAEMON).write_text("ours")
+    told = said(tmp_path, "guest_docker", docker="exit 1")
+    assert ("guest", "own-daemon", base64.b64encode(theirs.read_bytes()).decode(), "600") in told
+    assert said(tmp_path, "own_data_root") == [("/srv/docker",)]
+    theirs.unlink()
+    assert all(fields[1] != "own-daemon" for fields in said(tmp_path, "guest_docker", docker="exit 1"))
+    assert said(tmp_path, "own_data_root") == []
+
+
 @pytest.mark.parametrize(
     ("path", "line", "writes"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,14 +16,16 @@ from click.testing import CliRunner
 
 from fiefdom.cli import apply, frame, group
 from fiefdom.converge import guest, look, plan
-from fiefdom.converge.snapshot import Snapshot
+from fiefdom.converge.snapshot import FoundFile, Snapshot
+from fiefdom.converge.steps import phases
+from fiefdom.desired import docker
 from fiefdom.desired.concerns import ALL, states_of
 from fiefdom.desired.state import CODENAMES, Codename, File, HostState, Package
 from fiefdom.errors import FiefdomError
 from helpers import forked
 from helpers.clock import stopped
 from helpers.released import known
-from helpers.simulated import answer
+from helpers.simulated import answer, converged
 
 CONF = File("/etc/x.conf", b"x\n")
 STATE = HostState(files=(CONF,))
@@ -75,6 +79,47 @@ def test_a_host_is_planned_as_the_debian_that_it_runs(codename: Codename) -> Non
     wanted = planned(codename).state
     assert wanted == guest.adapted(states_of(cluster, "app1", known().secrets)[codename], (), guest.Guest())
     assert (Package("docker-cli") in wanted.packages) == (codename == "trixie")
+
+
+def own_daemon(**keys: object) -> list[str]:
+    """What a host says of the daemon.json that it had before Fiefdom."""
+    return [f"guest\town-daemon\t{base64.b64encode(json.dumps(keys).encode()).decode()}\t644"]
+
+
+def test_a_hosts_own_keys_of_docker_are_in_what_is_wanted_and_the_second_run_finds_them_there() -> None:
+    own = own_daemon(**{"registry-mirrors": ["https://ann:hush@m.example.org"], "mtu": 1400})
+    first = look.plan_of(known(), "app1", [*answer(SETTLED), *own])
+    file = first.state.file(docker.CONFIG)
+    assert json.loads(file.content)["mtu"] == 1400
+    assert b"hush" in file.content and "hush" not in json.dumps(plan.merge([first]).as_data()) + repr(first)
+    (steps,) = ([s for s in phase.steps if s[:2] == ("stage", docker.CONFIG)] for phase in phases(first)[:1])
+    assert base64.b64decode(steps[0][-1]) == file.content and steps[0][2] == "0600"
+
+    def later(digest: str) -> list[tuple[str, str]]:
+        found = {docker.CONFIG: FoundFile("regular file", 0o600, 0, 0, digest)}
+        now = replace(SETTLED, files=found, made=frozenset({("file", docker.CONFIG)}))
+        wanted = look.plan_of(known(), "app1", [*answer(now), *own])
+        return [(c.sign, c.why) for c in wanted.of("file") if c.name == docker.CONFIG]
+
+    assert later(file.digest) == []
+    # What somebody writes there by hand is drift, and none of the host's own.
+    assert later("0" * 64) == [("~", "content")]
+
+
+def test_plans_of_one_look_are_made_of_what_was_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that a host should hold is worked out twice."""
+    hosts = converged(known(), tmp_path)
+    hosts.hosts["app1"].now = replace(hosts.hosts["app1"].now, files={})
+    seen = look.see(hosts.known, hosts.names, hosts)
+
+    def again(*_: object) -> HostState:
+        raise AssertionError
+
+    monkeypatch.setattr(look, "state_of", again)
+    wanted = seen.plan()
+    assert wanted == seen.plan(hold=set(hosts.known.cluster.services))
+    assert [host.host for host in wanted.hosts] == list(hosts.names)
+    assert [host.host for host in wanted.hosts if host.changes] == ["app1"]
 
 
 def test_a_plan_is_of_what_the_host_goes_back_to(looks: list[int | None], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,27 @@ def test_a_jump_host_that_does_not_forward_is_named(tmp_path: Path, key: Path) -
     assert said.startswith(f"the jump host {jump} may not forward to 127.0.0.1:22; its sshd needs ")
 
 
+@pytest.mark.skipif(bool(sshds.missing_ipv6()), reason=sshds.missing_ipv6() or "-")
+def test_a_jump_host_at_an_ipv6_address(tmp_path: Path, home: Path, key: Path, server: Sshd) -> None:
+    """By the inventory, however the address is written, and by ~/.ssh/config; known_hosts has it in one way."""
+    (home / ".ssh" / "id_ed25519").symlink_to(key)
+    with sshd(tmp_path / "b", [key], address="::1") as bastion:
+        assert bastion.known_as == f"[::1]:{bastion.port}"
+        with (tmp_path / "known").open("a") as known:
+            known.write(f"{bastion.known_as} {bastion.host_key()}\n")
+        hosts = {"app1": at(server, jump=f"[::1]:{bastion.port}"), "app2": at(server)}
+        hosts["app2"]["jump"] = f"{sshds.USER}@[0:0::0001]:{bastion.port}"
+        assert log_in(tmp_path, hosts) == ["in", "in"]
+        assert bastion.said().count("Accepted publickey") == 2
+        inner = f"Host inner\n  HostName 127.0.0.1\n  Port {server.port}\n  User {sshds.USER}\n"
+        (home / ".ssh" / "config").write_text(f"{inner}  ProxyJump {sshds.USER}@[::1]:{bastion.port}\n")
+        assert log_in(tmp_path, {"app1": {"address": "inner"}}) == ["in"]
+        assert bastion.said().count("Accepted publickey") == 3
+    jump = hosts["app1"]["jump"]
+    (said,) = log_in(tmp_path, {"app1": hosts["app1"]})
+    assert said.startswith(f"the jump host {jump} lets nobody through: Could not connect to {jump} (")
+
+
 def test_the_operators_configuration_names_address_user_port_key_and_jump(
     tmp_path: Path, home: Path, key: Path, server: Sshd
 ) -> None:

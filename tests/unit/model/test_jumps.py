@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from fiefdom.model import Cluster
+from fiefdom.model.jumps import parts_of
 from fiefdom.wording import dotted
 from helpers.inventories import changed
 
@@ -76,6 +78,50 @@ def test_a_jump_host_of_the_cluster_must_forward(gw1: str) -> None:
 def test_what_leads_nowhere_is_refused(jump: str, says: str) -> None:
     assert refusals(ways(app1=jump)) == [f"hosts.app1.ssh.jump: {says}"]
     assert refusals({"ssh": {"jump": jump}}) == [f"ssh.jump: {says}"]
+
+
+@pytest.mark.parametrize(
+    ("jump", "parts"),
+    [
+        ("bastion", ("", "bastion", "")),
+        ("ann@bastion.example.org:2222", ("ann", "bastion.example.org", "2222")),
+        ("203.0.113.9:22", ("", "203.0.113.9", "22")),
+        ("[2001:db8::1]", ("", "2001:db8::1", "")),
+        ("[2001:db8::1]:2222", ("", "2001:db8::1", "2222")),
+        ("ann@[::1]", ("ann", "::1", "")),
+        ("ann@[::1]:22", ("ann", "::1", "22")),
+        # As OpenSSH has it in known_hosts.
+        ("[2001:DB8:0:0::0001]:2222", ("", "2001:db8::1", "2222")),
+        ("[fe80::1%eth0]", ("", "fe80::1%eth0", "")),
+        ("[::ffff:203.0.113.9]", ("", str(ipaddress.ip_address("::ffff:203.0.113.9")), "")),
+    ],
+)
+def test_jump_hosts_are_written_as_ssh_takes_them(jump: str, parts: tuple[str, str, str]) -> None:
+    assert refusals(ways(app1=jump)) == refusals({"ssh": {"jump": f"first,{jump}"}}) == []
+    assert parts_of(jump) == parts
+
+
+@pytest.mark.parametrize(
+    ("jump", "says"),
+    [
+        # Which of the colons would be the port's?
+        ("2001:db8::1", "'2001:db8::1' is not possible here; it must be what `ssh -J` takes, such as bastion, "),
+        ("[2001:db8::1", "'[2001:db8::1' is not possible here"),
+        ("[bastion]:22", "'[bastion]:22' is not possible here"),
+        ("[::1]22", "'[::1]22' is not possible here"),
+        ("[::1]:", "'[::1]:' is not possible here"),
+        ("[:::]", "[:::] holds no IPv6 address; write one like [2001:db8::9], or a name"),
+        ("b,ann@[1:2]:22", "[1:2] holds no IPv6 address"),
+        ("[203.0.113.9]", "[203.0.113.9] holds no IPv6 address"),
+        ("[::]", "[::] holds no IPv6 address"),
+        ("[::1]:0", "[::1]:0 has no port from 1 to 65535; mend it"),
+        ("[::1]:70000", "[::1]:70000 has no port from 1 to 65535; mend it"),
+        ("[::1],b,[0::1]", "[0::1] stands there twice; take it out once"),
+    ],
+)
+def test_what_is_no_way_by_an_ipv6_address_is_refused_in_one_line(jump: str, says: str) -> None:
+    (said,) = refusals(ways(app1=jump))
+    assert said.replace("Value error, ", "").startswith(f"hosts.app1.ssh.jump: {says}")
 
 
 @pytest.mark.parametrize("address", ["300.1.1.1", "1.2.3", "1.2.3.4.5", "0.0.0.0", "5", ":::", "1:2"])
