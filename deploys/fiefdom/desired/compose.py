@@ -259,8 +259,9 @@ def port_mend(container: Container, key: KeyPath) -> str:
     """What to do where ``container`` cannot have the port that ``key`` says."""
     if "health" in key:
         return "change it, or name the services to run"
-    own = f"development.overrides.{container.of}.base_port" if key[0] == "services" else dotted(container.key)
-    own += "" if key[0] == "services" else ".host_port"
+    own = dotted(("development", "overrides", container.of, "base_port"))
+    if container.key[0] == "development":
+        own = f"{dotted(container.key)}.host_port"
     return f"give it another with {own}, or name the services to run"
 
 
