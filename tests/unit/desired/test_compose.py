@@ -19,6 +19,7 @@ from fiefdom.model import Cluster, Secrets
 from helpers.example import GOSSIP_KEY, INVENTORY, context, merged
 
 ROOT = Path(__file__).parents[3]
+RECIPIENT = "age1g3wca0mag5tcesluvzsvhqwgqukltsy83tdsnfdszxv2s4y22g2q4azqtw"
 DATA = Path(__file__).parent / "data"
 RICH: dict[str, Any] = {
     "services": {
@@ -290,3 +291,17 @@ def test_a_name_that_is_nobodys_is_told_with_those_that_are() -> None:
         FiefdomError, match=r"^postgres: no such service; known are predictor, web, redis, search-engine$"
     ):
         compose(cluster(**RICH), ["postgres"])
+
+
+def test_the_pages_examples_are_what_they_say() -> None:
+    page = (ROOT / "docs/laptop.md").read_text()
+    first, second = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
+    file = {"secrets": {"file": "x.age", "recipients": [RECIPIENT]}}
+    own = {"web": None, **first["services"]}
+    hosts = {"app1": {"services": None}, "app2": {"services": None, "groups": ["app_hosts"]}}
+    composed = compose(cluster(**file, hosts=hosts, services=own, development=first["development"]))
+    assert composed.secrets == {}
+    told = spec(composed, "predictor-8000")["environment"]
+    assert (told["REDIS_HOST"], told["REDIS_PORT"], told["REDIS_PASSWORD"]) == ("redis", "6379", "")
+    names = [c.name for c in compose(cluster(**second)).containers]
+    assert names[-3:] == ["postgres", "memcached", "elasticsearch"]
