@@ -25,6 +25,7 @@ NO_HOSTS = (
     "test_gateway_refuses",
     "test_container_script",
     "test_images",
+    "test_laptop",
     "test_layers_travel",
     "test_originals",
     "test_snapshot_script",

@@ -48,6 +48,7 @@ _EXIT_CODES: Mapping[str, str] = {
     "lock": "0 where it is shown or the cluster is locked, 3 where it is shown but for a gateway that does not answer, "
     "1 after an error.",
     "apply": "0 only where the hosts are as the inventory says, but for releases that are pending; 1 otherwise.",
+    "dev up": "0 only where every container answers, 1 otherwise.",
     "lab ssh": "that of `ssh`, which is that of the command; 1 where there is no such host.",
 }
 _DONE = "0 when it is done, 1 after an error."

@@ -14,6 +14,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("cluster", "Show who did what to this cluster, when and how it ended, and who holds its lock."),
     "build": ("inventory", "Build the cluster's images on this machine, where their folders changed."),
     "check": ("check", "Tell all mistakes of an inventory at once; no host is asked. Exit 0: none, 1: there are some."),
+    "compose": (
+        "dev",
+        "Print a file for `docker compose` that runs the services on a laptop: all, or those named with what they link "
+        "to.",
+    ),
     "config": (
         "check",
         "Show what an inventory says, merged and with its defaults, and where each value comes from; "
@@ -24,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "doctor",
         "Show what hosts have of their own that Fiefdom would get into trouble with. Changes nothing.",
     ),
+    "dev": ("dev", "The cluster's services on this machine, with the middleware of `development`."),
     "docs": (
         "inventory",
         "Print what the model says of KEY and of all keys beneath it; without KEY, of the keys at the top.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+from fiefdom.desired import process
 from fiefdom.desired.containers import (
     CHECKS_LABEL,
     UNIT_DIR,
@@ -21,10 +22,6 @@ from fiefdom.desired.state import Container, File, HostState, Unit
 from fiefdom.model import Instance, Service
 from fiefdom.model.unit_names import template_of
 
-# A file system in memory counts as the instance's memory: a quarter of it leaves room for the process.
-TMPFS_SHARE = 4
-TMPFS_LEAST_MIB = 16
-
 
 def desired(context: Context) -> HostState:
     """The host's instances; nothing where it runs none."""
@@ -41,19 +38,13 @@ def _instance(context: Context, instance: Instance) -> HostState:
 
 
 def _environment(context: Context, instance: Instance, service: Service) -> dict[str, str]:
-    return {
-        **{name: context.secrets.text(value) for name, value in service.environment.items()},
-        "FIEFDOM_SERVICE": instance.service,
-        "FIEFDOM_VERSION": service.version,
-        "FIEFDOM_HOST": context.name,
-        "FIEFDOM_PORT": str(instance.port),
-    }
+    values = {name: context.secrets.text(value) for name, value in service.environment.items()}
+    return process.environment(service, values, instance.service, context.name, instance.port)
 
 
 def _container(context: Context, instance: Instance, service: Service) -> Container:
     limits, health = service.limits, service.health
     address = context.host.address
-    tmpfs_mib = max(TMPFS_LEAST_MIB, limits.memory_mib // TMPFS_SHARE)
     args = (
         "--network=bridge",
         f"--publish={address}:{instance.port}:{service.container_port}",
@@ -67,7 +58,7 @@ def _container(context: Context, instance: Instance, service: Service) -> Contai
             memory_mib=limits.memory_mib,
             pids=limits.pids,
             nofile=limits.nofile,
-            tmpfs=dict.fromkeys(service.tmpfs, f"size={tmpfs_mib}m,mode=1777"),
+            tmpfs=process.tmpfs(service),
         ),
         f"--cpus={limits.cpus:g}",
         *((f"--user={service.user}",) if service.user else ()),

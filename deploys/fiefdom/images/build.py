@@ -7,7 +7,7 @@ import io
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,7 +84,11 @@ def ensure(cluster: Cluster, refs: Iterable[str], say: Tell) -> None:
 
     Raises FiefdomError for an image that is neither here nor can be built. For a registry's there is nothing to do.
     """
-    needed = [w for w in wanted(cluster) if w.ref in set(refs) and not w.pulled]
+    ensure_images([w for w in wanted(cluster) if w.ref in set(refs) and not w.pulled], say)
+
+
+def ensure_images(needed: Sequence[Wanted], say: Tell) -> None:
+    """Build those of ``needed`` that are missing here or older than their folder; FiefdomError as `ensure`."""
     present = inspect([w.ref for w in needed]) if needed else {}
     built = False
     for image in needed:

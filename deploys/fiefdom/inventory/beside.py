@@ -65,7 +65,7 @@ def _take_out(rest: Any, loc: KeyPath, kind: str) -> Collection[KeyPath]:
     if kind == "extra_forbidden":
         around.pop(name, None)
         return ()
-    required = not (name == "groups" and key[:1] == ("services",))
+    required = not (name == "groups" and key[:1] == ("services",)) and key[:1] != ("development",)
     if name in _STAND_INS and required:
         around[name] = copy.deepcopy(_STAND_INS[name])
     elif name in around:

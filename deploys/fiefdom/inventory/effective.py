@@ -47,7 +47,7 @@ def effective(cluster: Cluster, written: Written, host: str | None = None) -> Tr
     if host not in cluster.hosts:
         known = ", ".join(cluster.hosts)
         raise FiefdomError(printable(f"{host}: no such host; hosts are {known}"))
-    whole = _fields(cluster, (), written, {"base_dir", "hosts", "services"})
+    whole = _fields(cluster, (), written, {"base_dir", "hosts", "services", "development"})
     if GATEWAYS not in cluster.hosts[host].groups:
         del whole["gateway"]
     own = _fields(cluster.hosts[host], ("hosts", host), written, {"services"})

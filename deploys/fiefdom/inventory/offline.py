@@ -18,8 +18,8 @@ def mistakes(cluster: Cluster, written: Written, environ: Mapping[str, str]) -> 
     A secret is looked at only if it lies open to the operator: one that is not given here is no mistake of the
     inventory, nor is a private key that somebody else has.
     """
-    found = [*missing_folders(cluster), *_ssh_problems(cluster), *_gossip_problems(cluster)]
-    found += _encrypted_problems(cluster, environ)
+    found = [*missing_folders(cluster), *missing_middleware(cluster), *_ssh_problems(cluster)]
+    found += [*_gossip_problems(cluster), *_encrypted_problems(cluster, environ)]
     return [Mistake(written.origin(key), key, says) for key, says in found]
 
 
@@ -27,11 +27,21 @@ def missing_folders(cluster: Cluster) -> Iterator[Problem]:
     """Folders that images are to be built from, and cannot be. What a registry has is not built."""
     for name, service in cluster.services.items():
         if service.build is not None and cluster.registry_of(name) is None:
-            folder = cluster.path(service.build)
-            if not folder.is_dir():
-                yield ("services", name, "build"), f"there is no folder {folder}; correct it, or take `build` out"
-            elif not (folder / "Dockerfile").is_file():
-                yield ("services", name, "build"), f"{folder} has no Dockerfile; correct the folder"
+            yield from _folder_problems(cluster.path(service.build), ("services", name, "build"))
+
+
+def missing_middleware(cluster: Cluster) -> Iterator[Problem]:
+    """Folders that a laptop's middleware is to be built from, and cannot be; no host asks for them."""
+    for name, middleware in cluster.development.services.items():
+        if middleware.build is not None:
+            yield from _folder_problems(cluster.path(middleware.build), ("development", "services", name, "build"))
+
+
+def _folder_problems(folder: Path, key: KeyPath) -> Iterator[Problem]:
+    if not folder.is_dir():
+        yield key, f"there is no folder {folder}; correct it, or take `build` out"
+    elif not (folder / "Dockerfile").is_file():
+        yield key, f"{folder} has no Dockerfile; correct the folder"
 
 
 def _ssh_problems(cluster: Cluster) -> Iterator[Problem]:
@@ -63,7 +73,8 @@ def _gossip_problems(cluster: Cluster) -> Iterator[Problem]:
 
 
 def _encrypted_problems(cluster: Cluster, environ: Mapping[str, str]) -> Iterator[Problem]:
-    named = {key: source.secret for key, source in cluster.secret_sources() if source.secret is not None}
+    sources = [*cluster.secret_sources(), *cluster.laptop_secrets()]
+    named = {key: source.secret for key, source in sources if source.secret is not None}
     if cluster.secrets is None or not named:
         return
     path: Path = cluster.path(cluster.secrets.file)

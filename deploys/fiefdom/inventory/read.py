@@ -243,6 +243,10 @@ def _paths(cluster: Cluster) -> Iterator[tuple[KeyPath, str]]:
         ("ssh", "known_hosts"): cluster.ssh.known_hosts,
         ("serf", "key_file"): cluster.serf.key_file,
         ("secrets", "file"): cluster.secrets.file if cluster.secrets is not None else None,
+        **{
+            ("development", "services", name, "build"): middleware.build
+            for name, middleware in cluster.development.services.items()
+        },
         **{("services", name, "build"): service.build for name, service in cluster.services.items()},
         **{("hosts", name, "ssh", "key"): host.ssh.key for name, host in cluster.hosts.items()},
     }

@@ -18,7 +18,10 @@ BEGIN = "<!-- keys:begin -->"
 END = "<!-- keys:end -->"
 
 # What stands for the name in the key path of a mapping by name.
-NAMES = {"hosts": "HOST", "services": "SERVICE", "environment": "NAME", "sysctls": "KEY", "registries": "NAME"}
+NAMES = {
+    **{"hosts": "HOST", "services": "SERVICE", "overrides": "SERVICE"},
+    **{"environment": "NAME", "volumes": "NAME", "sysctls": "KEY", "registries": "NAME"},
+}
 # Set by the reader of inventories, not by the person.
 _INTERNAL = ("base_dir",)
 

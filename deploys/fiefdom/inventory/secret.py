@@ -14,7 +14,7 @@ from pathlib import Path
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory import vault
 from fiefdom.model import ENV_MAX_BYTES, Cluster, Secrets, SecretSource
-from fiefdom.wording import dotted, printable
+from fiefdom.wording import KeyPath, dotted, printable
 
 VARIABLE = "FIEFDOM_GOSSIP_KEY"
 NEXT_VARIABLE = "FIEFDOM_NEXT_GOSSIP_KEY"
@@ -42,6 +42,23 @@ def load(cluster: Cluster, environ: Mapping[str, str] | None = None) -> Secrets:
         if source not in values and not (key == _KEY and VARIABLE in environ):
             values[source] = _text(source, dotted(key), Path(cluster.base_dir), environ, opened)
     return Secrets(_gossip_key(cluster, environ, values), values)
+
+
+def values_of(
+    cluster: Cluster, sources: Mapping[str, tuple[KeyPath, SecretSource]], environ: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """The values of secrets by a name of the caller's, whose keys in the inventory ``sources`` tell; of no other ones.
+
+    Raises:
+        FiefdomError: one is missing or cannot be used; names its key in the inventory. No secret is ever told.
+    """
+    environ = os.environ if environ is None else environ
+    opened = functools.cache(lambda: vault.read(cluster, environ))
+    values: dict[SecretSource, str] = {}
+    for key, source in sources.values():
+        if source not in values:
+            values[source] = _text(source, dotted(key), Path(cluster.base_dir), environ, opened)
+    return {name: values[source] for name, (_, source) in sources.items()}
 
 
 def require_one_line(text: str, where: str) -> str:

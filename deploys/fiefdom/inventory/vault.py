@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import getpass
 import os
-import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from fiefdom import files
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster, EncryptedFile, SecretSource
 from fiefdom.wording import printable
@@ -94,7 +94,7 @@ def change(cluster: Cluster, edit: Callable[[dict[str, str]], Entries], environ:
                 f"{path}: stays as it is, for your own key could not read it any more; add its public key to "
                 f"secrets.recipients, or name another key with {IDENTITY}"
             ) from error
-        _write(path, sealed)
+        files.write(path, sealed)  # nobody but the recipients can read it
 
 
 def adding(name: str, text: str, replace: bool = True) -> Callable[[dict[str, str]], Entries]:
@@ -317,21 +317,3 @@ def _turn(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(folder)
-
-
-def _write(path: Path, sealed: bytes) -> None:
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        mode = path.stat().st_mode & 0o777 if is_there(path) else 0o644  # nobody but the recipients can read it
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(sealed)
-                os.fchmod(file.fileno(), mode)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise FiefdomError(f"{path}: cannot be written ({error.strerror}); check the folder") from error

@@ -103,7 +103,7 @@ def _is_source(at: KeyPath) -> bool:
     """Whether a secret's source stands at ``at``: it has one, so `{env: X}` replaces `{command: [...]}`."""
     if at[-3:-2] == ("registries",) and at[-1:] == ("password",):
         return True
-    return at[-2:] in _SECRETS or (at[-4:-3] == ("services",) and at[-2:-1] == ("environment",))
+    return at[-2:] in _SECRETS or (at[-4:-3] in (("services",), ("overrides",)) and at[-2:-1] == ("environment",))
 
 
 def _merged(under: object, over: object, at: KeyPath = ()) -> object:

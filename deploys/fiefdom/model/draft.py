@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import chain
 
 from pydantic import Field
 
 from fiefdom.model import references
+from fiefdom.model.development import Development
 from fiefdom.model.hosts import APP_HOSTS, GATEWAYS, Host, Instance, Service
 from fiefdom.model.secrets import SecretSource
 from fiefdom.model.settings import Docker, EncryptedFile, Gateway, Network, Registry, Rollout, Serf, Ssh
@@ -33,6 +35,11 @@ class Draft(Model):
     )
     secrets: EncryptedFile | None = Field(None, description="Encrypted file that holds secrets by name.")
     time_servers: Many[HostName] = Field((), description="NTP servers; Debian's own when empty.")
+    development: Development = Field(
+        default_factory=Development,
+        description="What is true on a developer's laptop alone (`fiefdom compose`, `fiefdom dev`); hosts know nothing "
+        "of it.",
+    )
     base_dir: FilePath = Field(".", description="Folder that relative paths start from; the inventory's own.")
 
     @property
@@ -125,3 +132,14 @@ class Draft(Model):
                     if isinstance(value, SecretSource):
                         above: KeyPath = ("hosts", host) if variable in own else ()
                         yield (*above, "services", name, "environment", variable), value
+
+    def laptop_secrets(self) -> Iterator[tuple[KeyPath, SecretSource]]:
+        """Where secrets come from that only `development` names, with the key that says so."""
+        found: Iterator[tuple[str, str, Mapping[str, object]]] = chain(
+            (("overrides", name, override.environment) for name, override in self.development.overrides.items()),
+            (("services", name, service.environment) for name, service in self.development.services.items()),
+        )
+        for kind, name, environment in found:
+            for variable, value in environment.items():
+                if isinstance(value, SecretSource):
+                    yield ("development", kind, name, "environment", variable), value

@@ -26,6 +26,8 @@ _WRITTEN = rf"(?:{_HOST})(?:(?:\.(?:{_HOST}))+|(?:\.(?:{_HOST}))*:[0-9]+)"
 # Docker takes 64 hexadecimal digits alone for the ID of an image.
 IMAGE = rf"(?![0-9a-f]{{64}}$)(?:{_WRITTEN}/)?{_PATH}(?:(?::{_TAG})?@{_DIGEST})?"
 """Pattern of an image in an inventory: a name, or one that a digest pins."""
+IMAGE_WHICH = rf"(?![0-9a-f]{{64}}$)(?:{_WRITTEN}/)?{_PATH}(?::{_TAG}(?:@{_DIGEST})?|@{_DIGEST})"
+"""Pattern of an image with its tag, its digest, or both."""
 SERVER = rf"(?:{_HOST})(?:\.(?:{_HOST}))*(?::[0-9]{{1,5}})?(?:/{_PATH})?"
 """Pattern of a registry in an inventory, with the beginning of a path or without."""
 NAME_MAX = 255

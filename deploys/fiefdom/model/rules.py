@@ -5,9 +5,11 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from fiefdom.model.development import Middleware
+from fiefdom.model.development_rules import development_problems
 from fiefdom.model.draft import Draft
 from fiefdom.model.hosts import APP_HOSTS, GATEWAYS, Service
 from fiefdom.model.image_rules import image_problems, registry_problems
@@ -294,7 +296,7 @@ def _secret_problems(cluster: Draft) -> Iterator[Problem]:
     if cluster.serf.key is not None and cluster.serf.key_file is not None:
         yield ("serf", "key"), "the key comes from serf.key_file already; take one of the two out"
     if cluster.secrets is None:
-        for key, source in dict(cluster.secret_sources()).items():
+        for key, source in dict([*cluster.secret_sources(), *cluster.laptop_secrets()]).items():
             if source.secret is not None:
                 says = f"there is no encrypted file to hold {source.secret}"
                 yield key, f"{says}; add `secrets` with file and recipients"
@@ -326,30 +328,39 @@ def _low_port_problems(cluster: Draft) -> Iterator[Problem]:
 
 # As Compose, shells and Terraform write what is to be filled in, and as Ansible, Jinja and Helm do.
 _PLACEHOLDER = re.compile(r"\$\{([A-Za-z_]\w*)[^{}]*\}|\{\{[-~]?\s*([A-Za-z_][\w.]*)[^{}]*\}\}")
+_MIDDLEWARE: KeyPath = ("development", "services")
 _SHELLS = frozenset({"sh", "bash", "dash", "ash"})
 
 
 def _placeholder_problems(cluster: Draft) -> Iterator[Problem]:
     for key, text in _texts(cluster.model_dump(exclude={"base_dir"}), ()):
         if found := _PLACEHOLDER.search(text):
-            variable = key[-2:-1] == ("environment",)
-            of_service = variable or (key[0] == "services" and key[2:3] == ("command",))
-            service = key[-3 if variable else 1] if of_service else ""
-            if service in cluster.services and _is_for(cluster.services[str(service)], key, found):
+            at, name = _program_of(key)
+            known: Mapping[str, Service | Middleware]
+            known = cluster.development.services if at == _MIDDLEWARE else cluster.services
+            if name in known and _is_for(known[name], key, found):
                 continue
-            if "command" in key and not of_service:  # of a secret, whose program may know them
+            if "command" in key and not name:  # of a secret, whose program may know them
                 continue
             # Less a default: it may be a secret.
-            name = f"${{{found[1]}}}" if found[1] else f"{{{{ {found[2]} }}}}"
-            mend = f"{name} would be taken as it stands, for nothing is filled in here; write the value"
-            if variable:
+            given = f"${{{found[1]}}}" if found[1] else f"{{{{ {found[2]} }}}}"
+            mend = f"{given} would be taken as it stands, for nothing is filled in here; write the value"
+            if key[-2:-1] == ("environment",):
                 mend += f" or {{env: {found[1] or 'NAME'}}}"
-            if of_service:
-                mend += f", or services.{service}.verbatim: true if it is for the program"
+            if name:
+                mend += f", or {dotted((*at, name))}.verbatim: true if it is for the program"
             yield key, mend
 
 
-def _is_for(service: Service, key: KeyPath, found: re.Match[str]) -> bool:
+def _program_of(key: KeyPath) -> tuple[KeyPath, str]:
+    """Whose environment or command holds ``key``: where its like stand, and its name; none for what is nobody's."""
+    at = _MIDDLEWARE if key[:2] == _MIDDLEWARE else ("services",)
+    if key[-2:-1] == ("environment",):
+        return at, str(key[-3])
+    return at, str(key[-3]) if key[:-3] == at and key[-2] == "command" else ""
+
+
+def _is_for(service: Service | Middleware, key: KeyPath, found: re.Match[str]) -> bool:
     """Whether the program itself understands a placeholder: it was said so, or is a shell."""
     shell = "command" in key and service.command[0].rpartition("/")[2] in _SHELLS
     return service.verbatim or (shell and found[1] is not None)
@@ -389,11 +400,15 @@ _RULES = (
     _Rule(image_problems, ("registry", "registries", *_IMAGES, "services.*.version", "services.*.build")),
     _Rule(
         _secret_problems,
-        ("serf", "registry", "registries", "secrets", *_IMAGES, "services.*.environment", "hosts.*.services"),
+        (
+            *("serf", "registry", "registries", "secrets", *_IMAGES, "services.*.environment", "hosts.*.services"),
+            "development",
+        ),
     ),
     _Rule(_sysctl_problems, ("hosts.*.sysctls",)),
     _Rule(_low_port_problems, ("hosts.*.sysctls", "hosts.*.groups", "services.*.route")),
     _Rule(_placeholder_problems, ()),
+    _Rule(development_problems, ("development",)),
     _Rule(jump_problems, ("ssh.jump", "ssh.tcp_forwarding", "hosts.*.ssh")),
     _Rule(address_problems, ("ssh.port", "ssh.jump", "hosts.*.ssh")),
 )

@@ -142,7 +142,7 @@ def test_help_names_every_command_and_version_is_told() -> None:
     helped = started("--help")
     assert helped.returncode == 0
     for command in (
-        *("plan", "apply", "status", "build", "keygen", "schema", "demo", "lab"),
+        *("plan", "apply", "status", "build", "keygen", "schema", "demo", "lab", "compose", "dev"),
         *("rollout", "rollback", "reboot", "retire", "rotate-key", "lock", "unlock", "audit", "secret"),
     ):
         assert f"  {command} " in helped.stdout

@@ -89,7 +89,8 @@ def test_an_end_that_several_keys_have_names_them() -> None:
     with pytest.raises(FiefdomError) as refusal:
         describe("instances")
     assert str(refusal.value) == (
-        "instances may be hosts.HOST.services.SERVICE.instances or services.SERVICE.instances; say which"
+        "instances may be hosts.HOST.services.SERVICE.instances or services.SERVICE.instances or "
+        "development.overrides.SERVICE.instances; say which"
     )
 
 

@@ -35,6 +35,14 @@ def test_a_folder_to_build_from_must_be_there(tmp_path: Path) -> None:
     assert [line.partition(":")[0] for line in mistakes(tmp_path, {**build, **one})] == ["services.web.build"]
 
 
+def test_a_folder_of_a_laptop_is_looked_at_where_everything_is(tmp_path: Path) -> None:
+    redis = {"development": {"services": {"redis": {"build": "nowhere", "port": 6379}}}}
+    says = f"development.services.redis.build: there is no folder {tmp_path}/nowhere; correct it, or take `build` out"
+    assert mistakes(tmp_path, redis) == [says]
+    cluster = Cluster.model_validate(changed({"base_dir": str(tmp_path), **redis}))
+    assert [*offline.missing_folders(cluster)] == []  # which is what hosts are refused for
+
+
 def test_keys_that_are_here_must_be_keys(tmp_path: Path) -> None:
     named = {"ssh": {"key": "id"}, "hosts/gw1/ssh": {"key": "id.pub"}, "serf": {"key_file": "gossip.key"}}
     assert mistakes(tmp_path, named) == []

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fiefdom.desired.containers import env_file
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory import secret
-from fiefdom.model import Cluster
+from fiefdom.model import Cluster, SecretSource
 from helpers import forked
 from helpers.inventories import changed
 
@@ -32,6 +32,18 @@ def refusal(folder: Path, environ: dict[str, str] | None = None, key_file: str |
     assert KEY not in str(caught.value)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def test_of_some_secrets_no_other_one_is_asked_for(tmp_path: Path) -> None:
+    """No gossip key either: a laptop has none."""
+    counted = ("sh", "-c", "echo x >> asked; echo value")
+    one, other = SecretSource(env="ONE"), SecretSource(command=counted)
+    sources = {"A": (("a",), one), "B": (("b",), other), "C": (("c",), other)}
+    found = secret.values_of(cluster(tmp_path), sources, {"ONE": "1 $x"})
+    assert found == {"A": "1 $x", "B": "value", "C": "value"}
+    assert (tmp_path / "asked").read_text() == "x\n"
+    with pytest.raises(FiefdomError, match=r"^a: the environment variable ONE is not set; set it where Fiefdom runs$"):
+        secret.values_of(cluster(tmp_path), {"A": (("a",), one)}, {})
 
 
 def test_what_generate_makes_load_reads(tmp_path: Path) -> None:

@@ -1,0 +1,106 @@
+"""`fiefdom compose` and `fiefdom dev`: a cluster's services on a developer's laptop."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from fiefdom import files
+from fiefdom.cli import show
+from fiefdom.cli.frame import Command, Document, begin, inventory_argument, json_option, loaded, out
+from fiefdom.desired import compose as desired
+from fiefdom.errors import FiefdomError
+from fiefdom.inventory import secret
+from fiefdom.procedures import laptop
+from fiefdom.wording import printable
+
+services_argument = click.argument("service", nargs=-1)
+
+
+@click.command(cls=Command)
+@inventory_argument
+@services_argument
+@click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write it there, whole or not at all.")
+def compose(inventory: str, service: tuple[str, ...], output: Path | None) -> Document:
+    """Print a file for `docker compose` that runs the services on a laptop: all, or those named with what they link to.
+
+    It holds no secret: where one is wanted it refers to a variable, which `fiefdom dev up` sets.
+    """
+    composed = desired.compose(loaded(inventory), service)
+    if output is None:
+        return Document(table=[composed.text.removesuffix("\n")])
+    files.write(output, composed.text.encode())
+    return Document(words=[f"{output} has {', '.join(container.name for container in composed.containers)}."])
+
+
+@click.group()
+def dev() -> None:
+    """The cluster's services on this machine, with the middleware of `development`."""
+
+
+@dev.command("up", cls=Command)
+@inventory_argument
+@services_argument
+@json_option
+def dev_up(inventory: str, service: tuple[str, ...], **_: bool) -> Document:
+    """Start the services, or those named with what they link to, and wait until each answers its health check.
+
+    What has a build folder is built first, and other images that are not here are pulled. Exit 0 only where all answer.
+    """
+    cluster = loaded(inventory)
+    composed = desired.compose(cluster, service)
+    if not composed.containers:
+        raise FiefdomError("nothing is left to run; give a service of development.overrides more instances than 0")
+    begin({"project": composed.project})
+    values = secret.values_of(cluster, composed.secrets)
+    with show.Progress(out()) as progress:
+        rows = laptop.up(composed, values, all_of_it=not service, say=lambda words: progress("here", words))
+    data = {"outcome": "ok", "project": composed.project, "seconds": round(progress.elapsed_s, 3)}
+    return Document({**data, "services": [asdict(row) for row in rows]}, table=[_table(rows)])
+
+
+def _table(rows: Sequence[laptop.Running]) -> Table:
+    table = Table("service", "container", "image", "at", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(row.service, row.name, row.image, row.url)
+    return table
+
+
+@dev.command("down", cls=Command)
+@inventory_argument
+@click.option("--volumes", is_flag=True, help="Remove the data of the middleware as well.")
+@json_option
+def dev_down(inventory: str, volumes: bool, **_: bool) -> Document:
+    """Stop and remove what `dev up` started. Volumes stay, unless --volumes says otherwise; images stay."""
+    composed = desired.compose(loaded(inventory), strict=False)
+    left = laptop.down(composed, volumes=volumes)
+    words = [f"{composed.project} is down."]
+    if left:
+        words.append(f"Kept: {', '.join(left)}; `fiefdom dev down --volumes {inventory}` removes them.")
+    return Document({"outcome": "ok", "project": composed.project, "volumes": list(left)}, words=words)
+
+
+@dev.command("logs", cls=Command)
+@inventory_argument
+@click.argument("service", required=False)
+@click.option("--follow", "-f", is_flag=True, help="Go on with what is said from now on.")
+@click.option("--last", type=click.IntRange(min=1), metavar="N", help="Only the last N lines of each container.")
+def dev_logs(inventory: str, service: str | None, follow: bool, last: int | None) -> Document:
+    """Print what the containers said: of all, of a service's instances, or of one such as predictor-8000."""
+    composed = desired.compose(loaded(inventory), strict=False)
+    names = composed.named(service) if service else ()
+    if service and not names:
+        known = ", ".join(dict.fromkeys(container.of for container in composed.containers))
+        raise FiefdomError(printable(f"{service}: no such service; known are {known}"))
+    sys.stdout.flush()
+    try:
+        laptop.logs(composed, names, follow=follow, last=last)
+    except KeyboardInterrupt:
+        if not follow:
+            raise
+    return Document()
