@@ -12,6 +12,7 @@ from fiefdom.model.draft import Draft
 from fiefdom.model.hosts import APP_HOSTS, GATEWAYS, Service
 from fiefdom.model.image_rules import image_problems, registry_problems
 from fiefdom.model.jumps import address_problems, jump_problems
+from fiefdom.model.mount_rules import mount_problems
 from fiefdom.model.text import LAST_PORT, Problem, sysctl_name
 from fiefdom.wording import KeyPath, dotted
 
@@ -333,7 +334,8 @@ def _placeholder_problems(cluster: Draft) -> Iterator[Problem]:
     for key, text in _texts(cluster.model_dump(exclude={"base_dir"}), ()):
         if found := _PLACEHOLDER.search(text):
             variable = key[-2:-1] == ("environment",)
-            of_service = variable or (key[0] == "services" and key[2:3] == ("command",))
+            text = key[-3:-2] == ("files",) and key[-1] == "text"
+            of_service = variable or text or (key[0] == "services" and key[2:3] == ("command",))
             service = key[-3 if variable else 1] if of_service else ""
             if service in cluster.services and _is_for(cluster.services[str(service)], key, found):
                 continue
@@ -344,6 +346,8 @@ def _placeholder_problems(cluster: Draft) -> Iterator[Problem]:
             mend = f"{name} would be taken as it stands, for nothing is filled in here; write the value"
             if variable:
                 mend += f" or {{env: {found[1] or 'NAME'}}}"
+            if text:
+                mend += ", name a `template`"
             if of_service:
                 mend += f", or services.{service}.verbatim: true if it is for the program"
             yield key, mend
@@ -351,7 +355,7 @@ def _placeholder_problems(cluster: Draft) -> Iterator[Problem]:
 
 def _is_for(service: Service, key: KeyPath, found: re.Match[str]) -> bool:
     """Whether the program itself understands a placeholder: it was said so, or is a shell."""
-    shell = "command" in key and service.command[0].rpartition("/")[2] in _SHELLS
+    shell = key[2:3] == ("command",) and service.command[0].rpartition("/")[2] in _SHELLS
     return service.verbatim or (shell and found[1] is not None)
 
 
@@ -389,7 +393,10 @@ _RULES = (
     _Rule(image_problems, ("registry", "registries", *_IMAGES, "services.*.version", "services.*.build")),
     _Rule(
         _secret_problems,
-        ("serf", "registry", "registries", "secrets", *_IMAGES, "services.*.environment", "hosts.*.services"),
+        ("serf", "registry", "registries", "secrets", *_IMAGES, "services.*.environment", "services.*.files", "hosts.*.services"),
+    ),
+    _Rule(
+        mount_problems, ("docker", "services.*.volumes", "services.*.files", "services.*.tmpfs", "services.*.user")
     ),
     _Rule(_sysctl_problems, ("hosts.*.sysctls",)),
     _Rule(_low_port_problems, ("hosts.*.sysctls", "hosts.*.groups", "services.*.route")),
