@@ -40,7 +40,7 @@ def load(cluster: Cluster, environ: Mapping[str, str] | None = None) -> Secrets:
     opened = functools.cache(lambda: vault.read(cluster, environ))
     raw: dict[SecretSource, bytes] = {}
     values: dict[SecretSource, str] = {}
-    contents: dict[str | SecretSource, bytes] = {**files.contents(cluster)}
+    contents: dict[str | SecretSource, bytes] = dict(files.contents(cluster).items())
     for key, source in cluster.secret_sources():
         if key == _KEY and VARIABLE in environ:
             continue

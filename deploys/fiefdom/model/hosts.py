@@ -176,9 +176,8 @@ class Service(Model):
     command: Many[Argument] = Field((), description="Command of the container; the image's own when empty.")
     verbatim: bool = Field(
         False,
-        description="Whether ${NAME} and {{ NAME }} in environment, command and a file's text are for the program; refused "
-        "otherwise, "
-        "for Fiefdom fills nothing in.",
+        description="Whether ${NAME} and {{ NAME }} in environment, command and a file's text are for the program; "
+        "refused otherwise, for Fiefdom fills nothing in.",
     )
 
 

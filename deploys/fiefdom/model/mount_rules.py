@@ -58,7 +58,10 @@ def _unknown_owners(above: KeyPath, service: Service) -> Iterator[Problem]:
     mend = 'give it `owner`, such as "999:999", or the service a `user`'
     for i, volume in enumerate(service.volumes):
         if volume.name is not None and owner_of_volume(volume, service.user) is None:
-            yield (*above, "volumes", i), f"nobody says who owns {volume.name}, for the image's own user is not known; {mend}"
+            yield (
+                (*above, "volumes", i),
+                f"nobody says who owns {volume.name}, for the image's own user is not known; {mend}",
+            )
     for path, file in service.files.items():
         if owner_of_file(file, service.user) is None:
             yield (

@@ -71,7 +71,8 @@ HostFolder = Annotated[
 ]
 _NUMBER = "(0|[1-9][0-9]{0,8})"
 Owner = Annotated[
-    str, Matches(f"{_NUMBER}(:{_NUMBER})?", 'a uid, or uid and gid, in quotes: "999" or "999:999"; names are the image\'s')
+    str,
+    Matches(f"{_NUMBER}(:{_NUMBER})?", 'a uid, or uid and gid, in quotes: "999" or "999:999"; names are the image\'s'),
 ]
 FolderMode = Annotated[str, Matches("[0-3]?[0-7]{3}", 'an octal mode in quotes, such as "0700"')]
 FileMode = Annotated[str, Matches("0?[0-7]{3}", 'an octal mode in quotes, such as "0440"')]
@@ -243,5 +244,3 @@ def owner_of_file(file: ServiceFile, user: str | None) -> tuple[int, int] | None
 def normal(folder: str) -> str:
     """A folder's path as it is written in one way only; those of `tmpfs` may have a slash at their end."""
     return posixpath.normpath(folder)
-
-

@@ -334,8 +334,8 @@ def _placeholder_problems(cluster: Draft) -> Iterator[Problem]:
     for key, text in _texts(cluster.model_dump(exclude={"base_dir"}), ()):
         if found := _PLACEHOLDER.search(text):
             variable = key[-2:-1] == ("environment",)
-            text = key[-3:-2] == ("files",) and key[-1] == "text"
-            of_service = variable or text or (key[0] == "services" and key[2:3] == ("command",))
+            inline = key[-3:-2] == ("files",) and key[-1] == "text"
+            of_service = variable or inline or (key[0] == "services" and key[2:3] == ("command",))
             service = key[-3 if variable else 1] if of_service else ""
             if service in cluster.services and _is_for(cluster.services[str(service)], key, found):
                 continue
@@ -346,7 +346,7 @@ def _placeholder_problems(cluster: Draft) -> Iterator[Problem]:
             mend = f"{name} would be taken as it stands, for nothing is filled in here; write the value"
             if variable:
                 mend += f" or {{env: {found[1] or 'NAME'}}}"
-            if text:
+            if inline:
                 mend += ", name a `template`"
             if of_service:
                 mend += f", or services.{service}.verbatim: true if it is for the program"
@@ -393,11 +393,18 @@ _RULES = (
     _Rule(image_problems, ("registry", "registries", *_IMAGES, "services.*.version", "services.*.build")),
     _Rule(
         _secret_problems,
-        ("serf", "registry", "registries", "secrets", *_IMAGES, "services.*.environment", "services.*.files", "hosts.*.services"),
+        (
+            "serf",
+            "registry",
+            "registries",
+            "secrets",
+            *_IMAGES,
+            "services.*.environment",
+            "services.*.files",
+            "hosts.*.services",
+        ),
     ),
-    _Rule(
-        mount_problems, ("docker", "services.*.volumes", "services.*.files", "services.*.tmpfs", "services.*.user")
-    ),
+    _Rule(mount_problems, ("docker", "services.*.volumes", "services.*.files", "services.*.tmpfs", "services.*.user")),
     _Rule(_sysctl_problems, ("hosts.*.sysctls",)),
     _Rule(_low_port_problems, ("hosts.*.sysctls", "hosts.*.groups", "services.*.route")),
     _Rule(_placeholder_problems, ()),
