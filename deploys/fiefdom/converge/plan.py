@@ -17,7 +17,6 @@ from fiefdom.desired import docker, mounts
 from fiefdom.desired.containers import FAILED, HANDING_OVER, conf_path
 from fiefdom.desired.state import Block, Container, Directory, File, HostState, Resource, Unit, digest
 from fiefdom.errors import FiefdomError
-from fiefdom.model.mounts import is_beneath
 
 Sign = Literal["+", "~", "-", "-/+"]
 
@@ -253,7 +252,7 @@ def _release(change: Change, held: Mapping[str, Container], state: HostState) ->
             c
             for c in held.values()
             if change.name in (*c.config, conf_path(c.name), *(c.volumes if change.sign == "~" else ()))
-            or (change.sign == "-" and is_beneath(change.name, mounts.files_dir(c.name)))
+            or (change.sign == "-" and mounts.is_way_of_files(change.name, c.name))
         )
         return next((c.service for c in owners), "")
     if change.kind == "image":

@@ -46,6 +46,11 @@ def file_path(container: str, path: str) -> str:
     return f"{files_dir(container)}/{quote(path[1:], safe='@+')}"
 
 
+def is_way_of_files(path: str, container: str) -> bool:
+    """Whether a path is that of a container's file, or of a folder on the way there."""
+    return path == FILES or is_beneath(path, files_dir(container))
+
+
 def is_of(folder: str, container: Container) -> bool:
     """Whether a folder is one of Fiefdom's that ``container`` has its volumes or files in, or the way there."""
     own = (*container.volumes, *(path for path in container.config if path.startswith(f"{FILES}/")))
