@@ -26,13 +26,14 @@ def mistakes(text: str, file: str) -> Iterator[str]:
     """What can be told of a template without its variables; of ``file``, line by line."""
     try:
         tree = _ENVIRONMENT.parse(text, filename=file)
+        unknown = find_undeclared_variables(tree) - set(VARIABLES)
     except TemplateSyntaxError as error:
-        yield f"{file}:{error.lineno}: {printable(error.message or 'is no Jinja2 template')}; mend the template"
+        says = printable(error.message or "is no Jinja2 template").rstrip(".")
+        yield f"{file}:{error.lineno}: {says}; mend the template"
         return
     for kind in (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends):
         for found in tree.find_all(kind):
             yield f"{file}:{found.lineno}: a template stands alone here, and brings in no other; write the lines here"
-    unknown = find_undeclared_variables(tree) - set(VARIABLES)
     told: set[tuple[str, int]] = set()
     for name in tree.find_all(nodes.Name):
         if name.name in unknown and (name.name, name.lineno) not in told:
