@@ -35,6 +35,11 @@ _MEANT = {
     "key_file": "key",
     "identity_file": "key",
     "name": "cluster",
+    "mounts": "volumes",
+    "configs": "files",
+    "source": "host",
+    "target": "path",
+    "content": "text",
     "haproxy": "gateway",
     "ntp": "time_servers",
 }

@@ -39,17 +39,14 @@ def retire(
     """
     cluster = known.cluster
     remaining = _remaining(cluster, name, force)
-    who = ledger.operator()
-    with ledger.hold(
-        hosts, remaining, who, f"retire {name}", warn=lambda text: say("ledger", text), take_over=take_over
-    ) as held:
+    who, why = ledger.operator(), f"retire {name}" + " with its volumes" * bool(volumes)
+    with ledger.hold(hosts, remaining, who, why, warn=lambda text: say("ledger", text), take_over=take_over) as held:
         # A host may be at a turn that lost its operator, and serve in a moment what nobody else does now.
         hosts.on_all(lambda name: turn.await_turn(hosts, name))
         gone = _farewell(cluster, hosts, name, remaining, force)
+        if volumes and (more := gone.snapshot.volumes - set(volumes)):
+            raise FiefdomError(f"{name}: has another volume by now, {min(more)}; nothing was done, run it again")
         with held.recorded("retire", plan=plan.merge([gone]).hash, names=[name]):
-            if volumes and gone.snapshot.volumes - set(volumes):
-                more = min(gone.snapshot.volumes - set(volumes))
-                raise FiefdomError(f"{name}: has another volume by now, {more}; nothing was done, run it again")
             _let_go(hosts, remaining, gone, say, volumes=bool(volumes))
 
 
