@@ -133,6 +133,43 @@ def test_a_file_that_the_inventory_dropped_goes_when_no_container_has_it(hosts: 
     assert planned(hosts).clean
 
 
+def test_files_and_a_volume_that_are_new_take_an_apply_and_the_rollout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(monkeypatch)
+    hosts = converged(wants(None, volumes=()), tmp_path)
+    hosts.known = wants()
+    with pytest.raises(FiefdomError, match="another change is pending"):
+        rollout.prepare(hosts.known, hosts, {"predictor"}, Wish())
+    bring(hosts, wants())
+    assert planned(hosts).due.clean and VOLUME in app1(hosts).now.files
+    assert ON_HOST not in app1(hosts).now.files
+    assert release(hosts).error is None
+    assert seen(hosts) == {b"one\n"} and planned(hosts).clean
+
+
+def test_an_instance_more_begins_with_what_is_wanted_while_the_others_wait(hosts: SimulatedHosts) -> None:
+    bring(hosts, wants("two\n"))
+    host = app1(hosts)
+    del host.now.containers["predictor-8001"], host.mounted["predictor-8001"]
+    bring(hosts, wants("two\n"))
+    assert {name: found[AT] for name, found in host.mounted.items() if name.startswith("predictor")} == {
+        "predictor-8000": b"one\n",
+        "predictor-8001": b"two\n",
+    }
+    assert planned(hosts).due.clean
+
+
+def test_while_dockerd_is_down_nothing_changes_that_a_container_has(hosts: SimulatedHosts) -> None:
+    host = app1(hosts)
+    known = wants("two\n", user="2000:2000")
+    down = replace(host.now, docker="down", units={k: v for k, v in host.now.units.items() if k != "docker.service"})
+    found = look.plan_of(known, "app1", answer(down))
+    changed = [c.name for c in found.due.changes]
+    assert "docker.service" in changed
+    assert not [name for name in changed if name.startswith(("/etc/fiefdom/files", "/var/lib/fiefdom/volumes"))]
+
+
 def test_an_edited_file_is_drift_and_mended_where_what_runs_sees_it(hosts: SimulatedHosts) -> None:
     host = app1(hosts)
     before = dict(host.now.containers)
