@@ -10,7 +10,7 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -35,7 +35,6 @@ class Keeper:
     """The lab with the service, and what its inventory says of it now."""
 
     site: Site
-    changes: dict[str, Any] = field(default_factory=dict)
 
     def inventory(self, word: str = "one", **changes: Any) -> str:
         """Path of an inventory whose template says ``word``; ``changes`` are set on the service."""
