@@ -34,7 +34,8 @@ proof: venv ## every planned event, loss and lock-out, the longest ones too: mor
 	  tests/lab/test_releases.py tests/lab/test_resume.py tests/lab/test_rotate_key.py tests/lab/test_rotation.py \
 	  tests/lab/test_secrets.py tests/lab/test_two_gateways.py tests/lab/test_offers.py \
 	  tests/lab/test_offers_moments.py tests/lab/test_sshd_holds.py tests/lab/test_upgrade.py \
-	  tests/lab/test_tutorial.py tests/lab/test_doctor.py tests/lab/test_lab_hosts.py tests/lab/test_laptop.py
+	  tests/lab/test_tutorial.py tests/lab/test_doctor.py tests/lab/test_lab_hosts.py tests/lab/test_laptop.py \
+	  tests/lab/test_volumes.py
 
 check: lint ## the inner loop: lint, types and the tests that need no Docker; about four minutes on two cores
 	$(VENV)/bin/pytest -q --numprocesses auto --dist worksteal --durations 5 tests/unit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from fiefdom.desired import offers
 from fiefdom.desired.containers import CHECKS_LABEL, FAILED, conf_path
 from fiefdom.desired.docker import CLIENT_CONFIG
 from fiefdom.desired.gateway import HAPROXY_CONFIG
+from fiefdom.desired.mounts import file_path, is_volume
 from fiefdom.desired.offers import is_offer
 from fiefdom.desired.state import File, HostState, digest, spec_hash
 from fiefdom.errors import FiefdomError, HostErrors, Unreachable
@@ -46,6 +48,7 @@ class Kept:
     files: dict[str, tuple[FoundFile, bytes] | None] = field(default_factory=dict)
     containers: dict[str, tuple[str, FoundContainer | None]] = field(default_factory=dict)
     offers: dict[str, None] = field(default_factory=dict)
+    directories: dict[str, FoundFile] = field(default_factory=dict)
     turn: str = ""
 
 
@@ -67,6 +70,8 @@ class SimulatedHost:
     contents: dict[str, bytes] = field(default_factory=dict)
     originals: dict[str, tuple[FoundFile | None, bytes]] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
+    mounted: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    """By container, what it has had in its files since it last started, by their paths in it."""
     kept: Kept | None = None
     unfinished: bool = False
     undo: bool = False
@@ -122,6 +127,21 @@ class SimulatedHost:
 
     def directory(self, path: str, mode: str, uid: str, gid: str) -> None:
         self.now.files[path] = FoundFile("directory", int(mode, 8), int(uid), int(gid))
+        if is_volume(path):
+            self.now = replace(self.now, volumes=self.now.volumes | {path})
+
+    def stage_like(self, path: str, mode: str, uid: str, gid: str, other: str) -> None:
+        self.stage(path, mode, uid, gid, base64.b64encode(self.staged[other][1]).decode())
+
+    def mend(self, path: str) -> None:
+        """What has the file mounted sees it."""
+        self.place(path)
+        for container, files in self.mounted.items():
+            files |= {at: self.contents[path] for at in files if file_path(container, at) == path}
+
+    def remove_volume(self, path: str) -> None:
+        del self.now.files[path]
+        self.now = replace(self.now, volumes=self.now.volumes - {path})
 
     def stage(self, path: str, mode: str, uid: str, gid: str, content: str) -> None:
         body = base64.b64decode(content)
@@ -231,6 +251,7 @@ class SimulatedHost:
             if wanted is None:
                 raise StepFailed(name, "its configuration is missing")
             spec, ref, role, version = spec_hash(wanted, self.state), wanted.image, wanted.role, wanted.version
+        self._mount(name, [line for line in text.splitlines() if line.startswith("arg --mount=")])
         image = self.now.image(ref)
         if image is None:
             raise StepFailed(name, f"image {ref} is not on this host")
@@ -240,6 +261,14 @@ class SimulatedHost:
         published = [line.partition("=")[2] for line in text.splitlines() if line.startswith("arg --publish=")]
         listens = published[0].partition(":")[0] if published else ""
         return FoundContainer(True, image.id, spec, role, version, True, f"facts of {spec}", checks, listens)
+
+    def _mount(self, name: str, arguments: Iterable[str]) -> None:
+        """As Docker has it: no source, no container."""
+        mounts = [dict(re.findall(r"(source|target)=([^,]+)", argument)) for argument in arguments]
+        for mount in mounts:
+            if mount["source"] not in self.now.files:
+                raise StepFailed(name, f"bind source path does not exist: {mount['source']}")
+        self.mounted[name] = {m["target"]: self.contents[m["source"]] for m in mounts if m["source"] in self.contents}
 
     def let_go(self, *names: str) -> None:
         for name in names:
@@ -328,12 +357,16 @@ class SimulatedHost:
     def keep(self, what: str, name: str = "", unit: str = "") -> None:
         if what == "begin":
             before = self.kept if self.unfinished and self.kept else Kept()
-            self._keeping = Kept(dict(before.files), dict(before.containers), dict(before.offers), name)
+            kept = dict(before.files), dict(before.containers), dict(before.offers), dict(before.directories)
+            self._keeping = Kept(*kept, name)
         elif what == "done":
             self.kept, self.unfinished, self.undo = self._keeping, True, True
         elif what == "file":
             found = self.now.files.get(name)
             self._keeping.files.setdefault(name, (found, self.contents[name]) if found else None)
+        elif what == "directory":
+            if found := self.now.files.get(name):
+                self._keeping.directories.setdefault(name, found)
         elif what == "offer":
             self._keeping.offers[name] = None
         else:
@@ -362,6 +395,7 @@ class SimulatedHost:
                 self.now.images.update({r: self._built[i.id] for r, i in self.now.images.items() if r != ref})
             if how == "aside" and found:
                 self.now.containers[f"{name}{FAILED}"] = replace(found, running=False)
+        self.now.files.update(self.kept.directories)
         for path, file in self.kept.files.items():
             if file is None:
                 self.remove_file(path)
@@ -386,6 +420,7 @@ def answer(now: Snapshot) -> list[str]:
     ]
     lines += [f"user\t{name}\t{uid}\t{gid}" for name, (uid, gid) in now.users.items()]
     lines += [f"group\t{name}\t{gid}" for name, gid in now.groups.items()]
+    lines += [f"volume\t{path}" for path in sorted(now.volumes)]
     for path, f in now.files.items():
         lines += [f"file\t{path}\t{f.kind}\t{f.mode:o}\t{f.uid}\t{f.gid}"]
         lines += [f"digest\t{path}\t{f.digest}"] * (f.digest is not None)

@@ -27,11 +27,15 @@ from fiefdom.model import Cluster, Secrets
 from helpers.example import GOSSIP_KEY, INVENTORY, merged
 
 SOURCES = {"BY_ENV": {"env": "X"}, "BY_COMMAND": {"command": ["pass", "show", "x"]}, "BY_FILE": {"secret": "x"}}
+FILES = {"/run/key": {"env": "KEY"}, "/run/pem": {"command": ["pass", "show", "pem"]}, "/etc/x": {"text": "plain"}}
 CLUSTER = Cluster.model_validate(
     merged(
         INVENTORY,
         {
-            "services": {"predictor": {"environment": SOURCES}, "web": {"registry": "other"}},
+            "services": {
+                "predictor": {"environment": SOURCES, "user": "7:8", "files": FILES},
+                "web": {"registry": "other"},
+            },
             "registries": {"other": {"server": "ghcr.io", "user": "ann", "password": {"command": ["print-token"]}}},
             "registry": {"server": "registry.example.org/team", "user": "ann", "password": {"env": "PASSWORD"}},
             "secrets": {
@@ -46,7 +50,8 @@ HOSTS = ("gw1", "app1", "app2")
 
 def secrets(suffix: str) -> Secrets:
     found = dict(CLUSTER.secret_sources()).values()
-    return Secrets(GOSSIP_KEY, {source: f"hunter-{i}-{suffix}" for i, source in enumerate(dict.fromkeys(found))})
+    values = {source: f"hunter-{i}-{suffix}" for i, source in enumerate(dict.fromkeys(found))}
+    return Secrets(GOSSIP_KEY, values, {source: text.encode() for source, text in values.items()})
 
 
 ONE, TWO = secrets("one"), secrets("two")
@@ -134,6 +139,7 @@ def test_another_value_is_another_container_all_the_same() -> None:
     assert changed == {
         "/etc/fiefdom/docker/config.json",
         *(f"/etc/fiefdom/containers/{name}.{kind}" for name in names for kind in ("env", "conf")),
+        *(f"/etc/fiefdom/files/{name}/run%2F{kind}" for name in names for kind in ("key", "pem")),
     }
 
 
@@ -148,7 +154,7 @@ def test_on_hosts_they_are_in_closed_files_alone(name: str) -> None:
                 assert file.secret or word.encode() not in file.content, file.path
         for file in state.files:
             if file.secret:
-                owners = {(0, 0): 0o600, (UID, UID): 0o400}
+                owners = {(0, 0): 0o600, (UID, UID): 0o400, (7, 8): 0o400}
                 assert file.mode == owners[file.uid, file.gid], file.path
         # What the supervisor notes of a container is a digest of its environment, too.
         assert Directory(STAMP_DIR, mode=0o700) in state.directories

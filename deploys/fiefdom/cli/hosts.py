@@ -56,12 +56,18 @@ def reboot(
 @inventory_argument
 @click.argument("host")
 @dry_option
+@click.option("--volumes", is_flag=True, help="Remove the host's volumes as well, with all that is in them.")
 @click.option("--force", is_flag=True, help="Go on although a service runs nowhere else.")
 @take_over_option
 @yes_option
 @json_option
-def retire(inventory: str, host: str, dry: bool, force: bool, take_over: bool, yes: bool, **_: bool) -> Document:
-    """Take HOST out of the cluster for good: drained, without what Fiefdom made there, forgotten by all members."""
+def retire(
+    inventory: str, host: str, dry: bool, volumes: bool, force: bool, take_over: bool, yes: bool, **_: bool
+) -> Document:
+    """Take HOST out of the cluster for good: drained, without what Fiefdom made there, forgotten by all members.
+
+    Volumes stay there, unless --volumes says otherwise.
+    """
 
     def check(cluster: Cluster) -> None:
         retire_module.require_host(cluster, host)
@@ -69,16 +75,20 @@ def retire(inventory: str, host: str, dry: bool, force: bool, take_over: bool, y
 
     with frame.connected(inventory, (), check) as run:
         if dry:
-            gone, told = retire_module.foresee(run.known, run.session, host, force=force)
+            gone, told = retire_module.foresee(run.known, run.session, host, force=force, volumes=volumes)
             goes = [
                 *show.host_lines(gone),
                 *told,
                 f"Would drain {host}, take this away, and let all members forget it.",
             ]
             return frame.dry([host], goes, changes=[change.as_data() for change in gone.changes])
-        frame.ask(f"Retire {host} for good, and remove what Fiefdom made there?", yes)
+        going = retire_module.volumes_of(run.session, host) if volumes else ()
+        data = f", and the volumes {', '.join(going)} with all that is in them" if going else ""
+        frame.ask(f"Retire {host} for good, and remove what Fiefdom made there{data}?", yes)
         with show.Progress(run.out, 1) as progress:
-            retire_module.retire(run.known, run.session, host, force=force, take_over=take_over, say=progress)
+            retire_module.retire(
+                run.known, run.session, host, force=force, take_over=take_over, say=progress, volumes=going
+            )
     words = f"Retired {host}. Take it out of {inventory} now, or the next apply sets it up again."
     return done([host], progress.elapsed_s, show.good(words))
 

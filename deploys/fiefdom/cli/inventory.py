@@ -69,9 +69,9 @@ def secret_set(inventory: str, name: str) -> Document:
     vault.require_name(name)
     if sys.stdin.isatty():
         text = click.prompt(f"Value of {name}", hide_input=True, confirmation_prompt=True, err=True)
+        secrets.require_one_line(text, f"the value of {name}")
     else:
-        text = secrets.decoded(sys.stdin.buffer.read(), f"the value of {name}")
-    secrets.require_one_line(text, f"the value of {name}")
+        text = secrets.given(sys.stdin.buffer.read(), f"the value of {name}")
     vault.change(cluster, vault.adding(name, text), os.environ)
     return Document(words=[f"{name} is set. `fiefdom plan {inventory}` shows what it changes."])
 

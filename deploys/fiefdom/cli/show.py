@@ -83,6 +83,9 @@ def plan_tree(
     for host in plan.hosts:
         for finding in host.findings:
             yield Text(f"{finding.level}: {host.host}: {finding}", style="yellow")
+    for host in plan.hosts:
+        for path in host.left_volumes:
+            yield Text(f"volume: {host.host}: {path} stays, though no service has it any more", style="dim")
     for pending in plan.pending:
         yield Text(f"release pending: {pending}. Do it with: ", style="magenta").append(
             f"fiefdom rollout {inventory} {pending.service}", style="bold"

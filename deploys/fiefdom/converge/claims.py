@@ -10,14 +10,15 @@ from fiefdom.desired.state import HostState
 def made(state: HostState) -> frozenset[tuple[str, str]]:
     """What of ``state`` is Fiefdom's own to remove again, as (kind, name).
 
-    Packages stay, for others may use them by now, and so do units that a package brought.
+    Packages stay, for others may use them by now, and so do units that a package brought. Volumes stay whatever
+    happens.
     """
     paths = {f.path for f in state.files}
     return frozenset(
         [("file", path) for path in paths]
         + [("block", b.path) for b in state.blocks]
         + ([("file", originals.HOSTNAME)] if state.hostname else [])
-        + [("directory", d.path) for d in state.directories]
+        + [("directory", d.path) for d in state.directories if not d.keeps]
         + [("account", a.name) for a in state.accounts]
         + [("unit", c.unit) for c in state.containers]
         + [("unit", u.name) for u in state.units if f"/etc/systemd/system/{u.name}" in paths]

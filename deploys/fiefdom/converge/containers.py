@@ -21,7 +21,8 @@ def container_drift(wanted: Container, found: FoundContainer, state: HostState, 
             why.append("specification")
     elif (stamp := now.container_stamps.get(wanted.name)) != f"{found.spec} {found.facts}":
         edited = stamp == f"{found.spec} {found.facts} edited"
-        why.append("made from an edited environment" if edited else "started by hand with other settings")
+        what = "an edited environment or file" if len(wanted.config) > 1 else "an edited environment"
+        why.append(f"made from {what}" if edited else "started by hand with other settings")
     image = now.image(wanted.image)
     if found.ours and image is not None and found.image_id != image.id:
         why.append(f"image {short_id(found.image_id)} -> {short_id(image.id)}")

@@ -13,6 +13,7 @@ Read = Callable[[str, str], str]
 """Text of a file, from host and path."""
 
 MASK = "(secret: content not shown)\n"
+BINARY = "(not a text: content not shown)\n"
 
 
 def of_plan(plan: Plan, read: Read) -> dict[tuple[str, str], str]:
@@ -39,6 +40,8 @@ def _of_block(host: str, block: Block, read: Read) -> str:
 def _of_file(host: str, file: File, new: bool, read: Read) -> str:
     if file.secret:
         return MASK
+    if b"\0" in file.content:
+        return BINARY
     before = "" if new else read(host, file.path)
     if file.path == docker.CONFIG and daemon_json.has_secret(before):
         return MASK

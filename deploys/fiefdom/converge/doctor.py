@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from fiefdom.converge.guest import DOCKER_CE, TIMEKEEPERS, Guest
-from fiefdom.converge.snapshot import Snapshot
+from fiefdom.converge.snapshot import FoundFile, Snapshot
 from fiefdom.desired import daemon_json, docker, gateway, network, serf
 from fiefdom.desired.context import Context
 from fiefdom.desired.ports import ranges
+from fiefdom.desired.state import HostState
 from fiefdom.errors import FiefdomError
 from fiefdom.model.daemon_keys import DAEMON_KEYS, DAEMON_OWN, NEWER_KEYS
 from fiefdom.wording import duration, printable
@@ -52,6 +53,30 @@ def require_none_refused(host: str, of_host: Iterable[Finding]) -> None:
     refused = [str(finding) for finding in of_host if finding.level == "refused"]
     if refused:
         raise FiefdomError(f"{host}: {'. '.join(refused)}")
+
+
+FOLDER = "folder"
+"""The kind of a finding without whose mend Docker would make no container of a service."""
+
+
+def of_folders(state: HostState, found: Snapshot) -> tuple[Finding, ...]:
+    """Folders of the host that containers are to have, and that are not there."""
+    users: dict[str, dict[str, None]] = {}
+    for container in state.containers:
+        for path in container.folders:
+            users.setdefault(path, {}).setdefault(container.service)
+    return tuple(
+        _of_folder(path, list(services), found.files.get(path))
+        for path, services in users.items()
+        if not (path in found.files and found.files[path].kind == "directory")
+    )
+
+
+def _of_folder(path: str, services: Sequence[str], there: FoundFile | None) -> Finding:
+    seen = f"{path} is a {there.kind} and no folder" if there else f"the folder {path} is not there"
+    mend = "name the folder that it leads to" if there and "link" in there.kind else "make it there"
+    effect = f"{' and '.join(services)} could not start, which is to have it"
+    return Finding("refused", FOLDER, seen, effect, f"{mend}, or mend services.{services[0]}.volumes")
 
 
 # --- Docker

@@ -110,7 +110,9 @@ erase() {
     done
     find "$originals" "$changed" -depth -type d -empty -delete 2>/dev/null
     is_there "$originals" || rm -f "$placed"
-    find "${state:?}" -mindepth 1 -maxdepth 1 ! -path "$originals" ! -path "$placed" ! -path "$changed" -exec rm -rf {} + ||
+    rmdir "$state/volumes"/* "$state/volumes" 2>/dev/null # where they hold none
+    find "${state:?}" -mindepth 1 -maxdepth 1 ! -path "$originals" ! -path "$placed" ! -path "$changed" \
+        ! -path "$state/volumes" -exec rm -rf {} + ||
         fail "$state" "cannot be removed"
     rmdir "$state" 2>/dev/null || :
 }

@@ -13,7 +13,7 @@ from fiefdom.converge.containers import NOT_RUNNING, container_drift, is_healthy
 from fiefdom.converge.doctor import Finding
 from fiefdom.converge.snapshot import FoundUnit, Snapshot, sysctl_path
 from fiefdom.converge.units import RUNNING, name_now, unit_actions
-from fiefdom.desired import docker
+from fiefdom.desired import docker, mounts
 from fiefdom.desired.containers import FAILED, HANDING_OVER, conf_path
 from fiefdom.desired.state import Block, Container, Directory, File, HostState, Resource, Unit, digest
 from fiefdom.errors import FiefdomError
@@ -60,6 +60,8 @@ class HostPlan:
     snapshot: Snapshot = field(repr=False, compare=False)
     findings: tuple[Finding, ...] = ()
     """What the host has of its own that is in the way, or is to be known."""
+    left_volumes: tuple[str, ...] = ()
+    """Paths of volumes that nobody wants there any more, and that stay all the same."""
 
     def of(self, kind: str, *signs: Sign) -> tuple[Change, ...]:
         """The changes of a kind; with ``signs`` only those."""
@@ -130,6 +132,7 @@ class Plan:
 
     def as_data(self) -> dict[str, object]:
         """The plan as plain data, for JSON: no content, no secret."""
+        left = {h.host: list(h.left_volumes) for h in self.hosts if h.left_volumes}
         return {
             "clean": self.clean,
             "hash": self.hash,
@@ -138,6 +141,7 @@ class Plan:
                 {"service": p.service, "from": p.before, "to": p.after, "hosts": list(p.hosts)} for p in self.pending
             ],
             "hosts": {h.host: [c.as_data() for c in h.changes] for h in self.hosts},
+            **({"volumes_left": left} if left else {}),
         }
 
     @property
@@ -197,7 +201,8 @@ def of_host(
     marked = [_marked(c, _release(c, held, state), cuts) for c in changes]
     # One that is down comes back as what its siblings are.
     marked += [Change("container", "~", c.name, NOT_RUNNING, c) for c in held.values() if not is_healthy(c, snapshot)]
-    return HostPlan(host, in_order(marked), state, snapshot)
+    left = snapshot.volumes - {d.path for d in state.directories} if complete else ()
+    return HostPlan(host, in_order(marked), state, snapshot, left_volumes=tuple(sorted(left)))
 
 
 def _marked(change: Change, release: str, cuts: str) -> Change:
@@ -241,8 +246,14 @@ def _release(change: Change, held: Mapping[str, Container], state: HostState) ->
     """The service whose release ``change`` is a part of: a held container, what it is made from, its image."""
     if change.kind == "container":
         return held[change.name].service if change.name in held else ""
-    if change.kind == "file":
-        owners = (c for c in held.values() if change.name in (*c.config, conf_path(c.name)))
+    if change.kind in ("file", "directory"):
+        # What it is made from, and what it has mounted: both until its turn, also where it is not to have it any more.
+        owners = (
+            c
+            for c in held.values()
+            if change.name in (*c.config, conf_path(c.name), *(c.volumes if change.sign == "~" else ()))
+            or (change.sign == "-" and mounts.is_way_of_files(change.name, c.name))
+        )
         return next((c.service for c in owners), "")
     if change.kind == "image":
         users = [c for c in state.containers if c.image == change.name]
@@ -258,7 +269,7 @@ def _differences(
         # Nobody knows what runs; starting dockerd comes first, and a second look tells the rest. What runs must not
         # come up as something else meanwhile, so files that it is made from wait as well.
         files = tuple(f for f in state.files if not (f.serves and f.path in snapshot.files))
-        directories = tuple(d for d in state.directories if not (d.serves and d.path in snapshot.files))
+        directories = tuple(d for d in state.directories if not ((d.serves or d.keeps) and d.path in snapshot.files))
         state = replace(state, files=files, directories=directories, images=(), containers=(), offers=())
         complete = False
     return [

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fiefdom.converge import guest
 from fiefdom.converge.guest import Guest
-from fiefdom.desired import containers, docker, network, programs, sshd
+from fiefdom.desired import containers, docker, mounts, network, programs, sshd
 from fiefdom.desired.network import names_in
 from fiefdom.desired.state import Codename, HostState
 from fiefdom.errors import HostError
@@ -179,6 +179,8 @@ class Snapshot:
     made: frozenset[tuple[str, str]] = frozenset()
     originals: dict[str, bool] = field(default_factory=dict)
     """By path, that the host keeps what was there before Fiefdom's; and whether somebody changed the latter since."""
+    volumes: frozenset[str] = frozenset()
+    """Paths of the volumes that Fiefdom keeps there, whether anybody wants them still or not."""
     units_before: frozenset[str] = frozenset()
     """Units that Fiefdom turned on or off, or took the place of; the host keeps what they were."""
 
@@ -211,6 +213,7 @@ def query(states: Iterable[HostState], data_root: str = docker.DATA_ROOT) -> str
             + [("image", references.familiar(i.ref)) for i in state.images]
             + [("repository", references.repository(i.ref)) for i in state.images]
             + [("container", c.name) for c in state.containers]
+            + [("file", path) for c in state.containers for path in c.folders]
             + [("unit", former_of(c.unit)) for c in state.containers]
             + [("live", f"{u.name}\t{' '.join(u.live)}") for u in state.units if u.live]
         )
@@ -270,7 +273,7 @@ class _Parser:
         self._made: set[tuple[str, str]] = set()
         self._originals: dict[str, bool] = {}
         self._lists: dict[str, list[str]] = {
-            kind: [] for kind in ("docker-network", "guest", "sshd", "unit-before", "used", "kept-image")
+            kind: [] for kind in ("docker-network", "guest", "sshd", "unit-before", "used", "kept-image", "volume")
         }
         self._users: dict[str, tuple[int, int]] = {}
         self._groups: dict[str, int] = {}
@@ -389,6 +392,7 @@ class _Parser:
             offers={n.removesuffix(".offer"): w for n, w in _under(OFFERS, self._maps["offer"]).items()},
             made=frozenset(self._made),
             originals=self._originals,
+            volumes=frozenset(filter(mounts.is_volume, self._lists["volume"])),
             units_before=frozenset(rest.partition("\t")[0] for rest in self._lists["unit-before"]),
             sshd=tuple(" ".join(rest.split()) for rest in self._lists["sshd"]),
             loses=self._maps["loses"],

@@ -167,6 +167,7 @@ host_part() {
     }
     [ ! -e /var/lib/fiefdom/manifest ] || sed "s/^/made$tab/" /var/lib/fiefdom/manifest
     originals_part
+    find /var/lib/fiefdom/volumes -mindepth 2 -maxdepth 2 -type d -printf 'volume\t%p\n' 2>/dev/null
     # Images that the way back of the last release is made of; see `keep` in steps.sh.
     kept=/var/lib/fiefdom/previous/index
     [ ! -e "$kept" ] || awk -F "$tab" '$1 == "container" && $5 != "-" { print "kept-image\t" $5 }' "$kept"

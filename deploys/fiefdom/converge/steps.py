@@ -13,7 +13,7 @@ from fiefdom.converge.claims import claims
 from fiefdom.converge.plan import HostPlan, merge
 from fiefdom.converge.snapshot import SSHD, sysctl_path
 from fiefdom.converge.units import has_stamp, unit_actions, unit_stamp
-from fiefdom.desired import docker, network, sshd
+from fiefdom.desired import docker, mounts, network, sshd
 from fiefdom.desired.containers import UNIT_DIR, conf_path
 from fiefdom.desired.offers import conf_path as offer_conf_path
 from fiefdom.desired.offers import unit_of as offer_unit
@@ -102,6 +102,7 @@ def turn(plan: HostPlan) -> tuple[Step, ...]:
     kept and offers it again. What the release leaves alone stays in rotation all the while.
     """
     files = _changed_files(plan, serves=True)
+    folders = [c.resource for c in plan.of("directory", "+", "~") if isinstance(c.resource, Directory)]
     changed = [c.resource for c in plan.of("container", "+", "~", "-/+") if isinstance(c.resource, Container)]
     released = {service: [c for c in changed if c.service == service] for service in _services(changed)}
     offers = {o.service: o for o in plan.state.offers if o.service in released}
@@ -110,13 +111,16 @@ def turn(plan: HostPlan) -> tuple[Step, ...]:
         *_staged(files),
         ("keep", "begin", merge([plan]).hash),
         *(("keep", "file", f.path) for f in files),
+        *(("keep", "directory", d.path) for d in folders),
         *(("keep", "container", c.name, c.unit) for c in changed),
         *(("keep", "offer", o.unit) for o in offers.values()),
         ("keep", "done"),
         *(
             step
             for service, own in released.items()
-            for step in _released(service, own, offers.get(service), files, f" {service}" if len(released) > 1 else "")
+            for step in _released(
+                service, own, offers.get(service), files, folders, f" {service}" if len(released) > 1 else ""
+            )
         ),
         ("settled",),
     )
@@ -127,7 +131,12 @@ def _services(containers: Iterable[Container]) -> tuple[str, ...]:
 
 
 def _released(
-    service: str, containers: list[Container], offer: Offer | None, files: list[File], which: str
+    service: str,
+    containers: list[Container],
+    offer: Offer | None,
+    files: list[File],
+    folders: list[Directory],
+    which: str,
 ) -> tuple[Step, ...]:
     # What another service is made from waits for its own turn, lest an instance that ends by itself takes it up.
     own = {path for c in containers for path in (*c.config, conf_path(c.name))}
@@ -138,6 +147,7 @@ def _released(
         ("say", f"drain{which}"),
         *serving.all_at_once("stop", offers),
         ("say", f"replace{which}"),
+        *(_directory(d) for d in folders if any(mounts.is_of(d.path, c) for c in containers)),
         *(("place", f.path) for f in files if f.path in own),
         ("daemon-reload",),
         ("containers", "restart", *(c.unit for c in containers)),
@@ -146,10 +156,11 @@ def _released(
     )
 
 
-def farewell(plan: HostPlan, stays: tuple[str, ...]) -> tuple[Step, ...]:
+def farewell(plan: HostPlan, stays: tuple[str, ...], *, volumes: bool = False) -> tuple[Step, ...]:
     """A host's last turn: out of the cluster, then as it was before Fiefdom, but for paths in ``stays``.
 
-    What was found at one of those comes back all the same, where it does not let the operator in.
+    What was found at one of those comes back all the same, where it does not let the operator in. Volumes stay as well,
+    unless ``volumes`` says that they go.
     """
     back = originals.given_back(plan.snapshot)
     found, going = plan.snapshot.containers, {c.name for c in plan.of("unit", "-")}
@@ -170,6 +181,7 @@ def farewell(plan: HostPlan, stays: tuple[str, ...]) -> tuple[Step, ...]:
         ("daemon-reload",),
         *((("reload", docker.UNIT),) if docker.CONFIG in back else ()),
         *(("unit-back", name) for name in originals.units_given_back(plan.snapshot) if name not in going),
+        *(("remove-volume", path) for path in sorted(plan.snapshot.volumes) if volumes),
         ("erase",),
     )
 
@@ -293,7 +305,11 @@ def _records(plan: HostPlan) -> Iterator[Step]:
 def _directories(plan: HostPlan) -> Iterator[Step]:
     for change in plan.of("directory", "+", "~"):
         if isinstance(d := change.resource, Directory) and not _moves(d, plan):
-            yield ("directory", d.path, f"{d.mode:04o}", str(d.uid), str(d.gid))
+            yield _directory(d)
+
+
+def _directory(d: Directory) -> Step:
+    return ("directory", d.path, *_ids(d))
 
 
 def _unstamps(plan: HostPlan, files: list[File]) -> Iterator[Step]:
@@ -323,15 +339,22 @@ def _files(files: list[File]) -> Iterator[Step]:
 
 
 def _staged(files: list[File]) -> Iterator[Step]:
+    first: dict[str, str] = {}
     for f in files:
-        yield _stage(f)
+        # What all instances of a service have mounted may be large, and is mostly the same: it travels once.
+        like = first.setdefault(f.digest, f.path) if f.mounted else f.path
+        yield _stage(f) if like == f.path else ("stage-like", f.path, *_ids(f), like)
     for f in files:
         if f.check:
             yield ("check", f.path, *f.check)
 
 
 def _stage(f: File) -> Step:
-    return ("stage", f.path, f"{f.mode:04o}", str(f.uid), str(f.gid), _encoded(f.content))
+    return ("stage", f.path, *_ids(f), _encoded(f.content))
+
+
+def _ids(f: File | Directory) -> tuple[str, str, str]:
+    return f"{f.mode:04o}", str(f.uid), str(f.gid)
 
 
 def _staged_blocks(plan: HostPlan) -> Iterator[Step]:
@@ -371,12 +394,24 @@ def _serving(plan: HostPlan) -> Iterator[Step]:
         before = str(plan.snapshot.files[path].uid)
         if before != uid:
             yield ("lend", path, before, uid)
-    yield from _files(files)
+    yield from _staged(files)
+    mended = _mended(plan, files)
+    for f in files:
+        yield ("mend" if f.path in mended else "place", f.path)
     owned = plan.state.serving_units
     yield from _units(plan, files, [u for u in plan.state.units if u.name in owned])
     yield from serving.of_plan(plan)
     for own in moving:
         yield ("own", *own)
+
+
+def _mended(plan: HostPlan, files: list[File]) -> frozenset[str]:
+    """Paths of files that what runs has mounted, and goes on to have."""
+    replaced = {p for c in plan.of("container") if isinstance(c.resource, Container) for p in c.resource.config}
+    found = plan.snapshot.files
+    return frozenset(
+        f.path for f in files if f.mounted and f.path not in replaced and f.path in found and found[f.path].digest
+    )
 
 
 def _moving(plan: HostPlan, files: list[File]) -> Iterator[tuple[str, str, str, str]]:
@@ -390,7 +425,7 @@ def _moving(plan: HostPlan, files: list[File]) -> Iterator[tuple[str, str, str, 
             yield d.path, f"{d.mode:04o}", str(d.uid), str(d.gid)
     for f in files:
         found = plan.snapshot.files.get(f.path)
-        if f.uid and found and found.uid not in (0, f.uid):
+        if f.uid and not f.mounted and found and found.uid not in (0, f.uid):
             yield f.path, f"{f.mode:04o}", str(f.uid), str(f.gid)
 
 

@@ -96,6 +96,14 @@ stage_file() { # path mode uid gid base64
     chown "$3:$4" "$staged" && chmod "$2" "$staged" || fail "$1" "cannot set owner or mode"
 }
 
+stage_like() { # path mode uid gid other, which is staged already
+    staged_name "$5"
+    like=$staged
+    staged_name "$1"
+    output=$({ umask 077 && cat "$like" >"$staged"; } 2>&1) || fail "$1" "cannot be staged: $output; $(free "$staging")"
+    chown "$3:$4" "$staged" && chmod "$2" "$staged" || fail "$1" "cannot set owner or mode"
+}
+
 check_file() { # path argv...
     path=$1
     staged_name "$path"
@@ -138,6 +146,29 @@ place_file() { # path
     move_file "$staged" "$1" || fail "$1" "cannot be put into place: $output; $(free "$parent")"
 }
 
+# A container that runs has the very file mounted: it would not see another one in its place.
+mend_file() { # path
+    staged_name "$1"
+    if [ -f "$1" ] && [ ! -L "$1" ]; then
+        output=$({ chown --reference="$staged" "$1" && chmod --reference="$staged" "$1" && cat "$staged" >"$1" && sync -d "$1"; } 2>&1) ||
+            fail "$1" "cannot be mended: $output; $(free "$(dirname "$1")")"
+    else
+        place_file "$1"
+    fi
+}
+
+# What other people's programs have kept: only a folder right in one of a service, and on no other file system.
+remove_volume() { # path
+    case $1 in
+    *//* | */../* | */.. | */) fail "$1" "is no volume" ;;
+    "$state"/volumes/*/*/*) fail "$1" "is no volume" ;;
+    "$state"/volumes/*/*) ;;
+    *) fail "$1" "is no volume" ;;
+    esac
+    output=$(rm -rf --one-file-system "$1" 2>&1) || fail "$1" "cannot be removed: $output"
+    rmdir "$(dirname "$1")" "$state/volumes" 2>/dev/null || :
+}
+
 move_file() { # from to; says in $output why it could not
     if [ "$(stat -c %d "$1")" = "$(stat -c %d "$(dirname "$2")")" ]; then
         output=$({ { [ -L "$1" ] || sync -d "$1"; } && mv -fT "$1" "$2"; } 2>&1)
@@ -150,9 +181,10 @@ move_file() { # from to; says in $output why it could not
     fi
 }
 
+# To a mode of four digits, chmod adds the bits of setuid and setgid that a folder has.
 make_directory() { # path mode uid gid
     [ -d "$1" ] || mkdir -p -m 0700 "$1" || fail "$1" "cannot be created"
-    chown "$3:$4" "$1" && chmod "$2" "$1" || fail "$1" "cannot set owner or mode"
+    chown "$3:$4" "$1" && chmod "0$2" "$1" || fail "$1" "cannot set owner or mode"
 }
 
 # With another number than this, all that belongs to it would be somebody else's.
@@ -401,7 +433,7 @@ tell_delays() { # since_s units...
 # What a release replaces is kept until the next one: files with their modes and owners, and images by id, for a tag may
 # have moved on. While it says "unfinished", the turn that made it never came to its end, and what it kept is still the
 # state to go back to.
-keep() { # begin TURN | file PATH | container NAME UNIT | offer UNIT | done
+keep() { # begin TURN | file PATH | directory PATH | container NAME UNIT | offer UNIT | done
     if [ "$1" = begin ]; then
         keeping=$staging/previous
         if [ -e "$previous/unfinished" ]; then
@@ -423,6 +455,10 @@ keep() { # begin TURN | file PATH | container NAME UNIT | offer UNIT | done
             cp -p "$2" "$keeping/${staged##*/}" || fail "$2" "cannot be kept; $(free "$staging")"
         fi
         printf 'file\t%s\n' "$2" >>"$keeping/index" || fail "$keeping/index" "cannot be written; $(free "$staging")"
+        ;;
+    directory) # one that is yet to come has nothing to go back to
+        ! [ -d "$2" ] || stat --printf "directory\t%n\t%a\t%u\t%g\n" "$2" >>"$keeping/index" ||
+            fail "$keeping/index" "cannot be written; $(free "$staging")"
         ;;
     container)
         found=$(docker inspect --type container --format "{{.Id}}$tab{{.Image}}$tab{{.Config.Image}}" "$2" 2>/dev/null) ||
@@ -460,6 +496,7 @@ put_back() { # aside: keep the release's containers under another name; or repla
             docker rm -f "$name.failed" >/dev/null 2>&1
             docker rename "$name" "$name.failed" 2>/dev/null
             ;;
+        directory) chown "$id:$image" "$name" && chmod "0$unit" "$name" || missed=yes ;;
         file)
             staged_name "$name"
             # Linked, for a full disk may be why there is something to put back; over what went to another file system.
@@ -557,8 +594,10 @@ take() {
     lend) lend "$@" ;;
     own) own "$@" ;;
     stage) stage_file "$@" ;;
+    stage-like) stage_like "$@" ;;
     check) check_file "$@" ;;
     place) place_file "$1" ;;
+    mend) mend_file "$1" ;;
     stage-block) stage_block "$@" ;;
     place-block) place_block "$1" ;;
     hostname)
@@ -625,6 +664,7 @@ take() {
     image-follows) follow_with_image "$@" ;;
     remove-file) remove_file "$1" ;;
     remove-block) remove_block "$1" ;;
+    remove-volume) remove_volume "$1" ;;
     remove-account) remove_account "$1" ;;
     remove-directory) rmdir "$1" 2>/dev/null || : ;; # what somebody else put in it stays
     pull) # by its name, or as what a digest names

@@ -17,6 +17,7 @@ from fiefdom.desired import process
 from fiefdom.desired.containers import service_image
 from fiefdom.errors import FiefdomError
 from fiefdom.model import LAST_PORT, Cluster, SecretSource
+from fiefdom.model.mounts import Volume
 from fiefdom.wording import KeyPath, dotted, printable
 
 HOST = "localhost"
@@ -56,6 +57,8 @@ class Container:
     check: Check
     ports: Mapping[int, KeyPath]
     """Loopback ports that it wants, and the keys that say so."""
+    volumes: tuple[str, ...] = ()
+    """Names of those that Compose keeps."""
     needs_user: bool = False
     """Whether the image has to say that its process is not root's, as hosts want it."""
     spec: Mapping[str, Any] = field(repr=False, default_factory=dict)
@@ -93,10 +96,11 @@ def compose(cluster: Cluster, only: Collection[str] = (), *, strict: bool = True
     secrets = _References()
     containers = (*_services(cluster, chosen, secrets), *_middleware(cluster, chosen, secrets))
     if strict:
+        _require_files(cluster, chosen)
         _require_ports(containers)
         _require_names(containers)
     document: dict[str, Any] = {"services": {c.name: dict(c.spec) for c in containers}}
-    volumes = [_volume(name, v) for name in chosen for v in _volumes(cluster, name)]
+    volumes = [volume for container in containers for volume in container.volumes]
     if volumes:
         document["volumes"] = {volume: {} for volume in volumes}
     body = yaml.dump(_quoted(document), Dumper=_Dumper, sort_keys=False, width=float("inf"), allow_unicode=True)
@@ -143,6 +147,7 @@ def _instance(cluster: Cluster, name: str, number: int, secrets: _References) ->
     image = service_image(cluster, name)
     build = None if service.build is None else str(cluster.path(service.build))
     given = _environment(cluster, name, secrets)
+    mounts = _mounts(cluster, name, port)
     spec = {
         "image": image.pull or image.ref,
         **({} if build is None else {"build": {"context": _escaped(build)}}),
@@ -159,6 +164,7 @@ def _instance(cluster: Cluster, name: str, number: int, secrets: _References) ->
         "cpus": limits.cpus,
         "pids_limit": limits.pids,
         "ulimits": {"nofile": {"soft": limits.nofile, "hard": limits.nofile}},
+        **({"volumes": mounts} if mounts else {}),
         "ports": published,
         "stop_grace_period": f"{service.stop_grace_s}s",
         **({"depends_on": list(links)} if (links := _links(cluster, name)) else {}),
@@ -180,6 +186,7 @@ def _instance(cluster: Cluster, name: str, number: int, secrets: _References) ->
         port=port,
         check=check,
         ports=ports,
+        volumes=tuple(_own_volume(name, v, port) for v in service.volumes if v.name is not None),
         needs_user=service.user is None,
         spec=spec,
     )
@@ -227,13 +234,43 @@ def _middleware(cluster: Cluster, chosen: Collection[str], secrets: _References)
             port=port,
             check=Check(port, middleware.start_timeout_s, path=middleware.health_path, host=name),
             ports={port: (*key, "port" if middleware.host_port is None else "host_port")},
+            volumes=tuple(_volume(name, volume) for volume in middleware.volumes),
             spec=spec,
         )
 
 
-def _volumes(cluster: Cluster, name: str) -> Collection[str]:
-    middleware = cluster.development.services.get(name)
-    return () if middleware is None else middleware.volumes
+def _mounts(cluster: Cluster, name: str, port: int) -> list[dict[str, Any]]:
+    """Volumes, folders of this machine, and files of the repository; a folder that is missing is Docker's to tell."""
+    service = cluster.services[name]
+    found: list[dict[str, Any]] = [
+        {"type": "bind", "source": _escaped(v.host), "target": v.path}
+        if v.host is not None
+        else {"type": "volume", "source": _own_volume(name, v, port), "target": v.path}
+        for v in service.volumes
+    ]
+    for mount, volume in zip(found, service.volumes, strict=True):
+        if not volume.is_writable:
+            mount["read_only"] = True
+    for path, source in service.files.items():
+        if source.file is not None:
+            own = _escaped(str(cluster.path(source.file)))
+            found.append({"type": "bind", "source": own, "target": path, "read_only": True})
+    return found
+
+
+def _own_volume(service: str, volume: Volume, port: int) -> str:
+    return _volume(service, f"{volume.name}_{port}" if volume.each_instance else str(volume.name))
+
+
+def _require_files(cluster: Cluster, chosen: Collection[str]) -> None:
+    """Raise FiefdomError for a file whose content stands nowhere in the repository as it is."""
+    for name in chosen:
+        for path, source in cluster.services[name].files.items() if name in cluster.services else ():
+            if source.file is None:
+                raise FiefdomError(
+                    f"{dotted(('services', name, 'files', path))}: only a file of the repository comes to a laptop; "
+                    f"name the services to run, without {name}"
+                )
 
 
 def _volume(of: str, name: str) -> str:

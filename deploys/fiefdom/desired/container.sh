@@ -91,7 +91,7 @@ load() {
   name=$1
   conf=$conf_dir/$name.conf
   [ -r "$conf" ] || give_up "$name: $conf is missing"
-  probe_host='' probe_status=200-399 env_sha256=''
+  probe_host='' probe_status=200-399 env_sha256='' file_sums=''
   while IFS= read -r line; do
     value=${line#* }
     case ${line%% *} in
@@ -107,6 +107,7 @@ load() {
       stop_signal) stop_signal=$value ;;
       stop_grace_s) stop_grace_s=$value ;;
       env_sha256) env_sha256=$value ;;
+      file_sha256) file_sums=$file_sums$value$newline ;;
     esac
   done < "$conf"
   # As the gateways' checks have it: the service's name, which is the container's without its port.
@@ -226,9 +227,23 @@ require_not_root() {
 # Of one that was created just now. Where somebody had edited its environment, it is not what its label says, and one
 # word more keeps it from being taken for that when the file is mended.
 write_stamp() {
-  mkdir -p "$stamp_dir"
   found=$(sha256sum "$conf_dir/$name.env" 2> /dev/null) || found=
   [ -z "$env_sha256" ] || [ "${found%% *}" = "$env_sha256" ] || stamp="$stamp edited"
+  put_stamp
+}
+
+# A container has the files that are mounted into it as they are at each of its starts.
+stamp_starting() {
+  [ -n "$file_sums" ] || return 0
+  printf %s "$file_sums" | sha256sum --check --status 2> /dev/null || {
+    case $stamp in *" edited") return 0 ;; esac
+    stamp="$stamp edited"
+    put_stamp
+  }
+}
+
+put_stamp() {
+  mkdir -p "$stamp_dir"
   printf '%s\n' "$stamp" > "$stamp_dir/.$name.new"
   sync -d "$stamp_dir/.$name.new"
   mv "$stamp_dir/.$name.new" "$stamp_dir/$name"
@@ -282,6 +297,7 @@ adopt_or_create() {
     observe
     write_stamp
   fi
+  stamp_starting
   docker start "$name" > /dev/null || give_up "$name: docker could not start it"
   observe
   require_not_root "$name"

@@ -115,6 +115,8 @@ def conf_file(container: Container, state: HostState) -> File:
         ("stop_signal", container.stop_signal),
         ("stop_grace_s", str(container.stop_grace_s)),
         *(("env_sha256", file.digest) for file in state.files if file.path.endswith(f"/{container.name}.env")),
+        # As `sha256sum --check` reads it.
+        *(("file_sha256", f"{f.digest}  {f.path}") for f in state.files if f.mounted and f.path in container.config),
         *(("arg", arg) for arg in container.args),
         *(("cmd", word) for word in container.command),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from fiefdom.desired import process
+from fiefdom.desired import mounts, process
 from fiefdom.desired.containers import (
     CHECKS_LABEL,
     UNIT_DIR,
@@ -34,6 +34,8 @@ def _instance(context: Context, instance: Instance) -> HostState:
     files = (env_file(container.name, _environment(context, instance, service)), _unit_file(instance, container))
     image = service_image(context.cluster, instance.service)
     state = HostState(files=files, units=(Unit(instance.unit),), images=(image,))
+    if service.volumes or service.files:
+        state += mounts.state_of(context, instance, service)
     return with_containers(state, container)
 
 
@@ -62,6 +64,7 @@ def _container(context: Context, instance: Instance, service: Service) -> Contai
         ),
         f"--cpus={limits.cpus:g}",
         *((f"--user={service.user}",) if service.user else ()),
+        *mounts.arguments(instance, service),
     )
     return Container(
         name=instance.container,
@@ -71,7 +74,9 @@ def _container(context: Context, instance: Instance, service: Service) -> Contai
         image=context.cluster.image_ref(instance.service),
         args=args,
         command=service.command,
-        config=(env_path(instance.container),),
+        config=(env_path(instance.container), *(mounts.file_path(instance.container, path) for path in service.files)),
+        volumes=tuple(mounts.volume_path(instance, v) for v in service.volumes if v.host is None),
+        folders=tuple(v.host for v in service.volumes if v.host is not None),
         probe=f"http://{address}:{instance.check_port or instance.port}{health.path}",
         probe_host=health.host or "",
         probe_status=health.own_status,

@@ -47,6 +47,8 @@ class Directory:
 
     One that ``serves`` is where a container keeps what it writes. With all that is in it, it goes to another owner in
     the host's own turn, so that neither the container before nor the one after is shut out of it.
+    One that ``keeps`` is a volume, or the way there: no manifest has it and nothing removes it, whatever becomes of who
+    wanted it. Its own mode and owner are looked at, and what is in it is not.
     """
 
     path: str
@@ -54,6 +56,7 @@ class Directory:
     uid: int = 0
     gid: int = 0
     serves: bool = False
+    keeps: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class File:
     ``precedes`` names a package that starts what reads it as soon as it is installed, so that it is placed before.
     One that is a ``login`` is what Docker's client shows registries. That may be another at each call, so it counts for
     nothing when files are compared, and is placed anew before every pull.
+    One that is ``mounted`` is a container's own: what runs sees the very file that it began with, so that one which was
+    edited is mended as it is, and only a turn puts another in its place.
     """
 
     path: str
@@ -79,6 +84,7 @@ class File:
     serves: bool = False
     precedes: str = ""
     login: bool = False
+    mounted: bool = False
 
     @cached_property
     def digest(self) -> str:
@@ -184,7 +190,8 @@ class Container:
     """A container that a unit owns.
 
     ``args`` are arguments of `docker create` before the image, without name and labels; ``command`` follows
-    the image. ``config`` are paths of files that the container reads only when it starts.
+    the image. ``config`` are paths of files that the container reads only when it starts. ``volumes`` are paths of
+    folders that it has mounted and Fiefdom keeps, and ``folders`` those that are the host's own.
     ``service`` is what an instance is one of. ``probe`` is the URL that is asked from the host, and answered with
     ``probe_status`` ("200-399" when empty) when it is up; ``probe_host`` is the Host header, the service's name when
     empty.
@@ -197,6 +204,8 @@ class Container:
     args: tuple[str, ...]
     command: tuple[str, ...] = ()
     config: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
     probe: str | None = None
     probe_host: str = ""
     probe_status: str = ""

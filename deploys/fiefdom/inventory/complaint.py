@@ -35,6 +35,11 @@ _MEANT = {
     "key_file": "key",
     "identity_file": "key",
     "name": "cluster",
+    "mounts": "volumes",
+    "configs": "files",
+    "source": "host",
+    "target": "path",
+    "content": "text",
     "haproxy": "gateway",
     "ntp": "time_servers",
 }
@@ -182,6 +187,8 @@ def _type_at(key: KeyPath) -> Any:
         if isinstance(found, type) and issubclass(found, BaseModel):
             field = found.model_fields.get(str(part))
             found = field.annotation if field is not None else None
+        elif get_origin(found) is tuple:
+            found = get_args(found)[0]
         else:
             found = get_args(found)[-1] if get_origin(found) is dict else None
     return _plain_type(found)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory import reference
 from fiefdom.model import Cluster, SecretSource
+from fiefdom.model.mounts import ServiceFile
 from fiefdom.wording import printable
 
 _WIDTH = 120
@@ -104,7 +105,7 @@ def _sources() -> Iterator[str]:
 
 def _find(rows: Sequence[_Row], key: str) -> _Row:
     # An index, as in errors of the model (hosts.app1.groups[0]), says nothing about the key.
-    given = tuple(re.sub(r"\[[0-9]*\]", "", key).strip(".").split("."))
+    given = tuple(_without_path(re.sub(r"\[[0-9]*\]", "", key)).strip(".").split("."))
     found = [row for row in rows if _is_at(row, given)] or [row for row in rows if _ends_with(row, given)]
     if len(found) == 1:
         return found[0]
@@ -114,6 +115,14 @@ def _find(rows: Sequence[_Row], key: str) -> _Row:
     close = _closest(rows, given)
     mend = f"did you mean {close}?" if close else "`fiefdom docs` lists those at the top"
     raise FiefdomError(f"{said} is no key of an inventory; {mend}")
+
+
+def _without_path(key: str) -> str:
+    """``key`` with the word of the table in place of a file's path, which may have dots of its own."""
+    before, _, path = key.partition("files./")
+    last = path.rpartition(".")[2]
+    beneath = f".{last}" if last in ServiceFile.model_fields else ""
+    return f"{before}files.{reference.NAMES['files']}{beneath}" if path else key
 
 
 def _is_at(row: _Row, given: Sequence[str]) -> bool:

@@ -20,7 +20,7 @@ END = "<!-- keys:end -->"
 # What stands for the name in the key path of a mapping by name.
 NAMES = {
     **{"hosts": "HOST", "services": "SERVICE", "overrides": "SERVICE"},
-    **{"environment": "NAME", "volumes": "NAME", "sysctls": "KEY", "registries": "NAME"},
+    **{"environment": "NAME", "volumes": "NAME", "files": "PATH", "sysctls": "KEY", "registries": "NAME"},
 }
 # Set by the reader of inventories, not by the person.
 _INTERNAL = ("base_dir",)
@@ -90,13 +90,14 @@ def rows(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, s
             yield f"`{key}`", _type_words(field), _default(field), description
             continue
         path = f"{key}.{NAMES[name]}" if by_name else key
-        yield f"`{path}`", "mapping", _default(field), description
+        kind = "list of mappings" if get_origin(field.annotation) is tuple else "mapping"
+        yield f"`{path}`", kind, _default(field), description
         yield from rows(inner, f"{path}.")
 
 
 def _inner_model(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
     """The model inside of a field's type, and whether it stands there by name."""
-    options = [a for a in get_args(annotation) or (annotation,) if a is not type(None)]
+    options = [a for a in get_args(annotation) or (annotation,) if a not in (type(None), Ellipsis)]
     by_name = get_origin(annotation) is dict
     last = options[-1]
     if last is SecretSource:  # told once, in the page's own words

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fiefdom.errors import FiefdomError
-from fiefdom.inventory import vault
+from fiefdom.inventory import files, vault
 from fiefdom.model import ENV_MAX_BYTES, Cluster, Secrets, SecretSource
+from fiefdom.model.mounts import require_size
 from fiefdom.wording import KeyPath, dotted, printable
 
 VARIABLE = "FIEFDOM_GOSSIP_KEY"
@@ -37,11 +38,44 @@ def load(cluster: Cluster, environ: Mapping[str, str] | None = None) -> Secrets:
     """
     environ = os.environ if environ is None else environ
     opened = functools.cache(lambda: vault.read(cluster, environ))
+    raw: dict[SecretSource, bytes] = {}
     values: dict[SecretSource, str] = {}
+    contents: dict[str | SecretSource, bytes] = dict(files.contents(cluster).items())
     for key, source in cluster.secret_sources():
-        if source not in values and not (key == _KEY and VARIABLE in environ):
-            values[source] = _text(source, dotted(key), Path(cluster.base_dir), environ, opened)
-    return Secrets(_gossip_key(cluster, environ, values), values)
+        if key == _KEY and VARIABLE in environ:
+            continue
+        if source not in raw:
+            raw[source] = _raw(source, dotted(key), Path(cluster.base_dir), environ, opened)
+        where = f"{dotted(key)}: {source}"
+        if key[2:3] == ("files",):
+            contents[source] = require_content(raw[source], where)
+        elif source not in values:
+            values[source] = _line(source, raw[source], where)
+    return Secrets(_gossip_key(cluster, environ, values), values, contents)
+
+
+def require_content(content: bytes, where: str) -> bytes:
+    """``content``, which a file can hold; FiefdomError, which begins with ``where``, if not."""
+    if not content:
+        raise FiefdomError(f"{where} is empty; give it a value")
+    try:
+        require_size(len(content))
+    except ValueError as error:
+        raise FiefdomError(f"{where} {error}") from error
+    return content
+
+
+def given(data: bytes, where: str) -> str:
+    """A secret that somebody gives on standard input, for the encrypted file: one line, or the lines of a file.
+
+    Raises:
+        FiefdomError: it cannot be used; begins with ``where``, and never tells it.
+    """
+    line = decoded(data, where)
+    if "\n" not in line:
+        return require_one_line(line, where)
+    # The line break at its end is a part of a file.
+    return _utf8(require_content(data, where), where)
 
 
 def values_of(
@@ -57,8 +91,14 @@ def values_of(
     values: dict[SecretSource, str] = {}
     for key, source in sources.values():
         if source not in values:
-            values[source] = _text(source, dotted(key), Path(cluster.base_dir), environ, opened)
+            found = _raw(source, dotted(key), Path(cluster.base_dir), environ, opened)
+            values[source] = _line(source, found, f"{dotted(key)}: {source}")
     return {name: values[source] for name, (_, source) in sources.items()}
+
+
+def _line(source: SecretSource, found: bytes, where: str) -> str:
+    text = decoded(found, where) if source.command is not None else _utf8(found, where)
+    return require_one_line(text, where)
 
 
 def require_one_line(text: str, where: str) -> str:
@@ -94,20 +134,20 @@ def _gossip_key(cluster: Cluster, environ: Mapping[str, str], values: Mapping[Se
     return gossip_key_in(path)
 
 
-def _text(
+def _raw(
     source: SecretSource,
     key: str,
     folder: Path,
     environ: Mapping[str, str],
     opened: Callable[[], vault.Entries],
-) -> str:
+) -> bytes:
     where = f"{key}: {source}"
     if source.env is not None:
         if source.env not in environ:
             raise FiefdomError(f"{where} is not set; set it where Fiefdom runs")
-        return require_one_line(environ[source.env], where)
+        return _encoded(environ[source.env], where)
     if source.command is not None:
-        return require_one_line(_printed(source.command, where, folder), where)
+        return _printed(source.command, where, folder)
     try:
         entries = opened()
     except FiefdomError as error:
@@ -115,11 +155,26 @@ def _text(
     name = source.secret or ""
     if name not in entries:
         raise FiefdomError(f"{where} is not in secrets.file; `fiefdom secret set INVENTORY {name}` puts it there")
-    return require_one_line(entries[name], where)
+    return _encoded(entries[name], where)
 
 
-def _printed(command: tuple[str, ...], where: str, folder: Path) -> str:
-    """What ``command`` prints, less the line break at its end."""
+def _encoded(text: str, where: str) -> bytes:
+    """The bytes of an environment variable as the operator's shell gave them, or of an entry."""
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        raise FiefdomError(f"{where} is not UTF-8 text; put it in base64") from None
+
+
+def _utf8(data: bytes, where: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise FiefdomError(f"{where} is not UTF-8 text; put it in base64") from None
+
+
+def _printed(command: tuple[str, ...], where: str, folder: Path) -> bytes:
+    """What ``command`` prints."""
     # No input, for the operator's is an answer to another question; who asks for a passphrase has the terminal.
     nothing, pipe = subprocess.DEVNULL, subprocess.PIPE
     try:
@@ -140,15 +195,12 @@ def _printed(command: tuple[str, ...], where: str, folder: Path) -> str:
         words = errors.decode(errors="replace").strip().splitlines()[-1:] or ["it says nothing"]
         failed = f"failed with exit code {process.returncode}"
         raise FiefdomError(printable(f"{where} {failed} ({words[0]}); try it by hand"))
-    return decoded(output, where)
+    return output
 
 
 def decoded(data: bytes, where: str) -> str:
     """Text as a command prints it, less the line break at its end; FiefdomError where it is not UTF-8."""
-    try:
-        return data.decode().removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError:
-        raise FiefdomError(f"{where} is not UTF-8 text; put it in base64") from None
+    return _utf8(data, where).removesuffix("\n").removesuffix("\r")
 
 
 def new_key() -> str:

@@ -100,7 +100,9 @@ class Written:
 
 
 def _is_source(at: KeyPath) -> bool:
-    """Whether a secret's source stands at ``at``: it has one, so `{env: X}` replaces `{command: [...]}`."""
+    """Whether the source of a secret or a file stands at ``at``: it has one, so `{env: X}` replaces `{text: ...}`."""
+    if at[-4:-3] == ("services",) and at[-2:-1] == ("files",):
+        return True
     if at[-3:-2] == ("registries",) and at[-1:] == ("password",):
         return True
     return at[-2:] in _SECRETS or (at[-4:-3] in (("services",), ("overrides",)) and at[-2:-1] == ("environment",))

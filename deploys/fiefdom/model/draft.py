@@ -126,6 +126,9 @@ class Draft(Model):
             for name in self.services:
                 if not self.count(host, name):
                     continue
+                for path, file in self.services[name].files.items():
+                    if file.source is not None:
+                        yield ("services", name, "files", path), file.source
                 override = self.hosts[host].services.get(name)
                 own = override.environment if override is not None else {}
                 for variable, value in self.service_on(host, name).environment.items():

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from fiefdom.model.mounts import ContainerPath, ServiceFile, Volume
 from fiefdom.model.references import IMAGE
 from fiefdom.model.secrets import EnvValue
 from fiefdom.model.text import (
@@ -167,11 +168,16 @@ class Service(Model):
         ("/tmp",),  # noqa: S108 -- a path inside the container, which is its own
         description="Writable in-memory folders; the rest of the root file system is read-only.",
     )
+    volumes: Many[Volume] = Field((), description="Folders that outlive its containers.")
+    files: dict[ContainerPath, ServiceFile] = Field(
+        default_factory=dict,
+        description="Files in its containers, by their paths there; read-only. Another content is a release.",
+    )
     command: Many[Argument] = Field((), description="Command of the container; the image's own when empty.")
     verbatim: bool = Field(
         False,
-        description="Whether ${NAME} and {{ NAME }} in environment and command are for the program; refused otherwise, "
-        "for Fiefdom fills nothing in.",
+        description="Whether ${NAME} and {{ NAME }} in environment, command and a file's text are for the program; "
+        "refused otherwise, for Fiefdom fills nothing in.",
     )
 
 

@@ -14,6 +14,7 @@ from fiefdom.model.draft import Draft
 from fiefdom.model.hosts import APP_HOSTS, GATEWAYS, Service
 from fiefdom.model.image_rules import image_problems, registry_problems
 from fiefdom.model.jumps import address_problems, jump_problems
+from fiefdom.model.mount_rules import mount_problems
 from fiefdom.model.text import LAST_PORT, Problem, sysctl_name
 from fiefdom.wording import KeyPath, dotted
 
@@ -347,22 +348,31 @@ def _placeholder_problems(cluster: Draft) -> Iterator[Problem]:
             mend = f"{given} would be taken as it stands, for nothing is filled in here; write the value"
             if key[-2:-1] == ("environment",):
                 mend += f" or {{env: {found[1] or 'NAME'}}}"
+            if _is_inline(key):
+                mend += ", name a `template`"
             if name:
                 mend += f", or {dotted((*at, name))}.verbatim: true if it is for the program"
             yield key, mend
 
 
+def _is_inline(key: KeyPath) -> bool:
+    """Whether ``key`` is the text of a service's file."""
+    return key[:1] == ("services",) and key[2:3] == ("files",) and key[-1] == "text"
+
+
 def _program_of(key: KeyPath) -> tuple[KeyPath, str]:
-    """Whose environment or command holds ``key``: where its like stand, and its name; none for what is nobody's."""
+    """Whose environment, command or file holds ``key``: where its like stand, and its name; none for nobody's."""
     at = _MIDDLEWARE if key[:2] == _MIDDLEWARE else ("services",)
     if key[-2:-1] == ("environment",):
         return at, str(key[-3])
+    if _is_inline(key):
+        return at, str(key[1])
     return at, str(key[-3]) if key[:-3] == at and key[-2] == "command" else ""
 
 
 def _is_for(service: Service | Middleware, key: KeyPath, found: re.Match[str]) -> bool:
     """Whether the program itself understands a placeholder: it was said so, or is a shell."""
-    shell = "command" in key and service.command[0].rpartition("/")[2] in _SHELLS
+    shell = key[-2:-1] == ("command",) and service.command[0].rpartition("/")[2] in _SHELLS
     return service.verbatim or (shell and found[1] is not None)
 
 
@@ -401,10 +411,11 @@ _RULES = (
     _Rule(
         _secret_problems,
         (
-            *("serf", "registry", "registries", "secrets", *_IMAGES, "services.*.environment", "hosts.*.services"),
-            "development",
+            *("serf", "registry", "registries", "secrets", *_IMAGES, "hosts.*.services"),
+            *("services.*.environment", "services.*.files", "development"),
         ),
     ),
+    _Rule(mount_problems, ("docker", "services.*.volumes", "services.*.files", "services.*.tmpfs", "services.*.user")),
     _Rule(_sysctl_problems, ("hosts.*.sysctls",)),
     _Rule(_low_port_problems, ("hosts.*.sysctls", "hosts.*.groups", "services.*.route")),
     _Rule(_placeholder_problems, ()),

@@ -15,12 +15,17 @@ from fiefdom.wording import shown
 
 @dataclass(frozen=True)
 class Secrets:
-    """Secret values of a cluster. Their text never leaves for a log, plan or diff."""
+    """Secret values of a cluster, and files that are read beside its inventory.
+
+    The text of a secret never leaves for a log, plan or diff.
+    """
 
     gossip_key: str = field(repr=False)
     """Serf's encryption key: 32 random bytes in base64."""
     values: Mapping[SecretSource, str] = field(default_factory=dict, repr=False)
     """Every other one by where it comes from: one line of text each."""
+    contents: Mapping[str | SecretSource, bytes] = field(default_factory=dict, repr=False)
+    """Content of services' files by where it comes from: a path as the inventory has it, or a secret of any shape."""
     other_gossip_keys: tuple[str, ...] = field(default=(), repr=False)
     """Keys that agents understand beside it, while one key gives way to another."""
 
@@ -29,7 +34,7 @@ class Secrets:
         return self.values[value] if isinstance(value, SecretSource) else value
 
 
-_SOURCES = ("env", "command", "secret")
+SOURCES = ("env", "command", "secret")
 
 
 class SecretSource(Model):
@@ -38,7 +43,7 @@ class SecretSource(Model):
     model_config = ConfigDict(
         json_schema_extra={
             "patternProperties": {"^x-": {}},
-            "oneOf": [{"required": [name]} for name in _SOURCES],
+            "oneOf": [{"required": [name]} for name in SOURCES],
         },
     )
 
@@ -62,7 +67,7 @@ class SecretSource(Model):
             # Not told what stands there: it may be the secret itself.
             raise ValueError(f"a secret does not stand in the inventory, only where it comes from; {mend}")
         given = [str(name) for name, content in value.items() if content is not None and not str(name).startswith("x-")]
-        if len(given) != 1 or given[0] not in _SOURCES:
+        if len(given) != 1 or given[0] not in SOURCES:
             raise ValueError(f"has {' and '.join(map(shown, given)) or 'no source'}; {mend}")
         return value
 

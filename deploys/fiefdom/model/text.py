@@ -146,6 +146,7 @@ def _fits_env_line(value: str) -> str:
     return value
 
 
+WholeText = Annotated[str, AfterValidator(_whole)]
 EnvText = Annotated[
     _TextOrNumber,
     Matches(r"[^\x00\n\r]*", "one line, which is all that Docker's env files carry", private=True),

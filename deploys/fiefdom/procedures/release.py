@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from fiefdom.converge import old_images, plan
 from fiefdom.converge.plan import Change, HostPlan
-from fiefdom.desired import offers
+from fiefdom.desired import mounts, offers
 from fiefdom.desired.containers import FAILED, UNIT_DIR, conf_path
 from fiefdom.desired.state import Container
 from fiefdom.errors import FiefdomError
@@ -40,6 +40,8 @@ def release_of(plan: HostPlan, services: Collection[str]) -> HostPlan:
             return change.name in names or change.name.endswith(FAILED)
         if change.kind == "offer":
             return change.name in offered
+        if change.kind == "directory":
+            return change.sign != "-" and any(mounts.is_of(change.name, c) for c in instances)
         return (change.kind == "file" and change.name in paths) or (change.kind == "image" and change.name in images)
 
     return replace(plan, changes=tuple(c for c in plan.changes if belongs(c)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from fiefdom.cluster import ledger, members, views
@@ -27,34 +27,49 @@ _STAYS = (
 )
 
 
-def retire(known: run.Known, hosts: Hosts, name: str, *, force: bool, take_over: bool, say: Say) -> None:
+def retire(
+    known: run.Known, hosts: Hosts, name: str, *, force: bool, take_over: bool, say: Say, volumes: Collection[str] = ()
+) -> None:
     """Take a host out of the cluster for good: drained, as it was before Fiefdom, and forgotten by all members.
 
     What Fiefdom made goes, and what it replaced comes back. What lets the operator in stays: sshd's settings and
-    addresses. Packages stay as well.
+    addresses. Packages stay as well, and so do volumes, unless ``volumes`` are their paths.
 
     Raises FiefdomError for a host that the cluster cannot do without, unless ``force``.
     """
     cluster = known.cluster
     remaining = _remaining(cluster, name, force)
-    who = ledger.operator()
-    with ledger.hold(
-        hosts, remaining, who, f"retire {name}", warn=lambda text: say("ledger", text), take_over=take_over
-    ) as held:
+    who, why = ledger.operator(), f"retire {name}" + " with its volumes" * bool(volumes)
+    with ledger.hold(hosts, remaining, who, why, warn=lambda text: say("ledger", text), take_over=take_over) as held:
         # A host may be at a turn that lost its operator, and serve in a moment what nobody else does now.
         hosts.on_all(lambda name: turn.await_turn(hosts, name))
         gone = _farewell(cluster, hosts, name, remaining, force)
+        if volumes and (more := gone.snapshot.volumes - set(volumes)):
+            raise FiefdomError(f"{name}: has another volume by now, {min(more)}; nothing was done, run it again")
         with held.recorded("retire", plan=plan.merge([gone]).hash, names=[name]):
-            _let_go(hosts, remaining, gone, say)
+            _let_go(hosts, remaining, gone, say, volumes=bool(volumes))
 
 
-def foresee(known: run.Known, hosts: Hosts, name: str, *, force: bool) -> tuple[plan.HostPlan, list[str]]:
+def volumes_of(hosts: Hosts, name: str) -> tuple[str, ...]:
+    """Paths of the volumes that Fiefdom keeps on a host, whether a service has them still or not."""
+    return tuple(sorted(_snapshot(hosts, name).volumes))
+
+
+def foresee(
+    known: run.Known, hosts: Hosts, name: str, *, force: bool, volumes: bool = False
+) -> tuple[plan.HostPlan, list[str]]:
     """What `retire` would take away, and what an operator should know of the rest. Raises FiefdomError as that does."""
     gone = _farewell(known.cluster, hosts, name, _remaining(known.cluster, name, force), force)
     back = originals.given_back(gone.snapshot)
     stays = {c for c in gone.changes if c.kind in ("file", "directory") and c.name.startswith(_STAYS)}
     going = tuple(c for c in gone.changes if c not in stays or c.name in back)
-    return replace(gone, changes=going), list(originals.parting_words(gone.snapshot, _STAYS))
+    words = [*originals.parting_words(gone.snapshot, _STAYS), *_of_volumes(gone, volumes=volumes)]
+    return replace(gone, changes=going), words
+
+
+def _of_volumes(gone: plan.HostPlan, *, volumes: bool) -> list[str]:
+    goes = "goes, with all that is in it" if volumes else "stays, with all that is in it; --volumes would remove it"
+    return [f"the volume {path} {goes}" for path in sorted(gone.snapshot.volumes)]
 
 
 def _remaining(cluster: Cluster, name: str, force: bool) -> tuple[str, ...]:
@@ -69,9 +84,13 @@ def _farewell(cluster: Cluster, hosts: Hosts, name: str, remaining: Sequence[str
     alone = None if force else views.alone(views_of(hosts, remaining), cluster, [name])
     if alone:
         raise FiefdomError(f"{name}: {alone}; mend the others first, or say --force")
-    found = snapshot.parse(name, hosts.snapshot_lines({name: snapshot.query([HostState()])})[name])
+    found = _snapshot(hosts, name)
     plan.require_supported(name, found)
     return plan.of_host(name, HostState(), found, {})
+
+
+def _snapshot(hosts: Hosts, name: str) -> snapshot.Snapshot:
+    return snapshot.parse(name, hosts.snapshot_lines({name: snapshot.query([HostState()])})[name])
 
 
 def require_host(cluster: Cluster, name: str) -> None:
@@ -82,13 +101,15 @@ def require_host(cluster: Cluster, name: str) -> None:
         raise FiefdomError(f"{name}: is the only gateway; add another one first")
 
 
-def _let_go(hosts: Hosts, remaining: Sequence[str], gone: plan.HostPlan, say: Say) -> None:
+def _let_go(hosts: Hosts, remaining: Sequence[str], gone: plan.HostPlan, say: Say, *, volumes: bool) -> None:
     """A host's last turn, and what its going leaves to be done by the others."""
     name = gone.host
     for words in originals.parting_words(gone.snapshot, _STAYS):
         say(name, words)
+    for words in _of_volumes(gone, volumes=volumes):
+        say(name, words)
     heard = turn.Heard(name, lambda host, stage, began=None: None if began else say(host, stage))
-    turn.take_turn(hosts, name, steps.farewell(gone, _STAYS), heard)
+    turn.take_turn(hosts, name, steps.farewell(gone, _STAYS, volumes=volumes), heard)
     if heard.failure:
         said = f"{heard.failure.unit}: {heard.failure.reason}; run it again"
         raise HostError(name, said, heard.failure.log)

@@ -1,4 +1,7 @@
-"""Old images go: which of them a rollback could want, by the audit, and who is told of what stays all the same."""
+"""What a release leaves without a use goes: files that no container has any more, and old images.
+
+Of these, which a rollback could want, by the audit, and who is told of what stays all the same.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,12 @@ from dataclasses import replace
 
 from fiefdom.cluster import audit, ledger
 from fiefdom.converge import look, old_images, steps
-from fiefdom.converge.plan import Plan
+from fiefdom.converge.plan import Change, Plan
 from fiefdom.converge.run import Hosts, Known, Say
+from fiefdom.desired import mounts
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
+from fiefdom.model.mounts import is_beneath
 from fiefdom.procedures.rollback import AUDITED
 from fiefdom.wording import Tell
 
@@ -50,12 +55,12 @@ def tidy(known: Known, hosts: Hosts, say: Say, warn: Tell) -> None:
     """Remove what became old by what was done just now. Whatever becomes of that, the latter is done."""
     try:
         known, wanted = with_spared(known, hosts, look.see(known, hosts.names, hosts).plan())
-        old = {h.host: h for h in old_images.removals(wanted).hosts if h.changes}
+        old = {h.host: h for h in _removals(wanted).hosts if h.changes}
         if not old:
             return
 
         def remove(name: str) -> None:
-            say(name, "old images")
+            say(name, "old images" if old[name].of("image") else "old files")
             for phase in steps.phases(old[name]):
                 hosts.run(name, phase)
 
@@ -63,6 +68,16 @@ def tidy(known: Known, hosts: Hosts, say: Say, warn: Tell) -> None:
         tell_left(look.see(known, hosts.names, hosts).plan(), warn)
     except FiefdomError as error:
         warn(f"old images may be left: {error}")
+
+
+def _removals(wanted: Plan) -> Plan:
+    """What of a plan takes away images, and files that were mounted into a container that has others now."""
+    return Plan(tuple(replace(h, changes=tuple(filter(_is_left, h.due.changes))) for h in wanted.hosts))
+
+
+def _is_left(change: Change) -> bool:
+    mounted = change.kind in ("file", "directory") and change.sign == "-" and is_beneath(change.name, mounts.FILES)
+    return mounted or old_images.is_removal(change)
 
 
 def tell_left(left: Plan, warn: Tell) -> None:

@@ -197,7 +197,18 @@ def test_a_secret_is_set_listed_rekeyed_and_removed(operator: Path) -> None:
     assert pyrage.decrypt((operator / "secrets.age").read_bytes(), [identity]) == b"web.token: hunter2\n"
 
 
-@pytest.mark.parametrize("text", ["", "\n", "hunter2\nhunter2", "hunter2\0"])
+def test_one_of_many_lines_is_kept_as_it_is_for_a_file_of_a_service(operator: Path) -> None:
+    pem = "-----BEGIN KEY-----\nhunter2\n-----END KEY-----\n"
+    assert put(operator, "tls", pem).returncode == 0
+    path = operator / "mine.yaml"
+    own = '    user: "1000"\n    files: {/run/tls.key: {secret: tls}}\n'
+    path.write_text(path.read_text().replace("    instances: 2\n", f"    instances: 2\n{own}", 1))
+    assert fiefdom("keygen", str(path)).returncode == 0
+    (found,) = secret.load(inventory.load(path)).contents.values()
+    assert found == pem.encode()
+
+
+@pytest.mark.parametrize("text", ["", "\n", "hunter2\rhunter2", "hunter2\0"])
 def test_what_no_host_could_be_given_is_refused_and_not_told(operator: Path, text: str) -> None:
     done = put(operator, "token", text)
     assert done.returncode == 1

@@ -53,6 +53,12 @@ MIXED = Plan(
 )
 
 
+def test_a_volume_that_stays_is_told_below_a_plan_and_is_no_change() -> None:
+    volume = "/var/lib/fiefdom/volumes/web/data"
+    left = Plan((replace(host_plan("app1"), left_volumes=(volume,)), host_plan("app2")))
+    assert left.clean and lines_of(left)[-1] == f"volume: app1: {volume} stays, though no service has it any more"
+
+
 def test_a_plan_is_hosts_with_their_changes_and_a_footer() -> None:
     assert lines_of(MIXED) == [
         "app1",

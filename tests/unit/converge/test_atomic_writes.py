@@ -9,7 +9,7 @@ import pytest
 from fiefdom.converge.steps import SCRIPT
 from fiefdom.desired.programs import text_of
 
-WRITES = {"steps.sh": (SCRIPT, "move_file"), "container.sh": (text_of("container"), "write_stamp")}
+WRITES = {"steps.sh": (SCRIPT, "move_file"), "container.sh": (text_of("container"), "put_stamp")}
 
 
 @pytest.mark.parametrize("name", WRITES)

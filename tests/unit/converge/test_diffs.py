@@ -34,6 +34,10 @@ def test_a_new_file_is_all_additions_and_is_not_read() -> None:
     assert text.splitlines()[2:] == ["@@ -0,0 +1,2 @@", "+one", "+two"]
 
 
+def test_what_is_no_text_is_not_shown_as_one() -> None:
+    assert diffs_of(File("/etc/x", b"\0\1"), None) == {("app1", "/etc/x"): diffs.BINARY}
+
+
 @pytest.mark.parametrize("before", [None, "hunter1\n"])
 def test_a_secret_shows_neither_side_and_is_not_read(before: str | None) -> None:
     assert diffs_of(File("/etc/key", b"hunter2\n", secret=True), before) == {("app1", "/etc/key"): diffs.MASK}

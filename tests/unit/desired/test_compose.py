@@ -232,6 +232,38 @@ def test_a_digest_is_what_runs() -> None:
     assert spec(compose(cluster(**changes)), "web-9000")["image"] == f"registry.example.org/team/web@{digest}"
 
 
+def with_mounts(**files: object) -> dict[str, Any]:
+    volumes = [
+        {"name": "data", "path": "/data", "owner": "999"},
+        {"name": "cache", "path": "/cache", "owner": "999", "each_instance": True, "writable": False},
+        {"host": "/srv/models", "path": "/models"},
+    ]
+    return {"predictor": {"volumes": volumes, "files": {f"/etc/app/{name}": of for name, of in files.items()}}}
+
+
+def test_volumes_and_files_of_the_repository_come_along() -> None:
+    composed = rich(services=with_mounts(settings={"file": "conf/app.yaml"}))
+    mounts = [
+        {"type": "volume", "source": "predictor_data", "target": "/data"},
+        {"type": "volume", "source": "predictor_cache_8001", "target": "/cache", "read_only": True},
+        {"type": "bind", "source": "/srv/models", "target": "/models", "read_only": True},
+        {"type": "bind", "source": "/srv/example/conf/app.yaml", "target": "/etc/app/settings", "read_only": True},
+    ]
+    assert spec(composed, "predictor-8001")["volumes"] == mounts
+    named = ["predictor_cache_8000", "predictor_cache_8001", "predictor_data", "redis_data"]
+    assert sorted(yaml.safe_load(composed.text)["volumes"]) == named
+
+
+@pytest.mark.parametrize("source", [{"text": "x"}, {"template": "conf/app.j2"}, {"env": "TOKEN"}])
+def test_a_file_whose_content_stands_nowhere_is_refused_until_its_service_is_left_out(source: dict[str, str]) -> None:
+    services = with_mounts(token=source)
+    words = r"^services\.predictor\.files\.\S+: only a file of the repository comes to a laptop; name the services to "
+    with pytest.raises(FiefdomError, match=words):
+        rich(services=services)
+    assert compose(cluster(**merged(RICH, {"services": services})), strict=False).named("predictor")
+    assert compose(cluster(**merged(RICH, {"services": services})), ["redis"]).named("redis")
+
+
 def test_named_ones_come_with_what_they_link_to_and_nothing_else() -> None:
     whole = cluster(**RICH)
     assert [c.name for c in compose(whole, ["web"]).containers] == ["web-19000"]

@@ -44,6 +44,10 @@ def test_a_mapping_by_name_needs_no_name(key: str, found: str | None) -> None:
         ("hosts.app1.sysctls.net.core.somaxconn", "hosts.HOST.sysctls"),
         ("services.web.environment.LOG_LEVEL", "services.SERVICE.environment"),
         ("hosts.app1.groups[0]", "hosts.HOST.groups"),
+        ("services.web.volumes[0].path", "services.SERVICE.volumes.path"),
+        ("services.web.files./etc/app.conf", "services.SERVICE.files.PATH"),
+        ("services.web.files./etc/app.conf.mode", "services.SERVICE.files.PATH.mode"),
+        ("services.SERVICE.files", "services.SERVICE.files.PATH"),
     ],
 )
 def test_what_stands_in_a_key_is_told_as_that_key(key: str, found: str) -> None:
