@@ -68,8 +68,13 @@ append() {
 tell() {
     if [ -e "$lock" ]; then
         [ "${owner:--}" != - ] || look
-        printf 'lock\t%s\t%s\t%s\n' "$owner" "$(seen_of_lock)" \
-            "$(head -c 4096 "$lock" 2>/dev/null | sed 's/[^ -~]/?/g; q')"
+        line=
+        IFS= read -r line 2>/dev/null <"$lock"
+        # What is as it should be starts no program.
+        case ${#line},$line in
+        [0-9][0-9][0-9][0-9]* | *[!\ -~]*) line=$(head -c 4096 "$lock" 2>/dev/null | sed 's/[^ -~]/?/g; q') ;;
+        esac
+        printf 'lock\t%s\t%s\t%s\n' "$owner" "$(seen_of_lock)" "$line"
     fi
     read -r up _ </proc/uptime
     printf 'now\t%s\t%s\n' "$(date +%s.%N)" "${up%%.*}"
