@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -362,11 +363,12 @@ def test_a_mistake_in_group_data_names_its_own_file(name: str, text: str, says: 
 # pyinfra.
 
 
-@functools.cache  # it reads what each package of this machine says of itself, twice for an inventory
-def all_connectors() -> dict[str, Any]:
+@functools.cache
+def all_connectors() -> Callable[[], dict[str, Any]]:
+    """What pyinfra calls for each inventory twice; each time it reads what every package here says of itself."""
     from pyinfra.api.connectors import get_all_connectors
 
-    return dict(get_all_connectors())
+    return functools.cache(get_all_connectors)
 
 
 def through_pyinfra(groups: dict[str, Any], group_data: dict[str, dict[str, Any]] | None = None) -> Cluster:
@@ -377,9 +379,10 @@ def through_pyinfra(groups: dict[str, Any], group_data: dict[str, dict[str, Any]
     everyone, own = groups["all"] if isinstance(groups["all"], tuple) else (groups["all"], {})
     others = {name: hosts for name, hosts in groups.items() if name != "all"}
     all_hosts = (everyone, {**own, **data.get("all", {})})
+    found_once = all_connectors()
     with pytest.MonkeyPatch.context() as patch:
         for module in ("inventory", "connectors"):
-            patch.setattr(f"pyinfra.api.{module}.get_all_connectors", all_connectors)
+            patch.setattr(f"pyinfra.api.{module}.get_all_connectors", found_once)
         found = Inventory(all_hosts, **{n: (hosts, data.get(n, {})) for n, hosts in others.items()})
     hosts = {host.name: (list(host.groups), found.get_host_data(host.name)) for host in found}
     return read.cluster_of(hosts, found.group_data, found.data)
