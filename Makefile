@@ -7,6 +7,8 @@ DOCKERFILES = $(shell find images tests -name Dockerfile)
 
 # What a test leaves out of the everyday run; the rest of tests/lab in two parts, of which one wants no hosts.
 EVERYDAY := not proof and not audit
+# Unit tests have a worker more than there are cores, for some of them wait.
+WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 # Where it is set, each of some hundred processes would compile all of Fiefdom, and each worker all tests, anew.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -23,7 +25,7 @@ demo: venv ## bare hosts on this machine, converged, serving behind their gatewa
 
 test: venv ## every test but the longest, with its lab: about 45 minutes on two cores
 	@echo 'Unit tests first, then real hosts on this machine: about 45 minutes on two cores. The share done is in brackets.'
-	$(VENV)/bin/pytest -q --numprocesses auto --dist worksteal tests/unit
+	$(VENV)/bin/pytest -q --numprocesses $(WORKERS) --dist worksteal tests/unit
 	$(VENV)/bin/pytest --verbose --durations 15 --numprocesses 2 --dist loadfile --no-loadscope-reorder \
 	  -m '$(EVERYDAY) and not hosts' tests/lab
 	$(VENV)/bin/pytest --verbose --durations 15 -m '$(EVERYDAY) and hosts' tests/lab
@@ -37,8 +39,8 @@ proof: venv ## every planned event, loss and lock-out, the longest ones too: mor
 	  tests/lab/test_tutorial.py tests/lab/test_doctor.py tests/lab/test_lab_hosts.py tests/lab/test_laptop.py \
 	  tests/lab/test_volumes.py
 
-check: lint ## the inner loop: lint, types and the tests that need no Docker; about four minutes on two cores
-	$(VENV)/bin/pytest -q --numprocesses auto --dist worksteal --durations 5 tests/unit
+check: lint ## the inner loop: lint, types and the tests that need no Docker; about three minutes on two cores
+	$(VENV)/bin/pytest -q --numprocesses $(WORKERS) --dist worksteal --durations 5 tests/unit
 
 # mypy has one core to itself, and lets none of the others wait. The output of each is in one piece.
 lint: venv ## what CI checks without running anything

@@ -58,4 +58,5 @@ def shown(value: object) -> str:
 
 def printable(text: str) -> str:
     """``text`` as one line that any terminal can print."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
+    line = " ".join(text.split())
+    return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import yaml
+
+_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
 VALID: dict[str, Any] = {
     "cluster": "test",
     "network": {"cidr": "10.0.0.0/24", "admin_cidrs": ["10.0.0.1/32"]},
@@ -44,6 +48,11 @@ services:
     instances: 2
 """
 """A small one as a person writes it; tests know its lines."""
+
+
+def as_yaml(data: Any) -> str:
+    """The YAML of plain data; libyaml writes it in a fifth of the time, where it is there."""
+    return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
 def changed(changes: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from functools import lru_cache
 from typing import Any
 
 from fiefdom.converge.run import Known
@@ -12,7 +14,13 @@ APPS = ("app1", "app2", "app3", "app4")
 
 
 def known(version: str = OLD, soak_s: float = 2.0, **changes: Any) -> Known:
-    """A cluster of two gateways and four app hosts with two instances each."""
+    """A cluster of two gateways and four app hosts with two instances each; the very same for the same arguments."""
+    return _known(version, soak_s, json.dumps(changes))
+
+
+@lru_cache(maxsize=64)
+def _known(version: str, soak_s: float, text: str) -> Known:
+    changes = json.loads(text)
     hosts = {
         name: {"address": f"10.1.0.{30 + i}", "groups": ["app_hosts"], "services": {"predictor": {"instances": 2}}}
         for i, name in enumerate(APPS)

@@ -6,10 +6,12 @@ import base64
 import json
 import re
 import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -640,14 +642,7 @@ class SimulatedHosts:
             raise broken_off(name)
 
     def _read(self, name: str, text: str, paths: Sequence[str]) -> tuple[bool, str, str]:
-        own = [self.root / f"{name}-{number}" for number in range(len(paths))]
-        for path, copy in zip(paths, own, strict=True):
-            copy.unlink(missing_ok=True)
-            if path in self.hosts[name].contents:
-                copy.write_bytes(self.hosts[name].contents[path])
-        command = ["sh", "-c", text, "fiefdom", *map(str, own)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return done.returncode == 0, done.stdout, done.stderr
+        return _said_of(text, tuple(self.hosts[name].contents.get(path) for path in paths))
 
     def shell(self, name: str, argv: Iterable[str]) -> tuple[bool, str, str]:
         """What Serf is asked and told; every other command is taken for the one that asks a gateway how it is."""
@@ -764,8 +759,35 @@ class SimulatedHosts:
         return container.rpartition("-")[0] == service and not container.endswith(FAILED)
 
 
+@lru_cache(maxsize=256)  # it says the same of the same files
+def _said_of(text: str, contents: tuple[bytes | None, ...]) -> tuple[bool, str, str]:
+    """What a script that only reads says, with a file of each content as its arguments; None is one that is missing."""
+    with tempfile.TemporaryDirectory() as folder:
+        own = [Path(folder, str(number)) for number in range(len(contents))]
+        for path, content in zip(own, contents, strict=True):
+            if content is not None:
+                path.write_bytes(content)
+        command = ["sh", "-c", text, "fiefdom", *map(str, own)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode == 0, done.stdout, done.stderr
+
+
+_CONVERGED: dict[int, SimulatedHosts] = {}
+_CONVERGED_MAX = 16
+
+
 def converged(known: run.Known, root: Path) -> SimulatedHosts:
     """The hosts of a cluster, all as its inventory says."""
+    if id(known) not in _CONVERGED:
+        while len(_CONVERGED) >= _CONVERGED_MAX:
+            del _CONVERGED[next(iter(_CONVERGED))]
+        _CONVERGED[id(known)] = _converged(known, root)  # which keeps `known`, so that no other one gets its id
+    hosts = copied(_CONVERGED[id(known)])
+    hosts.root = root
+    return hosts
+
+
+def _converged(known: run.Known, root: Path) -> SimulatedHosts:
     hosts = SimulatedHosts(known, root)
     for name in known.cluster.hosts:
         hosts.hosts[name] = SimulatedHost(HostState(), dict(known.identities), Snapshot(0, "debian", "trixie"))
@@ -783,6 +805,25 @@ def bring(hosts: SimulatedHosts, known: run.Known, hold: tuple[str, ...] | None 
         host.state = wanted.state
         for phase in steps.phases(wanted.due):
             hosts.run(name, phase)
+
+
+def copied(hosts: SimulatedHosts) -> SimulatedHosts:
+    """The same hosts once more, to take another course. What never changes is shared, which a deep copy copies."""
+    return _copied(hosts)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Counter):
+        return Counter(value)
+    if isinstance(value, dict):
+        return {key: _copied(each) for key, each in value.items()}
+    if isinstance(value, list | set):
+        return type(value)(map(_copied, value))
+    if isinstance(value, SimulatedHosts | SimulatedHost | Snapshot | Kept):
+        found = object.__new__(type(value))
+        found.__dict__.update(_copied(value.__dict__))
+        return found
+    return value  # a number, a text, a tuple or a frozen value of these, a function
 
 
 def dying(hosts: SimulatedHosts, *dead: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,13 +42,18 @@ def sources() -> dict[str, str]:
     return found
 
 
+@cache  # almost all is the same in every case
+def imports_in(text: str) -> tuple[ast.Import | ast.ImportFrom, ...]:
+    return tuple(node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom))
+
+
 def imports(name: str, text: str, known: Iterable[str]) -> set[str]:
     """What a module imports: dotted names inside the library, and top names of everything else."""
     found = set()
-    for node in ast.walk(ast.parse(text)):
+    for node in imports_in(text):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{name} imports relatively"
             inner = [f"{node.module}.{alias.name}" for alias in node.names]
             found |= {full if full.removeprefix("fiefdom.") in known else str(node.module) for full in inner}

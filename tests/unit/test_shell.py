@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-_finder = [sys.executable, str(Path(__file__).parents[1] / "helpers" / "shell_constants.py")]
-SCRIPTS: dict[str, str] = json.loads(subprocess.run(_finder, capture_output=True, text=True, check=True).stdout)
+from helpers import forked
+
+_finder = Path(__file__).parents[1] / "helpers" / "shell_constants.py"
+SCRIPTS: dict[str, str] = json.loads(forked.run(_finder.read_text()).stdout)
 
 
 def test_the_scripts_are_found() -> None:

@@ -22,7 +22,7 @@ if grep -q '"keyring_file"' "$1"; then
   sed -n 's/^ *"\([^"]*\)",\{0,1\}$/\1/p' "$2"
 else
   sed -n 's/^ *"encrypt_key": "\([^"]*\)",\{0,1\}$/\1/p' "$1"
-fi | while IFS= read -r key; do printf '%s' "$key" | sha256sum | cut -c 1-64; done
+fi | while IFS= read -r key; do hash=$(printf '%s' "$key" | sha256sum); echo "${hash%% *}"; done
 """
 
 

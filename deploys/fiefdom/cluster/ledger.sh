@@ -10,7 +10,7 @@
 set -u
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 verb=$1 folder=$2 token=${3:--} seen=${4:--}
-lock=$folder/lock audit=$folder/audit.jsonl
+lock=$folder/lock audit=$folder/audit.jsonl owner=
 umask 077
 
 fail() {
@@ -19,14 +19,16 @@ fail() {
 }
 
 # Its line less what this gateway's clock added, so that whoever wrote it knows the token before an answer comes.
-token_of_lock() {
-    [ -e "$lock" ] || { echo - && return; }
-    sed '1s/^{"since":"[^"]*",/{/' "$lock" 2>/dev/null | sha256sum | cut -c 1-64
+look() { # sets `owner`
+    owner=-
+    [ -e "$lock" ] || return 0
+    owner=$(sed '1s/^{"since":"[^"]*",/{/' "$lock" 2>/dev/null | sha256sum)
+    owner=${owner%% *}
 }
 
 seen_of_lock() { stat -c %.Y "$lock" 2>/dev/null || echo -; }
 
-is_expected() { [ "$(token_of_lock)" = "$token" ] && { [ "$seen" = - ] || [ "$(seen_of_lock)" = "$seen" ]; }; }
+is_expected() { look && [ "$owner" = "$token" ] && { [ "$seen" = - ] || [ "$(seen_of_lock)" = "$seen" ]; }; }
 
 # Time comes from this host's clock: operators' clocks differ.
 stamped() { # key
@@ -36,12 +38,14 @@ stamped() { # key
 
 take() {
     is_expected || return 0
+    owner=
     stamped since >"$lock.new" && sync -d "$lock.new" && mv -fT "$lock.new" "$lock" && sync "$folder" ||
         fail "$lock cannot be written"
 }
 
 beat() {
-    [ "$(token_of_lock)" != "$token" ] || touch "$lock"
+    look
+    [ "$owner" != "$token" ] || touch "$lock"
 }
 
 release() {
@@ -60,21 +64,29 @@ append() {
         fail "$audit cannot be written"
 }
 
-plain() { tr -c '\n -~' '?'; }
-
 # The time comes last: an answer without it broke off.
 tell() {
-    [ ! -e "$lock" ] || printf 'lock\t%s\t%s\t%s\n' "$(token_of_lock)" "$(seen_of_lock)" \
-        "$(head -c 4096 "$lock" 2>/dev/null | head -n 1 | plain)"
-    printf 'now\t%s\t%s\n' "$(date +%s.%N)" "$(cut -d . -f 1 /proc/uptime)"
+    if [ -e "$lock" ]; then
+        [ "${owner:--}" != - ] || look
+        line=
+        IFS= read -r line 2>/dev/null <"$lock"
+        # What is as it should be starts no program.
+        case ${#line},$line in
+        [0-9][0-9][0-9][0-9]* | *[!\ -~]*) line=$(head -c 4096 "$lock" 2>/dev/null | sed 's/[^ -~]/?/g; q') ;;
+        esac
+        printf 'lock\t%s\t%s\t%s\n' "$owner" "$(seen_of_lock)" "$line"
+    fi
+    read -r up _ </proc/uptime
+    printf 'now\t%s\t%s\n' "$(date +%s.%N)" "${up%%.*}"
 }
 
 case $verb in
 show)
-    [ ! -e "$audit" ] || tail -c 4194304 "$audit" | tail -n "$token" | plain | sed 's/^/entry\t/'
+    [ "$token" = 0 ] || [ ! -e "$audit" ] ||
+        tail -c 4194304 "$audit" | tail -n "$token" | sed 's/[^ -~]/?/g; s/^/entry\t/'
     ;;
 take | beat | release | append)
-    (umask 022 && mkdir -p "${folder%/*}") && mkdir -p -m 0700 "$folder" || fail "$folder cannot be created"
+    [ -d "$folder" ] || { (umask 022 && mkdir -p "${folder%/*}") && mkdir -p -m 0700 "$folder"; } || fail "$folder cannot be created"
     exec 9>"$folder/guard" && flock -w 5 9 || fail "$folder/guard: another command has held it for 5 s"
     "$verb"
     ;;

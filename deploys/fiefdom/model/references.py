@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 HUB = "docker.io"
 """The registry of names that begin with none."""
@@ -65,6 +66,7 @@ class Reference:
         return (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
 
 
+@lru_cache(maxsize=1024)  # hosts have the same few names
 def parse(text: str) -> Reference:
     """The reference that ``text`` writes; ValueError for what Docker would not take for one."""
     found = re.fullmatch(rf"(?P<name>.+?)(?::(?P<tag>{_TAG}))?(?:@(?P<digest>{_DIGEST}))?", text)
@@ -86,6 +88,7 @@ def _split(name: str) -> tuple[str, str, bool]:
     return domain, path, named
 
 
+@lru_cache(maxsize=1024)
 def familiar(text: str) -> str:
     """``text`` as Docker prints it; as it is, where it is no reference."""
     try:

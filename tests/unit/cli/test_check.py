@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from fiefdom import inventory
+from helpers import forked
 
 ROOT = Path(__file__).parents[3]
 FIEFDOM = Path(sys.executable).with_name("fiefdom")
@@ -19,14 +20,13 @@ LAB = (ROOT / "inventories/lab.yaml").read_text().replace("    build: ../images/
 
 
 def fiefdom(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(FIEFDOM), *arguments], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
+    return forked.fiefdom(*arguments, cwd=folder)
 
 
 @pytest.mark.parametrize("name", ["lab.yaml", "lab.py", "production.example.yaml", "python.example.py"])
 def test_the_inventories_of_the_repository_are_fine(name: str) -> None:
-    done = fiefdom("check", f"inventories/{name}")
+    command = [str(FIEFDOM), "check", f"inventories/{name}"]
+    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(
         rf"inventories/{re.escape(name)} is fine: \d+ gateways?, \d+ app hosts, \d+ services?, \d+ instances.\n",

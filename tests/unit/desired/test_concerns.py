@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jinja2
 import pytest
 
-from fiefdom.desired.concerns import ALL, BY_DEBIAN, CONCERNS, state_of, states_of
+from fiefdom.desired.concerns import ALL, BY_DEBIAN, BY_TURN, CONCERNS, state_of, states_of
+from fiefdom.desired.context import Context
 from fiefdom.desired.state import CODENAMES, HostState, Package
-from helpers.example import INVENTORY, context
+from fiefdom.model import Secrets
+from helpers.example import GOSSIP_KEY, INVENTORY, context
 
 RICH: dict[str, Any] = {
     "ssh": {"crypto": "pq", "allow_users": ["operator"], "user": "operator"},
@@ -20,15 +24,43 @@ RICH: dict[str, Any] = {
 }
 
 
+def made(context: Context, concerns: Sequence[str] = ALL) -> HostState:
+    """What the concerns say themselves, with nothing that is remembered."""
+    return HostState.together(CONCERNS[name](context) for name in concerns)
+
+
+@pytest.mark.parametrize("changes", [{}, RICH], ids=["plain", "rich"])
+@pytest.mark.parametrize("host", INVENTORY["hosts"])
+def test_a_turn_in_a_release_is_seen_by_those_that_say_so_alone(host: str, changes: dict[str, Any]) -> None:
+    """In what is remembered nothing of another turn, Debian, host, cluster or secret is found."""
+    plain = context(host, **changes)
+    running = {"predictor": "0.9", "web": "6"}
+    held = [
+        replace(plain, running=running),
+        replace(plain, running=running, checks={"predictor": 1000, "web": 500}),
+        replace(plain, going=(8090, 8091)),
+        replace(plain, running=running, codename="trixie"),
+        replace(plain, secrets=Secrets(GOSSIP_KEY[::-1])),
+        replace(plain, cluster=plain.cluster.model_copy(update={"time_servers": ("10.9.9.9",)})),
+        replace(plain, name="app2" if host == "app1" else "app1"),
+    ]
+    for context_ in held[:3]:
+        assert {name for name in CONCERNS if CONCERNS[name](context_) != CONCERNS[name](plain)} <= set(BY_TURN)
+    for context_ in (plain, *held, plain):
+        assert state_of(context_) == made(context_)
+    (asked,) = {id(state_of(replace(plain))), id(state_of(plain))}
+    assert asked == id(state_of(plain))
+
+
 @pytest.mark.parametrize("changes", [{}, RICH], ids=["plain", "rich"])
 @pytest.mark.parametrize("host", INVENTORY["hosts"])
 def test_one_state_does_for_both_debians_but_for_those_that_say_otherwise(host: str, changes: dict[str, Any]) -> None:
     bookworm, trixie = (context(host, codename, **changes) for codename in CODENAMES)
     assert [name for name in CONCERNS if CONCERNS[name](bookworm) != CONCERNS[name](trixie)] == list(BY_DEBIAN)
     found = states_of(bookworm.cluster, host, bookworm.secrets)
-    assert found == {"bookworm": state_of(bookworm), "trixie": state_of(trixie)}
+    assert found == {"bookworm": made(bookworm), "trixie": made(trixie)}
     some = ("serf", "sshd")
-    assert states_of(bookworm.cluster, host, bookworm.secrets, some)["trixie"] == state_of(trixie, some)
+    assert states_of(bookworm.cluster, host, bookworm.secrets, some)["trixie"] == made(trixie, some)
     assert list(CONCERNS) == list(ALL)
 
 

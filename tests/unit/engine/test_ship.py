@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from helpers import forked
 
 # A process of its own: engine patches the standard library for everything that is imported after it. The hosts are
 # sshd's of paramiko that run what they are told, `docker` is a script at both ends.
@@ -89,6 +90,7 @@ try:
 except HostErrors as error:
     print(*error.each, sep="\\n")
 assert state not in engine._fanouts
+sys.stdout.flush()
 os._exit(0)
 """
 DOCKER = """#!/bin/sh
@@ -118,7 +120,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def shipped(folder: Path, *names: str) -> list[str]:
     """Ship to hosts; what is said of those that failed, once it is sure that all others have the image."""
-    done = subprocess.run([sys.executable, "-c", HOSTS, *names], capture_output=True, text=True, check=False)
+    done = forked.run(HOSTS, *names, timeout_s=300)
     if (folder / "hung").exists():
         subprocess.run(["kill", (folder / "hung").read_text().strip()], check=True)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from fiefdom import inventory
 from fiefdom.inventory.written import Mistakes
-from helpers.inventories import changed
+from helpers.inventories import as_yaml, changed
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +33,7 @@ def told(text: str = "", files: dict[str, str] | None = None) -> list[str]:
 
 
 def dumped(changes: dict[str, Any]) -> str:
-    return str(yaml.safe_dump(changed(changes), sort_keys=False))
+    return as_yaml(changed(changes))
 
 
 # Each alone is one mistake; any two that touch different keys are two.

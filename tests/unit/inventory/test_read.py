@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +24,7 @@ from fiefdom.errors import FiefdomError
 from fiefdom.inventory import groups, read
 from fiefdom.model import Cluster
 from helpers import forked
-from helpers.inventories import TEXT, VALID, changed
+from helpers.inventories import TEXT, VALID, as_yaml, changed
 
 ROOT = Path(__file__).parents[3]
 INVENTORIES = ROOT / "inventories"
@@ -361,6 +363,14 @@ def test_a_mistake_in_group_data_names_its_own_file(name: str, text: str, says: 
 # pyinfra.
 
 
+@functools.cache
+def all_connectors() -> Callable[[], dict[str, Any]]:
+    """What pyinfra calls for each inventory twice; each time it reads what every package here says of itself."""
+    from pyinfra.api.connectors import get_all_connectors
+
+    return functools.cache(get_all_connectors)
+
+
 def through_pyinfra(groups: dict[str, Any], group_data: dict[str, dict[str, Any]] | None = None) -> Cluster:
     """The cluster of the groups as pyinfra's own inventory, made with its API, has them."""
     from pyinfra.api.inventory import Inventory  # slow, and only here
@@ -368,9 +378,12 @@ def through_pyinfra(groups: dict[str, Any], group_data: dict[str, dict[str, Any]
     data = group_data or {}
     everyone, own = groups["all"] if isinstance(groups["all"], tuple) else (groups["all"], {})
     others = {name: hosts for name, hosts in groups.items() if name != "all"}
-    found = Inventory(
-        (everyone, {**own, **data.get("all", {})}), **{n: (hosts, data.get(n, {})) for n, hosts in others.items()}
-    )
+    all_hosts = (everyone, {**own, **data.get("all", {})})
+    found_once = all_connectors()
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("inventory", "connectors"):
+            patch.setattr(f"pyinfra.api.{module}.get_all_connectors", found_once)
+        found = Inventory(all_hosts, **{n: (hosts, data.get(n, {})) for n, hosts in others.items()})
     hosts = {host.name: (list(host.groups), found.get_host_data(host.name)) for host in found}
     return read.cluster_of(hosts, found.group_data, found.data)
 
@@ -652,6 +665,34 @@ environments = st.dictionaries(
     st.from_regex(r"[A-EG-Z_][A-Z0-9_]{0,8}", fullmatch=True), texts | st.integers(-(10**9), 10**9), max_size=3
 )
 limits = st.fixed_dictionaries({}, optional={"memory_mib": st.integers(16, 4096), "cpus": st.floats(0.1, 64)})
+# Out here, for to make a strategy takes longer than to draw from it.
+images = st.from_regex(r"[a-z]{1,8}", fullmatch=True)
+versions = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,10}", fullmatch=True)
+of_a_service = st.fixed_dictionaries(
+    {},
+    optional={
+        "environment": environments,
+        "limits": limits,
+        "command": st.lists(texts, max_size=2),
+        "x-note": st.none() | texts,
+    },
+)
+override = st.fixed_dictionaries(
+    {}, optional={"instances": st.integers(1, 60), "environment": environments, "limits": limits}
+)
+of_a_host: dict[str, Any] = {
+    "ssh": st.fixed_dictionaries({}, optional={"user": st.sampled_from(["root", "operator"])}),
+    "sysctls": st.dictionaries(st.sampled_from(["net.a", "net.b"]), st.integers(0, 9), max_size=2),
+}
+of_a_gateway = st.fixed_dictionaries({}, optional=of_a_host)
+of_a_cluster = st.fixed_dictionaries(
+    {},
+    optional={
+        "ssh": st.fixed_dictionaries({"key": st.sampled_from(["~/k", "../k", "/k"])}),
+        "docker": st.fixed_dictionaries({"log_max_file": st.integers(1, 100)}),
+        "registry": st.just({"server": "registry.example.org:5000/team"}),
+    },
+)
 
 
 @st.composite
@@ -663,61 +704,35 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
     services: dict[str, Any] = {}
     for i, name in enumerate(service_names):
         services[name] = {
-            "image": "team/" + draw(st.from_regex(r"[a-z]{1,8}", fullmatch=True)),
-            "version": draw(st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,10}", fullmatch=True)),
+            "image": "team/" + draw(images),
+            "version": draw(versions),
             "base_port": 10000 + 2000 * i,
             "route": {"path_prefix": f"/{name}"},
             "instances": draw(st.integers(1, 30)),
         }
-        services[name] |= draw(
-            st.fixed_dictionaries(
-                {},
-                optional={
-                    "environment": environments,
-                    "limits": limits,
-                    "command": st.lists(texts, max_size=2),
-                    "x-note": st.none() | texts,
-                },
-            )
-        )
+        services[name] |= draw(of_a_service)
+    runs = {"services": st.dictionaries(st.sampled_from(service_names), override, max_size=2)}
+    of_an_app_host = st.fixed_dictionaries({}, optional=of_a_host | runs)
     hosts: dict[str, Any] = {}
     for i, name in enumerate(host_names):
         gateway = i < gateway_count
         hosts[name] = {"address": f"10.7.0.{i + 1}", "groups": ["gateways" if gateway else "app_hosts"]}
         if draw(st.booleans()):
             hosts[name]["groups"].append(draw(st.sampled_from(["large", "small"])))
-        override = st.fixed_dictionaries(
-            {}, optional={"instances": st.integers(1, 60), "environment": environments, "limits": limits}
-        )
-        optional: dict[str, Any] = {
-            "ssh": st.fixed_dictionaries({}, optional={"user": st.sampled_from(["root", "operator"])}),
-            "sysctls": st.dictionaries(st.sampled_from(["net.a", "net.b"]), st.integers(0, 9), max_size=2),
-        }
-        if not gateway:
-            optional["services"] = st.dictionaries(st.sampled_from(service_names), override, max_size=2)
-        hosts[name] |= draw(st.fixed_dictionaries({}, optional=optional))
+        hosts[name] |= draw(of_a_gateway if gateway else of_an_app_host)
     raw: dict[str, Any] = {
         "cluster": draw(names),
         "network": {"cidr": "10.7.0.0/16", "admin_cidrs": ["10.7.255.1/32"]},
         "hosts": hosts,
         "services": services,
     }
-    return raw | draw(
-        st.fixed_dictionaries(
-            {},
-            optional={
-                "ssh": st.fixed_dictionaries({"key": st.sampled_from(["~/k", "../k", "/k"])}),
-                "docker": st.fixed_dictionaries({"log_max_file": st.integers(1, 100)}),
-                "registry": st.just({"server": "registry.example.org:5000/team"}),
-            },
-        )
-    )
+    return raw | draw(of_a_cluster)
 
 
 @PROPERTY
 @given(inventories())
 def test_a_valid_inventory_is_taken_and_its_ports_are_disjoint(raw: dict[str, Any]) -> None:
-    Path("any.yaml").write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
+    Path("any.yaml").write_text(as_yaml(raw))
     cluster = inventory.load("any.yaml")
     for name in cluster.hosts:
         ports = [instance.port for instance in cluster.instances(name)]
@@ -727,7 +742,7 @@ def test_a_valid_inventory_is_taken_and_its_ports_are_disjoint(raw: dict[str, An
     assert cluster == Cluster.model_validate({**raw, "base_dir": str(Path.cwd())})
     # A cluster says all that there is to say of itself.
     again = {k: v for k, v in cluster.model_dump(mode="json").items() if k != "base_dir"}
-    Path("again.yaml").write_text(yaml.safe_dump(again, sort_keys=False))
+    Path("again.yaml").write_text(as_yaml(again))
     assert inventory.load("again.yaml") == cluster
 
 
@@ -751,7 +766,7 @@ group_data = st.fixed_dictionaries(
 @PROPERTY
 @given(inventories(), group_data)
 def test_the_way_through_pyinfra_changes_nothing(raw: dict[str, Any], data: dict[str, dict[str, Any]]) -> None:
-    Path("any.yaml").write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
+    Path("any.yaml").write_text(as_yaml(raw))
     Path("group_data").mkdir(exist_ok=True)
     for group in ("all", "large", "small", "app_hosts"):
         lines = [f"{name} = {value!r}\n" for name, value in data.get(group, {}).items()]
@@ -763,7 +778,7 @@ def test_the_way_through_pyinfra_changes_nothing(raw: dict[str, Any], data: dict
 @PROPERTY
 @given(inventories())
 def test_a_python_inventory_says_the_same_as_yaml(raw: dict[str, Any]) -> None:
-    Path("any.yaml").write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
+    Path("any.yaml").write_text(as_yaml(raw))
     everywhere = {k: v for k, v in raw.items() if k != "hosts"} | {"base_dir": str(Path.cwd())}
     groups: dict[str, Any] = {
         "all": ([(n, {k: v for k, v in h.items() if k != "groups"}) for n, h in raw["hosts"].items()], everywhere)

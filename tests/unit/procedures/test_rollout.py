@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import copy
 import itertools
 import json
 import re
@@ -30,7 +29,7 @@ from fiefdom.procedures.rollout import Report, RolloutError, Wish
 from fiefdom.procedures.turn import Heard
 from helpers.clock import Clock, stopped
 from helpers.released import APPS, NEW, OLD, Said, known
-from helpers.simulated import BROKEN_OFF, SimulatedHosts, Trouble, answer, bring, converged
+from helpers.simulated import BROKEN_OFF, SimulatedHosts, Trouble, answer, bring, converged, copied
 
 
 @pytest.fixture
@@ -439,7 +438,7 @@ STEPS = len(TURN)
 
 def fresh(tmp_path: Path) -> SimulatedHosts:
     """Hosts before a release."""
-    hosts = copy.deepcopy(TEMPLATE)
+    hosts = copied(TEMPLATE)
     hosts.root = tmp_path
     return hosts
 
@@ -474,7 +473,7 @@ def test_a_turn_that_fails_anywhere_leaves_every_host_wholly_old_or_new(
     wanted = rollout.prepare(before.known, before, frozenset({"predictor"}), Wish())
     rollout.ship(before, wanted, lambda *_: None)
     for step, keep in itertools.product(KINDS.values(), (False, True)):
-        hosts = copy.deepcopy(before)
+        hosts = copied(before)
         hosts.log.clear()
         hosts.trouble["app2"] = Trouble(kind, step)
         error = run(hosts, wanted, keep)
@@ -742,7 +741,7 @@ def test_an_operator_who_goes_away_at_any_word_leaves_whole_hosts(tmp_path: Path
     wanted = rollout.prepare(before.known, before, frozenset({"predictor"}), Wish())
     rollout.ship(before, wanted, lambda *_: None)
     for moment in itertools.count():
-        hosts, words = copy.deepcopy(before), itertools.count()
+        hosts, words = copied(before), itertools.count()
 
         def tell(who: str, what: str, moment: int = moment, words: Any = words) -> None:
             if next(words) == moment:

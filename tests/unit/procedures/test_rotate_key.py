@@ -329,8 +329,11 @@ def test_a_degraded_cluster_is_refused(hosts: SimulatedHosts) -> None:
 
 
 def test_a_service_that_runs_on_one_host_is_refused_unless_forced(hosts: SimulatedHosts) -> None:
-    services = hosts.known.cluster.hosts["app2"].services
-    services["predictor"] = services["predictor"].model_copy(update={"instances": 0})
+    cluster = hosts.known.cluster
+    app2 = cluster.hosts["app2"]
+    none = {"predictor": app2.services["predictor"].model_copy(update={"instances": 0})}
+    others = cluster.hosts | {"app2": app2.model_copy(update={"services": app2.services | none})}
+    hosts.known = replace(hosts.known, cluster=cluster.model_copy(update={"hosts": others}))
     converge_all(hosts)
     assert "predictor runs on app1 only" in refusal(hosts)
     rotate(hosts, force=True)
