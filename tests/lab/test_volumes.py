@@ -129,7 +129,8 @@ def keeper(_keeper: Keeper) -> Iterator[Keeper]:
 
 
 def test_a_container_has_what_the_inventory_says_and_can_write_in_its_volume_alone(keeper: Keeper) -> None:
-    assert keeper.site.plan(keeper.inventory())[0] == 0
+    code, changes = keeper.site.plan(keeper.inventory())
+    assert code == 0, changes
     for host in HOSTS:
         for port in PORTS:
             assert keeper.inside(host, port, f"cat {CONF}") == f"one {host} {port}\nof lab"

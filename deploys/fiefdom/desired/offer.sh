@@ -17,8 +17,9 @@ made_dir=/run/fiefdom/offers
 container=/usr/local/lib/fiefdom/container
 # How long the only gateway's agent may take to come back before it is believed that there is no gateway.
 no_gateway_s=5
-# How long the host's own agent may take to come back.
+# How long the host's own agent may take to come back, and to find a gateway when it has just been started.
 agent_s=10
+join_gateway_s=2
 
 # Why it ends is an error in the journal, as container.sh tells it.
 die() {
@@ -139,26 +140,31 @@ list_gateways() {
 }
 
 # One question of this host at a time: Serf may give two of the same moment one number, and then loses an answer. It waits
-# out its time also where all have answered; a gateway that is busy gets more of it.
+# out its time also where all have answered; a gateway that is busy gets more of it. Whom the agent knows comes first, in
+# the same breath: a program's start in a container takes longer than its answer.
 ask() { # word payload
   (
     flock 8
-    serf query -no-ack -timeout="${patience_ms}ms" -tag role=gateway "fiefdom-$1" "$2"
-  ) 8> "$made_dir/.ask" | grep '^Response from '
+    # shellcheck disable=SC2016 # the container's shell expands it
+    timeout 5 docker exec serf-agent sh -c 'serf members -status="alive|leaving" -tag role=gateway -format=text &&
+      echo -- && serf query -no-ack -timeout="$1" -tag role=gateway "$2" "$3"' sh "${patience_ms}ms" "fiefdom-$1" "$2"
+  ) 8> "$made_dir/.ask" 2> /dev/null
 }
 
 # Asks every gateway that is there until all answer with the one word, or the time is up. That none is there is an
 # agreement only after some seconds.
 until_all_say() { # word payload timeout_s none_s
-  patience_ms=200
+  # An agent tells others every 200 ms.
+  patience_ms=250
   began_s=$(now_s)
   deadline_s=$((began_s + $3))
   while :; do
-    # An agent that does not answer is no agreement.
-    members=$(list_gateways) || members='no answer'
-    gateways=$(printf '%s\n' "$members" | grep -c .)
-    answers=$(ask "$1" "$2")
+    said=$(ask "$1" "$2")
     [ "$patience_ms" -ge 1600 ] || patience_ms=$((patience_ms * 2))
+    # An agent that does not answer is no agreement.
+    members=$(printf '%s\n' "$said" | grep -qx -e -- && printf '%s\n' "$said" | sed '/^--$/,$d') || members='no answer'
+    gateways=$(printf '%s\n' "$members" | grep -c .)
+    answers=$(printf '%s\n' "$said" | sed '1,/^--$/d' | grep '^Response from ')
     agreed=$(printf '%s\n' "$answers" | grep -c ": $1\$")
     if [ "$gateways" -gt 0 ] || [ "$(now_s)" -ge $((began_s + $4)) ]; then
       [ "$agreed" -lt "$gateways" ] || return 0
@@ -175,7 +181,7 @@ until_all_say() { # word payload timeout_s none_s
 
 # It has just been asked to start: until it has joined, it knows no gateway that could be asked.
 await_gateway() {
-  deadline_s=$(($(now_s) + 2))
+  deadline_s=$(($(now_s) + join_gateway_s))
   until list_gateways | grep -q .; do
     [ "$(now_s)" -lt "$deadline_s" ] || return 1
     sleep 0.1
@@ -241,7 +247,7 @@ make() {
       die "$made_dir/$service.offer cannot be written"
     tell_agent -set "svc:$service=$word"
   ) || die "$service is not offered: the host's Serf agent does not answer"
-  ! await_gateway || until_all_say serving "$host $service $count" "$join_timeout_s" 0
+  until_all_say serving "$host $service $count" "$join_timeout_s" "$join_gateway_s"
   why=$(why_not)
   tell_state "offered: $count of $wanted instances are healthy${why:+, $why}"
   [ "$count" = "$wanted" ] || printf '%s is offered by %s of its %s instances: %s\n' "$service" "$count" "$wanted" "$why" >&2

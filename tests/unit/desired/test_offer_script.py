@@ -18,10 +18,13 @@ from helpers.programs import with_constants
 
 NO_GATEWAY_S = 2
 AGENT_S = 3
-# As `docker exec serf-agent serf ...`: the agent's tags are lines of a file, so that a test sees what it was told.
 DOCKER = """#!/bin/sh
+shift 2
+exec "$@"
+"""
+# In the agent's container: its tags are lines of a file, so that a test sees what it was told.
+SERF = """#!/bin/sh
 [ ! -e {root}/dead ] || exit 1
-shift 3
 case $1 in
   tags)
     echo "$*" >>{root}/told
@@ -64,7 +67,7 @@ class Host:
 
     def __init__(self, root: Path, **settings: int) -> None:
         self.root = root
-        for name, text in (("docker", DOCKER), ("container", CONTAINER), ("systemctl", SYSTEMCTL)):
+        for name, text in (("docker", DOCKER), ("serf", SERF), ("container", CONTAINER), ("systemctl", SYSTEMCTL)):
             (root / name).write_text(text.format(root=root))
             (root / name).chmod(0o755)
         for name in ("tags", "told", "asked", "answering"):
