@@ -51,11 +51,11 @@ class Supervised:
         web = Container("web", "web.service", "instance", "team/web:7", (), config=(file.path,))
         (self.root / "web.conf").write_bytes(conf_file(web, HostState(files=(replace(file, serves=True),))).content)
 
-    def start(self) -> list[str]:
-        """What the unit's start asked of docker."""
+    def start(self, *under: str) -> list[str]:
+        """What the unit's start asked of docker, ``under`` a program that runs it."""
         (self.root / "log").write_text("")
         env = os.environ | {"PATH": f"{self.root / 'bin'}:{os.environ['PATH']}"}
-        words = ["sh", str(self.root / "container"), "run", "web"]
+        words = [*under, "sh", str(self.root / "container"), "run", "web"]
         done = subprocess.run(words, env=env, capture_output=True, text=True, check=False, timeout=20)
         assert done.returncode == 0, done.stderr
         return (self.root / "log").read_text().splitlines()
@@ -100,3 +100,13 @@ def test_other_content_is_another_container(web: Supervised) -> None:
     web.file.write_text("next\n")
     web.wants(b"next\n")
     assert (web.start(), web.edited) == (["removed", "started"], False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be without what makes it root")
+def test_what_the_units_sandbox_keeps_from_it_is_not_taken_for_edited(web: Supervised) -> None:
+    """A secret is its reader's alone, and the unit has no capability to read it all the same."""
+    web.file.chmod(0o400)
+    os.chown(web.file, 990, 990)
+    sandbox = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+    assert subprocess.run([*sandbox, "cat", str(web.file)], capture_output=True, check=False).returncode != 0
+    assert (web.start(*sandbox), web.edited) == (["started"], False)
