@@ -18,11 +18,16 @@ from dataclasses import dataclass, field
 COLUMNS, ROWS = 100, 30
 
 OWN = """
-import fcntl, os, termios
+import fcntl, os, signal, termios
+from fiefdom.engine import interrupts
 os.setsid()
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+interrupts.heed()
 """
-"""Begins a program for which the terminal at its standard input is its own, so that Ctrl-C is a signal to it."""
+"""Begins a program for which the terminal at its standard input is its own, so that Ctrl-C is a signal to it: a shell's
+background jobs, such as tests may be, ignore that signal, and so would all that they start.
+"""
 
 _SAYS = re.compile(r"\x1b\[(\??)([0-9;]*)([A-Za-z])|[\r\n]|[^\x1b\r\n]")
 

@@ -79,8 +79,8 @@ def shown(errors: str) -> str:
 def stream(host: Host, script: str, pieces: Iterable[bytes]) -> str:
     """Feed a root shell on the host and return what it printed; FiefdomError says why it failed.
 
-    TimeoutError where it takes nothing for `STALLED_S`, or is not at its end `UNPACKED_S` after it got the last.
-    pyinfra itself can only send text that it holds in memory.
+    What is `BROKEN` where the connection broke off; TimeoutError where it takes nothing for `STALLED_S`, or is not at
+    its end `UNPACKED_S` after it got the last. pyinfra itself can only send text that it holds in memory.
     """
     transport = host.connector.client.get_transport()  # type: ignore[attr-defined] # the SSH connector's own
     channel = transport.open_session(timeout=STALLED_S)
@@ -105,6 +105,8 @@ def stream(host: Host, script: str, pieces: Iterable[bytes]) -> str:
         status = channel.recv_exit_status()
     finally:
         channel.close()
+    if status == -1:  # the host never told how it ended
+        raise ConnectionError
     if status:
         words = " ".join(shown(error.decode(errors="replace")).split())
         raise FiefdomError(f"`{script}` failed: {words or f'exit {status}'}")
