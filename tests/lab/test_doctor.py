@@ -110,7 +110,7 @@ def test_an_apply_names_the_direction_in_which_gossip_does_not_pass(site: Site, 
     host, hook, packets, port_of, start, why = ONE_WAY[way]
     chain = f"chain one {{ type filter hook {hook} priority -10; {packets} dport 7946 drop; }}"
     with has(site, host, f"nft 'table inet theirs {{ {chain}; }}'", "nft delete table inet theirs"):
-        site.ssh("app2", "chmod 600 /etc/docker/daemon.json")
+        site.ssh("app2", "systemctl stop fiefdom-firewall")
         done = site.fiefdom("apply", LAB_YAML, "--yes")
         address = {"gw1": "10.99.0.11", "app1": "10.99.0.21"}
         assert done.returncode == 1 and "Converged" not in done.stdout, done.stdout + done.stderr

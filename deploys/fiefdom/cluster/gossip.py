@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fiefdom.cluster import members, views
@@ -35,51 +35,54 @@ class Heard:
 
 
 def require(
-    cluster: Cluster, hosts: Hosts, names: Collection[str], gateways: Collection[str], *, closely: bool = True
+    cluster: Cluster,
+    hosts: Hosts,
+    names: Collection[str],
+    gateways: Collection[str],
+    *,
+    closely: bool = True,
+    offers: bool = False,
 ) -> None:
     """Return once each app host of ``names`` is an alive member at each of ``gateways``, and these are at it, and the
-    gossip port lets both through; packets are tried as well if ``closely``, which takes half a second and more.
+    gossip port lets both through: connections, and packets as well if ``closely``, which takes half a second and more.
+    With ``offers``, all that these hosts are to offer has to be up there, too.
 
     Raises FiefdomError after `SETTLE_S` with what is missing still: host, port and direction.
     """
     names = [name for name in names if name in cluster.app_hosts]
     patience_ms = _PATIENCE_MS if closely else 0
-
-    def missing() -> list[str]:
-        nonlocal patience_ms
-        heard = _ask(cluster, hosts, names, gateways, patience_ms)
-        patience_ms = min(2 * patience_ms, _MOST_PATIENCE_MS)
-        return faults(cluster, names, gateways, heard)
-
-    _await_none(missing)
-
-
-def require_offered(cluster: Cluster, hosts: Hosts, names: Collection[str], gateways: Collection[str]) -> None:
-    """Return once all that hosts are to offer is up at each of ``gateways``. Raises FiefdomError after `SETTLE_S`."""
-    _await_none(lambda: not_offered(cluster, names, views.views_of(hosts, gateways)))
-
-
-def _await_none(missing: Callable[[], Sequence[str]]) -> None:
     for late in looks(SETTLE_S):
-        found = missing()
-        if not found:
+        heard, found = _ask(cluster, hosts, names, gateways, patience_ms)
+        missing = faults(cluster, names, gateways, heard)
+        if offers and not missing:
+            missing = not_offered(cluster, names, found)
+        if not missing:
             return
         if late:
-            more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-            raise FiefdomError("; ".join(found[:_SHOWN]) + more)
+            more = f"; and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+            raise FiefdomError("; ".join(missing[:_SHOWN]) + more)
+        patience_ms = min(2 * patience_ms, _MOST_PATIENCE_MS)
 
 
 def _ask(
     cluster: Cluster, hosts: Hosts, names: Collection[str], gateways: Collection[str], patience_ms: int
-) -> dict[str, Heard]:
+) -> tuple[dict[str, Heard], dict[str, views.View]]:
+    """What hosts and gateways say of each other, and what the gateways say of themselves."""
+    found: dict[str, views.View] = {}
+
     def ask(here: str) -> Heard:
         others = names if here in gateways else gateways
         pairs = [word for name in others if name != here for word in (name, cluster.hosts[name].address)]
         container, role = ("gateway", "app") if here in gateways else ("serf-agent", "gateway")
         arguments = [container, str(cluster.serf.port), role, str(patience_ms), *pairs]
-        return parse(hosts.script(here, SCRIPT, arguments, timeout_s=30)[1])
+        said = parse(hosts.script(here, SCRIPT, arguments, timeout_s=30)[1])
+        if here in gateways:
+            found[here] = view = views.gateway_view(hosts, here)
+            listed = None if view.silence is not None else {member.name: member.status for member in view.members}
+            said = replace(said, listed=listed)
+        return said
 
-    return hosts.on_all(ask, dict.fromkeys([*gateways, *names]) if names else ())
+    return hosts.on_all(ask, dict.fromkeys([*gateways, *names]) if names else ()), found
 
 
 def faults(

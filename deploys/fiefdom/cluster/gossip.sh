@@ -1,7 +1,8 @@
 # What a host's Serf agent says of others, and whether gossip's way to them is open. Arguments: the agent's container, the
 # gossip port, the others' role as their tags have it, how many milliseconds they may take to answer (0: they are not
 # asked), then name and address of each of them. It tells, with tabs between:
-#   members JSON      whom the agent lists, as `serf members` prints it; nothing where the agent does not answer
+#   members JSON      whom the agent lists, as `serf members` prints it; nothing where the agent does not answer. A gateway
+#                     tells that by itself
 #   closed NAME WHY   who takes no connection (TCP) from here
 #   acks JSON         who answered a query of this agent, packet (UDP) by packet, as `serf query` prints it
 # gossip.py reads it.
@@ -34,5 +35,5 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 [ "$patience_ms" = 0 ] || ask &
-printf 'members\t%s\n' "$(serf members -format=json)"
+[ "$container" = gateway ] || printf 'members\t%s\n' "$(serf members -format=json)"
 wait

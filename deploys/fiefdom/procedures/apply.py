@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from fiefdom.cluster import audit, gossip, keys, ledger, members, status, views
 from fiefdom.cluster.lock import quorum
-from fiefdom.converge import arrivals, look, old_images
+from fiefdom.converge import arrivals, guard, look, old_images
 from fiefdom.converge.carry_out import carry_out
 from fiefdom.converge.plan import HostPlan, Plan, in_order
 from fiefdom.converge.run import Hosts, Known, Say
@@ -72,8 +72,7 @@ def apply(
         _require_well(sick)
         _require_nothing_left(left)
         members.require_believed(cluster, hosts, hosts.names)
-        gossip.require(cluster, hosts, hosts.names, gateways)
-        gossip.require_offered(cluster, hosts, hosts.names, gateways)
+        gossip.require(cluster, hosts, hosts.names, gateways, closely=_touches_gossip(done), offers=True)
 
 
 def with_missed(known: Known, hosts: Hosts, wanted: Plan) -> Known:
@@ -117,8 +116,12 @@ def _gate(known: Known, hosts: Hosts, done: Plan, sick: Sequence[Sick]) -> Calla
 
 def confirm(known: Known, hosts: Hosts) -> None:
     """What an apply that has nothing to do owes still: a cluster that hears its hosts. Raises FiefdomError."""
-    gossip.require(known.cluster, hosts, hosts.names, known.gateways, closely=False)
-    gossip.require_offered(known.cluster, hosts, hosts.names, known.gateways)
+    gossip.require(known.cluster, hosts, hosts.names, known.gateways, closely=False, offers=True)
+
+
+def _touches_gossip(done: Plan) -> bool:
+    """Whether a run changed who may send packets where, or who gets them."""
+    return takes_turns(done) or any(guard.cuts_line(change) for host in done.due.hosts for change in host.changes)
 
 
 def _require_well(sick: Sequence[Sick]) -> None:

@@ -162,5 +162,9 @@ def test_a_host_tells_who_takes_no_connection_from_it(agent: Path, patience_ms: 
 
 
 def test_an_agent_that_does_not_answer_is_no_list_of_nobody(agent: Path) -> None:
-    found = run(agent, "gateway", "1", "app", "100")
-    assert found == Heard(None, {}, frozenset())
+    assert run(agent, "another", "1", "gateway", "100") == Heard(None, {}, frozenset())
+
+
+def test_whom_a_gateway_lists_is_asked_of_the_gateway_itself(agent: Path) -> None:
+    assert run(agent, "gateway", "1", "app", "0") == Heard(None, {}, None)
+    assert not (agent / "asked").exists()
