@@ -16,6 +16,8 @@ def write(path: Path, content: bytes, mode: int = 0o644) -> None:
     Raises:
         FiefdomError: it cannot be written; what was there is as it was.
     """
+    if path.exists() and not path.is_file():
+        raise FiefdomError(f"{path}: is no file that could be replaced; name another")
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with suppress(FileNotFoundError):

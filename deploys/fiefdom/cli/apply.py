@@ -92,7 +92,7 @@ def apply(
         if not as_json:
             _print(run, seen, texts)
         if wanted.due.clean:
-            procedure.confirm(known, run.session)
+            procedure.confirm(known, run.session, warn)
             return Document(document)
         procedure.require_same_key(known, run.session, wanted.due.hosts)
         if not yes and agreed is None:

@@ -73,7 +73,7 @@ def _table(rows: Sequence[laptop.Running]) -> Table:
 
 @dev.command("down", cls=Command)
 @inventory_argument
-@click.option("--volumes", is_flag=True, help="Remove the data of the middleware as well.")
+@click.option("--volumes", is_flag=True, help="Remove all volumes as well: the data of services and of middleware.")
 @json_option
 def dev_down(inventory: str, volumes: bool, **_: bool) -> Document:
     """Stop and remove what `dev up` started. Volumes stay, unless --volumes says otherwise; images stay."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fiefdom.cluster import members, views
 from fiefdom.converge.run import Hosts
-from fiefdom.errors import FiefdomError
+from fiefdom.errors import FiefdomError, Unreachable
 from fiefdom.model import Cluster
 from fiefdom.waiting import looks
-from fiefdom.wording import printable
+from fiefdom.wording import Tell, printable
 
 SCRIPT = (Path(__file__).parent / "gossip.sh").read_text()
 SETTLE_S = 30
@@ -20,6 +20,8 @@ SETTLE_S = 30
 _PATIENCE_MS = 500
 _MOST_PATIENCE_MS = 2000
 _SHOWN = 3
+_AT_ONCE = 25
+"""Hosts that ask at once: each question travels through the whole cluster's gossip."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,29 @@ def require(
     Raises FiefdomError after `SETTLE_S` with what is missing still: host, port and direction.
     """
     names = [name for name in names if name in cluster.app_hosts]
-    patience_ms = _PATIENCE_MS if closely else 0
+    some = _AT_ONCE if closely else len(names)
+    for first in range(0, len(names), some or 1):
+        _settle(cluster, hosts, names[first : first + some], gateways, _PATIENCE_MS if closely else 0, offers)
+
+
+def _settle(
+    cluster: Cluster,
+    hosts: Hosts,
+    waiting: Sequence[str],
+    gateways: Collection[str],
+    patience_ms: int,
+    offers: bool,
+) -> None:
     for late in looks(SETTLE_S):
-        heard, found = _ask(cluster, hosts, names, gateways, patience_ms)
-        missing = faults(cluster, names, gateways, heard)
-        if offers and not missing:
-            missing = not_offered(cluster, names, found)
+        heard, found = _ask(cluster, hosts, waiting, gateways, patience_ms)
+        lacks: dict[str, list[str]] = {}
+        for name in waiting:
+            lacks[name] = faults(cluster, [name], gateways, {key: heard[key] for key in (name, *gateways)})
+            if offers and not lacks[name]:
+                lacks[name] = not_offered(cluster, [name], found)
+        # Who was well once need not be so again: with hundreds, one is always busy.
+        waiting = [name for name in waiting if lacks[name]]
+        missing = list(dict.fromkeys(says for each in lacks.values() for says in each))
         if not missing:
             return
         if late:
@@ -78,11 +97,25 @@ def _ask(
         said = parse(hosts.script(here, SCRIPT, arguments, timeout_s=30)[1])
         if here in gateways:
             found[here] = view = views.gateway_view(hosts, here)
-            listed = None if view.silence is not None else {member.name: member.status for member in view.members}
-            said = replace(said, listed=listed)
+            # One whose agent does not answer tells whom it listed before.
+            knows = view.silence is None and view.serf.ok
+            said = replace(said, listed={m.name: m.status for m in view.members} if knows else None)
         return said
 
-    return hosts.on_all(ask, dict.fromkeys([*gateways, *names]) if names else ()), found
+    return hosts.on_all(ask, dict.fromkeys([*gateways, *names])), found
+
+
+def within_reach(hosts: Hosts, gateways: Collection[str], warn: Tell) -> list[str]:
+    """Those of ``gateways`` that are this run's own, or connected; of the others it is told that nobody looked."""
+
+    def is_there(name: str) -> bool:
+        try:
+            return name in hosts.names or bool(hosts.shell(name, ("true",)))
+        except Unreachable as error:
+            warn(f"{error}; whether gossip passes between it and the hosts was not looked at")
+            return False
+
+    return [name for name, there in hosts.on_all(is_there, gateways).items() if there]
 
 
 def faults(

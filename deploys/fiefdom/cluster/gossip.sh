@@ -30,10 +30,12 @@ ask() {
     printf 'acks\t%s\n' "$(serf query -format=json -timeout="${patience_ms}ms" -tag "role=$role" fiefdom-hello)"
 }
 
+# Long lines are written in pieces: not beside those of others.
+[ "$container" = gateway ] || printf 'members\t%s\n' "$(serf members -format=json)"
 while [ $# -gt 0 ]; do
     try "$1" "$2" &
     shift 2
 done
-[ "$patience_ms" = 0 ] || ask &
-[ "$container" = gateway ] || printf 'members\t%s\n' "$(serf members -format=json)"
+[ "$patience_ms" = 0 ] || acks=$(ask)
 wait
+[ "$patience_ms" = 0 ] || printf '%s\n' "$acks"

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable
 
 from fiefdom.converge.plan import Plan
+from fiefdom.converge.snapshot import FoundFile
 from fiefdom.desired import daemon_json, docker
 from fiefdom.desired.state import Block, File
 
@@ -22,7 +23,8 @@ def of_plan(plan: Plan, read: Read) -> dict[tuple[str, str], str]:
     for host in plan.hosts:
         for change in host.of("file", "+", "~"):
             if isinstance(file := change.resource, File):
-                text = _of_file(host.host, file, change.sign == "+", read)
+                found = host.snapshot.files.get(file.path)
+                text = _of_file(host.host, file, None if change.sign == "+" else found, read)
                 if text:  # nothing where only mode or owner differ
                     texts[host.host, file.path] = text
         for change in host.of("block", "+", "~"):
@@ -37,12 +39,13 @@ def _of_block(host: str, block: Block, read: Read) -> str:
     return unified(block.path, Block.found_in(read(host, block.path)), block.text.decode())
 
 
-def _of_file(host: str, file: File, new: bool, read: Read) -> str:
-    if file.secret:
+def _of_file(host: str, file: File, found: FoundFile | None, read: Read) -> str:
+    # What a service's file held before may have been a secret: it was not for everybody.
+    if file.secret or (file.mounted and found is not None and not found.mode & 0o004):
         return MASK
     if b"\0" in file.content:
         return BINARY
-    before = "" if new else read(host, file.path)
+    before = "" if found is None else read(host, file.path)
     if file.path == docker.CONFIG and daemon_json.has_secret(before):
         return MASK
     return unified(file.path, before, file.content.decode(errors="replace"))

@@ -112,14 +112,15 @@ def _docker(context: Context, found: Snapshot) -> Iterator[Finding]:
         yield from _data_root(root, len(found.containers), wanted_root)
     else:
         yield from _data_root(guest.data_root, guest.containers, wanted_root)
-        yield from _own_daemon(context, found)
+    yield from _own_daemon(context, found, wanted)
     yield from _overruled(context, found, wanted)
 
 
-def _own_daemon(context: Context, found: Snapshot) -> Iterator[Finding]:
-    """What of a host's own daemon.json cannot go on in Fiefdom's, which would take its place."""
-    own = found.guest.own_daemon
-    if own is None:
+def _own_daemon(context: Context, found: Snapshot, wanted: daemon_json.Keys) -> Iterator[Finding]:
+    """What of a host's own daemon.json cannot go on in Fiefdom's, which would take its place, or has done so."""
+    own, now = found.guest.own_daemon, found.guest.daemon or {}
+    made = ("file", docker.CONFIG) in found.made
+    if own is None or (made and own.keys is None):
         return
     if own.keys is None:
         yield Finding(
@@ -133,28 +134,36 @@ def _own_daemon(context: Context, found: Snapshot) -> Iterator[Finding]:
     # Docker's own package may be any version, and what is on Debian 13 checks the file itself before it is placed.
     judges = DOCKER_CE in found.packages or (context.codename == "trixie" and "docker.io" in found.packages)
     known = daemon_json.KNOWN[context.codename] | DAEMON_OWN.keys()
+    going_on = daemon_json.kept(own, wanted)
     for key, value in sorted(own.keys.items()):
         if key in context.cluster.docker.daemon:  # whose value it is that counts
+            continue
+        # With what is there dockerd runs; what the inventory held back until now comes unjudged.
+        if made and (key not in going_on or (key in now and now[key] == value)):
             continue
         debian = "12" if context.codename == "bookworm" else "13"
         effect = daemon_json.harm(key, value)
         if not judges and key not in known:
             effect = f"dockerd of Debian {debian} does not know it and would not start"
         kind = DAEMON_KEYS.get(key)
-        if found.docker == "absent" and kind is not None and not kind.fits(value):
+        if (made or found.docker == "absent") and kind is not None and not kind.fits(value):
             effect = f"dockerd would not start, for it must be {kind.words}"
         if key == "live-restore" and value is not True:
             effect = DAEMON_OWN[key]
         if effect:
-            seen = f"{docker.CONFIG} sets {printable(key)} to {daemon_json.said(key, value)}"
-            yield Finding("refused", "daemon.json", seen, effect, "take it out there, or give it another value")
+            place = "the host's own daemon.json of before" if made else docker.CONFIG
+            seen = f"{place} sets {printable(key)} to {daemon_json.said(key, value, private=own.private)}"
+            mend = "give it another value in docker.daemon" if made else "take it out there, or give it another value"
+            yield Finding("refused", "daemon.json", seen, effect, mend)
 
 
 def _overruled(context: Context, found: Snapshot, wanted: daemon_json.Keys) -> Iterator[Finding]:
     """What of a host's own is not what it will be; once it is, there is no more to tell."""
     own, now = found.guest.own_daemon, found.guest.daemon or {}
-    for key, value in sorted((own.keys or {}).items() if own is not None else ()):
-        seen = f"{docker.CONFIG} sets {printable(key)} to {daemon_json.said(key, value)}"
+    if own is None:
+        return
+    for key, value in sorted((own.keys or {}).items()):
+        seen = f"{docker.CONFIG} sets {printable(key)} to {daemon_json.said(key, value, private=own.private)}"
         if key in daemon_json.LEFT_OUT and key in now:
             effect = f"Fiefdom leaves it out: {daemon_json.LEFT_OUT[key]}"
             yield Finding("warning", "daemon.json", seen, effect, "what needs it has to do without")

@@ -109,6 +109,8 @@ def turn(plan: HostPlan) -> tuple[Step, ...]:
     return (
         *(("remove-container", c.name) for c in plan.of("container", "-")),
         *_staged(files),
+        # One that goes back, or is forced, may bring what no apply has made.
+        *_records(plan),
         ("keep", "begin", merge([plan]).hash),
         *(("keep", "file", f.path) for f in files),
         *(("keep", "directory", d.path) for d in folders),

@@ -96,7 +96,7 @@ def compose(cluster: Cluster, only: Collection[str] = (), *, strict: bool = True
     secrets = _References()
     containers = (*_services(cluster, chosen, secrets), *_middleware(cluster, chosen, secrets))
     if strict:
-        _require_files(cluster, chosen)
+        _require_files(cluster, dict.fromkeys(c.of for c in containers))
         _require_ports(containers)
         _require_names(containers)
     document: dict[str, Any] = {"services": {c.name: dict(c.spec) for c in containers}}
@@ -240,7 +240,7 @@ def _middleware(cluster: Cluster, chosen: Collection[str], secrets: _References)
 
 
 def _mounts(cluster: Cluster, name: str, port: int) -> list[dict[str, Any]]:
-    """Volumes, folders of this machine, and files of the repository; a folder that is missing is Docker's to tell."""
+    """Volumes, folders of this machine, and files of the repository."""
     service = cluster.services[name]
     found: list[dict[str, Any]] = [
         {"type": "bind", "source": _escaped(v.host), "target": v.path}

@@ -61,7 +61,7 @@ class _Asked:
 
 
 # What is remembered keeps its context, so that no other cluster gets the same id.
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def _state_of(asked: _Asked, concerns: tuple[str, ...]) -> HostState:
     context = asked.context
     by_debian = _Asked(replace(context, running={}, checks={}, going=()))
@@ -71,7 +71,7 @@ def _state_of(asked: _Asked, concerns: tuple[str, ...]) -> HostState:
     return HostState.together(_state_of_one(by.get(name, by_neither), name) for name in concerns)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=16384)
 def _state_of_one(asked: _Asked, concern: str) -> HostState:
     return CONCERNS[concern](asked.context)
 

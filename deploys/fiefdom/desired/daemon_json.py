@@ -24,6 +24,7 @@ LEFT_OUT: Mapping[str, str] = {
 HARMFUL: Mapping[str, tuple[tuple[object, ...], str]] = {
     "iptables": ((None, True), "no packet would reach a container's port"),
     "bridge": ((None, ""), "Docker takes it or the bip that Fiefdom sets, not both, and dockerd would not start"),
+    "ip-masq": ((None, True), "containers would reach nobody outside of the host"),
     "userns-remap": ((None, ""), "containers would run as other users than those that Fiefdom's files are for"),
 }
 """Keys with which Fiefdom's containers would not serve: the values that are none the worse, and what others do."""
@@ -49,7 +50,11 @@ KNOWN: Mapping[Codename, frozenset[str]] = {
 }
 """Keys that the dockerd of each Debian starts with, beside those that Fiefdom sets."""
 
-_SECRET = re.compile(r'@|\\u0040|"[^"]*(?:passw|secret|token|credential|api-?key|private)[^"]*"\s*:', re.IGNORECASE)
+_SECRET = re.compile(
+    r'@|\\u0040|"[^"]*(?:passw|secret|token|credential|api-?key|[-_]key|private)[^"]*"\s*:'
+    r"|(?:passw(?:or)?d|secret|token|api-?key)=",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -83,10 +88,10 @@ def has_secret(text: str) -> bool:
     return _SECRET.search(text) is not None
 
 
-def said(key: str, value: object) -> str:
-    """A key's value in one short line; a secret is not shown."""
+def said(key: str, value: object, *, private: bool = False) -> str:
+    """A key's value in one short line; a secret is not shown, nor, of a ``private`` file, what could be one."""
     text = json.dumps(value)
-    if has_secret(json.dumps({key: value})):
+    if has_secret(json.dumps({key: value})) or (private and not isinstance(value, bool | int | float | None)):
         return "(a secret: not shown)"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -105,7 +110,7 @@ def kept(own: Own | None, wanted: Keys) -> Keys:
 def harm(key: str, value: object) -> str:
     """What a key of a host's own would do to Fiefdom's containers; empty where it does nothing."""
     harmless, effect = HARMFUL.get(key, ((value,), ""))
-    return "" if any(value is one or value == one for one in harmless) else effect
+    return "" if any(type(value) is type(one) and value == one for one in harmless) else effect
 
 
 def with_own(file: File, own: Own | None) -> File:

@@ -106,11 +106,15 @@ def stream(host: Host, script: str, pieces: Iterable[bytes]) -> str:
     finally:
         channel.close()
     if status == -1:  # the host never told how it ended
-        raise ConnectionError
+        raise ConnectionError(_in_a_line(error))
     if status:
-        words = " ".join(shown(error.decode(errors="replace")).split())
+        words = _in_a_line(error)
         raise FiefdomError(f"`{script}` failed: {words or f'exit {status}'}")
     return said(output.decode(errors="replace"))
+
+
+def _in_a_line(error: bytes) -> str:
+    return " ".join(shown(error.decode(errors="replace")).split())
 
 
 BROKEN = (OSError, EOFError, SSHException)

@@ -54,11 +54,11 @@ def named(cluster: Cluster) -> Iterator[tuple[KeyPath, str, ServiceFile]]:
 
 def _read(path: Path) -> bytes:
     """Raises ValueError where it cannot be read, or is too large."""
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; name a file in it")
     try:
         with path.open("rb") as file:
             content = file.read(FILE_MAX_BYTES + 1)
+    except IsADirectoryError:
+        raise ValueError(f"{path} is a folder; name a file in it") from None
     except FileNotFoundError:
         raise ValueError(f"there is no file {path}; correct the path, which begins in the inventory's folder") from None
     except OSError as error:

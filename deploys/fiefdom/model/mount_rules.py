@@ -10,25 +10,42 @@ from fiefdom.model.mounts import is_beneath, normal, owner_of_file, owner_of_vol
 from fiefdom.model.text import Problem
 from fiefdom.wording import KeyPath
 
+_LONGEST_PATH = 200
+
 
 def mount_problems(cluster: Draft) -> Iterator[Problem]:
     """Of services: mount points in each other's way, owners that nobody knows, and what is Docker's own."""
     root = cluster.docker.daemon.get("data-root")
+    written = {v.host for s in cluster.services.values() for v in s.volumes if v.host is not None and v.is_writable}
     for name, service in cluster.services.items():
         above: KeyPath = ("services", name)
         yield from _points_in_the_way(above, service)
         yield from _unknown_owners(above, service)
+        yield from _long_paths(above, service)
         seen: set[str] = set()
         for i, volume in enumerate(service.volumes):
             key = (*above, "volumes", i)
             if volume.name is not None and volume.name in seen:
                 yield (*key, "name"), f"another volume of {name} is called {volume.name}; give it its own name"
             seen.add(volume.name or "")
+            for other in sorted(written - {volume.host}):
+                if volume.host is not None and is_beneath(volume.host, other):
+                    says = (
+                        f"{volume.host} is in {other}, where a container that may write could put a link in its place"
+                    )
+                    yield (*key, "host"), f"{says}; give folders that are not in each other"
             if volume.host is not None and isinstance(root, str):
                 try:
                     require_may_be_given(volume.host, (normal(root),))
                 except ValueError as error:
                     yield (*key, "host"), str(error)
+
+
+def _long_paths(above: KeyPath, service: Service) -> Iterator[Problem]:
+    for path in service.files:
+        # It is one name in a folder of the host, where each slash takes three letters.
+        if len(path) + 2 * path.count("/") > _LONGEST_PATH:
+            yield (*above, "files", path), "is too long for one name on a host; choose a shorter path"
 
 
 def _points_in_the_way(above: KeyPath, service: Service) -> Iterator[Problem]:

@@ -23,7 +23,7 @@ _PROTECTED = (
     *("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/usr/bin", "/usr/sbin", "/usr/lib"),
     *("/usr/local/bin", "/usr/local/sbin", "/usr/local/lib/fiefdom"),
     *("/etc/fiefdom", "/etc/docker", "/etc/ssh", "/etc/systemd", "/etc/ssl/private", "/etc/shadow"),
-    *("/run/docker.sock", "/run/docker", "/run/containerd", "/run/fiefdom", "/run/systemd", "/run/user"),
+    *("/run/docker.sock", "/run/docker", "/run/containerd", "/run/fiefdom", "/run/systemd", "/run/user", "/run/dbus"),
     *("/var/lib/fiefdom", "/var/lib/docker", "/var/lib/containerd", "/var/lib/systemd", "/var/spool/cron"),
 )
 # Their programs and settings run as root.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, nodes
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, nodes
 from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -14,8 +14,19 @@ VARIABLES = ("host", "address", "service", "version", "port", "ports", "cluster"
 """Of an instance: its host's name and address, its service and that one's version, its own port, the ports of all of
 this service on the host, and the cluster's name."""
 
+
+def _plain(value: object) -> object:
+    """What an expression may become: the text of all else, such as a function's, is another one in each process."""
+    if value is None or isinstance(value, str | int | float | tuple | list | dict | Undefined):
+        return value
+    raise TypeError(f"a {type(value).__name__} is no text; call it, or write `|list` behind it")
+
+
 # Nothing but the template and these values decides what it becomes.
-_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
+_ENVIRONMENT = ImmutableSandboxedEnvironment(
+    undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False, finalize=_plain
+)
+del _ENVIRONMENT.globals["lipsum"], _ENVIRONMENT.filters["random"]
 
 
 class TemplateMistake(ValueError):
@@ -30,6 +41,9 @@ def mistakes(text: str, file: str) -> Iterator[str]:
     except TemplateSyntaxError as error:
         says = printable(error.message or "is no Jinja2 template").rstrip(".")
         yield f"{file}:{error.lineno}: {says}; mend the template"
+        return
+    except (ValueError, RecursionError) as error:
+        yield f"{file}:1: {printable(str(error))}; mend the template"
         return
     for kind in (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends):
         for found in tree.find_all(kind):

@@ -72,7 +72,9 @@ def apply(
         _require_well(sick)
         _require_nothing_left(left)
         members.require_believed(cluster, hosts, hosts.names)
-        gossip.require(cluster, hosts, hosts.names, gateways, closely=_touches_gossip(done), offers=True)
+        closely = _touches_gossip(wanted) or _touches_gossip(done)
+        asked = gossip.within_reach(hosts, gateways, warn)
+        gossip.require(cluster, hosts, hosts.names, asked, closely=closely, offers=True)
 
 
 def with_missed(known: Known, hosts: Hosts, wanted: Plan) -> Known:
@@ -114,9 +116,10 @@ def _gate(known: Known, hosts: Hosts, done: Plan, sick: Sequence[Sick]) -> Calla
     return gate
 
 
-def confirm(known: Known, hosts: Hosts) -> None:
+def confirm(known: Known, hosts: Hosts, warn: Tell) -> None:
     """What an apply that has nothing to do owes still: a cluster that hears its hosts. Raises FiefdomError."""
-    gossip.require(known.cluster, hosts, hosts.names, known.gateways, closely=False, offers=True)
+    asked = gossip.within_reach(hosts, known.gateways, warn)
+    gossip.require(known.cluster, hosts, hosts.names, asked, closely=False, offers=True)
 
 
 def _touches_gossip(done: Plan) -> bool:

@@ -42,6 +42,7 @@ def up(composed: Composed, values: Mapping[str, str], *, all_of_it: bool, say: T
     """
     way = compose.find()
     compose.require_daemon()
+    _require_sources(composed.containers)
     _require_free_ports(composed)
     _ensure_images(composed.containers, say)
     _require_users(composed.containers)
@@ -85,6 +86,19 @@ def _url(container: Container) -> str:
 
 
 # --- Before anything is started
+
+
+def _require_sources(containers: Iterable[Container]) -> None:
+    """Docker may make a folder, root's, of a file or a folder that is not there."""
+    for container in containers:
+        for mount in container.spec.get("volumes", ()):
+            if isinstance(mount, dict) and mount["type"] == "bind":
+                path = Path(mount["source"].replace("$$", "$"))
+                if not path.exists():
+                    raise FiefdomError(
+                        f"{dotted(container.key)}: there is no {path} on this machine, and {container.name} is to have "
+                        f"it at {mount['target']}; make it, or name the services to run"
+                    )
 
 
 def _require_free_ports(composed: Composed) -> None:

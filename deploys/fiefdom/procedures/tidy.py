@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from fiefdom.cluster import audit, ledger
 from fiefdom.converge import look, old_images, steps
-from fiefdom.converge.plan import Change, Plan
+from fiefdom.converge.plan import Change, HostPlan, Plan
 from fiefdom.converge.run import Hosts, Known, Say
 from fiefdom.desired import mounts
 from fiefdom.errors import FiefdomError
@@ -72,12 +72,14 @@ def tidy(known: Known, hosts: Hosts, say: Say, warn: Tell) -> None:
 
 def _removals(wanted: Plan) -> Plan:
     """What of a plan takes away images, and files that were mounted into a container that has others now."""
-    return Plan(tuple(replace(h, changes=tuple(filter(_is_left, h.due.changes))) for h in wanted.hosts))
+    return Plan(tuple(replace(h, changes=tuple(c for c in h.due.changes if _is_left(c, h))) for h in wanted.hosts))
 
 
-def _is_left(change: Change) -> bool:
+def _is_left(change: Change, host: HostPlan) -> bool:
     mounted = change.kind in ("file", "directory") and change.sign == "-" and is_beneath(change.name, mounts.FILES)
-    return mounted or old_images.is_removal(change)
+    # A container that is yet to go, or to be replaced, has them until then.
+    has_it = any(mounts.is_way_of_files(change.name, c.name) for c in host.of("container"))
+    return (mounted and not has_it) or old_images.is_removal(change)
 
 
 def tell_left(left: Plan, warn: Tell) -> None:

@@ -6,15 +6,18 @@ import json
 import os
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fiefdom.cluster import gossip
 from fiefdom.cluster.gossip import Heard
 from fiefdom.cluster.views import Seen, Server, Silent, View
+from fiefdom.errors import Unreachable
+from helpers.clock import stopped
 from helpers.released import known
 
 CLUSTER = known().cluster
@@ -168,3 +171,44 @@ def test_an_agent_that_does_not_answer_is_no_list_of_nobody(agent: Path) -> None
 def test_whom_a_gateway_lists_is_asked_of_the_gateway_itself(agent: Path) -> None:
     assert run(agent, "gateway", "1", "app", "0") == Heard(None, {}, None)
     assert not (agent / "asked").exists()
+
+
+class Asked:
+    """Hosts that answer by a script of the test's; ``asked`` keeps who was asked, look by look."""
+
+    def __init__(self, *deaf: str) -> None:
+        self.names = tuple(CLUSTER.app_hosts)
+        self.deaf = set(deaf)
+        self.asked: list[list[str]] = []
+
+    def on_all(self, function: Callable[[str], Any], names: Iterable[str] | None = None) -> dict[str, Any]:
+        names = list(names or ())
+        self.asked.append(names)
+        return {name: function(name) for name in names}
+
+    def script(self, name: str, *_: object, **__: object) -> tuple[bool, str, str]:
+        members = [{"name": other, "addr": "", "status": "alive"} for other in CLUSTER.hosts]
+        acks = [] if name in self.deaf else list(CLUSTER.hosts)
+        self.deaf.discard(name)
+        return True, f"members\t{json.dumps({'members': members})}\nacks\t{json.dumps({'Acks': acks})}", ""
+
+    def shell(self, name: str, argv: Iterable[str]) -> tuple[bool, str, str]:
+        if name == "gw2" and tuple(argv) == ("true",):
+            raise Unreachable(name, "timed out")
+        members = [{"name": other, "address": "", "status": "alive"} for other in CLUSTER.hosts]
+        return True, json.dumps({"serf": {"ok": True}, "members": members}), ""
+
+
+def test_who_was_heard_once_is_not_asked_again_and_few_are_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped(monkeypatch)
+    monkeypatch.setattr(gossip, "_AT_ONCE", 2)
+    hosts = Asked("app1", "app3")
+    gossip.require(CLUSTER, hosts, CLUSTER.app_hosts, ["gw1"])  # type: ignore[arg-type]
+    first, second, third, fourth = list(CLUSTER.app_hosts)[:4]
+    assert hosts.asked == [["gw1", first, second], ["gw1", "app1"], ["gw1", third, fourth], ["gw1", "app3"]]
+
+
+def test_a_gateway_that_is_not_connected_is_told_and_left_out() -> None:
+    told: list[str] = []
+    assert gossip.within_reach(Asked(), ["gw1", "gw2"], told.append) == ["gw1"]  # type: ignore[arg-type]
+    assert told == ["gw2: timed out; whether gossip passes between it and the hosts was not looked at"]

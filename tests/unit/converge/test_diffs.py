@@ -70,3 +70,12 @@ def test_each_line_of_a_diff_ends_where_a_file_ends_without_one(before: str, aft
 
 def test_bytes_that_are_no_text_do_not_end_a_plan() -> None:
     assert "+\N{REPLACEMENT CHARACTER}" in diffs_of(File("/etc/x", b"\xff\n"), "")["app1", "/etc/x"]
+
+
+@pytest.mark.parametrize(("mode", "hidden"), [(0o400, True), (0o444, False)])
+def test_what_a_services_file_held_for_its_reader_alone_is_not_shown_when_it_becomes_a_plain_one(
+    mode: int, hidden: bool
+) -> None:
+    file = File("/etc/fiefdom/files/web-9000/key", b"plain\n", mode=0o444, mounted=True)
+    text = diffs_of(file, "hunter1\n", mode)["app1", file.path]
+    assert (text == diffs.MASK) == hidden and ("hunter1" in text) != hidden

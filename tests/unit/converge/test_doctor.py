@@ -162,6 +162,8 @@ def test_keys_that_nobody_else_sets_are_kept_without_a_word() -> None:
     ("key", "value", "effect"),
     [
         ("iptables", False, "no packet would reach a container's port"),
+        ("iptables", 1, "no packet would reach a container's port"),
+        ("ip-masq", False, "containers would reach nobody outside of the host"),
         ("bridge", "br0", "Docker takes it or the bip that Fiefdom sets, not both, and dockerd would not start"),
         ("userns-remap", "default", "containers would run as other users than those that Fiefdom's files are for"),
         ("live-restore", False, "a restart of dockerd would stop every container without it"),
@@ -188,6 +190,15 @@ def test_what_would_break_fiefdom_or_the_host_is_refused_until_it_is_fiefdoms(
 def test_a_value_that_the_inventory_replaces_breaks_nothing() -> None:
     told = found(guest=with_daemon(mtu=10), docker={"daemon": {"mtu": 1400}})
     assert told == [f"warning daemon.json: {docker.CONFIG} sets mtu to 10"]
+
+
+def test_a_value_of_the_hosts_own_that_comes_back_is_judged_then() -> None:
+    """The inventory held it back until now, and so nobody has."""
+    there = with_daemon({"mtu": 1400}, mtu=10)
+    assert found(snapshot=CLAIMED, guest=there, docker={"daemon": {"mtu": 1400}}) == []
+    assert found(snapshot=CLAIMED, guest=there) == [
+        "refused daemon.json: the host's own daemon.json of before sets mtu to 10"
+    ]
 
 
 @pytest.mark.parametrize(("key", "value"), [("iptables", True), ("bridge", ""), ("userns-remap", "")])

@@ -260,6 +260,8 @@ def test_a_file_whose_content_stands_nowhere_is_refused_until_its_service_is_lef
     words = r"^services\.predictor\.files\.\S+: only a file of the repository comes to a laptop; name the services to "
     with pytest.raises(FiefdomError, match=words):
         rich(services=services)
+    out = {"overrides": {"predictor": {"instances": 0}}}
+    assert not rich(services=services, development=out).named("predictor"), "nothing of it is wanted here"
     assert compose(cluster(**merged(RICH, {"services": services})), strict=False).named("predictor")
     assert compose(cluster(**merged(RICH, {"services": services})), ["redis"]).named("redis")
 

@@ -111,11 +111,19 @@ def test_what_was_not_for_everybody_is_for_root_alone(keys: str | dict[str, Any]
         ("labels", ["x" * 80], f'["{"x" * 55}...'),
         ("registry-mirrors", ["https://ann:hush@m.example.org"], "(a secret: not shown)"),
         ("log-opts", {"splunk-token": "hush"}, "(a secret: not shown)"),
+        ("fluentd-shared-key", "hush", "(a secret: not shown)"),
+        ("labels", ["password=hush"], "(a secret: not shown)"),
         ("dns", ["\n\x1b[31m"], '["\\n\\u001b[31m"]'),
     ],
 )
 def test_a_value_in_a_line(key: str, value: object, shown: str) -> None:
     assert daemon_json.said(key, value) == shown
+
+
+@pytest.mark.parametrize(("value", "shown"), [("hush", False), (["hush"], False), (1400, True), (True, True)])
+def test_what_a_file_says_that_was_not_for_everybody_is_shown_where_it_is_no_text(value: object, shown: bool) -> None:
+    line = daemon_json.said("log-opts", value, private=True)
+    assert line == (json.dumps(value) if shown else "(a secret: not shown)")
 
 
 def test_every_key_that_an_inventory_may_give_is_one_that_dockerd_knows() -> None:

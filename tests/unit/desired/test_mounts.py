@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fiefdom.desired import mounts, services
+from fiefdom.desired.containers import conf_path
 from fiefdom.desired.context import Context
 from fiefdom.desired.state import Directory, File, HostState, spec_hash
 from fiefdom.errors import FiefdomError
@@ -130,6 +131,8 @@ def test_a_service_without_them_is_what_it_was_before_there_were_any() -> None:
     [
         (b"a\nb\n{{ 1 // (port - port) }}\n", "app.j2:3: ZeroDivisionError: "),
         (b"a\n{{ host.nothing }}\n", "app.j2:2: 'str object' has no attribute 'nothing'; mend the template"),
+        (b"a\n{{ host.upper }}\n", "app.j2:2: TypeError: a builtin_function_or_method is no text; call it, or write"),
+        (b"{{ ports | map('string') }}\n", "app.j2:1: TypeError: a generator is no text; call it, or write `|list`"),
         (b"a\n{{ host.__class__.__mro__ }}\n", "app.j2:2: access to attribute '__class__' of 'str' object is unsafe"),
     ],
 )
@@ -142,3 +145,10 @@ def test_an_expression_that_fails_is_told_with_file_and_line(template: bytes, wo
 def test_a_text_that_becomes_too_large_is_refused() -> None:
     with pytest.raises(FiefdomError, match=r"^services.web.files./etc/app.conf: app.j2 has 1048580 bytes, and 1048576"):
         services.desired(of(b"{{ 'abcd' * 262145 }}", files=FILES))
+
+
+def test_a_file_that_is_called_as_an_environment_is_none() -> None:
+    name = "web-9001"
+    wanted = state(files={f"/{name}.env": {"text": "x"}})
+    lines = wanted.file(conf_path(name)).content.decode().splitlines()
+    assert len([line for line in lines if line.startswith("env_sha256 ")]) == 1

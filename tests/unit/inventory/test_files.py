@@ -85,6 +85,9 @@ def test_check_tells_the_line_of_the_yaml(tmp_path: Path) -> None:
     [
         ("a\n{{ hots }}\n", "app.j2:2: hots is not defined; a template knows host, address, service, version, port,"),
         ("{% if port %}\n", "app.j2:1: Unexpected end of template. "),
+        ("{{ " + "[" * 3000 + "}}", "app.j2:1: "),
+        ("{{ ports | random }}\n", "app.j2:1: No filter named 'random'; mend the template"),
+        ("{{ lipsum() }}\n", "app.j2:1: lipsum is not defined; a template knows "),
         ("a\n\n{{ port | nofilter }}\n", "app.j2:3: No filter named 'nofilter'; mend the template"),
         ("a\n{% include 'other' %}\n", "app.j2:2: a template stands alone here, and brings in no other; write the"),
         ("a\n\udcff", "app.j2:2: a template is UTF-8 text; save it as that, or name it as `file`"),

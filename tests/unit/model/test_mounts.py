@@ -208,3 +208,21 @@ def test_the_encrypted_file_is_wanted_for_a_file_as_well() -> None:
     assert line.startswith(
         "services.web.files./etc/app.conf: there is no encrypted file to hold tls_key; add `secrets`"
     )
+
+
+def test_no_folder_lies_where_a_container_that_writes_could_put_a_link_in_its_place() -> None:
+    written = {"host": "/srv/data", "path": "/data", "writable": True}
+    (line,) = of_volumes(written, {"host": "/srv/data/sub", "path": "/sub"})
+    assert line == (
+        "services.web.volumes[1].host: /srv/data/sub is in /srv/data, where a container that may write could put a "
+        "link in its place; give folders that are not in each other"
+    )
+    assert of_volumes({**written, "writable": False}, {"host": "/srv/data/sub", "path": "/sub"}) == []
+
+
+def test_a_path_that_is_too_long_for_a_name_on_the_host_is_refused() -> None:
+    assert of_file({"text": "x"}, "/etc/" + "a" * 190) == []
+    (line,) = of_file({"text": "x"}, "/etc/" + "a" * 200)
+    assert line.endswith("is too long for one name on a host; choose a shorter path")
+    (line,) = of_file({"text": "x"}, "/a" * 60)
+    assert line.endswith("is too long for one name on a host; choose a shorter path")

@@ -218,6 +218,16 @@ def test_a_port_that_is_taken_is_told_with_who_wants_it(machine: Machine) -> Non
     )
 
 
+def test_a_file_that_is_not_there_is_told_before_docker_makes_a_folder_of_it(machine: Machine, tmp_path: Path) -> None:
+    machine.has("docker", plugin="2.26.1", images={"team/web:1.0": "web"})
+    conf = tmp_path / "app$.yaml"
+    changes = {"services/web/files": {"/etc/app.yaml": {"file": str(conf)}}}
+    with pytest.raises(FiefdomError) as refusal:
+        laptop.up(composed(_free(), **changes), {}, all_of_it=True, say=pytest.fail)
+    assert str(refusal.value).startswith(f"services.web: there is no {conf} on this machine, and web-")
+    assert not conf.exists()
+
+
 @pytest.mark.parametrize("user", ["", "root", "0", "0:0", "root:root"])
 def test_what_hosts_would_refuse_as_root_is_refused_here(machine: Machine, user: str) -> None:
     machine.has("docker", plugin="2.26.1", images={"team/web:1.0": user})

@@ -32,11 +32,13 @@ DATA = {"name": "data", "path": "/data"}
 KEY = SecretSource(env="KEY")
 
 
-def wants(text: str | None = "one\n", volumes: tuple[dict[str, Any], ...] = (DATA,), **changes: Any) -> Known:
+def wants(
+    text: str | None = "one\n", volumes: tuple[dict[str, Any], ...] = (DATA,), at: object = None, **changes: Any
+) -> Known:
     """The cluster with this in a file of its service, and a secret in another; with neither, where it is None."""
     files = {} if text is None else {AT: {"text": text}, "/run/key": {"env": "KEY"}}
     service = {"user": "1000:1000", "volumes": list(volumes), "files": files} | changes
-    found = known(services={"predictor": service})
+    found = known(services={"predictor": service}, **({} if at is None else {"hosts": at}))
     return replace(found, secrets=Secrets(GOSSIP_KEY, contents={KEY: b"-----BEGIN\nhunter2\n"}))
 
 
@@ -146,6 +148,31 @@ def test_files_and_a_volume_that_are_new_take_an_apply_and_the_rollout(
     assert ON_HOST not in app1(hosts).now.files
     assert release(hosts).error is None
     assert seen(hosts) == {b"one\n"} and planned(hosts).clean
+
+
+def test_a_file_that_a_forced_release_brings_is_fiefdoms_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No apply has made it, and so nothing but the turn can say whose it is: else it would stay for good."""
+    stopped(monkeypatch)
+    hosts = converged(wants(None), tmp_path)
+    hosts.known = wants()
+    assert release(hosts, Wish(force=True)).error is None
+    assert ("file", ON_HOST) in app1(hosts).now.made and planned(hosts).due.clean
+    bring(hosts, wants(None))
+    assert release(hosts).error is None
+    assert ON_HOST not in app1(hosts).now.files and not app1(hosts).originals
+
+
+def test_what_a_container_has_that_only_an_apply_removes_stays_for_it(hosts: SimulatedHosts) -> None:
+    of_host = {"groups": ["app_hosts"], "services": {"predictor": {"instances": 1}}}
+    fewer = {name: {"address": f"10.1.0.{21 + i}", **of_host} for i, name in enumerate(APPS)}
+    hosts.known = wants("two\n", at=fewer)
+    assert release(hosts, Wish(force=True)).error is None
+    left = f"{ON_HOST.replace('8000', '8001')}"
+    assert "predictor-8001" in app1(hosts).now.containers and left in app1(hosts).now.files
+    bring(hosts, hosts.known)
+    assert "predictor-8001" not in app1(hosts).now.containers and left not in app1(hosts).now.files
 
 
 def test_an_instance_more_begins_with_what_is_wanted_while_the_others_wait(hosts: SimulatedHosts) -> None:
