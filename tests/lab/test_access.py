@@ -137,6 +137,7 @@ def test_a_login_that_talks_changes_no_answer(site: Site) -> None:
             site.ssh(host, "mv -f ~/.bashrc.kept ~/.bashrc 2>/dev/null || rm -f ~/.bashrc")
 
 
+@pytest.mark.proof
 def test_hosts_behind_a_jump_host_of_the_cluster_at_names_of_the_operators_own(site: Site, tmp_path: Path) -> None:
     """Looked at and changed through a gateway, whose sshd forwards for that; ~/.ssh/config says where they are."""
     home = tmp_path / "home"

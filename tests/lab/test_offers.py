@@ -164,6 +164,7 @@ def test_a_release_of_one_service_takes_no_server_of_another_out(cluster: Cluste
     assert cluster.site.plan(cluster.inventory())[0] == 0
 
 
+@pytest.mark.proof
 def test_an_agent_that_dies_forgets_no_offer(cluster: Cluster) -> None:
     """Killed with its tags' file damaged, and restarted: what it says afterwards is what is offered."""
     with traffic("agents killed and restarted", "predictor", "second"):

@@ -183,6 +183,7 @@ def test_rollout_of_three_hosts_with_four_instances(fleet: Fleet, hears_nothing:
     assert fleet.site.plan(fleet.inventory())[0] == 0
 
 
+@pytest.mark.proof
 def test_rollback_to_the_last_healthy_version(fleet: Fleet, hears_nothing: Load) -> None:
     if not fleet.released:
         ok(fleet.release())
@@ -524,6 +525,7 @@ def test_the_gateways_container_is_replaced(fleet: Fleet, hears_nothing: Load) -
     fleet.settings.clear()
 
 
+@pytest.mark.proof
 def test_a_release_is_refused_where_it_would_do_harm(fleet: Fleet) -> None:
     inventory = fleet.inventory("1.9.8")
     before = fleet.versions()

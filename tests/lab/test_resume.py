@@ -48,7 +48,15 @@ def phases_of(inventory: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     process.wait()
 
 
-@pytest.mark.parametrize("phase", [pytest.param("packages", marks=pytest.mark.proof), "files", "images", "containers"])
+@pytest.mark.parametrize(
+    "phase",
+    [
+        pytest.param("packages", marks=pytest.mark.proof),
+        "files",
+        pytest.param("images", marks=pytest.mark.proof),
+        "containers",
+    ],
+)
 @pytest.mark.parametrize("delay_s", [0.0, pytest.param(0.7, marks=pytest.mark.proof)])
 def test_a_run_killed_in_any_phase_leaves_something_to_do(
     site: Site, with_app3: str, phase: str, delay_s: float
