@@ -337,7 +337,9 @@ def test_the_steps_of_a_turn() -> None:
     serving = File("/etc/fiefdom/containers/predictor-8000.conf", b"x", mode=0o600, check=("true", "{}"), serves=True)
     state = replace(host.state, files=(serving,), offers=(offer,))
     aside = Change("container", "-", "predictor-8000.failed", "", "predictor-8000.failed")
-    host = replace(host, state=state, changes=(*host.changes, Change("file", "~", serving.path, "", serving), aside))
+    made = frozenset({("container", "predictor-8000"), ("file", serving.path)})
+    changes = (*host.changes, Change("file", "~", serving.path, "", serving), aside)
+    host = replace(host, state=state, changes=changes, snapshot=replace(host.snapshot, made=made))
     steps = [" ".join(step[:3]).strip() for step in steps_module.turn(host)]
     begin = next(i for i, s in enumerate(steps) if s.startswith("keep begin"))
     steps[begin] = "keep begin"
