@@ -91,7 +91,7 @@ def _ask(
 
     def ask(here: str) -> Heard:
         others = names if here in gateways else gateways
-        pairs = [word for name in others if name != here for word in (name, cluster.hosts[name].address)]
+        pairs = [word for name in others for word in (name, cluster.hosts[name].address)]
         container, role = ("gateway", "app") if here in gateways else ("serf-agent", "gateway")
         arguments = [container, str(cluster.serf.port), role, str(patience_ms), *pairs]
         said = parse(hosts.script(here, SCRIPT, arguments, timeout_s=30)[1])
@@ -125,8 +125,7 @@ def faults(
     found = [f"{name}: its Serf agent does not answer" for name, said in heard.items() if said.listed is None]
     for name in names:
         for gateway in gateways:
-            if name != gateway:
-                found += _between(cluster, name, gateway, heard)
+            found += _between(cluster, name, gateway, heard)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -183,24 +184,22 @@ UrlPath = Annotated[
 PathPrefix = Annotated[str, Matches("/[A-Za-z0-9._~/-]*", "a path from /, of letters, digits and . _ ~ - /")]
 
 
+def _is_somebodys(value: str, of: Callable[[str], ipaddress.IPv4Address | ipaddress.IPv6Address]) -> bool:
+    try:
+        return not of(value).is_unspecified
+    except ValueError:
+        return False
+
+
 def _reachable(value: str) -> str:
-    if ":" in value or re.fullmatch("[0-9.]+", value):
-        try:
-            reachable = not ipaddress.ip_address(value).is_unspecified
-        except ValueError:
-            reachable = False
-        if not reachable:
-            raise ValueError(f"{shown(value)} is no address; write one like 203.0.113.9 or 2001:db8::9, or a name")
+    if (":" in value or re.fullmatch("[0-9.]+", value)) and not _is_somebodys(value, ipaddress.ip_address):
+        raise ValueError(f"{shown(value)} is no address; write one like 203.0.113.9 or 2001:db8::9, or a name")
     return value
 
 
 def _bracketed(value: str) -> str:
     for place in re.findall(r"\[(.*?)\]", value):
-        try:
-            reachable = not ipaddress.IPv6Address(place).is_unspecified
-        except ValueError:
-            reachable = False
-        if not reachable:
+        if not _is_somebodys(place, ipaddress.IPv6Address):
             raise ValueError(f"[{place}] holds no IPv6 address; write one like [2001:db8::9], or a name")
     return value
 

@@ -72,9 +72,7 @@ def apply(
         _require_well(sick)
         _require_nothing_left(left)
         members.require_believed(cluster, hosts, hosts.names)
-        closely = _touches_gossip(wanted) or _touches_gossip(done)
-        asked = gossip.within_reach(hosts, gateways, warn)
-        gossip.require(cluster, hosts, hosts.names, asked, closely=closely, offers=True)
+        confirm(known, hosts, warn, closely=_touches_gossip(wanted) or _touches_gossip(done))
 
 
 def with_missed(known: Known, hosts: Hosts, wanted: Plan) -> Known:
@@ -116,10 +114,10 @@ def _gate(known: Known, hosts: Hosts, done: Plan, sick: Sequence[Sick]) -> Calla
     return gate
 
 
-def confirm(known: Known, hosts: Hosts, warn: Tell) -> None:
-    """What an apply that has nothing to do owes still: a cluster that hears its hosts. Raises FiefdomError."""
+def confirm(known: Known, hosts: Hosts, warn: Tell, *, closely: bool = False) -> None:
+    """What an apply owes also where it has nothing to do: a cluster that hears its hosts. Raises FiefdomError."""
     asked = gossip.within_reach(hosts, known.gateways, warn)
-    gossip.require(known.cluster, hosts, hosts.names, asked, closely=False, offers=True)
+    gossip.require(known.cluster, hosts, hosts.names, asked, closely=closely, offers=True)
 
 
 def _touches_gossip(done: Plan) -> bool:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from fiefdom.cli import frame, main
 from fiefdom.cluster import audit
 from fiefdom.converge import look, plan
 from fiefdom.converge.run import Known
@@ -113,18 +110,6 @@ def test_where_no_gateway_tells_what_a_rollback_could_want_all_stay(hosts: Simul
     )
     hosts.cut |= {"gw1", "gw2"}
     assert left(hosts) == []
-
-
-@pytest.fixture
-def command(hosts: SimulatedHosts, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """The `fiefdom` command on these hosts."""
-
-    @contextmanager
-    def connected(inventory: str, *_: Any, **__: Any) -> Iterator[frame.Run]:
-        yield frame.Run(inventory, hosts.known, hosts.names, hosts, frame.out())  # type: ignore[arg-type]
-
-    monkeypatch.setattr(frame, "connected", connected)
-    return lambda *words: CliRunner().invoke(main.main, [words[0], "inv.yaml", *words[1:]])
 
 
 def test_an_apply_takes_away_what_the_inventory_keeps_no_more(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from fiefdom.cli import frame, main
 from fiefdom.converge import look, plan
 from fiefdom.converge.run import Known
 from fiefdom.converge.snapshot import FoundFile
@@ -281,18 +279,6 @@ def test_a_folder_of_the_host_that_is_not_there_is_found_before_anything_is_touc
     assert release(hosts).error is None
     conf = app1(hosts).contents[conf_path("predictor-8000")].decode()
     assert "arg --mount=type=bind,source=/srv/models,target=/models,readonly\n" in conf
-
-
-@pytest.fixture
-def command(hosts: SimulatedHosts, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """The `fiefdom` command on these hosts."""
-
-    @contextmanager
-    def connected(inventory: str, *_: Any, **__: Any) -> Iterator[frame.Run]:
-        yield frame.Run(inventory, hosts.known, hosts.names, hosts, frame.out())  # type: ignore[arg-type]
-
-    monkeypatch.setattr(frame, "connected", connected)
-    return lambda *words: CliRunner().invoke(main.main, [words[0], "inv.yaml", *words[1:]])
 
 
 def test_the_plan_says_that_a_volume_stays_and_where(hosts: SimulatedHosts, command: Callable[..., Result]) -> None:
