@@ -114,7 +114,7 @@ def conf_file(container: Container, state: HostState) -> File:
         ("start_timeout_s", str(container.start_timeout_s)),
         ("stop_signal", container.stop_signal),
         ("stop_grace_s", str(container.stop_grace_s)),
-        *(("env_sha256", file.digest) for file in state.files if file.path == env_path(container.name)),
+        *(("env_sha256", file.digest) for file in state.files if f"--env-file={file.path}" in container.args),
         # As `sha256sum --check` reads it.
         *(("file_sha256", f"{f.digest}  {f.path}") for f in state.files if f.mounted and f.path in container.config),
         *(("arg", arg) for arg in container.args),
