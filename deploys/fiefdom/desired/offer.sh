@@ -104,16 +104,6 @@ write_tags() {
   } | write_made "$made_dir/tags.json" || die "$made_dir/tags.json cannot be written"
 }
 
-# Arguments are those of `serf tags`. Fails where the agent is not there, and is not about to be either.
-tell_agent() {
-  deadline_s=$(($(now_s) + agent_s))
-  until serf tags "$@" > /dev/null; do
-    case $(systemctl is-active fiefdom-serf-agent.service) in inactive | failed) return 1 ;; esac
-    [ "$(now_s)" -lt "$deadline_s" ] || return 1
-    sleep 0.1
-  done
-}
-
 # The agent's own word against what stands in /run: it may have read that before the last offer was made or withdrawn.
 agree_with_agent() {
   said=$(serf info -format=json) || return 1
@@ -139,39 +129,99 @@ list_gateways() {
   serf members -status='alive|leaving' -tag role=gateway -format=text
 }
 
-# One question of this host at a time: Serf may give two of the same moment one number, and then loses an answer. It waits
-# out its time also where all have answered; a gateway that is busy gets more of it. Whom the agent knows comes first, in
-# the same breath: a program's start in a container takes longer than its answer.
-ask() { # word payload
-  (
-    flock 8
-    # shellcheck disable=SC2016 # the container's shell expands it
-    timeout 5 docker exec serf-agent sh -c 'serf members -status="alive|leaving" -tag role=gateway -format=text &&
-      echo -- && serf query -no-ack -timeout="$1" -tag role=gateway "$2" "$3"' sh "${patience_ms}ms" "fiefdom-$1" "$2"
-  ) 8> "$made_dir/.ask" 2> /dev/null
+# What is done in the agent's container, by one start of a program there, for that takes as long as all the rest. Prints
+# "told" when the agent says of itself what it was told; then the gateways that it knows, "--", and their answers until
+# all have answered.
+#   `serf tags` returns when all have heard it, some rounds of gossip later. Whether it is served a host may ask at once;
+#   that it offers nothing any more must have been heard before anybody is asked for an end.
+#   One question of this host at a time: Serf may give two of the same moment one number, and then loses an answer.
+#   Nothing is left behind: there is nobody in the container who would reap it.
+# shellcheck disable=SC2016 # the container's shell expands it
+consult='
+  word=$1 about=$2 patience=$3 lock=$4
+  shift 4
+  case $#:${1:-} in
+    0:) ;;
+    2:-set)
+      serf tags "$@" > /dev/null &
+      until serf info -format=json | grep -qF "\"${2%%=*}\": \"${2#*=}\""; do
+        kill -0 "$!" || exit 1
+      done
+      kill "$!"
+      wait
+      ;;
+    *) serf tags "$@" > /dev/null || exit 1 ;;
+  esac
+  [ $# = 0 ] || echo told
+  exec 8< "$lock"
+  flock -w 5 8 || exit 1
+  gateways=$(serf members -status="alive|leaving" -tag role=gateway -format=text) || exit 1
+  printf "%s\n--\n" "$gateways"
+  left=$(printf "%s\n" "$gateways" | grep -c .)
+  [ "$left" = 0 ] || {
+    serf query -no-ack -timeout="$patience" -tag role=gateway "fiefdom-$word" "$about" &
+    echo "$!"
+    wait
+  } | {
+    read -r asking
+    while [ "$left" -gt 0 ] && read -r line; do
+      case $line in "Response from "*) left=$((left - 1)) ;; esac
+      printf "%s\n" "$line"
+    done
+    kill "$asking"
+  }
+'
+
+ask() { # word payload [arguments of `serf tags`]
+  asked_word=$1 asked_about=$2
+  shift 2
+  timeout 10 docker exec serf-agent sh -c "$consult" sh "$asked_word" "$asked_about" "${patience_ms}ms" \
+    "$made_dir/.ask" "$@" 2> /dev/null
+}
+
+# The next service of this host need not wait for what gateways say of this one.
+unlock_when_told() {
+  while IFS= read -r line; do
+    [ "$line" != told ] || flock -u 9
+    printf '%s\n' "$line"
+  done
 }
 
 # Asks every gateway that is there until all answer with the one word, or the time is up. That none is there is an
-# agreement only after some seconds.
-until_all_say() { # word payload timeout_s none_s
-  # An agent tells others every 200 ms.
-  patience_ms=250
+# agreement only after some seconds. Where the agent is to be told something first, it is told that until it says so, with
+# the lock, which ends with that; fails where the agent is not there, and is not about to be either.
+until_all_say() { # word payload timeout_s none_s [arguments of `serf tags`]
+  word=$1 about=$2 timeout_s=$3 none_s=$4
+  shift 4
+  # A gateway holds a question for 400 ms, and an agent tells others every 200 ms.
+  patience_ms=750
   began_s=$(now_s)
-  deadline_s=$((began_s + $3))
   while :; do
-    said=$(ask "$1" "$2")
+    said=$(ask "$word" "$about" "$@" | unlock_when_told)
+    if [ $# -gt 0 ]; then
+      if printf '%s\n' "$said" | grep -qx told; then
+        said=$(printf '%s\n' "$said" | sed '/^told$/d')
+        began_s=$(now_s)
+        shift $#
+      else
+        case $(systemctl is-active fiefdom-serf-agent.service) in inactive | failed) return 1 ;; esac
+        [ "$(now_s)" -lt $((began_s + agent_s)) ] || return 1
+        sleep 0.1
+        continue
+      fi
+    fi
     [ "$patience_ms" -ge 1600 ] || patience_ms=$((patience_ms * 2))
     # An agent that does not answer is no agreement.
     members=$(printf '%s\n' "$said" | grep -qx -e -- && printf '%s\n' "$said" | sed '/^--$/,$d') || members='no answer'
     gateways=$(printf '%s\n' "$members" | grep -c .)
     answers=$(printf '%s\n' "$said" | sed '1,/^--$/d' | grep '^Response from ')
-    agreed=$(printf '%s\n' "$answers" | grep -c ": $1\$")
-    if [ "$gateways" -gt 0 ] || [ "$(now_s)" -ge $((began_s + $4)) ]; then
+    agreed=$(printf '%s\n' "$answers" | grep -c ": $word\$")
+    if [ "$gateways" -gt 0 ] || [ "$(now_s)" -ge $((began_s + none_s)) ]; then
       [ "$agreed" -lt "$gateways" ] || return 0
     fi
-    if [ "$(now_s)" -ge "$deadline_s" ]; then
+    if [ "$(now_s)" -ge $((began_s + timeout_s)) ]; then
       printf 'going on after %s s: of %s gateways %s say "%s" of %s: %s\n' \
-        "$3" "$gateways" "$agreed" "$1" "$2" "$answers" >&2
+        "$timeout_s" "$gateways" "$agreed" "$word" "$about" "$answers" >&2
       return 0
     fi
     # Hosts that began in one moment, as after a power cut, ask apart.
@@ -245,9 +295,8 @@ make() {
     with_lock
     printf '%s\n' "$word" | write_made "$made_dir/$service.offer" && write_tags ||
       die "$made_dir/$service.offer cannot be written"
-    tell_agent -set "svc:$service=$word"
+    until_all_say serving "$host $service $count" "$join_timeout_s" "$join_gateway_s" -set "svc:$service=$word"
   ) || die "$service is not offered: the host's Serf agent does not answer"
-  until_all_say serving "$host $service $count" "$join_timeout_s" "$join_gateway_s"
   why=$(why_not)
   tell_state "offered: $count of $wanted instances are healthy${why:+, $why}"
   [ "$count" = "$wanted" ] || printf '%s is offered by %s of its %s instances: %s\n' "$service" "$count" "$wanted" "$why" >&2
@@ -261,9 +310,8 @@ withdraw() {
     rm -f "$made_dir/$service.offer"
     write_tags
     # An agent that is dead for good has nothing left to announce.
-    tell_agent -delete "svc:$service" || exit 2
+    until_all_say drained "$host $service" "$drain_timeout_s" "$no_gateway_s" -delete "svc:$service" || exit 2
   ) || return 0
-  until_all_say drained "$host $service" "$drain_timeout_s" "$no_gateway_s"
 }
 
 agree() {
@@ -291,7 +339,7 @@ leave() {
 
 usage="usage: ${0##*/} make|withdraw SERVICE, or tags|agree|leave"
 load_host
-mkdir -p "$made_dir" || die "$made_dir cannot be made"
+mkdir -p "$made_dir" && : >> "$made_dir/.ask" || die "$made_dir cannot be made"
 case ${1:-}:$# in
   make:2) make "$2" ;;
   withdraw:2) withdraw "$2" ;;

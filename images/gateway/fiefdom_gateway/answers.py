@@ -22,11 +22,19 @@ from fiefdom_gateway.status import Look
 from fiefdom_gateway.view import View
 
 VIEW_AGE_S = 0.2
+# How long a question waits for its word to become true, so that who asks hears of it at once; he waits a while longer.
+# Meanwhile it is looked at again after a pause, or after this many times what the last look took.
+HOLD_S = 0.4
+_HELD_PAUSE_S = 0.03
+_HELD_SHARE = 4
 # HAProxy is changed in bursts, and a view that began before the last one is not used.
 _TRIES = 3
 # A query lives for a second or so, and who got no answer asks again: a flood must not become a queue.
 _PENDING_MAX = 1000
 _ANSWER_MAX = 200
+
+Members = Shared[dict[str, dict[str, object]]]
+"""Serf's list of the members by name."""
 
 
 class Reconciling(Protocol):
@@ -102,25 +110,36 @@ class Answers:
                 self._pending.add(task)
                 task.add_done_callback(self._pending.discard)
 
-    async def _answer(
-        self, agent: serf.Agent, members: Shared[dict[str, dict[str, object]]], query: serf.Query
-    ) -> None:
+    async def _answer(self, agent: serf.Agent, members: Members, query: serf.Query) -> None:
         question = rotation.understood(query.name, query.payload)
         if question is None:
             words = rotation.NOT_UNDERSTOOD
         else:
-            words = await self.words(question, members)
+            words = await self._held(question, members)
         with suppress(Failed):  # it has expired: who asked asks again
             await agent.respond(query, printable(words, _ANSWER_MAX))
 
-    async def words(self, question: rotation.Question, members: Shared[dict[str, dict[str, object]]]) -> str:
-        """Return the answer to a question that came just now."""
+    async def _held(self, question: rotation.Question, members: Members) -> str:
+        """Return the word that is asked for as soon as it is true, or what there is instead after a while."""
+        came_s = time.monotonic()
+        age_s = VIEW_AGE_S
+        while True:
+            began_s = time.monotonic()
+            words = await self.words(question, members, age_s)
+            pause_s = max(_HELD_PAUSE_S, (time.monotonic() - began_s) * _HELD_SHARE)
+            if words == question.word or began_s + pause_s > came_s + HOLD_S:
+                return words
+            await asyncio.sleep(pause_s)
+            age_s = min(pause_s, VIEW_AGE_S)
+
+    async def words(self, question: rotation.Question, members: Members, age_s: float = VIEW_AGE_S) -> str:
+        """Return the answer to a question as it is now, from a view of HAProxy that is no older than ``age_s``."""
         try:
             listed = await members.since(time.monotonic())
             # One that began before that list may find less than it.
             async with self._reconciler.looking:
                 pass
-            view = await self._view()
+            view = await self._view(age_s)
         except (Failed, Unreadable) as error:
             return f"the gateway cannot tell: {error}"
         if view is None:
@@ -130,9 +149,9 @@ class Answers:
             return f"the gateway has yet to look at what {question.host} says now"
         return rotation.answer(question, self._reconciler.look, view.found)
 
-    async def _view(self) -> Seen[View] | None:
-        """Return a view that is young enough, and no older than the last change of HAProxy; None where that fails."""
-        young_s = time.monotonic() - VIEW_AGE_S
+    async def _view(self, age_s: float) -> Seen[View] | None:
+        """Return a view of that age, and no older than the last change of HAProxy; None where that fails."""
+        young_s = time.monotonic() - age_s
         for _ in range(_TRIES):
             view = await self.views.since(max(young_s, self._reconciler.acted_at_s))
             if view.began_s >= self._reconciler.acted_at_s:
