@@ -144,10 +144,13 @@ consult='
     0:) ;;
     2:-set)
       serf tags "$@" > /dev/null &
+      telling=$!
       until serf info -format=json | grep -qF "\"${2%%=*}\": \"${2#*=}\""; do
-        kill -0 "$!" || exit 1
+        kill -0 "$telling" && continue
+        wait "$telling" && break
+        exit 1
       done
-      kill "$!"
+      kill "$telling"
       wait
       ;;
     *) serf tags "$@" > /dev/null || exit 1 ;;
@@ -155,15 +158,22 @@ consult='
   [ $# = 0 ] || echo told
   exec 8< "$lock"
   flock -w 5 8 || exit 1
-  gateways=$(serf members -status="alive|leaving" -tag role=gateway -format=text) || exit 1
-  printf "%s\n--\n" "$gateways"
-  left=$(printf "%s\n" "$gateways" | grep -c .)
-  [ "$left" = 0 ] || {
+  {
     serf query -no-ack -timeout="$patience" -tag role=gateway "fiefdom-$word" "$about" &
     echo "$!"
     wait
   } | {
     read -r asking
+    left=0
+    # It has to be there, and known, for the question to have gone to all.
+    if gateways=$(serf members -status="alive|leaving" -tag role=gateway -format=text); then
+      while read -r gateway; do
+        [ -z "$gateway" ] || left=$((left + 1))
+      done << GATEWAYS
+$gateways
+GATEWAYS
+      printf "%s\n--\n" "$gateways"
+    fi
     while [ "$left" -gt 0 ] && read -r line; do
       case $line in "Response from "*) left=$((left - 1)) ;; esac
       printf "%s\n" "$line"
@@ -187,9 +197,28 @@ unlock_when_told() {
   done
 }
 
+# Sets told, gateways, agreed and answers by what `ask` printed. An agent that does not answer is no agreement.
+understand() { # word text
+  told=no listed=no gateways=0 agreed=0 answers=
+  while IFS= read -r line; do
+    case $line in
+      told) told=yes ;;
+      --) listed=yes ;;
+      'Response from '*)
+        answers="$answers${answers:+, }$line"
+        case $line in *": $1") agreed=$((agreed + 1)) ;; esac
+        ;;
+      ?*) [ "$listed" = yes ] || gateways=$((gateways + 1)) ;;
+    esac
+  done << SAID
+$2
+SAID
+  [ "$listed" = yes ] || gateways=1
+}
+
 # Asks every gateway that is there until all answer with the one word, or the time is up. That none is there is an
-# agreement only after some seconds. Where the agent is to be told something first, it is told that until it says so, with
-# the lock, which ends with that; fails where the agent is not there, and is not about to be either.
+# agreement only after some seconds. Where the agent is to be told something first, it is told until it says so itself,
+# under the caller's lock; fails where the agent is not there, and is not about to be either.
 until_all_say() { # word payload timeout_s none_s [arguments of `serf tags`]
   word=$1 about=$2 timeout_s=$3 none_s=$4
   shift 4
@@ -197,25 +226,18 @@ until_all_say() { # word payload timeout_s none_s [arguments of `serf tags`]
   patience_ms=750
   began_s=$(now_s)
   while :; do
-    said=$(ask "$word" "$about" "$@" | unlock_when_told)
+    understand "$word" "$(ask "$word" "$about" "$@" | unlock_when_told)"
+    if [ $# -gt 0 ] && [ "$told" = no ]; then
+      case $(systemctl is-active fiefdom-serf-agent.service) in inactive | failed) return 1 ;; esac
+      [ "$(now_s)" -lt $((began_s + agent_s)) ] || return 1
+      sleep 0.1
+      continue
+    fi
     if [ $# -gt 0 ]; then
-      if printf '%s\n' "$said" | grep -qx told; then
-        said=$(printf '%s\n' "$said" | sed '/^told$/d')
-        began_s=$(now_s)
-        shift $#
-      else
-        case $(systemctl is-active fiefdom-serf-agent.service) in inactive | failed) return 1 ;; esac
-        [ "$(now_s)" -lt $((began_s + agent_s)) ] || return 1
-        sleep 0.1
-        continue
-      fi
+      began_s=$(now_s)
+      shift $#
     fi
     [ "$patience_ms" -ge 1600 ] || patience_ms=$((patience_ms * 2))
-    # An agent that does not answer is no agreement.
-    members=$(printf '%s\n' "$said" | grep -qx -e -- && printf '%s\n' "$said" | sed '/^--$/,$d') || members='no answer'
-    gateways=$(printf '%s\n' "$members" | grep -c .)
-    answers=$(printf '%s\n' "$said" | sed '1,/^--$/d' | grep '^Response from ')
-    agreed=$(printf '%s\n' "$answers" | grep -c ": $word\$")
     if [ "$gateways" -gt 0 ] || [ "$(now_s)" -ge $((began_s + none_s)) ]; then
       [ "$agreed" -lt "$gateways" ] || return 0
     fi
@@ -267,11 +289,13 @@ may_come() {
 
 # Those that do not come up are the gateways' checks to keep out: the others serve.
 await_instances() {
-  deadline_s=$(($(now_s) + start_timeout_s))
+  deadline_s=$(($(now_s) + start_timeout_s)) told_of=
   while :; do
     count_answering
     [ "$count" -lt "$wanted" ] || return 0
     if [ "$(now_s)" -ge "$deadline_s" ] || ! may_come; then break; fi
+    [ "$told_of" = "$count" ] || tell_state "waits for its instances: $count of $wanted are healthy"
+    told_of=$count
     sleep 0.2
   done
   [ "$count" -gt 0 ]
@@ -285,7 +309,6 @@ tell_state() {
 
 make() {
   load "$1"
-  tell_state "waits for its instances"
   await_instances || {
     why=$(why_not)
     tell_state "not offered: none of its $wanted instances is healthy, $why"
@@ -339,7 +362,8 @@ leave() {
 
 usage="usage: ${0##*/} make|withdraw SERVICE, or tags|agree|leave"
 load_host
-mkdir -p "$made_dir" && : >> "$made_dir/.ask" || die "$made_dir cannot be made"
+# The agent's container locks what it can only read.
+{ mkdir -p "$made_dir" && : >> "$made_dir/.ask" && chmod 0644 "$made_dir/.ask"; } || die "$made_dir cannot be made"
 case ${1:-}:$# in
   make:2) make "$2" ;;
   withdraw:2) withdraw "$2" ;;

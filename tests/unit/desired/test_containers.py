@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fiefdom.desired import containers, programs
-from fiefdom.desired.containers import FACTS, conf_file, env_file, with_containers
+from fiefdom.desired.containers import FACTS, conf_file, env_file, env_path, with_containers
 from fiefdom.desired.state import Container, HostState, digest, spec_hash
 from fiefdom.errors import FiefdomError
 
@@ -16,7 +16,7 @@ CONTAINER = Container(
     unit="fiefdom-predictor@8000.service",
     role="instance",
     image="predictor:1",
-    args=("--read-only", "--label=a b"),
+    args=("--read-only", "--label=a b", f"--env-file={env_path('predictor-8000')}"),
     command=("serve", " two words "),
     config=("/etc/fiefdom/containers/predictor-8000.env",),
     probe="http://10.1.0.21:8000/health",
@@ -42,6 +42,7 @@ def test_the_configuration_is_lines_of_key_and_value() -> None:
         f"env_sha256 {STATE.files[0].digest}",
         "arg --read-only",
         "arg --label=a b",
+        "arg --env-file=/etc/fiefdom/containers/predictor-8000.env",
         "cmd serve",
         "cmd  two words ",
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import time
 from collections.abc import Callable
@@ -115,7 +116,7 @@ class Host:
         environment = {**os.environ, "PATH": f"{self.root}:{os.environ['PATH']}"}
         environment.pop("NOTIFY_SOCKET", None)
         return subprocess.Popen(
-            ["sh", str(self.root / "offer"), *words], env=environment, stderr=subprocess.PIPE, text=True
+            ["sh", str(self.root / "offer"), *words], env=environment, stderr=subprocess.PIPE, text=True, umask=0o077
         )
 
     def run(self, *words: str) -> str:
@@ -172,6 +173,7 @@ def test_an_offer_is_made_when_every_instance_answers_and_holds_when_every_gatew
     assert ended(run) == ""
     assert host.next_tags == {"role": "app", **OFFERED}
     assert " fiefdom-serving app2 predictor 2" in (host.root / "asked").read_text()
+    assert stat.S_IMODE((host.made / ".ask").stat().st_mode) == 0o644, "the agent's user locks it, too"
 
 
 def test_those_that_answer_are_offered_without_waiting_for_one_that_failed(host: Host) -> None:
