@@ -3,7 +3,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 # What runs on hosts is shell in its own files, none of it rendered; these are all others.
 SCRIPTS = $(shell grep -rlE '^\#!/(usr/)?bin/(env )?(ba)?sh' images .ci)
-DOCKERFILES = $(shell find images tests -name Dockerfile)
+DOCKERFILES = $(shell find images examples tests -name Dockerfile)
 
 # What a test leaves out of the everyday run; the rest of tests/lab in two parts, of which one wants no hosts.
 EVERYDAY := not proof and not audit
