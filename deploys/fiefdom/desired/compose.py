@@ -31,7 +31,9 @@ _HEAD = """\
 
 @dataclass(frozen=True)
 class Check:
-    """How one sees from the laptop that a container is up: an answer over HTTP, or that somebody listens."""
+    """How one sees from the laptop that a container is up: an answer over HTTP, that somebody listens, or a command
+    in the container.
+    """
 
     port: int
     start_timeout_s: int
@@ -40,6 +42,7 @@ class Check:
     """Path to ask for; whether somebody listens is enough where there is none."""
     host: str = ""
     status: tuple[str, ...] = ("200-399",)
+    command: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -173,9 +176,10 @@ def _instance(cluster: Cluster, name: str, number: int, secrets: _References) ->
         port=port if health.base_port is None else health.base_port + number,
         start_timeout_s=health.start_timeout_s,
         timeout_s=health.timeout_s,
-        path=health.path,
+        path=health.path if service.kind == "http" else None,
         host=health.host or name,
         status=health.status,
+        command=health.command,
     )
     return Container(
         name=f"{name}-{port}",

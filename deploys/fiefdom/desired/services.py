@@ -77,14 +77,23 @@ def _container(context: Context, instance: Instance, service: Service) -> Contai
         config=(env_path(instance.container), *(mounts.file_path(instance.container, path) for path in service.files)),
         volumes=tuple(mounts.volume_path(instance, v) for v in service.volumes if v.host is None),
         folders=tuple(v.host for v in service.volumes if v.host is not None),
-        probe=f"http://{address}:{instance.check_port or instance.port}{health.path}",
+        probe=_probe(address, instance, service),
+        probe_command=health.command,
         probe_host=health.host or "",
         probe_status=health.own_status,
         probe_timeout_s=health.timeout_s,
         start_timeout_s=health.start_timeout_s,
         stop_grace_s=service.stop_grace_s,
         version=service.version,
+        pauses=context.cluster.pauses(instance.service),
     )
+
+
+def _probe(address: str, instance: Instance, service: Service) -> str:
+    at = f"{address}:{instance.check_port or instance.port}"
+    if service.kind == "http":
+        return f"http://{at}{service.health.path}"
+    return "command" if service.health.command else f"connect://{at}"
 
 
 def _check_args(address: str, instance: Instance, service: Service) -> tuple[str, ...]:
