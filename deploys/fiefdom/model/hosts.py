@@ -165,6 +165,11 @@ class Service(Model):
     groups: Many[Group] = Field((APP_HOSTS,), description="Groups whose hosts run the service.", min_length=1)
     health: Health = Field(default_factory=Health, description="Health check.")
     drain: Drain = Field(default_factory=Drain, description="How open requests end when it leaves a host's rotation.")
+    links: Many[Name] = Field(
+        (),
+        description="Services that it uses: each such as redis gives it REDIS_HOST and REDIS_PORT, and lets its hosts "
+        "reach that.",
+    )
     environment: dict[EnvName, EnvValue] = Field(
         default_factory=dict, description="Environment of the process; kept in a root-only file on the host."
     )

@@ -15,6 +15,7 @@ from fiefdom.model.hosts import APP_HOSTS, GATEWAYS, Service
 from fiefdom.model.image_rules import image_problems, registry_problems
 from fiefdom.model.jumps import address_problems, jump_problems
 from fiefdom.model.kind_rules import kind_problems
+from fiefdom.model.link_rules import link_problems
 from fiefdom.model.mount_rules import mount_problems
 from fiefdom.model.text import LAST_PORT, Problem, sysctl_name
 from fiefdom.wording import KeyPath, dotted
@@ -418,6 +419,14 @@ _RULES = (
             *("serf", "registry", "registries", "secrets", *_IMAGES, "hosts.*.services"),
             *("services.*.environment", "services.*.files", "development"),
         ),
+    ),
+    _Rule(
+        link_problems,
+        (
+            *(*_RUNS, "hosts.*.address", "services.*.links", "services.*.environment", "services.*.kind"),
+            *("services.*.route", "services.*.base_port", "development"),
+        ),
+        of_all=True,
     ),
     _Rule(mount_problems, ("docker", "services.*.volumes", "services.*.files", "services.*.tmpfs", "services.*.user")),
     _Rule(_sysctl_problems, ("hosts.*.sysctls",)),
