@@ -24,8 +24,8 @@ def degraded(found: Status) -> list[str]:
     reasons += [f"{o.service} at {o.host} is {o.state}: {o.why}" for o in found.offers if o.state != OFFERED][:3]
     down = [i for i in found.instances if not i.is_up]
     for i in down[:3]:
-        states = ", ".join(f"{s} at {g}" for g, s in zip(found.gateways, i.servers, strict=True))
-        reasons.append(f"{i.service} at {i.host}:{i.port} is {i.container}, {states}")
+        states = [f"{s} at {g}" for g, s in zip(found.gateways, i.servers, strict=True) if s != NOT_ROUTED]
+        reasons.append(f"{i.service} at {i.host}:{i.port} is {', '.join((i.container, *states))}")
     if len(down) > 3:
         reasons.append(f"{len(down) - 3} more instances are not up")
     return reasons

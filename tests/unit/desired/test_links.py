@@ -77,7 +77,7 @@ def test_what_is_told_makes_the_container_another_one() -> None:
 
 
 def test_what_is_on_the_same_host_starts_first_and_its_failure_is_its_own() -> None:
-    assert "\nAfter=fiefdom-redis@6379.service\n" in unit("app2", "predictor")
+    assert "\nAfter=fiefdom-redis@6379.service fiefdom-links.service\n" in unit("app2", "predictor")
     assert "redis" not in unit("app1", "predictor")
     for service in ("predictor", "web", "redis"):
         assert not re.search(r"^(Wants|Requires|BindsTo|PartOf)=.*redis", unit("app2", service), re.MULTILINE)
