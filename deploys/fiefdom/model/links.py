@@ -74,21 +74,25 @@ def environment(cluster: Draft, service: str) -> dict[str, str]:
 def linking_hosts(cluster: Draft, service: str) -> tuple[str, ...]:
     """Names of the hosts that run a service which links to ``service``, in the inventory's order."""
     linking = [name for name, other in cluster.services.items() if service in other.links]
+    if not linking:
+        return ()
     return tuple(host for host in cluster.hosts if any(cluster.count(host, name) for name in linking))
 
 
 def linked_to(cluster: Draft, host: str) -> Iterator[Instance]:
     """Instances on ``host`` of services that others link to, wherever these run."""
     linked = {link for service in cluster.services.values() for link in service.links}
-    return (instance for instance in cluster.instances(host) if instance.service in linked)
+    return (instance for instance in cluster.instances(host) if instance.service in linked) if linked else iter(())
 
 
 def ports_within(cluster: Draft, host: str) -> tuple[int, ...]:
     """Ports of instances on ``host`` that others on it link to, in order."""
-    linked = {name for name in cluster.services if host in linking_hosts(cluster, name)}
+    here = {n for n, service in cluster.services.items() if service.links and cluster.count(host, n)}
+    linked = {link for name in here for link in cluster.services[name].links}
     return tuple(sorted(i.port for i in linked_to(cluster, host) if i.service in linked))
 
 
 def beside(cluster: Draft, host: str, service: str) -> tuple[Instance, ...]:
     """Instances on ``host`` of what ``service`` links to."""
-    return tuple(i for i in cluster.instances(host) if i.service in cluster.services[service].links)
+    to = cluster.services[service].links
+    return tuple(i for i in cluster.instances(host) if i.service in to) if to else ()
