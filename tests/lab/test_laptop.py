@@ -24,7 +24,7 @@ pytestmark = pytest.mark.proof
 PROJECT = "fiefdom-dev-laptop-test"
 PORT, REDIS_PORT = 18000, 16379
 SECRET = 'a $secret ${of} "this" # machine'
-IMAGES = ("fiefdom-test/laptop-predictor:1.0.0", f"{PROJECT}/redis:latest")
+IMAGES = ("fiefdom-test/laptop-predictor:1.0.0", "fiefdom-test/laptop-redis:1", f"{PROJECT}/redis:latest")
 # In the predictor's own container, by what its link told it: the argument is what redis is asked.
 ASK_REDIS = """
 import os, socket, sys
@@ -157,6 +157,28 @@ def test_the_inventory_of_hosts_runs_on_a_laptop(laptop: Laptop) -> None:
 
     said = laptop.dev("logs", "predictor", "--last", "5")
     assert said.returncode == 0 and "predictor 1.0.0 listens on port 8000" in said.stdout
+
+
+def test_a_service_that_links_to_another_finds_it_as_on_hosts(laptop: Laptop) -> None:
+    cluster = yaml.safe_load(laptop.inventory.read_text())
+    cluster["hosts"]["app2"]["groups"].append("middleware")
+    cluster["services"]["predictor"]["links"] = ["redis"]
+    cluster["services"]["redis"] = {
+        "kind": "tcp",
+        "image": "fiefdom-test/laptop-redis",
+        "version": "1",
+        "build": str(ROOT / "tests/lab/images/redis"),
+        "base_port": REDIS_PORT,
+        "container_port": 6379,
+        "groups": ["middleware"],
+        "user": "6379:6379",
+        "volumes": [{"name": "data", "path": "/var/lib/redis"}],
+        "health": {"command": ["redis-cli", "ping"]},
+    }
+    cluster["development"] = {"overrides": {"predictor": {"base_port": PORT, "instances": 2}}}
+    laptop.inventory.write_text(yaml.safe_dump(cluster))
+    assert [row["name"] for row in laptop.up()["services"]][-1] == f"redis-{REDIS_PORT}"
+    assert laptop.ask_redis("PING") == "+PONG"
 
 
 def test_data_stays_until_it_is_told_to_go(laptop: Laptop) -> None:

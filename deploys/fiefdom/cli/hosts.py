@@ -43,7 +43,12 @@ def reboot(
             if not force:
                 reboot_module.require_fit(run.known, run.session, names)
             each = "with Debian's upgrades first" if upgrade else "the next one when the one before serves again"
-            return frame.dry(names, [f"Would reboot {', '.join(names)}, one after the other, {each}."])
+            pauses = [
+                f"{service} pauses while {name} is away: its one instance is there."
+                for name in names
+                for service in reboot_module.pausing(cluster, name)
+            ]
+            return frame.dry(names, [f"Would reboot {', '.join(names)}, one after the other, {each}.", *pauses])
         with show.Progress(run.out, len(names)) as progress:
             reboot_module.reboot(
                 run.known, run.session, names, upgrade=upgrade, force=force, take_over=take_over, say=progress

@@ -17,7 +17,7 @@ from fiefdom.cluster.audit import Act
 from fiefdom.cluster.lock import Lock
 from fiefdom.cluster.status import Status
 from fiefdom.converge.carry_out import DONE
-from fiefdom.converge.plan import HostPlan, Plan
+from fiefdom.converge.plan import PAUSE, HostPlan, Plan
 from fiefdom.procedures.release import Release, versions_of
 from fiefdom.procedures.rollout import Report
 from fiefdom.wording import ago, duration, size
@@ -218,7 +218,8 @@ def release_plan(release: Release) -> Iterable[Text]:
         yield Text(f"{number}. {', '.join(batch)}", style="bold")
         for name in batch:
             for (service, before, after), count in Counter(versions_of(release.turns[name])).items():
-                yield Text(f"   -/+ {service} x {count}  {before} -> {after}", style=_STYLE["-/+"])
+                pause = f" ({PAUSE})" if service in release.pauses else ""
+                yield Text(f"   -/+ {service} x {count}  {before} -> {after}{pause}", style=_STYLE["-/+"])
     if release.left:
         yield Text(f"then it waits for --continue: {', '.join(release.left)}", style="dim")
 

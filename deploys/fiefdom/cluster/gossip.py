@@ -166,7 +166,7 @@ def not_offered(cluster: Cluster, names: Collection[str], found: views.Views) ->
             continue
         up = {(server.host, server.service) for server in view.servers if server.state == "up"}
         for name in names:
-            for service in dict.fromkeys(i.service for i in cluster.instances(name)):
+            for service in dict.fromkeys(i.service for i in cluster.routed(name)):
                 if service not in view.offers_of(name):
                     missing.append(f"{name}: {gateway} does not have its offer of {service}")
                 elif (name, service) not in up:

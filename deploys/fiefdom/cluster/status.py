@@ -22,10 +22,10 @@ def degraded(found: Status) -> list[str]:
     """Why no host may be taken out of a cluster now: others do not serve already."""
     reasons = list(found.problems)
     reasons += [f"{o.service} at {o.host} is {o.state}: {o.why}" for o in found.offers if o.state != OFFERED][:3]
-    down = [i for i in found.instances if i.container != "running" or set(i.servers) != {"up"}]
+    down = [i for i in found.instances if not i.is_up]
     for i in down[:3]:
-        states = ", ".join(f"{s} at {g}" for g, s in zip(found.gateways, i.servers, strict=True))
-        reasons.append(f"{i.service} at {i.host}:{i.port} is {i.container}, {states}")
+        states = [f"{s} at {g}" for g, s in zip(found.gateways, i.servers, strict=True) if s != NOT_ROUTED]
+        reasons.append(f"{i.service} at {i.host}:{i.port} is {', '.join((i.container, *states))}")
     if len(down) > 3:
         reasons.append(f"{len(down) - 3} more instances are not up")
     return reasons
@@ -52,7 +52,7 @@ def require_fit(
 
 LOOK_S = 0.2
 LOOK_AGAIN_S = 2
-OFFERED, UNKNOWN = "offered", "unknown"
+OFFERED, UNKNOWN, NOT_ROUTED = "offered", "unknown", "-"
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class HostStatus:
 
 @dataclass(frozen=True)
 class InstanceStatus:
-    """An instance: its container, and its server in the rotation of each gateway."""
+    """An instance: its container, and its server in the rotation of each gateway; `-` where none is to have it."""
 
     service: str
     host: str
@@ -84,6 +84,11 @@ class InstanceStatus:
     version: str
     container: str
     servers: tuple[str, ...]
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it runs, and every gateway that is to have it has it up."""
+        return self.container == "running" and set(self.servers) in ({"up"}, {NOT_ROUTED})
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,7 @@ class Status:
             and not self.problems
             and not self.silent
             and all(offer.state == OFFERED for offer in self.offers)
-            and all(i.container == "running" and all(s == "up" for s in i.servers) for i in self.instances)
+            and all(i.is_up for i in self.instances)
         )
 
     def as_data(self) -> dict[str, Any]:
@@ -229,7 +234,10 @@ def combine(
             port=i.port,
             version=(c.version if (c := _containers(found, name).get(i.container)) else "-"),
             container=UNKNOWN if name in silent else _container(found[name], i.container),
-            servers=tuple(of.get((i.service, f"{name}-{i.port}"), absent) for of, absent in states),
+            servers=tuple(
+                of.get((i.service, f"{name}-{i.port}"), absent) if cluster.is_routed(i.service) else NOT_ROUTED
+                for of, absent in states
+            ),
         )
         for name in names
         for i in cluster.instances(name)
@@ -256,7 +264,7 @@ def combine(
         else _offer(views, name, service, found[name])
         for name in names
         if name in cluster.app_hosts
-        for service in dict.fromkeys(i.service for i in cluster.instances(name))
+        for service in dict.fromkeys(i.service for i in cluster.routed(name))
     ]
     notices = (*_strangers(cluster, views), *_other_versions(cluster, instances))
     return Status(tuple(views), tuple(hosts), tuple(offered), tuple(instances), tuple(problems), notices)

@@ -239,11 +239,11 @@ def await_serving(
     gateways: Collection[str] | None = None,
     instances: Collection[Instance] | None = None,
 ) -> None:
-    """Wait until all gateways, or these, have a host's servers up: of ``instances``, or all that it is to have.
+    """Wait until all gateways, or these, have a host's servers up: of ``instances``, or all that they are to have.
 
     Raises FiefdomError where that takes long.
     """
-    wanted = cluster.instances(name) if instances is None else instances
+    wanted = cluster.routed(name) if instances is None else instances
     start_s = max((cluster.services[i.service].health.start_timeout_s for i in wanted), default=0)
     for late in looks(2 * start_s + cluster.serf.join_timeout_s + 60):
         missing = not_up(_views(cluster, hosts, gateways), cluster, name, wanted)
@@ -324,7 +324,7 @@ def missing(views: Views, cluster: Cluster, host: str, instances: Collection[Ins
         if view.silence is not None:
             return Missing("the gateways", f"{gateway} does not answer: {view.silence}")
         states = {(s.service, s.port): s.state for s in view.servers_of([host])}
-        for i in cluster.instances(host) if instances is None else instances:
+        for i in cluster.routed(host) if instances is None else instances:
             state = states.get((i.service, i.port), "out of rotation")
             if state != "up":
                 return Missing(i.unit, f"{gateway} has {i.service} at {host}:{i.port} {state}")
@@ -340,7 +340,7 @@ def not_up(views: Views, cluster: Cluster, host: str, instances: Collection[Inst
 def up(views: Views, cluster: Cluster, host: str) -> tuple[Instance, ...]:
     """Instances of a host that any gateway has up."""
     seen = {(s.service, s.port) for view in views.values() for s in view.servers_of([host]) if s.state == "up"}
-    return tuple(i for i in cluster.instances(host) if (i.service, i.port) in seen)
+    return tuple(i for i in cluster.routed(host) if (i.service, i.port) in seen)
 
 
 def alone(
@@ -353,11 +353,13 @@ def alone(
 ) -> str | None:
     """What would have no server up while ``hosts`` withdraw ``services``, or all of them, together; or None.
 
-    A service that by the inventory runs nowhere else does not count; nor, with ``if_up``, one that a gateway has up on
-    none of ``hosts``, for it loses nothing.
+    A service that by the inventory runs nowhere else, or that gateways do not have, does not count; nor, with
+    ``if_up``, one that a gateway has up on none of ``hosts``, for it loses nothing.
     """
     others = [name for name in cluster.hosts if name not in hosts]
     for service in cluster.services if services is None else services:
+        if not cluster.is_routed(service):
+            continue
         if not all(any(cluster.count(name, service) for name in group) for group in (hosts, others)):
             continue
         for gateway, view in views.items():

@@ -205,7 +205,8 @@ def _needs(context: Context) -> dict[tuple[str, int], tuple[str, str]]:
     if context.is_gateway:
         found["tcp", cluster.gateway.stats_port] = (gateway.NAME, "gateway.stats_port")
         for name, service in cluster.services.items():
-            found["tcp", service.route.port] = (gateway.NAME, f"services.{name}.route.port")
+            if service.gateway_port is not None:
+                found["tcp", service.gateway_port] = (gateway.NAME, f"services.{name}.route.port")
     for instance in cluster.instances(context.name):
         for port in instance.ports:
             found["tcp", port] = (instance.container, f"services.{instance.service}.base_port")
@@ -296,7 +297,7 @@ def _closed(context: Context, guest: Guest) -> list[tuple[str, int, bool]]:
         if not all(any(rule.has(address) for rule in rules) for address in others):
             missing.append((protocol, cluster.serf.port, True))
     if context.is_gateway:
-        ports = {cluster.gateway.stats_port, *(service.route.port for service in cluster.services.values())}
+        ports = {cluster.gateway.stats_port, *cluster.gateway_ports}
         # From where is the other firewall's to say.
         missing += [("tcp", p, False) for p in sorted(ports) if not any(r.takes("tcp", p) for r in guest.passes)]
     return missing

@@ -24,6 +24,8 @@ Sign = Literal["+", "~", "-", "-/+"]
 KINDS: tuple[str, ...] = ("hostname", "package", "account", "directory", "file", "block", "sysctl")
 KINDS += ("unit", "image", "container", "offer", "record")
 
+PAUSE = "a pause: its one instance stops before the next one starts"
+
 _SUPPORTED = {("debian", "bookworm"), ("debian", "trixie")}
 
 
@@ -90,13 +92,16 @@ class Pending:
     before: str
     after: str
     hosts: tuple[str, ...]
+    pauses: bool = False
+    """Whether nobody serves meanwhile, for it has one instance."""
 
     def __str__(self) -> str:
         """As a person would say it."""
         versions = (
             f"{self.before} -> {self.after}" if self.before != self.after else f"{self.after} with other settings"
         )
-        return f"{self.service} {versions} on {', '.join(self.hosts)}"
+        pause = f" ({PAUSE})" if self.pauses else ""
+        return f"{self.service} {versions} on {', '.join(self.hosts)}{pause}"
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,8 @@ class Plan:
         for host in self.hosts:
             for service, (before, after) in host.pending.items():
                 found.setdefault((service, before, after), []).append(host.host)
-        return tuple(Pending(*key, tuple(hosts)) for key, hosts in sorted(found.items()))
+        pausing = {c.service for h in self.hosts for c in h.state.containers if c.pauses}
+        return tuple(Pending(*key, tuple(hosts), key[0] in pausing) for key, hosts in sorted(found.items()))
 
     @property
     def counts(self) -> dict[Sign, int]:
@@ -138,7 +144,9 @@ class Plan:
             "hash": self.hash,
             "counts": dict(self.counts),
             "pending": [
-                {"service": p.service, "from": p.before, "to": p.after, "hosts": list(p.hosts)} for p in self.pending
+                {"service": p.service, "from": p.before, "to": p.after, "hosts": list(p.hosts)}
+                | ({"pauses": True} if p.pauses else {})
+                for p in self.pending
             ],
             "hosts": {h.host: [c.as_data() for c in h.changes] for h in self.hosts},
             **({"volumes_left": left} if left else {}),

@@ -17,6 +17,7 @@ from fiefdom.desired import process
 from fiefdom.desired.containers import service_image
 from fiefdom.errors import FiefdomError
 from fiefdom.model import LAST_PORT, Cluster, SecretSource
+from fiefdom.model import links as model_links
 from fiefdom.model.mounts import Volume
 from fiefdom.wording import KeyPath, dotted, printable
 
@@ -31,7 +32,9 @@ _HEAD = """\
 
 @dataclass(frozen=True)
 class Check:
-    """How one sees from the laptop that a container is up: an answer over HTTP, or that somebody listens."""
+    """How one sees from the laptop that a container is up: an answer over HTTP, that somebody listens, or a command
+    in the container.
+    """
 
     port: int
     start_timeout_s: int
@@ -40,6 +43,7 @@ class Check:
     """Path to ask for; whether somebody listens is enough where there is none."""
     host: str = ""
     status: tuple[str, ...] = ("200-399",)
+    command: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,28 +118,54 @@ def _chosen(cluster: Cluster, only: Collection[str]) -> tuple[str, ...]:
     for name in only:
         if name not in known:
             raise FiefdomError(printable(f"{name}: no such service; known are {', '.join(known)}"))
-    wanted = set(only or known)
-    wanted |= {link for name in tuple(wanted) for link in _links(cluster, name)}
+    left, wanted = list(only or known), set[str]()
+    while left:
+        name = left.pop()
+        if name not in wanted:
+            wanted.add(name)
+            left += _links(cluster, name)
     return tuple(name for name in known if name in wanted)
 
 
 def _links(cluster: Cluster, service: str) -> tuple[str, ...]:
+    """What a service links to on a laptop: services that are there, and what `development` adds."""
+    if service not in cluster.services:
+        return ()
     override = cluster.development.overrides.get(service)
-    return () if override is None else override.links
+    own = tuple(link for link in cluster.services[service].links if _count(cluster, link))
+    return own if override is None else own + override.links
+
+
+def _count(cluster: Cluster, service: str) -> int:
+    """How many instances of a service a laptop has."""
+    override = cluster.development.overrides.get(service)
+    return 1 if override is None else override.instances
+
+
+def _base_port(cluster: Cluster, service: str) -> int:
+    override = cluster.development.overrides.get(service)
+    own = None if override is None else override.base_port
+    return cluster.services[service].base_port if own is None else own
+
+
+def _linked(cluster: Cluster, link: str) -> tuple[str, int]:
+    """What Compose calls the container that a link leads to, its first one, and the port of its process."""
+    if link in cluster.services:
+        return f"{link}-{_base_port(cluster, link)}", cluster.services[link].container_port
+    return link, cluster.development.services[link].port
 
 
 def _services(cluster: Cluster, chosen: Collection[str], secrets: _References) -> Iterator[Container]:
     for name in chosen:
         if name in cluster.services:
-            override = cluster.development.overrides.get(name)
-            for number in range(1 if override is None else override.instances):
+            for number in range(_count(cluster, name)):
                 yield _instance(cluster, name, number, secrets)
 
 
 def _instance(cluster: Cluster, name: str, number: int, secrets: _References) -> Container:
     service, override = cluster.services[name], cluster.development.overrides.get(name)
     own = None if override is None else override.base_port
-    base = service.base_port if own is None else own
+    base = _base_port(cluster, name)
     base_key: KeyPath = ("services", name, "base_port")
     port = base + number
     health, limits = service.health, service.limits
@@ -167,15 +197,16 @@ def _instance(cluster: Cluster, name: str, number: int, secrets: _References) ->
         **({"volumes": mounts} if mounts else {}),
         "ports": published,
         "stop_grace_period": f"{service.stop_grace_s}s",
-        **({"depends_on": list(links)} if (links := _links(cluster, name)) else {}),
+        **({"depends_on": [_linked(cluster, link)[0] for link in links]} if (links := _links(cluster, name)) else {}),
     }
     check = Check(
         port=port if health.base_port is None else health.base_port + number,
         start_timeout_s=health.start_timeout_s,
         timeout_s=health.timeout_s,
-        path=health.path,
+        path=health.path if service.kind == "http" else None,
         host=health.host or name,
         status=health.status,
+        command=health.command,
     )
     return Container(
         name=f"{name}-{port}",
@@ -198,8 +229,7 @@ def _environment(cluster: Cluster, name: str, secrets: _References) -> dict[str,
     own = {} if override is None else override.environment
     linked: dict[str, str] = {}
     for link in _links(cluster, name):
-        linked[f"{_variable(link)}_HOST"] = link
-        linked[f"{_variable(link)}_PORT"] = str(cluster.development.services[link].port)
+        linked |= model_links.variables(link, *_linked(cluster, link))
     inherited = {**cluster.services[name].environment, **linked}
     return {
         **secrets.texts(("services", name), {k: v for k, v in inherited.items() if k not in own}),
@@ -327,17 +357,13 @@ class _References:
         }
 
     def _reference(self, of: KeyPath, name: str, source: SecretSource) -> str:
-        variable = f"FIEFDOM_SECRET_{_variable(str(of[-1]))}_{name}"
+        variable = f"FIEFDOM_SECRET_{model_links.prefix_of(str(of[-1]))}_{name}"
         # Two may have one name, as the B of web-a and the A_B of web.
         new = ((*of, "environment", name), source)
         while self.sources.get(variable, new) != new:
             variable += "_"
         self.sources[variable] = new
         return f"${{{variable}?is a secret of {of[-1]}: `fiefdom dev` sets it}}"
-
-
-def _variable(name: str) -> str:
-    return name.upper().replace("-", "_")
 
 
 def _escaped(text: str) -> str:

@@ -318,8 +318,39 @@ answers() {
   case $probe in
     '') ;;
     tcp://*) listens "${probe##*:}" || { why='nobody listens'; return 1; } ;;
+    connect://*) connects ;;
+    command) answers_command ;;
     *) answers_http ;;
   esac
+}
+
+# As the gateways' checks have it: opened, and closed again. Only bash knows how to, and every Debian has it.
+connects() {
+  at=${probe#connect://} ended=0
+  # shellcheck disable=SC2016 # bash expands it
+  timeout "$probe_timeout_s" bash -c ': > "/dev/tcp/$0/$1"' "${at%:*}" "${at##*:}" 2> /dev/null || ended=$?
+  case $ended in
+    0) return 0 ;;
+    124) why="no connection within $probe_timeout_s s" ;;
+    *) why='refused the connection' ;;
+  esac
+  return 1
+}
+
+# As the container's user. What goes on when its time is over ends by itself: docker does not end it.
+answers_command() {
+  set --
+  while IFS= read -r line; do
+    case $line in "probe_word "*) set -- "$@" "${line#* }" ;; esac
+  done < "$conf"
+  ended=0
+  timeout "$probe_timeout_s" docker exec "$name" "$@" > /dev/null 2>&1 < /dev/null || ended=$?
+  case $ended in
+    0) return 0 ;;
+    124) why="$1 gave no answer within $probe_timeout_s s" ;;
+    *) why="$1 ended with $ended" ;;
+  esac
+  return 1
 }
 
 # What is a good answer here is one to the gateways' checks: judged by its status as soon as that is known; path, Host

@@ -110,6 +110,7 @@ def conf_file(container: Container, state: HostState) -> File:
         # The supervisor has the defaults: where these keys are not used, the settings are as they were before them.
         *((("probe_host", container.probe_host),) if container.probe_host else ()),
         *((("probe_status", container.probe_status),) if container.probe_status else ()),
+        *(("probe_word", word) for word in container.probe_command),
         ("probe_timeout_s", f"{container.probe_timeout_s:g}"),
         ("start_timeout_s", str(container.start_timeout_s)),
         ("stop_signal", container.stop_signal),

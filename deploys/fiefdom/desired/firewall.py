@@ -17,6 +17,7 @@ from fiefdom.desired.cutting import Cutting
 from fiefdom.desired.ports import ranges
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Directory, File, HostState, Package, Unit
+from fiefdom.model import Cluster, links
 
 RULES = "/etc/fiefdom/firewall.nft"
 BASE_RULES = "/etc/fiefdom/firewall-base.nft"
@@ -94,10 +95,42 @@ def _rules(context: Context, own: tuple[str, ...]) -> str:
         ssh_port=cluster.ssh_of(context.name)[1],
         gossip_port=cluster.serf.port,
         stats_port=cluster.gateway.stats_port,
-        route_ports=ranges(service.route.port for service in cluster.services.values()),
+        route_ports=ranges(cluster.gateway_ports),
         # This is in force before the host's turn, until which gateways send it requests for what it runs.
-        instance_ports=ranges({*(port for i in context.instances for port in i.ports), *context.going}),
+        instance_ports=ranges({*(port for i in cluster.routed(context.name) for port in i.ports), *context.going}),
+        linked=_linked(context),
+        linked_routes=_linked_routes(context),
+        linked_within=ranges(links.ports_within(cluster, context.name)),
+        bridge=str(ipaddress.IPv4Interface(cluster.docker.bridge_address).network),
     )
+
+
+def _linked(context: Context) -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
+    """Ports of instances here that services elsewhere link to, and the addresses of these hosts.
+
+    Also where links lead to the gateway: what has one instance more since then is reached as before, until who links to
+    it had a rollout.
+    """
+    cluster, found = context.cluster, dict[tuple[str, ...], set[int]]()
+    for instance in links.linked_to(cluster, context.name):
+        hosts = [name for name in links.linking_hosts(cluster, instance.service) if name != context.name]
+        if hosts:
+            found.setdefault(_addresses(cluster, hosts), set()).add(instance.port)
+    return tuple((addresses, ranges(ports)) for addresses, ports in found.items())
+
+
+def _linked_routes(context: Context) -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
+    """On a gateway: ports of services that others link to, and the addresses of the hosts of these."""
+    cluster, found = context.cluster, dict[tuple[str, ...], set[int]]()
+    for name, service in cluster.services.items() if context.is_gateway else ():
+        hosts = links.linking_hosts(cluster, name)
+        if hosts and service.gateway_port is not None:
+            found.setdefault(_addresses(cluster, hosts), set()).add(service.gateway_port)
+    return tuple((addresses, ranges(ports)) for addresses, ports in found.items())
+
+
+def _addresses(cluster: Cluster, hosts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(map(str, sorted(ipaddress.IPv4Address(cluster.hosts[name].address) for name in hosts)))
 
 
 @lru_cache(maxsize=64)  # hosts of one role with the same services have the same

@@ -148,7 +148,11 @@ def _haproxy(context: Context) -> str:
         "haproxy.cfg.j2",
         stats_bind=f"{context.host.address}:{gateway.stats_port}",
         listeners=_listeners(cluster),
-        backends=[_backend(name, service.health) for name, service in sorted(cluster.services.items())],
+        backends=[_backend(name, service.health) for name, service in _of_kind(cluster, "http")],
+        tcp_services=[
+            {"name": name, "port": service.gateway_port, "health_timeout_s": service.health.timeout_s}
+            for name, service in _of_kind(cluster, "tcp")
+        ],
         maxconn=gateway.maxconn,
         retries=gateway.retries,
         balance=gateway.balance,
@@ -162,6 +166,11 @@ def _haproxy(context: Context) -> str:
         source_limits=gateway.source_limits,
         proxies=gateway.proxies,
     )
+
+
+def _of_kind(cluster: Cluster, kind: str) -> list[tuple[str, Service]]:
+    """By name, the services of a kind that gateways have."""
+    return [(n, s) for n, s in sorted(cluster.services.items()) if s.kind == kind and s.gateway_port is not None]
 
 
 def _backend(name: str, health: Health) -> dict[str, object]:
@@ -186,12 +195,12 @@ def hard_stop_after_s(gateway: Gateway) -> int:
 
 def _listeners(cluster: Cluster) -> list[dict[str, object]]:
     """For each gateway port the routes to services, and the one that takes what no route asks for."""
-    ports = sorted({service.route.port for service in cluster.services.values()})
+    ports = sorted({port for _, service in _of_kind(cluster, "http") if (port := service.gateway_port) is not None})
     return [_listener(cluster, port) for port in ports]
 
 
 def _listener(cluster: Cluster, port: int) -> dict[str, object]:
-    here = {name: s.route for name, s in sorted(cluster.services.items()) if s.route.port == port}
+    here = {name: s.route for name, s in _of_kind(cluster, "http") if s.route.port == port}
     default = [name for name, route in here.items() if route.host is None and route.path_prefix is None]
     return {
         "port": port,
@@ -227,15 +236,17 @@ def _reconciler(context: Context) -> str:
                 "max_instances": max_instances(cluster, name),
                 "server_options": server_options(service),
                 "upgraded": service.drain.upgraded,
+                **({"kind": service.kind} if service.kind != "http" else {}),
             }
             for name, service in sorted(cluster.services.items())
+            if cluster.is_routed(name)
         ],
     }
     return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
 
 def _as_known(cluster: Cluster, host: str) -> dict[str, object]:
-    last_ports = {instance.service: instance.port for instance in cluster.instances(host)}
+    last_ports = {instance.service: instance.port for instance in cluster.routed(host)}
     return {"address": cluster.hosts[host].address, "services": sorted(last_ports), "last_ports": last_ports}
 
 
@@ -263,6 +274,10 @@ def server_options(service: Service) -> str:
     two thirds of all requests. The price is that GETs get an instance's 500, too: 33 answers in 5 s.
     """
     interval = f"{round(service.health.interval_s * 1000)}ms"
+    if service.kind == "tcp":
+        # What its clients hold open would stay on a host that lost its power until they give up themselves.
+        observed = f"observe layer4 error-limit {MAX_ERRORS} on-error mark-down on-marked-down shutdown-sessions"
+        return f"check inter {interval} fall 2 rise 1 {observed}"
     return f"check inter {interval} fall 2 rise 1 observe layer7 error-limit {MAX_ERRORS} on-error mark-down"
 
 

@@ -35,6 +35,7 @@ def is_offer(unit: str) -> bool:
 def desired(context: Context) -> HostState:
     """What the host offers; nothing where it is no app host.
 
+    What gateways have no port for is in nobody's rotation, so that there is nothing to be made or withdrawn.
     A service's instances are its own: one of another service that is sick, replaced or gone changes nothing here.
     """
     if not context.is_app_host:
@@ -43,7 +44,7 @@ def desired(context: Context) -> HostState:
         directories=(Directory("/etc/fiefdom"), Directory(CONF_DIR)), files=(program("offer", serves=True),)
     )
     by_service: dict[str, list[Instance]] = {}
-    for instance in context.instances:
+    for instance in context.cluster.routed(context.name):
         by_service.setdefault(instance.service, []).append(instance)
     for service, instances in by_service.items():
         state += _offer(context, service, instances)

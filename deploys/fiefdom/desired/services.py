@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from fiefdom.desired import mounts, process
+from fiefdom.desired import links, mounts, process
 from fiefdom.desired.containers import (
     CHECKS_LABEL,
     UNIT_DIR,
@@ -20,18 +20,22 @@ from fiefdom.desired.context import Context
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Container, File, HostState, Unit
 from fiefdom.model import Instance, Service
+from fiefdom.model import links as model_links
 from fiefdom.model.unit_names import template_of
 
 
 def desired(context: Context) -> HostState:
     """The host's instances; nothing where it runs none."""
-    return HostState.together(_instance(context, instance) for instance in context.instances)
+    return HostState.together([*(_instance(context, i) for i in context.instances), links.state_of(context)])
 
 
 def _instance(context: Context, instance: Instance) -> HostState:
     service = context.cluster.service_on(context.name, instance.service)
     container = _container(context, instance, service)
-    files = (env_file(container.name, _environment(context, instance, service)), _unit_file(instance, container))
+    files = (
+        env_file(container.name, _environment(context, instance, service)),
+        _unit_file(context, instance, container),
+    )
     image = service_image(context.cluster, instance.service)
     state = HostState(files=files, units=(Unit(instance.unit),), images=(image,))
     if service.volumes or service.files:
@@ -41,6 +45,7 @@ def _instance(context: Context, instance: Instance) -> HostState:
 
 def _environment(context: Context, instance: Instance, service: Service) -> dict[str, str]:
     values = {name: context.secrets.text(value) for name, value in service.environment.items()}
+    values |= model_links.environment(context.cluster, instance.service)
     return process.environment(service, values, instance.service, context.name, instance.port)
 
 
@@ -77,14 +82,23 @@ def _container(context: Context, instance: Instance, service: Service) -> Contai
         config=(env_path(instance.container), *(mounts.file_path(instance.container, path) for path in service.files)),
         volumes=tuple(mounts.volume_path(instance, v) for v in service.volumes if v.host is None),
         folders=tuple(v.host for v in service.volumes if v.host is not None),
-        probe=f"http://{address}:{instance.check_port or instance.port}{health.path}",
+        probe=_probe(address, instance, service),
+        probe_command=health.command,
         probe_host=health.host or "",
         probe_status=health.own_status,
         probe_timeout_s=health.timeout_s,
         start_timeout_s=health.start_timeout_s,
         stop_grace_s=service.stop_grace_s,
         version=service.version,
+        pauses=context.cluster.pauses(instance.service),
     )
+
+
+def _probe(address: str, instance: Instance, service: Service) -> str:
+    at = f"{address}:{instance.check_port or instance.port}"
+    if service.kind == "http":
+        return f"http://{at}{service.health.path}"
+    return "command" if service.health.command else f"connect://{at}"
 
 
 def _check_args(address: str, instance: Instance, service: Service) -> tuple[str, ...]:
@@ -97,11 +111,13 @@ def _check_args(address: str, instance: Instance, service: Service) -> tuple[str
     )
 
 
-def _unit_file(instance: Instance, container: Container) -> File:
-    text = _unit_text(instance.service, start_limit_s(container), stop_limit_s(container))
+def _unit_file(context: Context, instance: Instance, container: Container) -> File:
+    linked = tuple(i.unit for i in model_links.beside(context.cluster, context.name, instance.service))
+    text = _unit_text(instance.service, linked, start_limit_s(container), stop_limit_s(container))
     return File(f"{UNIT_DIR}/{template_of(instance.service)}", text.encode())
 
 
-@cache  # all instances of a service have the same
-def _unit_text(service: str, start_limit_s: int, stop_limit_s: int) -> str:
-    return render("service@.service.j2", service=service, start_limit_s=start_limit_s, stop_limit_s=stop_limit_s)
+@cache  # all instances of a service on a host have the same
+def _unit_text(service: str, linked: tuple[str, ...], start_limit_s: int, stop_limit_s: int) -> str:
+    limits = {"start_limit_s": start_limit_s, "stop_limit_s": stop_limit_s}
+    return render("service@.service.j2", service=service, linked=linked, **limits)

@@ -194,7 +194,9 @@ class Container:
     folders that it has mounted and Fiefdom keeps, and ``folders`` those that are the host's own.
     ``service`` is what an instance is one of. ``probe`` is the URL that is asked from the host, and answered with
     ``probe_status`` ("200-399" when empty) when it is up; ``probe_host`` is the Host header, the service's name when
-    empty.
+    empty. `connect://ADDRESS:PORT` is a connection that is opened and closed, `tcp://ADDRESS:PORT` is none, for the
+    kernel tells who listens on the host, and ``probe_command`` is a command in the container, in place of all of these.
+    One that ``pauses`` is its service's only one: while it is replaced, nobody serves.
     """
 
     name: str
@@ -209,12 +211,14 @@ class Container:
     probe: str | None = None
     probe_host: str = ""
     probe_status: str = ""
+    probe_command: tuple[str, ...] = ()
     probe_timeout_s: float = 2.0
     start_timeout_s: int = 60
     stop_signal: str = "SIGTERM"
     stop_grace_s: int = 30
     version: str = ""
     service: str = ""
+    pauses: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -30,6 +30,14 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
             "there is no docker command on this machine; install it (Debian: docker.io, docker-cli), "
             "or name a `registry` that has the images"
         ) from None
+
+
+def code_of(arguments: Sequence[str], timeout_s: float) -> int | None:
+    """Exit code of a docker command whose words nobody needs; None where it did not end in time."""
+    try:
+        return subprocess.run(["docker", *arguments], capture_output=True, check=False, timeout=timeout_s).returncode
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def save(names: Iterable[str]) -> subprocess.Popen[bytes]:

@@ -31,7 +31,7 @@ class Cluster(Draft):
 
         Raises ValidationError for what cannot be a version.
         """
-        own = self.services[service].model_dump() | {"version": version, "build": None}
+        own = self.services[service].model_dump(exclude_unset=True) | {"version": version, "build": None}
         if version != self.services[service].version:
             own["image"] = references.name_of(own["image"])  # a digest is that of one version
         changed = Service.model_validate(own)

@@ -27,8 +27,8 @@ class DevelopmentOverride(Model):
     )
     links: Many[Name] = Field(
         (),
-        description="Names in `development.services`: each link such as redis gives it REDIS_HOST and REDIS_PORT, and "
-        "starts that first.",
+        description="Names in `development.services`, beside the service's own links: each such as redis gives it "
+        "REDIS_HOST and REDIS_PORT, and starts that first.",
     )
 
 

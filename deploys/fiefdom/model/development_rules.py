@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from fiefdom.model.development import DevelopmentOverride
 from fiefdom.model.draft import Draft
+from fiefdom.model.links import variables
 from fiefdom.model.text import Problem
+from fiefdom.wording import dotted
 
 
 def development_problems(cluster: Draft) -> Iterator[Problem]:
@@ -20,9 +23,15 @@ def development_problems(cluster: Draft) -> Iterator[Problem]:
         for i, link in enumerate(override.links):
             if link not in found.services:
                 says = f"{link} is not in development.services; known are {known}"
+                if link in cluster.services:
+                    says = (
+                        f"{link} is a service; link to it in {dotted(('services', name, 'links'))}, for hosts as well"
+                    )
                 yield ("development", "overrides", name, "links", i), says
         if twice := [link for link, count in Counter(override.links).items() if count > 1]:
             yield ("development", "overrides", name, "links"), f"{twice[0]} stands there twice; once is enough"
+    for name in cluster.services:
+        yield from _links_left_out(cluster, name, found.overrides.get(name))
     for name, middleware in found.services.items():
         if name in cluster.services:
             says = "a service of the inventory has this name; override that, or choose another name"
@@ -30,3 +39,14 @@ def development_problems(cluster: Draft) -> Iterator[Problem]:
         if middleware.image is None and middleware.build is None:
             says = "has no image; add `image` with a tag, or `build` with the folder of a Dockerfile"
             yield ("development", "services", name), says
+
+
+def _links_left_out(cluster: Draft, name: str, override: DevelopmentOverride | None) -> Iterator[Problem]:
+    """Links of a service to one that a laptop leaves out, unless its environment there says where that is."""
+    said = set[str]() if override is None else override.environment.keys()
+    for link in cluster.services[name].links if override is None or override.instances else ():
+        its = cluster.development.overrides.get(link)
+        if its is not None and not its.instances and not variables(link, "", 0).keys() <= said:
+            environment = dotted(("development", "overrides", name, "environment"))
+            says = f"{name} links to {link}, of which a laptop has none with this; give it one, or {environment} say "
+            yield ("development", "overrides", link, "instances"), says + " and ".join(variables(link, "", 0))

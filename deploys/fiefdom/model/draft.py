@@ -62,6 +62,31 @@ class Draft(Model):
         """Seconds that a host waits for the open requests of all that it offers."""
         return max((self.drain_timeout_s(name) for name in self.services if self.count(host, name)), default=1)
 
+    @property
+    def gateway_ports(self) -> tuple[int, ...]:
+        """Every port of a gateway that leads to services, in order."""
+        return tuple(sorted({s.gateway_port for s in self.services.values() if s.gateway_port is not None}))
+
+    def is_routed(self, service: str) -> bool:
+        """Whether gateways have ``service``: what they do not have, nobody offers them."""
+        return self.services[service].gateway_port is not None
+
+    def routed(self, host: str) -> tuple[Instance, ...]:
+        """Every instance on ``host`` that gateways are to have, by service and port."""
+        return tuple(i for i in self._instances(host) if self.is_routed(i.service))
+
+    def runs_on(self, service: str) -> tuple[str, ...]:
+        """Names of the hosts that run ``service``, in the inventory's order."""
+        return tuple(name for name in self.hosts if self.count(name, service))
+
+    def pauses(self, service: str) -> bool:
+        """Whether ``service`` is gone for a moment when it is replaced, for it is of kind tcp and has one instance."""
+        return self.services[service].kind == "tcp" and self.instances_of(service) == 1
+
+    def instances_of(self, service: str) -> int:
+        """How many instances of ``service`` run on all hosts together."""
+        return sum(self.count(name, service) for name in self.hosts)
+
     def count(self, host: str, service: str) -> int:
         """How many instances of ``service`` run on ``host``."""
         wanted = self.services[service]

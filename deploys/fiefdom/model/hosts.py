@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fiefdom.model.mounts import ContainerPath, ServiceFile, Volume
 from fiefdom.model.references import IMAGE
@@ -41,6 +41,9 @@ from fiefdom.model.unit_names import unit_of
 GATEWAYS = "gateways"
 APP_HOSTS = "app_hosts"
 
+HTTP_PORT = 80
+"""Gateway port of a service of kind http that names none."""
+
 
 # What HAProxy takes as a good answer where nobody says another.
 _ANSWERED = ("200-399",)
@@ -50,6 +53,11 @@ class Health(Model):
     """How an instance shows that it can serve."""
 
     path: UrlPath = Field("/health", description="Path that is answered with `status` when the instance can serve.")
+    command: Many[Argument] = Field(
+        (),
+        description="Of kind tcp: a command that ends with 0, in the container and as its user, when the instance can "
+        "serve. Its host asks it, gateways open a connection. When empty, its host opens one as well.",
+    )
     status: StatusRanges = Field(
         _ANSWERED, description='Status of a good answer: a code, a range such as "200-399", or a list of these.'
     )
@@ -85,7 +93,8 @@ class Drain(Model):
     )
     upgraded: Literal["wait", "close"] = Field(
         "wait",
-        description="Whether upgraded connections (WebSocket) are waited for like requests, or closed at once.",
+        description="Whether upgraded connections (WebSocket), and all of kind tcp, are waited for like requests, or "
+        "closed at once.",
     )
 
 
@@ -110,8 +119,10 @@ class LimitsOverride(Model):
 class Route(Model):
     """How clients reach a service at the gateways."""
 
-    port: int = Field(
-        80, ge=FIRST_GATEWAY_PORT, le=LAST_PORT, description="Gateway port; the gateway may not bind any below 80."
+    port: Annotated[int, Field(ge=FIRST_GATEWAY_PORT, le=LAST_PORT)] | None = Field(
+        None,
+        description="Gateway port; the gateway may not bind any below 80. When absent, 80 for kind http, and none for "
+        "kind tcp, which is then reached on its hosts alone.",
     )
     host: HostName | None = Field(None, description="Host name that selects the service; any when absent.")
     path_prefix: PathPrefix | None = Field(
@@ -120,7 +131,7 @@ class Route(Model):
 
 
 class Service(Model):
-    """A containerised HTTP service."""
+    """A containerised service."""
 
     image: Annotated[
         str,
@@ -143,12 +154,22 @@ class Service(Model):
         description="Which of `registries` has the image; when absent, the one that the image's name begins with, else "
         "`registry`.",
     )
+    kind: Literal["http", "tcp"] = Field(
+        "http",
+        description="What it speaks: http, or tcp for all that is only connections to Fiefdom, such as redis or "
+        "postgres.",
+    )
     instances: int = Field(1, ge=0, le=1000, description="Instances on each host that runs the service.")
     base_port: Port = Field(8000, description="Host port of the first instance; the others follow.")
     container_port: Port = Field(8000, description="Port that the process in the container listens on.")
     groups: Many[Group] = Field((APP_HOSTS,), description="Groups whose hosts run the service.", min_length=1)
     health: Health = Field(default_factory=Health, description="Health check.")
     drain: Drain = Field(default_factory=Drain, description="How open requests end when it leaves a host's rotation.")
+    links: Many[Name] = Field(
+        (),
+        description="Services that it uses: each such as redis gives it REDIS_HOST and REDIS_PORT, and lets its hosts "
+        "reach that.",
+    )
     environment: dict[EnvName, EnvValue] = Field(
         default_factory=dict, description="Environment of the process; kept in a root-only file on the host."
     )
@@ -179,6 +200,23 @@ class Service(Model):
         description="Whether ${NAME} and {{ NAME }} in environment, command and a file's text are for the program; "
         "refused otherwise, for Fiefdom fills nothing in.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _http_has_a_gateway_port(cls, value: object) -> object:
+        if not isinstance(value, dict) or value.get("kind", "http") != "http":
+            return value
+        route = value.get("route", {})
+        if isinstance(route, dict) and route.get("port") is None:
+            return {**value, "route": {**route, "port": HTTP_PORT}}
+        if isinstance(route, Route) and route.port is None:
+            return {**value, "route": route.model_copy(update={"port": HTTP_PORT})}
+        return value
+
+    @property
+    def gateway_port(self) -> int | None:
+        """Port at which gateways have it; None where they do not."""
+        return self.route.port
 
 
 class ServiceOverride(Model):

@@ -14,6 +14,8 @@ from fiefdom.model.draft import Draft
 from fiefdom.model.hosts import APP_HOSTS, GATEWAYS, Service
 from fiefdom.model.image_rules import image_problems, registry_problems
 from fiefdom.model.jumps import address_problems, jump_problems
+from fiefdom.model.kind_rules import kind_problems
+from fiefdom.model.link_rules import link_problems
 from fiefdom.model.mount_rules import mount_problems
 from fiefdom.model.text import LAST_PORT, Problem, sysctl_name
 from fiefdom.wording import KeyPath, dotted
@@ -210,7 +212,7 @@ def _port_ranges(cluster: Draft, name: str) -> Iterator[_Range]:
     if GATEWAYS in host.groups:
         yield _Range(("gateway", "stats_port"), cluster.gateway.stats_port)
         # Services may share a gateway port.
-        fronts = {s.route.port: n for n, s in reversed(cluster.services.items())}
+        fronts = {s.gateway_port: n for n, s in reversed(cluster.services.items()) if s.gateway_port is not None}
         for port, service in reversed(fronts.items()):
             yield _Range(("services", service, "route", "port"), port)
     for service in cluster.services:
@@ -240,9 +242,11 @@ def _health_problems(cluster: Draft) -> Iterator[Problem]:
 
 
 def _route_problems(cluster: Draft) -> Iterator[Problem]:
-    seen: dict[tuple[int, str, str], str] = {}
+    seen: dict[tuple[int | None, str, str], str] = {}
     for name, service in cluster.services.items():
         route = service.route
+        if service.kind == "tcp":  # which has a port for itself: see `kind_problems`
+            continue
         reached = (route.port, (route.host or "").lower(), (route.path_prefix or "").rstrip("/"))
         if reached in seen:
             yield (
@@ -257,7 +261,7 @@ def _tag_problems(cluster: Draft) -> Iterator[Problem]:
         # The most that it ever says: the word before it leaves is told beside all that it offers.
         tags = {"role": "app", "state": "leaving"}
         for service in cluster.services:
-            if count := cluster.count(name, service):
+            if cluster.is_routed(service) and (count := cluster.count(name, service)):
                 base, checks = cluster.services[service].base_port, cluster.services[service].health.base_port
                 ports = f"{base}-{base + count - 1}" + (f";{checks}" if checks is not None else "")
                 tags[f"svc:{service}"] = f"{cluster.services[service].version};{ports}"
@@ -318,7 +322,7 @@ def _sysctl_problems(cluster: Draft) -> Iterator[Problem]:
 
 
 def _low_port_problems(cluster: Draft) -> Iterator[Problem]:
-    first = min((service.route.port for service in cluster.services.values()), default=LAST_PORT)
+    first = min(cluster.gateway_ports, default=LAST_PORT)
     for host_name in cluster.gateways:
         for written, value in cluster.hosts[host_name].sysctls.items():
             low = value.isdecimal() and int(value) <= first
@@ -403,7 +407,8 @@ _RULES = (
         (*_RUNS, "hosts.*.ssh.port", "services.*.base_port", "services.*.route", "services.*.health"),
     ),
     _Rule(_health_problems, ("services.*.health", "services.*.container_port")),
-    _Rule(_route_problems, ("services.*.route",)),
+    _Rule(_route_problems, ("services.*.route", "services.*.kind")),
+    _Rule(kind_problems, (*_RUNS, "services.*.kind", "services.*.route", "services.*.health")),
     _Rule(_tag_problems, (*_RUNS, "services.*.base_port", "services.*.health", "services.*.version")),
     _Rule(_docker_problems, ("network", "docker")),
     _Rule(registry_problems, ("registry", "registries")),
@@ -414,6 +419,14 @@ _RULES = (
             *("serf", "registry", "registries", "secrets", *_IMAGES, "hosts.*.services"),
             *("services.*.environment", "services.*.files", "development"),
         ),
+    ),
+    _Rule(
+        link_problems,
+        (
+            *(*_RUNS, "hosts.*.address", "services.*.links", "services.*.environment", "services.*.kind"),
+            *("services.*.route", "services.*.base_port", "development"),
+        ),
+        of_all=True,
     ),
     _Rule(mount_problems, ("docker", "services.*.volumes", "services.*.files", "services.*.tmpfs", "services.*.user")),
     _Rule(_sysctl_problems, ("hosts.*.sysctls",)),

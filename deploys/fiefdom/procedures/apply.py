@@ -106,7 +106,7 @@ def _gate(known: Known, hosts: Hosts, done: Plan, sick: Sequence[Sick]) -> Calla
     def gate(name: str) -> None:
         ill = {found.unit for error in sick if error.host == name for found in error.units}
         served = views.up(before, cluster, name)
-        new = [i for i in cluster.instances(name) if i.service in brought[name] and i not in served]
+        new = [i for i in cluster.routed(name) if i.service in brought[name] and i not in served]
         expected = [i for i in (*served, *new) if not {i.unit, offers.unit_of(i.service)} & ill]
         views.await_serving(cluster, hosts, name, known.gateways, expected)
         gossip.require(cluster, hosts, [name], known.gateways)

@@ -162,7 +162,9 @@ def _await_answers(composed: Composed, say: Tell) -> None:
             passed_s = now_s() - begun_s
             found = {one.name: one for one in compose.containers(composed.project)}
             asked = tuple(waiting.values())
-            for container, why in zip(asked, pool.map(lambda c: why_not(c.check), asked), strict=True):
+            ids = [found[c.name].id if c.name in found else "" for c in asked]
+            checks = [c.check for c in asked]
+            for container, why in zip(asked, pool.map(why_not, checks, ids), strict=True):
                 own = found.get(container.name)
                 if gone := _gone(own):
                     failed.append(HostError(container.name, gone, compose.last_words(own) if own else ()))
@@ -188,8 +190,10 @@ def _gone(found: compose.Found | None) -> str:
     return f"its process ended with exit code {found.exit_code}" if found.state in ("exited", "dead") else ""
 
 
-def why_not(check: Check) -> str:
+def why_not(check: Check, container_id: str = "") -> str:
     """Why a container is not up, for the words "for N s" to follow; empty where it is."""
+    if check.command:
+        return _why_command_fails(check, container_id)
     return _why_not_open(check) if check.path is None else _why_not_healthy(check, check.path)
 
 
@@ -203,6 +207,13 @@ def _why_not_open(check: Check) -> str:
                 return ""  # it waits for the first word
     except OSError:
         return "nobody listens"
+
+
+def _why_command_fails(check: Check, container_id: str) -> str:
+    code = docker.code_of(["exec", container_id, *check.command], check.timeout_s)
+    if code is None:
+        return f"{check.command[0]} gave no answer within {check.timeout_s:g} s"
+    return f"{check.command[0]} ended with {code}" if code else ""
 
 
 def _why_not_healthy(check: Check, path: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 from fiefdom.cluster import gossip, ledger, status
+from fiefdom.cluster.answering import await_answering
 from fiefdom.cluster.views import alone, await_serving, up, views_of
 from fiefdom.converge import carry_out, run
 from fiefdom.converge.run import Hosts, Say
@@ -48,18 +49,26 @@ def reboot(
             held.beat()
             if not force:
                 _require_stand_in(cluster, hosts, name)
+            for service in pausing(cluster, name):
+                say(name, f"{service} pauses until the host is back: its one instance is here")
             # What was sick before may be so afterwards: with --force, that is nobody's concern here.
-            served = up(views_of(hosts, cluster.gateways), cluster, name) if force else cluster.instances(name)
+            served = up(views_of(hosts, cluster.gateways), cluster, name) if force else cluster.routed(name)
             if upgrade:
                 _upgrade(known, hosts, name, say)
             began_s = _reboot(hosts, name, say)
             say(name, "join")
             await_serving(cluster, hosts, name, instances=served)
             if not force:
+                await_answering(cluster, hosts, name)
                 gossip.require(cluster, hosts, [name], cluster.gateways)
             for line in _delays(known, hosts, name, began_s):
                 say(name, line)
             say(name, carry_out.DONE)
+
+
+def pausing(cluster: Cluster, name: str) -> tuple[str, ...]:
+    """Services that nobody else has while a host is away, and that are not refused for it."""
+    return tuple(service for service in cluster.services if cluster.pauses(service) and cluster.count(name, service))
 
 
 def require_fit(known: run.Known, hosts: Hosts, names: Collection[str]) -> None:
@@ -71,7 +80,9 @@ def require_fit(known: run.Known, hosts: Hosts, names: Collection[str]) -> None:
             "leave it out with --limit app_hosts, or say --force"
         )
     status.require_fit(cluster, known.secrets, hosts)
-    release.require_others(cluster, cluster.services, [[name] for name in names])
+    # What has one instance pauses, whichever host it is on: refused, it would only be forced, and all else with it.
+    others = [service for service in cluster.services if not cluster.pauses(service)]
+    release.require_others(cluster, others, [[name] for name in names])
 
 
 def _require_stand_in(cluster: Cluster, hosts: Hosts, name: str) -> None:
@@ -88,7 +99,7 @@ def _require_stand_in(cluster: Cluster, hosts: Hosts, name: str) -> None:
 
 
 def _upgrade(known: run.Known, hosts: Hosts, name: str, say: Say) -> None:
-    agents = [serf.UNIT] if known.cluster.instances(name) else []
+    agents = [serf.UNIT] if name in known.cluster.app_hosts else []
     steps = [("say", "drain"), ("containers", "stop", *agents)] if agents else []
     heard = turn.Heard(name, lambda host, stage, began=None: None if began else say(host, stage))
     turn.take_turn(hosts, name, [*steps, ("say", "upgrade"), ("upgrade", *agents)], heard)
@@ -122,7 +133,7 @@ def _reboot(hosts: Hosts, name: str, say: Say) -> str:
 
 def _delays(known: run.Known, hosts: Hosts, name: str, since_s: str) -> list[str]:
     """What a host's drain or join went on without, by its journal; of a drain nothing where that is in memory alone."""
-    units = [serf.UNIT, *(offers.unit_of(service) for service in {i.service for i in known.cluster.instances(name)})]
+    units = [serf.UNIT, *(offers.unit_of(service) for service in {i.service for i in known.cluster.routed(name)})]
     text = """
     since=$1
     shift

@@ -71,6 +71,8 @@ class Release:
     """Services that were asked for, changed or not."""
     already: tuple[str, ...] = ()
     """Hosts that ran the new version of a service before the release began: a canary, or what an earlier run did."""
+    pauses: tuple[str, ...] = ()
+    """Services that nobody serves during their turn, for each has one instance."""
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -133,7 +135,7 @@ def of_plan(
         left = tuple(name for name in queue if name != order.canary)
         batches = [(order.canary,)] if order.canary in turns else []
     if not order.all_at_once:
-        require_others(cluster, versions, batches, without)
+        require_others(cluster, [name for name in versions if not cluster.pauses(name)], batches, without)
     return Release(
         {name: (tuple(before), after) for name, (before, after) in sorted(versions.items())},
         turns,
@@ -141,6 +143,7 @@ def of_plan(
         left,
         frozenset(services),
         tuple(h.host for h in wanted.hosts if _is_already_there(h, turns.get(h.host), versions)),
+        tuple(name for name in sorted(versions) if cluster.pauses(name)),
     )
 
 
@@ -184,7 +187,7 @@ def require_others(
 ) -> None:
     """Raise FiefdomError for a batch that leaves a service without any host; those ``without`` do not count."""
     for service in sorted(services):
-        running = [name for name in cluster.hosts if cluster.count(name, service) and name not in without]
+        running = [name for name in cluster.runs_on(service) if name not in without]
         for batch in batches:
             if running and set(running) <= set(batch):
                 raise FiefdomError(

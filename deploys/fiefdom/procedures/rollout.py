@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from fiefdom.cluster import ledger, status
+from fiefdom.cluster import answering, ledger, status
 from fiefdom.cluster import views as views_module
 from fiefdom.cluster.lock import CANARY, Lock, quorum, refusal
 from fiefdom.cluster.views import Counts, Views, alone, counts, erring, verdict, views_of
@@ -319,6 +319,9 @@ class Rollout:
 
     def _turn(self, name: str) -> Failure | None:
         heard = Heard(name, self._stage)
+        for service in dict.fromkeys(service for service, _, _ in self._released([name])):
+            if service in self.release.pauses:
+                self.say(name, f"{service} pauses: its one instance stops before the next one starts")
         try:
             take_turn(self.hosts, name, steps.turn(self.release.turns[name]), heard)
         except Unreachable as error:
@@ -327,12 +330,17 @@ class Rollout:
         return heard.failure
 
     def _await_up(self, name: str, before: Counts) -> Failure | None:
-        """Wait until every gateway has all that was released there up, as the host itself did."""
+        """Wait until every gateway has all that was released there up, as the host itself did.
+
+        What gateways do not have, the host is asked once more.
+        """
         services = {service for service, _, _ in self._released([name])}
-        instances = [i for i in self.known.cluster.instances(name) if i.service in services]
+        instances = [i for i in self.known.cluster.routed(name) if i.service in services]
+        unrouted = answering.unrouted(self.known.cluster, name, services)
         for late in looks(self.known.cluster.serf.join_timeout_s):
             views = self._views()
             missing = views_module.missing(views, self.known.cluster, name, instances)
+            missing = missing or answering.missing(self.hosts, name, unrouted)
             if missing is None:
                 return None
             # Servers that answer with errors are taken out again and again, so that all are hardly ever up at once.

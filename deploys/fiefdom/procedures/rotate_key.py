@@ -120,8 +120,9 @@ def _require_fit(known: run.Known, hosts: Hosts) -> None:
             )
     status.require_fit(cluster, known.secrets, hosts)
     for service in sorted(cluster.services):
-        running = [name for name in cluster.hosts if cluster.count(name, service)]
-        if len(running) == 1:
+        running = cluster.runs_on(service)
+        # What gateways do not have is not drained.
+        if len(running) == 1 and cluster.is_routed(service):
             raise FiefdomError(
                 f"{service} runs on {running[0]} only, which is drained three times meanwhile, so that requests fail; "
                 "run it on another host as well, or say --force"

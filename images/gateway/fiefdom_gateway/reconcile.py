@@ -350,7 +350,8 @@ class Reconciler:
             self._closed[worker] = before, at_s
             return
         self._closed[worker] = servers, now_s
-        closed = await upgraded.close(ask, servers)
+        tcp = {service.backend for service in self.settings.services.values() if service.is_tcp}
+        closed = await upgraded.close(ask, servers, tcp)
         if closed:
             say(f"{closed} upgraded connections closed to {', '.join('/'.join(server) for server in sorted(servers))}")
 

@@ -26,7 +26,10 @@ class BadSettings(ValueError):
 
 @dataclass(frozen=True)
 class Service:
-    """What is routed. `closes_upgraded`: where its servers drain, upgraded connections are closed, not waited for."""
+    """What is routed. `closes_upgraded`: where its servers drain, upgraded connections are closed, not waited for.
+
+    Of one that `is_tcp`, all connections are as upgraded ones.
+    """
 
     name: str
     backend: str
@@ -34,6 +37,7 @@ class Service:
     max_instances: int
     server_options: str
     closes_upgraded: bool = False
+    is_tcp: bool = False
 
     @property
     def last_port(self) -> int:
@@ -164,6 +168,7 @@ def _service(entry: object, where: str) -> Service:
         max_instances=_whole(entry, "max_instances", where, 1, LAST_PORT),
         server_options=options,
         closes_upgraded=_choice(entry, "upgraded", where, "wait", "close") == "close",
+        is_tcp=_choice(entry, "kind", where, "http", "tcp") == "tcp",
     )
 
 

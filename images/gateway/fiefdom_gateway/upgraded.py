@@ -27,23 +27,25 @@ def sessions_of(listed: str, servers: Collection[Target]) -> list[tuple[str, Tar
     return [(match[1], (match[2], match[3])) for match in found if match and (match[2], match[3]) in servers]
 
 
-def is_upgraded(session: str, server: Target) -> bool:
-    """Whether the reply of `show sess ID` is about an upgraded connection to a server."""
+def is_upgraded(session: str, server: Target, *, is_tcp: bool = False) -> bool:
+    """Whether the reply of `show sess ID` is about an upgraded connection to a server, or any to one that `is_tcp`."""
     backend, name = _BACKEND.search(session), _SERVER.search(session)
     if backend is None or name is None or (backend[1], name[1]) != server:
         return False
-    return _TRANSACTION.search(session) is not None
+    return is_tcp or _TRANSACTION.search(session) is not None
 
 
-async def close(ask: Callable[[str], Awaitable[str]], servers: Collection[Target]) -> int:
+async def close(ask: Callable[[str], Awaitable[str]], servers: Collection[Target], tcp: Collection[str] = ()) -> int:
     """Close upgraded connections to some servers, and nothing else there; return how many. Raises Failed.
+
+    Of servers in the backends `tcp` all are closed, for there is nothing else.
 
     HAProxy knows a session by its place in memory, which is another one's as soon as it ends: each is looked at again
     in the last moment.
     """
     closed = 0
     for session, server in sessions_of(await ask("show sess"), servers):
-        if closed < AT_ONCE and is_upgraded(await ask(f"show sess {session}"), server):
+        if closed < AT_ONCE and is_upgraded(await ask(f"show sess {session}"), server, is_tcp=server[0] in tcp):
             await ask(f"shutdown session {session}")
             closed += 1
     return closed

@@ -126,6 +126,10 @@ def test_settings_of_the_deploy_are_read():
             r"services\[0\].upgraded: must be wait or close",
         ),
         (
+            {"services": [{**SETTINGS["services"][0], "kind": "udp"}]},
+            r"services\[0\].kind: must be http or tcp",
+        ),
+        (
             {"services": [{**SETTINGS["services"][0], "upgraded": None}]},
             r"services\[0\].upgraded: must be wait or close",
         ),

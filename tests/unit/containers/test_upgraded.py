@@ -86,6 +86,18 @@ def test_upgraded_connections_are_closed_and_nothing_else() -> None:
     assert asyncio.run(upgraded.close(running.ask, {("predictor", "app1-8001")})) == 0
 
 
+def test_of_kind_tcp_every_connection_is_closed() -> None:
+    session = recorded("show_sess_waiting")
+    assert not upgraded.is_upgraded(session, SERVER) and upgraded.is_upgraded(session, SERVER, is_tcp=True)
+    assert not upgraded.is_upgraded(session, ("predictor", "app1-8001"), is_tcp=True)
+    running = HAProxy()
+    listed = [session for session, _ in upgraded.sessions_of(recorded("show_sess"), {SERVER})]
+    assert asyncio.run(upgraded.close(running.ask, {SERVER}, {"predictor"})) == len(listed) > 1
+    assert running.closed == listed
+    other = HAProxy()
+    assert asyncio.run(upgraded.close(other.ask, {SERVER}, {"web"})) == 1
+
+
 def test_a_session_that_is_another_one_by_now_is_left_alone() -> None:
     """HAProxy gives a session's place in memory to the next one."""
     for other in (recorded("show_sess_waiting"), "No such session (use 'show sess').\n"):

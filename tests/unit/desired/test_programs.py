@@ -13,11 +13,19 @@ from helpers.example import context
 
 FOLDER = Path(programs.__file__).parent
 LIBRARY = FOLDER.parent
-CARRIED = {"gw1": ["container", "handover"], "app1": ["container", "offer"], "app2": ["container", "offer"]}
+CARRIED = {
+    "gw1": ["container", "handover"],
+    "app1": ["container", "offer"],
+    "app2": ["container", "offer"],
+    "app2 with a link on it": ["container", "links", "offer"],
+}
+LINKED = {"web": {"links": ["redis"]}, "redis": {"image": "redis", "version": "7", "kind": "tcp", "base_port": 6379}}
+LINKED["redis"]["groups"] = ["web_hosts"]
 
 
 def state(host: str) -> HostState:
-    return concerns.state_of(context(host))
+    name, _, linked = host.partition(" ")
+    return concerns.state_of(context(name, **({"services": LINKED} if linked else {})))
 
 
 def carried(host: str) -> dict[str, File]:

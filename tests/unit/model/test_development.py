@@ -37,7 +37,7 @@ WRONG = {
     ),
     "a link to a service of the inventory": (
         {"overrides": {"web": {"links": ["api"]}}},
-        "development.overrides.web.links[0]: api is not in development.services; known are none",
+        "development.overrides.web.links[0]: api is a service; link to it in services.web.links, for hosts as well",
     ),
     "a link twice": (
         {"overrides": {"web": {"links": ["redis", "redis"]}}, "services": {"redis": REDIS}},

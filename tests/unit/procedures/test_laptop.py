@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 import threading
@@ -398,3 +399,19 @@ def test_a_port_is_open_where_a_connection_is_held(says: bytes | None, why: str)
     with listening(says, greets=True) as port:
         assert laptop.why_not(Check(port, 1)) == why
     assert laptop.why_not(Check(port, 1)) == "nobody listens"
+
+
+def test_a_command_is_run_in_the_container_and_judged_by_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text('#!/bin/sh\n[ "$1 $2" = "exec 4711" ] && shift 2 && exec "$@"\n')
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def why(*command: str) -> str:
+        return laptop.why_not(Check(1, 1, timeout_s=0.3, command=command), "4711")
+
+    assert why("test", "two words", "=", "two words") == ""
+    assert why("sh", "-c", "exit 3") == "sh ended with 3"
+    assert why("sleep", "5") == "sleep gave no answer within 0.3 s"

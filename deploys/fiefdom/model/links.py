@@ -1,0 +1,98 @@
+"""Links: where a service finds another one, and which hosts may reach which for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from fiefdom.model.draft import Draft
+from fiefdom.model.hosts import Instance
+
+
+@dataclass(frozen=True)
+class Way:
+    """The one address at which hosts reach a service."""
+
+    address: str
+    port: int
+
+
+class NoWayError(ValueError):
+    """There is no such address; says why, and what to do."""
+
+
+def variables(service: str, host: str, port: int) -> dict[str, str]:
+    """What a link to ``service`` tells: `REDIS_HOST` and `REDIS_PORT`."""
+    prefix = prefix_of(service)
+    return {f"{prefix}_HOST": host, f"{prefix}_PORT": str(port)}
+
+
+def prefix_of(service: str) -> str:
+    """How the variables of a link to ``service`` begin, such as REDIS."""
+    return service.upper().replace("-", "_")
+
+
+def way(cluster: Draft, service: str) -> Way:
+    """Where hosts reach ``service``: at its instance, where it has one; else at the gateway.
+
+    Raises NoWayError where neither is one address.
+    """
+    wanted, count = cluster.services[service], cluster.instances_of(service)
+    if not count:
+        raise NoWayError(f"{service} runs nowhere; let it name a group that has hosts, and instances above 0")
+    if count == 1:
+        (host,) = cluster.runs_on(service)
+        return Way(cluster.hosts[host].address, wanted.base_port)
+    if wanted.gateway_port is None:
+        raise NoWayError(
+            f"{service} has {count} instances and no gateway port, so that none of its addresses stands for all; give "
+            "it route.port, or one instance on one host"
+        )
+    if wanted.route.host is not None:
+        raise NoWayError(
+            f"{service} has {count} instances, and gateways know it by the host name {wanted.route.host} alone; give "
+            "it a route.port of its own in place of route.host"
+        )
+    if len(cluster.gateways) != 1:
+        prefix = prefix_of(service)
+        raise NoWayError(
+            f"{service} has {count} instances behind {len(cluster.gateways)} gateways ({', '.join(cluster.gateways)}), "
+            f"and no address is that of all; let `environment` say {prefix}_HOST and {prefix}_PORT in place of the link"
+        )
+    return Way(cluster.hosts[cluster.gateways[0]].address, wanted.gateway_port)
+
+
+def environment(cluster: Draft, service: str) -> dict[str, str]:
+    """What the links of ``service`` tell its instances, on whichever host. Raises NoWayError."""
+    found: dict[str, str] = {}
+    for link in cluster.services[service].links:
+        to = way(cluster, link)
+        found |= variables(link, to.address, to.port)
+    return found
+
+
+def linking_hosts(cluster: Draft, service: str) -> tuple[str, ...]:
+    """Names of the hosts that run a service which links to ``service``, in the inventory's order."""
+    linking = [name for name, other in cluster.services.items() if service in other.links]
+    if not linking:
+        return ()
+    return tuple(host for host in cluster.hosts if any(cluster.count(host, name) for name in linking))
+
+
+def linked_to(cluster: Draft, host: str) -> Iterator[Instance]:
+    """Instances on ``host`` of services that others link to, wherever these run."""
+    linked = {link for service in cluster.services.values() for link in service.links}
+    return (instance for instance in cluster.instances(host) if instance.service in linked) if linked else iter(())
+
+
+def ports_within(cluster: Draft, host: str) -> tuple[int, ...]:
+    """Ports of instances on ``host`` that others on it link to, in order."""
+    here = {n for n, service in cluster.services.items() if service.links and cluster.count(host, n)}
+    linked = {link for name in here for link in cluster.services[name].links}
+    return tuple(sorted(i.port for i in linked_to(cluster, host) if i.service in linked))
+
+
+def beside(cluster: Draft, host: str, service: str) -> tuple[Instance, ...]:
+    """Instances on ``host`` of what ``service`` links to."""
+    to = cluster.services[service].links
+    return tuple(i for i in cluster.instances(host) if i.service in to) if to else ()
