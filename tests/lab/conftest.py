@@ -50,6 +50,7 @@ ORDER = (
     "test_releases",
     "test_volumes",
     "test_middleware",
+    "test_model",
     "test_rotate_key",
     "test_registry",
     "test_resume",
