@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 
 from fiefdom.desired import mounts, process
@@ -20,6 +21,7 @@ from fiefdom.desired.context import Context
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Container, File, HostState, Unit
 from fiefdom.model import Instance, Service
+from fiefdom.model.passthrough import host_path
 from fiefdom.model.unit_names import template_of
 
 
@@ -61,7 +63,10 @@ def _container(context: Context, instance: Instance, service: Service) -> Contai
             pids=limits.pids,
             nofile=limits.nofile,
             tmpfs=process.tmpfs(service),
+            writable_root=service.writable_root,
+            privileges=process.privileges(service),
         ),
+        *_given(service),
         f"--cpus={limits.cpus:g}",
         *((f"--user={service.user}",) if service.user else ()),
         *mounts.arguments(instance, service),
@@ -77,6 +82,7 @@ def _container(context: Context, instance: Instance, service: Service) -> Contai
         config=(env_path(instance.container), *(mounts.file_path(instance.container, path) for path in service.files)),
         volumes=tuple(mounts.volume_path(instance, v) for v in service.volumes if v.host is None),
         folders=tuple(v.host for v in service.volumes if v.host is not None),
+        devices=tuple(host_path(device) for device in service.devices),
         probe=f"http://{address}:{instance.check_port or instance.port}{health.path}",
         probe_host=health.host or "",
         probe_status=health.own_status,
@@ -85,6 +91,17 @@ def _container(context: Context, instance: Instance, service: Service) -> Contai
         stop_grace_s=service.stop_grace_s,
         version=service.version,
     )
+
+
+def _given(service: Service) -> Iterator[str]:
+    """Arguments for what its sandbox gives way in."""
+    yield from (f"--cap-add={name}" for name in service.capabilities)
+    if service.shm_size is not None:
+        yield f"--shm-size={service.shm_size}"
+    yield from (f"--device={device}" for device in service.devices)
+    if service.gpus is not None:
+        yield f"--gpus={service.gpus}"
+    yield from (f"--add-host={name}:{address}" for name, address in service.extra_hosts.items())
 
 
 def _check_args(address: str, instance: Instance, service: Service) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fiefdom.model.mounts import ContainerPath, ServiceFile, Volume
+from fiefdom.model.passthrough import Capability, Device, Gpus, Size, TmpfsFolder
 from fiefdom.model.references import IMAGE
 from fiefdom.model.secrets import EnvValue
 from fiefdom.model.text import (
@@ -164,9 +165,33 @@ class Service(Model):
         None,
         description="uid or uid:gid of the process; the image's own when absent. Neither may be root's.",
     )
-    tmpfs: Many[Annotated[str, Matches("/[A-Za-z0-9._/-]+", "an absolute folder such as /tmp")]] = Field(
+    tmpfs: Many[TmpfsFolder] = Field(
         ("/tmp",),  # noqa: S108 -- a path inside the container, which is its own
-        description="Writable in-memory folders; the rest of the root file system is read-only.",
+        description="Writable in-memory folders; the rest of the root file system is read-only. One from which "
+        "programs may be run is {path: /tmp, exec: true}.",
+    )
+    writable_root: bool = Field(
+        False,
+        description="Whether the whole root file system is writable; what is written there goes with the container.",
+    )
+    capabilities: Many[Capability] = Field(
+        (),
+        description="Capabilities that its programs may have, such as NET_BIND_SERVICE; none when empty. With any, "
+        "setuid programs and file capabilities of the image have effect.",
+    )
+    shm_size: Size | None = Field(
+        None,
+        description="Size of /dev/shm, such as 256m, within the instance's memory; Docker's own (64m) when absent.",
+    )
+    devices: Many[Device] = Field(
+        (), description="Devices of the host that it may use, such as /dev/ttyUSB0; on every host of the service."
+    )
+    gpus: Gpus | None = Field(
+        None,
+        description="NVIDIA GPUs that it may use, by number or `all`; their container toolkit on the hosts is yours.",
+    )
+    extra_hosts: dict[HostName, Address] = Field(
+        default_factory=dict, description="Further lines of its /etc/hosts: addresses by name."
     )
     volumes: Many[Volume] = Field((), description="Folders that outlive its containers.")
     files: dict[ContainerPath, ServiceFile] = Field(

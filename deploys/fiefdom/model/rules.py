@@ -15,6 +15,7 @@ from fiefdom.model.hosts import APP_HOSTS, GATEWAYS, Service
 from fiefdom.model.image_rules import image_problems, registry_problems
 from fiefdom.model.jumps import address_problems, jump_problems
 from fiefdom.model.mount_rules import mount_problems
+from fiefdom.model.passthrough_rules import passthrough_problems
 from fiefdom.model.text import LAST_PORT, Problem, sysctl_name
 from fiefdom.wording import KeyPath, dotted
 
@@ -416,6 +417,10 @@ _RULES = (
         ),
     ),
     _Rule(mount_problems, ("docker", "services.*.volumes", "services.*.files", "services.*.tmpfs", "services.*.user")),
+    _Rule(
+        passthrough_problems,
+        (*_RUNS, *(f"services.*.{key}" for key in ("capabilities", "devices", "shm_size", "limits"))),
+    ),
     _Rule(_sysctl_problems, ("hosts.*.sysctls",)),
     _Rule(_low_port_problems, ("hosts.*.sysctls", "hosts.*.groups", "services.*.route")),
     _Rule(_placeholder_problems, ()),
