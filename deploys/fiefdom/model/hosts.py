@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from fiefdom.model.mounts import ContainerPath, ServiceFile, Volume
 from fiefdom.model.passthrough import Capability, Device, Gpus, Size, TmpfsFolder
@@ -120,6 +120,12 @@ class Route(Model):
     )
 
 
+def _names_a_program(command: tuple[str, ...]) -> tuple[str, ...]:
+    if command and not command[0]:
+        raise ValueError("begins with an empty word; write the program first, such as [manage, migrate]")
+    return command
+
+
 class Service(Model):
     """A containerised HTTP service."""
 
@@ -199,10 +205,18 @@ class Service(Model):
         description="Files in its containers, by their paths there; read-only. Another content is a release.",
     )
     command: Many[Argument] = Field((), description="Command of the container; the image's own when empty.")
+    release: Annotated[Many[Argument], AfterValidator(_names_a_program)] = Field(
+        (),
+        description="Command that runs once for each version that a rollout brings, in the new image on one host, "
+        "before the first host changes; its failure ends the rollout.",
+    )
+    release_timeout_s: int = Field(
+        600, ge=1, le=86400, description="Seconds after which the command of `release` is stopped and has failed."
+    )
     verbatim: bool = Field(
         False,
-        description="Whether ${NAME} and {{ NAME }} in environment, command and a file's text are for the program; "
-        "refused otherwise, for Fiefdom fills nothing in.",
+        description="Whether ${NAME} and {{ NAME }} in environment, command, release and a file's text are for the "
+        "program; refused otherwise, for Fiefdom fills nothing in.",
     )
 
 

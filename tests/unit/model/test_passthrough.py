@@ -77,6 +77,11 @@ DEVICE = "it must be an absolute path of a device such as /dev/ttyUSB0; :PATH in
             "devices[0]: /dev/mem is the host's memory, which no container may have; take it out",
         ),
         ({"devices": ["/dev/x", "/dev/x"]}, "devices: /dev/x stands there twice; once is enough"),
+        (
+            {"release": ["", "x"]},
+            "release: begins with an empty word; write the program first, such as [manage, migrate]",
+        ),
+        ({"release_timeout_s": 0}, "release_timeout_s: must be at least 1, not 0"),
         ({"gpus": 0}, "gpus: '0' is not possible here; it must be `all`, or how many, such as 1"),
         ({"gpus": "some"}, "gpus: 'some' is not possible here; it must be `all`, or how many, such as 1"),
         ({"tmpfs": [{"path": "/tmp", "exe": True}]}, "tmpfs[0].exe: unknown key; did you mean exec?"),
