@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fiefdom.cluster import gossip
-from fiefdom.converge import look, originals, run, steps
+from fiefdom.converge import look, one_off, originals, run, steps
 from fiefdom.converge.run import Known
 from fiefdom.converge.snapshot import OFFERS, FoundContainer, FoundFile, FoundImage, FoundUnit, Snapshot
 from fiefdom.converge.steps import Phase, Step
@@ -480,6 +480,11 @@ class Trouble:
     step: int
 
 
+def _says_nothing(_host: str, _arguments: tuple[str, ...], hear: Callable[[int, bytes], None]) -> int:
+    hear(1, one_off.BEGUN)
+    return 0
+
+
 @dataclass
 class SimulatedHosts:
     """A cluster's hosts behind the face of `engine.Session`. Gateways see whom the running agents tell of.
@@ -507,6 +512,8 @@ class SimulatedHosts:
     """Hosts whose connection dropped."""
     gone: set[str] = field(default_factory=set)
     """Hosts to which no other connection opens."""
+    one_off: Callable[[str, tuple[str, ...], Callable[[int, bytes], None]], int] = field(default=_says_nothing)
+    """What a command in a container of its own says, and its exit code."""
     closed: set[tuple[str, str]] = field(default_factory=set)
     """From whom to whom gossip's connections do not pass."""
     _ring_specs: dict[str, str] = field(default_factory=dict)
@@ -600,6 +607,13 @@ class SimulatedHosts:
     def _said(host: SimulatedHost) -> Iterator[str]:
         yield from host.said
         host.said.clear()
+
+    def attach(self, name: str, text: str, arguments: Sequence[str], hear: Callable[[int, bytes], None]) -> int:
+        """A command in a container of its own does what ``one_off`` says; it is all that is ever attended."""
+        assert text == one_off.SCRIPT
+        self._require_link(name)
+        self.log.append(f"{name} attended")
+        return self.one_off(name, tuple(arguments), hear)
 
     @contextmanager
     def every(self, _seconds: float, function: Callable[[], object]) -> Iterator[None]:

@@ -33,7 +33,7 @@ _ARGUMENTS: Mapping[str, str] = {
     "HOST": "A host by its name.",
     "HOSTS": "Hosts or groups by name, as --limit takes them.",
     "NAME": "The secret's name.",
-    "COMMAND": "A command to run there; a login without it.",
+    "COMMAND": "A command with its arguments.",
     "KEY": "A key of an inventory, such as `services.SERVICE.health.path` or `health.path`.",
 }
 # By what follows the name of the program.
@@ -49,6 +49,7 @@ _EXIT_CODES: Mapping[str, str] = {
     "1 after an error.",
     "apply": "0 only where the hosts are as the inventory says, but for releases that are pending; 1 otherwise.",
     "dev up": "0 only where every container answers, 1 otherwise.",
+    "run": "that of the command; 1 where nothing began, or where it was interrupted.",
     "lab ssh": "that of `ssh`, which is that of the command; 1 where there is no such host.",
 }
 _DONE = "0 when it is done, 1 after an error."

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from fiefdom.cli.frame import Command, Document, begin, inventory_argument, json
 from fiefdom.desired import compose as desired
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory import secret
+from fiefdom.model import Cluster
 from fiefdom.procedures import laptop
 from fiefdom.wording import printable
 
@@ -61,7 +63,17 @@ def dev_up(inventory: str, service: tuple[str, ...], **_: bool) -> Document:
     with show.Progress(out()) as progress:
         rows = laptop.up(composed, values, all_of_it=not service, say=lambda words: progress("here", words))
     data = {"outcome": "ok", "project": composed.project, "seconds": round(progress.elapsed_s, 3)}
-    return Document({**data, "services": [asdict(row) for row in rows]}, table=[_table(rows)])
+    return Document(
+        {**data, "services": [asdict(row) for row in rows]}, table=[_table(rows)], words=_left_to_you(cluster, rows)
+    )
+
+
+def _left_to_you(cluster: Cluster, rows: Sequence[laptop.Running]) -> Iterator[str]:
+    """What a rollout does on hosts, and nobody here."""
+    for name in dict.fromkeys(row.service for row in rows):
+        if name in cluster.services and (command := cluster.services[name].release):
+            words = printable(shlex.join(command))
+            yield f"{name}: its release command is not run here; run it in its container where you want it: {words}"
 
 
 def _table(rows: Sequence[laptop.Running]) -> Table:

@@ -66,6 +66,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Give all members another gossip key, host by host, with no request failed; "
         "the old one opens nothing any more.",
     ),
+    "run": (
+        "run",
+        "Run COMMAND once in a new container of SERVICE, as its instances on that host are, and without a port.",
+    ),
     "schema": ("inventory", "Print the JSON schema of inventories."),
     "secret": ("inventory", "Secrets in the inventory's encrypted file, which only `secrets.recipients` can read."),
     "status": ("cluster", "Show hosts, members, offers, instances, versions and their state in HAProxy."),

@@ -31,6 +31,7 @@ from fiefdom.model import Cluster
 from fiefdom.procedures import release
 from fiefdom.procedures.apply import require_same_key
 from fiefdom.procedures.release import Order
+from fiefdom.procedures.release_command import due
 from fiefdom.procedures.rollback import known_before
 from fiefdom.procedures.rollout import Report, Wish, end_canary, perform, prepare, require_free
 
@@ -123,6 +124,7 @@ def _release(
         if not dry and end_canary(run.known, run.session, wish, warn):
             words.append("The cluster does not wait after its canary any more.")
     elif dry:
+        words += show.release_commands(due(run.known, run.session, wanted) if what == "rollout" else ())
         words += show.release_plan(wanted)
     else:
         if not yes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -19,8 +20,9 @@ from fiefdom.cluster.status import Status
 from fiefdom.converge.carry_out import DONE
 from fiefdom.converge.plan import PAUSE, HostPlan, Plan
 from fiefdom.procedures.release import Release, versions_of
+from fiefdom.procedures.release_command import Due
 from fiefdom.procedures.rollout import Report
-from fiefdom.wording import ago, duration, size
+from fiefdom.wording import ago, duration, printable, size
 
 if TYPE_CHECKING:
     import rich.progress
@@ -210,6 +212,12 @@ def diff(host: str, path: str, text: str) -> Text:
         style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
         out.append(line, style=style)
     return out
+
+
+def release_commands(due: Iterable[Due]) -> Iterable[Text]:
+    """What would run before the first turn."""
+    for one in due:
+        yield Text(f"first, in {one.service} {one.version} on {one.host}: {printable(shlex.join(one.command))}")
 
 
 def release_plan(release: Release) -> Iterable[Text]:

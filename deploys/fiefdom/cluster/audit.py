@@ -140,6 +140,26 @@ def behind(entries: Iterable[Entry], versions: Mapping[str, str]) -> dict[str, f
     return {name: frozenset(services) for name, services in found.items()}
 
 
+def preparing(service: str) -> str:
+    """What the act of a service's release command is called; its note is the version."""
+    return f"release-{service}"
+
+
+def was_prepared(entries: Iterable[Entry], service: str, version: str) -> bool:
+    """Whether the release command of ``service`` ended well for ``version``, from merged entries.
+
+    Where another version was brought since, what it did may be undone, and it is wanted again.
+    """
+    for entry in reversed(tuple(entries)):
+        if entry.event != "end" or entry.outcome != "ok":
+            continue
+        if entry.what == preparing(service):
+            return entry.note == version
+        if service in entry.services and entry.services[service][1] != version:
+            return False
+    return False
+
+
 def last_brought(entries: Iterable[Entry], service: str, running: Collection[str]) -> str | None:
     """Of the versions of ``service`` that run side by side the one that came last; None if the entries do not know.
 

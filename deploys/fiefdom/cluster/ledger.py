@@ -132,10 +132,11 @@ class Held:
         plan: str = "",
         names: Iterable[str] = (),
         services: Mapping[str, tuple[str, str]] | None = None,
+        note: str = "",
     ) -> Iterator[None]:
         """Write the begin and, however the body ends, the end of an act into the audit.
 
-        An error's own words stay out: they may quote a log.
+        An error's own words stay out: they may quote a log. A ``note`` is told in the place of the run's own.
         """
         about: dict[str, Any] = {
             "run": self.run,
@@ -147,7 +148,7 @@ class Held:
             "without": self.without,
         }
         outcome = "interrupted"
-        self._append(Entry(event="begin", note=self.note, **about))
+        self._append(Entry(event="begin", note=note or self.note, **about))
         try:
             yield
             outcome = "ok"
@@ -157,7 +158,7 @@ class Held:
                 error.recorded = True
             raise
         finally:
-            self._append(Entry(event="end", outcome=outcome, note=self.note, **about))
+            self._append(Entry(event="end", outcome=outcome, note=note or self.note, **about))
 
     def _append(self, entry: Entry) -> None:
         append(self.hosts, self.gateways, entry, self.warn)
@@ -247,11 +248,12 @@ def recorded(
     names: Iterable[str] = (),
     witnesses: Sequence[str] = (),
     without: Sequence[str] = (),
+    note: str = "",
 ) -> Iterator[Held]:
     """As `Held.recorded`, for an act that needs no lock, or not yet; ``witnesses`` as in `hold`."""
     act = Held(hosts, tuple(gateways), new_run(), operator(), "", warn)
     act.witnesses, act.without = tuple(witnesses), tuple(without)
-    with act.recorded(what, plan=plan, names=names):
+    with act.recorded(what, plan=plan, names=names, note=note):
         yield act
 
 

@@ -60,16 +60,27 @@ FOLDER = "folder"
 
 
 def of_folders(state: HostState, found: Snapshot) -> tuple[Finding, ...]:
-    """Folders of the host that containers are to have, and that are not there."""
-    users: dict[str, dict[str, None]] = {}
+    """Folders and devices of the host that containers are to have, and that are not there."""
+    folders: dict[str, dict[str, None]] = {}
+    devices: dict[str, dict[str, None]] = {}
     for container in state.containers:
-        for path in container.folders:
-            users.setdefault(path, {}).setdefault(container.service)
-    return tuple(
+        for users, paths in ((folders, container.folders), (devices, container.devices)):
+            for path in paths:
+                users.setdefault(path, {}).setdefault(container.service)
+    missing = [
         _of_folder(path, list(services), found.files.get(path))
-        for path, services in users.items()
+        for path, services in folders.items()
         if not (path in found.files and found.files[path].kind == "directory")
-    )
+    ]
+    # What is there is Docker's to judge: a node, a folder of nodes, or a link to one.
+    missing += [_of_device(path, list(services)) for path, services in devices.items() if path not in found.files]
+    return tuple(missing)
+
+
+def _of_device(path: str, services: Sequence[str]) -> Finding:
+    effect = f"{' and '.join(services)} could not start, which is to have it"
+    mend = f"plug it in, load its driver, or mend services.{services[0]}.devices"
+    return Finding("refused", FOLDER, f"the device {path} is not there", effect, mend)
 
 
 def _of_folder(path: str, services: Sequence[str], there: FoundFile | None) -> Finding:

@@ -95,6 +95,16 @@ class Hosts(Protocol):
         Raises Unreachable where the connection broke off, not where the turn failed: its lines say that.
         """
 
+    def attach(self, name: str, text: str, arguments: Sequence[str], hear: Callable[[int, bytes], None]) -> int:
+        """Run a sh script as root for as long as it takes, and return its exit code; ``hear`` gets what it prints as it
+        prints it: 1 or 2 for which of its outputs, and a piece of it.
+
+        The script's standard input is this end: it ends where an interrupt comes, which is raised once the script is
+        at its end, or at once where another one comes, and where the connection breaks off.
+
+        Raises Unreachable where the host is not connected, or its connection breaks off.
+        """
+
     def every(self, seconds: float, function: Callable[[], object]) -> AbstractContextManager[None]:
         """Call ``function`` every so many seconds beside the block; the end waits for a call that is under way."""
 

@@ -213,7 +213,7 @@ def query(states: Iterable[HostState], data_root: str = docker.DATA_ROOT) -> str
             + [("image", references.familiar(i.ref)) for i in state.images]
             + [("repository", references.repository(i.ref)) for i in state.images]
             + [("container", c.name) for c in state.containers]
-            + [("file", path) for c in state.containers for path in c.folders]
+            + [("file", path) for c in state.containers for path in (*c.folders, *c.devices)]
             + [("unit", former_of(c.unit)) for c in state.containers]
             + [("live", f"{u.name}\t{' '.join(u.live)}") for u in state.units if u.live]
         )

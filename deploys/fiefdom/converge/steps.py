@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -108,7 +108,7 @@ def turn(plan: HostPlan) -> tuple[Step, ...]:
     offers = {o.service: o for o in plan.state.offers if o.service in released}
     return (
         *(("remove-container", c.name) for c in plan.of("container", "-")),
-        *_staged(files),
+        *staged(files),
         # One that goes back, or is forced, may bring what no apply has made.
         *_records(plan),
         ("keep", "begin", merge([plan]).hash),
@@ -149,7 +149,7 @@ def _released(
         ("say", f"drain{which}"),
         *serving.all_at_once("stop", offers),
         ("say", f"replace{which}"),
-        *(_directory(d) for d in folders if any(mounts.is_of(d.path, c) for c in containers)),
+        *(directory(d) for d in folders if any(mounts.is_of(d.path, c) for c in containers)),
         *(("place", f.path) for f in files if f.path in own),
         ("daemon-reload",),
         ("containers", "restart", *(c.unit for c in containers)),
@@ -236,7 +236,7 @@ def _access(plan: HostPlan, kept: guard.Backup) -> Iterator[Step]:
     """All that could cut the line, in one stroke: checked, kept, live, and then it waits for a new login."""
     files = _changed_files(plan, serves=False)
     yield from guard.staged()
-    yield from _staged(files)
+    yield from staged(files)
     yield from _staged_blocks(plan)
     yield from guard.before(kept)
     yield from _records(plan)
@@ -307,10 +307,10 @@ def _records(plan: HostPlan) -> Iterator[Step]:
 def _directories(plan: HostPlan) -> Iterator[Step]:
     for change in plan.of("directory", "+", "~"):
         if isinstance(d := change.resource, Directory) and not _moves(d, plan):
-            yield _directory(d)
+            yield directory(d)
 
 
-def _directory(d: Directory) -> Step:
+def directory(d: Directory) -> Step:
     return ("directory", d.path, *_ids(d))
 
 
@@ -335,12 +335,13 @@ def _changed_files(plan: HostPlan, serves: bool) -> list[File]:
 
 def _files(files: list[File]) -> Iterator[Step]:
     """All staged and checked before the first is placed, so that a mistake or a full disk changes nothing."""
-    yield from _staged(files)
+    yield from staged(files)
     for f in files:
         yield ("place", f.path)
 
 
-def _staged(files: list[File]) -> Iterator[Step]:
+def staged(files: Sequence[File]) -> Iterator[Step]:
+    """What puts files beside their places, and checks them there."""
     first: dict[str, str] = {}
     for f in files:
         # What all instances of a service have mounted may be large, and is mostly the same: it travels once.
@@ -396,7 +397,7 @@ def _serving(plan: HostPlan) -> Iterator[Step]:
         before = str(plan.snapshot.files[path].uid)
         if before != uid:
             yield ("lend", path, before, uid)
-    yield from _staged(files)
+    yield from staged(files)
     mended = _mended(plan, files)
     for f in files:
         yield ("mend" if f.path in mended else "place", f.path)

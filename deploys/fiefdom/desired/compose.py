@@ -16,7 +16,7 @@ import yaml
 from fiefdom.desired import process
 from fiefdom.desired.containers import service_image
 from fiefdom.errors import FiefdomError
-from fiefdom.model import LAST_PORT, Cluster, SecretSource
+from fiefdom.model import LAST_PORT, Cluster, SecretSource, Service
 from fiefdom.model import links as model_links
 from fiefdom.model.mounts import Volume
 from fiefdom.wording import KeyPath, dotted, printable
@@ -185,10 +185,11 @@ def _instance(cluster: Cluster, name: str, number: int, secrets: _References) ->
         "environment": process.environment(service, given, name, HOST, port),
         **({"user": service.user} if service.user else {}),
         "init": True,
-        "read_only": True,
-        "tmpfs": [f"{path}:rw,noexec,nosuid,nodev,{options}" for path, options in process.tmpfs(service).items()],
+        "read_only": not service.writable_root,
+        "tmpfs": [f"{path}:{options}" for path, options in process.tmpfs(service).items()],
         "cap_drop": ["ALL"],
-        "security_opt": ["no-new-privileges"],
+        "security_opt": [process.privileges(service)],
+        **_given(service),
         "mem_limit": f"{limits.memory_mib}m",
         "memswap_limit": f"{limits.memory_mib}m",
         "cpus": limits.cpus,
@@ -221,6 +222,19 @@ def _instance(cluster: Cluster, name: str, number: int, secrets: _References) ->
         needs_user=service.user is None,
         spec=spec,
     )
+
+
+def _given(service: Service) -> dict[str, Any]:
+    """What a container's sandbox gives way in, in Compose's words."""
+    gpus = {"capabilities": ["gpu"], "count": int(service.gpus) if service.gpus and service.gpus != "all" else "all"}
+    given = {
+        "cap_add": list(service.capabilities),
+        "shm_size": service.shm_size,
+        "devices": list(service.devices),
+        "deploy": service.gpus and {"resources": {"reservations": {"devices": [gpus]}}},
+        "extra_hosts": [f"{name}:{address}" for name, address in service.extra_hosts.items()],
+    }
+    return {key: value for key, value in given.items() if value}
 
 
 def _environment(cluster: Cluster, name: str, secrets: _References) -> dict[str, str]:

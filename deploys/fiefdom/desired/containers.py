@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from fiefdom import __version__
 from fiefdom.desired import programs
+from fiefdom.desired.process import NO_NEW_PRIVILEGES
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Container, Directory, File, HostState, Image, spec_hash
 from fiefdom.errors import FiefdomError
@@ -52,20 +53,27 @@ def own_image(cluster: Cluster, name: str) -> Image:
 
 
 def sandbox_args(
-    cluster: Cluster, *, memory_mib: int, pids: int, nofile: int, tmpfs: Mapping[str, str]
+    cluster: Cluster,
+    *,
+    memory_mib: int,
+    pids: int,
+    nofile: int,
+    tmpfs: Mapping[str, str],
+    writable_root: bool = False,
+    privileges: str = NO_NEW_PRIVILEGES,
 ) -> tuple[str, ...]:
     """Arguments of `docker create` that every container of ours gets.
 
-    ``tmpfs`` gives the options of each writable folder beside rw,noexec,nosuid,nodev. The log options are dockerd's
-    own; given again here, a change of them is a change of the container, which dockerd would keep as it was.
+    ``tmpfs`` gives the options of each folder in memory. The log options are dockerd's own; given again here, a change
+    of them is a change of the container, which dockerd would keep as it was.
     """
     docker = cluster.docker
     return (
         "--restart=no",
-        "--read-only",
-        *(f"--tmpfs={path}:rw,noexec,nosuid,nodev,{options}" for path, options in tmpfs.items()),
+        *(() if writable_root else ("--read-only",)),
+        *(f"--tmpfs={path}:{options}" for path, options in tmpfs.items()),
         "--cap-drop=ALL",
-        "--security-opt=no-new-privileges",
+        f"--security-opt={privileges}",
         f"--memory={memory_mib}m",
         f"--memory-swap={memory_mib}m",
         f"--pids-limit={pids}",

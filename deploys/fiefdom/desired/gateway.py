@@ -17,6 +17,7 @@ from fiefdom.desired.containers import (
 )
 from fiefdom.desired.context import Context
 from fiefdom.desired.membership import agent_file, ring_files, rpc_environment
+from fiefdom.desired.process import IN_MEMORY
 from fiefdom.desired.programs import program
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Container, Directory, File, HostState, Unit
@@ -97,7 +98,7 @@ def _container(context: Context) -> Container:
             memory_mib=gateway.memory_mib,
             pids=PIDS,
             nofile=2 * gateway.maxconn + SPARE_NOFILE,
-            tmpfs=dict.fromkeys(("/run", "/tmp"), f"size=16m,uid={UID},gid={UID}"),  # noqa: S108
+            tmpfs=dict.fromkeys(("/run", "/tmp"), f"{IN_MEMORY},size=16m,uid={UID},gid={UID}"),  # noqa: S108
         ),
     )
     return Container(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 
 from fiefdom.desired import links, mounts, process
@@ -21,6 +22,7 @@ from fiefdom.desired.render import render
 from fiefdom.desired.state import Container, File, HostState, Unit
 from fiefdom.model import Instance, Service
 from fiefdom.model import links as model_links
+from fiefdom.model.passthrough import host_path
 from fiefdom.model.unit_names import template_of
 
 
@@ -66,7 +68,10 @@ def _container(context: Context, instance: Instance, service: Service) -> Contai
             pids=limits.pids,
             nofile=limits.nofile,
             tmpfs=process.tmpfs(service),
+            writable_root=service.writable_root,
+            privileges=process.privileges(service),
         ),
+        *_given(service),
         f"--cpus={limits.cpus:g}",
         *((f"--user={service.user}",) if service.user else ()),
         *mounts.arguments(instance, service),
@@ -82,6 +87,7 @@ def _container(context: Context, instance: Instance, service: Service) -> Contai
         config=(env_path(instance.container), *(mounts.file_path(instance.container, path) for path in service.files)),
         volumes=tuple(mounts.volume_path(instance, v) for v in service.volumes if v.host is None),
         folders=tuple(v.host for v in service.volumes if v.host is not None),
+        devices=tuple(host_path(device) for device in service.devices),
         probe=_probe(address, instance, service),
         probe_command=health.command,
         probe_host=health.host or "",
@@ -99,6 +105,17 @@ def _probe(address: str, instance: Instance, service: Service) -> str:
     if service.kind == "http":
         return f"http://{at}{service.health.path}"
     return "command" if service.health.command else f"connect://{at}"
+
+
+def _given(service: Service) -> Iterator[str]:
+    """Arguments for what its sandbox gives way in."""
+    yield from (f"--cap-add={name}" for name in service.capabilities)
+    if service.shm_size is not None:
+        yield f"--shm-size={service.shm_size}"
+    yield from (f"--device={device}" for device in service.devices)
+    if service.gpus is not None:
+        yield f"--gpus={service.gpus}"
+    yield from (f"--add-host={name}:{address}" for name, address in service.extra_hosts.items())
 
 
 def _check_args(address: str, instance: Instance, service: Service) -> tuple[str, ...]:

@@ -191,7 +191,7 @@ class Container:
 
     ``args`` are arguments of `docker create` before the image, without name and labels; ``command`` follows
     the image. ``config`` are paths of files that the container reads only when it starts. ``volumes`` are paths of
-    folders that it has mounted and Fiefdom keeps, and ``folders`` those that are the host's own.
+    folders that it has mounted and Fiefdom keeps, and ``folders`` those that are the host's own, as ``devices`` are.
     ``service`` is what an instance is one of. ``probe`` is the URL that is asked from the host, and answered with
     ``probe_status`` ("200-399" when empty) when it is up; ``probe_host`` is the Host header, the service's name when
     empty. `connect://ADDRESS:PORT` is a connection that is opened and closed, `tcp://ADDRESS:PORT` is none, for the
@@ -208,6 +208,7 @@ class Container:
     config: tuple[str, ...] = ()
     volumes: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
     probe: str | None = None
     probe_host: str = ""
     probe_status: str = ""

@@ -264,6 +264,11 @@ class Session:
         with reaching(name):
             shells.follow(self._connected(name), steps, hear)
 
+    def attach(self, name: str, text: str, arguments: Sequence[str], hear: Callable[[int, bytes], None]) -> int:
+        """As `run.Hosts.attach`."""
+        with reaching(name):
+            return shells.attach(self._connected(name), text, arguments, hear)
+
     @contextmanager
     def every(self, seconds: float, function: Callable[[], object]) -> Iterator[None]:
         """As `run.Hosts.every`."""

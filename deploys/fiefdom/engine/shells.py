@@ -8,6 +8,7 @@ import shlex
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import gevent
@@ -169,6 +170,42 @@ def follow(host: Host, steps: Iterable[Step], hear: Callable[[str], None]) -> No
             raise Unreachable(host.name, "the connection broke off; the host ends its turn by itself")
     finally:
         channel.close()
+
+
+def attach(host: Host, text: str, arguments: Sequence[str], hear: Callable[[int, bytes], None]) -> int:
+    """As `run.Hosts.attach`, but for what paramiko raises: that is left as it is."""
+    channel = host.connector.client.get_transport().open_session()  # type: ignore[attr-defined]
+    try:
+        channel.exec_command(shlex.join(["sh", "-c", MARKED, f"shift\n{text}", *arguments]))
+        readers = [gevent.spawn(_read, receive, partial(hear, which)) for which, receive in _outputs(channel)]
+        try:
+            gevent.joinall(readers, raise_error=True)
+        except KeyboardInterrupt:
+            channel.shutdown_write()
+            gevent.joinall(readers, raise_error=True)
+            raise
+        code: int = channel.recv_exit_status()
+        if code == -1:
+            raise ConnectionError("the host stops what it was at")
+        return code
+    finally:
+        channel.close()
+
+
+def _outputs(channel: Any) -> tuple[tuple[int, Callable[[int], bytes]], ...]:
+    return (1, channel.recv), (2, channel.recv_stderr)
+
+
+def _read(receive: Callable[[int], bytes], hear: Callable[[bytes], None]) -> None:
+    """Hand on what comes after the host's mark, until the end."""
+    mark, before, marked = f"\n{MARK}\n".encode(), b"\n", False
+    while piece := receive(1 << 15):
+        if not marked:
+            before += piece
+            _, found, piece = before.partition(mark)
+            marked = bool(found)
+        if marked and piece:
+            hear(piece)
 
 
 def text_of(host: Host, path: str) -> str:

@@ -83,8 +83,10 @@ def _close(name: object, known: list[str]) -> str | None:
 
 
 def _known(key: KeyPath) -> list[str]:
-    """Keys that a person may write in the mapping at ``key``."""
-    return [name for name in getattr(_type_at(key), "model_fields", {}) if name != "base_dir"]
+    """Keys that a person may write in the mapping at ``key``, which may be text as well."""
+    found = _type_at(key)
+    models = [one for one in (found, *get_args(found)) if isinstance(one, type) and issubclass(one, BaseModel)]
+    return [name for model in models[:1] for name in model.model_fields if name != "base_dir"]
 
 
 def _problems(detail: ErrorDetails, written: Written) -> Iterator[Problem]:

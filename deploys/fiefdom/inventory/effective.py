@@ -86,7 +86,7 @@ def _tree(value: Any, key: KeyPath, written: Written) -> Tree | Leaf:
     if isinstance(value, BaseModel):
         return _fields(value, key, written)
     if isinstance(value, tuple) and any(isinstance(one, BaseModel) for one in value):
-        value = [one.model_dump(exclude_none=True) for one in value]
+        value = [one.model_dump(exclude_none=True) if isinstance(one, BaseModel) else one for one in value]
     if isinstance(value, Mapping) and value:
         return {name: _tree(inner, (*key, name), written) for name, inner in value.items()}
     if key[-2:-1] == ("environment",) and _SECRET_NAME.search(str(key[-1])):

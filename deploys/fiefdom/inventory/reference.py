@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster, SecretSource
+from fiefdom.model.passthrough import Tmpfs
 
 BEGIN = "<!-- keys:begin -->"
 END = "<!-- keys:end -->"
@@ -145,6 +146,7 @@ def _words(annotation: Any) -> str:
         float: "number",
         bool: "true or false",
         Any: "value",
+        Tmpfs: "mapping",
     }
     return words[annotation]
 

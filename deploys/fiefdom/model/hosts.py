@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from fiefdom.model.mounts import ContainerPath, ServiceFile, Volume
+from fiefdom.model.passthrough import Capability, Device, Gpus, Size, TmpfsFolder
 from fiefdom.model.references import IMAGE
 from fiefdom.model.secrets import EnvValue
 from fiefdom.model.text import (
@@ -130,6 +131,12 @@ class Route(Model):
     )
 
 
+def _names_a_program(command: tuple[str, ...]) -> tuple[str, ...]:
+    if command and not command[0]:
+        raise ValueError("begins with an empty word; write the program first, such as [manage, migrate]")
+    return command
+
+
 class Service(Model):
     """A containerised service."""
 
@@ -185,9 +192,33 @@ class Service(Model):
         None,
         description="uid or uid:gid of the process; the image's own when absent. Neither may be root's.",
     )
-    tmpfs: Many[Annotated[str, Matches("/[A-Za-z0-9._/-]+", "an absolute folder such as /tmp")]] = Field(
+    tmpfs: Many[TmpfsFolder] = Field(
         ("/tmp",),  # noqa: S108 -- a path inside the container, which is its own
-        description="Writable in-memory folders; the rest of the root file system is read-only.",
+        description="Writable in-memory folders; the rest of the root file system is read-only. One from which "
+        "programs may be run is {path: /tmp, exec: true}.",
+    )
+    writable_root: bool = Field(
+        False,
+        description="Whether the whole root file system is writable; what is written there goes with the container.",
+    )
+    capabilities: Many[Capability] = Field(
+        (),
+        description="Capabilities that its programs may have, such as NET_BIND_SERVICE; none when empty. With any, "
+        "setuid programs and file capabilities of the image have effect.",
+    )
+    shm_size: Size | None = Field(
+        None,
+        description="Size of /dev/shm, such as 256m, within the instance's memory; Docker's own (64m) when absent.",
+    )
+    devices: Many[Device] = Field(
+        (), description="Devices of the host that it may use, such as /dev/ttyUSB0; on every host of the service."
+    )
+    gpus: Gpus | None = Field(
+        None,
+        description="NVIDIA GPUs that it may use, by number or `all`; their container toolkit on the hosts is yours.",
+    )
+    extra_hosts: dict[HostName, Address] = Field(
+        default_factory=dict, description="Further lines of its /etc/hosts: addresses by name."
     )
     volumes: Many[Volume] = Field((), description="Folders that outlive its containers.")
     files: dict[ContainerPath, ServiceFile] = Field(
@@ -195,10 +226,18 @@ class Service(Model):
         description="Files in its containers, by their paths there; read-only. Another content is a release.",
     )
     command: Many[Argument] = Field((), description="Command of the container; the image's own when empty.")
+    release: Annotated[Many[Argument], AfterValidator(_names_a_program)] = Field(
+        (),
+        description="Command that runs once for each version that a rollout brings, in the new image on one host, "
+        "before the first host changes; its failure ends the rollout.",
+    )
+    release_timeout_s: int = Field(
+        600, ge=1, le=86400, description="Seconds after which the command of `release` is stopped and has failed."
+    )
     verbatim: bool = Field(
         False,
-        description="Whether ${NAME} and {{ NAME }} in environment, command and a file's text are for the program; "
-        "refused otherwise, for Fiefdom fills nothing in.",
+        description="Whether ${NAME} and {{ NAME }} in environment, command, release and a file's text are for the "
+        "program; refused otherwise, for Fiefdom fills nothing in.",
     )
 
     @model_validator(mode="before")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from fiefdom.model.draft import Draft
 from fiefdom.model.hosts import Service
 from fiefdom.model.mounts import is_beneath, normal, owner_of_file, owner_of_volume, require_may_be_given
+from fiefdom.model.passthrough import tmpfs_path
 from fiefdom.model.text import Problem
 from fiefdom.wording import KeyPath
 
@@ -50,7 +51,8 @@ def _long_paths(above: KeyPath, service: Service) -> Iterator[Problem]:
 
 def _points_in_the_way(above: KeyPath, service: Service) -> Iterator[Problem]:
     points: list[tuple[str, str, KeyPath]] = [
-        (normal(path), "a folder of tmpfs", (*above, "tmpfs", i)) for i, path in enumerate(service.tmpfs)
+        (normal(tmpfs_path(folder)), "a folder of tmpfs", (*above, "tmpfs", i))
+        for i, folder in enumerate(service.tmpfs)
     ]
     points += [(v.path, "a volume", (*above, "volumes", i, "path")) for i, v in enumerate(service.volumes)]
     points += [(path, "a file", (*above, "files", path)) for path in service.files]

@@ -17,6 +17,7 @@ from fiefdom.model.jumps import address_problems, jump_problems
 from fiefdom.model.kind_rules import kind_problems
 from fiefdom.model.link_rules import link_problems
 from fiefdom.model.mount_rules import mount_problems
+from fiefdom.model.passthrough_rules import passthrough_problems
 from fiefdom.model.text import LAST_PORT, Problem, sysctl_name
 from fiefdom.wording import KeyPath, dotted
 
@@ -334,6 +335,7 @@ def _low_port_problems(cluster: Draft) -> Iterator[Problem]:
 # As Compose, shells and Terraform write what is to be filled in, and as Ansible, Jinja and Helm do.
 _PLACEHOLDER = re.compile(r"\$\{([A-Za-z_]\w*)[^{}]*\}|\{\{[-~]?\s*([A-Za-z_][\w.]*)[^{}]*\}\}")
 _MIDDLEWARE: KeyPath = ("development", "services")
+_COMMANDS = ("command", "release")
 _SHELLS = frozenset({"sh", "bash", "dash", "ash"})
 
 
@@ -371,12 +373,13 @@ def _program_of(key: KeyPath) -> tuple[KeyPath, str]:
         return at, str(key[-3])
     if _is_inline(key):
         return at, str(key[1])
-    return at, str(key[-3]) if key[:-3] == at and key[-2] == "command" else ""
+    return at, str(key[-3]) if key[:-3] == at and key[-2] in _COMMANDS else ""
 
 
 def _is_for(service: Service | Middleware, key: KeyPath, found: re.Match[str]) -> bool:
     """Whether the program itself understands a placeholder: it was said so, or is a shell."""
-    shell = key[-2:-1] == ("command",) and service.command[0].rpartition("/")[2] in _SHELLS
+    command = getattr(service, str(key[-2])) if key[-2] in _COMMANDS else ("",)
+    shell = command[0].rpartition("/")[2] in _SHELLS
     return service.verbatim or (shell and found[1] is not None)
 
 
@@ -429,6 +432,10 @@ _RULES = (
         of_all=True,
     ),
     _Rule(mount_problems, ("docker", "services.*.volumes", "services.*.files", "services.*.tmpfs", "services.*.user")),
+    _Rule(
+        passthrough_problems,
+        (*_RUNS, *(f"services.*.{key}" for key in ("capabilities", "devices", "shm_size", "limits"))),
+    ),
     _Rule(_sysctl_problems, ("hosts.*.sysctls",)),
     _Rule(_low_port_problems, ("hosts.*.sysctls", "hosts.*.groups", "services.*.route")),
     _Rule(_placeholder_problems, ()),

@@ -76,7 +76,7 @@ def _whole_number_as_text(value: object) -> object:
     return str(value) if isinstance(value, int) else value
 
 
-_TextOrNumber = Annotated[
+TextOrNumber = Annotated[
     str, BeforeValidator(_whole_number_as_text), WithJsonSchema({"type": ["string", "integer"]}, mode="validation")
 ]
 
@@ -149,13 +149,13 @@ def _fits_env_line(value: str) -> str:
 
 WholeText = Annotated[str, AfterValidator(_whole)]
 EnvText = Annotated[
-    _TextOrNumber,
+    TextOrNumber,
     Matches(r"[^\x00\n\r]*", "one line, which is all that Docker's env files carry", private=True),
     AfterValidator(_whole),
     AfterValidator(_fits_env_line),
 ]
 SysctlKey = Annotated[str, Matches(r"[a-z0-9_]+([./][A-Za-z0-9_-]+)+", "a kernel setting such as net.core.somaxconn")]
-SysctlText = Annotated[_TextOrNumber, Matches(r"[!-~]([ -~\t]*[!-~])?", "one line of plain text")]
+SysctlText = Annotated[TextOrNumber, Matches(r"[!-~]([ -~\t]*[!-~])?", "one line of plain text")]
 
 
 def sysctl_name(key: str) -> str:
@@ -285,7 +285,7 @@ class _OneOrMany:
 
 # HAProxy reads a status as three digits; one below 200 is never the last word of an answer.
 StatusRange = Annotated[
-    _TextOrNumber,
+    TextOrNumber,
     Matches("[2-5][0-9]{2}(-[2-5][0-9]{2})?", "a status code or a range of them, such as 204 or 200-399"),
     AfterValidator(_status_range),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from fiefdom.cluster import audit, gossip, keys, ledger, members, status, views
 from fiefdom.cluster.lock import quorum
@@ -51,7 +52,7 @@ def apply(
     # Another run may have brought another key while we asked.
     require_same_key(known, hosts, wanted.due.hosts)
     names = [host.host for host in wanted.due.hosts if host.changes]
-    about = {"names": names, "witnesses": witnesses, "without": known.without}
+    about: dict[str, Any] = {"names": names, "witnesses": witnesses, "without": known.without}
     with ledger.recorded(hosts, gateways, "apply", warn, plan=wanted.hash, **about) as act:
         build.ensure(cluster, _images(wanted), lambda text: say("here", text))
         arrivals.require_fit(known, wanted.due)

@@ -13,6 +13,7 @@ from pathlib import Path
 from fiefdom.desired.compose import LOOPBACK, Check, Composed, Container, port_mend
 from fiefdom.errors import FiefdomError, HostError, HostErrors
 from fiefdom.images import build, compose, docker
+from fiefdom.model.passthrough import host_path
 from fiefdom.waiting import now_s, pause
 from fiefdom.wording import Tell, dotted
 
@@ -99,6 +100,12 @@ def _require_sources(containers: Iterable[Container]) -> None:
                         f"{dotted(container.key)}: there is no {path} on this machine, and {container.name} is to have "
                         f"it at {mount['target']}; make it, or name the services to run"
                     )
+        for device in container.spec.get("devices", ()):
+            if not Path(host_path(device)).exists():
+                raise FiefdomError(
+                    f"{dotted((*container.key, 'devices'))}: there is no {host_path(device)} on this machine; plug it "
+                    "in, or name the services to run"
+                )
 
 
 def _require_free_ports(composed: Composed) -> None:

@@ -18,7 +18,7 @@ from fiefdom.desired.state import Container, Image
 from fiefdom.errors import FiefdomError, Unreachable
 from fiefdom.images import build
 from fiefdom.model import Cluster
-from fiefdom.procedures import release
+from fiefdom.procedures import release, release_command
 from fiefdom.procedures.release import Order, Release
 from fiefdom.procedures.tidy import tidy
 from fiefdom.procedures.turn import Failure, Heard, await_turn, take_turn
@@ -103,7 +103,8 @@ class Report:
 def perform(known: run.Known, hosts: Hosts, wanted: Release, wish: Wish, say: Say) -> Report:
     """Carry a prepared release out, under the cluster's lock and into its audit.
 
-    Everything that can be done beforehand is: the lock is taken and every host has its image before the first changes.
+    Everything that can be done beforehand is: the lock is taken, every host has its image, and the release commands of
+    a rollout ended well, before the first host changes.
     """
     (gateways, witnesses), who = quorum(known.cluster, known.without), ledger.operator()
 
@@ -128,6 +129,11 @@ def perform(known: run.Known, hosts: Hosts, wanted: Release, wish: Wish, say: Sa
             with held.recorded(wish.what, plan=turns.hash, names=wanted.hosts, services=_done(wanted)):
                 _require_unchanged(known, hosts, wanted, wish)
                 ship(hosts, wanted, say)
+
+                if wish.what == "rollout" and (
+                    failure := release_command.run_due(known, hosts, wanted, held, say, report.stages)
+                ):
+                    raise RolloutError([failure], (), ())
 
                 def begin() -> None:
                     report.begun = True

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fiefdom.cli.dev import _left_to_you
+from fiefdom.model import Cluster
+from fiefdom.procedures.laptop import Running
 from helpers import forked
 from helpers.inventories import changed
 
@@ -100,3 +103,12 @@ def test_nothing_to_run_is_told(folder: Path) -> None:
     (folder / "mine.yaml").write_text(yaml.safe_dump(changed({"development": off})))
     done = fiefdom(folder, "dev", "up", "mine.yaml")
     assert done.stderr.startswith("error: nothing is left to run; give a service of development.overrides more")
+
+
+def test_what_runs_on_hosts_alone_is_told_of_what_runs_here() -> None:
+    release = {"services/web/release": ["manage", "migrate", "a b"]}
+    cluster = Cluster.model_validate(changed(release))
+    rows = [Running(f"{name}-{n}", name, "x", "") for name in ("web", "api", "redis") for n in range(2)]
+    assert list(_left_to_you(cluster, rows)) == [
+        "web: its release command is not run here; run it in its container where you want it: manage migrate 'a b'"
+    ]

@@ -106,16 +106,35 @@ def create_args(of: dict[str, Any], address: str) -> set[str]:
         f"--ulimit=nofile={nofile['soft']}:{nofile['hard']}",
         f"--cpus={of['cpus']:g}",
         *([f"--user={of['user']}"] if "user" in of else []),
+        *(f"--cap-add={name}" for name in of.get("cap_add", ())),
+        *(f"--device={device}" for device in of.get("devices", ())),
+        *(f"--add-host={line}" for line in of.get("extra_hosts", ())),
+        *([f"--shm-size={of['shm_size']}"] if "shm_size" in of else []),
+        *(f"--gpus={d['count']}" for d in of.get("deploy", NO_GPUS)["resources"]["reservations"]["devices"]),
     }
+
+
+NO_GPUS: dict[str, Any] = {"resources": {"reservations": {"devices": []}}}
+GIVEN = {
+    "writable_root": True,
+    "capabilities": ["NET_BIND_SERVICE"],
+    "shm_size": "128m",
+    "devices": ["/dev/fuse", "/dev/snd:/dev/sound:r"],
+    "gpus": 2,
+    "extra_hosts": {"db": "10.9.0.1"},
+    "tmpfs": ["/run", {"path": "/tmp", "exec": True}],
+}
 
 
 HOSTS_OWN = ("--network=", "--env-file=", "--restart=", "--log-", "--label=")
 """How a container is kept and named, which is systemd's on hosts and Compose's here."""
 
 
+@pytest.mark.parametrize("given", [{}, GIVEN], ids=["hardened", "where it gives way"])
 @pytest.mark.parametrize("name", ["predictor-8000", "web-9000"])
-def test_an_instance_is_what_a_host_makes_of_it(name: str) -> None:
-    host = context("app2", services={"predictor": {"health": {"base_port": 8500, "container_port": 8001}}})
+def test_an_instance_is_what_a_host_makes_of_it(name: str, given: dict[str, Any]) -> None:
+    checks = {"health": {"base_port": 8500, "container_port": 8001}}
+    host = context("app2", services={"predictor": checks | given, "web": given})
     container = next(c for c in services.desired(host).containers if c.name == name)
     composed = compose(host.cluster)
     found = spec(composed, name)

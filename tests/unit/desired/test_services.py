@@ -133,3 +133,45 @@ def test_systemd_waits_longer_than_the_container_may_take() -> None:
     unit = state.file("/etc/systemd/system/fiefdom-web@.service").content.decode()
     assert "TimeoutStartSec=145\n" in unit
     assert "TimeoutStopSec=35\n" in unit
+
+
+GIVEN = {
+    "writable_root": True,
+    "capabilities": ["NET_BIND_SERVICE", "IPC_LOCK"],
+    "shm_size": "128m",
+    "devices": ["/dev/fuse", "/dev/snd:/dev/sound:r"],
+    "gpus": "all",
+    "extra_hosts": {"db": "10.9.0.1", "search.example.org": "10.9.0.2"},
+    "tmpfs": ["/run", {"path": "/tmp", "exec": True}],
+}
+
+
+def test_hardening_gives_way_where_a_key_says_so_and_nowhere_else() -> None:
+    before, _ = instance("web-9000", "app2")
+    after, _ = instance("web-9000", "app2", services={"web": GIVEN})
+    assert [arg for arg in before.args if arg not in after.args] == [
+        "--read-only",
+        "--tmpfs=/tmp:rw,noexec,nosuid,nodev,size=64m,mode=1777",
+        "--tmpfs=/var/cache/web:rw,noexec,nosuid,nodev,size=64m,mode=1777",
+        "--security-opt=no-new-privileges",
+    ]
+    assert [arg for arg in after.args if arg not in before.args] == [
+        "--tmpfs=/run:rw,noexec,nosuid,nodev,size=64m,mode=1777",
+        "--tmpfs=/tmp:rw,exec,nosuid,nodev,size=64m,mode=1777",
+        "--security-opt=no-new-privileges=false",
+        "--cap-add=NET_BIND_SERVICE",
+        "--cap-add=IPC_LOCK",
+        "--shm-size=128m",
+        "--device=/dev/fuse",
+        "--device=/dev/snd:/dev/sound:r",
+        "--gpus=all",
+        "--add-host=db:10.9.0.1",
+        "--add-host=search.example.org:10.9.0.2",
+    ]
+    assert (before.devices, after.devices) == ((), ("/dev/fuse", "/dev/snd"))
+
+
+def test_each_key_makes_another_instance_of_it() -> None:
+    specs = {key: spec_hash(*instance("web-9000", "app2", services={"web": {key: GIVEN[key]}})) for key in GIVEN}
+    specs["none"] = spec_hash(*instance("web-9000", "app2"))
+    assert len(set(specs.values())) == len(specs)

@@ -46,3 +46,75 @@ def test_without_the_hosts_own_word_there_is_no_answer() -> None:
         ", and said: This account is not available."
     )
     assert asked("shown", "Hello") == "Hello"
+
+
+ATTACH = """
+import shlex, signal, sys
+import gevent
+from gevent.queue import Queue
+from fiefdom.engine import shells
+
+out, err, ended = Queue(), Queue(), []
+
+class Channel:
+    def exec_command(self, command): self.words = shlex.split(command)
+    def recv(self, size): return out.get()
+    def recv_stderr(self, size): return err.get()
+    def shutdown_write(self):
+        print("told")
+        end()
+    def recv_exit_status(self): return int(sys.argv[1])
+    def close(self): print("closed")
+
+class Host:
+    class connector:
+        class client:
+            @staticmethod
+            def get_transport(): return Host
+    @staticmethod
+    def open_session(): return channel
+
+def end():
+    for pipe, last in ((out, b"last\\\\n"), (err, b"")):
+        pipe.put(last)
+        pipe.put(b"")
+
+channel = Channel()
+for piece in (b"motd\\\\nfiefdom-", b"answers\\\\n\\\\xff", b"two"):
+    out.put(piece)
+err.put(b"\\\\nfiefdom-answers\\\\nbad")
+if sys.argv[2] == "interrupt":
+    gevent.spawn_later(0.05, signal.raise_signal, signal.SIGINT)
+else:
+    end()
+try:
+    print(shells.attach(Host, "echo", ["a", "b c"], lambda which, piece: print(which, piece)))
+except (KeyboardInterrupt, ConnectionError) as error:
+    print(type(error).__name__)
+print(channel.words[-3:])
+""".replace("\\\\", "\\")
+
+
+def attached(code: int, what: str = "") -> list[str]:
+    done = forked.run(ATTACH, str(code), what)
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+WORDS = sorted(["1 b'\\xff'", "1 b'two'", "2 b'bad'", "1 b'last\\n'"])
+
+
+def test_what_is_attended_comes_piece_by_piece_without_what_a_login_prints() -> None:
+    lines = attached(7)
+    assert sorted(lines[:4]) == WORDS, "of either output in its order"
+    assert lines[4:] == ["closed", "7", "['shift\\necho', 'a', 'b c']"]
+
+
+def test_an_interrupt_ends_its_input_and_waits_for_its_last_words() -> None:
+    lines = attached(3, "interrupt")
+    assert lines[3] == "told" and sorted([*lines[:3], lines[4]]) == WORDS
+    assert lines[5:7] == ["closed", "KeyboardInterrupt"]
+
+
+def test_a_connection_that_breaks_off_is_no_end() -> None:
+    assert attached(-1)[4:6] == ["closed", "ConnectionError"]

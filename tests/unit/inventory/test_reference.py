@@ -118,7 +118,7 @@ def test_the_table_has_every_key_with_type_default_and_meaning() -> None:
     assert "| `cluster` | text | **required** | Name of the cluster. |" in rows
     assert any(row.startswith("| `hosts.HOST.ssh.port` | whole number, 1 to 65535 |") for row in rows)
     assert any(row.startswith("| `services.SERVICE.base_port` | whole number, 1 to 65535 | `8000` |") for row in rows)
-    assert any('| `services.SERVICE.tmpfs` | list of text | `["/tmp"]` |' in row for row in rows)
+    assert any('| `services.SERVICE.tmpfs` | list of text or mapping | `["/tmp"]` |' in row for row in rows)
     assert not any("base_dir" in row for row in rows)
     for row in rows[2:]:
         assert len(re.split(r"(?<!\\)\|", row)) == 6, row

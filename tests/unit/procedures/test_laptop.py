@@ -229,6 +229,16 @@ def test_a_file_that_is_not_there_is_told_before_docker_makes_a_folder_of_it(mac
     assert not conf.exists()
 
 
+def test_a_device_that_is_not_there_is_told_before_anything_starts(machine: Machine) -> None:
+    machine.has("docker", plugin="2.26.1", images={"team/web:1.0": "web"})
+    changes = {"services/web/devices": ["/dev/fiefdom-none:/dev/x"]}
+    with pytest.raises(FiefdomError) as refusal:
+        laptop.up(composed(_free(), **changes), {}, all_of_it=True, say=pytest.fail)
+    assert str(refusal.value) == (
+        "services.web.devices: there is no /dev/fiefdom-none on this machine; plug it in, or name the services to run"
+    )
+
+
 @pytest.mark.parametrize("user", ["", "root", "0", "0:0", "root:root"])
 def test_what_hosts_would_refuse_as_root_is_refused_here(machine: Machine, user: str) -> None:
     machine.has("docker", plugin="2.26.1", images={"team/web:1.0": user})

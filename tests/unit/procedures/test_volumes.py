@@ -281,6 +281,27 @@ def test_a_folder_of_the_host_that_is_not_there_is_found_before_anything_is_touc
     assert "arg --mount=type=bind,source=/srv/models,target=/models,readonly\n" in conf
 
 
+def test_a_device_that_is_not_there_is_found_before_anything_is_touched(hosts: SimulatedHosts) -> None:
+    node = FoundFile("character special file", 0o660, 0, 20)
+    for name in APPS:
+        hosts.hosts[name].now.files["/dev/ttyUSB0"] = node
+    hosts.known = wants(devices=["/dev/ttyUSB0:/dev/scale:rw"])
+    wanted = look.make_plan(hosts.known, hosts.names, hosts)
+    assert wanted.due.clean and wanted.pending
+    del hosts.hosts["app2"].now.files["/dev/ttyUSB0"]
+    with pytest.raises(FiefdomError) as error:
+        rollout.prepare(hosts.known, hosts, {"predictor"}, Wish(force=True))
+    assert str(error.value) == (
+        "app2: the device /dev/ttyUSB0 is not there: predictor could not start, which is to have it; plug it in, load "
+        "its driver, or mend services.predictor.devices"
+    )
+    # A link to a node, as udev makes them, or a folder of nodes: Docker takes either.
+    hosts.hosts["app2"].now.files["/dev/ttyUSB0"] = replace(node, kind="symbolic link")
+    assert release(hosts).error is None
+    conf = app1(hosts).contents[conf_path("predictor-8000")].decode()
+    assert "arg --device=/dev/ttyUSB0:/dev/scale:rw\n" in conf
+
+
 def test_the_plan_says_that_a_volume_stays_and_where(hosts: SimulatedHosts, command: Callable[..., Result]) -> None:
     bring(hosts, wants(volumes=()))
     assert release(hosts).error is None

@@ -1,0 +1,71 @@
+"""A command in a new container of a service, on one host that answers: in the audit, and without a lock."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from fiefdom.cluster import ledger
+from fiefdom.converge import one_off
+from fiefdom.converge.one_off import Hear
+from fiefdom.converge.run import Hosts, Known, ask_each
+from fiefdom.errors import FiefdomError
+from fiefdom.model import Cluster, Secrets
+from fiefdom.wording import Tell, printable
+
+_HIDDEN = "***"
+_SECRET_LEAST = 4
+"""Letters of a secret that is looked for in a command: a shorter one is a word as any."""
+
+
+class Ended(FiefdomError):
+    """A command that came to its end with another exit code than 0."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+        super().__init__(f"ended with exit code {code}")
+
+
+def hosts_of(cluster: Cluster, service: str, host: str | None) -> tuple[str, ...]:
+    """The hosts that run ``service``, or that one of them. Raises FiefdomError where there is none."""
+    if service not in cluster.services:
+        known = ", ".join(sorted(cluster.services))
+        raise FiefdomError(f"{printable(service)} is no service of this inventory; it has {known}")
+    running = tuple(name for name in cluster.hosts if cluster.count(name, service))
+    if not running:
+        raise FiefdomError(f"{service} runs on no host of this inventory; set its instances above 0")
+    if host is None:
+        return running
+    if host not in cluster.hosts:
+        raise FiefdomError(f"--host {printable(host)}: no such host; hosts are {', '.join(cluster.hosts)}")
+    if host not in running:
+        raise FiefdomError(f"--host {host}: runs no {service}; these hosts do: {', '.join(running)}")
+    return (host,)
+
+
+def run_once(
+    known: Known, hosts: Hosts, service: str, names: Sequence[str], command: Sequence[str], hear: Hear, warn: Tell
+) -> None:
+    """Run a command as ``service`` on the first of ``names`` that answers; ``hear`` gets what it says, as it says it.
+
+    Raises:
+        Ended: it ended with another exit code than 0.
+        FiefdomError: no host answers, or nothing began on the one that does.
+    """
+    found, silent = ask_each(hosts, lambda name: hosts.shell(name, ["true"])[0], names)
+    if not found:
+        raise FiefdomError("; ".join(f"{name}: {reason}" for name, reason in silent.items()))
+    host, note = next(iter(found)), f"{service}: {_told(command, known.secrets)}"
+    with ledger.recorded(hosts, known.gateways, "run", warn, names=[host], note=note):
+        code = one_off.attend(hosts, host, one_off.as_running(service, command), hear)
+        if code:
+            raise Ended(code)
+
+
+def _told(command: Sequence[str], secrets: Secrets) -> str:
+    """A command as the audit tells it, without what Fiefdom knows to be secret."""
+    words = list(command)
+    for secret in sorted(secrets.values.values(), key=len, reverse=True):
+        if len(secret) >= _SECRET_LEAST:
+            words = [word.replace(secret, _HIDDEN) for word in words]
+    return shlex.join(words)

@@ -1,0 +1,170 @@
+"""one_off.sh with a Docker that runs the command here: what it is asked for, how it ends, and what is gone then."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from fiefdom.converge.one_off import LATE, SCRIPT
+
+# `run` writes down its arguments, and then is the command itself, whose process `stop` ends. The image's user and what
+# /proc says of the process come from files.
+DOCKER = """#!/bin/sh
+case "$1 $2" in
+  "run --rm") shift; printf '%s\\n' "$@" >"$ROOT/asked"
+      while [ "$1" != --entrypoint ]; do shift; done
+      first=$2; shift 3
+      echo $$ >"$ROOT/pid"; exec "$first" "$@" ;;
+  "stop fiefdom-run-web-1") kill "$(cat "$ROOT/pid")" ;;
+  "image inspect") [ -e "$ROOT/images/$5" ] || { echo "Error: No such image: $5" >&2; exit 1; }
+      echo "sha256:1 $(cat "$ROOT/images/$5")" ;;
+  "inspect --type") case $5 in
+      '{{.State.Running}}') [ -e "$ROOT/runs/$6" ] && echo true ;;
+      '{{.Image}}') cat "$ROOT/runs/$6" ;;
+      '{{.State.Pid}}') cat "$ROOT/pid" ;;
+      esac ;;
+esac
+"""
+CONF = """# Managed by Fiefdom
+spec abc
+image team/web:1
+version 1
+stop_signal SIGINT
+stop_grace_s 7
+arg --network=bridge
+arg --publish=10.1.0.21:9000:3000
+arg --label=fiefdom.checks=9100
+arg --env-file=/etc/fiefdom/containers/web-9000.env
+arg --init
+arg --memory=64m
+cmd serve
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "docker").write_text(DOCKER)
+    (tmp_path / "docker").chmod(0o755)
+    for folder in ("images", "runs", "conf", "proc", "one-off/mine"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "conf/web-9000.conf").write_text(CONF)
+    (tmp_path / "conf/web-api-9000.conf").write_text(CONF.replace("team/web", "team/api"))
+    (tmp_path / "status").write_text("Name:\tx\nUid:\t1000\t1000\t1000\t1000\n")
+    (tmp_path / "images/team").mkdir()
+    (tmp_path / "images/team/web:1").write_text("app")
+    return tmp_path
+
+
+def begin(root: Path, *command: str, conf: str = "-web", folder: str = "", limit_s: int = 0) -> subprocess.Popen[bytes]:
+    script = SCRIPT.replace("export LC_ALL=C PATH=", f"export LC_ALL=C PATH={root}:")
+    script = script.replace("/etc/fiefdom/containers", f"{root}/conf", 1).replace(
+        "/run/fiefdom/one-off", f"{root}/one-off"
+    )
+    script = script.replace('"/proc/$pid/status"', f'"{root}/status"')
+    words = ["sh", "-c", script, "fiefdom", "fiefdom-run-web-1", conf, folder, str(limit_s), *command]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        words, stdin=pipe, stdout=pipe, stderr=pipe, env={"PATH": os.environ["PATH"], "ROOT": str(root)}
+    )
+
+
+def ended(run: subprocess.Popen[bytes]) -> tuple[int, str, str]:
+    """Exit code and what it said, while the operator stays."""
+    assert run.stdin and run.stdout and run.stderr
+    code = run.wait(20)
+    out, err = run.stdout.read().decode(), run.stderr.read().decode()
+    run.stdin.close()
+    return code, out, err
+
+
+def test_the_command_is_all_that_differs_from_an_instance(root: Path) -> None:
+    done = ended(begin(root, "sh", "-c", 'echo "$1"; echo two >&2; cat; exit 7', "sh", "a  b"))
+    assert done == (7, "fiefdom-begun\na  b\n", "two\n"), "it reads nothing"
+    asked = (root / "asked").read_text().splitlines()
+    assert asked[:7] == ["--rm", "--name", "fiefdom-run-web-1", "--pull", "never", "--label", "fiefdom.run=web-9000"]
+    end = asked.index("--entrypoint")
+    assert asked[end : end + 4] == ["--entrypoint", "sh", "team/web:1", "-c"]
+    assert set(asked[7:end]) == {
+        *("--network=bridge", "--env-file=/etc/fiefdom/containers/web-9000.env", "--init", "--memory=64m"),
+        *("--stop-signal", "SIGINT", "--stop-timeout", "7"),
+    }, "no port, and no label by which a plan would know it"
+
+
+def test_what_runs_tells_the_settings_and_the_image(root: Path) -> None:
+    (root / "conf/web-9001.conf").write_text(CONF.replace("--memory=64m", "--memory=65m"))
+    (root / "runs/web-9001").write_text("sha256:running\n")
+    (root / "images/sha256:running").write_text("1000")
+    assert ended(begin(root, "true"))[0] == 0
+    asked = (root / "asked").read_text().splitlines()
+    assert "--memory=65m" in asked and "sha256:running" in asked and "fiefdom.run=web-9001" in asked
+
+
+def test_what_was_placed_for_it_is_what_it_is_made_from_and_goes_with_it(root: Path) -> None:
+    folder = root / "one-off/mine"
+    (folder / "web-9000.conf").write_text("image team/web:2\narg --user=1000\narg --memory=66m\n")
+    (root / "images/team/web:2").write_text("")
+    (root / "runs/web-9000").write_text("sha256:running\n")
+    assert ended(begin(root, "true", conf=f"{folder}/web-9000.conf", folder=str(folder)))[0] == 0
+    asked = (root / "asked").read_text().splitlines()
+    assert "--memory=66m" in asked and "team/web:2" in asked
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        ("rm conf/web-9000.conf", "no instance of web is set up here"),
+        ("rm images/team/web:1", "the image team/web:1 is not here"),
+        (
+            "echo 0:0 >images/team/web:1",
+            "team/web:1 would run as root: give the service a user, such as 1000:1000, or the Dockerfile a USER",
+        ),
+        ("echo >images/team/web:1", "team/web:1 would run as root: give the service a user"),
+        ("echo root >images/team/web:1", "team/web:1 would run as root: give the service a user"),
+    ],
+)
+def test_what_cannot_begin_says_why_in_a_line_and_nothing_else(root: Path, prepare: str, words: str) -> None:
+    subprocess.run(["sh", "-c", prepare], cwd=root, check=True)
+    folder = root / "one-off/mine"
+    code, out, err = ended(begin(root, "true", folder=str(folder)))
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith(words)
+    assert not (root / "asked").exists() and not folder.exists()
+
+
+def test_it_stops_when_the_operator_goes(root: Path) -> None:
+    run = begin(root, "sh", "-c", "trap 'echo stopped; exit 3' TERM; echo at work; while :; do sleep 0.1; done")
+    assert run.stdin and run.stdout
+    assert [run.stdout.readline() for _ in range(2)] == [b"fiefdom-begun\n", b"at work\n"]
+    run.stdin.close()
+    assert run.wait(10) == 3
+    assert run.stdout.read() == b"stopped\n"
+
+
+def test_it_stops_although_the_operator_went_before_it_began(root: Path) -> None:
+    run = begin(root, "sleep", "30")
+    assert run.stdin
+    run.stdin.close()
+    began = time.monotonic()
+    assert run.wait(10) != 0
+    assert time.monotonic() - began < 8
+
+
+def test_it_stops_when_its_time_is_over(root: Path) -> None:
+    code, out, _ = ended(
+        begin(root, "sh", "-c", "trap 'echo stopped; exit 3' TERM; while :; do sleep 0.1; done", limit_s=1)
+    )
+    assert (code, out) == (LATE, "fiefdom-begun\nstopped\n")
+
+
+def test_a_process_that_is_roots_is_stopped(root: Path) -> None:
+    (root / "status").write_text("Name:\tx\nUid:\t1000\t0\t0\t0\n")
+    code, _, err = ended(begin(root, "sleep", "30"))
+    assert code == 1
+    assert err.endswith(
+        "fiefdom: its process is root's; give the service a user, such as 1000:1000, or the Dockerfile a USER\n"
+    )
