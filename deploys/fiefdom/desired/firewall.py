@@ -94,7 +94,7 @@ def _rules(context: Context, own: tuple[str, ...]) -> str:
         ssh_port=cluster.ssh_of(context.name)[1],
         gossip_port=cluster.serf.port,
         stats_port=cluster.gateway.stats_port,
-        route_ports=ranges(service.route.port for service in cluster.services.values()),
+        route_ports=ranges(cluster.fronts),
         # This is in force before the host's turn, until which gateways send it requests for what it runs.
         instance_ports=ranges({*(port for i in context.instances for port in i.ports), *context.going}),
     )

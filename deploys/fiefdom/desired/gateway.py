@@ -19,7 +19,7 @@ from fiefdom.desired.context import Context
 from fiefdom.desired.membership import agent_file, ring_files, rpc_environment
 from fiefdom.desired.programs import program
 from fiefdom.desired.render import render
-from fiefdom.desired.state import Container, Directory, File, HostState, Unit
+from fiefdom.desired.state import Container, Directory, File, HostState, Unit, digest
 from fiefdom.model import LAST_PORT, Cluster, Gateway, Health, Service
 from fiefdom.model.unit_names import unit_of
 
@@ -28,6 +28,9 @@ UNIT = unit_of(NAME)
 CONFIG_DIR = "/etc/fiefdom/gateway"
 STATE_DIR = "/var/lib/fiefdom/gateway"
 HAPROXY_CONFIG = f"{CONFIG_DIR}/haproxy.cfg"
+# Sorted before the configuration that names what is in it, and so in place before that.
+CERTIFICATES_DIR = f"{CONFIG_DIR}/certificates"
+CERTIFICATES = f"{CERTIFICATES_DIR}/list.txt"
 GIVEUP_LUA = f"{CONFIG_DIR}/giveup.lua"
 RECONCILER_CONFIG = f"{CONFIG_DIR}/reconciler.json"
 AGENT_CONFIG = f"{CONFIG_DIR}/agent.json"
@@ -62,12 +65,14 @@ def desired(context: Context) -> HostState:
         directories=(
             Directory("/etc/fiefdom"),
             Directory(CONFIG_DIR),
+            *((Directory(CERTIFICATES_DIR),) if context.cluster.gateway.tls else ()),
             Directory("/var/lib/fiefdom"),
             Directory(STATE_DIR, mode=0o700, uid=UID, gid=UID, serves=True),
         ),
         files=(
             # Before the configuration that loads it: the reconciler may look at any moment.
             _giveup(),
+            *_certificates(context),
             File(HAPROXY_CONFIG, _haproxy(context).encode()),
             File(RECONCILER_CONFIG, _reconciler(context).encode()),
             *ring_files(context, AGENT_CONFIG),
@@ -141,6 +146,52 @@ def _giveup() -> File:
     return File(GIVEUP_LUA, render("giveup.lua.j2").encode())
 
 
+def _certificates(context: Context) -> tuple[File, ...]:
+    """Each certificate with its key in one file, for the container's user alone, and the list of them.
+
+    Their names stay when they are renewed: what HAProxy has read of them it keeps until its next reload, and the last
+    good configuration, which a restarted container begins with, goes on naming files that are there.
+    """
+    tls = context.cluster.gateway.tls
+    if tls is None:
+        return ()
+    contents = context.secrets.contents
+    pems = tuple(
+        File(
+            certificate_path(name),
+            contents[certificate.chain].rstrip() + b"\n" + contents[certificate.key].rstrip() + b"\n",
+            mode=0o400,
+            uid=UID,
+            gid=UID,
+            secret=True,
+        )
+        for name, certificate in tls.certificates.items()
+    )
+    paths = tuple(pem.path for pem in pems)
+    return (*pems, File(CERTIFICATES, render("certificates.txt.j2", paths=paths).encode()))
+
+
+def certificate_path(name: str) -> str:
+    """Where a gateway has a certificate."""
+    return f"{CERTIFICATES_DIR}/{name}.pem"
+
+
+def _tls(context: Context) -> dict[str, object] | None:
+    """What the template says of TLS; the digest is of what it is about, less the keys: each is of its certificate."""
+    tls = context.cluster.gateway.tls
+    if tls is None:
+        return None
+    chains = [context.secrets.contents[certificate.chain] for certificate in tls.certificates.values()]
+    return {
+        "port": tls.port,
+        "list": CERTIFICATES,
+        "digest": digest("\n".join([*tls.certificates, *map(digest, chains)]))[:12],
+        "plain_port": tls.plain_port,
+        "redirect": tls.redirect,
+        "hsts": tls.hsts and f"max-age={tls.hsts.max_age_s}" + "; includeSubDomains" * tls.hsts.subdomains,
+    }
+
+
 def _haproxy(context: Context) -> str:
     cluster = context.cluster
     gateway = cluster.gateway
@@ -161,6 +212,7 @@ def _haproxy(context: Context) -> str:
         giveup_digest=_giveup().digest[:12],
         source_limits=gateway.source_limits,
         proxies=gateway.proxies,
+        tls=_tls(context),
     )
 
 
@@ -186,12 +238,12 @@ def hard_stop_after_s(gateway: Gateway) -> int:
 
 def _listeners(cluster: Cluster) -> list[dict[str, object]]:
     """For each gateway port the routes to services, and the one that takes what no route asks for."""
-    ports = sorted({service.route.port for service in cluster.services.values()})
+    ports = sorted({port for name in cluster.services for port in cluster.front_ports(name)})
     return [_listener(cluster, port) for port in ports]
 
 
 def _listener(cluster: Cluster, port: int) -> dict[str, object]:
-    here = {name: s.route for name, s in sorted(cluster.services.items()) if s.route.port == port}
+    here = {name: s.route for name, s in sorted(cluster.services.items()) if port in cluster.front_ports(name)}
     default = [name for name, route in here.items() if route.host is None and route.path_prefix is None]
     return {
         "port": port,

@@ -16,7 +16,7 @@ def problems(cluster: Cluster) -> Iterator[Problem]:
     """What is wrong with the files that services name; those of a service that runs nowhere count as well."""
     for key, path, file in named(cluster):
         try:
-            content = _read(cluster.path(path))
+            content = read(cluster.path(path))
         except ValueError as error:
             yield key, str(error)
             continue
@@ -35,7 +35,7 @@ def contents(cluster: Cluster) -> dict[str, bytes]:
         if not any(cluster.count(host, str(key[1])) for host in cluster.hosts):
             continue
         try:
-            found.setdefault(path, _read(cluster.path(path)))
+            found.setdefault(path, read(cluster.path(path)))
         except ValueError as error:
             raise FiefdomError(f"{dotted(key)}: {error}") from error
         for says in _of_template(found[path], path) if file.template is not None else ():
@@ -52,8 +52,8 @@ def named(cluster: Cluster) -> Iterator[tuple[KeyPath, str, ServiceFile]]:
                     yield ("services", name, "files", at, kind), path, file
 
 
-def _read(path: Path) -> bytes:
-    """Raises ValueError where it cannot be read, or is too large."""
+def read(path: Path) -> bytes:
+    """What is in a file beside the inventory. Raises ValueError where it cannot be read, or is too large."""
     try:
         with path.open("rb") as file:
             content = file.read(FILE_MAX_BYTES + 1)

@@ -52,6 +52,21 @@ class Draft(Model):
         """Names of the app hosts, in the inventory's order."""
         return tuple(name for name, host in self.hosts.items() if APP_HOSTS in host.groups)
 
+    def front_ports(self, service: str) -> tuple[int, ...]:
+        """Gateway ports that ``service`` is reached at, the one of its route first."""
+        port, tls = self.services[service].route.port, self.gateway.tls
+        return (port,) if tls is None or port != tls.plain_port else (port, tls.port)
+
+    @property
+    def fronts(self) -> dict[int, KeyPath]:
+        """Every gateway port that clients reach services at, with the key that says so."""
+        found: dict[int, KeyPath] = {}
+        for name, service in self.services.items():
+            found.setdefault(service.route.port, ("services", name, "route", "port"))
+        if self.gateway.tls is not None:
+            found.setdefault(self.gateway.tls.port, ("gateway", "tls", "port"))
+        return found
+
     def drain_timeout_s(self, service: str) -> int:
         """Seconds that a withdrawn offer of ``service`` waits for its open requests to end."""
         own = self.services[service].drain.timeout_s
@@ -118,6 +133,11 @@ class Draft(Model):
             yield ("serf", "key"), self.serf.key
         if self.registry is not None and self.registry.password is not None:
             yield ("registry", "password"), self.registry.password
+        if self.gateway.tls is not None:
+            for name, certificate in self.gateway.tls.certificates.items():
+                for part in ("chain", "key"):
+                    if isinstance(value := getattr(certificate, part), SecretSource):
+                        yield ("gateway", "tls", "certificates", name, part), value
         used = [self.registry_of(name) for name in self.services if any(self.count(host, name) for host in self.hosts)]
         for name, registry in self.registries.items():
             if registry.password is not None and any(registry is one for one in used):

@@ -210,9 +210,8 @@ def _port_ranges(cluster: Draft, name: str) -> Iterator[_Range]:
     if GATEWAYS in host.groups:
         yield _Range(("gateway", "stats_port"), cluster.gateway.stats_port)
         # Services may share a gateway port.
-        fronts = {s.route.port: n for n, s in reversed(cluster.services.items())}
-        for port, service in reversed(fronts.items()):
-            yield _Range(("services", service, "route", "port"), port)
+        for port, front in cluster.fronts.items():
+            yield _Range(front, port)
     for service in cluster.services:
         if count := cluster.count(name, service):
             override = host.services.get(service)
@@ -243,13 +242,31 @@ def _route_problems(cluster: Draft) -> Iterator[Problem]:
     seen: dict[tuple[int, str, str], str] = {}
     for name, service in cluster.services.items():
         route = service.route
-        reached = (route.port, (route.host or "").lower(), (route.path_prefix or "").rstrip("/"))
-        if reached in seen:
+        ways = [
+            (port, (route.host or "").lower(), (route.path_prefix or "").rstrip("/"))
+            for port in cluster.front_ports(name)
+        ]
+        if taken := [seen[way] for way in ways if way in seen]:
             yield (
                 ("services", name, "route"),
-                f"{name} is reached the same way as {seen[reached]}; give it its own port, host or path_prefix",
+                f"{name} is reached the same way as {taken[0]}; give it its own port, host or path_prefix",
             )
-        seen.setdefault(reached, name)
+        for way in ways:
+            seen.setdefault(way, name)
+
+
+def _tls_problems(cluster: Draft) -> Iterator[Problem]:
+    tls = cluster.gateway.tls
+    if tls is None:
+        return
+    if tls.port == tls.plain_port:
+        yield ("gateway", "tls", "plain_port"), f"port {tls.port} is that of TLS; one port speaks one of the two"
+    elif not any(tls.port in cluster.front_ports(name) for name in cluster.services):
+        yield (
+            ("gateway", "tls"),
+            f"no service is reached at port {tls.plain_port} or {tls.port}, so that TLS would serve none; "
+            "set plain_port to the port of a route",
+        )
 
 
 def _tag_problems(cluster: Draft) -> Iterator[Problem]:
@@ -318,7 +335,7 @@ def _sysctl_problems(cluster: Draft) -> Iterator[Problem]:
 
 
 def _low_port_problems(cluster: Draft) -> Iterator[Problem]:
-    first = min((service.route.port for service in cluster.services.values()), default=LAST_PORT)
+    first = min(cluster.fronts, default=LAST_PORT)
     for host_name in cluster.gateways:
         for written, value in cluster.hosts[host_name].sysctls.items():
             low = value.isdecimal() and int(value) <= first
@@ -400,10 +417,11 @@ _RULES = (
     _Rule(_override_problems, _RUNS),
     _Rule(
         _port_problems,
-        (*_RUNS, "hosts.*.ssh.port", "services.*.base_port", "services.*.route", "services.*.health"),
+        (*_RUNS, "hosts.*.ssh.port", "services.*.base_port", "services.*.route", "services.*.health", "gateway.tls"),
     ),
     _Rule(_health_problems, ("services.*.health", "services.*.container_port")),
-    _Rule(_route_problems, ("services.*.route",)),
+    _Rule(_route_problems, ("services.*.route", "gateway.tls")),
+    _Rule(_tls_problems, ("services.*.route", "gateway.tls"), of_all=True),
     _Rule(_tag_problems, (*_RUNS, "services.*.base_port", "services.*.health", "services.*.version")),
     _Rule(_docker_problems, ("network", "docker")),
     _Rule(registry_problems, ("registry", "registries")),

@@ -27,6 +27,7 @@ from fiefdom.model.text import (
     Port,
     User,
 )
+from fiefdom.model.tls import Tls
 from fiefdom.wording import shown
 
 _RULE = Matches("[ -~]*[!-~]", "a line of nftables such as 'ip saddr 10.20.0.9 tcp dport 9100 accept'")
@@ -255,6 +256,7 @@ class Gateway(Model):
         description="Networks of proxies before the gateways: what they say in X-Forwarded-For and Forwarded is passed "
         "on, what other clients say there is not.",
     )
+    tls: Tls | None = Field(None, description="HTTPS with certificates that are given; none when absent.")
     known_hosts_only: bool = Field(
         False,
         description="Whether a host gets traffic only once the gateways know it from the inventory; "
