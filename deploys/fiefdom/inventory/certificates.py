@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -19,10 +18,8 @@ Contents = Mapping[str | SecretSource, bytes]
 
 def named(cluster: Cluster) -> Iterator[tuple[KeyPath, str]]:
     """Key and path, as it is written, of each file that holds a certificate or a key."""
-    for name, certificate in _all(cluster).items():
-        for part in ("chain", "key"):
-            if isinstance(path := getattr(certificate, part), str):
-                yield (*_ABOVE, name, part), path
+    tls = cluster.gateway.tls
+    yield from ((key, path) for key, path in (tls.holders() if tls is not None else ()) if isinstance(path, str))
 
 
 def contents(cluster: Cluster) -> dict[str, bytes]:
@@ -95,6 +92,7 @@ def _all(cluster: Cluster) -> Mapping[str, Certificate]:
 
 def _read(key: KeyPath, path: Path) -> bytes:
     content = files.read(path)
-    if key[-1] == "key" and os.stat(path).st_mode & 0o077:
-        raise ValueError(f"others may read {path} (mode {os.stat(path).st_mode & 0o777:04o}); type: chmod 600 {path}")
+    mode = path.stat().st_mode & 0o777
+    if key[-1] == "key" and mode & 0o077:
+        raise ValueError(f"others may read {path} (mode {mode:04o}); type: chmod 600 {path}")
     return content

@@ -40,7 +40,9 @@ def load(cluster: Cluster, environ: Mapping[str, str] | None = None) -> Secrets:
     opened = functools.cache(lambda: vault.read(cluster, environ))
     raw: dict[SecretSource, bytes] = {}
     values: dict[SecretSource, str] = {}
-    contents: dict[str | SecretSource, bytes] = {**files.contents(cluster), **certificates.contents(cluster)}
+    contents: dict[str | SecretSource, bytes] = {}
+    for found in (files.contents(cluster), certificates.contents(cluster)):
+        contents.update(found)
     for key, source in cluster.secret_sources():
         if key == _KEY and VARIABLE in environ:
             continue

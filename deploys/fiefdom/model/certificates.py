@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from fiefdom.wording import printable
@@ -36,14 +37,14 @@ class Facts:
 
     def days_left(self, now_s: float) -> int:
         """Whole days until its end; below 0 where that is over."""
-        return (self.ends - datetime.fromtimestamp(now_s, timezone.utc)).days
+        return days_left(self.ends, now_s)
 
 
 @lru_cache(maxsize=256)  # of all hosts and plans of a run the same
 def facts_of(chain: bytes) -> Facts:
     """What the certificates of a PEM say. Raises ValueError, in words that follow the name of the file."""
     certificates = _certificates(chain)
-    for n, (lower, upper) in enumerate(zip(certificates, certificates[1:], strict=False), start=1):
+    for n, (lower, upper) in enumerate(pairwise(certificates), start=1):
         _require_issued_by(lower, upper, n)
     for n, certificate in enumerate(certificates, start=1):
         _require_strong(certificate, n, signed=certificate.issuer != certificate.subject)
@@ -137,6 +138,11 @@ def _names(certificate: x509.Certificate) -> tuple[str, ...]:
 
 def _subject(certificate: x509.Certificate) -> str:
     return printable(certificate.subject.rfc4514_string())[:80] or "without a name"
+
+
+def days_left(ends: datetime, now_s: float) -> int:
+    """Whole days from ``now_s``, of time.time(), until ``ends``; below 0 where that is over."""
+    return (ends - datetime.fromtimestamp(now_s, timezone.utc)).days
 
 
 def lasts(ends: datetime, days: int) -> str:

@@ -134,10 +134,7 @@ class Draft(Model):
         if self.registry is not None and self.registry.password is not None:
             yield ("registry", "password"), self.registry.password
         if self.gateway.tls is not None:
-            for name, certificate in self.gateway.tls.certificates.items():
-                for part in ("chain", "key"):
-                    if isinstance(value := getattr(certificate, part), SecretSource):
-                        yield ("gateway", "tls", "certificates", name, part), value
+            yield from ((key, of) for key, of in self.gateway.tls.holders() if isinstance(of, SecretSource))
         used = [self.registry_of(name) for name in self.services if any(self.count(host, name) for host in self.hosts)]
         for name, registry in self.registries.items():
             if registry.password is not None and any(registry is one for one in used):

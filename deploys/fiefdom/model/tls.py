@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import ConfigDict, Field, TypeAdapter, WrapValidator
 
 from fiefdom.model.secrets import SecretSource
 from fiefdom.model.text import FIRST_GATEWAY_PORT, LAST_PORT, FilePath, Model, Name
+from fiefdom.wording import KeyPath
 
 _FILE_PATH: TypeAdapter[str] = TypeAdapter(FilePath, config=ConfigDict(strict=True))
 
@@ -29,8 +31,8 @@ class Certificate(Model):
     """A certificate and its private key."""
 
     chain: FileOrSource = Field(
-        description="PEM of the certificate and, after it, of the authorities between it and the root: a file, relative "
-        "to the inventory, or a source as for secrets."
+        description="PEM of the certificate and, after it, of the authorities between it and the root: a file, "
+        "relative to the inventory, or a source as for secrets."
     )
     key: FileOrSource = Field(
         description="PEM of its private key, without passphrase: a file that its owner alone may read, relative to the "
@@ -59,11 +61,18 @@ class Tls(Model):
         "reached over TLS alone.",
     )
     certificates: dict[Name, Certificate] = Field(
-        description="Certificates by name. A client gets the one for the host name that it asks for, and the first where "
-        "there is none.",
+        description="Certificates by name. A client gets the one for the host name that it asks for, and the first "
+        "where there is none.",
         min_length=1,
     )
     redirect: bool = Field(
         False, description="Whether `plain_port` answers nothing but where to find the same over TLS (308)."
     )
     hsts: Hsts | None = Field(None, description="Strict-Transport-Security in answers over TLS; none when absent.")
+
+    def holders(self) -> Iterator[tuple[KeyPath, str | SecretSource]]:
+        """The file or source that holds each certificate and key, with the key of the inventory that says so."""
+        for name, certificate in self.certificates.items():
+            above: KeyPath = ("gateway", "tls", "certificates", name)
+            yield (*above, "chain"), certificate.chain
+            yield (*above, "key"), certificate.key
