@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -24,26 +25,22 @@ def renewed(before: str, after: str) -> Path | None:
 
 
 async def renew(ask: Ask, listed: Path) -> None:
-    """Have the worker take what is in the files of a list from now on; all of them, or none. Raises Failed.
+    """Have the worker take what is in the files of a list from now on, one after the other. Raises Failed.
 
     Unlike a reload it ends no connection: one of HTTP/2 would be told to go, and not all clients come again for a
-    request that was on its way then.
+    request that was on its way then. Where it fails, some may be renewed already: a reload takes them all.
     """
-    paths = [Path(line) for line in _text(listed).splitlines() if line and not line.startswith("#")]
-    begun: list[Path] = []
-    try:
-        for path in paths:
-            # An empty line would be the end of it.
-            lines = [line for line in _text(path).splitlines() if line.strip()]
+    for path in [Path(line) for line in _text(listed).splitlines() if line and not line.startswith("#")]:
+        # An empty line would be the end of it.
+        lines = [line for line in _text(path).splitlines() if line.strip()]
+        try:
             await _done(ask, f"set ssl cert {path} <<\n" + "\n".join(lines) + "\n", "Transaction created", path)
-            begun.append(path)
-        for path in paths:
             await _done(ask, f"commit ssl cert {path}", "Success!", path)
-            begun.remove(path)
-    except Failed:
-        for path in begun:
-            await ask(f"abort ssl cert {path}")
-        raise
+        except Failed:
+            # HAProxy knows one such change at a time, and would have none of the next.
+            with suppress(Failed):
+                await ask(f"abort ssl cert {path}")
+            raise
 
 
 async def _done(ask: Ask, command: str, welcome: str, path: Path) -> None:
