@@ -2,8 +2,8 @@
 
 `python tests/helpers/tls_load.py 10.99.0.11:443 www.example.org CA.pem --seconds 10` says when each kind of client has
 had an answer, and in the end prints one JSON document. Five kinds of client run at once: HTTP/1.1 that keeps its
-connection and is busy, that pauses, that posts, and that has a new one for each request; and HTTP/2, as much of it as it
-takes to ask for one path again and again.
+connection and is busy, that pauses, that posts, and that has a new one for each request; and HTTP/2, as much of it as
+it takes to ask for one path again and again.
 """
 
 from __future__ import annotations

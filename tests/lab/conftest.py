@@ -49,6 +49,7 @@ ORDER = (
     "test_losses",
     "test_releases",
     "test_volumes",
+    "test_tls",
     "test_rotate_key",
     "test_registry",
     "test_resume",

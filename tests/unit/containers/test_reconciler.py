@@ -673,15 +673,15 @@ def test_what_is_wrong_with_a_certificate_is_told_below_the_line_that_names_it()
     said = (
         "[NOTICE]   (7) : haproxy version is 3.0.11-1+deb13u4\n"
         "[ALERT]    (7) : config : parsing [/x.cfg:72] : 'bind :443' in section 'frontend' : \n"
-        "  'crt-list' : error processing line 2 in file '/list.txt' : unable to load certificate from file '/www.pem'.\n"
+        "  'crt-list' : error processing line 2 in '/list.txt' : unable to load certificate from file '/www.pem'.\n"
         "  unable to load SSL private key into SSL Context '/www.pem'.\n"
         "[ALERT]    (7) : config : Error(s) found in configuration file : /x.cfg\n"
         "  and what is below that\n"
     )
     assert haproxy.config_reasons(said) == (
-        "parsing [/x.cfg:72] : 'bind :443' in section 'frontend': 'crt-list' : error processing line 2 in file "
-        "'/list.txt' : unable to load certificate from file '/www.pem'.: unable to load SSL private key into SSL Context "
-        "'/www.pem'."
+        "parsing [/x.cfg:72] : 'bind :443' in section 'frontend': 'crt-list' : error processing line 2 in "
+        "'/list.txt' : unable to load certificate from file '/www.pem'.: unable to load SSL private key into "
+        "SSL Context '/www.pem'."
     )
 
 
