@@ -244,16 +244,22 @@ def _listeners(cluster: Cluster) -> list[dict[str, object]]:
 
 def _listener(cluster: Cluster, port: int) -> dict[str, object]:
     here = {name: s.route for name, s in sorted(cluster.services.items()) if port in cluster.front_ports(name)}
-    default = [name for name, route in here.items() if route.host is None and route.path_prefix is None]
+    default = [name for name, route in here.items() if not route.host and route.path_prefix is None]
+    ways = [(name, host) for name, route in here.items() if name not in default for host in route.host or (None,)]
     return {
         "port": port,
         "routes": [
-            {"backend": name, "host": route.host, "path_prefix": route.path_prefix}
-            for name, route in here.items()
-            if name not in default
+            {"backend": name, "host": host, "path_prefix": here[name].path_prefix}
+            for name, host in sorted(ways, key=lambda way: _breadth(way[1], here[way[0]].path_prefix))
         ],
         "default_backend": default[0] if default else None,
     }
+
+
+def _breadth(host: str | None, path_prefix: str | None) -> tuple[bool, int, int]:
+    """Orders wildcards behind all others, the longer before the shorter, and of one the longer prefix first."""
+    is_wild = host is not None and host.startswith("*.")
+    return is_wild, -len(host or "") * is_wild, -len(path_prefix or "") * is_wild
 
 
 def _reconciler(context: Context) -> str:

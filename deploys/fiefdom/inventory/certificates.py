@@ -77,13 +77,13 @@ def facts(cluster: Cluster, secrets: Secrets) -> dict[str, Facts]:
 def _uncovered(cluster: Cluster, known: list[Facts]) -> Iterator[Problem]:
     tls = cluster.gateway.tls
     for name, service in cluster.services.items():
-        host = service.route.host
-        if tls is not None and host is not None and tls.port in cluster.front_ports(name) and uncovered(host, known):
-            names = ", ".join(dict.fromkeys(name for facts in known for name in facts.names))
-            yield (
-                ("services", name, "route", "host"),
-                f"no certificate of gateway.tls is for {host} (they are for {names}); add one that is",
-            )
+        for host in service.route.host if tls is not None and tls.port in cluster.front_ports(name) else ():
+            if uncovered(host, known):
+                names = ", ".join(dict.fromkeys(name for facts in known for name in facts.names))
+                yield (
+                    ("services", name, "route", "host"),
+                    f"no certificate of gateway.tls is for {host} (they are for {names}); add one that is",
+                )
 
 
 def _all(cluster: Cluster) -> Mapping[str, Certificate]:

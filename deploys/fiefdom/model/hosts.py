@@ -20,7 +20,7 @@ from fiefdom.model.text import (
     Forwarding,
     Group,
     HostHeader,
-    HostName,
+    HostPatterns,
     Jump,
     Many,
     Matches,
@@ -113,7 +113,11 @@ class Route(Model):
     port: int = Field(
         80, ge=FIRST_GATEWAY_PORT, le=LAST_PORT, description="Gateway port; the gateway may not bind any below 80."
     )
-    host: HostName | None = Field(None, description="Host name that selects the service; any when absent.")
+    host: HostPatterns = Field(
+        (),
+        description='Host name that selects the service, or a list; "*.example.org" is every name below that. Any when '
+        "absent.",
+    )
     path_prefix: PathPrefix | None = Field(
         None, description="Path prefix that selects the service; any when absent. It is not stripped."
     )

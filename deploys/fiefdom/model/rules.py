@@ -243,14 +243,17 @@ def _route_problems(cluster: Draft) -> Iterator[Problem]:
     for name, service in cluster.services.items():
         route = service.route
         ways = [
-            (port, (route.host or "").lower(), (route.path_prefix or "").rstrip("/"))
+            (port, host.lower(), (route.path_prefix or "").rstrip("/"))
             for port in cluster.front_ports(name)
+            for host in route.host or ("",)
         ]
         if taken := [seen[way] for way in ways if way in seen]:
             yield (
                 ("services", name, "route"),
                 f"{name} is reached the same way as {taken[0]}; give it its own port, host or path_prefix",
             )
+        if len(set(ways)) < len(ways):
+            yield ("services", name, "route", "host"), "a host name stands there twice; once is enough"
         for way in ways:
             seen.setdefault(way, name)
 

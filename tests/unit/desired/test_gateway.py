@@ -209,3 +209,36 @@ def test_a_second_haproxy_never_listens_beside_the_first() -> None:
     text = desired().file(gateway.HAPROXY_CONFIG).content.decode()
     assert "    noreuseport\n" in text
     assert '    stats socket "${FIEFDOM_RUN-/run/haproxy}/admin.sock" ' in text
+
+
+# --- Routes
+
+
+def rules(port: int, services: dict[str, Any]) -> list[str]:
+    """What a frontend routes by, each acl's rule in its place."""
+    text = desired(services=services).file(gateway.HAPROXY_CONFIG).content.decode()
+    found = re.search(rf"^frontend port-{port}\n(.*?)\n\n", text, re.MULTILINE | re.DOTALL)
+    assert found
+    lines = [line.strip() for line in found[1].splitlines()]
+    acls: dict[str, list[str]] = {}
+    for line in lines:
+        if re.match("acl (host|path)-", line):
+            acls.setdefault(line.split()[1], []).append(line.partition(" -m ")[2] or line.split()[-1])
+    used = [line for line in lines if line.startswith("use_backend")]
+    return [re.sub(r"(host|path)-\d+", lambda m: f"[{' | '.join(acls[m[0]])}]", line) for line in used]
+
+
+def test_of_several_hosts_the_one_that_says_most_is_heeded_first() -> None:
+    own = {
+        "web": {
+            "route": {"port": 80, "path_prefix": None, "host": ["*.example.org", "WWW.example.org", "*.b.example.org"]}
+        },
+        "shop": {"image": "x", "version": "1", "base_port": 9500, "groups": ["web_hosts"]},
+    }
+    own["shop"]["route"] = {"host": "*.b.example.org", "path_prefix": "/shop"}
+    assert rules(80, own) == [
+        "use_backend web if [str -i WWW.example.org]",
+        "use_backend shop if [end -i .b.example.org] [/shop | /shop/]",
+        "use_backend web if [end -i .b.example.org]",
+        "use_backend web if [end -i .example.org]",
+    ]
