@@ -454,6 +454,29 @@ ENCRYPTED = {
         "hsts": "max-age=300; includeSubDomains",
     },
 }
+ROUTED = {
+    **PLAIN,
+    "backends": [
+        {
+            **PLAIN["backends"][0],
+            "server_timeout_s": 1.5,
+            "tunnel_timeout_s": 30,
+            "allow_from": ["10.99.0.0/24", *(f"10.98.{i}.0/24" for i in range(60))],
+            "max_body_kib": 16,
+            "stripped": "/api",
+        }
+    ],
+    "listeners": [
+        listener(
+            80,
+            None,
+            route("predictor", host="www.example.org"),
+            route("predictor", host="*.api.example.org", path_prefix="/api"),
+            route("predictor", path_prefix="/api"),
+        )
+    ],
+    "dot_segments": "refuse",
+}
 SERVERS = "".join(f"    server app{i}-8000 10.99.0.{20 + i}:8000 {OPTIONS}\n" for i in range(1, 9))
 
 
@@ -472,6 +495,8 @@ SERVERS = "".join(f"    server app{i}-8000 10.99.0.{20 + i}:8000 {OPTIONS}\n" fo
         {**PLAIN, "backends": [OWN_CHECKS]},
         ENCRYPTED,
         {**ENCRYPTED, "proxies": ["10.9.0.0/16", "10.8.0.0/16"]},
+        ROUTED,
+        {**ROUTED, "proxies": ["10.9.0.0/16"]},
     ],
     ids=[
         "one",
@@ -485,6 +510,8 @@ SERVERS = "".join(f"    server app{i}-8000 10.99.0.{20 + i}:8000 {OPTIONS}\n" fo
         "checks",
         "tls",
         "tls behind proxies",
+        "routes",
+        "routes behind proxies",
     ],
 )
 def test_haproxy_takes_the_template_without_a_warning(_cluster, tmp_path, variables, servers):
@@ -785,6 +812,62 @@ def test_a_stop_finishes_open_requests_and_leaves_the_cluster():
     members = docker("exec", *environment, f"{PREFIX}-app1-serf", "serf", "members", "-format", "json")
     assert {m["name"]: m["status"] for m in json.loads(members)["members"]}["gw1"] == "left"
     assert traffic.failed() == {}
+
+
+# --- Routes
+
+# Sends a request as it is given, and prints its status and what an instance was told.
+RAW = """
+import json, socket, sys
+request, size = sys.argv[1], int(sys.argv[2])
+with socket.create_connection(("10.99.0.11", 80), 10) as s:
+    s.sendall(request.replace("|", "\\r\\n").encode() + b"x" * size)
+    said = b""
+    while b"\\r\\n\\r\\n" not in said or (b" 200 " in said[:20] and not said.endswith(b"}")):
+        more = s.recv(65536)
+        if not more:
+            break
+        said += more
+head, _, body = said.decode().partition("\\r\\n\\r\\n")
+print(json.dumps([int(head.split()[1]), json.loads(body)["head"] if head.split()[1] == "200" else ""]))
+"""
+
+
+def raw(request: str, size: int = 0) -> tuple[int, str]:
+    run = ("run", "--rm", f"--network=container:{NETWORK}", "--entrypoint=python3", image("gateway"), "-c", RAW)
+    status, told = json.loads(docker(*run, request, str(size)))
+    return status, told
+
+
+def test_hosts_prefixes_dots_bodies_and_networks(cluster):
+    with cluster.fragile(1):
+
+        def place(**changes: Any) -> None:
+            before = cluster.status()["config"]["digest"]
+            own = {**ROUTED["backends"][0], **changes}
+            cluster.write_static({**ROUTED, "backends": [own]})
+            cluster.until(lambda view: view["config"]["ok"] and view["config"]["digest"] != before)
+
+        def of(target: str, host: str = "any.example.org") -> tuple[int, str]:
+            status, told = raw(f"GET {target} HTTP/1.1|Host: {host}||")
+            return status, told.partition(" HTTP/")[0]
+
+        place()
+        assert of("/api/predict?a=1") == (200, "GET /predict?a=1")
+        assert of("/api") == of("/api/") == (200, "GET /")
+        assert of("/apis")[0] == 404
+        assert of("/x", "v1.eu.api.example.org:80")[0] == 404
+        assert of("/api/x", "v1.eu.api.example.org:80") == (200, "GET /x")
+        for target in ("/api/../x", "/api%2f..%2fx", "/api/..;/x", "/x%zz/../api/", "/api/%252e%252e/"):
+            assert of(target)[0] == 400, target
+        assert of("/api/..x")[0] == 200
+        # Last, for these instances take what follows a head for another one.
+        post = "POST /api/up HTTP/1.1|Host: a|"
+        assert raw(f"{post}Content-Length: 16384||", 16384)[0] == 200
+        assert raw(f"{post}Content-Length: 16385||", 16384)[0] == 413
+        assert raw(f"{post}Transfer-Encoding: chunked||5|hello|0||")[0] == 411
+        place(allow_from=["10.98.0.0/16"])
+        assert of("/api/predict")[0] == 403
 
 
 # --- TLS

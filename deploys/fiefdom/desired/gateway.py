@@ -20,7 +20,7 @@ from fiefdom.desired.membership import agent_file, ring_files, rpc_environment
 from fiefdom.desired.programs import program
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Container, Directory, File, HostState, Unit, digest
-from fiefdom.model import LAST_PORT, Cluster, Gateway, Health, Service
+from fiefdom.model import LAST_PORT, Cluster, Service
 from fiefdom.model.unit_names import unit_of
 
 NAME = "gateway"
@@ -115,7 +115,7 @@ def _container(context: Context) -> Container:
         config=(env_path(NAME), *(file.path for file in ring_files(context, AGENT_CONFIG))),
         probe=f"http://{context.host.address}:{gateway.stats_port}/healthz",
         start_timeout_s=START_TIMEOUT_S,
-        stop_grace_s=gateway.grace_s + LEAVE_S,
+        stop_grace_s=cluster.gateway_grace_s + LEAVE_S,
         version=own_image(cluster, "gateway").ref.rpartition(":")[2],
     )
 
@@ -199,7 +199,7 @@ def _haproxy(context: Context) -> str:
         "haproxy.cfg.j2",
         stats_bind=f"{context.host.address}:{gateway.stats_port}",
         listeners=_listeners(cluster),
-        backends=[_backend(name, service.health) for name, service in sorted(cluster.services.items())],
+        backends=[_backend(cluster, name) for name in sorted(cluster.services)],
         maxconn=gateway.maxconn,
         retries=gateway.retries,
         balance=gateway.balance,
@@ -207,16 +207,18 @@ def _haproxy(context: Context) -> str:
         server_timeout_s=gateway.server_timeout_s,
         client_timeout_s=gateway.client_timeout_s,
         request_timeout_s=gateway.request_timeout_s,
-        hard_stop_after_s=hard_stop_after_s(gateway),
+        hard_stop_after_s=hard_stop_after_s(cluster),
         giveup_lua=GIVEUP_LUA,
         giveup_digest=_giveup().digest[:12],
         source_limits=gateway.source_limits,
         proxies=gateway.proxies,
+        dot_segments=gateway.dot_segments,
         tls=_tls(context),
     )
 
 
-def _backend(name: str, health: Health) -> dict[str, object]:
+def _backend(cluster: Cluster, name: str) -> dict[str, object]:
+    health, route = cluster.services[name].health, cluster.services[name].route
     return {
         "name": name,
         # A path may hold this one character that is not text to HAProxy.
@@ -224,16 +226,21 @@ def _backend(name: str, health: Health) -> dict[str, object]:
         "health_timeout_s": health.timeout_s,
         "health_host": health.host or name,
         "health_status": health.own_status,
+        "server_timeout_s": route.server_timeout_s,
+        "tunnel_timeout_s": route.tunnel_timeout_s,
+        "allow_from": route.allow_from,
+        "max_body_kib": route.max_body_kib,
+        "stripped": (route.path_prefix or "").rstrip("/") if route.strip_prefix else "",
     }
 
 
-def hard_stop_after_s(gateway: Gateway) -> int:
+def hard_stop_after_s(cluster: Cluster) -> int:
     """Seconds that a replaced worker of HAProxy has for its open requests.
 
     Longer than a request may take and than a stop waits: it is there for clients that never end.
     """
-    longest_s = math.ceil(gateway.server_timeout_s + gateway.client_timeout_s)
-    return max(HARD_STOP_AFTER_S, longest_s + LEAVE_S, gateway.grace_s + LEAVE_S)
+    longest_s = math.ceil(cluster.longest_server_timeout_s + cluster.gateway.client_timeout_s)
+    return max(HARD_STOP_AFTER_S, longest_s + LEAVE_S, cluster.gateway_grace_s + LEAVE_S)
 
 
 def _listeners(cluster: Cluster) -> list[dict[str, object]]:
@@ -273,7 +280,7 @@ def _reconciler(context: Context) -> str:
         "rpc_addr": f"127.0.0.1:{cluster.serf.rpc_port}",
         "interval_s": 5,
         "absent_grace_s": 120,
-        "stop_grace_s": cluster.gateway.grace_s,
+        "stop_grace_s": cluster.gateway_grace_s,
         "network": cluster.network.cidr,
         "known_hosts_only": cluster.gateway.known_hosts_only,
         "hosts": {name: _as_known(cluster, name) for name in cluster.hosts},

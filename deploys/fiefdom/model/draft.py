@@ -11,7 +11,7 @@ from fiefdom.model import references
 from fiefdom.model.development import Development
 from fiefdom.model.hosts import APP_HOSTS, GATEWAYS, Host, Instance, Service
 from fiefdom.model.secrets import SecretSource
-from fiefdom.model.settings import Docker, EncryptedFile, Gateway, Network, Registry, Rollout, Serf, Ssh
+from fiefdom.model.settings import Docker, EncryptedFile, Gateway, Network, Registry, Rollout, Serf, Ssh, patience_s
 from fiefdom.model.text import FilePath, HostName, Many, Model, Name
 from fiefdom.wording import KeyPath
 
@@ -55,7 +55,7 @@ class Draft(Model):
     def front_ports(self, service: str) -> tuple[int, ...]:
         """Gateway ports that ``service`` is reached at, the one of its route first."""
         port, tls = self.services[service].route.port, self.gateway.tls
-        return (port,) if tls is None or port != tls.plain_port else (port, tls.port)
+        return (port, tls.port) if tls is not None and tls.port != port == tls.plain_port else (port,)
 
     @property
     def fronts(self) -> dict[int, KeyPath]:
@@ -67,10 +67,27 @@ class Draft(Model):
             found.setdefault(self.gateway.tls.port, ("gateway", "tls", "port"))
         return found
 
+    def server_timeout_s(self, service: str) -> float:
+        """Seconds that an instance of ``service`` may take to answer."""
+        own = self.services[service].route.server_timeout_s
+        return self.gateway.server_timeout_s if own is None else own
+
+    @property
+    def longest_server_timeout_s(self) -> float:
+        """The longest of these."""
+        return max(map(self.server_timeout_s, self.services), default=self.gateway.server_timeout_s)
+
+    @property
+    def gateway_grace_s(self) -> int:
+        """Seconds that open requests may take when a gateway stops."""
+        own = self.gateway.stop_grace_s
+        return patience_s(self.longest_server_timeout_s) if own is None else own
+
     def drain_timeout_s(self, service: str) -> int:
         """Seconds that a withdrawn offer of ``service`` waits for its open requests to end."""
         own = self.services[service].drain.timeout_s
-        cluster = self.gateway.patience_s if self.serf.drain_timeout_s is None else self.serf.drain_timeout_s
+        patience = patience_s(self.server_timeout_s(service))
+        cluster = patience if self.serf.drain_timeout_s is None else self.serf.drain_timeout_s
         return cluster if own is None else own
 
     def longest_drain_s(self, host: str) -> int:

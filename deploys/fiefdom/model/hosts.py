@@ -15,6 +15,7 @@ from fiefdom.model.text import (
     SHORTEST_S,
     Address,
     Argument,
+    Cidr,
     EnvName,
     FilePath,
     Forwarding,
@@ -118,8 +119,28 @@ class Route(Model):
         description='Host name that selects the service, or a list; "*.example.org" is every name below that. Any when '
         "absent.",
     )
-    path_prefix: PathPrefix | None = Field(
-        None, description="Path prefix that selects the service; any when absent. It is not stripped."
+    path_prefix: PathPrefix | None = Field(None, description="Path prefix that selects the service; any when absent.")
+    strip_prefix: bool = Field(
+        False, description="Whether instances get paths without the prefix, which X-Forwarded-Prefix tells them."
+    )
+    allow_from: Many[Cidr] = Field(
+        (), description="Networks whose clients alone are served, others get 403; all when empty."
+    )
+    max_body_kib: int | None = Field(
+        None,
+        ge=1,
+        le=1 << 30,
+        description="Size of a request's body in KiB, beyond which it gets 413, and without a length 411; unlimited "
+        "when absent.",
+    )
+    server_timeout_s: float | None = Field(
+        None, ge=SHORTEST_S, le=86400, description="Seconds an instance may take to answer; the gateway's when absent."
+    )
+    tunnel_timeout_s: float | None = Field(
+        None,
+        ge=SHORTEST_S,
+        le=604800,
+        description="Seconds an upgraded connection (WebSocket) may be silent; an hour when absent.",
     )
 
 

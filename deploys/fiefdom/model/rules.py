@@ -272,6 +272,27 @@ def _tls_problems(cluster: Draft) -> Iterator[Problem]:
         )
 
 
+def _way_problems(cluster: Draft) -> Iterator[Problem]:
+    clients = [ipaddress.IPv4Network(cidr) for cidr in cluster.network.clients]
+    for name, service in cluster.services.items():
+        key: KeyPath = ("services", name, "route")
+        if service.route.strip_prefix and not (service.route.path_prefix or "").rstrip("/"):
+            yield (*key, "strip_prefix"), "there is no path_prefix to be taken off; set one, or take this out"
+        elif service.route.strip_prefix and cluster.gateway.dot_segments == "pass":
+            yield (
+                (*key, "strip_prefix"),
+                "a path such as /a/../b would lead out of the prefix; set gateway.dot_segments: refuse",
+            )
+        for i, cidr in enumerate(service.route.allow_from):
+            # Of clients behind a proxy the firewall knows nothing.
+            if not cluster.gateway.proxies and not any(ipaddress.IPv4Network(cidr).overlaps(one) for one in clients):
+                known = ", ".join(cluster.network.clients)
+                yield (
+                    (*key, "allow_from", i),
+                    f"the firewall lets nobody from {cidr} in, only {known}; mend one of the two",
+                )
+
+
 def _tag_problems(cluster: Draft) -> Iterator[Problem]:
     for name in cluster.app_hosts:
         # The most that it ever says: the word before it leaves is told beside all that it offers.
@@ -424,6 +445,7 @@ _RULES = (
     ),
     _Rule(_health_problems, ("services.*.health", "services.*.container_port")),
     _Rule(_route_problems, ("services.*.route", "gateway.tls")),
+    _Rule(_way_problems, ("services.*.route", "gateway.dot_segments", "gateway.proxies", "network")),
     _Rule(_tls_problems, ("services.*.route", "gateway.tls"), of_all=True),
     _Rule(_tag_problems, (*_RUNS, "services.*.base_port", "services.*.health", "services.*.version")),
     _Rule(_docker_problems, ("network", "docker")),
