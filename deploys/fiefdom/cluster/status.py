@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -283,8 +283,15 @@ def combine(
         for c in view.certificates
     ]
     soon = [_of_ending(views, c) for c in ending if c.days < SOON_DAYS]
-    notices = (*_strangers(cluster, views), *_other_versions(cluster, instances), *soon)
+    notices = (*_strangers(cluster, views), *_other_versions(cluster, instances), *_closed(cluster), *soon)
     return Status(tuple(views), tuple(hosts), tuple(offered), tuple(instances), tuple(problems), notices, tuple(ending))
+
+
+def _closed(cluster: Cluster) -> Iterator[str]:
+    """Of services in whose place clients get a page, whatever their instances do."""
+    for name, service in cluster.services.items():
+        if service.route.maintenance.active:
+            yield f"{name} is looked after: clients get 503, until services.{name}.route.maintenance.active is false"
 
 
 def _of_ending(views: Views, certificate: CertificateStatus) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections.abc import Mapping
 
 from fiefdom.desired.account import UID, with_account
 from fiefdom.desired.containers import (
@@ -20,7 +22,8 @@ from fiefdom.desired.membership import agent_file, ring_files, rpc_environment
 from fiefdom.desired.programs import program
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Container, Directory, File, HostState, Unit, digest
-from fiefdom.model import LAST_PORT, Cluster, Service
+from fiefdom.model import LAST_PORT, Cluster, Route, Secrets, Service
+from fiefdom.model.answers import Maintenance
 from fiefdom.model.unit_names import unit_of
 
 NAME = "gateway"
@@ -84,7 +87,9 @@ def desired(context: Context) -> HostState:
         images=(own_image(context.cluster, "gateway"),),
     )
     # In one stroke with the supervisor, which reads it; not with what the container is made from.
-    return with_account(with_containers(state, container)) + HostState(files=(program("handover", mode=0o644),))
+    return with_account(with_containers(state + _pages(context), container)) + HostState(
+        files=(program("handover", mode=0o644),)
+    )
 
 
 def _container(context: Context) -> Container:
@@ -199,7 +204,7 @@ def _haproxy(context: Context) -> str:
         "haproxy.cfg.j2",
         stats_bind=f"{context.host.address}:{gateway.stats_port}",
         listeners=_listeners(cluster),
-        backends=[_backend(cluster, name) for name in sorted(cluster.services)],
+        backends=[_backend(cluster, name, context.secrets) for name in sorted(cluster.services)],
         maxconn=gateway.maxconn,
         retries=gateway.retries,
         balance=gateway.balance,
@@ -217,7 +222,7 @@ def _haproxy(context: Context) -> str:
     )
 
 
-def _backend(cluster: Cluster, name: str) -> dict[str, object]:
+def _backend(cluster: Cluster, name: str, secrets: Secrets) -> dict[str, object]:
     health, route = cluster.services[name].health, cluster.services[name].route
     return {
         "name": name,
@@ -230,8 +235,50 @@ def _backend(cluster: Cluster, name: str) -> dict[str, object]:
         "tunnel_timeout_s": route.tunnel_timeout_s,
         "allow_from": route.allow_from,
         "max_body_kib": route.max_body_kib,
+        "redirect_from": [_as_acl(host) for host in route.redirect_from],
+        "host": route.host[0] if route.host else None,
+        "request_headers": _quoted(route.headers.request),
+        "response_headers": _quoted(route.headers.response),
+        "maintenance": _maintenance(name, route.maintenance, secrets),
         "stripped": (route.path_prefix or "").rstrip("/") if route.strip_prefix else "",
     }
+
+
+def _as_acl(host: str) -> str:
+    """How a host name, or all below one, is compared with what a client says."""
+    return f"-m end -i {host[1:]}" if host.startswith("*.") else f"-m str -i {host}"
+
+
+def _quoted(headers: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Texts as they stand in quotes, where HAProxy fills nothing in."""
+    return {name: text if text is None else _in_quotes(text) for name, text in headers.items()}
+
+
+def _in_quotes(text: str) -> str:
+    plain = re.sub(r'(["\\$])', r"\\\1", text).replace("%", "%%")
+    return f'"{plain}"'
+
+
+def _maintenance(name: str, maintenance: Maintenance, secrets: Secrets) -> dict[str, object] | None:
+    if not maintenance.active:
+        return None
+    page = maintenance.page
+    return {
+        "page": None if page is None else page_path(name),
+        "digest": None if page is None else digest(secrets.contents[page])[:12],
+        "retry_after_s": maintenance.retry_after_s,
+    }
+
+
+def page_path(service: str) -> str:
+    """Where a gateway has the page of a service that is looked after; placed before the configuration that names it."""
+    return f"{CONFIG_DIR}/answers/{service}.html"
+
+
+def _pages(context: Context) -> HostState:
+    pages = {name: s.route.maintenance.page for name, s in context.cluster.services.items()}
+    files = [File(page_path(name), context.secrets.contents[page]) for name, page in pages.items() if page is not None]
+    return HostState(directories=(Directory(f"{CONFIG_DIR}/answers"),) if files else (), files=tuple(files))
 
 
 def hard_stop_after_s(cluster: Cluster) -> int:
@@ -251,8 +298,8 @@ def _listeners(cluster: Cluster) -> list[dict[str, object]]:
 
 def _listener(cluster: Cluster, port: int) -> dict[str, object]:
     here = {name: s.route for name, s in sorted(cluster.services.items()) if port in cluster.front_ports(name)}
-    default = [name for name, route in here.items() if not route.host and route.path_prefix is None]
-    ways = [(name, host) for name, route in here.items() if name not in default for host in route.host or (None,)]
+    default = [name for name, route in here.items() if _hosts(route) == (None,) and route.path_prefix is None]
+    ways = [(name, host) for name, route in here.items() if name not in default for host in _hosts(route)]
     return {
         "port": port,
         "routes": [
@@ -261,6 +308,10 @@ def _listener(cluster: Cluster, port: int) -> dict[str, object]:
         ],
         "default_backend": default[0] if default else None,
     }
+
+
+def _hosts(route: Route) -> tuple[str | None, ...]:
+    return (*route.host, *route.redirect_from) or (None,)
 
 
 def _breadth(host: str | None, path_prefix: str | None) -> tuple[bool, int, int]:

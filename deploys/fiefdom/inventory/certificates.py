@@ -77,7 +77,8 @@ def facts(cluster: Cluster, secrets: Secrets) -> dict[str, Facts]:
 def _uncovered(cluster: Cluster, known: list[Facts]) -> Iterator[Problem]:
     tls = cluster.gateway.tls
     for name, service in cluster.services.items():
-        for host in service.route.host if tls is not None and tls.port in cluster.front_ports(name) else ():
+        hosts = (*service.route.host, *service.route.redirect_from)
+        for host in hosts if tls is not None and tls.port in cluster.front_ports(name) else ():
             if uncovered(host, known):
                 names = ", ".join(dict.fromkeys(name for facts in known for name in facts.names))
                 yield (

@@ -252,6 +252,7 @@ def _paths(cluster: Cluster) -> Iterator[tuple[KeyPath, str]]:
         **{("hosts", name, "ssh", "key"): host.ssh.key for name, host in cluster.hosts.items()},
         **{key: path for key, path, _ in files.named(cluster)},
         **dict(certificates.named(cluster)),
+        **dict(files.pages(cluster)),
     }
     yield from ((key, path) for key, path in named.items() if path is not None)
 

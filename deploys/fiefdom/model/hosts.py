@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from fiefdom.model.answers import Headers, Maintenance
 from fiefdom.model.mounts import ContainerPath, ServiceFile, Volume
 from fiefdom.model.references import IMAGE
 from fiefdom.model.secrets import EnvValue
@@ -120,6 +121,9 @@ class Route(Model):
         "absent.",
     )
     path_prefix: PathPrefix | None = Field(None, description="Path prefix that selects the service; any when absent.")
+    redirect_from: HostPatterns = Field(
+        (), description="Host names, or a list, that only lead to the first `host` (308)."
+    )
     strip_prefix: bool = Field(
         False, description="Whether instances get paths without the prefix, which X-Forwarded-Prefix tells them."
     )
@@ -141,6 +145,10 @@ class Route(Model):
         ge=SHORTEST_S,
         le=604800,
         description="Seconds an upgraded connection (WebSocket) may be silent; an hour when absent.",
+    )
+    headers: Headers = Field(default_factory=Headers, description="Headers that the gateway sets or takes away.")
+    maintenance: Maintenance = Field(
+        default_factory=Maintenance, description="What clients get while the service is looked after."
     )
 
 

@@ -245,7 +245,7 @@ def _route_problems(cluster: Draft) -> Iterator[Problem]:
         ways = [
             (port, host.lower(), (route.path_prefix or "").rstrip("/"))
             for port in cluster.front_ports(name)
-            for host in route.host or ("",)
+            for host in (*route.host, *route.redirect_from) or ("",)
         ]
         if taken := [seen[way] for way in ways if way in seen]:
             yield (
@@ -283,6 +283,8 @@ def _way_problems(cluster: Draft) -> Iterator[Problem]:
                 (*key, "strip_prefix"),
                 "a path such as /a/../b would lead out of the prefix; set gateway.dot_segments: refuse",
             )
+        if service.route.redirect_from and not (service.route.host and service.route.host[0][0] != "*"):
+            yield (*key, "redirect_from"), "leads to the first `host`, which is none or a wildcard; write one there"
         for i, cidr in enumerate(service.route.allow_from):
             # Of clients behind a proxy the firewall knows nothing.
             if not cluster.gateway.proxies and not any(ipaddress.IPv4Network(cidr).overlaps(one) for one in clients):

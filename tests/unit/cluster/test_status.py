@@ -17,6 +17,7 @@ from fiefdom.converge.snapshot import FoundContainer, FoundUnit, Snapshot
 from fiefdom.desired import gateway
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
+from fiefdom.model.answers import Maintenance
 from helpers.clock import stopped
 from helpers.example import context
 
@@ -65,6 +66,18 @@ def combined(found: dict[str, Snapshot] | None = None, **sent: dict[str, Any] | 
         for name, what in {"gw1": view(), "gw2": view(), **sent}.items()
     }
     return status.combine(CLUSTER, NAMES, found or hosts(), said)
+
+
+def test_a_service_that_is_looked_after_is_told_of() -> None:
+    route = CLUSTER.services["predictor"].route
+    closed = route.model_copy(update={"maintenance": Maintenance(active=True)})
+    service = CLUSTER.services["predictor"].model_copy(update={"route": closed})
+    cluster = CLUSTER.model_copy(update={"services": {**CLUSTER.services, "predictor": service}})
+    said = {name: parse_view(json.dumps(view())) for name in ("gw1", "gw2")}
+    shown = status.combine(cluster, NAMES, hosts(), said)
+    mend = "until services.predictor.route.maintenance.active is false"
+    assert shown.notices == (f"predictor is looked after: clients get 503, {mend}",)
+    assert shown.serving
 
 
 def test_certificates_are_told_with_how_long_they_last() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -311,6 +312,49 @@ def test_a_prefix_that_is_taken_off() -> None:
         "http-request set-header X-Forwarded-Prefix /shop/v1",
         "http-request set-path /%[path,bytes(9)]",
     ]
+
+
+def test_headers_are_set_as_they_are_written() -> None:
+    headers = {
+        "request": {"X-Odd": "a'b\"c\\\\d $HOME %[src] # 100%", "Accept": None},
+        "response": {"Content-Security-Policy": "default-src 'self'", "Server": None},
+    }
+    assert backend("predictor", headers=headers)[1:5] == [
+        'http-request set-header X-Odd "a\'b\\"c\\\\\\\\d \\$HOME %%[src] # 100%%"',
+        "http-request del-header Accept",
+        "http-response set-header Content-Security-Policy \"default-src 'self'\"",
+        "http-response del-header Server",
+    ]
+
+
+def test_hosts_that_only_lead_to_the_first() -> None:
+    route = {"host": ["www.example.org", "shop.example.org"], "redirect_from": ["example.org", "*.old.example.org"]}
+    lines = backend("predictor", **route)
+    to = "location //www.example.org%[req.hdr(host),regsub(^[^:]*,)]%[pathq]"
+    assert lines[1:3] == [
+        f"http-request redirect code 308 {to} if {{ req.hdr(host),host_only {way} }} {{ path_beg / }}"
+        for way in ("-m str -i example.org", "-m end -i .old.example.org")
+    ]
+    names = ["www.example.org", "shop.example.org", "example.org"]
+    assert rules(80, {"predictor": {"route": route}}) == [
+        *(f"use_backend predictor if [str -i {name}]" for name in names),
+        "use_backend predictor if [end -i .old.example.org]",
+    ]
+
+
+def test_a_page_in_a_services_place() -> None:
+    head = "http-request return status 503 hdr Retry-After 60 hdr Cache-Control no-store content-type"
+    active = {"active": True, "retry_after_s": 60}
+    said = 'string "this service is being looked after\\n" if TRUE'
+    assert backend("predictor", maintenance=active)[1] == f"{head} text/plain {said}"
+    assert backend("predictor", maintenance={"active": False, "retry_after_s": 60}) == ALL
+    it = context("gw1", services={"predictor": {"route": {"maintenance": {**active, "page": "p.html"}}}})
+    state = gateway.desired(replace(it, secrets=replace(it.secrets, contents={"p.html": b"<h1>soon</h1>"})))
+    path = gateway.page_path("predictor")
+    text = state.file(gateway.HAPROXY_CONFIG).content.decode()
+    page = state.file(path)
+    assert page.content == b"<h1>soon</h1>" and path < gateway.HAPROXY_CONFIG
+    assert f'{head} "text/html; charset=utf-8" file {path} if TRUE  # {page.digest[:12]}\n' in text
 
 
 DOTS = r"(/|\\|%(25)*(2f|5c))(\.|%(25)*2e){1,2}(/|\\|;|%(25)*(2f|5c|3b)|$)"
