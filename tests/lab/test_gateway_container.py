@@ -464,13 +464,17 @@ ROUTED = {
             "allow_from": ["10.99.0.0/24", *(f"10.98.{i}.0/24" for i in range(60))],
             "max_body_kib": 16,
             "stripped": "/api",
+            "host": "www.example.org",
+            "redirect_from": ["-m str -i example.org", "-m end -i .old.example.org"],
+            "request_headers": {"X-Odd": r'"a\"b \$HOME %%[src] # 100%%"', "Accept": None},
+            "response_headers": {"Content-Security-Policy": "\"default-src 'self'\"", "Server": None},
         }
     ],
     "listeners": [
         listener(
             80,
             None,
-            route("predictor", host="www.example.org"),
+            *(route("predictor", host=host) for host in ("www.example.org", "example.org", "*.old.example.org")),
             route("predictor", host="*.api.example.org", path_prefix="/api"),
             route("predictor", path_prefix="/api"),
         )
@@ -497,6 +501,7 @@ SERVERS = "".join(f"    server app{i}-8000 10.99.0.{20 + i}:8000 {OPTIONS}\n" fo
         {**ENCRYPTED, "proxies": ["10.9.0.0/16", "10.8.0.0/16"]},
         ROUTED,
         {**ROUTED, "proxies": ["10.9.0.0/16"]},
+        {**ROUTED, "backends": [{**ROUTED["backends"][0], "maintenance": {"page": None, "retry_after_s": 60}}]},
     ],
     ids=[
         "one",
@@ -512,6 +517,7 @@ SERVERS = "".join(f"    server app{i}-8000 10.99.0.{20 + i}:8000 {OPTIONS}\n" fo
         "tls behind proxies",
         "routes",
         "routes behind proxies",
+        "maintenance",
     ],
 )
 def test_haproxy_takes_the_template_without_a_warning(_cluster, tmp_path, variables, servers):
@@ -860,12 +866,16 @@ def test_hosts_prefixes_dots_bodies_and_networks(cluster):
         assert of("/api/x", "v1.eu.api.example.org:80") == (200, "GET /x")
         for target in ("/api/../x", "/api%2f..%2fx", "/api/..;/x", "/x%zz/../api/", "/api/%252e%252e/"):
             assert of(target)[0] == 400, target
+        assert 'X-Odd: a"b $HOME %[src] # 100%' in raw("GET /api/x HTTP/1.1|Host: a||")[1].replace("x-odd", "X-Odd")
+        assert of("/api/x", "example.org")[0] == of("/api/x", "x.old.example.org")[0] == 308
         assert of("/api/..x")[0] == 200
         # Last, for these instances take what follows a head for another one.
         post = "POST /api/up HTTP/1.1|Host: a|"
         assert raw(f"{post}Content-Length: 16384||", 16384)[0] == 200
         assert raw(f"{post}Content-Length: 16385||", 16384)[0] == 413
         assert raw(f"{post}Transfer-Encoding: chunked||5|hello|0||")[0] == 411
+        place(maintenance={"page": None, "retry_after_s": 60})
+        assert of("/api/predict")[0] == 503
         place(allow_from=["10.98.0.0/16"])
         assert of("/api/predict")[0] == 403
 
