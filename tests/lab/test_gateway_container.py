@@ -24,10 +24,12 @@ from fiefdom.converge import steps
 from fiefdom.desired.account import UID
 from fiefdom.desired.containers import conf_file
 from fiefdom.desired.render import render
-from fiefdom.desired.state import Container, HostState
+from fiefdom.desired.state import Container, HostState, digest
 from fiefdom.images import bases
+from helpers.certificates import Issued, authority, intermediate, issued
 from helpers.operator_view import await_true
 from helpers.programs import place_handover, place_supervisor
+from helpers.tls_load import TlsTraffic
 
 pytestmark = pytest.mark.lab
 
@@ -65,16 +67,17 @@ def handler(host, port):
             self.received += data
             while b"\\r\\n\\r\\n" in self.received:
                 head, _, self.received = self.received.partition(b"\\r\\n\\r\\n")
-                self.answer(urlsplit(head.split()[1].decode()))
-        def answer(self, target):
+                self.answer(head, urlsplit(head.split()[1].decode()))
+        def answer(self, head, target):
             delay_s = float(parse_qs(target.query).get("delay_ms", ["0"])[0]) / 1000
             if target.path == "/poison":
                 print("read", target.path, flush=True)
                 asyncio.get_running_loop().call_later(delay_s, os._exit, 1)
                 return
-            body = json.dumps({"host": host, "port": port, "version": "1.0.0"}).encode()
-            head = f"HTTP/1.1 200 OK\\r\\nContent-Length: {len(body)}\\r\\n\\r\\n".encode()
-            asyncio.get_running_loop().call_later(delay_s, self.transport.write, head + body)
+            told = {"host": host, "port": port, "version": "1.0.0", "head": head.decode(errors="replace")}
+            body = json.dumps(told).encode()
+            status = f"HTTP/1.1 200 OK\\r\\nContent-Length: {len(body)}\\r\\n\\r\\n".encode()
+            asyncio.get_running_loop().call_later(delay_s, self.transport.write, status + body)
     return Handler
 
 async def serve(host, port):
@@ -106,6 +109,11 @@ def docker(*arguments: str, check: bool = True) -> str:
     return done.stdout.strip()
 
 
+def served(one: Issued) -> bytes:
+    """What a gateway has of a certificate: it, who signed it, and its key."""
+    return one.pem + intermediate().pem + one.key
+
+
 def image(name: str) -> str:
     return f"{PREFIX}/{name}:test"
 
@@ -124,6 +132,7 @@ class Cluster:
         config.mkdir()
         self._write(config / "giveup.lua", render("giveup.lua.j2"))
         self.write_static(PLAIN)
+        self.write_certificates(www=served(issued("www.example.org", intermediate())))
         self.write_reconciler()
         self._write(
             config / "agent.json", self._agent("gw1", {"role": "gateway"}, 7373, "/var/lib/fiefdom/gateway"), 0o400
@@ -134,6 +143,19 @@ class Cluster:
         for name in ("gateway-state", *(f"{name}-state" for name in PORTS)):
             (self.folder / name).mkdir()
             os.chown(self.folder / name, UID, UID)
+
+    def write_certificates(self, **pems: bytes) -> dict[str, Any]:
+        """Place certificates with their keys; the part of the static part's variables that is about them."""
+        folder = self.folder / "gateway" / "certificates"
+        folder.mkdir(exist_ok=True)
+        for name, pem in pems.items():
+            self._write(folder / f"{name}.pem", pem.decode(), 0o400)
+        listed = "".join(f"/etc/fiefdom/gateway/certificates/{name}.pem\n" for name in pems)
+        self._write(folder / "list.txt", listed)
+        self._write(self.folder / "authorities.pem", authority().pem.decode())
+        digests = [digest(listed)[:12], digest(b"".join(pems.values()))[:12]]
+        path = "/etc/fiefdom/gateway/certificates/list.txt"
+        return {"port": 443, "list": path, "digests": digests, "plain_port": 80, "redirect": False, "hsts": None}
 
     def write_static(self, variables: dict[str, Any], more: str = "") -> None:
         self._write(self.folder / "gateway" / "haproxy.cfg", render("haproxy.cfg.j2", **variables) + more)
@@ -420,6 +442,45 @@ BY_PREFIX = {
     "backends": TWO,
     "listeners": [listener(80, None, route("predictor", path_prefix="/predict"), route("echo", path_prefix="/p"))],
 }
+ENCRYPTED = {
+    **PLAIN,
+    "listeners": [listener(80, "predictor"), listener(443, "predictor")],
+    "tls": {
+        "port": 443,
+        "list": "/etc/fiefdom/gateway/certificates/list.txt",
+        "digests": ["0" * 12, "1" * 12],
+        "plain_port": 80,
+        "redirect": True,
+        "hsts": "max-age=300; includeSubDomains",
+    },
+}
+ROUTED = {
+    **PLAIN,
+    "backends": [
+        {
+            **PLAIN["backends"][0],
+            "server_timeout_s": 1.5,
+            "tunnel_timeout_s": 30,
+            "allow_from": ["10.99.0.0/24", *(f"10.98.{i}.0/24" for i in range(60))],
+            "max_body_kib": 16,
+            "stripped": "/api",
+            "host": "www.example.org",
+            "redirect_from": ["-m str -i example.org", "-m end -i .old.example.org"],
+            "request_headers": {"X-Odd": r'"a\"b \$HOME %%[src] # 100%%"', "Accept": None},
+            "response_headers": {"Content-Security-Policy": "\"default-src 'self'\"", "Server": None},
+        }
+    ],
+    "listeners": [
+        listener(
+            80,
+            None,
+            *(route("predictor", host=host) for host in ("www.example.org", "example.org", "*.old.example.org")),
+            route("predictor", host="*.api.example.org", path_prefix="/api"),
+            route("predictor", path_prefix="/api"),
+        )
+    ],
+    "dot_segments": "refuse",
+}
 SERVERS = "".join(f"    server app{i}-8000 10.99.0.{20 + i}:8000 {OPTIONS}\n" for i in range(1, 9))
 
 
@@ -436,8 +497,28 @@ SERVERS = "".join(f"    server app{i}-8000 10.99.0.{20 + i}:8000 {OPTIONS}\n" fo
         {**PLAIN, "balance": "random", "connect_timeout_s": 0.25},
         {**BY_PREFIX, "source_limits": {"requests_per_s": 5, "connections": 9, "exempt_cidrs": ["10.0.0.0/8"]}},
         {**PLAIN, "backends": [OWN_CHECKS]},
+        ENCRYPTED,
+        {**ENCRYPTED, "proxies": ["10.9.0.0/16", "10.8.0.0/16"]},
+        ROUTED,
+        {**ROUTED, "proxies": ["10.9.0.0/16"]},
+        {**ROUTED, "backends": [{**ROUTED["backends"][0], "maintenance": {"page": None, "retry_after_s": 60}}]},
     ],
-    ids=["one", "two by prefix", "two by port", "two by host", "everything", "leastconn", "random", "limits", "checks"],
+    ids=[
+        "one",
+        "two by prefix",
+        "two by port",
+        "two by host",
+        "everything",
+        "leastconn",
+        "random",
+        "limits",
+        "checks",
+        "tls",
+        "tls behind proxies",
+        "routes",
+        "routes behind proxies",
+        "maintenance",
+    ],
 )
 def test_haproxy_takes_the_template_without_a_warning(_cluster, tmp_path, variables, servers):
     text = render("haproxy.cfg.j2", **variables)
@@ -737,6 +818,201 @@ def test_a_stop_finishes_open_requests_and_leaves_the_cluster():
     members = docker("exec", *environment, f"{PREFIX}-app1-serf", "serf", "members", "-format", "json")
     assert {m["name"]: m["status"] for m in json.loads(members)["members"]}["gw1"] == "left"
     assert traffic.failed() == {}
+
+
+# --- Routes
+
+# Sends a request as it is given, and prints its status and what an instance was told.
+RAW = """
+import json, socket, sys
+request, size = sys.argv[1], int(sys.argv[2])
+with socket.create_connection(("10.99.0.11", 80), 10) as s:
+    s.sendall(request.replace("|", "\\r\\n").encode() + b"x" * size)
+    said = b""
+    while b"\\r\\n\\r\\n" not in said or (b" 200 " in said[:20] and not said.endswith(b"}")):
+        more = s.recv(65536)
+        if not more:
+            break
+        said += more
+head, _, body = said.decode().partition("\\r\\n\\r\\n")
+print(json.dumps([int(head.split()[1]), json.loads(body)["head"] if head.split()[1] == "200" else ""]))
+"""
+
+
+def raw(request: str, size: int = 0) -> tuple[int, str]:
+    run = ("run", "--rm", f"--network=container:{NETWORK}", "--entrypoint=python3", image("gateway"), "-c", RAW)
+    status, told = json.loads(docker(*run, request, str(size)))
+    return status, told
+
+
+def test_hosts_prefixes_dots_bodies_and_networks(cluster):
+    with cluster.fragile(1):
+
+        def place(**changes: Any) -> None:
+            before = cluster.status()["config"]["digest"]
+            own = {**ROUTED["backends"][0], **changes}
+            cluster.write_static({**ROUTED, "backends": [own]})
+            cluster.until(lambda view: view["config"]["ok"] and view["config"]["digest"] != before)
+
+        def of(target: str, host: str = "any.example.org") -> tuple[int, str]:
+            status, told = raw(f"GET {target} HTTP/1.1|Host: {host}||")
+            return status, told.partition(" HTTP/")[0]
+
+        place()
+        assert of("/api/predict?a=1") == (200, "GET /predict?a=1")
+        assert of("/api") == of("/api/") == (200, "GET /")
+        assert of("/apis")[0] == 404
+        assert of("/x", "v1.eu.api.example.org:80")[0] == 404
+        assert of("/api/x", "v1.eu.api.example.org:80") == (200, "GET /x")
+        for target in ("/api/../x", "/api%2f..%2fx", "/api/..;/x", "/x%zz/../api/", "/api/%252e%252e/"):
+            assert of(target)[0] == 400, target
+        assert 'X-Odd: a"b $HOME %[src] # 100%' in raw("GET /api/x HTTP/1.1|Host: a||")[1].replace("x-odd", "X-Odd")
+        assert of("/api/x", "example.org")[0] == of("/api/x", "x.old.example.org")[0] == 308
+        assert of("/api/..x")[0] == 200
+        # Last, for these instances take what follows a head for another one.
+        post = "POST /api/up HTTP/1.1|Host: a|"
+        assert raw(f"{post}Content-Length: 16384||", 16384)[0] == 200
+        assert raw(f"{post}Content-Length: 16385||", 16384)[0] == 413
+        assert raw(f"{post}Transfer-Encoding: chunked||5|hello|0||")[0] == 411
+        place(maintenance={"page": None, "retry_after_s": 60})
+        assert of("/api/predict")[0] == 503
+        place(allow_from=["10.98.0.0/16"])
+        assert of("/api/predict")[0] == 403
+
+
+# --- TLS
+
+
+def over_tls(cluster: Cluster, seconds: float) -> TlsTraffic:
+    """Clients of HTTP/1.1 and HTTP/2, from inside the network."""
+    before = (
+        *("docker", "run", "--rm", f"--network=container:{NETWORK}", "--entrypoint=python3"),
+        f"--volume={ROOT}/tests/helpers/tls_load.py:/tls_load.py:ro",
+        *(f"--volume={cluster.folder}/authorities.pem:/authorities.pem:ro", image("gateway")),
+    )
+    return TlsTraffic([*before], "10.99.0.11:443", "www.example.org", "/authorities.pem", seconds, "/tls_load.py")
+
+
+def test_a_renewed_certificate_ends_no_connection_and_what_haproxy_refuses_changes_nothing(cluster):
+    first, second = (issued("www.example.org", intermediate(), days=days) for days in (50, 90))
+
+    def place(www: bytes) -> None:
+        cluster.write_static({**ENCRYPTED, "tls": cluster.write_certificates(www=www)})
+
+    def until_served(one: Issued) -> dict[str, Any]:
+        ends = f"{one.certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
+        row = {"name": "www", "names": ["www.example.org"], "ends": ends}
+        return cluster.until(lambda view: view["config"]["ok"] and view["certificates"] == [row])
+
+    place(served(first))
+    worker = until_served(first)["haproxy"]["pid"]
+    with over_tls(cluster, 9) as traffic:
+        place(served(second))
+        assert until_served(second)["haproxy"]["pid"] == worker
+        place(b"no certificate\n")
+        refused = cluster.until(lambda view: not view["config"]["ok"])
+        assert "www.pem" in refused["config"]["error"]
+        assert refused["haproxy"]["pid"] == worker
+        place(served(second))
+        assert until_served(second)["haproxy"]["pid"] == worker
+    serials = {str(int(s, 16)) for s in traffic.report["serials"]}
+    assert traffic.report["failed"] == 0, traffic.report
+    assert serials == {str(one.certificate.serial_number) for one in (first, second)}
+    assert set(traffic.report["totals"]) == {"busy", "pausing", "post", "new", "h2"}
+
+
+def test_a_reload_sends_clients_over_tls_away_without_a_failure(cluster):
+    tls = cluster.write_certificates(www=served(issued("www.example.org", intermediate())))
+    cluster.write_static({**ENCRYPTED, "tls": tls})
+    before = cluster.until(lambda view: view["config"]["ok"] and view["certificates"] != [])["config"]["digest"]
+    with over_tls(cluster, 7) as traffic:
+        cluster.write_static({**ENCRYPTED, "tls": tls, "retries": 6})
+        cluster.until(lambda view: view["config"]["ok"] and view["config"]["digest"] != before)
+        # Another name on the list is a reload as well.
+        both = cluster.write_certificates(
+            www=served(issued("www.example.org", intermediate())), api=served(issued("api.example.org", intermediate()))
+        )
+        cluster.write_static({**ENCRYPTED, "tls": both})
+        cluster.until(lambda view: view["config"]["ok"] and len(view["certificates"]) == 2)
+    assert traffic.report["failed"] == 0, traffic.report
+    assert len(traffic.report["serials"]) == 2
+
+
+# Prints protocol, status, Location, Strict-Transport-Security and what an instance was told, of one request.
+ASK = """
+import http.client, json, socket, ssl, sys
+port, version, given = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+class Connection(http.client.HTTPConnection):
+    def connect(self):
+        self.sock = socket.create_connection(("10.99.0.11", port), 5)
+        if version:
+            context = ssl.create_default_context(cafile="/authorities.pem")
+            context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
+            self.sock = context.wrap_socket(self.sock, server_hostname="www.example.org")
+connection = Connection("www.example.org")
+connection.request("GET", "/predict?a=1", headers=given)
+answer = connection.getresponse()
+body = answer.read().decode()
+print(json.dumps({
+    "protocol": connection.sock.version() if version and connection.sock else "",
+    "status": answer.status,
+    "location": answer.getheader("Location"),
+    "hsts": answer.getheader("Strict-Transport-Security"),
+    "head": json.loads(body)["head"].lower().split("\\r\\n") if answer.status == 200 else [],
+}))
+"""
+
+
+def ask(cluster: Cluster, port: int, version: str = "", **headers: str) -> dict[str, Any]:
+    run = (
+        *("run", "--rm", f"--network=container:{NETWORK}", "--entrypoint=python3"),
+        f"--volume={cluster.folder}/authorities.pem:/authorities.pem:ro",
+    )
+    given = json.dumps({name.replace("_", "-"): value for name, value in headers.items()})
+    return json.loads(docker(*run, image("gateway"), "-c", ASK, str(port), version, given))
+
+
+def test_clients_are_led_to_tls_and_instances_are_told_how_they_came(cluster):
+    with cluster.fragile(1):
+        tls = cluster.write_certificates(www=served(issued("www.example.org", intermediate())))
+        cluster.write_static({**ENCRYPTED, "tls": {**tls, "redirect": True, "hsts": "max-age=300"}})
+        cluster.until(lambda view: view["config"]["ok"] and view["certificates"] != [])
+        lie = {"X_Forwarded_Proto": "https", "X_Forwarded_For": "192.0.2.1", "X_Forwarded_Port": "443"}
+        led = ask(cluster, 80, **lie)
+        assert (led["status"], led["location"]) == (308, "https://www.example.org/predict?a=1")
+        for version, protocol in (("TLSv1_2", "TLSv1.2"), ("TLSv1_3", "TLSv1.3")):
+            told = ask(cluster, 443, version, **{**lie, "X_Forwarded_Proto": "http", "X_Forwarded_Port": "80"})
+            assert (told["status"], told["protocol"], told["hsts"]) == (200, protocol, "max-age=300")
+            forwarded = sorted(line for line in told["head"] if line.startswith("x-forwarded-"))
+            assert forwarded[1:] == ["x-forwarded-port: 443", "x-forwarded-proto: https"]
+            assert len(forwarded) == 3 and "192.0.2.1" not in forwarded[0]
+        # A proxy before the gateway knows better.
+        before = cluster.status()["config"]["digest"]
+        cluster.write_static(
+            {**ENCRYPTED, "tls": {**tls, "redirect": True}, "proxies": ["10.99.0.0/24", "127.0.0.0/8"]}
+        )
+        cluster.until(lambda view: view["config"]["ok"] and view["config"]["digest"] != before)
+        told = ask(cluster, 80, **lie)
+        assert told["status"] == 200
+        assert "x-forwarded-proto: https" in told["head"] and "x-forwarded-port: 443" in told["head"]
+
+
+def test_tls_older_than_1_2_is_refused(cluster):
+    tls = cluster.write_certificates(www=served(issued("www.example.org", intermediate())))
+    cluster.write_static({**ENCRYPTED, "tls": tls})
+    cluster.until(lambda view: view["config"]["ok"] and view["certificates"] != [])
+    # Python's own client would not say it: so this is the first message of one that speaks nothing but TLS 1.1.
+    hello = (
+        "import socket, sys\n"
+        "body = bytes.fromhex('0302') + bytes(32) + bytes.fromhex('00' '0004' 'c013c014' '0100')\n"
+        "hand = b'\\x01' + len(body).to_bytes(3, 'big') + body\n"
+        "with socket.create_connection(('10.99.0.11', 443), 5) as s:\n"
+        "    s.sendall(b'\\x16\\x03\\x01' + len(hand).to_bytes(2, 'big') + hand)\n"
+        "    print(s.recv(7).hex())\n"
+    )
+    run = ("run", "--rm", f"--network=container:{NETWORK}", "--entrypoint=python3", image("gateway"), "-c", hello)
+    # An alert (21), fatal (2): protocol_version (70).
+    assert docker(*run)[-4:] == "0246"
 
 
 # --- A gateway and its successor

@@ -19,6 +19,7 @@ from fiefdom.cluster.lock import Lock
 from fiefdom.cluster.status import Status
 from fiefdom.converge.carry_out import DONE
 from fiefdom.converge.plan import PAUSE, HostPlan, Plan
+from fiefdom.model.certificates import SOON_DAYS
 from fiefdom.procedures.release import Release, versions_of
 from fiefdom.procedures.release_command import Due
 from fiefdom.procedures.rollout import Report
@@ -194,6 +195,13 @@ def status_tables(status: Status) -> Iterable[Table | Text]:
             i.service, f"{i.host}:{i.port}", Text(i.version), _state(i.container), *(_state(s) for s in i.servers)
         )
     yield instances
+    if status.certificates:
+        yield Text()
+        certificates = Table("certificate", "gateway", "expires", "days", "hosts", box=None, pad_edge=False)
+        for c in status.certificates:
+            days = Text(str(c.days), style="red" if c.days < 0 else "yellow" if c.days < SOON_DAYS else "")
+            certificates.add_row(c.name, c.gateway, c.ends.partition("T")[0], days, Text(", ".join(c.hosts)))
+        yield certificates
     for line in status.problems:
         yield Text(f"! {line}", style="red")
     for line in status.notices:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from fiefdom.converge.run import Hosts, ask_each
 from fiefdom.desired import concerns, docker, gateway, offers
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster, Secrets
+from fiefdom.model.certificates import SOON_DAYS, days_left, lasts
 from fiefdom.waiting import looks
 
 
@@ -108,6 +110,17 @@ class OfferStatus:
 
 
 @dataclass(frozen=True)
+class CertificateStatus:
+    """A certificate as a gateway serves with it; ``ends`` is in UTC, and ``days`` until then are below 0 afterwards."""
+
+    gateway: str
+    name: str
+    hosts: tuple[str, ...]
+    ends: str
+    days: int
+
+
+@dataclass(frozen=True)
 class Status:
     """A cluster at one moment."""
 
@@ -117,7 +130,8 @@ class Status:
     instances: tuple[InstanceStatus, ...]
     problems: tuple[str, ...]
     notices: tuple[str, ...] = ()
-    """What a person should look at, though the cluster serves as the inventory says."""
+    """What a person should look at, though it keeps no host from being taken out of the cluster."""
+    certificates: tuple[CertificateStatus, ...] = ()
 
     @property
     def silent(self) -> dict[str, str]:
@@ -126,11 +140,12 @@ class Status:
 
     @property
     def serving(self) -> bool:
-        """Whether every host answers, and every instance runs and is in the rotation of every gateway."""
+        """Whether all hosts answer, every instance is in every gateway's rotation, and no certificate is over."""
         return (
             bool(self.gateways)
             and not self.problems
             and not self.silent
+            and all(certificate.days >= 0 for certificate in self.certificates)
             and all(offer.state == OFFERED for offer in self.offers)
             and all(i.is_up for i in self.instances)
         )
@@ -160,7 +175,7 @@ def read(cluster: Cluster, secrets: Secrets, hosts: Hosts) -> Status:
     for name, host in found.items():
         plan.require_supported(name, host)
     gateways = tuple(name for name in cluster.gateways if name in hosts.names)
-    return combine(cluster, hosts.names, found, views_of(hosts, gateways), silent)
+    return combine(cluster, hosts.names, found, views_of(hosts, gateways), silent, time.time())
 
 
 def await_well(look: Callable[[], Status], within_s: float, again: Callable[[Status], None]) -> Status:
@@ -215,8 +230,12 @@ def combine(
     found: Mapping[str, snapshot.Snapshot],
     views: Views,
     silent: Mapping[str, str] | None = None,
+    now_s: float = 0.0,
 ) -> Status:
-    """One picture from the hosts' snapshots and the gateways' views; ``silent`` says why hosts have none. Pure."""
+    """One picture from the hosts' snapshots and the gateways' views; ``silent`` says why hosts have none. Pure.
+
+    ``now_s`` is of time.time().
+    """
     silent = silent or {}
     members = _members(views)
     mute = {name: view.silence for name, view in views.items() if view.silence is not None}
@@ -266,8 +285,28 @@ def combine(
         if name in cluster.app_hosts
         for service in dict.fromkeys(i.service for i in cluster.routed(name))
     ]
-    notices = (*_strangers(cluster, views), *_other_versions(cluster, instances))
-    return Status(tuple(views), tuple(hosts), tuple(offered), tuple(instances), tuple(problems), notices)
+    ending = [
+        CertificateStatus(name, c.name, c.hosts, f"{c.ends:%Y-%m-%dT%H:%M:%SZ}", days_left(c.ends, now_s))
+        for name, view in views.items()
+        for c in view.certificates
+    ]
+    soon = [_of_ending(views, c) for c in ending if c.days < SOON_DAYS]
+    notices = (*_strangers(cluster, views), *_other_versions(cluster, instances), *_closed(cluster), *soon)
+    return Status(tuple(views), tuple(hosts), tuple(offered), tuple(instances), tuple(problems), notices, tuple(ending))
+
+
+def _closed(cluster: Cluster) -> Iterator[str]:
+    """Of services in whose place clients get a page, whatever their instances do."""
+    for name, service in cluster.services.items():
+        if service.route.maintenance.active:
+            yield f"{name} is looked after: clients get 503, until services.{name}.route.maintenance.active is false"
+
+
+def _of_ending(views: Views, certificate: CertificateStatus) -> str:
+    """What is to be said of a certificate that is over, or soon will be."""
+    ends = next(c.ends for c in views[certificate.gateway].certificates if c.name == certificate.name)
+    says = f"{certificate.gateway}: the certificate {certificate.name} {lasts(ends, certificate.days)}"
+    return f"{says}; give a new one to gateway.tls.certificates.{certificate.name}, and `fiefdom apply`"
 
 
 def _offer(views: Views, host: str, service: str, found: snapshot.Snapshot) -> OfferStatus:

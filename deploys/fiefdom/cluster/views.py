@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any, TypeVar
 
 from fiefdom.cluster.words import text
@@ -78,6 +79,15 @@ class Server:
 
 
 @dataclass(frozen=True)
+class Certificate:
+    """A certificate that a gateway serves with: its name in the inventory, the hosts that it is for, and its end."""
+
+    name: str
+    hosts: tuple[str, ...]
+    ends: datetime
+
+
+@dataclass(frozen=True)
 class Refused:
     """A member that a gateway does not believe."""
 
@@ -94,6 +104,7 @@ class View:
     members: tuple[Seen, ...] = ()
     servers: tuple[Server, ...] = ()
     rejected: tuple[Refused, ...] = ()
+    certificates: tuple[Certificate, ...] = ()
 
     @property
     def silence(self) -> str | None:
@@ -156,7 +167,7 @@ def parse_view(document: str) -> View:
     if not isinstance(view, dict):
         return Silent("its answer is not an object")
     facts = {key: view.get(key, {}) for key in ("serf", "config")}
-    lists = {key: view.get(key, []) for key in ("members", "servers", "rejected")}
+    lists = {key: view.get(key, []) for key in ("members", "servers", "rejected", "certificates")}
     for key, part in facts.items():
         if not isinstance(part, dict):
             return Silent(f"its answer has no object in {key}")
@@ -169,6 +180,7 @@ def parse_view(document: str) -> View:
         members=_rows(lists["members"], _seen),
         servers=_rows(lists["servers"], _server),
         rejected=_rows(lists["rejected"], lambda row: Refused(_words(row["member"]), _words(row["reason"]))),
+        certificates=_rows(lists["certificates"], _certificate),
     )
 
 
@@ -198,6 +210,15 @@ def _server(row: Part) -> Server:
         errors_5xx=_count(row.get("errors_5xx")),
         failures=_count(row.get("failures")),
     )
+
+
+def _certificate(row: Part) -> Certificate:
+    hosts = row["names"] if isinstance(row["names"], list) else []
+    try:
+        ends = datetime.strptime(_words(row["ends"]), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+    except ValueError as error:
+        raise TypeError(row) from error
+    return Certificate(_words(row["name"]), tuple(map(_words, hosts)), ends)
 
 
 def _rows(rows: Iterable[Part], of: Callable[[Part], T]) -> tuple[T, ...]:

@@ -14,8 +14,10 @@ from fiefdom.desired.context import Context
 from fiefdom.desired.ports import ranges
 from fiefdom.desired.state import HostState
 from fiefdom.errors import FiefdomError
+from fiefdom.inventory import certificates
+from fiefdom.model.certificates import SOON_DAYS, lasts
 from fiefdom.model.daemon_keys import DAEMON_KEYS, DAEMON_OWN, NEWER_KEYS
-from fiefdom.wording import duration, printable
+from fiefdom.wording import dotted, duration, printable
 
 CLOCK_MAX_S = 30
 """Seconds that a clock may be off from the operator's: more is not the way there, but a clock that nobody sets."""
@@ -88,6 +90,23 @@ def _of_folder(path: str, services: Sequence[str], there: FoundFile | None) -> F
     mend = "name the folder that it leads to" if there and "link" in there.kind else "make it there"
     effect = f"{' and '.join(services)} could not start, which is to have it"
     return Finding("refused", FOLDER, seen, effect, f"{mend}, or mend services.{services[0]}.volumes")
+
+
+def of_certificates(context: Context, now_s: float) -> Iterator[Finding]:
+    """Certificates that a gateway is to have, and that are over, about to be, or not valid yet."""
+    for name, facts in certificates.facts(context.cluster, context.secrets).items() if context.is_gateway else ():
+        days = facts.days_left(now_s)
+        key = f"gateway.tls.certificates.{name}"
+        mend = f"renew it, give the new one to {key}, and `fiefdom apply`"
+        seen = f"the certificate {name} ({', '.join(facts.names)}) {lasts(facts.ends, days)}"
+        if days < 0:
+            yield Finding("refused", "certificate", seen, "clients would not talk to the gateway", mend)
+        elif facts.begins.timestamp() > now_s:
+            seen = f"the certificate {name} is valid from {facts.begins:%Y-%m-%d %H:%M} UTC on"
+            mend = f"wait until then, or give another one to {key}; look at this machine's clock as well"
+            yield Finding("refused", "certificate", seen, "clients would not talk to the gateway until then", mend)
+        elif days < SOON_DAYS:
+            yield Finding("warning", "certificate", seen, "clients will not talk to the gateway then", mend)
 
 
 # --- Docker
@@ -215,9 +234,7 @@ def _needs(context: Context) -> dict[tuple[str, int], tuple[str, str]]:
     found["tcp", cluster.serf.rpc_port] = (agent, "serf.rpc_port")
     if context.is_gateway:
         found["tcp", cluster.gateway.stats_port] = (gateway.NAME, "gateway.stats_port")
-        for name, service in cluster.services.items():
-            if service.gateway_port is not None:
-                found["tcp", service.gateway_port] = (gateway.NAME, f"services.{name}.route.port")
+        found |= {("tcp", port): (gateway.NAME, dotted(key)) for port, key in cluster.fronts.items()}
     for instance in cluster.instances(context.name):
         for port in instance.ports:
             found["tcp", port] = (instance.container, f"services.{instance.service}.base_port")
@@ -308,7 +325,7 @@ def _closed(context: Context, guest: Guest) -> list[tuple[str, int, bool]]:
         if not all(any(rule.has(address) for rule in rules) for address in others):
             missing.append((protocol, cluster.serf.port, True))
     if context.is_gateway:
-        ports = {cluster.gateway.stats_port, *cluster.gateway_ports}
+        ports = {cluster.gateway.stats_port, *cluster.fronts}
         # From where is the other firewall's to say.
         missing += [("tcp", p, False) for p in sorted(ports) if not any(r.takes("tcp", p) for r in guest.passes)]
     return missing

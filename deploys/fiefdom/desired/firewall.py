@@ -95,7 +95,7 @@ def _rules(context: Context, own: tuple[str, ...]) -> str:
         ssh_port=cluster.ssh_of(context.name)[1],
         gossip_port=cluster.serf.port,
         stats_port=cluster.gateway.stats_port,
-        route_ports=ranges(cluster.gateway_ports),
+        route_ports=ranges(cluster.fronts),
         # This is in force before the host's turn, until which gateways send it requests for what it runs.
         instance_ports=ranges({*(port for i in cluster.routed(context.name) for port in i.ports), *context.going}),
         linked=_linked(context),

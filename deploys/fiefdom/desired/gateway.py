@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections.abc import Mapping
 
 from fiefdom.desired.account import UID, with_account
 from fiefdom.desired.containers import (
@@ -20,8 +22,9 @@ from fiefdom.desired.membership import agent_file, ring_files, rpc_environment
 from fiefdom.desired.process import IN_MEMORY
 from fiefdom.desired.programs import program
 from fiefdom.desired.render import render
-from fiefdom.desired.state import Container, Directory, File, HostState, Unit
-from fiefdom.model import LAST_PORT, Cluster, Gateway, Health, Service
+from fiefdom.desired.state import Container, Directory, File, HostState, Unit, digest
+from fiefdom.model import LAST_PORT, Cluster, Route, Secrets, Service
+from fiefdom.model.answers import Maintenance
 from fiefdom.model.unit_names import unit_of
 
 NAME = "gateway"
@@ -29,6 +32,9 @@ UNIT = unit_of(NAME)
 CONFIG_DIR = "/etc/fiefdom/gateway"
 STATE_DIR = "/var/lib/fiefdom/gateway"
 HAPROXY_CONFIG = f"{CONFIG_DIR}/haproxy.cfg"
+# Sorted before the configuration that names what is in it, and so in place before that.
+CERTIFICATES_DIR = f"{CONFIG_DIR}/certificates"
+CERTIFICATES = f"{CERTIFICATES_DIR}/list.txt"
 GIVEUP_LUA = f"{CONFIG_DIR}/giveup.lua"
 RECONCILER_CONFIG = f"{CONFIG_DIR}/reconciler.json"
 AGENT_CONFIG = f"{CONFIG_DIR}/agent.json"
@@ -63,12 +69,14 @@ def desired(context: Context) -> HostState:
         directories=(
             Directory("/etc/fiefdom"),
             Directory(CONFIG_DIR),
+            *((Directory(CERTIFICATES_DIR),) if context.cluster.gateway.tls else ()),
             Directory("/var/lib/fiefdom"),
             Directory(STATE_DIR, mode=0o700, uid=UID, gid=UID, serves=True),
         ),
         files=(
             # Before the configuration that loads it: the reconciler may look at any moment.
             _giveup(),
+            *_certificates(context),
             File(HAPROXY_CONFIG, _haproxy(context).encode()),
             File(RECONCILER_CONFIG, _reconciler(context).encode()),
             *ring_files(context, AGENT_CONFIG),
@@ -80,7 +88,9 @@ def desired(context: Context) -> HostState:
         images=(own_image(context.cluster, "gateway"),),
     )
     # In one stroke with the supervisor, which reads it; not with what the container is made from.
-    return with_account(with_containers(state, container)) + HostState(files=(program("handover", mode=0o644),))
+    return with_account(with_containers(state + _pages(context), container)) + HostState(
+        files=(program("handover", mode=0o644),)
+    )
 
 
 def _container(context: Context) -> Container:
@@ -111,7 +121,7 @@ def _container(context: Context) -> Container:
         config=(env_path(NAME), *(file.path for file in ring_files(context, AGENT_CONFIG))),
         probe=f"http://{context.host.address}:{gateway.stats_port}/healthz",
         start_timeout_s=START_TIMEOUT_S,
-        stop_grace_s=gateway.grace_s + LEAVE_S,
+        stop_grace_s=cluster.gateway_grace_s + LEAVE_S,
         version=own_image(cluster, "gateway").ref.rpartition(":")[2],
     )
 
@@ -142,6 +152,52 @@ def _giveup() -> File:
     return File(GIVEUP_LUA, render("giveup.lua.j2").encode())
 
 
+def _certificates(context: Context) -> tuple[File, ...]:
+    """Each certificate with its key in one file, for the container's user alone, and the list of them.
+
+    Their names stay when they are renewed: what HAProxy has read of them it keeps until its next reload, and the last
+    good configuration, which a restarted container begins with, goes on naming files that are there.
+    """
+    tls = context.cluster.gateway.tls
+    if tls is None:
+        return ()
+    contents = context.secrets.contents
+    pems = tuple(
+        File(
+            certificate_path(name),
+            contents[certificate.chain].rstrip() + b"\n" + contents[certificate.key].rstrip() + b"\n",
+            mode=0o400,
+            uid=UID,
+            gid=UID,
+            secret=True,
+        )
+        for name, certificate in tls.certificates.items()
+    )
+    paths = tuple(pem.path for pem in pems)
+    return (*pems, File(CERTIFICATES, render("certificates.txt.j2", paths=paths).encode()))
+
+
+def certificate_path(name: str) -> str:
+    """Where a gateway has a certificate."""
+    return f"{CERTIFICATES_DIR}/{name}.pem"
+
+
+def _tls(context: Context) -> dict[str, object] | None:
+    """What the template says of TLS. The digests leave keys out: each is the only one of its certificate."""
+    tls = context.cluster.gateway.tls
+    if tls is None:
+        return None
+    chains = [context.secrets.contents[certificate.chain] for certificate in tls.certificates.values()]
+    return {
+        "port": tls.port,
+        "list": CERTIFICATES,
+        "digests": [digest(" ".join(tls.certificates))[:12], digest(b"".join(chains))[:12]],
+        "plain_port": tls.plain_port,
+        "redirect": tls.redirect,
+        "hsts": tls.hsts and f"max-age={tls.hsts.max_age_s}" + "; includeSubDomains" * tls.hsts.subdomains,
+    }
+
+
 def _haproxy(context: Context) -> str:
     cluster = context.cluster
     gateway = cluster.gateway
@@ -149,10 +205,14 @@ def _haproxy(context: Context) -> str:
         "haproxy.cfg.j2",
         stats_bind=f"{context.host.address}:{gateway.stats_port}",
         listeners=_listeners(cluster),
-        backends=[_backend(name, service.health) for name, service in _of_kind(cluster, "http")],
+        backends=[_backend(cluster, name, context.secrets) for name in _of_kind(cluster, "http")],
         tcp_services=[
-            {"name": name, "port": service.gateway_port, "health_timeout_s": service.health.timeout_s}
-            for name, service in _of_kind(cluster, "tcp")
+            {
+                "name": name,
+                "port": cluster.services[name].gateway_port,
+                "health_timeout_s": cluster.services[name].health.timeout_s,
+            }
+            for name in _of_kind(cluster, "tcp")
         ],
         maxconn=gateway.maxconn,
         retries=gateway.retries,
@@ -161,20 +221,23 @@ def _haproxy(context: Context) -> str:
         server_timeout_s=gateway.server_timeout_s,
         client_timeout_s=gateway.client_timeout_s,
         request_timeout_s=gateway.request_timeout_s,
-        hard_stop_after_s=hard_stop_after_s(gateway),
+        hard_stop_after_s=hard_stop_after_s(cluster),
         giveup_lua=GIVEUP_LUA,
         giveup_digest=_giveup().digest[:12],
         source_limits=gateway.source_limits,
         proxies=gateway.proxies,
+        dot_segments=gateway.dot_segments,
+        tls=_tls(context),
     )
 
 
-def _of_kind(cluster: Cluster, kind: str) -> list[tuple[str, Service]]:
-    """By name, the services of a kind that gateways have."""
-    return [(n, s) for n, s in sorted(cluster.services.items()) if s.kind == kind and s.gateway_port is not None]
+def _of_kind(cluster: Cluster, kind: str) -> list[str]:
+    """Names of the services of a kind that gateways have, in order."""
+    return sorted(name for name, s in cluster.services.items() if s.kind == kind and s.gateway_port is not None)
 
 
-def _backend(name: str, health: Health) -> dict[str, object]:
+def _backend(cluster: Cluster, name: str, secrets: Secrets) -> dict[str, object]:
+    health, route = cluster.services[name].health, cluster.services[name].route
     return {
         "name": name,
         # A path may hold this one character that is not text to HAProxy.
@@ -182,36 +245,93 @@ def _backend(name: str, health: Health) -> dict[str, object]:
         "health_timeout_s": health.timeout_s,
         "health_host": health.host or name,
         "health_status": health.own_status,
+        "server_timeout_s": route.server_timeout_s,
+        "tunnel_timeout_s": route.tunnel_timeout_s,
+        "allow_from": route.allow_from,
+        "max_body_kib": route.max_body_kib,
+        "redirect_from": [_as_acl(host) for host in route.redirect_from],
+        "host": route.host[0] if route.host else None,
+        "request_headers": _quoted(route.headers.request),
+        "response_headers": _quoted(route.headers.response),
+        "maintenance": _maintenance(name, route.maintenance, secrets),
+        "stripped": (route.path_prefix or "").rstrip("/") if route.strip_prefix else "",
     }
 
 
-def hard_stop_after_s(gateway: Gateway) -> int:
+def _as_acl(host: str) -> str:
+    """How a host name, or all below one, is compared with what a client says."""
+    return f"-m end -i {host[1:]}" if host.startswith("*.") else f"-m str -i {host}"
+
+
+def _quoted(headers: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Texts as they stand in quotes, where HAProxy fills nothing in."""
+    return {name: text if text is None else _in_quotes(text) for name, text in headers.items()}
+
+
+def _in_quotes(text: str) -> str:
+    plain = re.sub(r'(["\\$])', r"\\\1", text).replace("%", "%%")
+    return f'"{plain}"'
+
+
+def _maintenance(name: str, maintenance: Maintenance, secrets: Secrets) -> dict[str, object] | None:
+    if not maintenance.active:
+        return None
+    page = maintenance.page
+    return {
+        "page": None if page is None else page_path(name),
+        "digest": None if page is None else digest(secrets.contents[page])[:12],
+        "retry_after_s": maintenance.retry_after_s,
+    }
+
+
+def page_path(service: str) -> str:
+    """Where a gateway has the page of a service that is looked after; placed before the configuration that names it."""
+    return f"{CONFIG_DIR}/answers/{service}.html"
+
+
+def _pages(context: Context) -> HostState:
+    pages = {name: s.route.maintenance.page for name, s in context.cluster.services.items()}
+    files = [File(page_path(name), context.secrets.contents[page]) for name, page in pages.items() if page is not None]
+    return HostState(directories=(Directory(f"{CONFIG_DIR}/answers"),) if files else (), files=tuple(files))
+
+
+def hard_stop_after_s(cluster: Cluster) -> int:
     """Seconds that a replaced worker of HAProxy has for its open requests.
 
     Longer than a request may take and than a stop waits: it is there for clients that never end.
     """
-    longest_s = math.ceil(gateway.server_timeout_s + gateway.client_timeout_s)
-    return max(HARD_STOP_AFTER_S, longest_s + LEAVE_S, gateway.grace_s + LEAVE_S)
+    longest_s = math.ceil(cluster.longest_server_timeout_s + cluster.gateway.client_timeout_s)
+    return max(HARD_STOP_AFTER_S, longest_s + LEAVE_S, cluster.gateway_grace_s + LEAVE_S)
 
 
 def _listeners(cluster: Cluster) -> list[dict[str, object]]:
     """For each gateway port the routes to services, and the one that takes what no route asks for."""
-    ports = sorted({port for _, service in _of_kind(cluster, "http") if (port := service.gateway_port) is not None})
+    ports = sorted({port for name in _of_kind(cluster, "http") for port in cluster.front_ports(name)})
     return [_listener(cluster, port) for port in ports]
 
 
 def _listener(cluster: Cluster, port: int) -> dict[str, object]:
-    here = {name: s.route for name, s in _of_kind(cluster, "http") if s.route.port == port}
-    default = [name for name, route in here.items() if route.host is None and route.path_prefix is None]
+    here = {n: cluster.services[n].route for n in _of_kind(cluster, "http") if port in cluster.front_ports(n)}
+    default = [name for name, route in here.items() if _hosts(route) == (None,) and route.path_prefix is None]
+    ways = [(name, host) for name, route in here.items() if name not in default for host in _hosts(route)]
     return {
         "port": port,
         "routes": [
-            {"backend": name, "host": route.host, "path_prefix": route.path_prefix}
-            for name, route in here.items()
-            if name not in default
+            {"backend": name, "host": host, "path_prefix": here[name].path_prefix}
+            for name, host in sorted(ways, key=lambda way: _breadth(way[1], here[way[0]].path_prefix))
         ],
         "default_backend": default[0] if default else None,
     }
+
+
+def _hosts(route: Route) -> tuple[str | None, ...]:
+    return (*route.host, *route.redirect_from) or (None,)
+
+
+def _breadth(host: str | None, path_prefix: str | None) -> tuple[bool, int, int]:
+    """Orders wildcards behind all others, the longer before the shorter, and of one the longer prefix first."""
+    is_wild = host is not None and host.startswith("*.")
+    return is_wild, -len(host or "") * is_wild, -len(path_prefix or "") * is_wild
 
 
 def _reconciler(context: Context) -> str:
@@ -225,7 +345,7 @@ def _reconciler(context: Context) -> str:
         "rpc_addr": f"127.0.0.1:{cluster.serf.rpc_port}",
         "interval_s": 5,
         "absent_grace_s": 120,
-        "stop_grace_s": cluster.gateway.grace_s,
+        "stop_grace_s": cluster.gateway_grace_s,
         "network": cluster.network.cidr,
         "known_hosts_only": cluster.gateway.known_hosts_only,
         "hosts": {name: _as_known(cluster, name) for name in cluster.hosts},

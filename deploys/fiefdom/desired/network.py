@@ -136,7 +136,7 @@ def _own_ports(context: Context) -> set[int]:
     cluster = context.cluster
     ports = {cluster.serf.port, cluster.serf.rpc_port}
     if context.is_gateway:
-        ports |= {cluster.gateway.stats_port, *cluster.gateway_ports}
+        ports |= {cluster.gateway.stats_port, *cluster.fronts}
     return ports | {port for instance in context.instances for port in instance.ports}
 
 
@@ -144,7 +144,7 @@ def _unprivileged_port_start(context: Context) -> int:
     """HAProxy is an ordinary user in the host's network, where no capability of a container gets it to port 80."""
     if GATEWAYS not in context.host.groups:
         return PRIVILEGED_PORTS_END
-    return min((PRIVILEGED_PORTS_END, *context.cluster.gateway_ports))
+    return min((PRIVILEGED_PORTS_END, *context.cluster.fronts))
 
 
 def _time(context: Context) -> HostState:

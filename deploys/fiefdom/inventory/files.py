@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster, Problem
+from fiefdom.model.answers import PAGE_MAX_BYTES
 from fiefdom.model.mounts import FILE_MAX_BYTES, ServiceFile, require_size
 from fiefdom.model.templates import mistakes as template_mistakes
 from fiefdom.wording import KeyPath, dotted
@@ -16,16 +17,21 @@ def problems(cluster: Cluster) -> Iterator[Problem]:
     """What is wrong with the files that services name; those of a service that runs nowhere count as well."""
     for key, path, file in named(cluster):
         try:
-            content = _read(cluster.path(path))
+            content = read(cluster.path(path))
         except ValueError as error:
             yield key, str(error)
             continue
         if file.template is not None:
             yield from ((key, says) for says in _of_template(content, path))
+    for key, path in pages(cluster):
+        try:
+            _page(cluster.path(path))
+        except ValueError as error:
+            yield key, str(error)
 
 
 def contents(cluster: Cluster) -> dict[str, bytes]:
-    """What is in the files that services name which run anywhere, by the path that stands in the inventory.
+    """What is in the files that services name which run anywhere, and in pages, by the path as the inventory has it.
 
     Raises:
         FiefdomError: one is not there, too large, or a template that cannot be filled in.
@@ -35,12 +41,31 @@ def contents(cluster: Cluster) -> dict[str, bytes]:
         if not any(cluster.count(host, str(key[1])) for host in cluster.hosts):
             continue
         try:
-            found.setdefault(path, _read(cluster.path(path)))
+            found.setdefault(path, read(cluster.path(path)))
         except ValueError as error:
             raise FiefdomError(f"{dotted(key)}: {error}") from error
         for says in _of_template(found[path], path) if file.template is not None else ():
             raise FiefdomError(f"{dotted(key)}: {says}")
+    for key, path in pages(cluster):
+        try:
+            found[path] = _page(cluster.path(path))
+        except ValueError as error:
+            raise FiefdomError(f"{dotted(key)}: {error}") from error
     return found
+
+
+def pages(cluster: Cluster) -> Iterator[tuple[KeyPath, str]]:
+    """Key and path, as it is written, of each page that gateways show in a service's place."""
+    for name, service in cluster.services.items():
+        if (path := service.route.maintenance.page) is not None:
+            yield ("services", name, "route", "maintenance", "page"), path
+
+
+def _page(path: Path) -> bytes:
+    content = read(path)
+    if not content or len(content) > PAGE_MAX_BYTES:
+        raise ValueError(f"{path} has {len(content)} bytes; a page has 1 to {PAGE_MAX_BYTES}, with what it needs in it")
+    return content
 
 
 def named(cluster: Cluster) -> Iterator[tuple[KeyPath, str, ServiceFile]]:
@@ -52,8 +77,8 @@ def named(cluster: Cluster) -> Iterator[tuple[KeyPath, str, ServiceFile]]:
                     yield ("services", name, "files", at, kind), path, file
 
 
-def _read(path: Path) -> bytes:
-    """Raises ValueError where it cannot be read, or is too large."""
+def read(path: Path) -> bytes:
+    """What is in a file beside the inventory. Raises ValueError where it cannot be read, or is too large."""
     try:
         with path.open("rb") as file:
             content = file.read(FILE_MAX_BYTES + 1)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from fiefdom.errors import FiefdomError
-from fiefdom.inventory import files, secret, vault
+from fiefdom.inventory import certificates, files, secret, vault
 from fiefdom.inventory.written import Mistake, Written
 from fiefdom.model import Cluster, Problem
 from fiefdom.wording import KeyPath
@@ -19,7 +19,7 @@ def mistakes(cluster: Cluster, written: Written, environ: Mapping[str, str]) -> 
     inventory, nor is a private key that somebody else has.
     """
     found = [*missing_folders(cluster), *missing_middleware(cluster), *files.problems(cluster), *_ssh_problems(cluster)]
-    found += [*_gossip_problems(cluster), *_encrypted_problems(cluster, environ)]
+    found += [*certificates.problems(cluster), *_gossip_problems(cluster), *_encrypted_problems(cluster, environ)]
     return [Mistake(written.origin(key), key, says) for key, says in found]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fiefdom.errors import FiefdomError
-from fiefdom.inventory import files
+from fiefdom.inventory import certificates, files
 from fiefdom.inventory.complaint import mistakes_of, unknown_key
 from fiefdom.inventory.python_lines import lines_of
 from fiefdom.inventory.source import Lines, read_group_data, read_python, read_text, read_yaml, written
@@ -251,6 +251,8 @@ def _paths(cluster: Cluster) -> Iterator[tuple[KeyPath, str]]:
         **{("services", name, "build"): service.build for name, service in cluster.services.items()},
         **{("hosts", name, "ssh", "key"): host.ssh.key for name, host in cluster.hosts.items()},
         **{key: path for key, path, _ in files.named(cluster)},
+        **dict(certificates.named(cluster)),
+        **dict(files.pages(cluster)),
     }
     yield from ((key, path) for key, path in named.items() if path is not None)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fiefdom.errors import FiefdomError
-from fiefdom.inventory import files, vault
+from fiefdom.inventory import certificates, files, vault
 from fiefdom.model import ENV_MAX_BYTES, Cluster, Secrets, SecretSource
 from fiefdom.model.mounts import require_size
 from fiefdom.wording import KeyPath, dotted, printable
@@ -40,17 +40,20 @@ def load(cluster: Cluster, environ: Mapping[str, str] | None = None) -> Secrets:
     opened = functools.cache(lambda: vault.read(cluster, environ))
     raw: dict[SecretSource, bytes] = {}
     values: dict[SecretSource, str] = {}
-    contents: dict[str | SecretSource, bytes] = dict(files.contents(cluster).items())
+    contents: dict[str | SecretSource, bytes] = {}
+    for found in (files.contents(cluster), certificates.contents(cluster)):
+        contents.update(found)
     for key, source in cluster.secret_sources():
         if key == _KEY and VARIABLE in environ:
             continue
         if source not in raw:
             raw[source] = _raw(source, dotted(key), Path(cluster.base_dir), environ, opened)
         where = f"{dotted(key)}: {source}"
-        if key[2:3] == ("files",):
+        if key[2:3] == ("files",) or key[:2] == ("gateway", "tls"):
             contents[source] = require_content(raw[source], where)
         elif source not in values:
             values[source] = _line(source, raw[source], where)
+    certificates.require_good(cluster, contents)
     return Secrets(_gossip_key(cluster, environ, values), values, contents)
 
 

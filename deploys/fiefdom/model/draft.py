@@ -11,7 +11,7 @@ from fiefdom.model import references
 from fiefdom.model.development import Development
 from fiefdom.model.hosts import APP_HOSTS, GATEWAYS, Host, Instance, Service
 from fiefdom.model.secrets import SecretSource
-from fiefdom.model.settings import Docker, EncryptedFile, Gateway, Network, Registry, Rollout, Serf, Ssh
+from fiefdom.model.settings import Docker, EncryptedFile, Gateway, Network, Registry, Rollout, Serf, Ssh, patience_s
 from fiefdom.model.text import FilePath, HostName, Many, Model, Name
 from fiefdom.wording import KeyPath
 
@@ -52,20 +52,51 @@ class Draft(Model):
         """Names of the app hosts, in the inventory's order."""
         return tuple(name for name, host in self.hosts.items() if APP_HOSTS in host.groups)
 
+    def front_ports(self, service: str) -> tuple[int, ...]:
+        """Gateway ports that ``service`` is reached at, the one of its route first; none where gateways do not have it."""
+        port, tls = self.services[service].gateway_port, self.gateway.tls
+        if port is None:
+            return ()
+        by_tls = tls is not None and tls.port != port == tls.plain_port and self.services[service].kind == "http"
+        return (port, tls.port) if tls is not None and by_tls else (port,)
+
+    @property
+    def fronts(self) -> dict[int, KeyPath]:
+        """Every gateway port that clients reach services at, with the key that says so."""
+        found: dict[int, KeyPath] = {}
+        for name, service in self.services.items():
+            if service.gateway_port is not None:
+                found.setdefault(service.gateway_port, ("services", name, "route", "port"))
+        if self.gateway.tls is not None:
+            found.setdefault(self.gateway.tls.port, ("gateway", "tls", "port"))
+        return found
+
+    def server_timeout_s(self, service: str) -> float:
+        """Seconds that an instance of ``service`` may take to answer."""
+        own = self.services[service].route.server_timeout_s
+        return self.gateway.server_timeout_s if own is None else own
+
+    @property
+    def longest_server_timeout_s(self) -> float:
+        """The longest of these."""
+        return max(map(self.server_timeout_s, self.services), default=self.gateway.server_timeout_s)
+
+    @property
+    def gateway_grace_s(self) -> int:
+        """Seconds that open requests may take when a gateway stops."""
+        own = self.gateway.stop_grace_s
+        return patience_s(self.longest_server_timeout_s) if own is None else own
+
     def drain_timeout_s(self, service: str) -> int:
         """Seconds that a withdrawn offer of ``service`` waits for its open requests to end."""
         own = self.services[service].drain.timeout_s
-        cluster = self.gateway.patience_s if self.serf.drain_timeout_s is None else self.serf.drain_timeout_s
+        patience = patience_s(self.server_timeout_s(service))
+        cluster = patience if self.serf.drain_timeout_s is None else self.serf.drain_timeout_s
         return cluster if own is None else own
 
     def longest_drain_s(self, host: str) -> int:
         """Seconds that a host waits for the open requests of all that it offers."""
         return max((self.drain_timeout_s(name) for name in self.services if self.count(host, name)), default=1)
-
-    @property
-    def gateway_ports(self) -> tuple[int, ...]:
-        """Every port of a gateway that leads to services, in order."""
-        return tuple(sorted({s.gateway_port for s in self.services.values() if s.gateway_port is not None}))
 
     def is_routed(self, service: str) -> bool:
         """Whether gateways have ``service``: what they do not have, nobody offers them."""
@@ -143,6 +174,8 @@ class Draft(Model):
             yield ("serf", "key"), self.serf.key
         if self.registry is not None and self.registry.password is not None:
             yield ("registry", "password"), self.registry.password
+        if self.gateway.tls is not None:
+            yield from ((key, of) for key, of in self.gateway.tls.holders() if isinstance(of, SecretSource))
         used = [self.registry_of(name) for name in self.services if any(self.count(host, name) for host in self.hosts)]
         for name, registry in self.registries.items():
             if registry.password is not None and any(registry is one for one in used):

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from fiefdom.model.answers import Headers, Maintenance
 from fiefdom.model.mounts import ContainerPath, ServiceFile, Volume
 from fiefdom.model.passthrough import Capability, Device, Gpus, Size, TmpfsFolder
 from fiefdom.model.references import IMAGE
@@ -16,12 +17,14 @@ from fiefdom.model.text import (
     SHORTEST_S,
     Address,
     Argument,
+    Cidr,
     EnvName,
     FilePath,
     Forwarding,
     Group,
     HostHeader,
     HostName,
+    HostPatterns,
     Jump,
     Many,
     Matches,
@@ -125,9 +128,40 @@ class Route(Model):
         description="Gateway port; the gateway may not bind any below 80. When absent, 80 for kind http, and none for "
         "kind tcp, which is then reached on its hosts alone.",
     )
-    host: HostName | None = Field(None, description="Host name that selects the service; any when absent.")
-    path_prefix: PathPrefix | None = Field(
-        None, description="Path prefix that selects the service; any when absent. It is not stripped."
+    host: HostPatterns = Field(
+        (),
+        description='Host name that selects the service, or a list; "*.example.org" is every name below that. Any when '
+        "absent.",
+    )
+    path_prefix: PathPrefix | None = Field(None, description="Path prefix that selects the service; any when absent.")
+    redirect_from: HostPatterns = Field(
+        (), description="Host names, or a list, that only lead to the first `host` (308)."
+    )
+    strip_prefix: bool = Field(
+        False, description="Whether instances get paths without the prefix, which X-Forwarded-Prefix tells them."
+    )
+    allow_from: Many[Cidr] = Field(
+        (), description="Networks whose clients alone are served, others get 403; all when empty."
+    )
+    max_body_kib: int | None = Field(
+        None,
+        ge=1,
+        le=1 << 30,
+        description="Size of a request's body in KiB, beyond which it gets 413, and without a length 411; unlimited "
+        "when absent.",
+    )
+    server_timeout_s: float | None = Field(
+        None, ge=SHORTEST_S, le=86400, description="Seconds an instance may take to answer; the gateway's when absent."
+    )
+    tunnel_timeout_s: float | None = Field(
+        None,
+        ge=SHORTEST_S,
+        le=604800,
+        description="Seconds an upgraded connection (WebSocket) may be silent; an hour when absent.",
+    )
+    headers: Headers = Field(default_factory=Headers, description="Headers that the gateway sets or takes away.")
+    maintenance: Maintenance = Field(
+        default_factory=Maintenance, description="What clients get while the service is looked after."
     )
 
 

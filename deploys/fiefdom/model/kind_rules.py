@@ -32,9 +32,8 @@ def kind_problems(cluster: Draft) -> Iterator[Problem]:
         for key, says in _HEALTH.items():
             if key in service.health.model_fields_set:
                 yield (*above, "health", key), says
-        for key, says in _ROUTE.items():
-            if getattr(service.route, key) is not None:
-                yield (*above, "route", key), says
+        for key in sorted(service.route.model_fields_set - {"port"}):
+            yield (*above, "route", key), _ROUTE.get(key, "is for HTTP, of which kind tcp knows nothing; take it out")
         if service.health.command and service.health.base_port is not None:
             says = "is asked in the container; take health.base_port and health.container_port out"
             yield (*above, "health", "command"), says
@@ -43,7 +42,9 @@ def kind_problems(cluster: Draft) -> Iterator[Problem]:
 
 
 def _port_problems(cluster: Draft, name: str, service: Service) -> Iterator[Problem]:
-    port = service.gateway_port
+    port, tls = service.gateway_port, cluster.gateway.tls
+    if tls is not None and port == tls.port:
+        yield ("services", name, "route", "port"), f"{port} is gateway.tls.port, which speaks HTTP; give it its own"
     for other, its in cluster.services.items():
         # Two of kind tcp are told of once.
         if port is not None and other != name and its.gateway_port == port and (its.kind == "http" or other < name):

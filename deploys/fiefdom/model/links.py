@@ -48,10 +48,16 @@ def way(cluster: Draft, service: str) -> Way:
             f"{service} has {count} instances and no gateway port, so that none of its addresses stands for all; give "
             "it route.port, or one instance on one host"
         )
-    if wanted.route.host is not None:
+    if wanted.route.host:
         raise NoWayError(
-            f"{service} has {count} instances, and gateways know it by the host name {wanted.route.host} alone; give "
+            f"{service} has {count} instances, and gateways know it by the host name {wanted.route.host[0]} alone; give "
             "it a route.port of its own in place of route.host"
+        )
+    tls = cluster.gateway.tls
+    if tls is not None and (wanted.gateway_port == tls.port or (tls.redirect and wanted.gateway_port == tls.plain_port)):
+        raise NoWayError(
+            f"{service} has {count} instances, and gateways have it over TLS alone, which certificates of host names are "
+            "for; give it a route.port of its own"
         )
     if len(cluster.gateways) != 1:
         prefix = prefix_of(service)

@@ -213,9 +213,8 @@ def _port_ranges(cluster: Draft, name: str) -> Iterator[_Range]:
     if GATEWAYS in host.groups:
         yield _Range(("gateway", "stats_port"), cluster.gateway.stats_port)
         # Services may share a gateway port.
-        fronts = {s.gateway_port: n for n, s in reversed(cluster.services.items()) if s.gateway_port is not None}
-        for port, service in reversed(fronts.items()):
-            yield _Range(("services", service, "route", "port"), port)
+        for port, front in cluster.fronts.items():
+            yield _Range(front, port)
     for service in cluster.services:
         if count := cluster.count(name, service):
             override = host.services.get(service)
@@ -248,13 +247,59 @@ def _route_problems(cluster: Draft) -> Iterator[Problem]:
         route = service.route
         if service.kind == "tcp":  # which has a port for itself: see `kind_problems`
             continue
-        reached = (route.port, (route.host or "").lower(), (route.path_prefix or "").rstrip("/"))
-        if reached in seen:
+        ways = [
+            (port, host.lower(), (route.path_prefix or "").rstrip("/"))
+            for port in cluster.front_ports(name)
+            for host in (*route.host, *route.redirect_from) or ("",)
+        ]
+        if taken := [seen[way] for way in ways if way in seen]:
             yield (
                 ("services", name, "route"),
-                f"{name} is reached the same way as {seen[reached]}; give it its own port, host or path_prefix",
+                f"{name} is reached the same way as {taken[0]}; give it its own port, host or path_prefix",
             )
-        seen.setdefault(reached, name)
+        if len(set(ways)) < len(ways):
+            yield ("services", name, "route", "host"), "a host name stands there twice; once is enough"
+        for way in ways:
+            seen.setdefault(way, name)
+
+
+def _tls_problems(cluster: Draft) -> Iterator[Problem]:
+    tls = cluster.gateway.tls
+    if tls is None:
+        return
+    if tls.port == tls.plain_port:
+        yield ("gateway", "tls", "plain_port"), f"port {tls.port} is that of TLS; one port speaks one of the two"
+    elif not any(tls.port in cluster.front_ports(n) for n, service in cluster.services.items() if service.kind == "http"):
+        yield (
+            ("gateway", "tls"),
+            f"no service is reached at port {tls.plain_port} or {tls.port}, so that TLS would serve none; "
+            "set plain_port to the port of a route",
+        )
+
+
+def _way_problems(cluster: Draft) -> Iterator[Problem]:
+    clients = [ipaddress.IPv4Network(cidr) for cidr in cluster.network.clients]
+    for name, service in cluster.services.items():
+        if service.kind == "tcp":
+            continue
+        key: KeyPath = ("services", name, "route")
+        if service.route.strip_prefix and not (service.route.path_prefix or "").rstrip("/"):
+            yield (*key, "strip_prefix"), "there is no path_prefix to be taken off; set one, or take this out"
+        elif service.route.strip_prefix and cluster.gateway.dot_segments == "pass":
+            yield (
+                (*key, "strip_prefix"),
+                "a path such as /a/../b would lead out of the prefix; set gateway.dot_segments: refuse",
+            )
+        if service.route.redirect_from and not (service.route.host and service.route.host[0][0] != "*"):
+            yield (*key, "redirect_from"), "leads to the first `host`, which is none or a wildcard; write one there"
+        for i, cidr in enumerate(service.route.allow_from):
+            # Of clients behind a proxy the firewall knows nothing.
+            if not cluster.gateway.proxies and not any(ipaddress.IPv4Network(cidr).overlaps(one) for one in clients):
+                known = ", ".join(cluster.network.clients)
+                yield (
+                    (*key, "allow_from", i),
+                    f"the firewall lets nobody from {cidr} in, only {known}; mend one of the two",
+                )
 
 
 def _tag_problems(cluster: Draft) -> Iterator[Problem]:
@@ -323,7 +368,7 @@ def _sysctl_problems(cluster: Draft) -> Iterator[Problem]:
 
 
 def _low_port_problems(cluster: Draft) -> Iterator[Problem]:
-    first = min(cluster.gateway_ports, default=LAST_PORT)
+    first = min(cluster.fronts, default=LAST_PORT)
     for host_name in cluster.gateways:
         for written, value in cluster.hosts[host_name].sysctls.items():
             low = value.isdecimal() and int(value) <= first
@@ -407,11 +452,16 @@ _RULES = (
     _Rule(_override_problems, _RUNS),
     _Rule(
         _port_problems,
-        (*_RUNS, "hosts.*.ssh.port", "services.*.base_port", "services.*.route", "services.*.health"),
+        (*_RUNS, "hosts.*.ssh.port", "services.*.base_port", "services.*.route", "services.*.health", "gateway.tls"),
     ),
     _Rule(_health_problems, ("services.*.health", "services.*.container_port")),
-    _Rule(_route_problems, ("services.*.route", "services.*.kind")),
-    _Rule(kind_problems, (*_RUNS, "services.*.kind", "services.*.route", "services.*.health")),
+    _Rule(_route_problems, ("services.*.route", "services.*.kind", "gateway.tls")),
+    _Rule(kind_problems, (*_RUNS, "services.*.kind", "services.*.route", "services.*.health", "gateway.tls")),
+    _Rule(
+        _way_problems,
+        ("services.*.route", "services.*.kind", "gateway.dot_segments", "gateway.proxies", "network"),
+    ),
+    _Rule(_tls_problems, ("services.*.route", "services.*.kind", "gateway.tls"), of_all=True),
     _Rule(_tag_problems, (*_RUNS, "services.*.base_port", "services.*.health", "services.*.version")),
     _Rule(_docker_problems, ("network", "docker")),
     _Rule(registry_problems, ("registry", "registries")),

@@ -25,7 +25,8 @@ class Secrets:
     values: Mapping[SecretSource, str] = field(default_factory=dict, repr=False)
     """Every other one by where it comes from: one line of text each."""
     contents: Mapping[str | SecretSource, bytes] = field(default_factory=dict, repr=False)
-    """Content of services' files by where it comes from: a path as the inventory has it, or a secret of any shape."""
+    """Content of services' files and of certificates with their keys, by where it comes from: a path as the inventory
+    has it, or a secret of any shape."""
     other_gossip_keys: tuple[str, ...] = field(default=(), repr=False)
     """Keys that agents understand beside it, while one key gives way to another."""
 

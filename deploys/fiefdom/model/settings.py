@@ -27,6 +27,7 @@ from fiefdom.model.text import (
     Port,
     User,
 )
+from fiefdom.model.tls import Tls
 from fiefdom.wording import shown
 
 _RULE = Matches("[ -~]*[!-~]", "a line of nftables such as 'ip saddr 10.20.0.9 tcp dport 9100 accept'")
@@ -218,6 +219,11 @@ class SourceLimits(Model):
         return self
 
 
+def patience_s(server_timeout_s: float) -> int:
+    """Seconds that is waited for open requests where an instance may take so long for one."""
+    return min(max(60, math.ceil(server_timeout_s)), 3600)
+
+
 class Gateway(Model):
     """HAProxy on the gateways."""
 
@@ -255,6 +261,12 @@ class Gateway(Model):
         description="Networks of proxies before the gateways: what they say in X-Forwarded-For and Forwarded is passed "
         "on, what other clients say there is not.",
     )
+    dot_segments: Literal["pass", "refuse"] = Field(
+        "pass",
+        description="Requests whose path has . or .. as a part, also where that is encoded: `refuse` answers 400, so "
+        "that nobody leaves a `path_prefix` by them.",
+    )
+    tls: Tls | None = Field(None, description="HTTPS with certificates that are given; none when absent.")
     known_hosts_only: bool = Field(
         False,
         description="Whether a host gets traffic only once the gateways know it from the inventory; "
@@ -271,7 +283,7 @@ class Gateway(Model):
     @property
     def patience_s(self) -> int:
         """Seconds that is waited for open requests where the person set no other limit: what an instance may take."""
-        return min(max(60, math.ceil(self.server_timeout_s)), 3600)
+        return patience_s(self.server_timeout_s)
 
     @property
     def grace_s(self) -> int:

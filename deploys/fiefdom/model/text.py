@@ -283,6 +283,14 @@ class _OneOrMany:
         return value
 
 
+class _NoneOneOrMany(_OneOrMany):
+    """As `_OneOrMany`; nothing, which is the default, stands for an empty list."""
+
+    @staticmethod
+    def _listed(value: object) -> object:
+        return value or () if value is None or isinstance(value, list | tuple) else (value,)
+
+
 # HAProxy reads a status as three digits; one below 200 is never the last word of an answer.
 StatusRange = Annotated[
     TextOrNumber,
@@ -290,6 +298,14 @@ StatusRange = Annotated[
     AfterValidator(_status_range),
 ]
 StatusRanges = Annotated[Many[StatusRange], _OneOrMany()]
+HostPattern = Annotated[
+    str,
+    Matches(
+        r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?",
+        "a host name or address, or *.example.org in quotes for all names below that",
+    ),
+]
+HostPatterns = Annotated[Many[HostPattern], _NoneOneOrMany()]
 
 
 class Model(BaseModel):

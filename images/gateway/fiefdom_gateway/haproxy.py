@@ -222,12 +222,18 @@ def reload_error(reply: str) -> str | None:
 
 def config_reasons(output: str) -> str:
     """Return why HAProxy refused a configuration, from what it printed: without its greetings and summaries."""
-    reasons = []
+    reasons: list[str] = []
+    goes_on = False
     for line in output.splitlines():
+        # Of a certificate it says what is wrong below the line that it is about.
+        if goes_on and line.startswith("  "):
+            reasons[-1] = f"{reasons[-1].rstrip(' :')}: {line.strip()}"
+            continue
         match = re.fullmatch(r"\[(?:ALERT|WARNING)\]\s*\(\d+\) : (?:config : )?(.*)", line.strip())
-        if match and not re.match(
+        goes_on = match is not None and not re.match(
             r"Error\(s\) found|Fatal errors found|Some warnings were found|Loading failure", match[1]
-        ):
+        )
+        if match and goes_on:
             reasons.append(match[1])
     return "; ".join(reasons)
 

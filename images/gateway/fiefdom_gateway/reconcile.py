@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from fiefdom_gateway import edges, haproxy, refusal, upgraded, workers
+from fiefdom_gateway import certificates, edges, haproxy, refusal, upgraded, workers
 from fiefdom_gateway.belief import believe
 from fiefdom_gateway.edges import Failed, Sockets
 from fiefdom_gateway.log import Once, printable, say
@@ -178,7 +178,8 @@ class Reconciler:
             # A worker that cannot listen has the old one pause its own listeners before it gives up.
             edges.require_free(haproxy.binds(static) - haproxy.binds(self._static))
             await self._install(static)
-            await self._reload()
+            if not await self._renew_certificates(static):
+                await self._reload()
         except Failed as error:
             # `_keep_last_good` puts back what was put in place.
             self._refuse(static, error)
@@ -221,6 +222,19 @@ class Reconciler:
     def _runs(self, static: str) -> None:
         self._static = static
         self.look = replace(self.look, config_digest=haproxy.digest(static))
+
+    async def _renew_certificates(self, static: str) -> bool:
+        """Take up a static part without a reload, where nothing but certificates is new in it; whether that was it."""
+        listed = certificates.renewed(self._static, static)
+        if listed is None:
+            return False
+        try:
+            await certificates.renew(self._ask, listed)
+        except Failed as error:
+            say(f"HAProxy is reloaded for its certificates: {error}")
+            return False
+        say("HAProxy has renewed its certificates")
+        return True
 
     async def _reload(self) -> None:
         try:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from fiefdom_gateway import edges, haproxy, workers
+from fiefdom_gateway import certificates, edges, haproxy, workers
 from fiefdom_gateway.members import Member, Offer, Rejection, Unreadable
 from fiefdom_gateway.refusal import Refusal
 from fiefdom_gateway.settings import Service
@@ -77,14 +77,17 @@ async def document(look: Look, sockets: edges.Sockets) -> dict[str, object]:
             "uptime_s": _whole(info.get("Uptime_sec")),
         }
         answers = haproxy.takes_connections(stat)
+        served = await certificates.served(ask)
     except (edges.Failed, Unreadable) as error:
         servers, own, answers = [], {"version": None, "pid": None, "uptime_s": None, "error": str(error)}, False
+        served = []
     since = look.reconciled_at_s
     return {
         "node": look.node,
         "serf": {"ok": look.serf_error is None, "error": look.serf_error},
         "members": [asdict(member) for member in look.members],
         "servers": servers,
+        "certificates": served,
         "rejected": [asdict(rejection) for rejection in look.rejected],
         "config": config_part(look, time.monotonic()),
         "reconciled_s_ago": None if since is None else round(time.monotonic() - since, 3),

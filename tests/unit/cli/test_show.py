@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fiefdom.cli import show
-from fiefdom.cluster.status import HostStatus, InstanceStatus, OfferStatus, Status
+from fiefdom.cluster.status import CertificateStatus, HostStatus, InstanceStatus, OfferStatus, Status
 from fiefdom.converge import plan
 from fiefdom.converge.plan import Change, HostPlan, Plan
 from fiefdom.converge.snapshot import Disk, FoundContainer, Snapshot
@@ -266,6 +266,7 @@ STATUS = Status(
     ),
     problems=("gw1: refuses member evil: [red]offers[/red] nothing",),
     notices=("app9 is a member",),
+    certificates=(CertificateStatus("gw1", "www", ("www.example.org", "api.example.org"), "2026-03-01T12:00:00Z", 20),),
 )
 
 
@@ -278,6 +279,7 @@ def test_a_status_is_tables_and_problems() -> None:
     assert ["service", "instance", "version", "container", "gw1"] in rows
     assert ["predictor", "app1:8000", "1.0.0", "running", "up"] in rows
     assert ["predictor", "app1:8001", "-", "missing", "out"] in rows
+    assert ["www", "gw1", "2026-03-01", "20", "www.example.org,", "api.example.org"] in rows
     assert rows[-2] == ["!", "gw1:", "refuses", "member", "evil:", "[red]offers[/red]", "nothing"]
     assert rows[-1] == ["!", "app9", "is", "a", "member"]
 

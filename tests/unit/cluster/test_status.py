@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from fiefdom.converge.snapshot import FoundContainer, FoundUnit, Snapshot
 from fiefdom.desired import gateway
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
+from fiefdom.model.answers import Maintenance
 from helpers.clock import stopped
 from helpers.example import context
 
@@ -64,6 +66,40 @@ def combined(found: dict[str, Snapshot] | None = None, **sent: dict[str, Any] | 
         for name, what in {"gw1": view(), "gw2": view(), **sent}.items()
     }
     return status.combine(CLUSTER, NAMES, found or hosts(), said)
+
+
+def test_a_service_that_is_looked_after_is_told_of() -> None:
+    route = CLUSTER.services["predictor"].route
+    closed = route.model_copy(update={"maintenance": Maintenance(active=True)})
+    service = CLUSTER.services["predictor"].model_copy(update={"route": closed})
+    cluster = CLUSTER.model_copy(update={"services": {**CLUSTER.services, "predictor": service}})
+    said = {name: parse_view(json.dumps(view())) for name in ("gw1", "gw2")}
+    shown = status.combine(cluster, NAMES, hosts(), said)
+    mend = "until services.predictor.route.maintenance.active is false"
+    assert shown.notices == (f"predictor is looked after: clients get 503, {mend}",)
+    assert shown.serving
+
+
+def test_certificates_are_told_with_how_long_they_last() -> None:
+    served = {**view(), "certificates": [{"name": "www", "names": ["www.example.org"], "ends": "2026-03-01T12:00:00Z"}]}
+    said = {"gw1": parse_view(json.dumps(served)), "gw2": parse_view(json.dumps(view()))}
+    at_s = datetime(2026, 3, 1, 12, tzinfo=timezone.utc).timestamp()
+
+    def shown(days: float) -> Status:
+        return status.combine(CLUSTER, NAMES, hosts(), said, now_s=at_s - 86400 * days)
+
+    assert shown(21).certificates == (
+        status.CertificateStatus("gw1", "www", ("www.example.org",), "2026-03-01T12:00:00Z", 21),
+    )
+    assert (shown(21).notices, shown(21).serving) == ((), True)
+    mend = "give a new one to gateway.tls.certificates.www, and `fiefdom apply`"
+    assert shown(20.9).notices == (f"gw1: the certificate www expires on 2026-03-01, in 20 days; {mend}",)
+    assert shown(20.9).serving
+    # It keeps clients away, and no host from being taken out of the cluster.
+    over = shown(-0.1)
+    assert over.notices == (f"gw1: the certificate www has expired on 2026-03-01; {mend}",)
+    assert not over.serving and status.degraded(over) == []
+    assert json.loads(json.dumps(over.as_data()))["certificates"][0]["days"] == -1
 
 
 def server_of(shown: Status, host: str, port: int) -> InstanceStatus:

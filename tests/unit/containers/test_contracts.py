@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -181,8 +182,18 @@ REPLIES = {
         "# pxname,svname,status,scur,qcur,stot,req_tot,hrsp_5xx,econ,eresp,wretr\nport-80,FRONTEND,OPEN,4,,4,4,0,,,\n"
         "predictor,app1-8000,UP,1,2,70,70,4,2,3,6\npredictor,app2-8001,DRAIN,0,0,9,9,8,7,6,5\n"
     ),
+    "show ssl cert": "# filename\n/etc/fiefdom/gateway/certificates/www.pem\n\n",
+    "show ssl cert /etc/fiefdom/gateway/certificates/www.pem": (
+        "Filename: /etc/fiefdom/gateway/certificates/www.pem\nStatus: Used\nnotBefore: Nov 28 23:09:13 2026 GMT\n"
+        "notAfter: Feb  7 23:09:13 2027 GMT\nSubject Alternative Name: DNS:www.example.org, IP Address:10.0.0.1\n"
+    ),
     "show info": "Version: 3.0.11\nPid: 7\nUptime_sec: 60\n",
 }
+
+
+CERTIFICATES = (
+    views.Certificate("www", ("www.example.org", "10.0.0.1"), datetime(2027, 2, 7, 23, 9, 13, tzinfo=timezone.utc)),
+)
 
 
 def status_document(look: status.Look, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -235,6 +246,7 @@ def test_all_that_the_library_reads_of_a_gateway_is_written(document: str) -> No
             views.Server("predictor", "app2-8001", 8001, "drain", requests=9, errors_5xx=8, failures=13),
         ),
         rejected=(Refused("app9", "claims the name"),),
+        certificates=CERTIFICATES,
     )
 
 
@@ -243,7 +255,9 @@ def test_a_gateway_with_which_all_is_well_says_so(tmp_path: Path, monkeypatch: p
     found = read(views, "parse_view", status_document(look, tmp_path, monkeypatch))
     assert found.unwritten == set()
     # That it is about no other configuration is said, which an older gateway does not.
-    assert found.made == View(serf=Agent(True), config=Config(True, digest=DIGEST, refused=""))
+    assert found.made == View(
+        serf=Agent(True), config=Config(True, digest=DIGEST, refused=""), certificates=CERTIFICATES
+    )
 
 
 def test_a_part_of_the_status_with_another_name_is_noticed(document: str) -> None:
@@ -255,7 +269,7 @@ def test_a_part_of_the_status_with_another_name_is_noticed(document: str) -> Non
         for row in (seen[part] if isinstance(seen[part], list) else [seen[part]])
         for key in row.asked
     }
-    assert len(names) == 2 + 5 + 4 + 7 + 2
+    assert len(names) == 2 + 5 + 4 + 7 + 2 + 3
     for part, key in names:
         sent = json.loads(document)
         for row in sent[part] if isinstance(sent[part], list) else [sent[part]]:

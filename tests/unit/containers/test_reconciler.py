@@ -673,6 +673,22 @@ def test_a_server_with_open_connections_only_needs_patience():
     assert not haproxy.must_wait(Delete("predictor", "app1-8000"), "Permission denied")
 
 
+def test_what_is_wrong_with_a_certificate_is_told_below_the_line_that_names_it():
+    said = (
+        "[NOTICE]   (7) : haproxy version is 3.0.11-1+deb13u4\n"
+        "[ALERT]    (7) : config : parsing [/x.cfg:72] : 'bind :443' in section 'frontend' : \n"
+        "  'crt-list' : error processing line 2 in '/list.txt' : unable to load certificate from file '/www.pem'.\n"
+        "  unable to load SSL private key into SSL Context '/www.pem'.\n"
+        "[ALERT]    (7) : config : Error(s) found in configuration file : /x.cfg\n"
+        "  and what is below that\n"
+    )
+    assert haproxy.config_reasons(said) == (
+        "parsing [/x.cfg:72] : 'bind :443' in section 'frontend': 'crt-list' : error processing line 2 in "
+        "'/list.txt' : unable to load certificate from file '/www.pem'.: unable to load SSL private key into "
+        "SSL Context '/www.pem'."
+    )
+
+
 def test_recorded_reloads():
     assert haproxy.reload_error(recorded("reload")) is None
     reason = "parsing [/var/lib/fiefdom/gateway/haproxy.cfg:57] : unknown keyword 'bogus' in 'frontend' section"
@@ -930,6 +946,8 @@ class Gateway:
     def __init__(self, folder: Path, monkeypatch) -> None:
         self.validated: list[str] = []
         self.reloads = 0
+        self.renewals: list[str] = []
+        self.keeps_certificates = False
         self.port_taken = self.disk_full = self.slow = self.answers = False
         self.members: list[dict] | None = None
         self.given, self.state_dir = folder / "haproxy.cfg", folder / "state"
@@ -962,6 +980,9 @@ class Gateway:
             raise edges.Refused("unknown keyword 'bogus'")
 
     async def ask(self, command: str, _socket: Path, _timeout_s: float = 5.0) -> str:
+        if command.startswith(("set ssl cert", "commit ssl cert", "abort ssl cert")):
+            self.renewals.append(command)
+            return "" if self.keeps_certificates else "Transaction created\nSuccess!\n"
         if command != "reload":
             if not self.answers:
                 raise edges.Failed("is not what this is about")
@@ -1089,6 +1110,32 @@ def test_a_port_that_somebody_holds_is_not_asked_of_haproxy(played):
             assert gateway.reloads == 0
         await until(lambda: gateway.runs(more))
         assert gateway.reloads == 1
+
+    played(scene)
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_renewed_certificate_is_no_reload_unless_the_worker_will_not_have_it(played, keeps):
+    async def scene(gateway):
+        pem, listed = gateway.given.with_name("www.pem"), gateway.given.with_name("list.txt")
+        pem.write_text("the certificate\n")
+        listed.write_text(f"{pem}\n")
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        first, second = (
+            f"{FRONTEND}frontend tls\n    bind 127.0.0.1:{port} ssl crt-list {listed} alpn h2  # {'1' * 12} {n * 12}\n"
+            for n in "12"
+        )
+        gateway.place(first)
+        await until(lambda: gateway.runs(first))
+        assert (gateway.reloads, gateway.renewals) == (1, [])
+        gateway.keeps_certificates = keeps
+        gateway.place(second)
+        await until(lambda: gateway.runs(second))
+        assert gateway.last_good() == second
+        assert gateway.reloads == 1 + keeps
+        second_command = f"{'abort' if keeps else 'commit'} ssl cert {pem}"
+        assert gateway.renewals == [f"set ssl cert {pem} <<\nthe certificate\n", second_command]
 
     played(scene)
 

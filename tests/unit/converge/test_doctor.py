@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from fiefdom.converge.snapshot import FoundContainer, Snapshot
 from fiefdom.desired import docker, network
 from fiefdom.errors import FiefdomError
 from fiefdom.model.daemon_keys import DAEMON_KEYS, DAEMON_OWN
+from helpers.certificates import issued
 from helpers.example import context
 
 BARE = Snapshot(0, "debian", "trixie")
@@ -30,6 +32,32 @@ def found(name: str = "app1", snapshot: Snapshot = BARE, guest: Guest | None = N
 @pytest.mark.parametrize("name", ["gw1", "app1"])
 def test_a_bare_host_has_nothing_in_the_way(name: str) -> None:
     assert found(name) == []
+
+
+@pytest.mark.parametrize(
+    ("since_days", "days", "says"),
+    [
+        (1, 22, None),
+        (1, 20.9, "warning certificate: the certificate www (www.example.org) expires on {ends}, in 20 days"),
+        (1, 0.5, "warning certificate: the certificate www (www.example.org) expires on {ends}, today"),
+        (30, -1, "refused certificate: the certificate www (www.example.org) has expired on {ends}"),
+        (-1, 90, "refused certificate: the certificate www is valid from {begins} UTC on"),
+    ],
+)
+def test_certificates_that_are_over_soon_or_not_valid_yet(since_days: float, days: float, says: str | None) -> None:
+    one = issued("www.example.org", since_days=since_days, days=days)
+    tls = {"certificates": {"www": {"chain": "www.pem", "key": "www.key"}}}
+
+    def found(name: str) -> list[doctor.Finding]:
+        it = context(name, gateway={"tls": tls})
+        known = replace(it.secrets, contents={"www.pem": one.pem, "www.key": one.key})
+        return list(doctor.of_certificates(replace(it, secrets=known), time.time()))
+
+    assert found("app1") == []
+    begins, ends = one.certificate.not_valid_before_utc, one.certificate.not_valid_after_utc
+    wanted = says and says.format(begins=f"{begins:%Y-%m-%d %H:%M}", ends=f"{ends:%Y-%m-%d}")
+    assert [f"{f.level} {f.what}: {f.seen}" for f in found("gw1")] == ([wanted] if wanted else [])
+    assert all("gateway.tls.certificates.www" in f.mend for f in found("gw1"))
 
 
 def running(*names: str) -> Snapshot:

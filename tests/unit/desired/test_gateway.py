@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -209,3 +210,175 @@ def test_a_second_haproxy_never_listens_beside_the_first() -> None:
     text = desired().file(gateway.HAPROXY_CONFIG).content.decode()
     assert "    noreuseport\n" in text
     assert '    stats socket "${FIEFDOM_RUN-/run/haproxy}/admin.sock" ' in text
+
+
+# --- Routes
+
+
+def rules(port: int, services: dict[str, Any]) -> list[str]:
+    """What a frontend routes by, each acl's rule in its place."""
+    text = desired(services=services).file(gateway.HAPROXY_CONFIG).content.decode()
+    found = re.search(rf"^frontend port-{port}\n(.*?)\n\n", text, re.MULTILINE | re.DOTALL)
+    assert found
+    lines = [line.strip() for line in found[1].splitlines()]
+    acls: dict[str, list[str]] = {}
+    for line in lines:
+        if re.match("acl (host|path)-", line):
+            acls.setdefault(line.split()[1], []).append(line.partition(" -m ")[2] or line.split()[-1])
+    used = [line for line in lines if line.startswith("use_backend")]
+    return [re.sub(r"(host|path)-\d+", lambda m: f"[{' | '.join(acls[m[0]])}]", line) for line in used]
+
+
+def test_of_several_hosts_the_one_that_says_most_is_heeded_first() -> None:
+    own = {
+        "web": {
+            "route": {"port": 80, "path_prefix": None, "host": ["*.example.org", "WWW.example.org", "*.b.example.org"]}
+        },
+        "shop": {"image": "x", "version": "1", "base_port": 9500, "groups": ["web_hosts"]},
+    }
+    own["shop"]["route"] = {"host": "*.b.example.org", "path_prefix": "/shop"}
+    assert rules(80, own) == [
+        "use_backend web if [str -i WWW.example.org]",
+        "use_backend shop if [end -i .b.example.org] [/shop | /shop/]",
+        "use_backend web if [end -i .b.example.org]",
+        "use_backend web if [end -i .example.org]",
+    ]
+
+
+def backend(name: str, gateway_says: dict[str, Any] | None = None, **route: Any) -> list[str]:
+    """What a backend does of its own, up to what all do."""
+    own = {name: {"route": route}}
+    text = desired(services=own, gateway=gateway_says or {}).file(gateway.HAPROXY_CONFIG).content.decode()
+    found = re.search(rf"^backend {name}\n(.*?)    tcp-response content accept", text, re.MULTILINE | re.DOTALL)
+    assert found
+    return [line.strip() for line in found[1].splitlines()]
+
+
+ALL = ["balance roundrobin", "tcp-response inspect-delay 61000ms"]
+
+
+def test_a_route_that_says_no_more_changes_nothing() -> None:
+    assert backend("predictor") == ALL
+
+
+def test_networks_of_clients_that_are_served() -> None:
+    assert backend("predictor", allow_from=["10.0.0.0/24", "10.2.0.0/16"])[1:3] == [
+        "acl from-there src 10.0.0.0/24 10.2.0.0/16",
+        "http-request deny deny_status 403 unless from-there",
+    ]
+    many = [f"10.0.{i}.0/24" for i in range(50)]
+    lines = [line for line in backend("predictor", allow_from=many) if line.startswith("acl")]
+    assert [len(line.split()) - 3 for line in lines] == [20, 20, 10], "HAProxy reads 64 words of a line"
+
+
+def test_of_a_client_behind_a_proxy_that_one_says_where_it_comes_from() -> None:
+    assert backend("predictor", {"proxies": ["10.9.0.0/16"]}, allow_from=["10.0.0.0/8"])[1:-1] == [
+        "acl from-there src 10.0.0.0/8",
+        "# Where a client comes from that came by a proxy of yours, that one says last.",
+        "acl by-proxy src 10.9.0.0/16",
+        "acl said-there req.hdr_ip(X-Forwarded-For,-1) 10.0.0.0/8",
+        "http-request deny deny_status 403 unless !by-proxy from-there || by-proxy said-there",
+    ]
+
+
+def test_a_body_has_a_length_that_fits() -> None:
+    lines = backend("predictor", max_body_kib=10)
+    assert "http-request deny deny_status 413 if { req.body_size gt 10240 }" in lines
+    assert lines[3].startswith("http-request return status 411 ")
+    assert lines[3].endswith(" if { var(txn.body) -m found } !{ req.hdr(content-length) -m found }")
+
+
+def test_times_of_a_service_are_its_backends() -> None:
+    found = desired(services={"web": {"route": {"server_timeout_s": 1.5, "tunnel_timeout_s": 7200}}})
+    text = found.file(gateway.HAPROXY_CONFIG).content.decode()
+    own = text.partition("\nbackend web\n")[2].partition("\n\n")[0]
+    for line in ("timeout server 1500ms", "timeout tunnel 7200000ms", "tcp-response inspect-delay 2500ms"):
+        assert f"    {line}\n" in own
+    assert " lua.give-up 1500 if " in own
+    assert " lua.give-up 60000 if " in text
+
+
+def test_who_may_take_longest_decides_how_long_a_replaced_gateway_and_worker_go_on() -> None:
+    slow = {"web": {"route": {"server_timeout_s": 1800}}}
+    assert desired(services=slow).containers[0].stop_grace_s == 1800 + gateway.LEAVE_S
+    assert loaded(gateway.RECONCILER_CONFIG, services=slow)["stop_grace_s"] == 1800
+    text = desired(services=slow).file(gateway.HAPROXY_CONFIG).content.decode()
+    assert f"    hard-stop-after {1800 + 60 + gateway.LEAVE_S}s\n" in text
+
+
+def test_a_prefix_that_is_taken_off() -> None:
+    route = {"path_prefix": "/shop/v1/", "strip_prefix": True}
+    assert backend("predictor", {"dot_segments": "refuse"}, **route)[1:3] == [
+        "http-request set-header X-Forwarded-Prefix /shop/v1",
+        "http-request set-path /%[path,bytes(9)]",
+    ]
+
+
+def test_headers_are_set_as_they_are_written() -> None:
+    headers = {
+        "request": {"X-Odd": "a'b\"c\\\\d $HOME %[src] # 100%", "Accept": None},
+        "response": {"Content-Security-Policy": "default-src 'self'", "Server": None},
+    }
+    assert backend("predictor", headers=headers)[1:5] == [
+        'http-request set-header X-Odd "a\'b\\"c\\\\\\\\d \\$HOME %%[src] # 100%%"',
+        "http-request del-header Accept",
+        "http-response set-header Content-Security-Policy \"default-src 'self'\"",
+        "http-response del-header Server",
+    ]
+
+
+def test_hosts_that_only_lead_to_the_first() -> None:
+    route = {"host": ["www.example.org", "shop.example.org"], "redirect_from": ["example.org", "*.old.example.org"]}
+    lines = backend("predictor", **route)
+    to = "location //www.example.org%[req.hdr(host),regsub(^[^:]*,)]%[pathq]"
+    assert lines[1:3] == [
+        f"http-request redirect code 308 {to} if {{ req.hdr(host),host_only {way} }} {{ path_beg / }}"
+        for way in ("-m str -i example.org", "-m end -i .old.example.org")
+    ]
+    names = ["www.example.org", "shop.example.org", "example.org"]
+    assert rules(80, {"predictor": {"route": route}}) == [
+        *(f"use_backend predictor if [str -i {name}]" for name in names),
+        "use_backend predictor if [end -i .old.example.org]",
+    ]
+
+
+def test_a_page_in_a_services_place() -> None:
+    head = "http-request return status 503 hdr Retry-After 60 hdr Cache-Control no-store content-type"
+    active = {"active": True, "retry_after_s": 60}
+    said = 'string "this service is being looked after\\n" if TRUE'
+    assert backend("predictor", maintenance=active)[1] == f"{head} text/plain {said}"
+    assert backend("predictor", maintenance={"active": False, "retry_after_s": 60}) == ALL
+    it = context("gw1", services={"predictor": {"route": {"maintenance": {**active, "page": "p.html"}}}})
+    state = gateway.desired(replace(it, secrets=replace(it.secrets, contents={"p.html": b"<h1>soon</h1>"})))
+    path = gateway.page_path("predictor")
+    text = state.file(gateway.HAPROXY_CONFIG).content.decode()
+    page = state.file(path)
+    assert page.content == b"<h1>soon</h1>" and path < gateway.HAPROXY_CONFIG
+    assert f'{head} "text/html; charset=utf-8" file {path} if TRUE  # {page.digest[:12]}\n' in text
+
+
+DOTS = r"(/|\\|%(25)*(2f|5c))(\.|%(25)*2e){1,2}(/|\\|;|%(25)*(2f|5c|3b)|$)"
+
+
+def test_dots_that_lead_out_of_a_prefix_are_refused_where_that_is_asked_for() -> None:
+    text = desired(gateway={"dot_segments": "refuse"}).file(gateway.HAPROXY_CONFIG).content.decode()
+    assert text.count(f"deny_status 400 if {{ path -m reg -i '{DOTS}' }}") == text.count("\nfrontend port-") == 2
+    assert "-m reg" not in desired().file(gateway.HAPROXY_CONFIG).content.decode()
+
+
+@pytest.mark.parametrize(
+    ("path", "refused"),
+    [
+        *(
+            (path, False)
+            for path in ("/", "/a", "/a..b", "/..b", "/.well-known/x", "/a/...", "/a.b/.c", "/%2f", "/a;b")
+        ),
+        *(
+            (path, True)
+            for path in ("/..", "/.", "/a/../b", "/a/./b", "/%2e%2e/b", "/.%2E/b", "/a%2f..%2fb", "/a/..;/b")
+        ),
+        *((path, True) for path in ("/%252e%252e/b", "/a%5c..%5cb", "/a\\..\\b", "/x%zz/../b", "/a/..%3bx", "//../b")),
+    ],
+)
+def test_what_has_a_dot_segment(path: str, refused: bool) -> None:
+    assert (re.search(DOTS, path, re.IGNORECASE) is not None) is refused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from fiefdom.inventory.effective import as_yaml, effective
 from fiefdom.model import Cluster, SecretSource
 from fiefdom.model.mounts import FILE_MAX_BYTES
 from fiefdom.model.templates import VARIABLES
+from fiefdom.wording import dotted
 from helpers.inventories import TEXT, changed
 
 KEY = {secret.VARIABLE: "dGVzdHMgb25seTogMzIgYnl0ZXMgb2Ygbm90aGluZyE="}
@@ -153,3 +155,25 @@ def test_a_source_of_the_inventory_replaces_that_of_the_group_data(tmp_path: Pat
     (tmp_path / "inv.yaml").write_text(TEXT + "    files: {/etc/app: {file: app}}\n")
     loaded = read.load(tmp_path / "inv.yaml")
     assert loaded.services["web"].files["/etc/app"].file == "app"
+
+
+def test_a_page_in_a_services_place_is_small_and_there(tmp_path: Path) -> None:
+    page = tmp_path / "soon.html"
+
+    def found() -> list[str]:
+        route = {"maintenance": {"page": "soon.html"}}
+        it = Cluster.model_validate(changed({"services/web/route": route, "base_dir": str(tmp_path)}))
+        told = [f"{dotted(key)}: {says}" for key, says in files.problems(it)]
+        if told:
+            with pytest.raises(FiefdomError, match=re.escape(told[0])):
+                secret.load(it, KEY)
+        else:
+            assert secret.load(it, KEY).contents == {"soon.html": page.read_bytes()}
+        return told
+
+    at = "services.web.route.maintenance.page: "
+    assert found() == [f"{at}there is no file {page}; correct the path, which begins in the inventory's folder"]
+    page.write_bytes(b"x" * 12_001)
+    assert found() == [f"{at}{page} has 12001 bytes; a page has 1 to 12000, with what it needs in it"]
+    page.write_bytes(b"<h1>soon</h1>")
+    assert found() == []

@@ -151,6 +151,10 @@ STRICT = [
     {"services/web/health": {"path": "/é"}},
     {"services/web/health": {"path": "/{a}"}},
     {"services/web/route": {"port": 79}},
+    {"services/web/route": {"host": "*"}},
+    {"services/web/route": {"host": "a.*.example.org"}},
+    {"services/web/route": {"host": ["www.example.org", ""]}},
+    {"services/web/route": {"host": [80]}},
     {"services/we_b": {"image": "a", "version": "1"}},
     {"gateway": {"server_timeout_s": float("inf")}},
     {"gateway": {"balance": "round"}},
@@ -296,6 +300,17 @@ INCONSISTENT = [
     ),
     ({"hosts/gw1/ssh": {"port": 80}}, "services.web.route.port: port 80 on gw1 is also taken by hosts.gw1.ssh.port"),
     ({"services/api/route": {"path_prefix": "/"}}, "services.api.route: api is reached the same way as web"),
+    (
+        {
+            "services/web/route": {"host": ["a.example.org", "*.example.org"]},
+            "services/api/route": {"host": ["b.example.org", "*.EXAMPLE.org"]},
+        },
+        "services.api.route: api is reached the same way as web; give it its own port, host or path_prefix",
+    ),
+    (
+        {"services/web/route": {"host": ["a.example.org", "A.example.org"]}},
+        "services.web.route.host: a host name stands there twice; once is enough",
+    ),
     ({"network/cidr": "172.31.0.0/16"}, "is outside network.cidr"),
     ({"docker": {"bridge_address": "10.0.0.1/16"}}, "docker.bridge_address: 10.0.0.0/16 overlaps network.cidr"),
     (
