@@ -53,12 +53,17 @@ class Draft(Model):
         return tuple(name for name, host in self.hosts.items() if APP_HOSTS in host.groups)
 
     def front_ports(self, service: str) -> tuple[int, ...]:
-        """Gateway ports that ``service`` is reached at, the one of its route first; none where gateways do not have it."""
+        """Gateway ports that ``service`` is reached at, that of its route first; none where gateways do not have it."""
         port, tls = self.services[service].gateway_port, self.gateway.tls
         if port is None:
             return ()
         by_tls = tls is not None and tls.port != port == tls.plain_port and self.services[service].kind == "http"
         return (port, tls.port) if tls is not None and by_tls else (port,)
+
+    def is_over_tls_alone(self, service: str) -> bool:
+        """Whether clients of ``service`` have to speak TLS to gateways."""
+        port, tls = self.services[service].gateway_port, self.gateway.tls
+        return tls is not None and (port == tls.port or (tls.redirect and port == tls.plain_port))
 
     @property
     def fronts(self) -> dict[int, KeyPath]:

@@ -50,14 +50,13 @@ def way(cluster: Draft, service: str) -> Way:
         )
     if wanted.route.host:
         raise NoWayError(
-            f"{service} has {count} instances, and gateways know it by the host name {wanted.route.host[0]} alone; give "
-            "it a route.port of its own in place of route.host"
+            f"{service} has {count} instances, and gateways know it by the host name {wanted.route.host[0]} alone; "
+            "give it a route.port of its own in place of route.host"
         )
-    tls = cluster.gateway.tls
-    if tls is not None and (wanted.gateway_port == tls.port or (tls.redirect and wanted.gateway_port == tls.plain_port)):
+    if cluster.is_over_tls_alone(service):
         raise NoWayError(
-            f"{service} has {count} instances, and gateways have it over TLS alone, which certificates of host names are "
-            "for; give it a route.port of its own"
+            f"{service} has {count} instances, and gateways have it over TLS alone, for host names and not for "
+            "addresses; give it a route.port of its own"
         )
     if len(cluster.gateways) != 1:
         prefix = prefix_of(service)

@@ -269,7 +269,7 @@ def _tls_problems(cluster: Draft) -> Iterator[Problem]:
         return
     if tls.port == tls.plain_port:
         yield ("gateway", "tls", "plain_port"), f"port {tls.port} is that of TLS; one port speaks one of the two"
-    elif not any(tls.port in cluster.front_ports(n) for n, service in cluster.services.items() if service.kind == "http"):
+    elif not any(tls.port in cluster.front_ports(n) for n, s in cluster.services.items() if s.kind == "http"):
         yield (
             ("gateway", "tls"),
             f"no service is reached at port {tls.plain_port} or {tls.port}, so that TLS would serve none; "

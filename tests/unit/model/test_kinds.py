@@ -82,6 +82,10 @@ def test_another_version_of_it_is_of_its_kind() -> None:
             "services.redis.route.path_prefix: a connection of kind tcp names no path; take it out",
         ),
         (
+            {"route": {"port": 6379, "maintenance": {"active": True}}},
+            "services.redis.route.maintenance: is for HTTP, of which kind tcp knows nothing; take it out",
+        ),
+        (
             {"route": {"port": 80}},
             "services.redis.route.port: 80 leads to api, and a gateway port of kind tcp is for one service; "
             "give each its own",

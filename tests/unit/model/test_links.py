@@ -55,6 +55,13 @@ def test_what_has_more_is_reached_at_the_gateway() -> None:
     assert way(cluster({"services/api/instances": 2}), "api") == Way("10.0.0.11", 80)
 
 
+@pytest.mark.parametrize("gateway", [{"redirect": True}, {"port": 80, "plain_port": 8080}])
+def test_what_gateways_have_over_tls_alone_is_no_way(gateway: dict[str, Any]) -> None:
+    tls = {"certificates": {"main": {"chain": {"file": "a.pem"}, "key": {"file": "a.key"}}}, **gateway}
+    found = says(raw({"services/web/links": ["api"], "services/api/instances": 2, "gateway": {"tls": tls}}))
+    assert "services.web.links[0]: api has 2 instances, and gateways have it over TLS alone" in found[0]
+
+
 def test_a_link_tells_its_host_and_port_in_upper_case() -> None:
     made = cluster(
         {"services/web/links": ["redis", "search-engine"], "services/search-engine": REDIS | {"base_port": 9200}}
