@@ -41,7 +41,7 @@ def says(inventory: dict[str, Any]) -> list[str]:
 def test_http_has_a_gateway_port_and_tcp_only_the_one_that_is_said() -> None:
     assert [s.gateway_port for s in cluster().services.values()] == [80, 80, None]
     assert cluster(route={"port": 6379}).services["redis"].gateway_port == 6379
-    assert (cluster().gateway_ports, cluster(route={"port": 6379}).gateway_ports) == ((80,), (80, 6379))
+    assert (list(cluster().fronts), list(cluster(route={"port": 6379}).fronts)) == ([80], [80, 6379])
     assert [i.service for i in cluster().routed("app2")] == ["web", "web", "api"]
     assert cluster().services["web"].route.port == 80
 

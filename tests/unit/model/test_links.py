@@ -57,7 +57,7 @@ def test_what_has_more_is_reached_at_the_gateway() -> None:
 
 @pytest.mark.parametrize("gateway", [{"redirect": True}, {"port": 80, "plain_port": 8080}])
 def test_what_gateways_have_over_tls_alone_is_no_way(gateway: dict[str, Any]) -> None:
-    tls = {"certificates": {"main": {"chain": {"file": "a.pem"}, "key": {"file": "a.key"}}}, **gateway}
+    tls = {"certificates": {"main": {"chain": "a.pem", "key": "a.key"}}, **gateway}
     found = says(raw({"services/web/links": ["api"], "services/api/instances": 2, "gateway": {"tls": tls}}))
     assert "services.web.links[0]: api has 2 instances, and gateways have it over TLS alone" in found[0]
 
