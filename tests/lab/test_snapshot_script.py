@@ -85,6 +85,21 @@ def test_the_script_tells_what_a_debian_holds() -> None:
     assert found.groups == {"mine": 700, "others": 65530}
 
 
+def test_the_script_reads_nothing_but_files() -> None:
+    """A device has no end, and nobody may ever write into a pipe."""
+    paths = ("/dev/zero", "/etc/to-zero", "/etc/pipe", "/etc/to-hostname")
+    prepare = (
+        "ln -s /dev/zero /etc/to-zero && mkfifo /etc/pipe && ln -s hostname /etc/to-hostname && echo x >/etc/hostname"
+    )
+    found = on_debian(prepare, HostState(files=tuple(File(path, b"") for path in paths))).files
+    assert {path: (found[path].kind, found[path].digest is not None) for path in paths} == {
+        "/dev/zero": ("character special file", False),
+        "/etc/to-zero": ("symbolic link", False),
+        "/etc/pipe": ("fifo", False),
+        "/etc/to-hostname": ("symbolic link", True),
+    }
+
+
 def test_the_script_tells_a_login_file_without_what_it_shows() -> None:
     text = b'{\n  "auths": {\n    "r.org": {\n      "auth": "YW5uOm9uZQ=="\n    }\n  }\n}\n'
     files = tuple(File(path, text, login=True) for path in ("/etc/login", "/etc/other", "/etc/missing"))

@@ -127,7 +127,10 @@ host_part() {
     df -Pk /var/lib "$root" 2>/dev/null | awk 'NR == 2 { print "free-kib\t" $4 } NR == 3 { print "disk\t" $2 "\t" $4 }'
     paths=$(ask file)
     printf '%s\n' "$paths" | xargs -d '\n' -r stat --printf 'file\t%n\t%F\t%a\t%u\t%g\n' 2>/dev/null
-    printf '%s\n' "$paths" | xargs -d '\n' -r sha256sum 2>/dev/null |
+    # A device would be read without an end, a pipe waited for.
+    printf '%s\n' "$paths" | while IFS= read -r path; do
+        [ ! -f "$path" ] || printf '%s\n' "$path"
+    done | xargs -d '\n' -r sha256sum 2>/dev/null |
         sed -n "s/^\([0-9a-f]\{64\}\) [ *]\(.*\)$/digest$tab\2$tab\1/p"
     ask block | while IFS= read -r path; do
         # Its words are those of state.py.
