@@ -921,6 +921,7 @@ def test_a_renewed_certificate_ends_no_connection_and_what_haproxy_refuses_chang
     assert set(traffic.report["totals"]) == {"busy", "pausing", "post", "new", "h2"}
 
 
+@pytest.mark.proof
 def test_a_reload_sends_clients_over_tls_away_without_a_failure(cluster):
     tls = cluster.write_certificates(www=served(issued("www.example.org", intermediate())))
     cluster.write_static({**ENCRYPTED, "tls": tls})

@@ -36,7 +36,8 @@ class Wines:
         wine = {"image": "fiefdom-test/wine", "version": self.version, "build": str(self._folder), "base_port": 8600}
         services["wine"] |= {**wine, "route": {"port": 8082}}
         redis = {"image": "fiefdom-test/redis", "version": "1", "build": str(ROOT / "tests/lab/images/redis")}
-        services["redis"] |= {**redis, "user": "6379:6379"}
+        # This image keeps a log of what it was told, which the official one does not.
+        services["redis"] |= {**redis, "user": "6379:6379", "tmpfs": ["/tmp", "/var/lib/redis"]}
 
         def change(data: dict[str, Any]) -> None:
             data["hosts"]["app2"]["groups"].append("caches")
