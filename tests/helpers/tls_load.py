@@ -28,7 +28,7 @@ REASONS_KEPT = 5
 PAUSES_S = {"busy": 0.01, "pausing": 0.1, "post": 0.05, "new": 0.02, "h2": 0.05}
 POST_BODY = json.dumps({"features": [6.7, 3.0, 5.2, 2.3]}).encode()
 
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY = 0, 1, 3, 4, 6, 7
+_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 _END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
 _STATUS_200 = 0x88  # of HPACK's static table
 
@@ -155,6 +155,9 @@ class Http2:
                 return f"reset with {struct.unpack('>I', body)[0]}"
             elif kind == _HEADERS and of == stream:
                 status = body[0]
+            elif kind == _DATA and body:
+                # A connection has 64 KiB on its way that nobody has said to have read; a stream has as many of its own.
+                self._connection.sendall(_frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", len(body))))
             if kind in (_HEADERS, _DATA) and of == stream and flags & _END_STREAM:
                 if goes:
                     self._connection.close()

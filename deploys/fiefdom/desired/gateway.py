@@ -356,7 +356,7 @@ def _reconciler(context: Context) -> str:
                 "base_port": service.base_port,
                 "max_instances": max_instances(cluster, name),
                 "server_options": server_options(service),
-                "upgraded": service.drain.upgraded,
+                "upgraded": _upgraded(cluster, name),
                 **({"kind": service.kind} if service.kind != "http" else {}),
             }
             for name, service in sorted(cluster.services.items())
@@ -364,6 +364,12 @@ def _reconciler(context: Context) -> str:
         ],
     }
     return json.dumps(config, indent=2, sort_keys=True) + "\n"
+
+
+def _upgraded(cluster: Cluster, name: str) -> str:
+    """What becomes of connections that stand when the service is withdrawn: where nobody takes over, none is kept."""
+    drain = cluster.services[name].drain
+    return "close" if cluster.pauses(name) and "upgraded" not in drain.model_fields_set else drain.upgraded
 
 
 def _as_known(cluster: Cluster, host: str) -> dict[str, object]:

@@ -218,25 +218,36 @@ SAID
 
 # Asks every gateway that is there until all answer with the one word, or the time is up. That none is there is an
 # agreement only after some seconds. Where the agent is to be told something first, it is told until it says so itself,
-# under the caller's lock; fails where the agent is not there, and is not about to be either.
+# under the caller's lock; fails where the agent is not there, and is not about to be either. What is withdrawn is told
+# for as long as it may drain, and again where a gateway still hears of it: one that was told of the offer by a start that
+# was ended half way may have been slower than that end.
 until_all_say() { # word payload timeout_s none_s [arguments of `serf tags`]
   word=$1 about=$2 timeout_s=$3 none_s=$4
   shift 4
   # A gateway holds a question for 400 ms, and an agent tells others every 200 ms.
   patience_ms=750
   began_s=$(now_s)
+  tell_s=$agent_s was_told=no
+  [ "$word" != drained ] || [ "$timeout_s" -le "$tell_s" ] || tell_s=$timeout_s
+  [ $# -gt 0 ] || was_told=yes
+  answers=
   while :; do
-    understand "$word" "$(ask "$word" "$about" "$@" | unlock_when_told)"
-    if [ $# -gt 0 ] && [ "$told" = no ]; then
+    case $was_told:$answers in
+      no:* | yes:*' still offers '*) said=$(ask "$word" "$about" "$@" | unlock_when_told) ;;
+      *) said=$(ask "$word" "$about") ;;
+    esac
+    understand "$word" "$said"
+    if [ "$was_told:$told" = no:no ]; then
       case $(systemctl is-active fiefdom-serf-agent.service) in inactive | failed) return 1 ;; esac
-      [ "$(now_s)" -lt $((began_s + agent_s)) ] || return 1
+      if [ "$(now_s)" -ge $((began_s + tell_s)) ]; then
+        [ "$word" != drained ] || printf 'going on after %s s: the agent was not told of %s\n' "$tell_s" "$about" >&2
+        return 1
+      fi
       sleep 0.1
       continue
     fi
-    if [ $# -gt 0 ]; then
-      began_s=$(now_s)
-      shift $#
-    fi
+    [ "$was_told:$word" != no:serving ] || began_s=$(now_s)
+    was_told=yes
     [ "$patience_ms" -ge 1600 ] || patience_ms=$((patience_ms * 2))
     if [ "$gateways" -gt 0 ] || [ "$(now_s)" -ge $((began_s + none_s)) ]; then
       [ "$agreed" -lt "$gateways" ] || return 0
@@ -316,9 +327,18 @@ make() {
   }
   (
     with_lock
+    before=$(cat "$made_dir/$service.offer" 2> /dev/null)
     printf '%s\n' "$word" | write_made "$made_dir/$service.offer" && write_tags ||
       die "$made_dir/$service.offer cannot be written"
-    until_all_say serving "$host $service $count" "$join_timeout_s" "$join_gateway_s" -set "svc:$service=$word"
+    until_all_say serving "$host $service $count" "$join_timeout_s" "$join_gateway_s" -set "svc:$service=$word" || {
+      # What stands here is what was said: the next plan finds the rest.
+      case $before in
+        '') rm -f "$made_dir/$service.offer" ;;
+        *) printf '%s\n' "$before" | write_made "$made_dir/$service.offer" ;;
+      esac
+      write_tags
+      exit 1
+    }
   ) || die "$service is not offered: the host's Serf agent does not answer"
   why=$(why_not)
   tell_state "offered: $count of $wanted instances are healthy${why:+, $why}"

@@ -63,7 +63,9 @@ class Draft(Model):
     def is_over_tls_alone(self, service: str) -> bool:
         """Whether clients of ``service`` have to speak TLS to gateways."""
         port, tls = self.services[service].gateway_port, self.gateway.tls
-        return tls is not None and (port == tls.port or (tls.redirect and port == tls.plain_port))
+        if tls is None or self.services[service].kind == "tcp":
+            return False
+        return port == tls.port or (tls.redirect and port == tls.plain_port)
 
     @property
     def fronts(self) -> dict[int, KeyPath]:

@@ -477,7 +477,7 @@ _RULES = (
         link_problems,
         (
             *(*_RUNS, "hosts.*.address", "services.*.links", "services.*.environment", "services.*.kind"),
-            *("services.*.route", "services.*.base_port", "development"),
+            *("services.*.route", "services.*.base_port", "gateway.tls", "development"),
         ),
         of_all=True,
     ),

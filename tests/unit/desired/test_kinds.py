@@ -152,10 +152,18 @@ def test_the_reconciler_is_told_its_kind() -> None:
         "max_instances": 100,
         "server_options": "check inter 1000ms fall 2 rise 1 observe layer4 error-limit 5 on-error mark-down "
         "on-marked-down shutdown-sessions",
-        "upgraded": "wait",
+        "upgraded": "close",
         "kind": "tcp",
     }
     assert config["hosts"]["app2"]["last_ports"]["redis"] == 6379
+
+
+@pytest.mark.parametrize("redis", [{"instances": 2}, {"drain": {"upgraded": "wait"}}])
+def test_connections_are_waited_for_where_somebody_takes_over_or_it_is_said(redis: dict[str, Any]) -> None:
+    """To wait for those of one that pauses would only make its pause longer."""
+    state = gateway.desired(on("gw1", route={"port": 6379}, **redis))
+    (found,) = [one for one in json.loads(state.file(gateway.RECONCILER_CONFIG).content)["services"] if "kind" in one]
+    assert found["upgraded"] == "wait"
 
 
 def test_its_gateway_port_is_open_to_clients() -> None:

@@ -213,6 +213,18 @@ def test_an_agent_that_does_not_answer_ends_it_and_one_that_comes_back_is_waited
     assert ended(run, 1) == "web is not offered: the host's Serf agent does not answer\n"
 
 
+def test_an_offer_that_became_another_and_could_not_be_told_is_found_by_the_next_plan(host: Host) -> None:
+    host.knows("gw1", answers="serving")
+    host.run("make", "predictor")
+    offered = (host.made / "predictor.offer").read_text()
+    conf = host.root / "offers/predictor.conf"
+    conf.write_text(conf.read_text().replace("1.2.0;", "1.3.0;"))
+    (host.root / "dead").touch()
+    (host.root / "agent").write_text("failed\n")
+    assert "the host's Serf agent does not answer" in ended(host.start("make", "predictor"), 1)
+    assert (host.made / "predictor.offer").read_text() == offered and host.next_tags == {"role": "app", **OFFERED}
+
+
 def test_without_a_gateway_it_is_offered_to_whoever_comes(host: Host) -> None:
     began_s = time.monotonic()
     assert host.run("make", "predictor") == ""
@@ -252,6 +264,35 @@ def test_an_agent_that_is_dead_for_good_has_nothing_to_announce(host: Host) -> N
     assert host.run("withdraw", "predictor") == ""
     assert time.monotonic() - began_s < AGENT_S
     assert host.next_tags == {"role": "app"}, "nor does it say so when it starts"
+
+
+def test_an_agent_that_is_alive_and_does_not_hear_is_told_for_as_long_as_it_may_take(tmp_path: Path) -> None:
+    host = Host(tmp_path, drain_timeout_s=AGENT_S + 2)
+    host.run("make", "predictor")
+    host.knows("gw1", answers="drained")
+    (host.root / "dead").touch()
+    run = host.start("withdraw", "predictor")
+    time.sleep(AGENT_S + 0.5)
+    assert run.poll() is None
+    (host.root / "dead").unlink()
+    assert ended(run) == "" and host.tags == {}
+    host.knows()
+    host.run("make", "predictor")
+    (host.root / "dead").touch()
+    assert host.run("withdraw", "predictor") == (
+        f"going on after {AGENT_S + 2} s: the agent was not told of app2 predictor\n"
+    )
+
+
+def test_what_a_gateway_still_hears_of_is_withdrawn_again(host: Host) -> None:
+    """A start that was ended half way may have left somebody in the container who tells the agent of it later."""
+    host.knows("gw1", answers="serving")
+    host.run("make", "predictor")
+    host.knows("gw1", answers="app2 still offers predictor")
+    run = host.start("withdraw", "predictor")
+    await_true(lambda: (host.root / "told").read_text().count("-delete svc:predictor") >= 2)
+    host.knows("gw1", answers="drained")
+    assert ended(run) == "" and host.tags == {}
 
 
 def test_withdrawing_takes_no_longer_than_draining_may(tmp_path: Path) -> None:
