@@ -13,6 +13,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.x509.oid import NameOID
 
+_SIGNS = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
 
 @dataclass(frozen=True)
 class Issued:
@@ -48,6 +60,7 @@ def issued(
 ) -> Issued:
     """A certificate for ``name`` that is valid for ``days`` from now on, signed by ``by`` or by itself."""
     private = private or ec.generate_private_key(ec.SECP256R1())
+    signer = by.private if by else private
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.now(timezone.utc)
     builder = (
@@ -59,11 +72,16 @@ def issued(
         .not_valid_before(now - timedelta(days=since_days))
         .not_valid_after(now + timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+        # What Python's own clients ask for from 3.13 on.
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(private.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
     )
+    if authority:
+        builder = builder.add_extension(_SIGNS, critical=True)
     hosts = [name] if names is None else names
     if hosts and not authority:
         builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(h) for h in hosts]), critical=False)
-    return Issued(builder.sign(by.private if by else private, hashes.SHA256()), private)
+    return Issued(builder.sign(signer, hashes.SHA256()), private)
 
 
 @cache

@@ -22,6 +22,7 @@ def heed() -> None:
 
 def _interrupted(_number: int, _frame: FrameType | None) -> None:
     hub = gevent.get_hub()
-    if gevent.getcurrent() in (hub, hub.parent):
+    if gevent.getcurrent() is hub.parent:
         raise KeyboardInterrupt
+    # The hub would print a traceback of what is raised in it.
     hub.loop.run_callback(hub.handle_system_error, KeyboardInterrupt, KeyboardInterrupt())
