@@ -249,7 +249,7 @@ def _backend(cluster: Cluster, name: str, secrets: Secrets) -> dict[str, object]
         "tunnel_timeout_s": route.tunnel_timeout_s,
         "allow_from": route.allow_from,
         "max_body_kib": route.max_body_kib,
-        "redirect_from": [_as_acl(host) for host in route.redirect_from],
+        "redirect_from": [(_as_acl(host), _served_below(route, host)) for host in route.redirect_from],
         "host": route.host[0] if route.host else None,
         "request_headers": _quoted(route.headers.request),
         "response_headers": _quoted(route.headers.response),
@@ -261,6 +261,13 @@ def _backend(cluster: Cluster, name: str, secrets: Secrets) -> dict[str, object]
 def _as_acl(host: str) -> str:
     """How a host name, or all below one, is compared with what a client says."""
     return f"-m end -i {host[1:]}" if host.startswith("*.") else f"-m str -i {host}"
+
+
+def _served_below(route: Route, wildcard: str) -> list[str]:
+    """Comparisons with the hosts of a route that a wildcard is for as well: led away, they would come again."""
+    if not wildcard.startswith("*."):
+        return []
+    return [_as_acl(host) for host in route.host if host.lower().endswith(wildcard[1:].lower())]
 
 
 def _quoted(headers: Mapping[str, str | None]) -> dict[str, str | None]:
