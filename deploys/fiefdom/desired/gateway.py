@@ -25,6 +25,7 @@ from fiefdom.desired.render import render
 from fiefdom.desired.state import Container, Directory, File, HostState, Unit, digest
 from fiefdom.model import LAST_PORT, Cluster, Route, Secrets, Service
 from fiefdom.model.answers import Maintenance
+from fiefdom.model.certificates import served, served_chain
 from fiefdom.model.unit_names import unit_of
 
 NAME = "gateway"
@@ -165,7 +166,7 @@ def _certificates(context: Context) -> tuple[File, ...]:
     pems = tuple(
         File(
             certificate_path(name),
-            contents[certificate.chain].rstrip() + b"\n" + contents[certificate.key].rstrip() + b"\n",
+            served(contents[certificate.chain], contents[certificate.key]),
             mode=0o400,
             uid=UID,
             gid=UID,
@@ -187,7 +188,8 @@ def _tls(context: Context) -> dict[str, object] | None:
     tls = context.cluster.gateway.tls
     if tls is None:
         return None
-    chains = [context.secrets.contents[certificate.chain] for certificate in tls.certificates.values()]
+    contents = context.secrets.contents
+    chains = [served_chain(contents[certificate.chain]) for certificate in tls.certificates.values()]
     return {
         "port": tls.port,
         "list": CERTIFICATES,

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from pydantic import ValidationError
 
 from fiefdom.model import Cluster
-from fiefdom.model.certificates import Facts, facts_of, lasts, require_key_of
+from fiefdom.model.certificates import Facts, facts_of, lasts, require_key_of, served
 from helpers.certificates import Issued, authority, intermediate, issued
 from helpers.inventories import changed
 
@@ -137,6 +137,14 @@ def _rsa(bits: int) -> rsa.RSAPrivateKey:
         (lambda one: one.key, "holds a private key as well; write that into a file of its own, and name it as `key`"),
         (lambda one: one.pem.replace(b"M", b"!"), "holds a certificate that cannot be read; get it anew"),
         (
+            lambda one: one.pem + intermediate().pem[: len(intermediate().pem) // 2],
+            "holds a certificate that cannot be read; get it anew",
+        ),
+        (
+            lambda _: issued("x", private=ec.generate_private_key(ec.SECP192R1())).pem,
+            "is too weak: its certificate has an EC key of 192 bits; make one of 256 or more",
+        ),
+        (
             lambda one: intermediate().pem + one.pem,
             "is out of order: its certificate 2 (CN=www.example.org) did not sign the one before (CN=Between); put the "
             "host's own first, then who signed it, and so on",
@@ -169,3 +177,16 @@ def test_a_key_is_that_of_its_certificate() -> None:
     ):
         with pytest.raises(ValueError, match=says):
             require_key_of(one.pem, key)
+
+
+def test_what_is_served_is_what_was_read() -> None:
+    one = issued("www.example.org", intermediate())
+    whole = one.pem + intermediate().pem + one.key
+    chain, key = one.pem + b"between them\n" + intermediate().pem, b"Bag Attributes\n" + one.key
+    assert served(one.pem + intermediate().pem, one.key) == served(chain, key) == whole
+    indented = b"".join(b"    " + line for line in one.pem.splitlines(keepends=True))
+    assert served(indented, one.key) == one.pem + one.key
+    old = one.private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+    )
+    assert served(one.pem, old) == one.pem + one.key
