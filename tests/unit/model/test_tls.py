@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +14,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from pydantic import ValidationError
 
+from fiefdom.errors import FiefdomError
+from fiefdom.inventory import load
 from fiefdom.model import Cluster
 from fiefdom.model.certificates import Facts, facts_of, lasts, require_key_of, served
 from helpers.certificates import Issued, authority, intermediate, issued
-from helpers.inventories import changed
+from helpers.inventories import TEXT, changed
 
 WWW = {"chain": "tls/www.pem", "key": {"secret": "www-key"}}
 TLS: dict[str, Any] = {"certificates": {"www": WWW}}
@@ -78,6 +82,29 @@ def test_what_cannot_be(changes: dict[str, Any], tls: dict[str, Any], says: str)
 def test_no_certificate_and_no_key_stands_in_an_inventory(part: str) -> None:
     says = refusal(certificates={"www": {**WWW, part: "-----BEGIN PRIVATE KEY-----\nhunter2"}})
     assert "a certificate or key does not stand in the inventory; write the path of a file, or a source" in says
+
+
+PASTED = "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize(
+    "tls",
+    [
+        PASTED,
+        {"certificates": PASTED},
+        {"certificates": {"www": PASTED}},
+        {"certificates": {PASTED: WWW}},
+        {"certificates": {"www": {**WWW, PASTED: "a"}}},
+        *({"certificates": {"www": {**WWW, "key": {kind: PASTED}}}} for kind in ("secret", "env", "command", "pem")),
+        {"certificates": {"www": {**WWW, "key": {"command": [PASTED]}}}},
+    ],
+)
+def test_no_error_repeats_a_key_that_was_pasted_in_the_wrong_place(tmp_path: Path, tls: Any) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(f"{TEXT}gateway: {json.dumps({'tls': tls})}\n")
+    with pytest.raises(FiefdomError) as error:
+        load(path)
+    assert "hunter2" not in str(error.value)
 
 
 def test_certificates_and_keys_from_secret_sources_are_asked_for() -> None:
