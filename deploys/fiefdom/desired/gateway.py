@@ -26,6 +26,7 @@ from fiefdom.desired.state import Container, Directory, File, HostState, Unit, d
 from fiefdom.model import LAST_PORT, Cluster, Route, Secrets, Service
 from fiefdom.model.answers import Maintenance
 from fiefdom.model.certificates import served, served_chain
+from fiefdom.model.tls import Certificate
 from fiefdom.model.unit_names import unit_of
 
 NAME = "gateway"
@@ -162,11 +163,10 @@ def _certificates(context: Context) -> tuple[File, ...]:
     tls = context.cluster.gateway.tls
     if tls is None:
         return ()
-    contents = context.secrets.contents
     pems = tuple(
         File(
             certificate_path(name),
-            served(contents[certificate.chain], contents[certificate.key]),
+            _served(context.secrets, certificate),
             mode=0o400,
             uid=UID,
             gid=UID,
@@ -176,6 +176,12 @@ def _certificates(context: Context) -> tuple[File, ...]:
     )
     paths = tuple(pem.path for pem in pems)
     return (*pems, File(CERTIFICATES, render("certificates.txt.j2", paths=paths).encode()))
+
+
+def _served(secrets: Secrets, certificate: Certificate) -> bytes:
+    """What a gateway serves with; empty for who reads no certificates, for he writes no gateway's files."""
+    chain, key = secrets.contents.get(certificate.chain), secrets.contents.get(certificate.key)
+    return b"" if chain is None or key is None else served(chain, key)
 
 
 def certificate_path(name: str) -> str:
@@ -188,8 +194,8 @@ def _tls(context: Context) -> dict[str, object] | None:
     tls = context.cluster.gateway.tls
     if tls is None:
         return None
-    contents = context.secrets.contents
-    chains = [served_chain(contents[certificate.chain]) for certificate in tls.certificates.values()]
+    found = [context.secrets.contents.get(certificate.chain) for certificate in tls.certificates.values()]
+    chains = [served_chain(chain) for chain in found if chain is not None]
     return {
         "port": tls.port,
         "list": CERTIFICATES,
