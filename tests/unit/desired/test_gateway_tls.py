@@ -100,8 +100,20 @@ def test_clients_are_told_of_truly() -> None:
     assert "http-request set-header X-Forwarded-Proto https" in frontend(443)
     assert "http-request set-header X-Forwarded-Port 443" in frontend(443)
     assert "http-request set-header X-Forwarded-Proto http" in frontend(80)
-    told = "unless { src 10.9.0.0/16 } { req.hdr(X-Forwarded-Proto) -m found }"
-    assert f"http-request set-header X-Forwarded-Proto https {told}" in frontend(443, proxies=["10.9.0.0/16"])
+    lines = frontend(443, proxies=["10.9.0.0/16"])
+    told = "unless by-proxy { req.hdr(X-Forwarded-Proto) -m found }"
+    assert lines.index("acl by-proxy src 10.9.0.0/16") < lines.index(
+        "http-request del-header Forwarded unless by-proxy"
+    )
+    assert f"http-request set-header X-Forwarded-Proto https {told}" in lines
+
+
+def test_no_line_of_many_proxies_has_more_words_than_haproxy_takes() -> None:
+    many = [f"10.9.{n}.0/24" for n in range(100)]
+    plain = gateway.desired(context("gw1", "trixie", gateway={"proxies": many}, services=ROUTES))
+    for text in (plain.file(gateway.HAPROXY_CONFIG).content.decode(), "\n".join(frontend(443, proxies=many))):
+        assert text.count("acl by-proxy src ") % 5 == 0 and "10.9.99.0/24" in text
+        assert max(len(line.split()) for line in text.splitlines() if not line.lstrip().startswith("#")) <= 64
 
 
 def test_the_plain_port_leads_to_the_other_before_it_takes_a_body() -> None:
