@@ -35,11 +35,16 @@ KeyPath = tuple[str | int, ...]
 """Where a value stands in an inventory, such as ("hosts", "app1", "groups", 0)."""
 
 
+_PEM_MARK = "-----BEGIN"
+_PEM = "(a key or certificate)"
+"""In its place: nobody is told a key that was pasted where another thing belongs."""
+
+
 def dotted(key: KeyPath) -> str:
     """A key path as a person says it, such as hosts.app1.groups[0]."""
     text = ""
     for part in key:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+        text += f"[{part}]" if isinstance(part, int) else f".{_PEM if _PEM_MARK in part else part}"
     return text.removeprefix(".")
 
 
@@ -49,6 +54,8 @@ def shown(value: object) -> str:
         return f"a {type(value).__name__}"
     if isinstance(value, bool | None):
         return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, str) and _PEM_MARK in value:
+        return _PEM
     try:
         text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     except ValueError:  # an integer of thousands of digits has no text

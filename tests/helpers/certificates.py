@@ -94,3 +94,21 @@ def authority() -> Issued:
 def intermediate() -> Issued:
     """An authority between that one and certificates."""
     return issued("Between", authority(), authority=True, days=3000)
+
+
+@cache
+def unchanging(name: str, number: int) -> Issued:
+    """A certificate that signs itself, the same to the byte whenever it is made: for files that are expected."""
+    private = ec.derive_private_key(number, ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(private.public_key())
+        .serial_number(number)
+        .not_valid_before(datetime(2026, 1, 1, tzinfo=timezone.utc))
+        .not_valid_after(datetime(2036, 1, 1, tzinfo=timezone.utc))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+    )
+    return Issued(builder.sign(private, hashes.SHA256(), ecdsa_deterministic=True), private)

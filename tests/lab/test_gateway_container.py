@@ -465,7 +465,7 @@ ROUTED = {
             "max_body_kib": 16,
             "stripped": "/api",
             "host": "www.example.org",
-            "redirect_from": ["-m str -i example.org", "-m end -i .old.example.org"],
+            "redirect_from": [("-m str -i example.org", []), ("-m end -i .old.example.org", [])],
             "request_headers": {"X-Odd": r'"a\"b \$HOME %%[src] # 100%%"', "Accept": None},
             "response_headers": {"Content-Security-Policy": "\"default-src 'self'\"", "Server": None},
         }

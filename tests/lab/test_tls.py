@@ -103,6 +103,8 @@ def test_one_that_is_over_is_refused_and_what_runs_can_be_looked_at(secure: Secu
     done = site.fiefdom("apply", inventory, "--yes")
     assert done.returncode == 1 and "the certificate www" in done.stderr and "has expired on" in done.stderr
     assert secure.status(inventory)["certificates"][0]["days"] == 89, "what is served is another one yet"
+    (site.scratch / "www.pem").write_text("no PEM")
+    assert secure.status(inventory)["certificates"][0]["days"] == 89, "looking needs none of what is to be"
     # Edited on the host, it is drift like any other file's.
     inventory = secure.inventory(issued(HOST, intermediate(), days=90))
     site.apply(inventory)

@@ -155,11 +155,13 @@ def connected(
     without: Sequence[str] | None = None,
     looks: bool = False,
     everybody: bool = False,
+    certified: bool = True,
 ) -> Iterator[Run]:
     """Connections to the hosts of ``limit`` less those of ``without``, and to the gateways besides where they answer,
     or to ``everybody``: the ledger is there.
 
     ``check`` may refuse the cluster before any host is asked. Every host must answer, but to who only ``looks``.
+    Nothing of the gateways' certificates is read unless what they are to be is ``certified``: see `secret.load`.
     """
     if inventory.endswith(".py"):
         import fiefdom.engine  # noqa: F401 -- what such a file begins, threads for one, has to know the patched library
@@ -174,7 +176,9 @@ def connected(
     # Deferred until there is somebody to connect to: pyinfra takes most of a second, and patches the standard library.
     from fiefdom import engine
 
-    known = Known(cluster, secret.load(cluster), build.identities(cluster), gone, local=docker.describe)
+    known = Known(
+        cluster, secret.load(cluster, certified=certified), build.identities(cluster), gone, local=docker.describe
+    )
     others = tuple(name for name in cluster.hosts if name not in gone) if everybody else known.gateways
     with engine.Session(cluster, names, others, now_at, looks=looks or without is not None) as session:
         if not looks:

@@ -83,13 +83,19 @@ def rollout(inventory: str, service: str | None, canary: str | None, resume: boo
 def rollback(inventory: str, service: str, version: str | None, yes: bool, **options: Any) -> Document:
     """Bring SERVICE back to VERSION, or to the last one that was healthy, as gently as a rollout."""
     order = _order(None, **options)
-    with _connected(inventory, service, order, options["without"], yes or options["dry"]) as run:
+    with _connected(inventory, service, order, options["without"], yes or options["dry"], certified=False) as run:
         known = known_before(run.known, run.session, service, version)
         return _release(replace(run, known=known), "rollback", service, order, False, yes=yes, **options)
 
 
 def _connected(
-    inventory: str, service: str | None, order: Order, without: Sequence[str], yes: bool = True
+    inventory: str,
+    service: str | None,
+    order: Order,
+    without: Sequence[str],
+    yes: bool = True,
+    *,
+    certified: bool = True,
 ) -> AbstractContextManager[Run]:
     def check(cluster: Cluster) -> None:
         gone = left_out(cluster, without)
@@ -97,7 +103,7 @@ def _connected(
         quorum(cluster, gone)
         frame.require_terminal(yes)
 
-    return frame.connected(inventory, (), check, without=without)
+    return frame.connected(inventory, (), check, without=without, certified=certified)
 
 
 def _order(canary: str | None, *, batch: str, order: str, all_at_once: bool, **_: Any) -> Order:

@@ -52,7 +52,7 @@ def run(inventory: str, service: str, host: str | None, command: tuple[str, ...]
     point. What it says is printed as it comes; it reads nothing. An interrupt stops it, and its container goes with it.
     """
     names = hosts_of(load(inventory), service, host)
-    with frame.connected(inventory, names, looks=True) as found:
+    with frame.connected(inventory, names, looks=True, certified=False) as found:
         try:
             run_once(found.known, found.session, service, names, command, _print, warn)
         except Ended as end:

@@ -25,6 +25,8 @@ from fiefdom.desired.render import render
 from fiefdom.desired.state import Container, Directory, File, HostState, Unit, digest
 from fiefdom.model import LAST_PORT, Cluster, Route, Secrets, Service
 from fiefdom.model.answers import Maintenance
+from fiefdom.model.certificates import served, served_chain
+from fiefdom.model.tls import Certificate
 from fiefdom.model.unit_names import unit_of
 
 NAME = "gateway"
@@ -161,11 +163,10 @@ def _certificates(context: Context) -> tuple[File, ...]:
     tls = context.cluster.gateway.tls
     if tls is None:
         return ()
-    contents = context.secrets.contents
     pems = tuple(
         File(
             certificate_path(name),
-            contents[certificate.chain].rstrip() + b"\n" + contents[certificate.key].rstrip() + b"\n",
+            _served(context.secrets, certificate),
             mode=0o400,
             uid=UID,
             gid=UID,
@@ -175,6 +176,12 @@ def _certificates(context: Context) -> tuple[File, ...]:
     )
     paths = tuple(pem.path for pem in pems)
     return (*pems, File(CERTIFICATES, render("certificates.txt.j2", paths=paths).encode()))
+
+
+def _served(secrets: Secrets, certificate: Certificate) -> bytes:
+    """What a gateway serves with; empty for who reads no certificates, for he writes no gateway's files."""
+    chain, key = secrets.contents.get(certificate.chain), secrets.contents.get(certificate.key)
+    return b"" if chain is None or key is None else served(chain, key)
 
 
 def certificate_path(name: str) -> str:
@@ -187,7 +194,8 @@ def _tls(context: Context) -> dict[str, object] | None:
     tls = context.cluster.gateway.tls
     if tls is None:
         return None
-    chains = [context.secrets.contents[certificate.chain] for certificate in tls.certificates.values()]
+    found = [context.secrets.contents.get(certificate.chain) for certificate in tls.certificates.values()]
+    chains = [served_chain(chain) for chain in found if chain is not None]
     return {
         "port": tls.port,
         "list": CERTIFICATES,
@@ -249,7 +257,7 @@ def _backend(cluster: Cluster, name: str, secrets: Secrets) -> dict[str, object]
         "tunnel_timeout_s": route.tunnel_timeout_s,
         "allow_from": route.allow_from,
         "max_body_kib": route.max_body_kib,
-        "redirect_from": [_as_acl(host) for host in route.redirect_from],
+        "redirect_from": [(_as_acl(host), _served_below(route, host)) for host in route.redirect_from],
         "host": route.host[0] if route.host else None,
         "request_headers": _quoted(route.headers.request),
         "response_headers": _quoted(route.headers.response),
@@ -261,6 +269,13 @@ def _backend(cluster: Cluster, name: str, secrets: Secrets) -> dict[str, object]
 def _as_acl(host: str) -> str:
     """How a host name, or all below one, is compared with what a client says."""
     return f"-m end -i {host[1:]}" if host.startswith("*.") else f"-m str -i {host}"
+
+
+def _served_below(route: Route, wildcard: str) -> list[str]:
+    """Comparisons with the hosts of a route that a wildcard is for as well: led away, they would come again."""
+    if not wildcard.startswith("*."):
+        return []
+    return [_as_acl(host) for host in route.host if host.lower().endswith(wildcard[1:].lower())]
 
 
 def _quoted(headers: Mapping[str, str | None]) -> dict[str, str | None]:

@@ -70,8 +70,9 @@ def of_contents(cluster: Cluster, found: Contents) -> Iterator[Problem]:
 
 
 def facts(cluster: Cluster, secrets: Secrets) -> dict[str, Facts]:
-    """What each certificate says, by its name in the inventory."""
-    return {name: facts_of(secrets.contents[certificate.chain]) for name, certificate in _all(cluster).items()}
+    """What each certificate that was read says, by its name in the inventory."""
+    found = {name: secrets.contents.get(certificate.chain) for name, certificate in _all(cluster).items()}
+    return {name: facts_of(chain) for name, chain in found.items() if chain is not None}
 
 
 def _uncovered(cluster: Cluster, known: list[Facts]) -> Iterator[Problem]:

@@ -27,11 +27,12 @@ _MAKE = "`fiefdom keygen INVENTORY` makes one"
 _KEY = ("serf", "key")
 
 
-def load(cluster: Cluster, environ: Mapping[str, str] | None = None) -> Secrets:
+def load(cluster: Cluster, environ: Mapping[str, str] | None = None, *, certified: bool = True) -> Secrets:
     """The secrets of ``cluster``, each asked for once: an environment variable is read, a command run, a file opened.
 
     The gossip key comes from the environment variable FIEFDOM_GOSSIP_KEY, else from `serf.key` or `serf.key_file`.
-    What no host of the cluster uses is not asked for.
+    What no host of the cluster uses is not asked for, nor are certificates and their keys where nothing is to be
+    ``certified``: who touches no gateway's configuration needs none, and one that is bad is not to be in the way.
 
     Raises:
         FiefdomError: one is missing or cannot be used; names its key in the inventory. No secret is ever told.
@@ -41,19 +42,22 @@ def load(cluster: Cluster, environ: Mapping[str, str] | None = None) -> Secrets:
     raw: dict[SecretSource, bytes] = {}
     values: dict[SecretSource, str] = {}
     contents: dict[str | SecretSource, bytes] = {}
-    for found in (files.contents(cluster), certificates.contents(cluster)):
-        contents.update(found)
+    contents.update(files.contents(cluster))
+    if certified:
+        contents.update(certificates.contents(cluster))
     for key, source in cluster.secret_sources():
-        if key == _KEY and VARIABLE in environ:
+        is_tls = key[:2] == ("gateway", "tls")
+        if (key == _KEY and VARIABLE in environ) or (is_tls and not certified):
             continue
         if source not in raw:
             raw[source] = _raw(source, dotted(key), Path(cluster.base_dir), environ, opened)
         where = f"{dotted(key)}: {source}"
-        if key[2:3] == ("files",) or key[:2] == ("gateway", "tls"):
+        if is_tls or key[2:3] == ("files",):
             contents[source] = require_content(raw[source], where)
         elif source not in values:
             values[source] = _line(source, raw[source], where)
-    certificates.require_good(cluster, contents)
+    if certified:
+        certificates.require_good(cluster, contents)
     return Secrets(_gossip_key(cluster, environ, values), values, contents)
 
 

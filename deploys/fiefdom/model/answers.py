@@ -17,20 +17,29 @@ _OWN = frozenset(
     (
         *("connection", "content-length", "expect", "forwarded", "host", "keep-alive", "proxy-connection"),
         *("te", "trailer", "transfer-encoding", "upgrade"),
+        *("x-forwarded-for", "x-forwarded-port", "x-forwarded-proto"),
     )
 )
 
 
 def _others(name: str) -> str:
-    if name.lower() in _OWN or name.lower().startswith("x-forwarded-"):
+    if name.lower() in _OWN:
         raise ValueError(f"{shown(name)} is the gateway's to say; leave it out")
     return name
+
+
+def _single_blanks(text: str) -> str:
+    if "  " in text:
+        raise ValueError("has two blanks in a row, of which HAProxy would send one; write one")
+    return text
 
 
 HeaderName = Annotated[
     str, Matches("[A-Za-z][A-Za-z0-9-]{0,63}", "a header's name such as X-Frame-Options"), AfterValidator(_others)
 ]
-HeaderText = Annotated[str, Matches("[!-~]([ -~]{0,1998}[!-~])?", "one line of plain text, not empty")]
+HeaderText = Annotated[
+    str, Matches("[!-~]([ -~]{0,1998}[!-~])?", "one line of plain text, not empty"), AfterValidator(_single_blanks)
+]
 
 
 class Headers(Model):

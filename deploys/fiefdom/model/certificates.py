@@ -19,6 +19,7 @@ SOON_DAYS = 21
 """Days before its end from which on a certificate is warned of: enough for a holiday and a slow authority."""
 _LEAST_RSA_BITS = 2048
 """What OpenSSL takes at the level that Debian sets, and so HAProxy."""
+_LEAST_EC_BITS = 224
 _WEAK_HASHES = ("md5", "sha1")
 
 
@@ -75,6 +76,28 @@ def require_key_of(chain: bytes, key: bytes) -> None:
         raise ValueError("is not the key of that certificate; name the one that it was made with")
 
 
+@lru_cache(maxsize=256)
+def served(chain: bytes, key: bytes) -> bytes:
+    """A chain and its key, both good, as a gateway has them: written anew, for what is read here OpenSSL may not read.
+
+    It takes no indented line, and of a key's file the first key, whatever stands before it.
+    """
+    from cryptography.hazmat.primitives import serialization
+
+    private = serialization.load_pem_private_key(key, None).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return served_chain(chain) + private
+
+
+@lru_cache(maxsize=256)
+def served_chain(chain: bytes) -> bytes:
+    """The certificates alone of what is served."""
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in _certificates(chain))
+
+
 def _public(key: object) -> bytes:
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -86,12 +109,17 @@ def _certificates(chain: bytes) -> list[x509.Certificate]:
 
     if b"PRIVATE KEY-----" in chain:
         raise ValueError("holds a private key as well; write that into a file of its own, and name it as `key`")
-    if not re.search(rb"-----BEGIN CERTIFICATE-----", chain):
+    begun = len(re.findall(rb"-----BEGIN [A-Z0-9 ]*CERTIFICATE-----", chain))
+    if not begun:
         raise ValueError("holds no certificate in PEM; it begins with -----BEGIN CERTIFICATE-----")
     try:
-        return x509.load_pem_x509_certificates(chain)
+        found = x509.load_pem_x509_certificates(chain)
     except ValueError:
-        raise ValueError("holds a certificate that cannot be read; get it anew") from None
+        found = []
+    # One that is cut off is passed over in silence.
+    if len(found) != begun:
+        raise ValueError("holds a certificate that cannot be read; get it anew")
+    return found
 
 
 def _require_issued_by(lower: x509.Certificate, upper: x509.Certificate, n: int) -> None:
@@ -115,7 +143,10 @@ def _require_strong(certificate: x509.Certificate, n: int, *, signed: bool) -> N
     if isinstance(key, rsa.RSAPublicKey):
         if key.key_size < _LEAST_RSA_BITS:
             raise ValueError(f"is too weak: {which} has an RSA key of {key.key_size} bits; make one of 2048 or more")
-    elif not isinstance(key, ec.EllipticCurvePublicKey):
+    elif isinstance(key, ec.EllipticCurvePublicKey):
+        if key.key_size < _LEAST_EC_BITS:
+            raise ValueError(f"is too weak: {which} has an EC key of {key.key_size} bits; make one of 256 or more")
+    else:
         raise ValueError(f"is of a kind that browsers do not take: {which} has neither an RSA nor an EC key")
     try:
         hashed = certificate.signature_hash_algorithm

@@ -290,6 +290,8 @@ def _way_problems(cluster: Draft) -> Iterator[Problem]:
                 (*key, "strip_prefix"),
                 "a path such as /a/../b would lead out of the prefix; set gateway.dot_segments: refuse",
             )
+        if service.route.strip_prefix and "x-forwarded-prefix" in map(str.lower, service.route.headers.request):
+            yield (*key, "headers", "request"), "with strip_prefix X-Forwarded-Prefix is the gateway's to say"
         if service.route.redirect_from and not (service.route.host and service.route.host[0][0] != "*"):
             yield (*key, "redirect_from"), "leads to the first `host`, which is none or a wildcard; write one there"
         for i, cidr in enumerate(service.route.allow_from):

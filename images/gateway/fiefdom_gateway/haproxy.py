@@ -410,6 +410,14 @@ def binds(static: str) -> frozenset[tuple[str, int]]:
     return frozenset((match[1].replace("*", ""), int(match[2])) for match in _BIND.finditer(static))
 
 
+_NAMES_FILE = re.compile(r"^[ \t]+(bind .* ssl crt-list|http-request return .* file) /", re.MULTILINE)
+
+
+def names_files(static: str) -> bool:
+    """Whether HAProxy reads files besides the static part that may become other ones without another text."""
+    return _NAMES_FILE.search(static) is not None
+
+
 def unplaced(static: str, services: Iterable[str]) -> tuple[str, ...]:
     """Return the services that the static part has no marker line for."""
     return tuple(sorted(set(services) - {match[1] for match in _MARKER.finditer(static)}))

@@ -190,7 +190,8 @@ class Reconciler:
 
     def _refuse(self, static: str | None, reason: Exception) -> None:
         digest = None if static is None else haproxy.digest(static)
-        found = refusal.refused(digest, reason, self.look.refusal, time.monotonic())
+        names_files = static is not None and haproxy.names_files(static)
+        found = refusal.refused(digest, reason, self.look.refusal, time.monotonic(), names_files=names_files)
         fate = "was refused" if found.again_at_s is None else "was not taken up and is tried again"
         error = f"{self.settings.haproxy_config} {fate}, the last good one stays: {reason}"
         self.look = replace(self.look, config_error=error, refusal=found)

@@ -26,10 +26,18 @@ class Refusal:
         return digest != self.digest or (self.again_at_s is not None and now_s >= self.again_at_s)
 
 
-def refused(digest: str | None, error: Exception, before: Refusal | None, now_s: float) -> Refusal:
-    """Return the refusal of a text, whose pauses double as long as nothing but the same comes after `before`."""
-    if digest is None or isinstance(error, Refused):
+def refused(
+    digest: str | None, error: Exception, before: Refusal | None, now_s: float, *, names_files: bool = False
+) -> Refusal:
+    """Return the refusal of a text, whose pauses double as long as nothing but the same comes after `before`.
+
+    What HAProxy refuses of a text that names files may be one of these, which is mended without another text: of a key
+    the text has no digest. So it is tried again, without growing pauses, for an `apply` waits for it.
+    """
+    if digest is None or (isinstance(error, Refused) and not names_files):
         return Refusal(digest, str(error))
+    if isinstance(error, Refused):
+        return Refusal(digest, str(error), now_s + FIRST_PAUSE_S, FIRST_PAUSE_S)
     grown_s = 2 * before.pause_s if before is not None and before.digest == digest else 0.0
     pause_s = min(max(FIRST_PAUSE_S, grown_s), LONGEST_PAUSE_S)
     return Refusal(digest, str(error), now_s + pause_s, pause_s)

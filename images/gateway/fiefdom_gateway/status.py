@@ -5,6 +5,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -77,10 +78,12 @@ async def document(look: Look, sockets: edges.Sockets) -> dict[str, object]:
             "uptime_s": _whole(info.get("Uptime_sec")),
         }
         answers = haproxy.takes_connections(stat)
-        served = await certificates.served(ask)
     except (edges.Failed, Unreadable) as error:
         servers, own, answers = [], {"version": None, "pid": None, "uptime_s": None, "error": str(error)}, False
-        served = []
+    served: list[dict[str, object]] = []
+    # Who serves is well, whatever it does not say of its certificates.
+    with suppress(edges.Failed):
+        served = await certificates.served(ask)
     since = look.reconciled_at_s
     return {
         "node": look.node,

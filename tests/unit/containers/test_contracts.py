@@ -271,6 +271,19 @@ def test_a_gateway_with_which_all_is_well_says_so(tmp_path: Path, monkeypatch: p
     )
 
 
+def test_a_gateway_that_tells_nothing_of_its_certificates_is_well_for_all_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(_: object) -> list[dict[str, object]]:
+        raise edges.Failed("no answer within 2 s")
+
+    monkeypatch.setattr(status.certificates, "served", silent)
+    look = status.Look(node="gw1", services={"predictor": Service("predictor", "predictor", 8000, 100, "check")})
+    found = json.loads(status_document(dataclasses.replace(look, ready=True), tmp_path, monkeypatch))
+    assert (found["certificates"], len(found["servers"]), "error" in found["haproxy"]) == ([], 2, False)
+    assert found["healthy"] is True
+
+
 def test_a_part_of_the_status_with_another_name_is_noticed(document: str) -> None:
     """So that the test above can fail."""
     seen = read(views, "parse_view", document).objects[-1]

@@ -948,7 +948,7 @@ class Gateway:
         self.reloads = 0
         self.renewals: list[str] = []
         self.keeps_certificates = False
-        self.port_taken = self.disk_full = self.slow = self.answers = False
+        self.port_taken = self.disk_full = self.slow = self.answers = self.mended = False
         self.members: list[dict] | None = None
         self.given, self.state_dir = folder / "haproxy.cfg", folder / "state"
         self.settings_file = folder / "reconciler.json"
@@ -976,7 +976,7 @@ class Gateway:
         self.validated.append(text)
         if self.slow and "retries" in text:
             raise edges.Failed("haproxy -dW took more than 30 s")
-        if "bogus" in text:
+        if "bogus" in text and not self.mended:
             raise edges.Refused("unknown keyword 'bogus'")
 
     async def ask(self, command: str, _socket: Path, _timeout_s: float = 5.0) -> str:
@@ -1053,6 +1053,27 @@ def test_what_haproxy_itself_refuses_is_not_tried_again_until_the_text_changes(p
         gateway.place(BETTER)
         await until(lambda: gateway.runs(BETTER) and gateway.word() is None)
         assert gateway.config["refused"] is None
+
+    played(scene)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "bind 127.0.0.1:0 ssl crt-list /certificates/list.txt alpn h2,http/1.1",
+        'http-request return status 503 content-type "text/html; charset=utf-8" file /answers/web.html if TRUE',
+    ],
+)
+def test_what_is_refused_for_a_file_that_it_names_is_taken_up_when_that_is_mended(played, names):
+    more = f"{FRONTEND}    # bogus, until the file is mended\n    {names}\n"
+
+    async def scene(gateway):
+        gateway.place(more)
+        await until(lambda: not gateway.config["ok"])
+        assert gateway.config["refused"] == haproxy.digest(more)
+        assert gateway.config["retry_in_s"] is not None
+        gateway.mended = True
+        await until(lambda: gateway.runs(more) and gateway.word() is None)
 
     played(scene)
 

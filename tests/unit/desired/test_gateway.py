@@ -342,6 +342,24 @@ def test_hosts_that_only_lead_to_the_first() -> None:
     ]
 
 
+def test_a_wildcard_leads_nobody_away_from_what_is_served_below_it() -> None:
+    host = ["www.example.org", "*.shop.example.org", "*.net", "a.example.net"]
+    route = {"host": host, "redirect_from": ["*.Example.org", "old.shop.example.org", "*.old.example.net"]}
+    to = "location //www.example.org%[req.hdr(host),regsub(^[^:]*,)]%[pathq]"
+    assert backend("predictor", **route)[1:6] == [
+        "acl served-1 req.hdr(host),host_only -m str -i www.example.org",
+        "acl served-1 req.hdr(host),host_only -m end -i .shop.example.org",
+        *(
+            f"http-request redirect code 308 {to} if {{ req.hdr(host),host_only {way} {{ path_beg / }}"
+            for way in (
+                "-m end -i .Example.org } !served-1",
+                "-m str -i old.shop.example.org }",
+                "-m end -i .old.example.net }",
+            )
+        ),
+    ]
+
+
 def test_a_page_in_a_services_place() -> None:
     head = "http-request return status 503 hdr Retry-After 60 hdr Cache-Control no-store content-type"
     active = {"active": True, "retry_after_s": 60}

@@ -13,6 +13,7 @@ from fiefdom.desired.account import UID
 from fiefdom.desired.context import Context
 from fiefdom.desired.state import HostState, spec_hash
 from fiefdom.model import SecretSource
+from helpers.certificates import unchanging
 from helpers.example import check_expected, context
 
 KEY_SOURCE = {"command": ["pass", "show", "www"]}
@@ -25,11 +26,12 @@ TLS: dict[str, Any] = {
     },
 }
 CONTENTS: dict[Any, bytes] = {
-    "tls/www.pem": b"the chain of www\n",
-    "tls/api.pem": b"the chain of api",
-    "tls/api.key": b"the key of api\n",
-    SecretSource.model_validate(KEY_SOURCE): b"the key of www\n",
+    "tls/www.pem": b"of www\n" + unchanging("www.example.org", 7).pem,
+    "tls/api.pem": unchanging("api.example.org", 8).pem,
+    "tls/api.key": unchanging("api.example.org", 8).key,
+    SecretSource.model_validate(KEY_SOURCE): unchanging("www.example.org", 7).key,
 }
+RENEWED = unchanging("api.example.org", 9)
 ROUTES = {"web": {"route": {"port": 80}}}
 
 
@@ -51,17 +53,18 @@ def frontend(number: int, **tls: Any) -> list[str]:
 
 
 def test_the_expected_files() -> None:
-    files = tuple(f for f in state().files if f.path.startswith((gateway.CERTIFICATES_DIR, gateway.HAPROXY_CONFIG)))
-    assert len(files) == 4
+    files = tuple(f for f in state().files if f.path in (gateway.CERTIFICATES, gateway.HAPROXY_CONFIG))
+    assert len(files) == 2
     check_expected("trixie/gw1-tls", HostState(files=files))
 
 
 def test_a_certificate_and_its_key_are_for_the_containers_user_alone() -> None:
-    for name in ("www", "api"):
+    for name, number in (("www", 7), ("api", 8)):
         pem = state().file(gateway.certificate_path(name))
         assert (pem.mode, pem.uid, pem.gid, pem.secret) == (0o400, UID, UID, True)
-        assert pem.content == f"the chain of {name}\nthe key of {name}\n".encode()
-        assert "the key" not in repr(pem)
+        one = unchanging(f"{name}.example.org", number)
+        assert pem.content == one.pem + one.key
+        assert "PRIVATE KEY" not in repr(pem)
 
 
 def test_certificates_are_in_place_before_the_configuration_that_names_them() -> None:
@@ -77,12 +80,14 @@ def digests(**given: Any) -> list[str]:
 
 def test_a_renewed_certificate_is_seen_in_the_configuration_and_makes_no_other_container() -> None:
     names, chains = digests()
-    assert digests(contents={"tls/api.pem": b"renewed"}) == [names, digests(contents={"tls/api.pem": b"renewed"})[1]]
-    assert digests(contents={"tls/api.pem": b"renewed"})[1] != chains
+    again = digests(contents={"tls/api.pem": RENEWED.pem})
+    assert again[0] == names and again[1] != chains
+    # What stands around certificates is not served.
+    assert digests(contents={"tls/api.pem": b"of api\n" + CONTENTS["tls/api.pem"]}) == [names, chains]
     # Whatever the digest is of, it is of no key.
-    assert digests(contents={"tls/api.key": b"other"}) == [names, chains]
+    assert digests(contents={"tls/api.key": RENEWED.key}) == [names, chains]
     assert digests(certificates={"www": TLS["certificates"]["www"]})[0] != names
-    before, after = state(), state(contents={"tls/api.pem": b"renewed"})
+    before, after = state(), state(contents={"tls/api.pem": RENEWED.pem})
     assert spec_hash(before.containers[0], before) == spec_hash(after.containers[0], after)
 
 
@@ -95,8 +100,20 @@ def test_clients_are_told_of_truly() -> None:
     assert "http-request set-header X-Forwarded-Proto https" in frontend(443)
     assert "http-request set-header X-Forwarded-Port 443" in frontend(443)
     assert "http-request set-header X-Forwarded-Proto http" in frontend(80)
-    told = "unless { src 10.9.0.0/16 } { req.hdr(X-Forwarded-Proto) -m found }"
-    assert f"http-request set-header X-Forwarded-Proto https {told}" in frontend(443, proxies=["10.9.0.0/16"])
+    lines = frontend(443, proxies=["10.9.0.0/16"])
+    told = "unless by-proxy { req.hdr(X-Forwarded-Proto) -m found }"
+    assert lines.index("acl by-proxy src 10.9.0.0/16") < lines.index(
+        "http-request del-header Forwarded unless by-proxy"
+    )
+    assert f"http-request set-header X-Forwarded-Proto https {told}" in lines
+
+
+def test_no_line_of_many_proxies_has_more_words_than_haproxy_takes() -> None:
+    many = [f"10.9.{n}.0/24" for n in range(100)]
+    plain = gateway.desired(context("gw1", "trixie", gateway={"proxies": many}, services=ROUTES))
+    for text in (plain.file(gateway.HAPROXY_CONFIG).content.decode(), "\n".join(frontend(443, proxies=many))):
+        assert text.count("acl by-proxy src ") % 5 == 0 and "10.9.99.0/24" in text
+        assert max(len(line.split()) for line in text.splitlines() if not line.lstrip().startswith("#")) <= 64
 
 
 def test_the_plain_port_leads_to_the_other_before_it_takes_a_body() -> None:

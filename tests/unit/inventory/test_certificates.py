@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from fiefdom.desired import gateway
+from fiefdom.desired.context import Context
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory import certificates, secret
 from fiefdom.inventory.effective import as_data, effective
@@ -84,6 +86,15 @@ def test_what_is_wrong_is_told_with_its_key_and_file(tmp_path: Path) -> None:
     (tmp_path / "www.pem").write_text("no PEM")
     says = f"{ABOVE}.chain: www.pem holds no certificate in PEM; it begins with -----BEGIN CERTIFICATE-----"
     assert told(found) == [says] and refused(found) == says
+
+
+def test_who_touches_no_gateway_is_kept_from_nothing_by_a_certificate(tmp_path: Path) -> None:
+    for of in (WWW, {"chain": "www.pem", "key": {"env": "UNSET"}}, {"chain": {"command": ["false"]}, "key": "no.key"}):
+        found = cluster(tmp_path, of)
+        seen = secret.load(found, KEY, certified=False)
+        assert seen.contents == {} and certificates.facts(found, seen) == {}
+        state = gateway.desired(Context("gw1", found, "trixie", seen))
+        assert state.file(gateway.certificate_path("www")).content == b""
 
 
 def test_a_host_that_no_certificate_is_for(tmp_path: Path) -> None:

@@ -59,6 +59,13 @@ def cluster(route: dict[str, Any], **changes: Any) -> Cluster:
             "'Content-Length' is the gateway's to say; leave it out",
         ),
         ({"headers": {"response": {"X-Forwarded-For": None}}}, {}, "'X-Forwarded-For' is the gateway's to say"),
+        ({"headers": {"request": {"X-Forwarded-Proto": "https"}}}, {}, "'X-Forwarded-Proto' is the gateway's to say"),
+        (
+            {"headers": {"request": {"X-forwarded-prefix": "/a"}}, "path_prefix": "/b", "strip_prefix": True},
+            {"gateway": {"dot_segments": "refuse"}},
+            "services.web.route.headers.request: with strip_prefix X-Forwarded-Prefix is the gateway's to say",
+        ),
+        ({"headers": {"response": {"X-A": "b  c"}}}, {}, "has two blanks in a row, of which HAProxy would send one"),
         ({"headers": {"response": {"X A": "b"}}}, {}, "a header's name such as X-Frame-Options"),
         ({"headers": {"response": {"X-A": "b\nX-B: c"}}}, {}, "one line of plain text, not empty"),
         ({"headers": {"response": {"X-A": ""}}}, {}, "one line of plain text, not empty"),
@@ -72,6 +79,10 @@ def test_what_cannot_be(route: dict[str, Any], changes: dict[str, Any], says: st
     with pytest.raises(ValidationError) as error:
         cluster(route, **changes)
     assert says in str(error.value)
+
+
+def test_what_the_gateway_does_not_say_itself_may_be_set() -> None:
+    cluster({"headers": {"request": {"X-Forwarded-Host": "www.example.org", "X-Forwarded-Prefix": None}}})
 
 
 def test_clients_behind_a_proxy_may_come_from_anywhere() -> None:

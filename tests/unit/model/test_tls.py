@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from pydantic import ValidationError
 
+from fiefdom.errors import FiefdomError
+from fiefdom.inventory import load
 from fiefdom.model import Cluster
-from fiefdom.model.certificates import Facts, facts_of, lasts, require_key_of
+from fiefdom.model.certificates import Facts, facts_of, lasts, require_key_of, served
 from helpers.certificates import Issued, authority, intermediate, issued
-from helpers.inventories import changed
+from helpers.inventories import TEXT, changed
 
 WWW = {"chain": "tls/www.pem", "key": {"secret": "www-key"}}
 TLS: dict[str, Any] = {"certificates": {"www": WWW}}
@@ -80,6 +84,29 @@ def test_no_certificate_and_no_key_stands_in_an_inventory(part: str) -> None:
     assert "a certificate or key does not stand in the inventory; write the path of a file, or a source" in says
 
 
+PASTED = "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize(
+    "tls",
+    [
+        PASTED,
+        {"certificates": PASTED},
+        {"certificates": {"www": PASTED}},
+        {"certificates": {PASTED: WWW}},
+        {"certificates": {"www": {**WWW, PASTED: "a"}}},
+        *({"certificates": {"www": {**WWW, "key": {kind: PASTED}}}} for kind in ("secret", "env", "command", "pem")),
+        {"certificates": {"www": {**WWW, "key": {"command": [PASTED]}}}},
+    ],
+)
+def test_no_error_repeats_a_key_that_was_pasted_in_the_wrong_place(tmp_path: Path, tls: Any) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(f"{TEXT}gateway: {json.dumps({'tls': tls})}\n")
+    with pytest.raises(FiefdomError) as error:
+        load(path)
+    assert "hunter2" not in str(error.value)
+
+
 def test_certificates_and_keys_from_secret_sources_are_asked_for() -> None:
     chain = {"command": ["cat", "www.pem"]}
     sources = dict(cluster(certificates={"www": {**WWW, "chain": chain}}).secret_sources())
@@ -137,6 +164,14 @@ def _rsa(bits: int) -> rsa.RSAPrivateKey:
         (lambda one: one.key, "holds a private key as well; write that into a file of its own, and name it as `key`"),
         (lambda one: one.pem.replace(b"M", b"!"), "holds a certificate that cannot be read; get it anew"),
         (
+            lambda one: one.pem + intermediate().pem[: len(intermediate().pem) // 2],
+            "holds a certificate that cannot be read; get it anew",
+        ),
+        (
+            lambda _: issued("x", private=ec.generate_private_key(ec.SECP192R1())).pem,
+            "is too weak: its certificate has an EC key of 192 bits; make one of 256 or more",
+        ),
+        (
             lambda one: intermediate().pem + one.pem,
             "is out of order: its certificate 2 (CN=www.example.org) did not sign the one before (CN=Between); put the "
             "host's own first, then who signed it, and so on",
@@ -169,3 +204,16 @@ def test_a_key_is_that_of_its_certificate() -> None:
     ):
         with pytest.raises(ValueError, match=says):
             require_key_of(one.pem, key)
+
+
+def test_what_is_served_is_what_was_read() -> None:
+    one = issued("www.example.org", intermediate())
+    whole = one.pem + intermediate().pem + one.key
+    chain, key = one.pem + b"between them\n" + intermediate().pem, b"Bag Attributes\n" + one.key
+    assert served(one.pem + intermediate().pem, one.key) == served(chain, key) == whole
+    indented = b"".join(b"    " + line for line in one.pem.splitlines(keepends=True))
+    assert served(indented, one.key) == one.pem + one.key
+    old = one.private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+    )
+    assert served(one.pem, old) == one.pem + one.key
