@@ -16,6 +16,7 @@ from fiefdom.model.image_rules import image_problems, registry_problems
 from fiefdom.model.jumps import address_problems, jump_problems
 from fiefdom.model.kind_rules import kind_problems
 from fiefdom.model.link_rules import link_problems
+from fiefdom.model.links import linking_hosts, seen_from
 from fiefdom.model.mount_rules import mount_problems
 from fiefdom.model.passthrough_rules import passthrough_problems
 from fiefdom.model.text import LAST_PORT, Problem, sysctl_name
@@ -294,7 +295,8 @@ def _way_problems(cluster: Draft) -> Iterator[Problem]:
             yield (*key, "redirect_from"), "leads to the first `host`, which is none or a wildcard; write one there"
         for i, cidr in enumerate(service.route.allow_from):
             # Of clients behind a proxy the firewall knows nothing.
-            if not cluster.gateway.proxies and not any(ipaddress.IPv4Network(cidr).overlaps(one) for one in clients):
+            known_to = (*clients, *(seen_from(cluster, host) for host in linking_hosts(cluster, name)))
+            if not cluster.gateway.proxies and not any(ipaddress.IPv4Network(cidr).overlaps(one) for one in known_to):
                 known = ", ".join(cluster.network.clients)
                 yield (
                     (*key, "allow_from", i),
@@ -459,7 +461,10 @@ _RULES = (
     _Rule(kind_problems, (*_RUNS, "services.*.kind", "services.*.route", "services.*.health", "gateway.tls")),
     _Rule(
         _way_problems,
-        ("services.*.route", "services.*.kind", "gateway.dot_segments", "gateway.proxies", "network"),
+        (
+            *(*_RUNS, "hosts.*.address", "services.*.links", "services.*.route", "services.*.kind", "docker"),
+            *("gateway.dot_segments", "gateway.proxies", "network"),
+        ),
     ),
     _Rule(_tls_problems, ("services.*.route", "services.*.kind", "gateway.tls"), of_all=True),
     _Rule(_tag_problems, (*_RUNS, "services.*.base_port", "services.*.health", "services.*.version")),
@@ -477,7 +482,7 @@ _RULES = (
         link_problems,
         (
             *(*_RUNS, "hosts.*.address", "services.*.links", "services.*.environment", "services.*.kind"),
-            *("services.*.route", "services.*.base_port", "development"),
+            *("services.*.route", "services.*.base_port", "docker.bridge_address", "development"),
         ),
         of_all=True,
     ),
