@@ -21,7 +21,7 @@ from fiefdom.converge.run import Known
 from fiefdom.converge.snapshot import OFFERS, FoundContainer, FoundFile, FoundImage, FoundUnit, Snapshot
 from fiefdom.converge.steps import Phase, Step
 from fiefdom.desired import offers
-from fiefdom.desired.containers import CHECKS_LABEL, FAILED, conf_path
+from fiefdom.desired.containers import CHECKS_LABEL, FAILED, LINKS_LABEL, conf_path
 from fiefdom.desired.docker import CLIENT_CONFIG
 from fiefdom.desired.gateway import HAPROXY_CONFIG
 from fiefdom.desired.mounts import file_path, is_volume
@@ -262,7 +262,9 @@ class SimulatedHost:
         checks = int(labels[0]) if labels else None
         published = [line.partition("=")[2] for line in text.splitlines() if line.startswith("arg --publish=")]
         listens = published[0].partition(":")[0] if published else ""
-        return FoundContainer(True, image.id, spec, role, version, True, f"facts of {spec}", checks, listens)
+        told = [line.rpartition("=")[2].split(",") for line in text.splitlines() if f"={LINKS_LABEL}=" in line]
+        links = tuple(told[0]) if told else ()
+        return FoundContainer(True, image.id, spec, role, version, True, f"facts of {spec}", checks, listens, links)
 
     def _mount(self, name: str, arguments: Iterable[str]) -> None:
         """As Docker has it: no source, no container."""
@@ -451,7 +453,8 @@ def answer(now: Snapshot) -> list[str]:
         "\t".join(
             [
                 *(f"container\t/{name}", "true" if c.running else "false", c.image_id, c.spec, c.role, c.version),
-                *("yes" if c.ours else "", "" if c.checks is None else str(c.checks), f"{c.listens} " * 2, c.facts),
+                *("yes" if c.ours else "", "" if c.checks is None else str(c.checks), ",".join(c.links)),
+                *(f"{c.listens} " * 2, c.facts),
             ]
         )
         for name, c in now.containers.items()

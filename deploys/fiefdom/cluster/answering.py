@@ -37,6 +37,39 @@ def missing(hosts: Hosts, host: str, instances: Collection[Instance]) -> Missing
     return None
 
 
+def alone(
+    cluster: Cluster,
+    hosts: Hosts,
+    names: Collection[str],
+    *,
+    if_up: bool = False,
+    services: Collection[str] | None = None,
+) -> str | None:
+    """As `views.alone`, of what no gateway has: which of it would answer nowhere while ``names`` are away; or None."""
+    here = [i for name in names for i in unrouted(cluster, name, services)]
+    wanted = {i.service for i in here}
+    there = [i for name in cluster.hosts if name not in names for i in unrouted(cluster, name, wanted)]
+    shared = wanted & {i.service for i in there}
+    lacking = shared - _answering(hosts, [i for i in there if i.service in shared])
+    if lacking and if_up:
+        lacking &= _answering(hosts, [i for i in here if i.service in lacking])
+    service = next((name for name in cluster.services if name in lacking), None)
+    return f"{service} is up nowhere else" if service else None
+
+
+def _answering(hosts: Hosts, instances: Collection[Instance]) -> set[str]:
+    """Services of which any of ``instances`` answers its check; hosts that say nothing have none."""
+    by_host: dict[str, list[Instance]] = {}
+    for i in instances:
+        by_host.setdefault(i.host, []).append(i)
+
+    def services(name: str) -> set[str]:
+        # One by one, for a host tells of the first that is missing.
+        return {i.service for i in by_host[name] if missing(hosts, name, [i]) is None}
+
+    return {service for found in hosts.on_all(services, by_host).values() for service in found}
+
+
 def await_answering(cluster: Cluster, hosts: Hosts, host: str) -> None:
     """Wait until every instance of a host that no gateway has answers there.
 

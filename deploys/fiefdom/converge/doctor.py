@@ -15,6 +15,7 @@ from fiefdom.desired.ports import ranges
 from fiefdom.desired.state import HostState
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory import certificates
+from fiefdom.model import links
 from fiefdom.model.certificates import SOON_DAYS, lasts
 from fiefdom.model.daemon_keys import DAEMON_KEYS, DAEMON_OWN, NEWER_KEYS
 from fiefdom.wording import dotted, duration, printable
@@ -107,6 +108,23 @@ def of_certificates(context: Context, now_s: float) -> Iterator[Finding]:
             yield Finding("refused", "certificate", seen, "clients would not talk to the gateway until then", mend)
         elif days < SOON_DAYS:
             yield Finding("warning", "certificate", seen, "clients will not talk to the gateway then", mend)
+
+
+def of_links(context: Context, found: Snapshot) -> Iterator[Finding]:
+    """Links that instances run with and no service of this host has any more: their way is open to these no longer."""
+    cluster, gone = context.cluster, dict[tuple[str, str], None]()
+    for name, container in found.containers.items():
+        if container.ours and container.running and container.role == "instance":
+            for link in container.links:
+                if link not in cluster.services or context.name not in links.linking_hosts(cluster, link):
+                    gone[name.rpartition("-")[0], link] = None
+    for service, link in sorted(gone):
+        seen = f"{service} runs with a link to {link} that the inventory has no more"
+        effect = "apply closes the way, while what runs may still take it"
+        mend = "keep the link until a version that does without it is rolled out"
+        if service not in cluster.services or not cluster.count(context.name, service):
+            mend = f"until {service} is stopped here, requests that need {link} fail"
+        yield Finding("warning", "link", seen, effect, mend)
 
 
 # --- Docker

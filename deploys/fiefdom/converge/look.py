@@ -57,7 +57,11 @@ def plan_of(
         state = guest.adapted(state_of(held, concerns), found.packages, found.guest)
     complete = tuple(concerns) == ALL
     made = plan.of_host(name, state, found, known.identities, complete=complete, hold=hold, instances=instances)
-    findings = (*doctor.of_folders(state, found), *doctor.of_certificates(context, time.time()))
+    findings = (
+        *doctor.of_folders(state, found),
+        *doctor.of_links(context, found),
+        *doctor.of_certificates(context, time.time()),
+    )
     made = replace(made, findings=(*findings, *doctor.findings(context, found)))
     return old_images.with_old(made, cluster.rollout.keep_releases, known.spared) if complete else made
 

@@ -30,7 +30,10 @@ SCRIPT = reduce(
 # Of each container what the plan reads; the script adds the two lines that `container_facts` makes a digest of.
 _CONTAINER_FORMAT = "\t".join(
     ["{{.Name}}", "{{.State.Running}}", "{{.Image}}"]
-    + [f'{{{{index .Config.Labels "fiefdom.{label}"}}}}' for label in ("spec", "role", "version", "name", "checks")]
+    + [
+        f'{{{{index .Config.Labels "fiefdom.{label}"}}}}'
+        for label in ("spec", "role", "version", "name", "checks", "links")
+    ]
     # As Docker's own type has it: for a name that only its JSON has, all is read from that, numbers in other words.
     + ["{{range .HostConfig.PortBindings}}{{range .}}{{.HostIP}} {{end}}{{end}}"]
 )
@@ -104,7 +107,7 @@ class FoundContainer:
     """A container as Docker shows it; ``facts`` is the digest of what it was really started with.
 
     ``checks`` is the host port of its health checks, where that is one of its own; ``listens`` the host's address that
-    its ports are published on, empty where they are on all or none is.
+    its ports are published on, empty where they are on all or none is. ``links`` are the services that it was told of.
     """
 
     running: bool
@@ -116,6 +119,7 @@ class FoundContainer:
     facts: str
     checks: int | None = None
     listens: str = ""
+    links: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -322,13 +326,22 @@ class _Parser:
         elif kind in ("sysctl", "stamp", "offer"):
             path, _, value = rest.partition(":")
             self._maps[kind][path] = "\t".join(value.split("\t"))
-        elif kind == "container" and len(fields) == 10:
-            name, running, image_id, spec, role, version, ours, checks, listens, facts = (
+        elif kind == "container" and len(fields) == 11:
+            name, running, image_id, spec, role, version, ours, checks, links, listens, facts = (
                 f.replace("<no value>", "") for f in fields
             )
             port = int(checks) if re.fullmatch("[0-9]{1,5}", checks, re.ASCII) else None
             self._containers[name.lstrip("/")] = FoundContainer(
-                running == "true", image_id, spec, role, version, bool(ours), facts, port, listens.partition(" ")[0]
+                running == "true",
+                image_id,
+                spec,
+                role,
+                version,
+                bool(ours),
+                facts,
+                port,
+                listens.partition(" ")[0],
+                tuple(filter(None, links.split(","))),
             )
         elif kind == "made" and len(fields) == 2:
             self._made.add((fields[0], fields[1]))

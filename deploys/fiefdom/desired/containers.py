@@ -26,6 +26,9 @@ HANDING_OVER = (".next", ".retiring-")
 # The host port of a container's health checks, where that is one of its own.
 CHECKS_LABEL = "fiefdom.checks"
 
+# The services that a container was told of, with commas between.
+LINKS_LABEL = "fiefdom.links"
+
 # How long a unit waits for dockerd, and what starting and stopping cost beside the container's own time.
 DOCKER_TIMEOUT_S = 90
 MARGIN_S = 30

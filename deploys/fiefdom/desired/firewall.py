@@ -101,7 +101,7 @@ def _rules(context: Context, own: tuple[str, ...]) -> str:
         linked=_linked(context),
         linked_routes=_linked_routes(context),
         linked_within=ranges(links.ports_within(cluster, context.name)),
-        bridge=str(ipaddress.IPv4Interface(cluster.docker.bridge_address).network),
+        bridge=str(links.bridge(cluster)),
     )
 
 
@@ -120,12 +120,16 @@ def _linked(context: Context) -> tuple[tuple[tuple[str, ...], tuple[str, ...]], 
 
 
 def _linked_routes(context: Context) -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
-    """On a gateway: ports of services that others link to, and the addresses of the hosts of these."""
+    """On a gateway: ports of services that others link to, and the addresses of the hosts of these.
+
+    Of containers of its own it sees their own addresses, for nothing translates what stays on a host.
+    """
     cluster, found = context.cluster, dict[tuple[str, ...], set[int]]()
     for name, service in cluster.services.items() if context.is_gateway else ():
         hosts = links.linking_hosts(cluster, name)
         if hosts and service.gateway_port is not None:
-            found.setdefault(_addresses(cluster, hosts), set()).add(service.gateway_port)
+            own = (str(links.bridge(cluster)),) if context.name in hosts else ()
+            found.setdefault((*_addresses(cluster, hosts), *own), set()).add(service.gateway_port)
     return tuple((addresses, ranges(ports)) for addresses, ports in found.items())
 
 

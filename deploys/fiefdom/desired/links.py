@@ -6,8 +6,6 @@ that. Its chain DOCKER-USER is there for others' rules, and comes before its own
 
 from __future__ import annotations
 
-import ipaddress
-
 from fiefdom.desired.context import Context
 from fiefdom.desired.programs import program
 from fiefdom.desired.render import render
@@ -25,8 +23,7 @@ def state_of(context: Context) -> HostState:
     if not ports:
         return HostState()
     script = program(_PROGRAM)
-    network = ipaddress.IPv4Interface(context.cluster.docker.bridge_address).network
-    conf = render("links.conf.j2", network=network, address=context.host.address, ports=ports)
+    conf = render("links.conf.j2", network=links.bridge(context.cluster), address=context.host.address, ports=ports)
     return HostState(
         directories=(Directory("/etc/fiefdom"),),
         files=(

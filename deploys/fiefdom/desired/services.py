@@ -8,6 +8,7 @@ from functools import cache
 from fiefdom.desired import links, mounts, process
 from fiefdom.desired.containers import (
     CHECKS_LABEL,
+    LINKS_LABEL,
     UNIT_DIR,
     env_file,
     env_path,
@@ -58,6 +59,7 @@ def _container(context: Context, instance: Instance, service: Service) -> Contai
         "--network=bridge",
         f"--publish={address}:{instance.port}:{service.container_port}",
         *_check_args(address, instance, service),
+        *((f"--label={LINKS_LABEL}={','.join(service.links)}",) if service.links else ()),
         f"--env-file={env_path(instance.container)}",
         # Process 1 ignores every signal it has no handler for: a service that never heard of SIGTERM would be
         # killed at the end of its grace. docker-init is process 1 instead, passes signals on and reaps orphans.

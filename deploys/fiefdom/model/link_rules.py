@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections import Counter
 from collections.abc import Iterator
 
 from fiefdom.model.draft import Draft
-from fiefdom.model.links import NoWayError, prefix_of, variables, way
+from fiefdom.model.links import NoWayError, prefix_of, seen_from, variables, way
 from fiefdom.model.text import Problem
 from fiefdom.wording import KeyPath, dotted
 
@@ -21,7 +22,7 @@ def link_problems(cluster: Draft) -> Iterator[Problem]:
             if link not in cluster.services:
                 yield (*key, i), _unknown(cluster, link)
             elif any(cluster.count(host, name) for host in cluster.hosts):
-                yield from _way_problems(cluster, (*key, i), link)
+                yield from _way_problems(cluster, (*key, i), name, link)
             if link in cluster.services and prefix_of(link).split("_")[0] == "FIEFDOM":
                 says = f"{link} would be told in variables that begin with FIEFDOM, which are Fiefdom's own; rename it"
                 yield (*key, i), says
@@ -36,11 +37,22 @@ def _unknown(cluster: Draft, link: str) -> str:
     return f"no such service as {link}; known are {', '.join(sorted(cluster.services))}"
 
 
-def _way_problems(cluster: Draft, key: KeyPath, link: str) -> Iterator[Problem]:
+def _way_problems(cluster: Draft, key: KeyPath, name: str, link: str) -> Iterator[Problem]:
     try:
         way(cluster, link)
     except NoWayError as error:
         yield key, str(error)
+        return
+    allowed = [ipaddress.IPv4Network(cidr) for cidr in cluster.services[link].route.allow_from]
+    if not allowed or cluster.instances_of(link) == 1:
+        return
+    for host in cluster.runs_on(name):
+        source = seen_from(cluster, host)
+        if not any(source.subnet_of(network) for network in allowed):
+            at = dotted(("services", link, "route", "allow_from"))
+            says = f"{link} is reached through the gateway, which refuses {name} on {host}; add {source} to {at}"
+            yield key, says
+            return
 
 
 def _variable_problems(cluster: Draft, name: str) -> Iterator[Problem]:

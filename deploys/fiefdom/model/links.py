@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -82,6 +83,16 @@ def linking_hosts(cluster: Draft, service: str) -> tuple[str, ...]:
     if not linking:
         return ()
     return tuple(host for host in cluster.hosts if any(cluster.count(host, name) for name in linking))
+
+
+def bridge(cluster: Draft) -> ipaddress.IPv4Network:
+    """Addresses of containers, which is what their own host sees of them; every other one sees its address."""
+    return ipaddress.IPv4Interface(cluster.docker.bridge_address).network
+
+
+def seen_from(cluster: Draft, host: str) -> ipaddress.IPv4Network:
+    """Where links from ``host`` come from, as the gateway has it that they lead through."""
+    return bridge(cluster) if host in cluster.gateways else ipaddress.IPv4Network(cluster.hosts[host].address)
 
 
 def linked_to(cluster: Draft, host: str) -> Iterator[Instance]:

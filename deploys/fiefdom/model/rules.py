@@ -18,6 +18,7 @@ from fiefdom.model.kind_rules import kind_problems
 from fiefdom.model.link_rules import link_problems
 from fiefdom.model.mount_rules import mount_problems
 from fiefdom.model.passthrough_rules import passthrough_problems
+from fiefdom.model.route_rules import route_problems, tls_problems, way_problems
 from fiefdom.model.text import LAST_PORT, Problem, sysctl_name
 from fiefdom.wording import KeyPath, dotted
 
@@ -241,69 +242,6 @@ def _health_problems(cluster: Draft) -> Iterator[Problem]:
             )
 
 
-def _route_problems(cluster: Draft) -> Iterator[Problem]:
-    seen: dict[tuple[int | None, str, str], str] = {}
-    for name, service in cluster.services.items():
-        route = service.route
-        if service.kind == "tcp":  # which has a port for itself: see `kind_problems`
-            continue
-        ways = [
-            (port, host.lower(), (route.path_prefix or "").rstrip("/"))
-            for port in cluster.front_ports(name)
-            for host in (*route.host, *route.redirect_from) or ("",)
-        ]
-        if taken := [seen[way] for way in ways if way in seen]:
-            yield (
-                ("services", name, "route"),
-                f"{name} is reached the same way as {taken[0]}; give it its own port, host or path_prefix",
-            )
-        if len(set(ways)) < len(ways):
-            yield ("services", name, "route", "host"), "a host name stands there twice; once is enough"
-        for way in ways:
-            seen.setdefault(way, name)
-
-
-def _tls_problems(cluster: Draft) -> Iterator[Problem]:
-    tls = cluster.gateway.tls
-    if tls is None:
-        return
-    if tls.port == tls.plain_port:
-        yield ("gateway", "tls", "plain_port"), f"port {tls.port} is that of TLS; one port speaks one of the two"
-    elif not any(tls.port in cluster.front_ports(n) for n, s in cluster.services.items() if s.kind == "http"):
-        yield (
-            ("gateway", "tls"),
-            f"no service is reached at port {tls.plain_port} or {tls.port}, so that TLS would serve none; "
-            "set plain_port to the port of a route",
-        )
-
-
-def _way_problems(cluster: Draft) -> Iterator[Problem]:
-    clients = [ipaddress.IPv4Network(cidr) for cidr in cluster.network.clients]
-    for name, service in cluster.services.items():
-        if service.kind == "tcp":
-            continue
-        key: KeyPath = ("services", name, "route")
-        if service.route.strip_prefix and not (service.route.path_prefix or "").rstrip("/"):
-            yield (*key, "strip_prefix"), "there is no path_prefix to be taken off; set one, or take this out"
-        elif service.route.strip_prefix and cluster.gateway.dot_segments == "pass":
-            yield (
-                (*key, "strip_prefix"),
-                "a path such as /a/../b would lead out of the prefix; set gateway.dot_segments: refuse",
-            )
-        if service.route.strip_prefix and "x-forwarded-prefix" in map(str.lower, service.route.headers.request):
-            yield (*key, "headers", "request"), "with strip_prefix X-Forwarded-Prefix is the gateway's to say"
-        if service.route.redirect_from and not (service.route.host and service.route.host[0][0] != "*"):
-            yield (*key, "redirect_from"), "leads to the first `host`, which is none or a wildcard; write one there"
-        for i, cidr in enumerate(service.route.allow_from):
-            # Of clients behind a proxy the firewall knows nothing.
-            if not cluster.gateway.proxies and not any(ipaddress.IPv4Network(cidr).overlaps(one) for one in clients):
-                known = ", ".join(cluster.network.clients)
-                yield (
-                    (*key, "allow_from", i),
-                    f"the firewall lets nobody from {cidr} in, only {known}; mend one of the two",
-                )
-
-
 def _tag_problems(cluster: Draft) -> Iterator[Problem]:
     for name in cluster.app_hosts:
         # The most that it ever says: the word before it leaves is told beside all that it offers.
@@ -457,13 +395,16 @@ _RULES = (
         (*_RUNS, "hosts.*.ssh.port", "services.*.base_port", "services.*.route", "services.*.health", "gateway.tls"),
     ),
     _Rule(_health_problems, ("services.*.health", "services.*.container_port")),
-    _Rule(_route_problems, ("services.*.route", "services.*.kind", "gateway.tls")),
+    _Rule(route_problems, ("services.*.route", "services.*.kind", "gateway.tls")),
     _Rule(kind_problems, (*_RUNS, "services.*.kind", "services.*.route", "services.*.health", "gateway.tls")),
     _Rule(
-        _way_problems,
-        ("services.*.route", "services.*.kind", "gateway.dot_segments", "gateway.proxies", "network"),
+        way_problems,
+        (
+            *(*_RUNS, "hosts.*.address", "services.*.links", "services.*.route", "services.*.kind", "docker"),
+            *("gateway.dot_segments", "gateway.proxies", "network"),
+        ),
     ),
-    _Rule(_tls_problems, ("services.*.route", "services.*.kind", "gateway.tls"), of_all=True),
+    _Rule(tls_problems, ("services.*.route", "services.*.kind", "gateway.tls"), of_all=True),
     _Rule(_tag_problems, (*_RUNS, "services.*.base_port", "services.*.health", "services.*.version")),
     _Rule(_docker_problems, ("network", "docker")),
     _Rule(registry_problems, ("registry", "registries")),
@@ -479,7 +420,7 @@ _RULES = (
         link_problems,
         (
             *(*_RUNS, "hosts.*.address", "services.*.links", "services.*.environment", "services.*.kind"),
-            *("services.*.route", "services.*.base_port", "gateway.tls", "development"),
+            *("services.*.route", "services.*.base_port", "gateway.tls", "docker.bridge_address", "development"),
         ),
         of_all=True,
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 
-from fiefdom.cluster import gossip, ledger, status
+from fiefdom.cluster import answering, gossip, ledger, status
 from fiefdom.cluster.answering import await_answering
 from fiefdom.cluster.views import alone, await_serving, up, views_of
 from fiefdom.converge import carry_out, run
@@ -89,7 +89,7 @@ def _require_stand_in(cluster: Cluster, hosts: Hosts, name: str) -> None:
     """Raise FiefdomError where, by now, nobody serves in a host's place: who did may have died since the last look."""
     others = [gateway for gateway in cluster.gateways if gateway != name]
     views = views_of(hosts, others if name in cluster.gateways else cluster.gateways)
-    reason = alone(views, cluster, [name], if_up=True)
+    reason = alone(views, cluster, [name], if_up=True) or answering.alone(cluster, hosts, [name], if_up=True)
     if name in cluster.gateways and all(view.silence is not None for view in views.values()):
         reason = "no other gateway answers, that would take its clients meanwhile"
     if reason:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from fiefdom.cluster import ledger, members, views
+from fiefdom.cluster import answering, ledger, members, views
 from fiefdom.cluster.views import views_of
 from fiefdom.converge import carry_out, originals, plan, run, snapshot, steps
 from fiefdom.converge.run import Hosts, Say
@@ -81,7 +81,9 @@ def _remaining(cluster: Cluster, name: str, force: bool) -> tuple[str, ...]:
 
 
 def _farewell(cluster: Cluster, hosts: Hosts, name: str, remaining: Sequence[str], force: bool) -> plan.HostPlan:
-    alone = None if force else views.alone(views_of(hosts, remaining), cluster, [name])
+    alone = None
+    if not force:
+        alone = views.alone(views_of(hosts, remaining), cluster, [name]) or answering.alone(cluster, hosts, [name])
     if alone:
         raise FiefdomError(f"{name}: {alone}; mend the others first, or say --force")
     found = _snapshot(hosts, name)

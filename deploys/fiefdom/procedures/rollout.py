@@ -310,9 +310,16 @@ class Rollout:
     def _forbidden(self, views: Views, batch: Collection[str]) -> list[Failure]:
         """Who was to serve meanwhile may have died since the release was found fit to begin."""
         out = [service for service, _, _ in self._released(batch)]
-        reason = alone(views, self.known.cluster, batch, if_up=True, services=out) if self.watchful else None
+        reason = self._alone(views, batch, out) if self.watchful else None
         words = f"the turn was not begun: {reason}; --force begins it all the same"
         return [Failure(name, "the gateways", words, begun=False) for name in batch] if reason else []
+
+    def _alone(self, views: Views, names: Collection[str], services: Collection[str]) -> str | None:
+        """What nobody would serve while these hosts replace ``services``; or None."""
+        about: dict[str, Any] = {"if_up": True, "services": services}
+        return alone(views, self.known.cluster, names, **about) or answering.alone(
+            self.known.cluster, self.hosts, names, **about
+        )
 
     def _released(self, names: Iterable[str]) -> list[tuple[str, str, str]]:
         """What these hosts' turns replace, as `release.versions_of` tells it."""
@@ -398,8 +405,8 @@ class Rollout:
         for name in [] if keep else [*siblings, *reversed(self.released)]:
             # A host that failed and is gone must not take with it the one that serves in its place.
             out = [service for service, _, _ in self._released([name])]
-            if alone := views_module.alone(self._views(), self.known.cluster, [name], if_up=True, services=out):
-                self.say(name, f"not put back: {alone}")
+            if reason := self._alone(self._views(), [name], out):
+                self.say(name, f"not put back: {reason}")
             else:
                 undone += self._back(name, aside=False)
         self.released += siblings

@@ -29,6 +29,7 @@ from fiefdom.model import references
 
 SHA = "0c15e883dee85bb2f3540a47ec58f617a2547117f9096417ba5422268029f501"
 NOTHING = ""  # two units are parted by a record without a value; and what ends in a blank or a tab
+NONE = "<no value>"
 RECORDED = f"""\
 snapshot	1
 uid	0
@@ -40,8 +41,8 @@ image	team/web:7	sha256:bb	<no value>	team/web@sha256:{SHA} r.org/web@sha256:22 
 stored	sha256:aa	{SHA}	"2026-11-29T16:02:03.5Z"	named	sha256:l1 sha256:l2
 stored	sha256:cc	<no value>	"0001-01-01T00:00:00Z"		sha256:l1
 used	sha256:cc
-container	/predictor-8000	true	sha256:aa	spec1	instance	1.0.0	predictor-8000	9000	10.1.0.21 	{SHA}
-container	/by-hand	false	sha256:bb	<no value>	<no value>	<no value>	<no value>	<no value>		{SHA}
+container	/predictor-8000	true	sha256:aa	spec1	instance	1.0.0	predictor-8000	900	a,b	10.1.0.2 	{SHA}
+container	/by-hand	false	sha256:bb	{NONE}	{NONE}	{NONE}	{NONE}	{NONE}	{NONE}		{SHA}
 hostname	app1	app1
 free-kib	79471416
 disk	102400000	5000000
@@ -133,7 +134,7 @@ def test_a_recorded_answer_becomes_values() -> None:
         kept_images=frozenset({"sha256:bb"}),
         containers={
             "predictor-8000": FoundContainer(
-                True, "sha256:aa", "spec1", "instance", "1.0.0", True, SHA, 9000, "10.1.0.21"
+                True, "sha256:aa", "spec1", "instance", "1.0.0", True, SHA, 900, "10.1.0.2", ("a", "b")
             ),
             "by-hand": FoundContainer(False, "sha256:bb", "", "", "", False, SHA),
         },
@@ -175,7 +176,7 @@ def test_a_user_who_is_not_root_ends_the_answer_early() -> None:
 KINDS = sorted({line.partition("\t")[0] for line in RECORDED})
 fields = st.one_of(st.text(max_size=8), st.sampled_from([*KINDS, "0", "-1", "²", "٣", "Id=x", "/proc/sys/", SHA]))
 hostile_lines = st.one_of(
-    st.text(max_size=30), st.sampled_from(RECORDED), st.lists(fields, max_size=9).map("\t".join), st.just("end")
+    st.text(max_size=30), st.sampled_from(RECORDED), st.lists(fields, max_size=10).map("\t".join), st.just("end")
 )
 
 
@@ -281,7 +282,7 @@ case $1 in
   inspect)
     case $5 in used*) shift 5; echo "used\t$*"; exit ;; esac
     printf '%s\\n' "$5" >>"$ROOT/asked"
-    case $5 in {{.Name}}"\t"*) printf '/web-1\\ttrue\\tsha256:aa\\tspec\\tinstance\\t7\\tweb-1\\t\\t\\n' ;; esac
+    case $5 in {{.Name}}"\t"*) printf '/web-1\\ttrue\\tsha256:aa\\tspec\\tinstance\\t7\\tweb-1\\t\\t\\t\\n' ;; esac
     printf '/web-1 "sha256:aa" "1000"\\n%s\\n' "$ENVIRONMENT"
     ;;
 esac

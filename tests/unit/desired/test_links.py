@@ -128,6 +128,14 @@ def test_a_gateway_port_is_open_to_who_links_whoever_clients_are() -> None:
     assert b"REDIS_HOST=10.1.0.11\nREDIS_PORT=6380\n" in told.content
 
 
+def test_a_gateway_lets_containers_of_its_own_through_at_their_own_addresses() -> None:
+    wanted = LINKED | {"redis": REDIS | {"groups": ["app_hosts"], "route": {"port": 6380}}}
+    wanted |= {"predictor": {"links": ["redis"], "groups": ["app_hosts", "gateways"]}}
+    found = rules("gw1", wanted, hosts={"gw2": None}, network={"client_cidrs": ["192.0.2.0/24"]})
+    sources = "10.1.0.11, 10.1.0.21, 10.1.0.22, 172.31.255.0/24"
+    assert f"ip saddr {{ {sources} }} tcp dport {{ 6380 }} accept" in found["input"]
+
+
 def test_what_has_an_instance_more_by_now_is_reached_as_before_until_its_linkers_had_a_rollout() -> None:
     wanted = LINKED | {"redis": REDIS | {"instances": 2, "route": {"port": 6380}}}
     found = rules("app2", wanted, hosts={"gw2": None})

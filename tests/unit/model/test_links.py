@@ -55,6 +55,34 @@ def test_what_has_more_is_reached_at_the_gateway() -> None:
     assert way(cluster({"services/api/instances": 2}), "api") == Way("10.0.0.11", 80)
 
 
+ALLOWED = {"services/web/links": ["api"], "services/api/instances": 2, "network/client_cidrs": ["192.0.2.0/24"]}
+"""`web` of app1 and app2 links to an api that is reached through the gateway."""
+
+
+def test_who_links_through_the_gateway_is_among_those_that_a_service_lets_in() -> None:
+    """And may be, for the firewall lets hosts of who links in as it does clients."""
+    own = ["192.0.2.7/32", "10.0.0.21/32", "10.0.0.22/32"]
+    assert says(changed(ALLOWED | {"services/api/route/allow_from": own})) == []
+    assert says(changed(ALLOWED | {"services/api/route/allow_from": own[:2]})) == [
+        "services.web.links[0]: api is reached through the gateway, which refuses web on app2; add 10.0.0.22/32 to "
+        "services.api.route.allow_from"
+    ]
+    (found,) = says(changed(ALLOWED | {"services/api/route/allow_from": own, "services/web/links": []}))[:1]
+    assert "the firewall lets nobody from 10.0.0.21/32 in, only 192.0.2.0/24" in found
+    alone = {"services/api/instances": 1, "services/api/route/allow_from": ["192.0.2.7/32"]}
+    assert says(changed(ALLOWED | alone)) == []
+
+
+def test_who_links_on_the_gateway_itself_comes_from_its_containers_addresses() -> None:
+    here = {"services/web/groups": ["app_hosts", "gateways"]}
+    own = ["10.0.0.0/24"]
+    assert says(changed(ALLOWED | here | {"services/api/route/allow_from": own})) == [
+        "services.web.links[0]: api is reached through the gateway, which refuses web on gw1; add 172.31.255.0/24 to "
+        "services.api.route.allow_from"
+    ]
+    assert says(changed(ALLOWED | here | {"services/api/route/allow_from": [*own, "172.31.255.0/24"]})) == []
+
+
 @pytest.mark.parametrize("gateway", [{"redirect": True}, {"port": 80, "plain_port": 8080}])
 def test_what_gateways_have_over_tls_alone_is_no_way(gateway: dict[str, Any]) -> None:
     tls = {"certificates": {"main": {"chain": "a.pem", "key": "a.key"}}, **gateway}

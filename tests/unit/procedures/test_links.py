@@ -18,11 +18,18 @@ from helpers.simulated import SimulatedHosts, answer, bring, converged
 PINNED = {"app3": {"address": "10.1.0.32", "groups": ["app_hosts", "middleware"]}, "gw2": None}
 
 
-def wants(**service: Any) -> Known:
-    """The cluster with a redis on app3 that its service on every host links to."""
+APP1 = {"address": "10.1.0.30", "groups": ["app_hosts"]}
+
+
+def _redis(**service: Any) -> dict[str, Any]:
     redis = {"kind": "tcp", "image": "redis", "version": "7", "base_port": 6379, "container_port": 6379}
     redis |= {"groups": ["middleware"], "user": "999:999", "route": {"port": 6400}}
-    return known(services={"redis": redis | service, "predictor": {"links": ["redis"]}}, hosts=PINNED)
+    return {"redis": redis | service}
+
+
+def wants(**service: Any) -> Known:
+    """The cluster with a redis on app3 that its service on every host links to."""
+    return known(services=_redis(**service) | {"predictor": {"links": ["redis"]}}, hosts=PINNED)
 
 
 @pytest.fixture
@@ -60,3 +67,30 @@ def test_another_address_waits_for_the_rollout_of_who_links(hosts: SimulatedHost
     assert b"REDIS_HOST=10.1.0.32\n" in hosts.hosts["app1"].contents[env_path("predictor-8000")]
     way = "ip saddr { 10.1.0.30, 10.1.0.31, 10.1.0.33 } tcp dport"
     assert f"{way} {{ 6379 }} reject" in before and f"{way} {{ 6379-6380 }} reject" in after
+
+
+def warned(hosts: SimulatedHosts, known: Known) -> dict[str, list[str]]:
+    made = {name: look.plan_of(known, name, answer(h.now)) for name, h in hosts.hosts.items()}
+    return {name: [str(f) for f in p.findings if f.what == "link"] for name, p in made.items() if p.findings}
+
+
+def test_a_link_that_what_runs_still_has_is_told_while_its_way_closes(hosts: SimulatedHosts) -> None:
+    assert warned(hosts, wants()) == {}
+    without = known(services=_redis() | {"predictor": {"links": []}}, hosts=PINNED)
+    says = (
+        "predictor runs with a link to redis that the inventory has no more: apply closes the way, while what runs may "
+        "still take it; keep the link until a version that does without it is rolled out"
+    )
+    assert warned(hosts, without) == {name: [says] for name in APPS}
+    bring(hosts, without)
+    assert warned(hosts, without) == {name: [says] for name in APPS}, "until the rollout"
+    bring(hosts, without, hold=())
+    assert warned(hosts, without) == {}
+
+
+def test_so_is_one_of_a_service_that_leaves_its_host(hosts: SimulatedHosts) -> None:
+    away = {"app1": APP1 | {"services": {"predictor": {"instances": 0}}}}
+    services = _redis() | {"predictor": {"links": ["redis"]}, "web": {"groups": ["app_hosts"]}}
+    found = warned(hosts, known(services=services, hosts=PINNED | away))
+    (says,) = found.pop("app1")
+    assert says.endswith("; until predictor is stopped here, requests that need redis fail") and found == {}

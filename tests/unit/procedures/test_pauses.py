@@ -12,13 +12,13 @@ from fiefdom.cli import show
 from fiefdom.cluster import answering
 from fiefdom.cluster.views import Missing, alone, gateway_view
 from fiefdom.converge import look, plan
-from fiefdom.converge.run import Known
+from fiefdom.converge.run import Known, Say
 from fiefdom.errors import FiefdomError
 from fiefdom.procedures import reboot, release, retire, rollout, rotate_key
 from fiefdom.procedures.rollout import Wish
 from helpers.clock import stopped
 from helpers.released import Said, known
-from helpers.simulated import SimulatedHosts, answer, bring, converged
+from helpers.simulated import SimulatedHosts, answer, bring, broken_off, converged
 
 PINNED = {"app3": {"address": "10.1.0.32", "groups": ["app_hosts", "middleware"]}}
 PAUSE = "redis pauses: its one instance stops before the next one starts"
@@ -40,17 +40,22 @@ def wants(version: str = "7", **service: Any) -> Known:
 
 
 class Asked:
-    """Answers what a host's supervisor is asked: each container is healthy, or ``why`` it is not."""
+    """Answers what a host's supervisor is asked: each container is healthy, or ``why`` it is not; none on ``dead``."""
 
     def __init__(self, hosts: SimulatedHosts) -> None:
         self.why, self.asked, self.others = "", list[str](), hosts.script
+        self.cut = hosts.cut
+        self.dead: tuple[str, ...] = ()
         hosts.script = self.script  # type: ignore[method-assign]
 
     def script(self, name: str, text: str, arguments: Sequence[str] = (), *more: Any, **others: Any) -> Any:
         if "container answering" not in text:
             return self.others(name, text, arguments, *more, **others)
+        if name in self.cut:
+            raise broken_off(name)
         self.asked.append(f"{name} {' '.join(arguments)}")
-        return True, "".join(f"{one}: {self.why}\n" if self.why else f"{one}\n" for one in arguments), ""
+        why = self.why or ("gone" if name in self.dead else "")
+        return True, "".join(f"{one}: {why}\n" if why else f"{one}\n" for one in arguments), ""
 
 
 @pytest.fixture
@@ -63,12 +68,19 @@ def planned(hosts: SimulatedHosts) -> plan.Plan:
     return plan.merge(look.plan_of(hosts.known, name, answer(h.now)) for name, h in hosts.hosts.items())
 
 
-def released(hosts: SimulatedHosts, wish: Wish | None = None) -> tuple[rollout.Report, Said]:
+def released(
+    hosts: SimulatedHosts, wish: Wish | None = None, hear: Say = lambda *_: None
+) -> tuple[rollout.Report, Said]:
     wish, said = wish or Wish(), Said()
     wanted = rollout.prepare(hosts.known, hosts, frozenset(hosts.known.cluster.services), wish)
     for name, host in hosts.hosts.items():
         host.state = wanted.turns[name].state if name in wanted.turns else host.state
-    return rollout.perform(hosts.known, hosts, wanted, wish, lambda who, what: said.append((who, what))), said
+
+    def tell(who: str, what: str) -> None:
+        said.append((who, what))
+        hear(who, what)
+
+    return rollout.perform(hosts.known, hosts, wanted, wish, tell), said
 
 
 def test_a_converged_cluster_has_it_without_an_offer_and_nobody_waits_for_one(hosts: SimulatedHosts) -> None:
@@ -160,3 +172,75 @@ def test_what_a_host_says_of_its_instances(hosts: SimulatedHosts) -> None:
     with pytest.raises(FiefdomError, match=r"app3: fiefdom-redis@6379\.service: redis-cli ended with 1; the other"):
         answering.await_answering(cluster, hosts, "app3")
     assert answering.missing(hosts, "app3", ()) is None
+
+
+# --- Of several hosts, one after the other
+
+
+@pytest.fixture
+def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimulatedHosts:
+    """A cluster with a redis on each app host, which no gateway has."""
+    stopped(monkeypatch)
+    return converged(wants(groups=["app_hosts"]), tmp_path)
+
+
+def test_what_no_gateway_has_is_alone_where_no_other_host_says_that_it_answers(pair: SimulatedHosts) -> None:
+    asked, cluster = Asked(pair), pair.known.cluster
+    says = "redis is up nowhere else"
+    assert answering.alone(cluster, pair, ["app1"]) is None
+    asked.dead = ("app2", "app3")
+    assert answering.alone(cluster, pair, ["app1"]) is None
+    assert answering.alone(cluster, pair, ["app1", "app4"]) == says
+    assert answering.alone(cluster, pair, ["app1", "app4"], services=["predictor"]) is None
+    pair.cut.add("app4")
+    assert answering.alone(cluster, pair, ["app1"]) == says, "who does not answer has said nothing"
+    asked.dead = ("app1", "app2", "app3")
+    assert answering.alone(cluster, pair, ["app1"]) == says
+    assert answering.alone(cluster, pair, ["app1"], if_up=True) is None, "it loses nothing"
+
+
+def test_its_only_host_leaves_nobody_alone(hosts: SimulatedHosts) -> None:
+    Asked(hosts)
+    assert answering.alone(hosts.known.cluster, hosts, ["app3"]) is None
+
+
+def test_neither_a_reboot_nor_a_retirement_takes_the_last_one_that_answers(pair: SimulatedHosts) -> None:
+    asked, cluster = Asked(pair), pair.known.cluster
+    reboot._require_stand_in(cluster, pair, "app1")
+    asked.dead = ("app2", "app3", "app4")
+    with pytest.raises(FiefdomError, match=r"^app1: redis is up nowhere else; it was left alone"):
+        reboot._require_stand_in(cluster, pair, "app1")
+    with pytest.raises(FiefdomError, match=r"^app1: redis is up nowhere else; mend the others first, or say --force$"):
+        retire._farewell(cluster, pair, "app1", ["gw1", "gw2"], force=False)
+    assert retire._farewell(cluster, pair, "app1", ["gw1", "gw2"], force=True).host == "app1"
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_turn_that_would_take_the_last_one_is_not_begun(pair: SimulatedHosts, *, force: bool) -> None:
+    asked = Asked(pair)
+    bring(pair, wants("8", groups=["app_hosts"]))
+
+    def hear(who: str, what: str) -> None:
+        if (who, what) == ("app1", "done"):
+            asked.dead = ("app1", "app3", "app4")
+
+    report, _ = released(pair, Wish(force=force), hear)
+    assert report.error is not None
+    assert ("app2 turn" in pair.log) is force
+    if not force:
+        words = "the turn was not begun: redis is up nowhere else; --force begins it all the same"
+        assert str(report.error) == f"app2: the gateways: {words}"
+
+
+def test_what_failed_does_not_take_back_the_one_that_answers_in_its_place(pair: SimulatedHosts) -> None:
+    asked = Asked(pair)
+    bring(pair, wants("8", groups=["app_hosts"]))
+
+    def hear(who: str, what: str) -> None:
+        if who == "app2" and what not in ("image", "done"):
+            asked.dead = ("app2", "app3", "app4")
+
+    report, said = released(pair, hear=hear)
+    assert report.error is not None
+    assert ("app1", "not put back: redis is up nowhere else") in said
+    assert pair.hosts["app1"].now.containers["redis-6379"].version == "8"
