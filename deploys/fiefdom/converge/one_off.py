@@ -15,7 +15,8 @@ from fiefdom.errors import HostError
 from fiefdom.wording import printable
 
 SCRIPT = (Path(__file__).parent / "one_off.sh").read_text()
-FOLDER = "/run/fiefdom/one-off"
+FOLDER = "/var/lib/fiefdom/one-off"
+"""Not below /run, whose files are none that could be run."""
 BEGUN = b"fiefdom-begun\n"
 LATE = 124
 """The exit code of a command that was stopped because its time was over; it may be the command's own as well."""
@@ -69,6 +70,7 @@ def as_wanted(container: Container, state: HostState, command: Sequence[str], li
         f"stop_grace_s {container.stop_grace_s}",
     ]
     lines += [f"arg {_moved(argument, own)}" for argument in container.args]
+    lines.append(f"release {container.service}")
     files.append(File(conf, "".join(f"{line}\n" for line in lines).encode(), mode=0o600, secret=True))
     return OneOff(name, conf, tuple(command), limit_s, folder, tuple(_placed(folder, files)))
 

@@ -21,6 +21,8 @@ from fiefdom.errors import FiefdomError, Unreachable
 
 LOST_S = 30
 """Seconds without a sign of a host, while something is to be heard from it, after which its connection is lost."""
+BEAT_S = 5
+"""Seconds between signs that somebody listens; one_off.sh gives up after six of them that do not come."""
 QUIET_S = 10
 """Seconds that a host may take for a script of which nothing says more."""
 STALLED_S = 120
@@ -175,12 +177,15 @@ def follow(host: Host, steps: Iterable[Step], hear: Callable[[str], None]) -> No
 def attach(host: Host, text: str, arguments: Sequence[str], hear: Callable[[int, bytes], None]) -> int:
     """As `run.Hosts.attach`, but for what paramiko raises: that is left as it is."""
     channel = host.connector.client.get_transport().open_session()  # type: ignore[attr-defined]
+    signs = gevent.Greenlet(_beat, channel)
     try:
         channel.exec_command(shlex.join(["sh", "-c", MARKED, f"shift\n{text}", *arguments]))
+        signs.start()
         readers = [gevent.spawn(_read, receive, partial(hear, which)) for which, receive in _outputs(channel)]
         try:
             gevent.joinall(readers, raise_error=True)
         except KeyboardInterrupt:
+            signs.kill()
             channel.shutdown_write()
             gevent.joinall(readers, raise_error=True)
             raise
@@ -189,7 +194,16 @@ def attach(host: Host, text: str, arguments: Sequence[str], hear: Callable[[int,
             raise ConnectionError("the host stops what it was at")
         return code
     finally:
+        signs.kill()
         channel.close()
+
+
+def _beat(channel: Any) -> None:
+    # A link that is silently gone looks to the host like an operator who waits: sshd hears of it a quarter of an hour on.
+    with suppress(OSError, SSHException):  # whoever reads hears the same
+        while True:
+            channel.sendall(b".")
+            gevent.sleep(BEAT_S)
 
 
 def _outputs(channel: Any) -> tuple[tuple[int, Callable[[int], bytes]], ...]:

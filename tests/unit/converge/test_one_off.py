@@ -30,11 +30,11 @@ def test_a_command_in_what_is_wanted_has_files_of_its_own() -> None:
     state = services.desired(context("app2", services={"web": FILES}))
     (container,) = (c for c in state.containers if c.name == "web-9000")
     wanted = one_off.as_wanted(container, state, ["migrate"], 60)
-    folder = f"/run/fiefdom/one-off/{wanted.name}"
+    folder = f"/var/lib/fiefdom/one-off/{wanted.name}"
     assert wanted.arguments == (wanted.name, f"{folder}/web-9000.conf", folder, "60", "migrate")
     staged = {step[1]: step for step in wanted.steps if step[0] == "stage"}
     assert [step for step in wanted.steps if step[0] == "directory"] == [
-        ("directory", "/run/fiefdom/one-off", "0700", "0", "0"),
+        ("directory", "/var/lib/fiefdom/one-off", "0700", "0", "0"),
         ("directory", folder, "0700", "0", "0"),
     ]
     assert [step[1] for step in wanted.steps if step[0] == "place"] == list(staged)
@@ -55,7 +55,7 @@ def test_a_command_in_what_is_wanted_has_files_of_its_own() -> None:
         f"arg --mount=type=bind,source={folder}/2,target=/run/key,readonly",
     ]
     rest = [f"arg {arg}" for arg in container.args if "mount" not in arg and "env-file" not in arg]
-    assert [line for line in conf[3:] if "mount" not in line and "env-file" not in line] == rest
+    assert [line for line in conf[3:] if "mount" not in line and "env-file" not in line] == [*rest, "release web"]
 
 
 class Host:
