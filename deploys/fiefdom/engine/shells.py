@@ -199,7 +199,7 @@ def attach(host: Host, text: str, arguments: Sequence[str], hear: Callable[[int,
 
 
 def _beat(channel: Any) -> None:
-    # A link that is silently gone looks to the host like an operator who waits: sshd hears of it a quarter of an hour on.
+    # A link that is silently gone looks to the host like an operator who waits: sshd hears of it after 15 minutes.
     with suppress(OSError, SSHException):  # whoever reads hears the same
         while True:
             channel.sendall(b".")

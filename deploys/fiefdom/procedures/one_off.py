@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from fiefdom.cluster import ledger
 from fiefdom.converge import one_off
 from fiefdom.converge.one_off import Hear
 from fiefdom.converge.run import Hosts, Known, ask_each
 from fiefdom.errors import FiefdomError
-from fiefdom.model import Cluster, Secrets
+from fiefdom.model import Cluster, Secrets, SecretSource
 from fiefdom.wording import Tell, printable
 
 _HIDDEN = "***"
@@ -65,7 +65,16 @@ def run_once(
 def _told(command: Sequence[str], secrets: Secrets) -> str:
     """A command as the audit tells it, without what Fiefdom knows to be secret."""
     words = list(command)
-    for secret in sorted(secrets.values.values(), key=len, reverse=True):
+    for secret in sorted(set(_texts(secrets)), key=len, reverse=True):
         if len(secret) >= _SECRET_LEAST:
             words = [word.replace(secret, _HIDDEN) for word in words]
     return shlex.join(words)
+
+
+def _texts(secrets: Secrets) -> Iterator[str]:
+    """What is secret, of a file also each of its lines."""
+    yield from (secrets.gossip_key, *secrets.other_gossip_keys, *secrets.values.values())
+    for source, content in secrets.contents.items():
+        if isinstance(source, SecretSource):
+            text = content.decode(errors="replace")
+            yield from (text.removesuffix("\n"), *map(str.strip, text.splitlines()))

@@ -12,8 +12,8 @@ import pytest
 from fiefdom.converge.one_off import LATE, SCRIPT
 
 # `run` writes down its arguments, and then is the command itself, whose process `stop` ends. The image's user and what
-# /proc says of the process come from files; `left` is the state of a container that outlived `run`, `made` one that is yet
-# to start, `mute` a dockerd that does not answer once.
+# /proc says of the process come from files; `left` is the state of a container that outlived `run`, `made` one that is
+# yet to start, `mute` a dockerd that does not answer once.
 DOCKER = """#!/bin/sh
 case "$1 $2" in
   "run --rm") shift; printf '%s\\n' "$@" >"$ROOT/asked"

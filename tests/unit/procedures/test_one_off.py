@@ -142,6 +142,24 @@ def test_a_secret_that_somebody_types_is_not_in_the_audit(hosts: SimulatedHosts)
     assert "hunter2" not in act.note and "psql" in act.note and act.note.endswith("all")
 
 
+@pytest.mark.parametrize(
+    "secret", [GOSSIP_KEY, "an-older-gossip-key", "user=me\npass=swordfish", "pass=swordfish", "kept"]
+)
+def test_secrets_of_any_kind_are_not_in_the_audit(hosts: SimulatedHosts, secret: str) -> None:
+    contents: dict[str | SecretSource, bytes] = {
+        SecretSource(env="A"): b"user=me\npass=swordfish\n",
+        SecretSource(env="B"): b"  kept\r\n",
+        "motd": b"plain\n",
+    }
+    found = Secrets(GOSSIP_KEY, contents=contents, other_gossip_keys=("an-older-gossip-key",))
+    hosts.known = replace(hosts.known, secrets=found)
+    says(hosts, 0)
+    words = ["put", f"x{secret}y", "plain"]
+    one_off.run_once(hosts.known, hosts, "predictor", ["app1"], words, lambda *_: None, pytest.fail)
+    (act,) = acts(hosts)
+    assert act.note == "predictor: put 'x***y' plain"
+
+
 def test_an_interrupt_says_that_the_command_is_gone(hosts: SimulatedHosts, run: Callable[..., Result]) -> None:
     def interrupted(*_: Any) -> int:
         raise KeyboardInterrupt
