@@ -178,17 +178,24 @@ def attach(host: Host, text: str, arguments: Sequence[str], hear: Callable[[int,
     """As `run.Hosts.attach`, but for what paramiko raises: that is left as it is."""
     channel = host.connector.client.get_transport().open_session()  # type: ignore[attr-defined]
     signs = gevent.Greenlet(_beat, channel)
+
+    def leave() -> None:
+        signs.kill()
+        channel.shutdown_write()
+
     try:
         channel.exec_command(shlex.join(["sh", "-c", MARKED, f"shift\n{text}", *arguments]))
         signs.start()
-        readers = [gevent.spawn(_read, receive, partial(hear, which)) for which, receive in _outputs(channel)]
+        readers = [gevent.spawn(_read, receive, partial(hear, which), leave) for which, receive in _outputs(channel)]
         try:
             gevent.joinall(readers, raise_error=True)
         except KeyboardInterrupt:
-            signs.kill()
-            channel.shutdown_write()
+            leave()
             gevent.joinall(readers, raise_error=True)
             raise
+        for reader in readers:
+            if reader.value is not None:  # raised in the reader, gevent would print it
+                raise reader.value
         code: int = channel.recv_exit_status()
         if code == -1:
             raise ConnectionError("the host stops what it was at")
@@ -210,16 +217,24 @@ def _outputs(channel: Any) -> tuple[tuple[int, Callable[[int], bytes]], ...]:
     return (1, channel.recv), (2, channel.recv_stderr)
 
 
-def _read(receive: Callable[[int], bytes], hear: Callable[[bytes], None]) -> None:
-    """Hand on what comes after the host's mark, until the end."""
+def _read(
+    receive: Callable[[int], bytes], hear: Callable[[bytes], None], leave: Callable[[], None]
+) -> Exception | None:
+    """Hand on what comes after the host's mark, until the end; where it cannot be, ``leave``, and return why then."""
     mark, before, marked = f"\n{MARK}\n".encode(), b"\n", False
+    failure: Exception | None = None
     while piece := receive(1 << 15):
         if not marked:
             before += piece
             _, found, piece = before.partition(mark)
             marked = bool(found)
-        if marked and piece:
-            hear(piece)
+        if marked and piece and failure is None:
+            try:
+                hear(piece)
+            except Exception as error:
+                failure = error
+                leave()
+    return failure
 
 
 def text_of(host: Host, path: str) -> str:

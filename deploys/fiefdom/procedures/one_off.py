@@ -9,7 +9,7 @@ from fiefdom.cluster import ledger
 from fiefdom.converge import one_off
 from fiefdom.converge.one_off import Hear
 from fiefdom.converge.run import Hosts, Known, ask_each
-from fiefdom.errors import FiefdomError
+from fiefdom.errors import FiefdomError, HostError
 from fiefdom.model import Cluster, Secrets, SecretSource
 from fiefdom.wording import Tell, printable
 
@@ -52,7 +52,7 @@ def run_once(
         Ended: it ended with another exit code than 0.
         FiefdomError: no host answers, or nothing began on the one that does.
     """
-    found, silent = ask_each(hosts, lambda name: hosts.shell(name, ["true"])[0], names)
+    found, silent = ask_each(hosts, lambda name: _require_answer(hosts, name), names)
     if not found:
         raise FiefdomError("; ".join(f"{name}: {reason}" for name, reason in silent.items()))
     host, note = next(iter(found)), f"{service}: {_told(command, known.secrets)}"
@@ -60,6 +60,21 @@ def run_once(
         code = one_off.attend(hosts, host, one_off.as_running(service, command), hear)
         if code:
             raise Ended(code)
+
+
+def require_text(command: Sequence[str]) -> None:
+    """Raise FiefdomError for words that could not be told in the audit."""
+    for word in command:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise FiefdomError(f"{printable(repr(word))} is no UTF-8; have a script in the image say it") from None
+
+
+def _require_answer(hosts: Hosts, name: str) -> None:
+    well, _, reason = hosts.shell(name, ["true"])
+    if not well:
+        raise HostError(name, printable(reason) or "does not run `true`")
 
 
 def _told(command: Sequence[str], secrets: Secrets) -> str:

@@ -75,6 +75,21 @@ class Host:
         return self.code
 
 
+def test_what_was_placed_goes_where_nothing_began() -> None:
+    class Cut(Host):
+        def attach(self, *_: object) -> int:  # type: ignore[override]
+            raise HostError("app1", "the connection broke off")
+
+        def shell(self, _name: str, argv: list[str]) -> tuple[bool, str, str]:
+            self.ran.append(tuple(argv))
+            return True, "", ""
+
+    host = Cut([])
+    with pytest.raises(HostError):
+        attend(host, "app1", OneOff("x", "c", ("ls",), folder="/f/x", steps=(("place", "/f/x/0"),)), lambda *_: None)  # type: ignore[arg-type]
+    assert host.ran == [("place", "/f/x/0"), ("rm", "-rf", "--", "/f/x")]
+
+
 def heard(pieces: list[tuple[int, bytes]], code: int = 0) -> tuple[int, bytes, bytes]:
     said = {OUT: b"", ERR: b""}
 

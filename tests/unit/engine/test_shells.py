@@ -81,6 +81,10 @@ def end():
         pipe.put(last)
         pipe.put(b"")
 
+def hear(which, piece):
+    if sys.argv[2] == "unheard" and which == 1: raise ValueError
+    print(which, piece)
+
 channel = Channel()
 for piece in (b"motd\\\\nfiefdom-", b"answers\\\\n\\\\xff", b"two"):
     out.put(piece)
@@ -88,13 +92,15 @@ err.put(b"\\\\nfiefdom-answers\\\\nbad")
 if sys.argv[2] == "signs":
     shells.BEAT_S = 0.02
     gevent.spawn_later(0.3, end)
+elif sys.argv[2] == "unheard":
+    gevent.spawn_later(0.3, err.put, b"more")
 elif sys.argv[2] == "interrupt":
     gevent.spawn_later(0.05, signal.raise_signal, signal.SIGINT)
 else:
     end()
 try:
-    print(shells.attach(Host, "echo", ["a", "b c"], lambda which, piece: print(which, piece)))
-except (KeyboardInterrupt, ConnectionError) as error:
+    print(shells.attach(Host, "echo", ["a", "b c"], hear))
+except (KeyboardInterrupt, ConnectionError, ValueError) as error:
     print(type(error).__name__)
 print(channel.words[-3:])
 print(channel.signs)
@@ -124,6 +130,11 @@ def test_an_interrupt_ends_its_input_and_waits_for_its_last_words() -> None:
     lines = attached(3, "interrupt")
     assert lines[3] == "told" and sorted([*lines[:3], lines[4]]) == WORDS
     assert lines[5:7] == ["closed", "KeyboardInterrupt"]
+
+
+def test_what_nobody_hears_any_more_is_told_so_and_waited_for() -> None:
+    lines = attached(3, "unheard")
+    assert [line for line in lines if not line.startswith("2 ")][:3] == ["told", "closed", "ValueError"]
 
 
 def test_a_connection_that_breaks_off_is_no_end() -> None:
