@@ -19,10 +19,10 @@ pytestmark = pytest.mark.proof
 
 EXAMPLE = ROOT / "examples/model"
 URL = f"{GATEWAY_URL}:8082"
-WINE = "14.2,1.7,2.4,15.6,127,2.8,3.06,.28,2.29,5.64,1.04,3.92"
+FLOWER = "5.1,3.5,1.4"
 
 
-class Wines:
+class Flowers:
     """The lab with the example's services; `release` is the next model."""
 
     def __init__(self, site: Site, folder: Path) -> None:
@@ -33,8 +33,8 @@ class Wines:
 
     def inventory(self) -> str:
         services: dict[str, Any] = yaml.safe_load((EXAMPLE / "inventory.yaml").read_text())["services"]
-        wine = {"image": "fiefdom-test/wine", "version": self.version, "build": str(self._folder), "base_port": 8600}
-        services["wine"] |= {**wine, "route": {"port": 8082}}
+        own = {"image": "fiefdom-test/iris", "version": self.version, "build": str(self._folder), "base_port": 8600}
+        services["iris"] |= {**own, "route": {"port": 8082}}
         redis = {"image": "fiefdom-test/redis", "version": "1", "build": str(ROOT / "tests/lab/images/redis")}
         # This image keeps a log of what it was told, which the official one does not.
         services["redis"] |= {**redis, "user": "6379:6379", "tmpfs": ["/tmp", "/var/lib/redis"]}
@@ -54,49 +54,49 @@ class Wines:
 
     def versions(self) -> set[str]:
         """Who answers, asked often enough to meet every instance."""
-        return {predicted(number)[0]["version"] for number in range(24)}
+        return {predicted(number)[0]["version"] for number in (0.1 + i / 100 for i in range(24))}
 
 
-def predicted(number: int) -> tuple[dict[str, Any], str]:
-    """The answer for a wine, and what the cache had to do with it; ``number`` is its proline."""
-    with urllib.request.urlopen(f"{URL}/predict?features={WINE},{number}", timeout=10) as answer:
+def predicted(number: float) -> tuple[dict[str, Any], str]:
+    """The answer for a flower, and what the cache had to do with it; ``number`` is the width of its petal."""
+    with urllib.request.urlopen(f"{URL}/predict?features={FLOWER},{number}", timeout=10) as answer:
         return json.load(answer), answer.headers["X-Cache"]
 
 
 def traffic(event: str) -> AbstractContextManager[None]:
-    return undisturbed(event, {"wine": f"{URL}/predict?features={WINE},1065"}, 1_000, rate=100)
+    return undisturbed(event, {"iris": f"{URL}/predict?features={FLOWER},0.2"}, 1_000, rate=100)
 
 
 @pytest.fixture(scope="module")
-def wines(first_converge: tuple[Site, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wines]:
+def flowers(first_converge: tuple[Site, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flowers]:
     site, _ = first_converge
-    found = Wines(site, tmp_path_factory.mktemp("model"))
+    found = Flowers(site, tmp_path_factory.mktemp("model"))
     site.apply(found.inventory())
     site.await_serving(found.inventory())
     yield found
     site.apply(LAB_YAML)
 
 
-def test_a_model_is_released_and_taken_back_and_its_cache_may_be_away(wines: Wines) -> None:
-    site = wines.site
-    first, cache = predicted(1065)
-    assert (first["prediction"], first["version"]) == ("class_0", "1.0.0")
-    assert {cache, *(predicted(1065)[1] for _ in range(4))} == {"miss", "hit"}, "one cache for all instances"
-    wines.train("1.1.0", trees=30)
-    code, _ = site.plan(wines.inventory())
+def test_a_model_is_released_and_taken_back_and_its_cache_may_be_away(flowers: Flowers) -> None:
+    site = flowers.site
+    first, cache = predicted(0.2)
+    assert (first["prediction"], first["version"]) == ("setosa", "1.0.0")
+    assert {cache, *(predicted(0.2)[1] for _ in range(4))} == {"miss", "hit"}, "one cache for all instances"
+    flowers.train("1.1.0", trees=30)
+    code, _ = site.plan(flowers.inventory())
     assert code == 2
     with traffic("a model's release: canary, the rest, and back"):
-        done = site.fiefdom("rollout", wines.inventory(), "wine", "--canary", "app1")
+        done = site.fiefdom("rollout", flowers.inventory(), "iris", "--canary", "app1")
         assert done.returncode == 0, done.stdout + done.stderr
-        assert wines.versions() == {"1.0.0", "1.1.0"}
-        done = site.fiefdom("rollout", wines.inventory(), "wine", "--continue")
+        assert flowers.versions() == {"1.0.0", "1.1.0"}
+        done = site.fiefdom("rollout", flowers.inventory(), "iris", "--continue")
         assert done.returncode == 0, done.stdout + done.stderr
-        assert wines.versions() == {"1.1.0"}
-        assert predicted(700)[1] == "miss", "no answer of another version's"
-        done = site.fiefdom("rollback", wines.inventory(), "wine", "--yes")
+        assert flowers.versions() == {"1.1.0"}
+        assert predicted(0.55)[1] == "miss", "no answer of another version's"
+        done = site.fiefdom("rollback", flowers.inventory(), "iris", "--yes")
         assert done.returncode == 0, done.stdout + done.stderr
-        assert wines.versions() == {"1.0.0"}
+        assert flowers.versions() == {"1.0.0"}
     with traffic("a model without its cache"):
         site.ssh("app2", "systemctl stop fiefdom-redis@6379")
-        assert predicted(1065)[1] == "off"
+        assert predicted(0.2)[1] == "off"
         site.ssh("app2", "systemctl start fiefdom-redis@6379")

@@ -83,7 +83,7 @@ class Tool:
     def left(self, host: str) -> str:
         """Containers and files of one-off commands that are on a host."""
         return self.site.ssh(
-            host, "docker ps -aq --filter label=fiefdom.run; ls -A /run/fiefdom/one-off 2>/dev/null; :"
+            host, "docker ps -aq --filter label=fiefdom.run; ls -A /var/lib/fiefdom/one-off 2>/dev/null; :"
         )
 
     def started(self) -> list[str]:

@@ -148,7 +148,7 @@ class Run:
 @contextmanager
 def connected(
     inventory: str,
-    limit: Sequence[str],
+    limit: Sequence[str] | Callable[[Cluster], Sequence[str]],
     check: Callable[[Cluster], object] = lambda _: None,
     at: Sequence[str] = (),
     *,
@@ -158,7 +158,7 @@ def connected(
     certified: bool = True,
 ) -> Iterator[Run]:
     """Connections to the hosts of ``limit`` less those of ``without``, and to the gateways besides where they answer,
-    or to ``everybody``: the ledger is there.
+    or to ``everybody``: the ledger is there. ``limit`` may be made of the cluster.
 
     ``check`` may refuse the cluster before any host is asked. Every host must answer, but to who only ``looks``.
     Nothing of the gateways' certificates is read unless what they are to be is ``certified``: see `secret.load`.
@@ -166,7 +166,7 @@ def connected(
     if inventory.endswith(".py"):
         import fiefdom.engine  # noqa: F401 -- what such a file begins, threads for one, has to know the patched library
     cluster = loaded(inventory)
-    names = limit_hosts(cluster, limit)
+    names = limit_hosts(cluster, limit(cluster) if callable(limit) else limit)
     now_at = answers_at(cluster, at)
     gone = left_out(cluster, without or ())
     names = tuple(name for name in names if name not in gone)

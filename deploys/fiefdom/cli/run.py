@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import io
+import os
+import select
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from typing import IO
 
 import click
 
 from fiefdom.cli import frame
 from fiefdom.cli.frame import Command, Document, inventory_argument, warn
-from fiefdom.converge.one_off import ERR
+from fiefdom.converge.one_off import ERR, Interrupted
 from fiefdom.errors import FiefdomError
-from fiefdom.inventory import load
-from fiefdom.procedures.one_off import Ended, hosts_of, run_once
+from fiefdom.procedures.one_off import Ended, hosts_of, require_text, run_once
 
 _VALUED = ("--host",)
 _OWN = 2
 """Words before the command: the inventory and the service."""
+_CLOSED = 141
+"""The exit code of what a shell's pipe to `head` ends: 128 and SIGPIPE."""
 
 
 class _BeforeCommand(Command):
@@ -51,18 +58,42 @@ def run(inventory: str, service: str, host: str | None, command: tuple[str, ...]
     It has their image, environment, files, volumes, limits and network, and takes the place of the image's own entry
     point. What it says is printed as it comes; it reads nothing. An interrupt stops it, and its container goes with it.
     """
-    names = hosts_of(load(inventory), service, host)
-    with frame.connected(inventory, names, looks=True, certified=False) as found:
-        try:
+    require_text(command)
+    try:
+        whom = partial(hosts_of, service=service, host=host)
+        with frame.connected(inventory, whom, looks=True, certified=False) as found:
+            names = hosts_of(found.known.cluster, service, host)
             run_once(found.known, found.session, service, names, command, _print, warn)
-        except Ended as end:
-            return Document(code=end.code)
-        except KeyboardInterrupt:
-            raise FiefdomError("interrupted; the command was stopped, and its container is gone") from None
+    except Ended as end:
+        return Document(code=end.code)
+    except _Closed:
+        return Document(code=_CLOSED)
+    except KeyboardInterrupt as error:
+        words = error.words if isinstance(error, Interrupted) else "nothing began"
+        raise FiefdomError(f"interrupted; {words}") from None
     return Document()
+
+
+class _Closed(FiefdomError):
+    """Whoever read what the command says does so no more."""
 
 
 def _print(which: int, piece: bytes) -> None:
     stream = sys.stderr if which == ERR else sys.stdout
-    stream.buffer.write(piece)
-    stream.flush()
+    try:
+        for at in range(0, len(piece), select.PIPE_BUF):
+            # A pager that waits for a person would else keep the host from every sign that somebody is here.
+            with suppress(io.UnsupportedOperation):
+                select.select([], [stream], [])
+            stream.buffer.write(piece[at : at + select.PIPE_BUF])
+            stream.flush()
+    except BrokenPipeError:
+        _close(stream)
+        raise _Closed("nobody reads what the command says; it was stopped") from None
+
+
+def _close(stream: IO[str]) -> None:
+    """Let go of what is yet to be written: at its end, Python would complain that it cannot."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

@@ -148,14 +148,15 @@ def preparing(service: str) -> str:
 def was_prepared(entries: Iterable[Entry], service: str, version: str) -> bool:
     """Whether the release command of ``service`` ended well for ``version``, from merged entries.
 
-    Where another version was brought since, what it did may be undone, and it is wanted again.
+    Where another version was brought since, what it did may be undone, and it is wanted again: be it by a rollback that
+    never came to its end, for some host may run that version.
     """
     for entry in reversed(tuple(entries)):
-        if entry.event != "end" or entry.outcome != "ok":
-            continue
-        if entry.what == preparing(service):
+        well = entry.event == "end" and entry.outcome == "ok"
+        if well and entry.what == preparing(service):
             return entry.note == version
-        if service in entry.services and entry.services[service][1] != version:
+        brought = well or entry.what == "rollback"
+        if brought and service in entry.services and entry.services[service][1] != version:
             return False
     return False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,15 +12,25 @@ from fiefdom.converge import steps
 from fiefdom.converge.run import Hosts
 from fiefdom.converge.steps import Step
 from fiefdom.desired.state import Container, Directory, File, HostState
-from fiefdom.errors import HostError
+from fiefdom.errors import FiefdomError, HostError
 from fiefdom.wording import printable
 
 SCRIPT = (Path(__file__).parent / "one_off.sh").read_text()
-FOLDER = "/run/fiefdom/one-off"
+FOLDER = "/var/lib/fiefdom/one-off"
+"""Not below /run, whose files are none that could be run."""
 BEGUN = b"fiefdom-begun\n"
 LATE = 124
 """The exit code of a command that was stopped because its time was over; it may be the command's own as well."""
 OUT, ERR = 1, 2
+
+
+class Interrupted(KeyboardInterrupt):
+    """An interrupt, and what came of the command."""
+
+    def __init__(self, words: str) -> None:
+        self.words = words
+        super().__init__(words)
+
 
 Hear = Callable[[int, bytes], None]
 """Hears what is said, piece by piece: by which of its outputs, `OUT` or `ERR`, and what."""
@@ -69,6 +80,7 @@ def as_wanted(container: Container, state: HostState, command: Sequence[str], li
         f"stop_grace_s {container.stop_grace_s}",
     ]
     lines += [f"arg {_moved(argument, own)}" for argument in container.args]
+    lines.append(f"release {container.service}")
     files.append(File(conf, "".join(f"{line}\n" for line in lines).encode(), mode=0o600, secret=True))
     return OneOff(name, conf, tuple(command), limit_s, folder, tuple(_placed(folder, files)))
 
@@ -99,14 +111,29 @@ def attend(hosts: Hosts, host: str, wanted: OneOff, hear: Hear) -> int:
 
     Raises:
         HostError: nothing began, and why; or the connection broke off.
+        Interrupted: an interrupt stopped it.
     """
-    if wanted.steps:
-        hosts.run(host, steps.Phase("one-off", wanted.steps))
     heard = _Heard(hear)
-    code = hosts.attach(host, SCRIPT, wanted.arguments, heard)
+    try:
+        if wanted.steps:
+            hosts.run(host, steps.Phase("one-off", wanted.steps))
+        code = hosts.attach(host, SCRIPT, wanted.arguments, heard)
+    except BaseException as error:
+        if wanted.folder and not heard.begun:
+            with suppress(FiefdomError):
+                hosts.shell(host, ["rm", "-rf", "--", wanted.folder])
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(_came_of(error, heard)) from error
+        raise
     if not heard.begun:
         raise HostError(host, printable(heard.errors.decode(errors="replace")) or "it does not say why nothing began")
     return code
+
+
+def _came_of(error: KeyboardInterrupt, heard: _Heard) -> str:
+    if isinstance(error.__context__, KeyboardInterrupt):  # another one, while its end was waited for
+        return "the host stops the command by itself"
+    return "the command was stopped, and its container is gone" if heard.begun else "nothing began"
 
 
 class _Heard:

@@ -21,6 +21,8 @@ from fiefdom.errors import FiefdomError, Unreachable
 
 LOST_S = 30
 """Seconds without a sign of a host, while something is to be heard from it, after which its connection is lost."""
+BEAT_S = 5
+"""Seconds between signs that somebody listens; one_off.sh gives up after six of them that do not come."""
 QUIET_S = 10
 """Seconds that a host may take for a script of which nothing says more."""
 STALLED_S = 120
@@ -175,37 +177,64 @@ def follow(host: Host, steps: Iterable[Step], hear: Callable[[str], None]) -> No
 def attach(host: Host, text: str, arguments: Sequence[str], hear: Callable[[int, bytes], None]) -> int:
     """As `run.Hosts.attach`, but for what paramiko raises: that is left as it is."""
     channel = host.connector.client.get_transport().open_session()  # type: ignore[attr-defined]
+    signs = gevent.Greenlet(_beat, channel)
+
+    def leave() -> None:
+        signs.kill()
+        channel.shutdown_write()
+
     try:
         channel.exec_command(shlex.join(["sh", "-c", MARKED, f"shift\n{text}", *arguments]))
-        readers = [gevent.spawn(_read, receive, partial(hear, which)) for which, receive in _outputs(channel)]
+        signs.start()
+        readers = [gevent.spawn(_read, receive, partial(hear, which), leave) for which, receive in _outputs(channel)]
         try:
             gevent.joinall(readers, raise_error=True)
         except KeyboardInterrupt:
-            channel.shutdown_write()
+            leave()
             gevent.joinall(readers, raise_error=True)
             raise
+        for reader in readers:
+            if reader.value is not None:  # raised in the reader, gevent would print it
+                raise reader.value
         code: int = channel.recv_exit_status()
         if code == -1:
             raise ConnectionError("the host stops what it was at")
         return code
     finally:
+        signs.kill()
         channel.close()
+
+
+def _beat(channel: Any) -> None:
+    # A link that is silently gone looks to the host like an operator who waits: sshd hears of it after 15 minutes.
+    with suppress(OSError, SSHException):  # whoever reads hears the same
+        while True:
+            channel.sendall(b".")
+            gevent.sleep(BEAT_S)
 
 
 def _outputs(channel: Any) -> tuple[tuple[int, Callable[[int], bytes]], ...]:
     return (1, channel.recv), (2, channel.recv_stderr)
 
 
-def _read(receive: Callable[[int], bytes], hear: Callable[[bytes], None]) -> None:
-    """Hand on what comes after the host's mark, until the end."""
+def _read(
+    receive: Callable[[int], bytes], hear: Callable[[bytes], None], leave: Callable[[], None]
+) -> Exception | None:
+    """Hand on what comes after the host's mark, until the end; where it cannot be, ``leave``, and return why then."""
     mark, before, marked = f"\n{MARK}\n".encode(), b"\n", False
+    failure: Exception | None = None
     while piece := receive(1 << 15):
         if not marked:
             before += piece
             _, found, piece = before.partition(mark)
             marked = bool(found)
-        if marked and piece:
-            hear(piece)
+        if marked and piece and failure is None:
+            try:
+                hear(piece)
+            except Exception as error:
+                failure = error
+                leave()
+    return failure
 
 
 def text_of(host: Host, path: str) -> str:

@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Iterator
 
 from fiefdom.model.draft import Draft
+from fiefdom.model.links import linking_hosts, seen_from
 from fiefdom.model.text import Problem
 from fiefdom.wording import KeyPath
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from fiefdom.cluster import ledger
 from fiefdom.converge import one_off
 from fiefdom.converge.one_off import Hear
 from fiefdom.converge.run import Hosts, Known, ask_each
-from fiefdom.errors import FiefdomError
-from fiefdom.model import Cluster, Secrets
+from fiefdom.errors import FiefdomError, HostError
+from fiefdom.model import Cluster, Secrets, SecretSource
 from fiefdom.wording import Tell, printable
 
 _HIDDEN = "***"
@@ -52,7 +52,7 @@ def run_once(
         Ended: it ended with another exit code than 0.
         FiefdomError: no host answers, or nothing began on the one that does.
     """
-    found, silent = ask_each(hosts, lambda name: hosts.shell(name, ["true"])[0], names)
+    found, silent = ask_each(hosts, lambda name: _require_answer(hosts, name), names)
     if not found:
         raise FiefdomError("; ".join(f"{name}: {reason}" for name, reason in silent.items()))
     host, note = next(iter(found)), f"{service}: {_told(command, known.secrets)}"
@@ -62,10 +62,34 @@ def run_once(
             raise Ended(code)
 
 
+def require_text(command: Sequence[str]) -> None:
+    """Raise FiefdomError for words that could not be told in the audit."""
+    for word in command:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise FiefdomError(f"{printable(repr(word))} is no UTF-8; have a script in the image say it") from None
+
+
+def _require_answer(hosts: Hosts, name: str) -> None:
+    well, _, reason = hosts.shell(name, ["true"])
+    if not well:
+        raise HostError(name, printable(reason) or "does not run `true`")
+
+
 def _told(command: Sequence[str], secrets: Secrets) -> str:
     """A command as the audit tells it, without what Fiefdom knows to be secret."""
     words = list(command)
-    for secret in sorted(secrets.values.values(), key=len, reverse=True):
+    for secret in sorted(set(_texts(secrets)), key=len, reverse=True):
         if len(secret) >= _SECRET_LEAST:
             words = [word.replace(secret, _HIDDEN) for word in words]
     return shlex.join(words)
+
+
+def _texts(secrets: Secrets) -> Iterator[str]:
+    """What is secret, of a file also each of its lines."""
+    yield from (secrets.gossip_key, *secrets.other_gossip_keys, *secrets.values.values())
+    for source, content in secrets.contents.items():
+        if isinstance(source, SecretSource):
+            text = content.decode(errors="replace")
+            yield from (text.removesuffix("\n"), *map(str.strip, text.splitlines()))

@@ -37,12 +37,22 @@ def due(known: Known, hosts: Hosts, wanted: Release) -> tuple[Due, ...]:
     does not run again for it, until another version was brought.
 
     The audit is asked only where a service has one.
+
+    Raises:
+        FiefdomError: a gateway does not answer that may be the only one to know that a command ended well.
     """
     found = tuple(_wished(known, wanted))
     if not found:
         return ()
-    entries = ledger.read(hosts, known.gateways, AUDITED).entries
-    return tuple(one for one in found if not audit.was_prepared(entries, one.service, one.version))
+    read = ledger.read(hosts, known.gateways, AUDITED)
+    wanted_again = tuple(one for one in found if not audit.was_prepared(read.entries, one.service, one.version))
+    if wanted_again and read.silent:
+        silent = "; ".join(f"{name}: {reason}" for name, reason in read.silent.items())
+        first = wanted_again[0]
+        raise FiefdomError(
+            f"{silent}; its audit may tell that the release command of {first.service} {first.version} has run"
+        )
+    return wanted_again
 
 
 def _wished(known: Known, wanted: Release) -> Iterator[Due]:

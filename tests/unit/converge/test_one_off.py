@@ -30,11 +30,11 @@ def test_a_command_in_what_is_wanted_has_files_of_its_own() -> None:
     state = services.desired(context("app2", services={"web": FILES}))
     (container,) = (c for c in state.containers if c.name == "web-9000")
     wanted = one_off.as_wanted(container, state, ["migrate"], 60)
-    folder = f"/run/fiefdom/one-off/{wanted.name}"
+    folder = f"/var/lib/fiefdom/one-off/{wanted.name}"
     assert wanted.arguments == (wanted.name, f"{folder}/web-9000.conf", folder, "60", "migrate")
     staged = {step[1]: step for step in wanted.steps if step[0] == "stage"}
     assert [step for step in wanted.steps if step[0] == "directory"] == [
-        ("directory", "/run/fiefdom/one-off", "0700", "0", "0"),
+        ("directory", "/var/lib/fiefdom/one-off", "0700", "0", "0"),
         ("directory", folder, "0700", "0", "0"),
     ]
     assert [step[1] for step in wanted.steps if step[0] == "place"] == list(staged)
@@ -55,7 +55,7 @@ def test_a_command_in_what_is_wanted_has_files_of_its_own() -> None:
         f"arg --mount=type=bind,source={folder}/2,target=/run/key,readonly",
     ]
     rest = [f"arg {arg}" for arg in container.args if "mount" not in arg and "env-file" not in arg]
-    assert [line for line in conf[3:] if "mount" not in line and "env-file" not in line] == rest
+    assert [line for line in conf[3:] if "mount" not in line and "env-file" not in line] == [*rest, "release web"]
 
 
 class Host:
@@ -73,6 +73,21 @@ class Host:
         for which, piece in self.pieces:
             hear(which, piece)
         return self.code
+
+
+def test_what_was_placed_goes_where_nothing_began() -> None:
+    class Cut(Host):
+        def attach(self, *_: object) -> int:  # type: ignore[override]
+            raise HostError("app1", "the connection broke off")
+
+        def shell(self, _name: str, argv: list[str]) -> tuple[bool, str, str]:
+            self.ran.append(tuple(argv))
+            return True, "", ""
+
+    host = Cut([])
+    with pytest.raises(HostError):
+        attend(host, "app1", OneOff("x", "c", ("ls",), folder="/f/x", steps=(("place", "/f/x/0"),)), lambda *_: None)  # type: ignore[arg-type]
+    assert host.ran == [("place", "/f/x/0"), ("rm", "-rf", "--", "/f/x")]
 
 
 def heard(pieces: list[tuple[int, bytes]], code: int = 0) -> tuple[int, bytes, bytes]:

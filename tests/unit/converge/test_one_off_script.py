@@ -12,20 +12,31 @@ import pytest
 from fiefdom.converge.one_off import LATE, SCRIPT
 
 # `run` writes down its arguments, and then is the command itself, whose process `stop` ends. The image's user and what
-# /proc says of the process come from files.
+# /proc says of the process come from files; `left` is the state of a container that outlived `run`, `made` one that is
+# yet to start, `mute` a dockerd that does not answer once.
 DOCKER = """#!/bin/sh
 case "$1 $2" in
   "run --rm") shift; printf '%s\\n' "$@" >"$ROOT/asked"
       while [ "$1" != --entrypoint ]; do shift; done
       first=$2; shift 3
       echo $$ >"$ROOT/pid"; exec "$first" "$@" ;;
-  "stop fiefdom-run-web-1") kill "$(cat "$ROOT/pid")" ;;
+  "stop fiefdom-run-web-1") ! rm "$ROOT/made" 2>/dev/null || exit 0
+      [ ! -e "$ROOT/left" ] || { echo exited >"$ROOT/left"; exit 0; }
+      kill "$(cat "$ROOT/pid")" ;;
+  "rm --force") [ "$(cat "$ROOT/left")" = exited ] && rm "$ROOT/left" ;;
+  "ps --filter") case $3 in label=fiefdom.release=web) cat "$ROOT/at-work" 2>/dev/null || : ;; *) exit 1 ;; esac ;;
   "image inspect") [ -e "$ROOT/images/$5" ] || { echo "Error: No such image: $5" >&2; exit 1; }
       echo "sha256:1 $(cat "$ROOT/images/$5")" ;;
   "inspect --type") case $5 in
       '{{.State.Running}}') [ -e "$ROOT/runs/$6" ] && echo true ;;
       '{{.Image}}') cat "$ROOT/runs/$6" ;;
       '{{.State.Pid}}') cat "$ROOT/pid" ;;
+      '{{.State.Status}}') ! rm "$ROOT/mute" 2>/dev/null || { echo "Cannot connect to the Docker daemon" >&2; exit 1; }
+          case $6 in
+          fiefdom-run-web-1) cat "$ROOT/left" 2>/dev/null && exit ;;
+          *-lives) echo running; exit ;;
+          esac
+          echo "Error response from daemon: No such container: $6" >&2; exit 1 ;;
       esac ;;
 esac
 """
@@ -59,11 +70,14 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def begin(root: Path, *command: str, conf: str = "-web", folder: str = "", limit_s: int = 0) -> subprocess.Popen[bytes]:
+def begin(
+    root: Path, *command: str, conf: str = "-web", folder: str = "", limit_s: int = 0, silent_s: int = 30
+) -> subprocess.Popen[bytes]:
     script = SCRIPT.replace("export LC_ALL=C PATH=", f"export LC_ALL=C PATH={root}:")
     script = script.replace("/etc/fiefdom/containers", f"{root}/conf", 1).replace(
-        "/run/fiefdom/one-off", f"{root}/one-off"
+        "/var/lib/fiefdom/one-off", f"{root}/one-off", 1
     )
+    script = script.replace("silent_s=30", f"silent_s={silent_s}", 1)
     script = script.replace('"/proc/$pid/status"', f'"{root}/status"')
     words = ["sh", "-c", script, "fiefdom", "fiefdom-run-web-1", conf, folder, str(limit_s), *command]
     pipe = subprocess.PIPE
@@ -168,3 +182,73 @@ def test_a_process_that_is_roots_is_stopped(root: Path) -> None:
     assert err.endswith(
         "fiefdom: its process is root's; give the service a user, such as 1000:1000, or the Dockerfile a USER\n"
     )
+
+
+def test_a_container_that_is_yet_to_start_is_stopped_again(root: Path) -> None:
+    (root / "made").touch()
+    run = begin(root, "sleep", "30")
+    assert run.stdin and run.stdout
+    assert run.stdout.readline() == b"fiefdom-begun\n"
+    run.stdin.close()
+    assert run.wait(10) != 0
+    assert not (root / "made").exists(), "Docker said that it was stopped, before it had started"
+
+
+@pytest.mark.parametrize("code", [0, 125])
+def test_a_container_that_outlives_its_client_is_stopped_and_removed(root: Path, code: int) -> None:
+    folder = root / "one-off/mine"
+    words = ["sh", "-c", f'echo running >"$ROOT/left"; touch "$ROOT/mute"; exit {code}']
+    (folder / "web-9000.conf").write_text(CONF)
+    done = ended(begin(root, *words, conf=f"{folder}/web-9000.conf", folder=str(folder)))
+    assert (done[0], done[2]) == (code or 1, "fiefdom: the connection to Docker broke off; its container is gone\n")
+    assert not (root / "left").exists() and not folder.exists()
+
+
+def test_an_operator_who_gives_no_sign_is_gone(root: Path) -> None:
+    run = begin(root, "sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.1; done", silent_s=1)
+    assert run.stdin
+    for _ in range(6):
+        run.stdin.write(b".")
+        run.stdin.flush()
+        time.sleep(0.3)
+    assert run.poll() is None
+    assert run.wait(10) == 3
+
+
+def test_nothing_begins_for_nobody(root: Path) -> None:
+    image = root / "images/team/web:1"
+    image.unlink()
+    os.mkfifo(image)  # it waits there
+    run = begin(root, "sh", "-c", 'touch "$ROOT/ran"', folder=str(root / "one-off/mine"))
+    assert run.stdin and run.stdout and run.stderr
+    run.stdout.close()
+    run.stderr.close()
+    image.write_text("app")
+    run.wait(10)
+    assert not (root / "ran").exists() and not (root / "one-off/mine").exists()
+
+
+def test_a_release_command_is_alone_and_known_by_its_label(root: Path) -> None:
+    folder = root / "one-off/mine"
+    conf = folder / "web-9000.conf"
+    conf.write_text(CONF + "release web\n")
+    (root / "at-work").write_text("fiefdom-run-web-0\n")
+    code, out, err = ended(begin(root, "true", conf=str(conf), folder=str(folder)))
+    assert (code, out) == (1, "")
+    assert err == "an earlier release command of web is still at work here, in the container fiefdom-run-web-0\n"
+    assert not folder.exists() and not (root / "asked").exists()
+
+    folder.mkdir()
+    conf.write_text(CONF + "release web\n")
+    (root / "at-work").unlink()
+    assert ended(begin(root, "true", conf=str(conf), folder=str(folder)))[0] == 0
+    assert "fiefdom.release=web" in (root / "asked").read_text().splitlines()
+
+
+def test_what_earlier_ones_left_goes_where_their_container_is_gone(root: Path) -> None:
+    folder = root / "one-off/mine"
+    (folder / "web-9000.conf").write_text(CONF)
+    for name in ("fiefdom-run-web-gone", "fiefdom-run-web-lives"):
+        (root / "one-off" / name).mkdir()
+    assert ended(begin(root, "true", conf=f"{folder}/web-9000.conf", folder=str(folder)))[0] == 0
+    assert [path.name for path in (root / "one-off").iterdir()] == ["fiefdom-run-web-lives"]

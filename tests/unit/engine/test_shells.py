@@ -57,7 +57,9 @@ from fiefdom.engine import shells
 out, err, ended = Queue(), Queue(), []
 
 class Channel:
+    signs = b""
     def exec_command(self, command): self.words = shlex.split(command)
+    def sendall(self, piece): self.signs += piece
     def recv(self, size): return out.get()
     def recv_stderr(self, size): return err.get()
     def shutdown_write(self):
@@ -79,19 +81,29 @@ def end():
         pipe.put(last)
         pipe.put(b"")
 
+def hear(which, piece):
+    if sys.argv[2] == "unheard" and which == 1: raise ValueError
+    print(which, piece)
+
 channel = Channel()
 for piece in (b"motd\\\\nfiefdom-", b"answers\\\\n\\\\xff", b"two"):
     out.put(piece)
 err.put(b"\\\\nfiefdom-answers\\\\nbad")
-if sys.argv[2] == "interrupt":
+if sys.argv[2] == "signs":
+    shells.BEAT_S = 0.02
+    gevent.spawn_later(0.3, end)
+elif sys.argv[2] == "unheard":
+    gevent.spawn_later(0.3, err.put, b"more")
+elif sys.argv[2] == "interrupt":
     gevent.spawn_later(0.05, signal.raise_signal, signal.SIGINT)
 else:
     end()
 try:
-    print(shells.attach(Host, "echo", ["a", "b c"], lambda which, piece: print(which, piece)))
-except (KeyboardInterrupt, ConnectionError) as error:
+    print(shells.attach(Host, "echo", ["a", "b c"], hear))
+except (KeyboardInterrupt, ConnectionError, ValueError) as error:
     print(type(error).__name__)
 print(channel.words[-3:])
+print(channel.signs)
 """.replace("\\\\", "\\")
 
 
@@ -107,13 +119,22 @@ WORDS = sorted(["1 b'\\xff'", "1 b'two'", "2 b'bad'", "1 b'last\\n'"])
 def test_what_is_attended_comes_piece_by_piece_without_what_a_login_prints() -> None:
     lines = attached(7)
     assert sorted(lines[:4]) == WORDS, "of either output in its order"
-    assert lines[4:] == ["closed", "7", "['shift\\necho', 'a', 'b c']"]
+    assert lines[4:7] == ["closed", "7", "['shift\\necho', 'a', 'b c']"]
+
+
+def test_a_sign_is_given_each_few_seconds_to_what_would_take_silence_for_an_end() -> None:
+    assert len(attached(0, "signs")[-1]) > len("b'....'")
 
 
 def test_an_interrupt_ends_its_input_and_waits_for_its_last_words() -> None:
     lines = attached(3, "interrupt")
     assert lines[3] == "told" and sorted([*lines[:3], lines[4]]) == WORDS
     assert lines[5:7] == ["closed", "KeyboardInterrupt"]
+
+
+def test_what_nobody_hears_any_more_is_told_so_and_waited_for() -> None:
+    lines = attached(3, "unheard")
+    assert [line for line in lines if not line.startswith("2 ")][:3] == ["told", "closed", "ValueError"]
 
 
 def test_a_connection_that_breaks_off_is_no_end() -> None:

@@ -72,7 +72,7 @@ def test_the_inventories_of_the_repository_are_the_same_in_yaml_and_python(name:
 
 def test_the_example_of_a_model_is_an_inventory() -> None:
     cluster = inventory.load(INVENTORIES.parent / "examples/model/inventory.yaml")
-    assert cluster.services["wine"].links == ("redis",)
+    assert cluster.services["iris"].links == ("redis",)
 
 
 def test_the_lab_is_what_the_lab_command_makes() -> None:

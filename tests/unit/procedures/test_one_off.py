@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import Result
 
-from fiefdom.cli import run as cli_run
 from fiefdom.cluster import audit, ledger
 from fiefdom.converge.one_off import BEGUN, ERR, OUT, Hear
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Secrets, SecretSource
 from fiefdom.procedures import one_off
+from helpers import forked
 from helpers.clock import stopped
 from helpers.example import GOSSIP_KEY
 from helpers.released import known
 from helpers.simulated import SimulatedHosts, converged
 
+ROOT = Path(__file__).parents[3]
+FIEFDOM = Path(sys.executable).with_name("fiefdom")
 SECRET = "hunter2, and 'more'"
 
 
@@ -31,11 +35,8 @@ def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimulatedHosts:
 
 
 @pytest.fixture
-def run(
-    hosts: SimulatedHosts, command: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Result]:
+def run(command: Callable[..., Result]) -> Callable[..., Result]:
     """`fiefdom run` on these hosts."""
-    monkeypatch.setattr(cli_run, "load", lambda _: hosts.known.cluster)
     return lambda *words: command("run", *words)
 
 
@@ -142,17 +143,112 @@ def test_a_secret_that_somebody_types_is_not_in_the_audit(hosts: SimulatedHosts)
     assert "hunter2" not in act.note and "psql" in act.note and act.note.endswith("all")
 
 
-def test_an_interrupt_says_that_the_command_is_gone(hosts: SimulatedHosts, run: Callable[..., Result]) -> None:
-    def interrupted(*_: Any) -> int:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    "secret", [GOSSIP_KEY, "an-older-gossip-key", "user=me\npass=swordfish", "pass=swordfish", "kept"]
+)
+def test_secrets_of_any_kind_are_not_in_the_audit(hosts: SimulatedHosts, secret: str) -> None:
+    contents: dict[str | SecretSource, bytes] = {
+        SecretSource(env="A"): b"user=me\npass=swordfish\n",
+        SecretSource(env="B"): b"  kept\r\n",
+        "motd": b"plain\n",
+    }
+    found = Secrets(GOSSIP_KEY, contents=contents, other_gossip_keys=("an-older-gossip-key",))
+    hosts.known = replace(hosts.known, secrets=found)
+    says(hosts, 0)
+    words = ["put", f"x{secret}y", "plain"]
+    one_off.run_once(hosts.known, hosts, "predictor", ["app1"], words, lambda *_: None, pytest.fail)
+    (act,) = acts(hosts)
+    assert act.note == "predictor: put 'x***y' plain"
+
+
+@pytest.mark.parametrize(
+    ("begun", "times", "words"),
+    [
+        (True, 1, "the command was stopped, and its container is gone"),
+        (True, 2, "the host stops the command by itself"),
+        (False, 1, "nothing began"),
+    ],
+)
+def test_an_interrupt_says_what_became_of_the_command(
+    hosts: SimulatedHosts, run: Callable[..., Result], begun: bool, times: int, words: str
+) -> None:
+    def interrupted(_host: str, _arguments: tuple[str, ...], hear: Hear) -> int:
+        if begun:
+            hear(OUT, BEGUN)
+        try:
+            raise KeyboardInterrupt
+        finally:
+            if times == 2:
+                raise KeyboardInterrupt
 
     hosts.one_off = interrupted
     done = run("predictor", "sleep", "60")
+    assert (done.exit_code, done.output) == (1, f"error: interrupted; {words}\n")
+    assert [act.outcome for act in acts(hosts)] == ["interrupted"]
+
+
+def test_a_host_that_does_not_answer_in_time_is_not_the_first_that_answers(
+    hosts: SimulatedHosts, run: Callable[..., Result]
+) -> None:
+    asked = says(hosts, 0)
+    hosts.views["app1"] = "no answer for 10 s"
+    assert run("predictor", "ls").exit_code == 0
+    assert [host for host, _ in asked] == ["app2"]
+    done = run("predictor", "--host", "app1", "ls")
+    assert (done.exit_code, done.output) == (1, "error: app1: no answer for 10 s\n")
+
+
+def test_words_that_are_no_text_are_refused_before_anything(hosts: SimulatedHosts, run: Callable[..., Result]) -> None:
+    done = run("predictor", "--", "ls", os.fsdecode(b"a\xff"))
     assert (done.exit_code, done.output) == (
         1,
-        "error: interrupted; the command was stopped, and its container is gone\n",
+        "error: 'a\\udcff' is no UTF-8; have a script in the image say it\n",
     )
-    assert [act.outcome for act in acts(hosts)] == ["interrupted"]
+    assert acts(hosts) == () and hosts.log == []
+
+
+CLOSED = """
+import sys
+from fiefdom.cli import run
+from fiefdom.cli.group import Group
+from fiefdom.procedures import one_off
+import os
+
+def closing(*words):
+    read, write = os.pipe()
+    os.dup2(write, 1)
+    os.close(write)
+    run._print(1, b"heard")
+    os.close(read)
+    try:
+        run._print(1, b"x" * 100000)
+    except run._Closed:
+        print("nobody hears this")
+        sys.exit(141)
+
+closing()
+"""
+
+
+def test_whoever_stops_reading_what_it_says_gets_no_complaint() -> None:
+    done = forked.run(CLOSED)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_an_inventory_in_python_is_read_once_and_knows_the_patched_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lab.py"
+    seen = "import socket, sys\nprint(socket.socket.__module__, file=sys.stderr)\n"
+    path.write_text(
+        seen + (ROOT / "inventories/lab.py").read_text().replace("from __future__ import annotations\n", "")
+    )
+    monkeypatch.setenv("FIEFDOM_GOSSIP_KEY", "none")
+    command = [str(FIEFDOM), "run", str(path), "predictor", "ls"]
+    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 1 and lines[0].startswith("gevent."), done.stderr
+    assert lines[1].startswith("error: FIEFDOM_GOSSIP_KEY") and len(lines) == 2, done.stderr
 
 
 def test_a_service_without_instances_runs_nowhere() -> None:

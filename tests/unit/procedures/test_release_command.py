@@ -13,8 +13,9 @@ from click.testing import Result
 from fiefdom.cluster import audit, ledger
 from fiefdom.converge.one_off import BEGUN, ERR, LATE, OUT, Hear
 from fiefdom.converge.run import Known
-from fiefdom.procedures import rollback, rollout
-from fiefdom.procedures.release import Order
+from fiefdom.errors import FiefdomError
+from fiefdom.procedures import release_command, rollback, rollout
+from fiefdom.procedures.release import Order, Release
 from fiefdom.procedures.rollout import Report, Wish
 from helpers.clock import Clock, stopped
 from helpers.released import APPS, NEW, OLD, Said, known
@@ -145,6 +146,32 @@ def test_a_way_back_runs_none_and_the_next_way_on_runs_it_again(hosts: Simulated
     hosts.known = wants()
     assert perform(hosts).error is None
     assert ran == [RAN, RAN]
+
+
+def test_a_way_back_that_nobody_ended_counts_as_one(hosts: SimulatedHosts, ran: list[object]) -> None:
+    assert perform(hosts).error is None
+    begun = audit.Entry("r2", "me", "rollback", "begin", services={"predictor": (NEW, OLD)})
+    ledger.append(hosts, hosts.known.gateways, begun, pytest.fail)
+    (wanted,) = release_command.due(hosts.known, hosts, asked(hosts, stop_grace_s=31))
+    assert wanted.version == NEW
+
+
+def asked(hosts: SimulatedHosts, **changes: Any) -> Release:
+    hosts.known = wants(**changes)
+    return rollout.prepare(hosts.known, hosts, {"predictor"}, Wish(order=Order()))
+
+
+def test_a_gateway_that_may_know_better_is_waited_for(hosts: SimulatedHosts, ran: list[object]) -> None:
+    wanted = asked(hosts)
+    hosts.cut.add("gw2")
+    words = f"; its audit may tell that the release command of predictor {NEW} has run"
+    with pytest.raises(FiefdomError, match=rf"^gw2: .*{words}$"):
+        release_command.due(hosts.known, hosts, wanted)
+    hosts.cut.clear()
+    assert perform(hosts).error is None
+    wanted = asked(hosts, stop_grace_s=31)
+    hosts.cut.add("gw2")
+    assert release_command.due(hosts.known, hosts, wanted) == (), "gw1 knows that it has"
 
 
 def test_each_version_has_its_own(hosts: SimulatedHosts, ran: list[object]) -> None:
