@@ -243,6 +243,8 @@ def test_an_inventory_in_python_is_read_once_and_knows_the_patched_library(
     path.write_text(
         seen + (ROOT / "inventories/lab.py").read_text().replace("from __future__ import annotations\n", "")
     )
+    beside = (ROOT / "inventories/lab.yaml").read_text().replace("    build: ../images/predictor\n", "")
+    (tmp_path / "lab.yaml").write_text(beside)
     monkeypatch.setenv("FIEFDOM_GOSSIP_KEY", "none")
     command = [str(FIEFDOM), "run", str(path), "predictor", "ls"]
     done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
