@@ -247,7 +247,7 @@ def test_an_inventory_in_python_is_read_once_and_knows_the_patched_library(
     (tmp_path / "lab.yaml").write_text(beside)
     monkeypatch.setenv("FIEFDOM_GOSSIP_KEY", "none")
     command = [str(FIEFDOM), "run", str(path), "predictor", "ls"]
-    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     lines = done.stderr.splitlines()
     assert done.returncode == 1 and lines[0].startswith("gevent."), done.stderr
     assert lines[1].startswith("error: FIEFDOM_GOSSIP_KEY") and len(lines) == 2, done.stderr
