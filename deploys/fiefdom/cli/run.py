@@ -84,7 +84,8 @@ def _print(which: int, piece: bytes) -> None:
         for at in range(0, len(piece), select.PIPE_BUF):
             # A pager that waits for a person would else keep the host from every sign that somebody is here.
             with suppress(io.UnsupportedOperation):
-                select.select([], [stream], [])
+                while not select.select([], [stream], [], 0.2)[1]:
+                    pass
             stream.buffer.write(piece[at : at + select.PIPE_BUF])
             stream.flush()
     except BrokenPipeError:

@@ -204,7 +204,7 @@ def test_words_that_are_no_text_are_refused_before_anything(hosts: SimulatedHost
         1,
         "error: 'a\\udcff' is no UTF-8; have a script in the image say it\n",
     )
-    assert acts(hosts) == () and hosts.log == []
+    assert hosts.log == []
 
 
 CLOSED = """
@@ -243,9 +243,11 @@ def test_an_inventory_in_python_is_read_once_and_knows_the_patched_library(
     path.write_text(
         seen + (ROOT / "inventories/lab.py").read_text().replace("from __future__ import annotations\n", "")
     )
+    beside = (ROOT / "inventories/lab.yaml").read_text().replace("    build: ../images/predictor\n", "")
+    (tmp_path / "lab.yaml").write_text(beside)
     monkeypatch.setenv("FIEFDOM_GOSSIP_KEY", "none")
     command = [str(FIEFDOM), "run", str(path), "predictor", "ls"]
-    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     lines = done.stderr.splitlines()
     assert done.returncode == 1 and lines[0].startswith("gevent."), done.stderr
     assert lines[1].startswith("error: FIEFDOM_GOSSIP_KEY") and len(lines) == 2, done.stderr
