@@ -1,3 +1,3 @@
-"""Containerised HTTP services on a handful of your own Debian hosts, behind a gateway, without Kubernetes."""
+"""Containerised services on a handful of your own Debian hosts, behind a gateway, without Kubernetes."""
 
 __version__ = "0.1.0"

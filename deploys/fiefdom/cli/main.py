@@ -103,7 +103,7 @@ class _Parts(Group):
 )
 @click.version_option(__version__)
 def main() -> None:
-    """Containerised HTTP services on your own Debian hosts, behind a gateway.
+    """Containerised services on your own Debian hosts, behind a gateway.
 
     Start with `fiefdom plan INVENTORY`: it shows what `fiefdom apply INVENTORY` would do, and changes nothing.
     """

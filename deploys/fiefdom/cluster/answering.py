@@ -12,6 +12,8 @@ from fiefdom.waiting import looks
 from fiefdom.wording import printable
 
 _WORDS_MAX = 400
+# The longest check that an inventory may have (`health.timeout_s`), and what asking costs; all are asked at once.
+_ASK_S = 70
 _ASK = 'exec /usr/local/lib/fiefdom/container answering "$@"'
 
 
@@ -26,7 +28,7 @@ def missing(hosts: Hosts, host: str, instances: Collection[Instance]) -> Missing
     if not instances:
         return None
     try:
-        _, output, error = hosts.script(host, _ASK, [i.container for i in instances])
+        _, output, error = hosts.script(host, _ASK, [i.container for i in instances], timeout_s=_ASK_S)
     except Unreachable as broken:
         return Missing("the host", str(broken))
     lines = output.splitlines()

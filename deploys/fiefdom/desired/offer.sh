@@ -233,7 +233,12 @@ until_all_say() { # word payload timeout_s none_s [arguments of `serf tags`]
   answers=
   while :; do
     case $was_told:$answers in
-      no:* | yes:*' still offers '*) said=$(ask "$word" "$about" "$@" | unlock_when_told) ;;
+      no:*) said=$(ask "$word" "$about" "$@" | unlock_when_told) ;;
+      yes:*' still offers '*)
+        [ $# = 0 ] || flock 9
+        said=$(ask "$word" "$about" "$@")
+        [ $# = 0 ] || flock -u 9
+        ;;
       *) said=$(ask "$word" "$about") ;;
     esac
     understand "$word" "$said"

@@ -103,7 +103,8 @@ class Draft(Model):
 
     def longest_drain_s(self, host: str) -> int:
         """Seconds that a host waits for the open requests of all that it offers."""
-        return max((self.drain_timeout_s(name) for name in self.services if self.count(host, name)), default=1)
+        offered = (name for name in self.services if self.is_routed(name) and self.count(host, name))
+        return max(map(self.drain_timeout_s, offered), default=1)
 
     def is_routed(self, service: str) -> bool:
         """Whether gateways have ``service``: what they do not have, nobody offers them."""

@@ -392,7 +392,10 @@ _RULES = (
     _Rule(_override_problems, _RUNS),
     _Rule(
         _port_problems,
-        (*_RUNS, "hosts.*.ssh.port", "services.*.base_port", "services.*.route", "services.*.health", "gateway.tls"),
+        (
+            *(*_RUNS, "hosts.*.ssh.port", "services.*.base_port", "services.*.route", "services.*.kind"),
+            *("services.*.health", "gateway.tls"),
+        ),
     ),
     _Rule(_health_problems, ("services.*.health", "services.*.container_port")),
     _Rule(route_problems, ("services.*.route", "services.*.kind", "gateway.tls")),
@@ -403,9 +406,13 @@ _RULES = (
             *(*_RUNS, "hosts.*.address", "services.*.links", "services.*.route", "services.*.kind", "docker"),
             *("gateway.dot_segments", "gateway.proxies", "network"),
         ),
+        of_all=True,
     ),
     _Rule(tls_problems, ("services.*.route", "services.*.kind", "gateway.tls"), of_all=True),
-    _Rule(_tag_problems, (*_RUNS, "services.*.base_port", "services.*.health", "services.*.version")),
+    _Rule(
+        _tag_problems,
+        (*_RUNS, *(f"services.*.{key}" for key in ("base_port", "health", "kind", "route", "version"))),
+    ),
     _Rule(_docker_problems, ("network", "docker")),
     _Rule(registry_problems, ("registry", "registries")),
     _Rule(image_problems, ("registry", "registries", *_IMAGES, "services.*.version", "services.*.build")),
@@ -430,7 +437,10 @@ _RULES = (
         (*_RUNS, *(f"services.*.{key}" for key in ("capabilities", "devices", "shm_size", "limits"))),
     ),
     _Rule(_sysctl_problems, ("hosts.*.sysctls",)),
-    _Rule(_low_port_problems, ("hosts.*.sysctls", "hosts.*.groups", "services.*.route")),
+    _Rule(
+        _low_port_problems,
+        ("hosts.*.sysctls", "hosts.*.groups", "services.*.route", "services.*.kind", "gateway.tls"),
+    ),
     _Rule(_placeholder_problems, ()),
     _Rule(development_problems, ("development",)),
     _Rule(jump_problems, ("ssh.jump", "ssh.tcp_forwarding", "hosts.*.ssh")),

@@ -277,18 +277,9 @@ class Gateway(Model):
         None,
         ge=1,
         le=3600,
-        description="Seconds open requests may take when it stops; when absent, server_timeout_s, but 60 to 3600.",
+        description="Seconds open requests may take when it stops; when absent, the longest server_timeout_s of all "
+        "services, but 60 to 3600.",
     )
-
-    @property
-    def patience_s(self) -> int:
-        """Seconds that is waited for open requests where the person set no other limit: what an instance may take."""
-        return patience_s(self.server_timeout_s)
-
-    @property
-    def grace_s(self) -> int:
-        """Seconds open requests may take when it stops."""
-        return self.patience_s if self.stop_grace_s is None else self.stop_grace_s
 
 
 class Rollout(Model):

@@ -31,7 +31,7 @@ def hosts_of(cluster: Cluster, service: str, host: str | None) -> tuple[str, ...
     if service not in cluster.services:
         known = ", ".join(sorted(cluster.services))
         raise FiefdomError(f"{printable(service)} is no service of this inventory; it has {known}")
-    running = tuple(name for name in cluster.hosts if cluster.count(name, service))
+    running = cluster.runs_on(service)
     if not running:
         raise FiefdomError(f"{service} runs on no host of this inventory; set its instances above 0")
     if host is None:

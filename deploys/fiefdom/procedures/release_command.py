@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fiefdom.cluster import audit, ledger
 from fiefdom.cluster.ledger import Held
-from fiefdom.converge import failure, one_off
+from fiefdom.converge import failure, one_off, steps
 from fiefdom.converge.run import Hosts, Known, Say
-from fiefdom.desired.state import Container
+from fiefdom.desired import mounts
+from fiefdom.desired.state import Container, Directory
 from fiefdom.errors import FiefdomError, HostError
 from fiefdom.procedures.release import Release
 from fiefdom.procedures.rollback import AUDITED
@@ -93,7 +94,12 @@ class _Failed(FiefdomError):
 def _run(hosts: Hosts, wanted: Release, one: Due, say: Say) -> None:
     """Run a command to its end. Raises _Failed."""
     began_s, lines = now_s(), _Lines(lambda line: say(one.host, f"{STAGE}: {line}"))
-    asked = one_off.as_wanted(one.container, wanted.turns[one.host].state, one.command, one.limit_s)
+    turn = wanted.turns[one.host]
+    asked = one_off.as_wanted(one.container, turn.state, one.command, one.limit_s)
+    # A new volume is the turn's to make, which comes later; what is mounted has to be there.
+    new = [c.resource for c in turn.of("directory", "+") if isinstance(c.resource, Directory) and c.resource.keeps]
+    own = [steps.directory(volume) for volume in new if mounts.is_of(volume.path, one.container)]
+    asked = replace(asked, steps=(*own, *asked.steps))
     try:
         code = one_off.attend(hosts, one.host, asked, lines)
     except HostError as error:

@@ -130,7 +130,7 @@ def test_the_gateways_settings_are_the_inventorys() -> None:
         "rpc_addr": f"127.0.0.1:{cluster.serf.rpc_port}",
         "interval_s": 5.0,
         "absent_grace_s": 120.0,
-        "stop_grace_s": float(cluster.gateway.grace_s),
+        "stop_grace_s": float(cluster.gateway_grace_s),
         "services": None,
         "inventory": None,
     }

@@ -113,6 +113,29 @@ def test_two_mistakes_are_two_and_no_third_is_made_up() -> None:
     assert pairs > 300
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {
+            "services/web/links": ["api"],
+            "services/web/instances": "x",
+            "services/api/instances": 2,
+            "services/api/route": {"port": 8080, "allow_from": ["10.0.0.21/32", "10.0.0.22/32"]},
+            "network/client_cidrs": ["192.0.2.0/24"],
+        },
+        {
+            "services/api/kind": "tpc",
+            "services/api/route": None,
+            "services/web/route": {"port": 8080},
+            "hosts/gw1/sysctls": {"net.ipv4.ip_unprivileged_port_start": "500"},
+        },
+    ],
+    ids=["who links is not known", "whether gateways have it is not known"],
+)
+def test_what_hangs_on_a_mistake_is_not_judged(changes: dict[str, Any]) -> None:
+    assert len(found := told(dumped(changes))) == 1, found
+
+
 def test_mistakes_stand_in_the_order_of_the_file() -> None:
     text = dumped(
         {"services/web/instances": "two", "hosts/app1/address": "x", "network/cidr": "y", "gateway": {"x": 1}}

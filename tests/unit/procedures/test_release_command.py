@@ -102,6 +102,20 @@ def test_it_runs_once_on_the_first_host_before_its_turn_in_the_new_version(
     assert report.stages["app1"].keys() == {"release", "drain", "replace", "join", "soak"}
 
 
+def test_a_volume_that_is_new_is_there_before_it(hosts: SimulatedHosts) -> None:
+    """The host's turn would make it, which comes later; and the mount makes no folder."""
+    hosts.known = wants(user="990:990", volumes=[{"name": "data", "path": "/data"}])
+    own, seen = "/var/lib/fiefdom/volumes/predictor/data", []
+
+    def attend(host: str, _arguments: tuple[str, ...], hear: Hear) -> int:
+        seen.append(own in hosts.hosts[host].now.files)
+        hear(OUT, BEGUN)
+        return 0
+
+    hosts.one_off = attend
+    assert perform(hosts).error is None and seen == [True]
+
+
 def test_one_that_fails_ends_the_rollout_with_nothing_changed(
     hosts: SimulatedHosts, command: Callable[..., Result]
 ) -> None:
