@@ -21,8 +21,8 @@ Every command and group knows `--help`, or `-h`. `{name} --version` tells the ve
 |---|---|
 | 0 | done; of `{name} plan`: nothing to change |
 | 1 | an error, told in one line on standard error |
-| 2 | of `{name} plan`: changes are pending; of `{name} status --check` and `--wait`: not all is in rotation |
-| 3 | of `{name} plan`, `status`, `audit` and `lock`: some host does not answer; its row says why |
+| 2 | of `plan`: changes are pending; of `status --check` and `--wait`: not all is in rotation; of `doctor`: warnings |
+| 3 | of `{name} plan`, `status`, `doctor`, `trust`, `audit` and `lock`: some host does not answer; its row says why |
 """
 
 # click gives arguments no words of their own.
@@ -39,6 +39,8 @@ _ARGUMENTS: Mapping[str, str] = {
 # By what follows the name of the program.
 _EXIT_CODES: Mapping[str, str] = {
     "trust": "0 where all keys are known now, 1 where one was not taken, 3 where some host does not answer.",
+    "doctor": "0 where nothing is in the way, 2 for warnings, 3 where some host does not answer, 1 where apply would "
+    "refuse.",
     "check": "0 where the inventory is fine, 1 where it is not.",
     "plan": "0 where nothing is to be changed, 2 where changes are pending, 3 where some host does not answer, "
     "whatever the others need, 1 after an error.",

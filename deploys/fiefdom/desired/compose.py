@@ -313,7 +313,8 @@ def _require_files(cluster: Cluster, chosen: Collection[str]) -> None:
             if source.file is None:
                 raise FiefdomError(
                     f"{dotted(('services', name, 'files', path))}: only a file of the repository comes to a laptop; "
-                    f"name the services to run, without {name}"
+                    f"leave it out with development.overrides.{name}.instances: 0, or name services without it, "
+                    "and without what links to it"
                 )
 
 

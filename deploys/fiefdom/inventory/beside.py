@@ -36,8 +36,15 @@ def problems_beside(raw: Any, details: Iterable[ErrorDetails], meant: Iterable[K
     rest, unknown = copy.deepcopy(raw), set(meant)
     errors = list(details)
     for _ in range(_ROUNDS_MAX):
+        gone: set[KeyPath] = set()
         for detail in errors:
-            unknown.update(_take_out(rest, tuple(detail["loc"]), detail["type"]))
+            loc = tuple(detail["loc"])
+            # What held it went with a mistake beside it.
+            if any(loc[:length] in gone for length in range(1, len(loc) + 1)):
+                continue
+            keys = _take_out(rest, loc, detail["type"])
+            gone.update(keys)
+            unknown.update(keys)
         try:
             draft = Draft.model_validate(rest)
         except ValidationError as error:

@@ -78,12 +78,13 @@ def facts(cluster: Cluster, secrets: Secrets) -> dict[str, Facts]:
 def _uncovered(cluster: Cluster, known: list[Facts]) -> Iterator[Problem]:
     tls = cluster.gateway.tls
     for name, service in cluster.services.items():
-        hosts = (*service.route.host, *service.route.redirect_from)
-        for host in hosts if tls is not None and tls.port in cluster.front_ports(name) else ():
+        hosts = [("host", host) for host in service.route.host]
+        hosts += [("redirect_from", host) for host in service.route.redirect_from]
+        for part, host in hosts if tls is not None and tls.port in cluster.front_ports(name) else ():
             if uncovered(host, known):
                 names = ", ".join(dict.fromkeys(name for facts in known for name in facts.names))
                 yield (
-                    ("services", name, "route", "host"),
+                    ("services", name, "route", part),
                     f"no certificate of gateway.tls is for {host} (they are for {names}); add one that is",
                 )
 

@@ -98,7 +98,7 @@ class Drain(Model):
     upgraded: Literal["wait", "close"] = Field(
         "wait",
         description="Whether upgraded connections (WebSocket), and all of kind tcp, are waited for like requests, or "
-        "closed at once.",
+        "closed at once, as they are of one instance of kind tcp where nothing is said.",
     )
 
 
@@ -126,7 +126,7 @@ class Route(Model):
     port: Annotated[int, Field(ge=FIRST_GATEWAY_PORT, le=LAST_PORT)] | None = Field(
         None,
         description="Gateway port; the gateway may not bind any below 80. When absent, 80 for kind http, and none for "
-        "kind tcp, which is then reached on its hosts alone.",
+        "kind tcp, which only its own hosts and what links to it reach then.",
     )
     host: HostPatterns = Field(
         (),

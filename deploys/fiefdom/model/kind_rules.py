@@ -58,4 +58,5 @@ def _host_problems(cluster: Draft, name: str) -> Iterator[Problem]:
     for host in cluster.runs_on(name):
         if APP_HOSTS not in cluster.hosts[host].groups:
             says = f"gateways learn of services from app hosts alone, and {host}, which runs it, is none; "
-            yield ("services", name, "route", "port"), says + "add app_hosts to its groups, or take the port out"
+            mend = f"add app_hosts to hosts.{host}.groups, of which other services may be, or take the port out"
+            yield ("services", name, "route", "port"), says + mend

@@ -21,7 +21,7 @@ def link_problems(cluster: Draft) -> Iterator[Problem]:
         for i, link in enumerate(service.links):
             if link not in cluster.services:
                 yield (*key, i), _unknown(cluster, link)
-            elif any(cluster.count(host, name) for host in cluster.hosts):
+            elif cluster.runs_on(name) and name not in (link, *_reached(cluster, link)):
                 yield from _way_problems(cluster, (*key, i), name, link)
             if link in cluster.services and prefix_of(link).split("_")[0] == "FIEFDOM":
                 says = f"{link} would be told in variables that begin with FIEFDOM, which are Fiefdom's own; rename it"
@@ -80,6 +80,18 @@ def _circles(cluster: Draft) -> Iterator[Problem]:
             way = " -> ".join((*circle, name))
             says = f"{way} is a circle, in which none could start after the others; take a link out"
             yield ("services", name, "links"), says
+
+
+def _reached(cluster: Draft, name: str) -> set[str]:
+    """Services that links lead to from ``name``."""
+    found: set[str] = set()
+    open_ends = [name]
+    while open_ends:
+        links = cluster.services[open_ends.pop()].links
+        new = {link for link in links if link in cluster.services} - found
+        found |= new
+        open_ends += new
+    return found
 
 
 def _circle(cluster: Draft, name: str) -> tuple[str, ...]:

@@ -121,11 +121,9 @@ class Volume(Model):
     @model_validator(mode="after")
     def _one_kind(self) -> Volume:
         if (self.name is None) == (self.host is None):
-            what = "is neither" if self.name is None else "is both"
-            raise ValueError(
-                f"{what} a volume of Fiefdom's and a folder of the host; write one of {{name: data}} and "
-                "{host: /srv/models}"
-            )
+            is_it, joined = ("is neither", "nor") if self.name is None else ("is both", "and")
+            what = f"{is_it} a volume of Fiefdom's {joined} a folder of the host"
+            raise ValueError(f"{what}; write one of {{name: data}} and {{host: /srv/models}}")
         if self.host is not None:
             given = [k for k in ("owner", "mode", "each_instance") if k in self.model_fields_set and getattr(self, k)]
             if given:
@@ -201,7 +199,9 @@ class ServiceFile(Model):
     def _exactly_one(cls, value: object) -> object:
         if isinstance(value, str):
             # Not told what stands there: it may be a secret.
-            raise ValueError("says where the content comes from; write {file: PATH} or {text: ...}")
+            raise ValueError(
+                "must be a mapping that says where the content is: {file: PATH}, {template: PATH} or {text: ...}"
+            )
         if isinstance(value, dict):
             given = [name for name in _CONTENTS if value.get(name) is not None]
             if len(given) != 1:

@@ -276,7 +276,7 @@ def test_volumes_and_files_of_the_repository_come_along() -> None:
 @pytest.mark.parametrize("source", [{"text": "x"}, {"template": "conf/app.j2"}, {"env": "TOKEN", "owner": "999"}])
 def test_a_file_whose_content_stands_nowhere_is_refused_until_its_service_is_left_out(source: dict[str, str]) -> None:
     services = with_mounts(token=source)
-    words = r"^services\.predictor\.files\.\S+: only a file of the repository comes to a laptop; name the services to "
+    words = r"^services\.predictor\.files\.\S+: only a file of the repository comes to a laptop; leave it out "
     with pytest.raises(FiefdomError, match=words):
         rich(services=services)
     out = {"overrides": {"predictor": {"instances": 0}}}

@@ -136,6 +136,15 @@ def test_what_hangs_on_a_mistake_is_not_judged(changes: dict[str, Any]) -> None:
     assert len(found := told(dumped(changes))) == 1, found
 
 
+def test_two_mistakes_in_one_list_take_nothing_more_with_them() -> None:
+    """The list goes with the first: the second must not take the service, which others name."""
+    changes = {"services/api/capabilities": ["NET_ROW", "FOO"], "services/web/links": ["api"]}
+    found = told(dumped(changes))
+    assert [line.partition(": ")[2].partition(":")[0] for line in found] == [
+        f"services.api.capabilities[{place}]" for place in (0, 1)
+    ]
+
+
 def test_mistakes_stand_in_the_order_of_the_file() -> None:
     text = dumped(
         {"services/web/instances": "two", "hosts/app1/address": "x", "network/cidr": "y", "gateway": {"x": 1}}

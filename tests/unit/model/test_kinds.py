@@ -131,7 +131,7 @@ def test_a_gateway_port_is_served_by_app_hosts_and_others_run_it_for_themselves(
     service["services/redis"] = service["services/redis"] | {"route": {"port": 6379}}
     assert says(changed(service)) == [
         "services.redis.route.port: gateways learn of services from app hosts alone, and db1, which runs it, is none; "
-        "add app_hosts to its groups, or take the port out"
+        "add app_hosts to hosts.db1.groups, of which other services may be, or take the port out"
     ]
 
 

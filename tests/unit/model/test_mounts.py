@@ -58,7 +58,7 @@ def test_what_a_volume_may_be() -> None:
 @pytest.mark.parametrize(
     ("volume", "words"),
     [
-        ({"path": "/data"}, "is neither a volume of Fiefdom's and a folder of the host; write one of {name: data} and"),
+        ({"path": "/data"}, "is neither a volume of Fiefdom's nor a folder of the host; write one of {name: data} and"),
         ({**DATA, "host": "/srv"}, "is both a volume of Fiefdom's and a folder of the host; write one of {name: data}"),
         ({**HOST, "owner": "1:1"}, "owner is for a volume by name: a folder of the host stays as it is there; take it"),
         ({**HOST, "each_instance": True}, "each_instance is for a volume by name: a folder of the host stays"),
@@ -177,7 +177,7 @@ def test_a_secrets_file_is_its_owners_alone_and_every_other_one_everybodys() -> 
     [
         ({}, ": has no content; write one of file, template, text, env, command and secret"),
         ({"file": "a", "text": "b"}, ": has file and text; write one of file, template, text, env, command and secret"),
-        ("hunter2", ": says where the content comes from; write {file: PATH} or {text: ...}"),
+        ("hunter2", ": must be a mapping that says where the content is: {file: PATH}, {template: PATH} or {text: "),
         ({"env": "KEY"}, ": its mode lets nobody but its owner read it, and the image's own user is not known; give"),
         ({"text": "x", "mode": "0440"}, ": its mode lets nobody but its owner read it, and the image's own user is"),
         ({"text": "x", "mode": "4755"}, ".mode: '4755' is not possible here; it must be an octal mode in quotes"),
