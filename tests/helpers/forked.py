@@ -30,7 +30,7 @@ COMMAND = "from fiefdom.cli.main import main\nmain(prog_name='fiefdom')"
 # The first imports come before gevent patches them. A child leaves the loop and ends as any program does: its threads
 # are joined, its exit handlers run, and an error is printed with its traceback.
 _PARENT = """
-import gc, json, os, sys
+import gc, json, os, signal, sys
 from importlib import import_module
 fork, wait = os.fork, os.wait
 
@@ -46,6 +46,8 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(wait()[1]), flush=True)
 else:
     os._exit(0)
+# A shell has its background jobs ignore it, and all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 asked = json.loads(line)
 for number, path in enumerate(asked["streams"]):
     os.dup2(os.open(path, os.O_RDWR), number)
