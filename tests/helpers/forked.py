@@ -34,6 +34,8 @@ import gc, json, os, signal, sys
 from importlib import import_module
 fork, wait = os.fork, os.wait
 
+# A shell has its background jobs ignore it, and all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import fiefdom.engine
 for module in json.loads(sys.stdin.readline()):
     import_module(module)
@@ -46,8 +48,6 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(wait()[1]), flush=True)
 else:
     os._exit(0)
-# A shell has its background jobs ignore it, and all that they start.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 asked = json.loads(line)
 for number, path in enumerate(asked["streams"]):
     os.dup2(os.open(path, os.O_RDWR), number)
