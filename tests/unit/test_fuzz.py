@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import msgpack
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -137,6 +138,7 @@ def recorded(name: str) -> str:
     return (DATA / "haproxy-3.0" / f"{name}.txt").read_text()
 
 
+@pytest.mark.long
 @given(bent_json(MEMBERS), st.booleans())
 @SLOW_TO_DRAW
 def test_members_say_nothing_that_gets_out_of_its_place(text: str, only: bool) -> None:
@@ -169,6 +171,7 @@ def test_members_say_nothing_that_gets_out_of_its_place(text: str, only: bool) -
     assert wanted.still_believed(recalled, inventory, SERVICES).keys() <= memory.keys()
 
 
+@pytest.mark.long
 @given(bent(STATES), bent(CONNECTIONS), bent(STAT), bent(recorded("show_info")))
 @SLOW_TO_DRAW
 def test_haproxys_replies_say_nothing_that_gets_into_a_command(
@@ -232,6 +235,7 @@ odd_packed = st.recursive(
 )
 
 
+@pytest.mark.long
 @given(st.data(), bent_lines(EVENTS * 3))
 @SLOW_TO_DRAW
 def test_what_serfs_agent_sends_is_an_event_or_the_end(data: st.DataObject, lines: list[str]) -> None:
@@ -281,6 +285,7 @@ def assert_harmless(text: str) -> None:
     assert all(char.isprintable() for char in text.replace("\n", "")), ascii(text)
 
 
+@pytest.mark.long
 @given(bent_json(VIEW), bent_json(VIEW), pieces)
 @SLOW_TO_DRAW
 def test_a_gateways_document_breaks_nothing(first: str, second: str, version: str) -> None:
@@ -346,6 +351,7 @@ def answer() -> list[str]:
 ANSWER = answer()
 
 
+@pytest.mark.long
 @given(bent_lines(ANSWER))
 @SLOW_TO_DRAW
 def test_a_snapshot_becomes_a_plan_or_a_sentence(lines: list[str]) -> None:
@@ -374,6 +380,7 @@ def test_the_snapshot_that_is_bent_is_one() -> None:
 TURN = ["fiefdom-stage\tdrain", "done\t1", "fiefdom-log\tx\twords", "fiefdom-failed\tunit\treason", "fiefdom-restored"]
 
 
+@pytest.mark.long
 @given(bent_lines(TURN))
 def test_what_a_host_says_during_its_turn_breaks_nothing(lines: list[str]) -> None:
     heard = turn.Heard("app1", lambda *_: None)
@@ -392,6 +399,7 @@ LOCK = {"run": "1a", "who": "ann@desk", "why": "rollout", "since": "2026-01-02T0
 TOKEN = "a" * 64
 
 
+@pytest.mark.long
 @given(bent_lines(["entry\t{}", f"lock\t{TOKEN}\t1.5\t{json.dumps(LOCK)}", "now\t1767323045.5\t9"]), bent_json(AUDIT))
 def test_a_ledger_breaks_nothing(lines: list[str], entry: str) -> None:
     text = "\n".join(line.replace("{}", entry, 1) for line in lines)

@@ -113,6 +113,7 @@ def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
     return found
 
 
+@pytest.mark.long
 def test_imports_run_downwards_only() -> None:
     assert offences(sources()) == []
 

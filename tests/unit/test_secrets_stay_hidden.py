@@ -98,6 +98,7 @@ def planned(known: Secrets, now: object) -> plan.Plan:
     return plan.merge(hosts)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("now", [bare, drifted])
 def test_no_face_of_a_plan_tells_one(now: object) -> None:
     wanted = planned(ONE, now)
@@ -169,6 +170,7 @@ def test_steps_carry_one_in_the_content_of_a_closed_file_alone() -> None:
                 assert not [w for w in words(context(host.host)) | digests(host.state) if w in repr(shown)], step[:2]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "options", ["--dry -vvv --debug-all --diff", "--debug-operations", "--debug-operations --json", "--dry --json -vvv"]
 )

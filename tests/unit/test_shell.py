@@ -25,6 +25,7 @@ def test_the_scripts_are_found() -> None:
     assert wanted <= set(SCRIPTS)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", sorted(SCRIPTS))
 def test_a_script_is_clean(name: str) -> None:
     program = Path(sys.executable).with_name("shellcheck")

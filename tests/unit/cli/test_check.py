@@ -23,6 +23,7 @@ def fiefdom(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess
     return forked.fiefdom(*arguments, cwd=folder)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["lab.yaml", "lab.py", "production.example.yaml", "python.example.py"])
 def test_the_inventories_of_the_repository_are_fine(name: str) -> None:
     command = [str(FIEFDOM), "check", f"inventories/{name}"]
@@ -134,6 +135,7 @@ def test_config_tells_no_password_in_an_address(tmp_path: Path) -> None:
         assert "https://other.example.org" in done.stdout
 
 
+@pytest.mark.long
 def test_config_of_an_inventory_is_an_inventory_that_says_the_same(tmp_path: Path) -> None:
     for name in ("lab", "production.example"):
         again = tmp_path / f"{name}.yaml"
@@ -160,6 +162,7 @@ def test_config_of_a_host_is_what_is_true_there(tmp_path: Path) -> None:
     assert (refused.returncode, refused.stderr) == (1, "error: app9: no such host; hosts are gw1, app1, app2\n")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["check", "config"])
 @pytest.mark.parametrize("name", ["lab.yaml", "lab.py"])
 def test_neither_needs_pyinfra(command: str, name: str) -> None:

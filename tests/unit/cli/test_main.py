@@ -108,6 +108,7 @@ def test_a_missing_gossip_key_names_the_command_that_makes_it(tmp_path: Path) ->
     assert "fiefdom keygen" in refusal("plan", str(path), folder=tmp_path)
 
 
+@pytest.mark.long
 def test_a_wrong_option_exits_1_not_2() -> None:
     assert "No such option" in refusal("plan", "inventories/lab.yaml", "--frobnicate", run=started)
 
@@ -181,6 +182,7 @@ def put(folder: Path, name: str, text: str) -> subprocess.CompletedProcess[str]:
     return fiefdom("secret", "set", str(folder / "mine.yaml"), name, stdin=text)
 
 
+@pytest.mark.long
 def test_a_secret_is_set_listed_rekeyed_and_removed(operator: Path) -> None:
     path = str(operator / "mine.yaml")
     for name, text in (("web.token", "hunter2\n"), ("api_key", "two words")):

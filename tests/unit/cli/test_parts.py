@@ -48,6 +48,7 @@ def test_a_mistyped_command_is_told_what_was_meant() -> None:
     assert done.stderr == "error: No such command 'plann'. Did you mean 'plan'?\n"
 
 
+@pytest.mark.long
 def test_an_inventory_that_starts_a_thread_ends_as_any_other(tmp_path: Path) -> None:
     """It has to find the library patched, or neither of the two would know the other's threads."""
     text = (ROOT / "inventories" / "python.example.py").read_text().replace("10.20.0.", "127.0.0.")

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from threading import Thread
 
+import pytest
+
 from helpers import forked
 from helpers.terminal import OWN, terminal
 
@@ -43,6 +45,7 @@ def answer(port: socket.socket) -> None:
                 connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
+@pytest.mark.long
 def test_each_look_is_drawn_over_the_last_until_ctrl_c_which_ends_it_cleanly(tmp_path: Path) -> None:
     inventory = tmp_path / "inventory.yaml"
     environment = {k: v for k, v in os.environ.items() if k not in ("SSH_AUTH_SOCK", "COLUMNS", "LINES", "NO_COLOR")}

@@ -837,6 +837,7 @@ JSON = st.recursive(
 GOOD = json.dumps({**ledger.asdict(entry(1)), "services": {"predictor": ["1.0", "1.1"]}})
 
 
+@pytest.mark.long
 @given(st.text() | JSON.map(json.dumps))
 def test_no_line_breaks_the_reader(line: str) -> None:
     assert audit.parse_entry(line) is None

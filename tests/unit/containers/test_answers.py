@@ -260,6 +260,7 @@ def test_an_answer_that_is_not_ready_when_the_turn_passes_is_never_given(tmp_pat
 # --- No older than the question
 
 
+@pytest.mark.long
 def test_what_the_reconciler_has_not_looked_at_is_not_drained(tmp_path: Path) -> None:
     """HAProxy knows nothing of an offer that was made and withdrawn just now: it may get its servers yet."""
 

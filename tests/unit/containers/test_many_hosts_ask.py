@@ -165,6 +165,7 @@ async def following(answers: Answers, scene: Callable[[], Awaitable[None]]) -> N
         await asyncio.gather(task, return_exceptions=True)
 
 
+@pytest.mark.long
 def test_all_are_answered_where_serf_lists_all_hosts(haproxy: edges.Sockets, tmp_path: Path) -> None:
     async def run() -> None:
         config = tmp_path / "agent.json"

@@ -61,6 +61,7 @@ def test_whatever_is_given_is_predicted_or_refused(given_value):
     assert label in probabilities
 
 
+@pytest.mark.long
 @given(st.binary(max_size=100) | json_values.map(lambda value: json.dumps(value).encode()))
 def test_any_body_is_read_or_refused(body):
     try:

@@ -268,6 +268,7 @@ odd_entries = st.fixed_dictionaries(
 odd_lists = st.lists(odd_entries | json_values, max_size=6)
 
 
+@pytest.mark.long
 @given(st.text() | json_values.map(json.dumps) | odd_lists.map(lambda entries: json.dumps({"members": entries})))
 def test_parsing_members_raises_nothing_but_unreadable(text):
     try:
@@ -287,6 +288,7 @@ COMMAND = re.compile(
 )
 
 
+@pytest.mark.long
 @given(odd_lists)
 def test_no_unvalidated_text_reaches_a_command_or_the_configuration(entries):
     roll = parse_members(json.dumps({"members": entries}), SERVICES)
@@ -887,6 +889,7 @@ actual_strategy = st.lists(
 )
 
 
+@pytest.mark.long
 @given(st.lists(members_strategy, min_size=1, max_size=3), actual_strategy)
 def test_applying_the_difference_yields_exactly_the_wanted_servers(rolls, actual_servers):
     memory = {}

@@ -191,6 +191,7 @@ def test_such_a_line_right_beside_the_block_stays_too(host: Host, own: str, mark
 LINE = st.sampled_from([BEGIN, END, "10.1.0.21 app1", "10.1.0.22\tapp2", "", "# x", "192.0.2.7 nas", "\\t %s $(id)"])
 
 
+@pytest.mark.long
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(LINE, max_size=9))
 def test_whatever_is_there_own_lines_stay_in_their_order(host: Host, lines: list[str]) -> None:

@@ -168,6 +168,7 @@ def test_it_stops_although_the_operator_went_before_it_began(root: Path) -> None
     assert time.monotonic() - began < 8
 
 
+@pytest.mark.long
 def test_it_stops_when_its_time_is_over(root: Path) -> None:
     code, out, _ = ended(
         begin(root, "sh", "-c", "trap 'echo stopped; exit 3' TERM; while :; do sleep 0.1; done", limit_s=1)
@@ -204,6 +205,7 @@ def test_a_container_that_outlives_its_client_is_stopped_and_removed(root: Path,
     assert not (root / "left").exists() and not folder.exists()
 
 
+@pytest.mark.long
 def test_an_operator_who_gives_no_sign_is_gone(root: Path) -> None:
     run = begin(root, "sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.1; done", silent_s=1)
     assert run.stdin

@@ -691,6 +691,7 @@ sizes = st.integers(1, 3)
 choices = st.builds(serving, version=st.sampled_from(["1.0.0", "2.0.0"]), count=sizes)
 
 
+@pytest.mark.long
 @given(before=choices, after=choices, down=st.sets(st.integers(8000, 8002)), by_hand=st.sets(st.integers(8000, 8002)))
 @settings(max_examples=100, deadline=None)
 def test_apply_leaves_exactly_what_is_pending_and_a_turn_leaves_nothing(
@@ -769,6 +770,7 @@ def states(draw: st.DrawFn) -> HostState:
     ) + HostState(images=(Image(AGENT.image),) if containers else ())
 
 
+@pytest.mark.long
 @given(before=states(), after=states())
 @settings(max_examples=300, deadline=None)
 def test_applying_a_plan_leaves_nothing_to_plan(before: HostState, after: HostState) -> None:
@@ -777,6 +779,7 @@ def test_applying_a_plan_leaves_nothing_to_plan(before: HostState, after: HostSt
     assert changes(after, host.now) == []
 
 
+@pytest.mark.long
 @given(before=states(), after=states(), data=st.data())
 @settings(max_examples=200, deadline=None)
 def test_a_run_that_dies_anywhere_is_finished_by_the_next(

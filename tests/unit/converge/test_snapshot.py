@@ -180,6 +180,7 @@ hostile_lines = st.one_of(
 )
 
 
+@pytest.mark.long
 @given(st.lists(hostile_lines, max_size=40))
 @example(["uid\t" + "9" * 5000, "end"])
 @example([*RECORDED[:-1], "free-kib\t" + "9" * 5000, "end"])

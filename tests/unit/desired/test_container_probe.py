@@ -208,6 +208,7 @@ def given_up(folder: Path, container: Container, pid: int, running: str = "true"
     return done.stderr, (folder / "log").read_text().splitlines()
 
 
+@pytest.mark.long
 def test_the_reason_comes_first_and_the_containers_words_are_marked(tmp_path: Path, server: Server) -> None:
     server.answer = status(403)
     container = at(server.port)
@@ -219,6 +220,7 @@ def test_the_reason_comes_first_and_the_containers_words_are_marked(tmp_path: Pa
 GO_ON = "systemctl --job-mode=ignore-dependencies start fiefdom-offer-web.service"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("jobs", "goes_on"),
     [
@@ -240,6 +242,7 @@ def test_an_offer_that_waits_need_not_wait_for_an_instance_that_is_given_up(
     assert not goes_on or asked_for.index(GO_ON) < asked_for.index("stop web-9000")
 
 
+@pytest.mark.long
 def test_one_that_ends_is_told_with_its_exit_code(tmp_path: Path, server: Server) -> None:
     with subprocess.Popen(["true"]) as process:
         process.wait()

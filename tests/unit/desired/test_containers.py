@@ -67,6 +67,7 @@ def test_the_supervisor_travels_with_its_containers() -> None:
     assert state + state == state
 
 
+@pytest.mark.long
 def test_the_script_is_clean_for_shellcheck(tmp_path: Path) -> None:
     path = tmp_path / "container"
     path.write_bytes(with_containers(STATE, CONTAINER).file("/usr/local/lib/fiefdom/container").content)

@@ -70,6 +70,7 @@ def cuts(concern: str, name: str) -> bool:
     return cutting.has_path(name) if name.startswith("/") else name in cutting.units
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("concern", CUTTING)
 def test_of_every_file_and_unit_it_is_said_whether_it_can_cut_the_line(concern: str) -> None:
     """One that is new is put into `paths` or `units`, or among what is harmless, with the reason."""
@@ -78,6 +79,7 @@ def test_of_every_file_and_unit_it_is_said_whether_it_can_cut_the_line(concern: 
     assert {name: both for name, both in decided.items() if sum(both) != 1} == {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("concern", CUTTING)
 def test_nothing_is_declared_that_the_concern_does_not_make(concern: str) -> None:
     cutting, paths, units = CUTTING[concern], paths_of(CONCERNS[concern]), units_of(CONCERNS[concern])
@@ -92,6 +94,7 @@ def test_kernel_settings_are_made_by_a_concern_that_says_that_they_cut(concern: 
     assert has_sysctls == (concern in CUTTING and CUTTING[concern].sysctls)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("concern", [name for name in CONCERNS if name not in CUTTING])
 def test_no_other_concern_makes_anything_that_is_judged_to_cut(concern: str) -> None:
     names = paths_of(CONCERNS[concern]) | units_of(CONCERNS[concern])
@@ -99,6 +102,7 @@ def test_no_other_concern_makes_anything_that_is_judged_to_cut(concern: str) -> 
     assert [name for name in names for other in CUTTING if cuts(other, name)] == []
 
 
+@pytest.mark.long
 def test_a_path_or_unit_is_one_concerns_alone() -> None:
     names = [
         (concern, name) for concern in CUTTING for name in paths_of(CONCERNS[concern]) | set(CUTTING[concern].units)

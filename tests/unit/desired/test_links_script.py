@@ -62,6 +62,7 @@ def test_it_closes_what_it_opened_and_twice_is_as_once(tmp_path: Path) -> None:
     assert not [line for line in done_in_turn(tmp_path, (6379,), then=closed) if "FIEFDOM" in line]
 
 
+@pytest.mark.long
 @needs_root
 def test_what_it_shows_is_other_words_where_somebody_changed_it(tmp_path: Path) -> None:
     def shown(change: str) -> list[str]:

@@ -158,6 +158,7 @@ OFFERED = {"svc:predictor": "1.2.0;8000-8001"}
 # --- Making
 
 
+@pytest.mark.long
 def test_an_offer_is_made_when_every_instance_answers_and_holds_when_every_gateway_has_them_up(host: Host) -> None:
     host.knows("gw1", "gw2", answers="0 of 2 servers up")
     host.answer("predictor-8000")
@@ -186,6 +187,7 @@ def test_those_that_answer_are_offered_without_waiting_for_one_that_failed(host:
     assert " fiefdom-serving app2 predictor 1" in (host.root / "asked").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("unit", [("auto-restart", 1), ("start", 2), ("failed", 0)])
 def test_a_service_that_does_not_come_up_is_not_offered_and_its_neighbour_is(host: Host, unit: tuple[str, int]) -> None:
     host.knows("gw1", answers="serving")
@@ -199,6 +201,7 @@ def test_a_service_that_does_not_come_up_is_not_offered_and_its_neighbour_is(hos
     assert host.tags == {"svc:web": "7;9000-9000"}
 
 
+@pytest.mark.long
 def test_an_agent_that_does_not_answer_ends_it_and_one_that_comes_back_is_waited_for(host: Host) -> None:
     host.knows("gw1", answers="serving")
     (host.root / "dead").touch()
@@ -225,6 +228,7 @@ def test_an_offer_that_became_another_and_could_not_be_told_is_found_by_the_next
     assert (host.made / "predictor.offer").read_text() == offered and host.next_tags == {"role": "app", **OFFERED}
 
 
+@pytest.mark.long
 def test_without_a_gateway_it_is_offered_to_whoever_comes(host: Host) -> None:
     began_s = time.monotonic()
     assert host.run("make", "predictor") == ""
@@ -235,6 +239,7 @@ def test_without_a_gateway_it_is_offered_to_whoever_comes(host: Host) -> None:
 # --- Withdrawing
 
 
+@pytest.mark.long
 def test_it_is_withdrawn_when_every_gateway_has_drained_it_and_its_neighbour_stays(host: Host) -> None:
     host.knows("gw1", "gw2", answers="serving")
     host.run("make", "predictor")
@@ -256,6 +261,7 @@ def test_what_was_not_offered_is_withdrawn_at_once_and_nobody_is_told(host: Host
     assert (host.root / "told").read_text() == "" == (host.root / "asked").read_text()
 
 
+@pytest.mark.long
 def test_an_agent_that_is_dead_for_good_has_nothing_to_announce(host: Host) -> None:
     host.run("make", "predictor")
     (host.root / "dead").touch()
@@ -266,6 +272,7 @@ def test_an_agent_that_is_dead_for_good_has_nothing_to_announce(host: Host) -> N
     assert host.next_tags == {"role": "app"}, "nor does it say so when it starts"
 
 
+@pytest.mark.long
 def test_an_agent_that_is_alive_and_does_not_hear_is_told_for_as_long_as_it_may_take(tmp_path: Path) -> None:
     host = Host(tmp_path, drain_timeout_s=AGENT_S + 2)
     host.run("make", "predictor")
@@ -295,6 +302,7 @@ def test_what_a_gateway_still_hears_of_is_withdrawn_again(host: Host) -> None:
     assert ended(run) == "" and host.tags == {}
 
 
+@pytest.mark.long
 def test_withdrawing_takes_no_longer_than_draining_may(tmp_path: Path) -> None:
     host = Host(tmp_path, drain_timeout_s=1)
     host.run("make", "predictor")
@@ -305,6 +313,7 @@ def test_withdrawing_takes_no_longer_than_draining_may(tmp_path: Path) -> None:
 # --- The agent's starts and stops
 
 
+@pytest.mark.long
 def test_a_starting_agent_says_what_is_offered_and_nothing_that_is_damaged(host: Host) -> None:
     host.run("make", "predictor")
     for name, text in (("web", '7";9000-9000\n'), ("other", ""), ("more", ";\n")):
@@ -319,6 +328,7 @@ def test_a_host_that_boots_offers_nothing(host: Host) -> None:
     assert host.next_tags == {"role": "app"}
 
 
+@pytest.mark.long
 def test_what_changed_while_the_agent_started_is_made_good(host: Host) -> None:
     host.knows("gw1", answers="serving")
     host.run("make", "predictor")
@@ -330,6 +340,7 @@ def test_what_changed_while_the_agent_started_is_made_good(host: Host) -> None:
     assert (host.root / "told").read_text() == told, "an agent that says what it should is left alone"
 
 
+@pytest.mark.long
 def test_the_agent_waits_until_the_gateways_have_what_it_offers(host: Host) -> None:
     host.knows("gw1", answers="serving")
     host.run("make", "predictor")
@@ -352,6 +363,7 @@ def test_a_host_leaves_when_every_gateway_has_drained_it(host: Host) -> None:
     assert (host.root / "asked").read_text().splitlines()[0].endswith(" fiefdom-drained app2")
 
 
+@pytest.mark.long
 def test_a_host_that_leaves_waits_for_the_only_gateways_agent_to_come_back(host: Host) -> None:
     run = host.start("leave")
     time.sleep(0.5)
@@ -363,6 +375,7 @@ def test_a_host_that_leaves_waits_for_the_only_gateways_agent_to_come_back(host:
     assert ended(run) == ""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "before", "after"), [(("leave",), "0 servers", "drained"), (("agree",), "0 of", "serving")]
 )
@@ -382,6 +395,7 @@ def test_a_gateway_that_leaves_is_asked_as_long_as_it_is_there(
     assert ended(run) == ""
 
 
+@pytest.mark.long
 def test_a_host_without_any_gateway_leaves_in_finite_time(host: Host) -> None:
     began_s = time.monotonic()
     assert host.run("leave") == ""
@@ -389,6 +403,7 @@ def test_a_host_without_any_gateway_leaves_in_finite_time(host: Host) -> None:
     assert time.monotonic() - began_s >= NO_GATEWAY_S - 1
 
 
+@pytest.mark.long
 def test_a_gateway_that_goes_meanwhile_is_not_waited_for(host: Host) -> None:
     host.knows("gw1")
     (host.root / "once").touch()

@@ -42,6 +42,7 @@ def move(known_hosts: Path, *answers: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.long
 def test_a_name_is_remembered_only_once_the_host_keeps_it(tmp_path: Path) -> None:
     known_hosts = tmp_path / "ssh" / "known_hosts"
     assert move(known_hosts, "reverted", "waiting") == ["reverted False", "waiting False"]

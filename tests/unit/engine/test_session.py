@@ -139,14 +139,17 @@ def shell(*arguments: str, program: str = HANGS) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.long
 def test_a_command_that_hangs_on_a_host_has_failed_and_says_so() -> None:
     assert shell("host", "sleep", "60") == "(False, '', 'no answer for 1 s')"
 
 
+@pytest.mark.long
 def test_a_link_that_hangs_is_a_command_that_failed() -> None:
     assert shell("link", "true") == "(False, '', 'no answer for 1 s')"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("how", "script", "follow"),
     [
@@ -253,6 +256,7 @@ def looking(inventory: Path, *arguments: str) -> tuple[int, str, str]:
 BROKE_OFF = "does not answer: the connection broke off: no answer for 1 s"
 
 
+@pytest.mark.long
 def test_a_host_that_takes_a_command_and_says_nothing_leaves_no_traceback_at_the_end(silent_host: Path) -> None:
     """Whoever still listens to it hears in time that the session is over; pyinfra leaves such a reader behind."""
     # From nothing, so that it ends as a person's command does, whatever a fork inherits.
@@ -271,6 +275,7 @@ def test_a_host_that_takes_a_command_and_says_nothing_leaves_no_traceback_at_the
     assert output.splitlines()[-1] == f"gw1: {BROKE_OFF}"
 
 
+@pytest.mark.long
 def test_who_looks_sees_every_host_be_it_dead_or_frozen(silent_host: Path) -> None:
     """The gateway takes a login and says nothing more; nobody listens at the app hosts."""
     code, output, errors = looking(silent_host, "plan")
@@ -291,6 +296,7 @@ def test_who_looks_sees_every_host_be_it_dead_or_frozen(silent_host: Path) -> No
     assert (code, output) == (3, f"gw1: {BROKE_OFF}\n")
 
 
+@pytest.mark.long
 def test_who_changes_hosts_is_told_how_to_go_on_without_the_dead_ones(silent_host: Path) -> None:
     code, output, errors = looking(silent_host, "rollout")
     assert (code, output) == (1, "") and errors.startswith("error: app1: ") and errors.count("\n") == 1

@@ -22,6 +22,7 @@ def asked(*arguments: str) -> str:
     return done.stdout.removesuffix("\n") or done.stderr.strip().rpartition("\n")[2]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("noise", "printed"), [("", "{}"), ("Welcome\n", "{}"), ("no line break", "{}"), ("reverted\n", "a\n\nb\n")]
 )

@@ -134,11 +134,13 @@ def saves(folder: Path) -> list[str]:
     return [call for call in (folder / "calls").read_text().splitlines() if call.startswith("save")]
 
 
+@pytest.mark.long
 def test_one_save_serves_all_hosts(folder: Path) -> None:
     assert shipped(folder, *(f"app{number}" for number in range(20))) == []
     assert saves(folder) == ["save team/predictor:1"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "words"),
     [

@@ -84,6 +84,7 @@ def at(server: Sshd, **ssh: Any) -> dict[str, Any]:
     return {"address": "127.0.0.1", "port": server.port, "user": sshds.USER, **ssh}
 
 
+@pytest.mark.long
 def test_hosts_behind_a_jump_host_share_one_connection_to_it(tmp_path: Path, key: Path, server: Sshd) -> None:
     with sshd(tmp_path / "b", [key]) as b, sshd(tmp_path / "c", [key]) as c:
         lines = [f"{each.known_as} {each.host_key()}\n" for each in (server, b, c)]
@@ -107,6 +108,7 @@ def test_a_jump_host_that_does_not_forward_is_named(tmp_path: Path, key: Path) -
     assert said.startswith(f"the jump host {jump} may not forward to 127.0.0.1:22; its sshd needs ")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(bool(sshds.missing_ipv6()), reason=sshds.missing_ipv6() or "-")
 def test_a_jump_host_at_an_ipv6_address(tmp_path: Path, home: Path, key: Path, server: Sshd) -> None:
     """By the inventory, however the address is written, and by ~/.ssh/config; known_hosts has it in one way."""
@@ -128,6 +130,7 @@ def test_a_jump_host_at_an_ipv6_address(tmp_path: Path, home: Path, key: Path, s
     assert said.startswith(f"the jump host {jump} lets nobody through: Could not connect to {jump} (")
 
 
+@pytest.mark.long
 def test_the_operators_configuration_names_address_user_port_key_and_jump(
     tmp_path: Path, home: Path, key: Path, server: Sshd
 ) -> None:
@@ -147,6 +150,7 @@ def test_the_operators_configuration_names_address_user_port_key_and_jump(
         assert said.endswith(" through bastion: no key of yours is let in")
 
 
+@pytest.mark.long
 def test_a_command_of_the_operators_leads_to_a_host(tmp_path: Path, home: Path, key: Path, server: Sshd) -> None:
     with sshd(tmp_path / "b", [key]) as behind:
         with (tmp_path / "known").open("a") as known:
@@ -165,6 +169,7 @@ def test_a_command_of_the_operators_leads_to_a_host(tmp_path: Path, home: Path, 
         )
 
 
+@pytest.mark.long
 def test_an_agent_with_many_keys_finds_the_one(tmp_path: Path, agent: None, key: Path, server: Sshd) -> None:
     """Although the host hears three of a connection, and for other hosts it is the first then."""
     ssh_add(*(keygen(tmp_path / f"other{n}") for n in range(7)), key)
@@ -181,6 +186,7 @@ def test_an_agent_with_many_keys_finds_the_one(tmp_path: Path, agent: None, key:
     assert "Failed publickey" not in server.said()[len(before) :]
 
 
+@pytest.mark.long
 def test_an_encrypted_key_is_the_agents_or_wants_a_terminal(tmp_path: Path, agent: None) -> None:
     locked = keygen(tmp_path / "locked", "ed25519", "open sesame")
     with sshd(tmp_path / "b", [locked]) as b:
@@ -199,6 +205,7 @@ def test_an_encrypted_key_is_the_agents_or_wants_a_terminal(tmp_path: Path, agen
         assert log_in(tmp_path, {"gw1": at(b)}, key=str(locked)) == ["in"]
 
 
+@pytest.mark.long
 def test_a_passphrase_is_asked_for_once_for_all_hosts(tmp_path: Path) -> None:
     locked = keygen(tmp_path / "locked", "ed25519", "open sesame")
     program = f"""
@@ -217,6 +224,7 @@ print(len(asked))
     assert (done.stdout.splitlines(), done.stderr) == (["in", "in", "1"], "")
 
 
+@pytest.mark.long
 def test_a_host_that_knows_nobody_and_one_that_nobody_knows(tmp_path: Path, key: Path, server: Sshd) -> None:
     (said,) = log_in(tmp_path, {"gw1": at(server)}, key=str(keygen(tmp_path / "other")))
     assert said == f"Authentication error as {sshds.USER} at 127.0.0.1:{server.port}: no key of yours is let in"
@@ -248,6 +256,7 @@ def test_known_hosts_is_read_as_openssh_reads_it(tmp_path: Path, key: Path, line
         assert (log_in(tmp_path, {"gw1": at(b)}, key=str(key)) == ["in"]) is comes_in
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
 def test_a_hosts_certificate_is_worth_what_its_ca_and_it_say(tmp_path: Path, key: Path, kind: str) -> None:
     ca, other = keygen(tmp_path / "ca", kind), keygen(tmp_path / "other", kind)
@@ -279,6 +288,7 @@ def trust(tmp_path: Path, hosts: Mapping[str, Mapping[str, Any]], *options: str)
     return done.returncode, [f"{each.get('name')} {each.get('state')}" for each in shown], done.stderr
 
 
+@pytest.mark.long
 def test_keys_of_new_hosts_are_shown_and_kept_jump_hosts_first(tmp_path: Path, key: Path, server: Sshd) -> None:
     known = tmp_path / "known"
     with sshd(tmp_path / "b", [key]) as b:

@@ -205,6 +205,7 @@ def test_each_broken_answer_is_a_failure_and_not_sent_again(name, kind):
     assert all(reason in each for each in counts.tallies[kind].reasons), counts.report()
 
 
+@pytest.mark.long
 def test_a_close_under_a_request_that_is_being_written_is_a_failure():
     """The server answers twice, says nothing of an end and closes, so that every third request meets the end."""
 
@@ -288,12 +289,14 @@ def test_an_answer_is_whole_at_its_last_byte_and_not_before(received):
 # --- How much, and until when
 
 
+@pytest.mark.long
 def test_the_rate_is_kept_and_not_exceeded():
     with serving(well) as server:
         counts = traffic(server, kinds=("busy", "new", "post", "post-new"), rate=300, seconds=2)
     assert 400 <= counts.total <= 650
 
 
+@pytest.mark.long
 def test_the_process_goes_on_until_so_many_were_sent():
     with serving(well) as server, Load(server.url, at_least=700, kinds=("busy", "new", "post")) as running:
         pass

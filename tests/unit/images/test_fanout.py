@@ -240,6 +240,7 @@ def test_docker_is_asked_for_no_more_than_the_fastest_takes(docker: Docker, fano
         assert kept.st_size == CHUNK
 
 
+@pytest.mark.long
 def test_what_cannot_be_kept_is_one_sentence(docker: Docker, folder: Path) -> None:
     """In a process of its own, which may write no file above a megabyte."""
     program = (
@@ -316,6 +317,7 @@ def test_the_end_ends_docker_and_whoever_waits_for_it(docker: Docker, folder: Pa
     assert len(docker.calls) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_process_leaves_neither_file_nor_docker(
     docker: Docker, folder: Path, sent: signal.Signals

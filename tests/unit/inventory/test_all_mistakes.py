@@ -92,6 +92,7 @@ def _reads_the_other(one: dict[str, Any], two: dict[str, Any]) -> bool:
     )
 
 
+@pytest.mark.long
 def test_two_mistakes_are_two_and_no_third_is_made_up() -> None:
     pairs = 0
     alone = {str(changes): told(dumped(changes)) for changes in SINGLE}

@@ -98,6 +98,7 @@ def test_an_end_that_several_keys_have_names_them() -> None:
     )
 
 
+@pytest.mark.long
 def test_every_key_of_the_table_is_found_by_its_own_name() -> None:
     keys = [row.split("`")[1] for row in reference.table().splitlines()[2:]]
     assert len(keys) > 100

@@ -245,11 +245,13 @@ def test_merge_keys_and_own_keys() -> None:
     assert [(s.image, s.version) for s in cluster.services.values()] == [("team/web", "3"), ("team/web", "2")]
 
 
+@pytest.mark.long
 def test_an_alias_that_explodes_is_refused_quickly() -> None:
     lines = ["x-a0: &a0 [1, 1]"] + [f"x-a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
     assert "nested too deeply or too large" in of("\n".join(lines) + "\n" + TEXT)
 
 
+@pytest.mark.long
 def test_deep_nesting_is_refused() -> None:
     assert "bad.yaml" in of("a: " + "[" * 5000 + "]" * 5000)
     assert "nested too deeply" in of("a: " + "[" * 60 + "]" * 60)
@@ -501,6 +503,7 @@ services = {"web": {"image": "web", "version": "1", "instances": 2, "build": "..
 """
 
 
+@pytest.mark.long
 def test_a_python_inventory_is_read_as_pyinfra_reads_it() -> None:
     write(
         Path(),
@@ -565,6 +568,7 @@ def test_a_mistake_in_a_python_inventory_is_one_line(text: str, says: str) -> No
     assert says in refusal("test.py")
 
 
+@pytest.mark.long
 def test_pyinfra_prints_a_mistake_as_one_line_and_exits_1() -> None:
     write(Path(), {"test.yaml": TEXT.replace("cidr", "cdir"), "test.py": TWO_LINES})
     result = subprocess.run(
@@ -734,6 +738,7 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
     return raw | draw(of_a_cluster)
 
 
+@pytest.mark.long
 @PROPERTY
 @given(inventories())
 def test_a_valid_inventory_is_taken_and_its_ports_are_disjoint(raw: dict[str, Any]) -> None:
@@ -768,6 +773,7 @@ group_data = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.long
 @PROPERTY
 @given(inventories(), group_data)
 def test_the_way_through_pyinfra_changes_nothing(raw: dict[str, Any], data: dict[str, dict[str, Any]]) -> None:
@@ -780,6 +786,7 @@ def test_the_way_through_pyinfra_changes_nothing(raw: dict[str, Any], data: dict
     assert through_pyinfra(inventory.groups_beside("any.py"), data) == cluster
 
 
+@pytest.mark.long
 @PROPERTY
 @given(inventories())
 def test_a_python_inventory_says_the_same_as_yaml(raw: dict[str, Any]) -> None:
@@ -848,6 +855,7 @@ def outcome(load: Any) -> None:
         assert len(str(error)) < 1000
 
 
+@pytest.mark.long
 @settings(PROPERTY, max_examples=200)
 @given(mangled() | junk)
 def test_a_mangled_inventory_is_refused_in_one_line_or_taken(raw: Any) -> None:
@@ -857,6 +865,7 @@ def test_a_mangled_inventory_is_refused_in_one_line_or_taken(raw: Any) -> None:
     outcome(lambda: inventory.load("any.yaml"))
 
 
+@pytest.mark.long
 @settings(PROPERTY, max_examples=150)
 @given(mangled(), st.sampled_from(["all", "app_hosts", "large"]), junk)
 def test_mangled_host_data_is_refused_in_one_line_or_taken(raw: Any, group: str, more: Any) -> None:
@@ -868,6 +877,7 @@ def test_mangled_host_data_is_refused_in_one_line_or_taken(raw: Any, group: str,
     outcome(lambda: through_pyinfra(groups, {group: data}))
 
 
+@pytest.mark.long
 @settings(PROPERTY, max_examples=200)
 @given(st.binary(max_size=60) | st.text(alphabet="ab:-[]{}&*!<>|'\"# \n\t?,%@`~=0", max_size=40).map(str.encode))
 def test_any_bytes_are_refused_in_one_line(content: bytes) -> None:

@@ -72,6 +72,7 @@ def test_what_is_put_in_comes_out_and_the_file_shows_nothing(tmp_path: Path) -> 
     assert vault.read(it, key_file(tmp_path)) == {"other": "2"}
 
 
+@pytest.mark.long
 @given(st.dictionaries(st.from_regex(r"[A-Za-z0-9_.-]{1,20}", fullmatch=True), st.text(max_size=40), max_size=5))
 @settings(max_examples=50, deadline=None)
 def test_any_text_comes_out_as_it_went_in(entries: dict[str, str]) -> None:
@@ -81,6 +82,7 @@ def test_any_text_comes_out_as_it_went_in(entries: dict[str, str]) -> None:
         assert vault.read(it, environ) == entries
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["ed25519", "rsa"])
 def test_an_ssh_key_will_do(tmp_path: Path, kind: str) -> None:
     path, public = ssh_key(tmp_path, kind)
@@ -102,6 +104,7 @@ def test_keys_are_found_at_the_usual_places(tmp_path: Path, monkeypatch: pytest.
     assert vault.read(it, {}) == {"token": VALUE}
 
 
+@pytest.mark.long
 def test_a_key_with_a_passphrase_is_opened_where_somebody_can_be_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +228,7 @@ def sealed(folder: Path, text: bytes) -> None:
     (folder / "secrets.age").write_bytes(pyrage.encrypt(text, [ME.to_public()], True))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -242,6 +246,7 @@ def test_what_somebody_put_in_by_hand_is_looked_at(tmp_path: Path, text: bytes, 
     assert says in refusal(vault.read, cluster(tmp_path), key_file(tmp_path))
 
 
+@pytest.mark.long
 @given(st.binary(max_size=200) | st.text(max_size=60).map(lambda t: f"a: {t}".encode()))
 @settings(max_examples=100, deadline=None)
 def test_no_content_raises_anything_but_a_sentence(text: bytes) -> None:

@@ -114,6 +114,7 @@ def test_what_is_for_a_program_is_taken(changes: dict[str, Any]) -> None:
 # Keys.
 
 
+@pytest.mark.long
 def test_public_keys_that_ssh_keygen_makes_are_taken(tmp_path: Path) -> None:
     lines = []
     for name, options in {"ed25519": [], "rsa": ["-b", "2048"], "ecdsa": ["-b", "384"]}.items():

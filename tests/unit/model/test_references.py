@@ -85,6 +85,7 @@ hubs = st.sampled_from(["", "docker.io/", "index.docker.io/"])
 others = st.sampled_from(["r.org/", "localhost/", "r:5000/"])
 
 
+@pytest.mark.long
 @given(hubs | others, paths, st.sampled_from(["", ":1"]), st.sampled_from(["", f"@{D}"]))
 def test_both_forms_are_read_as_what_they_were_made_from(domain: str, path: str, tag: str, digest: str) -> None:
     found = references.parse(f"{domain}{path}{tag}{digest}")

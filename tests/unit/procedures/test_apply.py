@@ -68,6 +68,7 @@ def at_work(hosts: SimulatedHosts, who: str = "ann@desk") -> Any:
     return found
 
 
+@pytest.mark.long
 def test_an_apply_that_interrupts_hosts_holds_the_lock_meanwhile(hosts: SimulatedHosts) -> None:
     assert words(fiefdom("apply", "--yes")) == []
     log = hosts.log
@@ -99,6 +100,7 @@ def test_an_apply_with_nothing_to_do_asks_the_ledger_nothing(hosts: SimulatedHos
     assert hosts.log == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("calm", [False, True], ids=["that interrupts", "that interrupts nobody"])
 def test_an_apply_waits_for_another_one_and_does_what_that_left(
     hosts: SimulatedHosts, clock: Clock, calm: bool
@@ -124,6 +126,7 @@ def test_an_apply_waits_for_another_one_and_does_what_that_left(
     assert ("app1 containers" in hosts.log) != calm
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("yes", [False, True])
 def test_what_nobody_agreed_to_is_done_with_yes_only(hosts: SimulatedHosts, clock: Clock, yes: bool) -> None:
     """Without --yes a person saw a plan, and it is that or less."""
@@ -142,6 +145,7 @@ def test_what_nobody_agreed_to_is_done_with_yes_only(hosts: SimulatedHosts, cloc
     assert ledger.read(hosts, GATEWAYS).locks == ()
 
 
+@pytest.mark.long
 def test_what_takes_nobody_out_is_done_before_the_lock_is_asked_for(hosts: SimulatedHosts) -> None:
     """Packages and images take long, and a new login may have to be waited for."""
     hosts.hosts["app1"].now.packages.pop("nftables")
@@ -169,6 +173,7 @@ def test_what_ran_where_dockerd_was_down_is_found_under_the_lock(hosts: Simulate
     assert "app1 containers" not in hosts.log and app1.now.containers == running
 
 
+@pytest.mark.long
 def test_an_apply_whose_lock_was_taken_over_begins_no_other_turn(hosts: SimulatedHosts) -> None:
     run_phase = hosts.run
 
@@ -184,6 +189,7 @@ def test_an_apply_whose_lock_was_taken_over_begins_no_other_turn(hosts: Simulate
     assert "app2 containers" not in hosts.log
 
 
+@pytest.mark.long
 def test_an_apply_that_was_killed_is_run_again_without_a_flag(hosts: SimulatedHosts, clock: Clock) -> None:
     dead = at_work(hosts)
     for gateway in GATEWAYS:
@@ -230,6 +236,7 @@ def test_a_program_is_told_that_a_command_failed(hosts: SimulatedHosts) -> None:
     assert set(json.loads(result.stdout)["hosts"]) == set(hosts.names)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("command", "has"),
     [
@@ -254,6 +261,7 @@ def test_without_json_nothing_of_it_is_printed(hosts: SimulatedHosts) -> None:
     assert OLD not in result.stderr
 
 
+@pytest.mark.long
 def test_ports_that_instances_leave_stay_open_until_their_turn(hosts: SimulatedHosts) -> None:
     """The rules are there before the first turn, and gateways send requests to old ports until the last one."""
     hosts.known = known(services={"predictor": {"version": OLD, "base_port": 8500}, "web": None})
@@ -287,6 +295,7 @@ def test_ports_that_instances_leave_stay_open_until_their_turn(hosts: SimulatedH
     assert not left.clean and left_by_turns(left, agreed).clean
 
 
+@pytest.mark.long
 def test_instances_that_listen_where_their_host_is_no_more_wait_for_no_release(hosts: SimulatedHosts) -> None:
     """Nor once the host has moved, be it that the run died there: nobody would ever reach them."""
     hosts.known = known(hosts={"app1": {"address": "10.1.0.99"}})
@@ -307,6 +316,7 @@ def test_instances_that_listen_where_their_host_is_no_more_wait_for_no_release(h
     assert look.make_plan(hosts.known, hosts.names, hosts).clean
 
 
+@pytest.mark.long
 def test_a_port_of_checks_is_offered_with_the_release_and_not_before(hosts: SimulatedHosts) -> None:
     """Gateways that asked for it at once would find nobody there, on any host."""
 
@@ -374,6 +384,7 @@ def test_a_host_has_its_turn_only_once_the_one_before_is_heard(hosts: SimulatedH
     assert [line for line in hosts.log if line.endswith(" containers")] == ["app1 containers"]
 
 
+@pytest.mark.long
 def test_agents_that_find_each_other_late_are_waited_for(hosts: SimulatedHosts, clock: Clock) -> None:
     hosts.closed.add(("gw1", "app3"))
     clock.meanwhile = hosts.closed.clear

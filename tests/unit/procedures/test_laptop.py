@@ -182,6 +182,7 @@ def test_the_compose_that_is_here_is_found(
     assert client.find() == found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("programs", "known", "says"),
     [
@@ -239,6 +240,7 @@ def test_a_device_that_is_not_there_is_told_before_anything_starts(machine: Mach
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("user", ["", "root", "0", "0:0", "root:root"])
 def test_what_hosts_would_refuse_as_root_is_refused_here(machine: Machine, user: str) -> None:
     machine.has("docker", plugin="2.26.1", images={"team/web:1.0": user})
@@ -267,6 +269,7 @@ def test_an_image_that_cannot_be_had_is_told_with_its_key(machine: Machine) -> N
 # --- Up, down and logs
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("program", "known"), [("docker", {"plugin": "2.26.1"}), ("docker-compose", {})])
 def test_up_starts_what_stands_in_the_document_with_its_secrets(
     machine: Machine, program: str, known: dict[str, object], monkeypatch: pytest.MonkeyPatch
@@ -293,6 +296,7 @@ def test_up_starts_what_stands_in_the_document_with_its_secrets(
     assert asked[-1].splitlines()[:2] == [b"GET /ok?deep=1 HTTP/1.1", b"Host: web"]
 
 
+@pytest.mark.long
 def test_of_some_services_the_others_are_left_alone(machine: Machine) -> None:
     with listening(answer("200 OK")) as port:
         machine.has(
@@ -305,6 +309,7 @@ def test_of_some_services_the_others_are_left_alone(machine: Machine) -> None:
     assert machine.asked_of_compose("up")[1][-3:] == ["up", "--detach", "--no-build"]
 
 
+@pytest.mark.long
 def test_what_does_not_answer_is_told_with_its_last_words(machine: Machine) -> None:
     with listening(answer("503 Not yet")) as port:
         machine.has(
@@ -320,6 +325,7 @@ def test_what_does_not_answer_is_told_with_its_last_words(machine: Machine) -> N
     assert refusal.value.recorded
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("there", "says"),
     [
@@ -340,6 +346,7 @@ def test_what_ended_is_told_at_once(machine: Machine, there: Mapping[str, tuple[
     assert str(refusal.value) == f"web-{port}: {says}"
 
 
+@pytest.mark.long
 def test_composes_own_failure_has_its_last_words_below(machine: Machine) -> None:
     machine.has("docker", plugin="2.26.1", images={"team/web:1.0": "web"}, fails=1)
     with pytest.raises(FiefdomError) as refusal:

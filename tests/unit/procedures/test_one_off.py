@@ -235,6 +235,7 @@ def test_whoever_stops_reading_what_it_says_gets_no_complaint() -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.long
 def test_an_inventory_in_python_is_read_once_and_knows_the_patched_library(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

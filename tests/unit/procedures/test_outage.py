@@ -137,6 +137,7 @@ def test_status_waits_until_a_host_is_back(hosts: SimulatedHosts, clock: Clock) 
     assert fiefdom("status", "--wait", "5").exit_code == 2
 
 
+@pytest.mark.long
 def test_a_host_that_missed_a_release_gets_it_with_the_next_apply(hosts: SimulatedHosts) -> None:
     dies(hosts)
     hosts.known = known(NEW)
@@ -160,6 +161,7 @@ def test_a_host_that_missed_a_release_gets_it_with_the_next_apply(hosts: Simulat
     assert not hosts.hosts[DEAD].unfinished and hosts.tags[DEAD]["svc:predictor"].startswith(NEW)
 
 
+@pytest.mark.long
 def test_a_canarys_release_is_missed_by_nobody(hosts: SimulatedHosts) -> None:
     dies(hosts)
     hosts.known = known(NEW)
@@ -171,6 +173,7 @@ def test_a_canarys_release_is_missed_by_nobody(hosts: SimulatedHosts) -> None:
     assert running(hosts) == {**dict.fromkeys(APPS, OLD), "app1": NEW}
 
 
+@pytest.mark.long
 def test_a_release_without_a_gateway_is_witnessed_by_all_others(hosts: SimulatedHosts) -> None:
     dies(hosts, "gw2")
     hosts.known = known(NEW)
@@ -195,6 +198,7 @@ def test_what_serves_alone_beside_the_dead_is_not_taken_out(hosts: SimulatedHost
     assert set(running(hosts).values()) == {OLD}
 
 
+@pytest.mark.long
 def test_apply_does_the_plan_that_was_named_or_nothing(hosts: SimulatedHosts) -> None:
     hosts.known = known(serf={"memory_mib": 96})
     shown = json.loads(fiefdom("plan", "--json").stdout)["hash"]

@@ -112,6 +112,7 @@ def test_its_release_is_told_as_a_pause_by_plan_and_rollout_and_needs_no_option(
     assert planned(hosts).clean
 
 
+@pytest.mark.long
 def test_with_a_gateway_port_it_is_offered_and_pauses_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +135,7 @@ def test_one_that_dies_right_after_its_start_goes_back(hosts: SimulatedHosts) ->
     assert hosts.hosts["app3"].now.containers["redis-6379"].version == "7"
 
 
+@pytest.mark.long
 def test_a_service_on_several_hosts_does_not_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped(monkeypatch)
     hosts = converged(wants(groups=["app_hosts"]), tmp_path)

@@ -134,6 +134,7 @@ def test_one_that_fails_ends_the_rollout_with_nothing_changed(
     assert not ledger.read(hosts, hosts.known.gateways).locks
 
 
+@pytest.mark.long
 def test_what_failed_runs_again_and_what_ended_well_does_not(hosts: SimulatedHosts) -> None:
     answers(hosts, 1)
     assert perform(hosts).error is not None
@@ -145,6 +146,7 @@ def test_what_failed_runs_again_and_what_ended_well_does_not(hosts: SimulatedHos
     assert again == [RAN]
 
 
+@pytest.mark.long
 def test_after_a_canary_it_does_not_run_again(hosts: SimulatedHosts, ran: list[object]) -> None:
     assert perform(hosts, order=Order(canary="app3")).error is None
     assert ran == [("app3", RAN[1])]
@@ -152,6 +154,7 @@ def test_after_a_canary_it_does_not_run_again(hosts: SimulatedHosts, ran: list[o
     assert len(ran) == 1 and len(turns(hosts)) == 5
 
 
+@pytest.mark.long
 def test_a_way_back_runs_none_and_the_next_way_on_runs_it_again(hosts: SimulatedHosts, ran: list[object]) -> None:
     assert perform(hosts).error is None
     hosts.known = rollback.known_before(wants(), hosts, "predictor", OLD)
@@ -175,6 +178,7 @@ def asked(hosts: SimulatedHosts, **changes: Any) -> Release:
     return rollout.prepare(hosts.known, hosts, {"predictor"}, Wish(order=Order()))
 
 
+@pytest.mark.long
 def test_a_gateway_that_may_know_better_is_waited_for(hosts: SimulatedHosts, ran: list[object]) -> None:
     wanted = asked(hosts)
     hosts.cut.add("gw2")
@@ -188,6 +192,7 @@ def test_a_gateway_that_may_know_better_is_waited_for(hosts: SimulatedHosts, ran
     assert release_command.due(hosts.known, hosts, wanted) == (), "gw1 knows that it has"
 
 
+@pytest.mark.long
 def test_each_version_has_its_own(hosts: SimulatedHosts, ran: list[object]) -> None:
     assert perform(hosts).error is None
     hosts.known = wants("2.0.0")

@@ -180,12 +180,14 @@ def test_a_turn_that_never_ends_is_waited_for_a_quarter_of_an_hour() -> None:
     assert asked[0] > 900
 
 
+@pytest.mark.long
 def test_a_second_release_has_nothing_to_do(hosts: SimulatedHosts) -> None:
     perform(hosts)
     found = rollout.prepare(hosts.known, hosts, frozenset({"predictor"}), Wish())
     assert (found.batches, dict(found.turns)) == ((), {})
 
 
+@pytest.mark.long
 def test_a_canary_waits_under_a_lock_that_only_going_on_or_back_lifts(hosts: SimulatedHosts) -> None:
     report = perform(hosts, order=Order(canary="app2"))
     assert report.error is None and report.release.left == ("app1", "app3", "app4")
@@ -198,6 +200,7 @@ def test_a_canary_waits_under_a_lock_that_only_going_on_or_back_lifts(hosts: Sim
     assert ledger.read(hosts, ("gw1", "gw2")).locks == ()
 
 
+@pytest.mark.long
 def test_a_canarys_lock_of_the_release_before_is_lifted_as_well(hosts: SimulatedHosts) -> None:
     """It has no kind, and is known by how its reason begins."""
     perform(hosts, order=Order(canary="app2"))
@@ -212,6 +215,7 @@ def test_a_canarys_lock_of_the_release_before_is_lifted_as_well(hosts: Simulated
     assert ledger.read(hosts, ("gw1", "gw2")).locks == ()
 
 
+@pytest.mark.long
 def test_several_versions_before_are_each_told_and_the_first_is_gone_back_to(hosts: SimulatedHosts) -> None:
     perform(hosts, order=Order(canary="app1"))
     ledger.unlock(hosts, ("gw1", "gw2"), "ann@desk", pytest.fail)
@@ -228,6 +232,7 @@ def lock_words(hosts: SimulatedHosts) -> set[str]:
     return {lock.why.partition(" `")[0] for lock in ledger.read(hosts, ("gw1", "gw2")).locks}
 
 
+@pytest.mark.long
 def test_the_canarys_lock_is_back_where_going_on_ends_before_a_turn(hosts: SimulatedHosts) -> None:
     perform(hosts, order=Order(canary="app2"))
     run_phase, waits = hosts.run, {"waits for"}
@@ -250,6 +255,7 @@ def test_the_canarys_lock_is_back_where_going_on_ends_before_a_turn(hosts: Simul
     assert versions(hosts) == all_on(OLD) | {"app2": NEW}
 
 
+@pytest.mark.long
 def test_the_canarys_lock_is_over_once_a_turn_began(hosts: SimulatedHosts) -> None:
     perform(hosts, order=Order(canary="app2"))
     hosts.log.clear()
@@ -261,6 +267,7 @@ def test_the_canarys_lock_is_over_once_a_turn_began(hosts: SimulatedHosts) -> No
     assert "gw1 ledger release" not in hosts.log[: hosts.log.index("app1 turn")]
 
 
+@pytest.mark.long
 def test_going_on_unlocks_a_cluster_where_nothing_is_left_to_release(hosts: SimulatedHosts) -> None:
     perform(hosts, order=Order(canary="app2"))
     for wish, ends in ((Wish(), False), (Wish(resume=True), True), (Wish(resume=True), False)):
@@ -277,6 +284,7 @@ def test_a_persons_own_lock_is_not_lifted_by_going_on(hosts: SimulatedHosts) -> 
     assert versions(hosts) == all_on(OLD)
 
 
+@pytest.mark.long
 def test_back_after_a_release(hosts: SimulatedHosts) -> None:
     perform(hosts)
     hosts.known = rollback.known_before(hosts.known, hosts, "predictor", None)
@@ -299,6 +307,7 @@ def test_back_needs_a_version_that_was_healthy(hosts: SimulatedHosts) -> None:
 # --- What keeps a release from beginning
 
 
+@pytest.mark.long
 def test_a_degraded_cluster_is_refused_unless_forced(hosts: SimulatedHosts) -> None:
     hosts.hosts["app3"].containers("stop", "fiefdom-predictor@8001.service")
     with pytest.raises(FiefdomError, match=r"^the cluster is not fit for a release: predictor at app3:8001 is stopped"):
@@ -336,6 +345,7 @@ def without_registry(hosts: SimulatedHosts, monkeypatch: pytest.MonkeyPatch) -> 
     return here
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("what", "key", "mend"),
     [
@@ -354,6 +364,7 @@ def test_a_version_that_nobody_has_is_refused_before_anything_is_locked(
     assert perform(hosts, what=what).error is None
 
 
+@pytest.mark.long
 def test_a_version_that_all_hosts_have_need_not_be_here(hosts: SimulatedHosts, without_registry: set[str]) -> None:
     for name in APPS:
         hosts.hosts[name].take(steps.Phase("images", images=(f"team/predictor:{NEW}",)))
@@ -387,6 +398,7 @@ def digests(hosts: SimulatedHosts) -> dict[str, str]:
     return found
 
 
+@pytest.mark.long
 def test_another_digest_is_a_release_and_the_way_back_is_the_image_that_hosts_have(
     tmp_path: Path, clock: Clock
 ) -> None:
@@ -401,6 +413,7 @@ def test_another_digest_is_a_release_and_the_way_back_is_the_image_that_hosts_ha
     assert (versions(hosts), digests(hosts)) == (all_on(OLD), dict.fromkeys(APPS, D))
 
 
+@pytest.mark.long
 def test_another_digest_of_the_same_version_is_a_release_as_well(tmp_path: Path, clock: Clock) -> None:
     hosts = converged(pinned(OLD, D), tmp_path)
     hosts.known = pinned(OLD, E)
@@ -410,6 +423,7 @@ def test_another_digest_of_the_same_version_is_a_release_as_well(tmp_path: Path,
     assert (versions(hosts), digests(hosts)) == (all_on(OLD), dict.fromkeys(APPS, E))
 
 
+@pytest.mark.long
 def test_another_token_keeps_no_release_from_going_on_and_comes_with_its_images(tmp_path: Path, clock: Clock) -> None:
     hosts = converged(pinned(OLD, D), tmp_path)
     hosts.known = pinned(OLD, D, token="two")
@@ -455,6 +469,7 @@ def run(hosts: SimulatedHosts, wanted: release.Release, keep: bool = False) -> R
     return None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("earlier", [False, True], ids=["first release", "after another release"])
 @pytest.mark.parametrize("kind", ["fail", "killed", "break"])
 def test_a_turn_that_fails_anywhere_leaves_every_host_wholly_old_or_new(
@@ -611,6 +626,7 @@ def test_a_turn_that_would_take_a_service_down_by_now_is_not_begun(hosts: Simula
         assert not any(f.begun or f.kept for f in report.error.failures)
 
 
+@pytest.mark.long
 def test_a_host_goes_back_though_another_service_of_it_is_up_nowhere_else(tmp_path: Path, clock: Clock) -> None:
     services = {"web": {"groups": ["app_hosts"], "instances": 1}}
     hosts = converged(known(services=services), tmp_path)
@@ -633,6 +649,7 @@ def test_a_host_goes_back_though_another_service_of_it_is_up_nowhere_else(tmp_pa
     assert versions(hosts) == all_on(OLD)
 
 
+@pytest.mark.long
 def test_a_canary_that_a_failure_leaves_on_the_new_version_is_told(hosts: SimulatedHosts) -> None:
     perform(hosts, order=Order(canary="app2"))
     hosts.trouble["app3"] = Trouble("fail", STEPS - 1)
@@ -736,6 +753,7 @@ class Gone(BaseException):
     """The operator's process ended."""
 
 
+@pytest.mark.long
 def test_an_operator_who_goes_away_at_any_word_leaves_whole_hosts(tmp_path: Path, clock: Clock) -> None:
     before = fresh(tmp_path)
     wanted = rollout.prepare(before.known, before, frozenset({"predictor"}), Wish())
@@ -888,6 +906,7 @@ def test_a_rollback_after_a_canary_goes_back_to_what_the_others_run(hosts: Simul
     assert known_then.cluster.services["predictor"].version == OLD
 
 
+@pytest.mark.long
 def test_a_rollback_that_failed_is_tried_again_and_not_gone_beyond(hosts: SimulatedHosts) -> None:
     perform(hosts)
     hosts.known = known("3.0.0")

@@ -97,6 +97,7 @@ def require_rotated(hosts: SimulatedHosts) -> None:
 # --- All goes well
 
 
+@pytest.mark.long
 def test_every_member_has_the_new_key_alone_and_a_plan_finds_nothing(hosts: SimulatedHosts) -> None:
     said: Said = []
     assert rotate(hosts, said) == []
@@ -106,6 +107,7 @@ def test_every_member_has_the_new_key_alone_and_a_plan_finds_nothing(hosts: Simu
     assert (act.what, act.outcome, act.hosts) == ("rotate-key", "ok", MEMBERS)
 
 
+@pytest.mark.long
 def test_one_host_at_a_time_is_out_of_rotation(hosts: SimulatedHosts) -> None:
     turns: list[str] = []
     run = hosts.run
@@ -121,6 +123,7 @@ def test_one_host_at_a_time_is_out_of_rotation(hosts: SimulatedHosts) -> None:
     assert {name: turns.count(name) >= 3 for name in MEMBERS} == dict.fromkeys(MEMBERS, True)
 
 
+@pytest.mark.long
 def test_neither_key_shows_in_what_is_said_or_written_down(hosts: SimulatedHosts, tmp_path: Path) -> None:
     said: Said = []
     rotate(hosts, said)
@@ -134,6 +137,7 @@ def test_neither_key_shows_in_what_is_said_or_written_down(hosts: SimulatedHosts
 # --- A run that ends early
 
 
+@pytest.mark.long
 def test_a_run_that_dies_after_every_change_is_gone_on_with(hosts: SimulatedHosts) -> None:
     run, left_to_do = hosts.run, 0
 
@@ -158,6 +162,7 @@ def test_a_run_that_dies_after_every_change_is_gone_on_with(hosts: SimulatedHost
     require_rotated(hosts)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("steps", [3, 15, 28, 40, 53, 66, 79, 90])
 def test_a_host_that_dies_in_any_step_is_gone_on_with(hosts: SimulatedHosts, steps: int) -> None:
     taken = 0
@@ -177,6 +182,7 @@ def test_a_host_that_dies_in_any_step_is_gone_on_with(hosts: SimulatedHosts, ste
     require_rotated(hosts)
 
 
+@pytest.mark.long
 def test_what_ended_before_the_key_was_put_in_place_only_puts_it_there(
     hosts: SimulatedHosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,6 +217,7 @@ def test_a_member_that_does_not_come_back_ends_it_and_the_others_are_left_alone(
     assert ledger.read(hosts, ("gw1", "gw2")).locks == ()
 
 
+@pytest.mark.long
 def test_the_next_key_is_wanted_from_where_it_was_made(hosts: SimulatedHosts) -> None:
     hosts.run, run = (lambda *_: die(), hosts.run)  # type: ignore[method-assign]
     with pytest.raises(Died):
@@ -250,6 +257,7 @@ def half_way(hosts: SimulatedHosts) -> None:
     hosts.log.clear()
 
 
+@pytest.mark.long
 def test_one_that_goes_on_refuses_a_stranger_that_has_come_meanwhile(hosts: SimulatedHosts) -> None:
     half_way(hosts)
     hosts.strangers["app9"] = (OLD,)
@@ -273,6 +281,7 @@ def test_a_stranger_that_comes_between_two_rounds_ends_it(hosts: SimulatedHosts)
     assert [line for line in hosts.log if "gw1 containers" in line] == ["gw1 containers"]
 
 
+@pytest.mark.long
 def test_a_stranger_that_got_the_new_key_is_told_at_the_end(hosts: SimulatedHosts) -> None:
     run = hosts.run
 
@@ -288,6 +297,7 @@ def test_a_stranger_that_got_the_new_key_is_told_at_the_end(hosts: SimulatedHost
     assert hosts.rings == dict.fromkeys(MEMBERS, (key_file(hosts).read_text().strip(),))
 
 
+@pytest.mark.long
 def test_one_that_goes_on_waits_for_all_others_first(hosts: SimulatedHosts) -> None:
     half_way(hosts)
     hosts.views["gw1"] = "it is on fire"
@@ -298,6 +308,7 @@ def test_one_that_goes_on_waits_for_all_others_first(hosts: SimulatedHosts) -> N
     assert not [line for line in hosts.log if "containers" in line]
 
 
+@pytest.mark.long
 def test_one_that_goes_on_leaves_all_else_to_an_apply(hosts: SimulatedHosts) -> None:
     half_way(hosts)
     hosts.hosts["app2"].remove_block("/etc/hosts")
@@ -308,6 +319,7 @@ def test_one_that_goes_on_leaves_all_else_to_an_apply(hosts: SimulatedHosts) -> 
     assert hosts.rings == dict.fromkeys(MEMBERS, (key_file(hosts).read_text().strip(),))
 
 
+@pytest.mark.long
 def test_a_round_that_a_host_did_not_go_through_is_the_last(hosts: SimulatedHosts) -> None:
     half_way(hosts)
     hosts.hosts["app2"].now = replace(hosts.hosts["app2"].now, docker="down")
@@ -328,6 +340,7 @@ def test_a_degraded_cluster_is_refused(hosts: SimulatedHosts) -> None:
     assert not key_file(hosts).with_name("gossip.key.next").exists()
 
 
+@pytest.mark.long
 def test_a_service_that_runs_on_one_host_is_refused_unless_forced(hosts: SimulatedHosts) -> None:
     cluster = hosts.known.cluster
     app2 = cluster.hosts["app2"]
@@ -348,6 +361,7 @@ def converge_all(hosts: SimulatedHosts) -> None:
     hosts.watch = watch
 
 
+@pytest.mark.long
 def test_a_host_with_a_foreign_key_is_refused(hosts: SimulatedHosts) -> None:
     contents = hosts.hosts["app2"].contents
     path = "/etc/fiefdom/serf/agent.json"
@@ -361,6 +375,7 @@ def test_a_host_with_a_foreign_key_is_refused(hosts: SimulatedHosts) -> None:
 # --- Strangers
 
 
+@pytest.mark.long
 def test_a_stranger_that_is_alive_is_refused_and_left_out_where_forced(hosts: SimulatedHosts) -> None:
     hosts.strangers["app9"] = (OLD,)
     assert refusal(hosts).startswith("app9 (10.1.0.99:7946) is a member and no host of the inventory")
@@ -425,6 +440,7 @@ def test_a_gateway_that_believes_after_a_moment_is_waited_for(
 # --- Where the key comes from
 
 
+@pytest.mark.long
 def test_a_key_from_elsewhere_gives_way_to_one_that_is_given(
     hosts: SimulatedHosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -509,6 +525,7 @@ def test_apply_with_another_key_is_refused(hosts: SimulatedHosts) -> None:
         require_same(hosts, GIVEN)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_apply_while_a_key_is_half_way_is_refused(hosts: SimulatedHosts, number: int) -> None:
     rotate_until_round(hosts, number)

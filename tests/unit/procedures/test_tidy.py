@@ -63,6 +63,7 @@ def left(hosts: SimulatedHosts) -> list[str]:
     return [f"{h.host}: {c.kind} {c.name}" for h in wanted.hosts for c in h.changes]
 
 
+@pytest.mark.long
 def test_a_rollout_takes_away_what_it_made_old_and_no_run_finds_more(hosts: SimulatedHosts) -> None:
     release(hosts, "1.3.0")
     assert versions_there(hosts) == all_have(OLD, "1.3.0"), "a rollback would go there"
@@ -76,12 +77,14 @@ def test_a_rollout_takes_away_what_it_made_old_and_no_run_finds_more(hosts: Simu
     )
 
 
+@pytest.mark.long
 def test_as_many_stay_as_the_inventory_says(hosts: SimulatedHosts) -> None:
     for minor in range(3, 7):
         release(hosts, f"1.{minor}.0", keep_releases=3)
     assert versions_there(hosts) == all_have("1.4.0", "1.5.0", "1.6.0")
 
 
+@pytest.mark.long
 def test_a_rollback_finds_its_image_on_every_host(hosts: SimulatedHosts) -> None:
     for minor in range(3, 6):
         release(hosts, f"1.{minor}.0")
@@ -90,6 +93,7 @@ def test_a_rollback_finds_its_image_on_every_host(hosts: SimulatedHosts) -> None
     assert versions_there(hosts) == all_have("1.4.0", "1.5.0")
 
 
+@pytest.mark.long
 def test_a_cleanup_that_fails_fails_no_release(hosts: SimulatedHosts, monkeypatch: pytest.MonkeyPatch) -> None:
     release(hosts, "1.3.0")
     monkeypatch.setattr(SimulatedHost, "remove_image", lambda *_: None)
@@ -101,6 +105,7 @@ def test_a_cleanup_that_fails_fails_no_release(hosts: SimulatedHosts, monkeypatc
     release(hosts, "1.5.0")
 
 
+@pytest.mark.long
 def test_where_no_gateway_tells_what_a_rollback_could_want_all_stay(hosts: SimulatedHosts) -> None:
     for minor in range(3, 6):
         release(hosts, f"1.{minor}.0", keep_releases=9)
@@ -112,6 +117,7 @@ def test_where_no_gateway_tells_what_a_rollback_could_want_all_stay(hosts: Simul
     assert left(hosts) == []
 
 
+@pytest.mark.long
 def test_an_apply_takes_away_what_the_inventory_keeps_no_more(
     hosts: SimulatedHosts, command: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +138,7 @@ def test_an_apply_takes_away_what_the_inventory_keeps_no_more(
     assert command("plan").exit_code == 0
 
 
+@pytest.mark.long
 def test_an_apply_that_replaces_an_agent_takes_away_its_image(
     hosts: SimulatedHosts, command: Callable[..., Result]
 ) -> None:

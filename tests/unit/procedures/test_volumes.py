@@ -91,6 +91,7 @@ def test_a_converged_host_has_all_of_it_and_its_plan_is_clean(hosts: SimulatedHo
     assert not any("volumes" in name for _, name in app1(hosts).now.made), "what the manifest has would be removed"
 
 
+@pytest.mark.long
 def test_other_content_waits_for_the_rollout_and_is_there_after_it(hosts: SimulatedHosts) -> None:
     bring(hosts, wants("two\n"))
     assert seen(hosts) == {b"one\n"}
@@ -120,6 +121,7 @@ def test_a_release_that_fails_brings_the_old_content_back(hosts: SimulatedHosts)
     assert [(c.kind, c.why) for c in left] == [("container", "a failed release, kept aside")] * 2
 
 
+@pytest.mark.long
 def test_a_file_that_the_inventory_dropped_goes_when_no_container_has_it(hosts: SimulatedHosts) -> None:
     bring(hosts, wants(None))
     assert ON_HOST in app1(hosts).now.files, "a container of before may start again"
@@ -133,6 +135,7 @@ def test_a_file_that_the_inventory_dropped_goes_when_no_container_has_it(hosts: 
     assert planned(hosts).clean
 
 
+@pytest.mark.long
 def test_files_and_a_volume_that_are_new_take_an_apply_and_the_rollout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +151,7 @@ def test_files_and_a_volume_that_are_new_take_an_apply_and_the_rollout(
     assert seen(hosts) == {b"one\n"} and planned(hosts).clean
 
 
+@pytest.mark.long
 def test_a_file_that_a_forced_release_brings_is_fiefdoms_like_any_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +166,7 @@ def test_a_file_that_a_forced_release_brings_is_fiefdoms_like_any_other(
     assert ON_HOST not in app1(hosts).now.files and not app1(hosts).originals
 
 
+@pytest.mark.long
 def test_what_a_container_has_that_only_an_apply_removes_stays_for_it(hosts: SimulatedHosts) -> None:
     of_host = {"groups": ["app_hosts"], "services": {"predictor": {"instances": 1}}}
     fewer = {name: {"address": f"10.1.0.{21 + i}", **of_host} for i, name in enumerate(APPS)}
@@ -195,6 +200,7 @@ def test_while_dockerd_is_down_nothing_changes_that_a_container_has(hosts: Simul
     assert not [name for name in changed if name.startswith(("/etc/fiefdom/files", "/var/lib/fiefdom/volumes"))]
 
 
+@pytest.mark.long
 def test_an_edited_file_is_drift_and_mended_where_what_runs_sees_it(hosts: SimulatedHosts) -> None:
     host = app1(hosts)
     before = dict(host.now.containers)
@@ -210,6 +216,7 @@ def test_an_edited_file_is_drift_and_mended_where_what_runs_sees_it(hosts: Simul
     assert planned(hosts).clean
 
 
+@pytest.mark.long
 def test_a_container_that_began_with_an_edited_file_is_no_longer_what_is_wanted(hosts: SimulatedHosts) -> None:
     stamps = app1(hosts).now.container_stamps
     stamps["predictor-8000"] += " edited"
@@ -219,6 +226,7 @@ def test_a_container_that_began_with_an_edited_file_is_no_longer_what_is_wanted(
     assert planned(hosts).clean
 
 
+@pytest.mark.long
 def test_a_volume_outlives_its_key_and_its_service(hosts: SimulatedHosts) -> None:
     bring(hosts, wants(volumes=()))
     assert planned(hosts).due.clean
@@ -234,6 +242,7 @@ def test_a_volume_outlives_its_key_and_its_service(hosts: SimulatedHosts) -> Non
     assert not any(h.left_volumes for h in planned(hosts).hosts)
 
 
+@pytest.mark.long
 def test_a_volumes_owner_by_itself_is_mended_and_with_a_release_waits_for_it(hosts: SimulatedHosts) -> None:
     app1(hosts).now.files[VOLUME] = FoundFile("directory", 0o755, 0, 0)
     assert [c.why for h in planned(hosts).due.hosts for c in h.changes] == ["mode 0755 -> 0700, owner 0:0 -> 1000:1000"]
@@ -281,6 +290,7 @@ def test_a_folder_of_the_host_that_is_not_there_is_found_before_anything_is_touc
     assert "arg --mount=type=bind,source=/srv/models,target=/models,readonly\n" in conf
 
 
+@pytest.mark.long
 def test_a_device_that_is_not_there_is_found_before_anything_is_touched(hosts: SimulatedHosts) -> None:
     node = FoundFile("character special file", 0o660, 0, 20)
     for name in APPS:
