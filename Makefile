@@ -39,7 +39,7 @@ proof: venv ## every planned event, loss and lock-out, the longest ones too: mor
 	  tests/lab/test_tutorial.py tests/lab/test_doctor.py tests/lab/test_lab_hosts.py tests/lab/test_laptop.py \
 	  tests/lab/test_volumes.py tests/lab/test_middleware.py tests/lab/test_model.py
 
-check: lint ## the inner loop: lint, types and the unit tests below a second; less than two minutes on two cores
+check: lint ## the inner loop: lint, types and the unit tests below a second; about two minutes on two cores
 	$(VENV)/bin/pytest -q --numprocesses $(WORKERS) --dist worksteal --durations 5 -m 'not long' tests/unit
 
 # mypy has one core to itself, and lets none of the others wait. The output of each is in one piece.
