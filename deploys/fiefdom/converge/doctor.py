@@ -112,12 +112,12 @@ def of_certificates(context: Context, now_s: float) -> Iterator[Finding]:
 
 def of_links(context: Context, found: Snapshot) -> Iterator[Finding]:
     """Links that instances run with and no service of this host has any more: their way is open to these no longer."""
-    cluster, gone = context.cluster, dict[tuple[str, str], None]()
+    cluster, gone = context.cluster, set[tuple[str, str]]()
     for name, container in found.containers.items():
         if container.ours and container.running and container.role == "instance":
             for link in container.links:
                 if link not in cluster.services or context.name not in links.linking_hosts(cluster, link):
-                    gone[name.rpartition("-")[0], link] = None
+                    gone.add((name.rpartition("-")[0], link))
     for service, link in sorted(gone):
         seen = f"{service} runs with a link to {link} that the inventory has no more"
         effect = "apply closes the way, while what runs may still take it"

@@ -38,7 +38,7 @@ def contents(cluster: Cluster) -> dict[str, bytes]:
     """
     found: dict[str, bytes] = {}
     for key, path, file in named(cluster):
-        if not any(cluster.count(host, str(key[1])) for host in cluster.hosts):
+        if not cluster.runs_on(str(key[1])):
             continue
         try:
             found.setdefault(path, read(cluster.path(path)))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 from fiefdom.model.development import DevelopmentOverride
 from fiefdom.model.draft import Draft
 from fiefdom.model.links import variables
-from fiefdom.model.text import Problem
+from fiefdom.model.text import Problem, twice
 from fiefdom.wording import dotted
 
 
@@ -28,8 +27,7 @@ def development_problems(cluster: Draft) -> Iterator[Problem]:
                         f"{link} is a service; link to it in {dotted(('services', name, 'links'))}, for hosts as well"
                     )
                 yield ("development", "overrides", name, "links", i), says
-        if twice := [link for link, count in Counter(override.links).items() if count > 1]:
-            yield ("development", "overrides", name, "links"), f"{twice[0]} stands there twice; once is enough"
+        yield from twice(("development", "overrides", name, "links"), override.links)
     for name in cluster.services:
         yield from _links_left_out(cluster, name, found.overrides.get(name))
     for name, middleware in found.services.items():

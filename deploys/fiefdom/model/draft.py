@@ -184,7 +184,7 @@ class Draft(Model):
             yield ("registry", "password"), self.registry.password
         if self.gateway.tls is not None:
             yield from ((key, of) for key, of in self.gateway.tls.holders() if isinstance(of, SecretSource))
-        used = [self.registry_of(name) for name in self.services if any(self.count(host, name) for host in self.hosts)]
+        used = [self.registry_of(name) for name in self.services if self.runs_on(name)]
         for name, registry in self.registries.items():
             if registry.password is not None and any(registry is one for one in used):
                 yield ("registries", name, "password"), registry.password

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-from collections import Counter
 from collections.abc import Iterator
 
 from fiefdom.model.draft import Draft
 from fiefdom.model.links import NoWayError, prefix_of, seen_from, variables, way
-from fiefdom.model.text import Problem
+from fiefdom.model.text import Problem, twice
 from fiefdom.wording import KeyPath, dotted
 
 
@@ -16,8 +15,7 @@ def link_problems(cluster: Draft) -> Iterator[Problem]:
     """Links to nothing, to nowhere, to no one address and in circles; and variables that somebody set already."""
     for name, service in cluster.services.items():
         key: KeyPath = ("services", name, "links")
-        if twice := [link for link, count in Counter(service.links).items() if count > 1]:
-            yield key, f"{twice[0]} stands there twice; once is enough"
+        yield from twice(key, service.links)
         for i, link in enumerate(service.links):
             if link not in cluster.services:
                 yield (*key, i), _unknown(cluster, link)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 from fiefdom.model.draft import Draft
 from fiefdom.model.hosts import Service
 from fiefdom.model.passthrough import mib
-from fiefdom.model.text import Problem
+from fiefdom.model.text import Problem, twice
 
 
 def passthrough_problems(cluster: Draft) -> Iterator[Problem]:
     """Of services: what is given twice, and a /dev/shm that is larger than all the memory that an instance has."""
     for name, service in cluster.services.items():
         for key, given in _lists(service):
-            if twice := [one for one, count in Counter(given).items() if count > 1]:
-                yield ("services", name, key), f"{twice[0]} stands there twice; once is enough"
+            yield from twice(("services", name, key), given)
         if service.shm_size is None:
             continue
         for host in cluster.hosts:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from fiefdom.model.link_rules import link_problems
 from fiefdom.model.mount_rules import mount_problems
 from fiefdom.model.passthrough_rules import passthrough_problems
 from fiefdom.model.route_rules import route_problems, tls_problems, way_problems
-from fiefdom.model.text import LAST_PORT, Problem, sysctl_name
+from fiefdom.model.text import LAST_PORT, Problem, sysctl_name, twice
 from fiefdom.wording import KeyPath, dotted
 
 # memberlist sends a member's tags in one field of this size, and refuses to start above it.
@@ -137,8 +136,7 @@ def _group_problems(cluster: Draft) -> Iterator[Problem]:
         elif name in groups:
             says = f"{groups[name]} is in a group of this name, and --limit would take that; choose another name"
             yield ("hosts", name), says
-        if twice := [group for group, count in Counter(host.groups).items() if count > 1]:
-            yield key, f"{twice[0]} stands there twice; once is enough"
+        yield from twice(key, host.groups)
         if {GATEWAYS, APP_HOSTS} <= set(host.groups):
             # Each of the two roles brings a Serf agent of its own on the same ports.
             yield key, "a host is either a gateway or an app host; take one of the two out"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -38,6 +39,12 @@ FIRST_GATEWAY_PORT = 80
 
 Problem = tuple[KeyPath, str]
 """What is wrong and how to mend it, and where."""
+
+
+def twice(key: KeyPath, given: Iterable[str]) -> Iterator[Problem]:
+    """The first that stands twice in a list."""
+    if more := [one for one, count in Counter(given).items() if count > 1]:
+        yield key, f"{more[0]} stands there twice; once is enough"
 
 
 @dataclass(frozen=True)

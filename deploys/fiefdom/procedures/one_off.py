@@ -11,6 +11,7 @@ from fiefdom.converge.one_off import Hear
 from fiefdom.converge.run import Hosts, Known, ask_each
 from fiefdom.errors import FiefdomError, HostError
 from fiefdom.model import Cluster, Secrets, SecretSource
+from fiefdom.procedures.release import chosen_services
 from fiefdom.wording import Tell, printable
 
 _HIDDEN = "***"
@@ -28,9 +29,7 @@ class Ended(FiefdomError):
 
 def hosts_of(cluster: Cluster, service: str, host: str | None) -> tuple[str, ...]:
     """The hosts that run ``service``, or that one of them. Raises FiefdomError where there is none."""
-    if service not in cluster.services:
-        known = ", ".join(sorted(cluster.services))
-        raise FiefdomError(f"{printable(service)} is no service of this inventory; it has {known}")
+    chosen_services(cluster, service)
     running = cluster.runs_on(service)
     if not running:
         raise FiefdomError(f"{service} runs on no host of this inventory; set its instances above 0")
