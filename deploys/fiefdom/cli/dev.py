@@ -74,6 +74,8 @@ def _left_to_you(cluster: Cluster, rows: Sequence[laptop.Running]) -> Iterator[s
         if name in cluster.services and (command := cluster.services[name].release):
             words = printable(shlex.join(command))
             yield f"{name}: its release command is not run here; run it in its container where you want it: {words}"
+        if name in cluster.services and (jobs := cluster.services[name].jobs):
+            yield f"{name}: no clock runs its jobs here ({', '.join(jobs)}); run one in its container where you want it"
 
 
 def _table(rows: Sequence[laptop.Running]) -> Table:

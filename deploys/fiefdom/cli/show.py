@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fiefdom.cluster.audit import Act
+from fiefdom.cluster.jobs import JobStatus
 from fiefdom.cluster.lock import Lock
 from fiefdom.cluster.status import Status
 from fiefdom.converge.carry_out import DONE
@@ -202,10 +203,32 @@ def status_tables(status: Status) -> Iterable[Table | Text]:
             days = Text(str(c.days), style="red" if c.days < 0 else "yellow" if c.days < SOON_DAYS else "")
             certificates.add_row(c.name, c.gateway, c.ends.partition("T")[0], days, Text(", ".join(c.hosts)))
         yield certificates
+    if status.jobs:
+        yield Text()
+        yield _jobs(status.jobs)
     for line in status.problems:
         yield Text(f"! {line}", style="red")
     for line in status.notices:
         yield Text(f"! {line}", style="yellow")
+
+
+def _jobs(found: Iterable[JobStatus]) -> Table:
+    jobs = Table("job", "schedule", "last run", "took", "exit", "next", box=None, pad_edge=False)
+    for j in found:
+        jobs.add_row(
+            f"{j.service} {j.job}",
+            Text(j.schedule),
+            f"{_moment(j.at)} on {j.host}" if j.at else "-",
+            "-" if j.took_s is None else duration(j.took_s),
+            Text(j.outcome or "-", style="" if j.is_well else "red"),
+            f"{_moment(j.next_at)} on {j.next_host}" if j.next_at else "-",
+        )
+    return jobs
+
+
+def _moment(at: str) -> str:
+    """A time as a table has it, in UTC."""
+    return at.rstrip("Z").replace("T", " ")
 
 
 def _state(word: str) -> Text:
@@ -298,7 +321,7 @@ def audit_table(acts: Iterable[Act]) -> Table:
     for act in acts:
         versions = (f"{name} {old or '-'} -> {new or '-'}" for name, (old, new) in act.services.items())
         table.add_row(
-            Text(act.at.rstrip("Z").replace("T", " ")),
+            Text(_moment(act.at)),
             Text("" if act.took_s is None else duration(act.took_s)),
             Text(act.who),
             Text(act.what, style="bold"),

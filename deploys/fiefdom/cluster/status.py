@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fiefdom.cluster import jobs
+from fiefdom.cluster.jobs import JobStatus
 from fiefdom.cluster.members import of_stranger
 from fiefdom.cluster.views import Config, View, Views, gateway_view, views_of
 from fiefdom.converge import plan, snapshot
@@ -132,6 +134,7 @@ class Status:
     notices: tuple[str, ...] = ()
     """What a person should look at, though it keeps no host from being taken out of the cluster."""
     certificates: tuple[CertificateStatus, ...] = ()
+    jobs: tuple[JobStatus, ...] = ()
 
     @property
     def silent(self) -> dict[str, str]:
@@ -291,8 +294,18 @@ def combine(
         for c in view.certificates
     ]
     soon = [_of_ending(views, c) for c in ending if c.days < SOON_DAYS]
+    clock = tuple(jobs.read(cluster, names, found, members))
     notices = (*_strangers(cluster, views), *_other_versions(cluster, instances), *_closed(cluster), *soon)
-    return Status(tuple(views), tuple(hosts), tuple(offered), tuple(instances), tuple(problems), notices, tuple(ending))
+    return Status(
+        tuple(views),
+        tuple(hosts),
+        tuple(offered),
+        tuple(instances),
+        tuple(problems),
+        (*notices, *jobs.complaints(clock)),
+        tuple(ending),
+        clock,
+    )
 
 
 def _closed(cluster: Cluster) -> Iterator[str]:

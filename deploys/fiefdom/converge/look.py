@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fiefdom.converge import arrivals, doctor, guest, old_images, plan, ports, snapshot
+from fiefdom.converge import arrivals, doctor, guest, jobs, old_images, plan, ports, snapshot
 from fiefdom.converge.run import Hosts, Known, ask_each
 from fiefdom.desired.concerns import ALL, state_of, states_of
 from fiefdom.desired.context import Context
@@ -132,18 +132,23 @@ def diagnose(
     And by host that does not answer, the reason.
     """
     states = _states(known, names)
+    seen: dict[str, snapshot.Snapshot] = {}
 
     def ask(name: str) -> tuple[doctor.Finding, ...]:
         answer = _look({name: states[name]}, hosts)[name]
         now_s = time.time()
         try:
+            seen[name] = snapshot.parse(name, answer)
             host = arrivals.judged(known, [plan_of(known, name, answer, states=states[name])])[name]
         except FiefdomError as error:
             return (doctor.Finding("refused", "apply", str(error).removeprefix(f"{name}: ")),)
         clock_s = host.snapshot.guest.clock_s
         return host.findings + doctor.of_clock(None if clock_s is None else clock_s - now_s)
 
-    return ask_each(hosts, ask, names)
+    found, silent = ask_each(hosts, ask, names)
+    for name, finding in jobs.findings(known.cluster, seen):
+        found[name] = (*found[name], finding)
+    return found, silent
 
 
 def settled_plan(

@@ -11,11 +11,12 @@ from pathlib import Path
 from fiefdom.converge import steps
 from fiefdom.converge.run import Hosts
 from fiefdom.converge.steps import Step
+from fiefdom.desired import programs
 from fiefdom.desired.state import Container, Directory, File, HostState
 from fiefdom.errors import FiefdomError, HostError
 from fiefdom.wording import printable
 
-SCRIPT = (Path(__file__).parent / "one_off.sh").read_text()
+SCRIPT = (Path(__file__).parent / "one_off.sh").read_text().replace("# @ONCE@\n", programs.text_of("once"))
 FOLDER = "/var/lib/fiefdom/one-off"
 """Not below /run, whose files are none that could be run."""
 BEGUN = b"fiefdom-begun\n"

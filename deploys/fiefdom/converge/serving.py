@@ -23,7 +23,8 @@ def of_plan(plan: HostPlan) -> Iterator[Step]:
     changed = [c.resource for c in plan.of("container", "+", "~", "-/+") if isinstance(c.resource, Container)]
     instances = [c for c in changed if c.role == "instance"]
     agents = [c for c in changed if c.role == "agent"]
-    going = [c.name for c in plan.of("unit", "-")]
+    # A timer before what it would start once more.
+    going = sorted((c.name for c in plan.of("unit", "-")), key=lambda unit: not unit.endswith(".timer"))
     renamed = [c for c in plan.state.containers if former_of(c.unit) in going]
     # It may be of a Fiefdom that knew no offers: then all that the host serves goes out with it.
     leaving = [c.unit for c in agents if is_healthy(c, plan.snapshot) and c not in renamed]

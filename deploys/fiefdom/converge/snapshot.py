@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fiefdom.converge import guest
 from fiefdom.converge.guest import Guest
-from fiefdom.desired import containers, docker, mounts, network, programs, sshd
+from fiefdom.desired import containers, docker, jobs, mounts, network, programs, sshd
 from fiefdom.desired.network import names_in
 from fiefdom.desired.state import Codename, HostState
 from fiefdom.errors import HostError
@@ -42,6 +42,7 @@ SYSCTL_ROOT = "/proc/sys/"
 STAMPS = "/var/lib/fiefdom/stamps/"
 CONTAINER_STAMPS = "/var/lib/fiefdom/containers/"
 OFFERS = f"{programs.MADE_DIR}/"
+JOBS = f"{jobs.RUNS_DIR}/"
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class FoundUnit:
     """What the unit itself tells of how it is, if it does."""
     queued: bool = False
     """Whether it waits for others before it starts or stops."""
+    next: str = ""
+    """When a timer elapses next, as systemd says it in UTC."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,8 @@ class Snapshot:
     """By the path of a file, the digest of the content that its reader refused, and why; it keeps the last good one."""
     offers: dict[str, str] = field(default_factory=dict)
     """By service, the word that the host offers it with, where it does."""
+    jobs: dict[str, str] = field(default_factory=dict)
+    """By job, what the host keeps of the last time that it ran it."""
     sshd: tuple[str, ...] = ()
     """A sentence for each setting that the wanted drop-in has no effect on, with the line that has it."""
     loses: dict[str, str] = field(default_factory=dict)
@@ -195,6 +200,8 @@ class Snapshot:
 
 _PAIRS = ("live", "refused", "loses", "unforwarded", "sysctl-by", "block")
 """What is a name and a word of it, with a tab between them."""
+_LINES = ("sysctl", "stamp", "offer", "job")
+"""What is a path and its only line, with a colon between them."""
 
 
 def query(states: Iterable[HostState], data_root: str = docker.DATA_ROOT) -> str:
@@ -270,7 +277,7 @@ class _Parser:
         self._files: dict[str, list[str]] = {}
         self._digests: dict[str, str] = {}
         self._units: list[dict[str, str]] = [{}]
-        self._maps: dict[str, dict[str, str]] = {kind: {} for kind in (*_PAIRS, "sysctl", "stamp", "package", "offer")}
+        self._maps: dict[str, dict[str, str]] = {kind: {} for kind in (*_PAIRS, *_LINES, "package")}
         self._images: dict[str, FoundImage] = {}
         self._stored: dict[str, StoredImage] = {}
         self._containers: dict[str, FoundContainer] = {}
@@ -323,7 +330,7 @@ class _Parser:
             self._lists[kind].append(rest)
         elif kind in _PAIRS and len(fields) == 2:
             self._maps[kind][fields[0]] = fields[1]
-        elif kind in ("sysctl", "stamp", "offer"):
+        elif kind in _LINES:
             path, _, value = rest.partition(":")
             self._maps[kind][path] = "\t".join(value.split("\t"))
         elif kind == "container" and len(fields) == 11:
@@ -403,6 +410,7 @@ class _Parser:
             live=self._maps["live"],
             refused=self._maps["refused"],
             offers={n.removesuffix(".offer"): w for n, w in _under(OFFERS, self._maps["offer"]).items()},
+            jobs=_under(JOBS, self._maps["job"]),
             made=frozenset(self._made),
             originals=self._originals,
             volumes=frozenset(filter(mounts.is_volume, self._lists["volume"])),
@@ -435,6 +443,7 @@ def _found_unit(shown: dict[str, str]) -> FoundUnit:
         and shown.get("ConditionTimestampMonotonic", "0") not in ("", "0"),
         says=shown.get("StatusText", ""),
         queued=shown.get("Job", "0") not in ("", "0"),
+        next=shown.get("NextElapseUSecRealtime", ""),
     )
 
 

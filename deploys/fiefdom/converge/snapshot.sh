@@ -153,8 +153,9 @@ host_part() {
         getent passwd "$name" "$number" | awk -F : '{ print "user\t" $1 "\t" $3 "\t" $4 }'
         getent group "$name" "$number" | awk -F : '{ print "group\t" $1 "\t" $3 }'
     done
-    ask unit | xargs -d '\n' -r systemctl show -p Id -p LoadState -p ActiveState -p SubState -p UnitFileState \
-        -p NeedDaemonReload -p ConditionResult -p ConditionTimestampMonotonic -p StatusText -p Job -- 2>/dev/null | sed "s/^/unit$tab/"
+    ask unit | TZ=UTC xargs -d '\n' -r systemctl show -p Id -p LoadState -p ActiveState -p SubState -p UnitFileState \
+        -p NeedDaemonReload -p ConditionResult -p ConditionTimestampMonotonic -p StatusText -p Job \
+        -p NextElapseUSecRealtime -- 2>/dev/null | sed "s/^/unit$tab/"
     ask sysctl | xargs -d '\n' -r grep -H . 2>/dev/null | sed "s/^/sysctl$tab/"
     # What is read after Fiefdom's own settings at boot, and so has the last word.
     awk -F = 'FNR == 1 { name = FILENAME; sub(/.*\//, "", name) }
@@ -178,6 +179,8 @@ host_part() {
         sed "s/^/stamp$tab/"
     # What is offered, as offer.sh keeps it.
     find /run/fiefdom/offers -name '*.offer' -type f -exec grep . /dev/null {} + 2>/dev/null | sed "s/^/offer$tab/"
+    # The last run of each job, as job.sh keeps it.
+    find /var/lib/fiefdom/jobs -name '[!.]*' -type f -exec grep . /dev/null {} + 2>/dev/null | sed "s/^/job$tab/"
     # What a gateway's HAProxy does not run, and why. The container's user writes it, so it is neither followed nor read on.
     word=/var/lib/fiefdom/gateway/refused
     [ ! -f "$word" ] || [ -L "$word" ] ||

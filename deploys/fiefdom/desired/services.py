@@ -1,11 +1,11 @@
-"""Service instances: one container for each port, owned by a systemd unit."""
+"""Service instances: one container for each port, owned by a systemd unit; and beside them what runs by the clock."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
 
-from fiefdom.desired import links, mounts, process
+from fiefdom.desired import jobs, links, mounts, process
 from fiefdom.desired.containers import (
     CHECKS_LABEL,
     LINKS_LABEL,
@@ -29,7 +29,8 @@ from fiefdom.model.unit_names import template_of
 
 def desired(context: Context) -> HostState:
     """The host's instances; nothing where it runs none."""
-    return HostState.together([*(_instance(context, i) for i in context.instances), links.state_of(context)])
+    instances = (_instance(context, i) for i in context.instances)
+    return HostState.together([*instances, links.state_of(context), jobs.state_of(context)])
 
 
 def _instance(context: Context, instance: Instance) -> HostState:

@@ -22,7 +22,7 @@ END = "<!-- keys:end -->"
 NAMES = {
     **{"hosts": "HOST", "services": "SERVICE", "overrides": "SERVICE"},
     **{"environment": "NAME", "volumes": "NAME", "files": "PATH", "sysctls": "KEY", "registries": "NAME"},
-    **{"certificates": "NAME", "request": "NAME", "response": "NAME"},
+    **{"jobs": "NAME", "certificates": "NAME", "request": "NAME", "response": "NAME"},
 }
 # Set by the reader of inventories, not by the person.
 _INTERNAL = ("base_dir",)

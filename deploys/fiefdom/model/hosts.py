@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from fiefdom.model.answers import Headers, Maintenance
+from fiefdom.model.jobs import Command, Job
 from fiefdom.model.mounts import ContainerPath, ServiceFile, Volume
 from fiefdom.model.passthrough import Capability, Device, Gpus, Size, TmpfsFolder
 from fiefdom.model.references import IMAGE
@@ -165,12 +166,6 @@ class Route(Model):
     )
 
 
-def _names_a_program(command: tuple[str, ...]) -> tuple[str, ...]:
-    if command and not command[0]:
-        raise ValueError("begins with an empty word; write the program first, such as [manage, migrate]")
-    return command
-
-
 class Service(Model):
     """A containerised service."""
 
@@ -260,7 +255,7 @@ class Service(Model):
         description="Files in its containers, by their paths there; read-only. Another content is a release.",
     )
     command: Many[Argument] = Field((), description="Command of the container; the image's own when empty.")
-    release: Annotated[Many[Argument], AfterValidator(_names_a_program)] = Field(
+    release: Command = Field(
         (),
         description="Command that runs once for each version that a rollout brings, in the new image on one host, "
         "before the first host changes; its failure ends the rollout.",
@@ -268,10 +263,13 @@ class Service(Model):
     release_timeout_s: int = Field(
         600, ge=1, le=86400, description="Seconds after which the command of `release` is stopped and has failed."
     )
+    jobs: dict[Name, Job] = Field(
+        default_factory=dict, description="Commands that run by the clock, each on one of its hosts that are alive."
+    )
     verbatim: bool = Field(
         False,
-        description="Whether ${NAME} and {{ NAME }} in environment, command, release and a file's text are for the "
-        "program; refused otherwise, for Fiefdom fills nothing in.",
+        description="Whether ${NAME} and {{ NAME }} in environment, command, release, jobs and a file's text are for "
+        "the program; refused otherwise, for Fiefdom fills nothing in.",
     )
 
     @model_validator(mode="before")

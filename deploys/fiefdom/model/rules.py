@@ -12,6 +12,7 @@ from fiefdom.model.development_rules import development_problems
 from fiefdom.model.draft import Draft
 from fiefdom.model.hosts import APP_HOSTS, GATEWAYS, Service
 from fiefdom.model.image_rules import image_problems, registry_problems
+from fiefdom.model.job_rules import job_problems
 from fiefdom.model.jumps import address_problems, jump_problems
 from fiefdom.model.kind_rules import kind_problems
 from fiefdom.model.link_rules import link_problems
@@ -349,19 +350,27 @@ def _is_inline(key: KeyPath) -> bool:
     return key[:1] == ("services",) and key[2:3] == ("files",) and key[-1] == "text"
 
 
+def _is_of_job(key: KeyPath) -> bool:
+    """Whether ``key`` is a word of a job's command."""
+    return key[:1] == ("services",) and key[2:3] == ("jobs",) and key[-2:-1] == ("command",)
+
+
 def _program_of(key: KeyPath) -> tuple[KeyPath, str]:
     """Whose environment, command or file holds ``key``: where its like stand, and its name; none for nobody's."""
     at = _MIDDLEWARE if key[:2] == _MIDDLEWARE else ("services",)
     if key[-2:-1] == ("environment",):
         return at, str(key[-3])
-    if _is_inline(key):
+    if _is_inline(key) or _is_of_job(key):
         return at, str(key[1])
     return at, str(key[-3]) if key[:-3] == at and key[-2] in _COMMANDS else ""
 
 
 def _is_for(service: Service | Middleware, key: KeyPath, found: re.Match[str]) -> bool:
     """Whether the program itself understands a placeholder: it was said so, or is a shell."""
-    command = getattr(service, str(key[-2])) if key[-2] in _COMMANDS else ("",)
+    if isinstance(service, Service) and _is_of_job(key):
+        command = service.jobs[str(key[3])].command
+    else:
+        command = getattr(service, str(key[-2])) if key[-2] in _COMMANDS else ("",)
     shell = command[0].rpartition("/")[2] in _SHELLS
     return service.verbatim or (shell and found[1] is not None)
 
@@ -429,6 +438,7 @@ _RULES = (
         ),
         of_all=True,
     ),
+    _Rule(job_problems, (*_RUNS, "services.*.jobs")),
     _Rule(mount_problems, ("docker", "services.*.volumes", "services.*.files", "services.*.tmpfs", "services.*.user")),
     _Rule(
         passthrough_problems,

@@ -18,14 +18,19 @@ CARRIED = {
     "app1": ["container", "offer"],
     "app2": ["container", "offer"],
     "app2 with a link on it": ["container", "links", "offer"],
+    "app2 with a job on it": ["container", "job", "offer", "once"],
 }
 LINKED = {"web": {"links": ["redis"]}, "redis": {"image": "redis", "version": "7", "kind": "tcp", "base_port": 6379}}
 LINKED["redis"]["groups"] = ["web_hosts"]
+WITH = {
+    "link": LINKED,
+    "job": {"web": {"jobs": {"tidy": {"command": ["tidy"], "schedule": "daily"}}}},
+}
 
 
 def state(host: str) -> HostState:
-    name, _, linked = host.partition(" ")
-    return concerns.state_of(context(name, **({"services": LINKED} if linked else {})))
+    name, *more = host.split()
+    return concerns.state_of(context(name, **({"services": WITH[more[2]]} if more else {})))
 
 
 def carried(host: str) -> dict[str, File]:

@@ -1,0 +1,132 @@
+"""When a job runs: systemd's words for points in time, as far as they can be judged without systemd.
+
+What passes here is a calendar of systemd 252 and of 257; some rare forms of theirs do not pass. The words and their
+rules are those of systemd.time(7), "Calendar Events".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Annotated
+
+from pydantic import AfterValidator, WithJsonSchema
+
+from fiefdom.wording import shown
+
+_SHORT = ("minutely", "hourly", "daily", "weekly", "monthly", "quarterly", "semiannually", "yearly", "annually")
+_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_LONG_DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+_ZONE = re.compile(r"UTC|[A-Z][A-Za-z_]+(/[A-Z][A-Za-z0-9_+-]+){1,2}")
+_PART = re.compile(r"([0-9]{1,4})(?:\.\.([0-9]{1,4}))?(?:/([0-9]{1,4}))?")
+# Five or six words, of which systemd's are four at most.
+_CRON = re.compile(r"@[a-z]+|[^ :]+( +[^ :]+){4,5}")
+_MOST_LETTERS = 200
+_EXAMPLE = 'such as "*-*-* 03:00", "Mon..Fri 08:30 Europe/Berlin" or "*:0/15"'
+
+# The least and the most of each, and what it is called.
+_YEAR, _MONTH, _DAY = (1970, 2199, "year"), (1, 12, "month"), (1, 31, "day")
+_HOUR, _MINUTE, _SECOND = (0, 23, "hour"), (0, 59, "minute"), (0, 59, "second")
+_Range = tuple[int, int, str]
+
+
+class _Mistake(ValueError):
+    """What is wrong with the words, and how to mend it."""
+
+
+def _require_schedule(value: str) -> str:
+    try:
+        _require(value)
+    except _Mistake as error:
+        raise ValueError(f"{shown(value)} is no time of systemd's: {error}") from None
+    return value
+
+
+def _require(text: str) -> None:
+    if len(text) > _MOST_LETTERS:
+        raise _Mistake(f"it has more than {_MOST_LETTERS} letters")
+    if _CRON.fullmatch(text):
+        raise _Mistake(f"these are cron's words; write systemd's, {_EXAMPLE}")
+    *before, last = text.split(" ")
+    words = before if before and _ZONE.fullmatch(last) else [*before, last]
+    if not all(words):
+        raise _Mistake(f"write one {_EXAMPLE}, with one blank between words and none around them")
+    if len(words) > 1 or words[0].lower() not in _SHORT:
+        _require_words(words)
+
+
+def _require_words(words: list[str]) -> None:
+    kinds: list[tuple[Callable[[str], bool], Callable[[str], None]]] = [
+        (lambda word: word[0].isalpha(), _require_weekdays),
+        (lambda word: ":" not in word, _require_date),
+        (lambda word: ":" in word, _require_time),
+    ]
+    for word in words:
+        while kinds and not kinds[0][0](word):
+            kinds.pop(0)
+        if not kinds:
+            raise _Mistake(f"{shown(word)} is one word too many; weekdays, date, time and zone come in this order")
+        kinds.pop(0)[1](word)
+
+
+def _require_weekdays(word: str) -> None:
+    for part in word.split(","):
+        first, dots, last = part.partition("..")
+        days = [_weekday(first), *([_weekday(last)] if dots else [])]
+        if days != sorted(set(days)):
+            raise _Mistake(f"{shown(part)} does not end after it begins; a week begins with Mon")
+
+
+def _weekday(word: str) -> int:
+    for days in (_DAYS, _LONG_DAYS):
+        if word.lower() in days:
+            return days.index(word.lower())
+    raise _Mistake(f"{shown(word)} is no weekday, such as Mon, nor a zone, such as UTC or Europe/Berlin")
+
+
+def _require_date(word: str) -> None:
+    before, tilde, from_end = word.partition("~")
+    parts = before.split("-")
+    if tilde:
+        if re.fullmatch("0?[1-9]|1[0-9]|2[0-8]", from_end) is None:
+            raise _Mistake(f"{shown(from_end)} is no day from a month's end; write ~1 for its last one")
+        parts.append(from_end)
+    if len(parts) not in (2, 3):
+        raise _Mistake(f"{shown(word)} is no date, such as *-*-01, and no time, such as 03:00")
+    for part, bounds in zip(parts, (_YEAR, _MONTH, _DAY)[-len(parts) :], strict=True):
+        _require_values(part, bounds)
+
+
+def _require_time(word: str) -> None:
+    parts = word.split(":")
+    if len(parts) > 3:
+        raise _Mistake(f"{shown(word)} is no time, such as 03:00 or 03:00:30")
+    for part, bounds in zip(parts, (_HOUR, _MINUTE, _SECOND), strict=False):
+        _require_values(part, bounds)
+
+
+def _require_values(text: str, bounds: _Range) -> None:
+    """Raise `_Mistake` for what is no list of values, ranges and steps; an asterisk alone is every value."""
+    least, most, what = bounds
+    if text == "*":
+        return
+    if text.startswith("*/"):
+        raise _Mistake(f"{shown(text)} is cron's; write {least}/{text[2:]}")
+    for part in text.split(","):
+        found = _PART.fullmatch(part)
+        if found is None:
+            raise _Mistake(f"{shown(part)} is no {what}; write a number, a range (1..5), a step (0/5), or *")
+        first = int(found[1])
+        last, step = (None if value is None else int(value) for value in found.group(2, 3))
+        for value in (first, last or first):
+            if not least <= value <= most:
+                raise _Mistake(f"{value} is no {what}: it is {least} to {most}")
+        if last is not None and last <= first:
+            raise _Mistake(f"{shown(part)} does not end after it begins")
+        end = most if last is None else last
+        if step is not None and not 0 < step <= end - first:
+            raise _Mistake(f"{shown(part)} has a step that leads nowhere; up to {end} it is 1 to {end - first}")
+
+
+Schedule = Annotated[str, AfterValidator(_require_schedule), WithJsonSchema({"type": "string"}, mode="validation")]
+"""A point in time that comes again, in systemd's words."""
