@@ -106,9 +106,11 @@ def test_nothing_to_run_is_told(folder: Path) -> None:
 
 
 def test_what_runs_on_hosts_alone_is_told_of_what_runs_here() -> None:
-    release = {"services/web/release": ["manage", "migrate", "a b"]}
-    cluster = Cluster.model_validate(changed(release))
+    job = {"command": ["tidy"], "schedule": "daily"}
+    own = {"services/web/release": ["manage", "migrate", "a b"], "services/api/jobs": {"tidy": job, "dump": job}}
+    cluster = Cluster.model_validate(changed(own))
     rows = [Running(f"{name}-{n}", name, "x", "") for name in ("web", "api", "redis") for n in range(2)]
     assert list(_left_to_you(cluster, rows)) == [
-        "web: its release command is not run here; run it in its container where you want it: manage migrate 'a b'"
+        "web: its release command is not run here; run it in its container where you want it: manage migrate 'a b'",
+        "api: no clock runs its jobs here (tidy, dump); run one in its container where you want it",
     ]
