@@ -216,7 +216,7 @@ def test_it_goes_with_its_key(clock: Clock) -> None:
     assert clock.site.plan(inventory)[0] == 0
     assert "jobs" in clock.site.status(inventory) and clock.site.status(inventory)["jobs"] == []
     units = "systemctl list-units --all --no-legend 'fiefdom-job-*'"
-    files = "ls -d /etc/fiefdom/jobs /etc/systemd/system/fiefdom-job-* 2>/dev/null"
+    files = "ls -d /etc/fiefdom/jobs /var/lib/fiefdom/jobs /etc/systemd/system/fiefdom-job-* 2>/dev/null"
     for host in HOSTS:
         assert clock.site.ssh(host, f"{units}; {files}; :") == ""
         assert clock.left(host) == ""

@@ -654,6 +654,8 @@ take() {
     remove-unit)
         systemctl -q disable --now "$1" >/dev/null 2>&1
         rm -f "$state/stamps/$1"
+        # What is told of the last run of a job that is there no more.
+        case $1 in fiefdom-job-*.service) job=${1#fiefdom-job-} && rm -f "$state/jobs/${job%.service}" ;; esac
         ;;
     remove-container)
         docker rm -f "$1" >/dev/null 2>&1
