@@ -30,14 +30,10 @@ test: venv ## every test but the longest, with its lab: about 45 minutes on two 
 	  -m '$(EVERYDAY) and not hosts' tests/lab
 	$(VENV)/bin/pytest --verbose --durations 15 -m '$(EVERYDAY) and hosts' tests/lab
 
+# Whole files, for the tests beside a proof are what it stands on.
+PROOFS = $(shell grep -lE 'mark\.proof' tests/lab/test_*.py)
 proof: venv ## every planned event, loss and lock-out, the longest ones too: more than an hour
-	$(VENV)/bin/pytest -m "proof or not proof" tests/lab/test_gateway_container.py tests/lab/test_faults.py \
-	  tests/lab/test_access.py tests/lab/test_lockout.py tests/lab/test_losses.py tests/lab/test_registry.py \
-	  tests/lab/test_releases.py tests/lab/test_resume.py tests/lab/test_rotate_key.py tests/lab/test_rotation.py \
-	  tests/lab/test_secrets.py tests/lab/test_two_gateways.py tests/lab/test_offers.py \
-	  tests/lab/test_offers_moments.py tests/lab/test_sshd_holds.py tests/lab/test_upgrade.py \
-	  tests/lab/test_tutorial.py tests/lab/test_doctor.py tests/lab/test_lab_hosts.py tests/lab/test_laptop.py \
-	  tests/lab/test_volumes.py tests/lab/test_middleware.py tests/lab/test_model.py tests/lab/test_jobs.py
+	$(VENV)/bin/pytest -m "proof or not proof" $(PROOFS)
 
 check: lint ## the inner loop: lint, types and the unit tests below a second; about two minutes on two cores
 	$(VENV)/bin/pytest -q --numprocesses $(WORKERS) --dist worksteal --durations 5 -m 'not long' tests/unit

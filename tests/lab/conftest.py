@@ -53,6 +53,7 @@ ORDER = (
     "test_volumes",
     "test_middleware",
     "test_model",
+    "test_technologies",
     "test_tls",
     "test_rotate_key",
     "test_registry",
