@@ -77,8 +77,15 @@ class Clock:
 
     def await_turn(self, inventory: str) -> tuple[str, str]:
         """The host whose turn it is once it ran there, and the other one."""
-        await_true(lambda: self.told(inventory)["next_host"] is not None, SOON_S, "a host whose turn it is")
-        host = self.told(inventory)["next_host"]
+        turns: list[str] = []
+
+        def known() -> bool:
+            """Not while it is at work, for its timer waits for that."""
+            turns.extend(filter(None, [self.told(inventory)["next_host"]]))
+            return bool(turns)
+
+        await_true(known, SOON_S, "a host whose turn it is")
+        host = turns[0]
         self.await_beats(host, 1)
         return host, next(other for other in HOSTS if other != host)
 

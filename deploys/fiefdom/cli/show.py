@@ -220,7 +220,7 @@ def _jobs(found: Iterable[JobStatus]) -> Table:
             Text(j.schedule),
             f"{_moment(j.at)} on {j.host}" if j.at else "-",
             "-" if j.took_s is None else duration(j.took_s),
-            Text(j.outcome or "-", style="" if j.is_well else "red"),
+            Text(j.outcome or "-", style="red" if j.bad else ""),
             f"{_moment(j.next_at)} on {j.next_host}" if j.next_at else "-",
         )
     return jobs

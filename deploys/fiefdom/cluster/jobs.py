@@ -17,8 +17,8 @@ class JobStatus:
     """A job, its last run and its next one; times are in UTC.
 
     ``host`` ran it last, and ``outcome`` is how that ended: an exit code, late, stopped or broken off; or that it is
-    running. All of it is None where it has not run yet on a host that answers. ``next_host`` is the first of its hosts
-    that is alive.
+    running. All of it is None where it has not run yet on a host that answers. ``bad`` is how the last run that came to an
+    end did so, where that was not well. ``next_host`` is the first of its hosts that is alive.
     """
 
     service: str
@@ -30,11 +30,7 @@ class JobStatus:
     outcome: str | None
     next_at: str | None
     next_host: str | None
-
-    @property
-    def is_well(self) -> bool:
-        """Whether its last run ended well, is under way, or is yet to come."""
-        return self.outcome in (None, "0", jobs.RUNNING)
+    bad: str | None
 
 
 def read(
@@ -60,14 +56,15 @@ def read(
                 outcome=run.outcome if run else None,
                 next_at=None if next_s is None else _utc(next_s),
                 next_host=None if next_s is None else alive[0],
+                bad=run.bad if run else None,
             )
 
 
 def complaints(found: Sequence[JobStatus]) -> Iterator[str]:
     """A sentence on each job whose last run did not end well."""
     for one in found:
-        if not one.is_well:
-            words = jobs.words_of(one.outcome or "")
+        if one.bad:
+            words = jobs.words_of(one.bad)
             says = f"the job {one.job} of {one.service} {words} on {one.host}"
             yield f"{says}; `journalctl -u {unit_of(one.service, one.job)}` there tells more"
 

@@ -16,7 +16,7 @@ from fiefdom.model import Cluster
 RUNNING, BROKEN_OFF, LATE, STOPPED = "running", "broken off", "late", "stopped"
 """How a run is or ended, where it is no exit code. One is broken off where its host went down."""
 
-_LINE = re.compile("([0-9]{1,12}) (-|[0-9]{1,12}) (-|[0-9]{1,3}|late|stopped)", re.ASCII)
+_LINE = re.compile("([0-9]{1,12}) (-|[0-9]{1,12}) (-|[0-9]{1,3}|late|stopped|broken)", re.ASCII)
 _WORDS = {
     BROKEN_OFF: "broke off, for its host or its script was ended",
     LATE: "was not at its end in time, and was stopped",
@@ -32,11 +32,14 @@ class Run:
     began_s: int
     ended_s: int | None
     outcome: str
+    before: str | None = None
+    """Of one that is at work, how the host's run before it ended: until then, that is what is known of the job."""
 
     @property
-    def is_bad(self) -> bool:
-        """Whether it ended, and not well."""
-        return self.outcome not in ("0", RUNNING)
+    def bad(self) -> str | None:
+        """How the last run that came to an end did so, where that was not well."""
+        last = self.before if self.outcome == RUNNING else self.outcome
+        return None if last in (None, "0") else last
 
     @property
     def took_s(self) -> int | None:
@@ -60,10 +63,11 @@ def _run(service: str, job: str, host: str, found: Snapshot) -> Run | None:
     if line is None:
         return None
     began, ended, outcome = line.groups()
-    if outcome == "-":
-        at_work = found.units.get(jobs.unit_of(service, job), FoundUnit()).active == "activating"
-        outcome = RUNNING if at_work else BROKEN_OFF
-    return Run(host, int(began), None if ended == "-" else int(ended), outcome)
+    outcome = BROKEN_OFF if outcome == "broken" else outcome
+    if ended != "-":
+        return Run(host, int(began), int(ended), outcome)
+    at_work = found.units.get(jobs.unit_of(service, job), FoundUnit()).active == "activating"
+    return Run(host, int(began), None, RUNNING if at_work else BROKEN_OFF, None if outcome == "-" else outcome)
 
 
 def next_s(service: str, job: str, found: Snapshot) -> int | None:
@@ -80,14 +84,15 @@ def findings(cluster: Cluster, found: Mapping[str, Snapshot]) -> Iterator[tuple[
     for service, wanted in cluster.services.items():
         for job in wanted.jobs:
             run = last_run(service, job, found)
-            if run is not None and run.is_bad:
-                at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(run.began_s))
+            if run is not None and run.bad:
+                at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(run.began_s))
+                since = f"it began {at}" if run.outcome == run.bad else f"it is at work again since {at}"
                 yield (
                     run.host,
                     Finding(
                         "warning",
                         "job",
-                        f"the job {job} of {service} {words_of(run.outcome)}; it began {at} UTC",
+                        f"the job {job} of {service} {words_of(run.bad)}; {since}",
                         "what it is for is not done",
                         f"`journalctl -u {jobs.unit_of(service, job)}` there tells more; the next run is its next try",
                     ),

@@ -653,6 +653,8 @@ take() {
         ;;
     remove-unit)
         systemctl -q disable --now "$1" >/dev/null 2>&1
+        # One that failed would be listed for ever, without a file.
+        systemctl reset-failed "$1" >/dev/null 2>&1
         rm -f "$state/stamps/$1"
         # What is told of the last run of a job that is there no more.
         case $1 in fiefdom-job-*.service) job=${1#fiefdom-job-} && rm -f "$state/jobs/${job%.service}" ;; esac

@@ -72,8 +72,16 @@ find_first() {
 
 # --- Its last run
 
-# Began, ended and how, for `status`: an exit code, late, or stopped; two dashes while it is at work. A host that has no
-# room for the line runs the job all the same.
+# How the run before ended: an exit code, late, stopped, or broken, where it has not come to its end; a dash for none.
+last_outcome() {
+  last='' before=-
+  [ ! -r "$runs_dir/$job" ] || read -r _ last before < "$runs_dir/$job" || :
+  [ "$last" != - ] || before=broken
+  printf '%s\n' "${before:--}"
+}
+
+# Began, ended and how, for `status`; while it is at work, a dash and how the run before ended: a job that fails each
+# time is not to look well in between. A host that has no room for the line runs the job all the same.
 write_run() { # ended outcome
   { printf '%s %s %s\n' "$began_s" "$1" "$2" > "$runs_dir/.$job.new" && mv "$runs_dir/.$job.new" "$runs_dir/$job"; } ||
     say "$runs_dir/$job cannot be written"
@@ -104,7 +112,7 @@ run() {
   while IFS= read -r line; do
     case $line in "word "*) set -- "$@" "${line#word }" ;; esac
   done < "$job_conf"
-  write_run - -
+  write_run - "$(last_outcome)"
   see_through "fiefdom.job=$job" "$@"
   outcome=$code
   [ -z "$ended_by" ] || outcome=stopped

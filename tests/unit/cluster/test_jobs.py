@@ -40,12 +40,13 @@ def test_the_last_run_of_all_hosts_and_the_next() -> None:
         *("predictor", "tidy", "*-*-* 03:00"),
         *(FIRST, "2026-11-29T03:00:00Z", 30, "0"),
         *("2026-11-30T03:00:00Z", FIRST),
+        bad=None,
     )
 
 
 def test_one_that_never_ran() -> None:
     found = read()
-    assert (found.host, found.at, found.took_s, found.outcome, found.is_well) == (None, None, None, None, True)
+    assert (found.host, found.at, found.took_s, found.outcome, found.bad) == (None,) * 5
 
 
 def test_the_next_is_the_first_that_is_alive() -> None:

@@ -19,19 +19,23 @@ def host(line: str = "", active: str = "inactive") -> Snapshot:
 @pytest.mark.parametrize(
     ("line", "active", "outcome", "took_s", "bad"),
     [
-        ("100 130 0", "inactive", "0", 30, False),
-        ("100 130 7", "failed", "7", 30, True),
-        ("100 130 late", "failed", "late", 30, True),
-        ("100 130 stopped", "failed", "stopped", 30, True),
-        ("100 - -", "activating", "running", None, False),
-        ("100 - -", "inactive", "broken off", None, True),
-        ("100 90 0", "inactive", "0", 0, False),
+        ("100 130 0", "inactive", "0", 30, None),
+        ("100 130 7", "failed", "7", 30, "7"),
+        ("100 130 late", "failed", "late", 30, "late"),
+        ("100 130 stopped", "failed", "stopped", 30, "stopped"),
+        ("100 - -", "activating", "running", None, None),
+        ("100 - 0", "activating", "running", None, None),
+        ("100 - 7", "activating", "running", None, "7"),
+        ("100 - broken", "activating", "running", None, "broken off"),
+        ("100 - -", "inactive", "broken off", None, "broken off"),
+        ("100 - 7", "inactive", "broken off", None, "broken off"),
+        ("100 90 0", "inactive", "0", 0, None),
     ],
 )
-def test_how_a_run_is(line: str, active: str, outcome: str, took_s: int | None, bad: bool) -> None:
+def test_how_a_run_is(line: str, active: str, outcome: str, took_s: int | None, bad: str | None) -> None:
     run = jobs.last_run("web", "tidy", {"app1": host(line, active)})
     assert run is not None
-    assert (run.host, run.began_s, run.outcome, run.took_s, run.is_bad) == ("app1", 100, outcome, took_s, bad)
+    assert (run.host, run.began_s, run.outcome, run.took_s, run.bad) == ("app1", 100, outcome, took_s, bad)
 
 
 @pytest.mark.parametrize("line", ["", "100", "100 130", "x 130 0", "100 130 done", "100 130 0 more", "1" * 13 + " 1 0"])

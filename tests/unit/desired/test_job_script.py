@@ -227,3 +227,14 @@ def test_without_room_for_its_line_it_runs_all_the_same(root: Path) -> None:
     (root / "runs").rmdir()
     code, out, err = run(root)
     assert (code, out) == (0, "done\n") and f"{root}/runs/web.tidy cannot be written\n" in err
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [(None, "-"), ("100 130 7", "7"), ("100 130 0", "0"), ("100 - 7", "broken"), ("100 - -", "broken")],
+)
+def test_while_it_is_at_work_it_is_told_how_the_run_before_ended(root: Path, line: str | None, told: str) -> None:
+    if line:
+        (root / "runs/web.tidy").write_text(f"{line}\n")
+    assert run(root)[0] == 0
+    assert (root / "while").read_text().split()[1:] == ["-", told]
