@@ -17,7 +17,7 @@ from fiefdom.cli.group import CLEAN, one_line
 from fiefdom.converge.run import Hosts, Known
 from fiefdom.errors import FiefdomError
 from fiefdom.images import build, docker
-from fiefdom.inventory import load, secret
+from fiefdom.inventory import hooks, load, secret
 from fiefdom.inventory.groups import answers_at, left_out, limit_hosts
 from fiefdom.inventory.offline import missing_folders
 from fiefdom.inventory.read import unread_group_data
@@ -173,6 +173,7 @@ def connected(
     if not names:
         raise FiefdomError(f"--without {', '.join(gone)}: leaves no host")
     check(cluster)
+    hooks.require(cluster, str(click.get_current_context().info_name))
     # Deferred until there is somebody to connect to: pyinfra takes most of a second, and patches the standard library.
     from fiefdom import engine
 
