@@ -12,6 +12,7 @@ from fiefdom.errors import FiefdomError
 from fiefdom.inventory import secret
 from fiefdom.model import Cluster, Problem, SecretSource
 from fiefdom.model.hooks import require_webhook
+from fiefdom.model.mounts import ServiceFile
 from fiefdom.wording import KeyPath, dotted
 
 _WEBHOOK: KeyPath = ("notify", "webhook")
@@ -67,6 +68,8 @@ def _sources(value: Any) -> Iterator[SecretSource]:
     """Every source anywhere in the inventory, whether a host uses it or not."""
     if isinstance(value, SecretSource):
         yield value
+    elif isinstance(value, ServiceFile):
+        yield from () if value.source is None else (value.source,)
     elif isinstance(value, BaseModel):
         for _, inner in value:
             yield from _sources(inner)

@@ -51,9 +51,9 @@ class Around:
     known: Known
     act: Act
     say: Say
+    who: str
     url: str = field(default="", repr=False)
     """Where it is told of; empty where nobody is to be."""
-    who: str = field(default_factory=ledger.operator)
     error: BaseException | None = None
     _began_s: float | None = field(default=None, init=False)
 
@@ -149,7 +149,7 @@ def around(known: Known, act: Act, say: Say) -> Iterator[Around]:
     Whatever was begun is told the end of, once: also where an interrupt or the loss of the lock ended it. What is
     refused before runs nothing. ``say`` hears of the programs' words, and of what they or the chat fail at.
     """
-    found = Around(known, act, say, _url(known, act, say))
+    found = Around(known, act, say, ledger.operator(), _url(known, act, say))
     try:
         yield found
     except BaseException as error:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from fiefdom.waiting import looks, now_s, pause
+from fiefdom.waiting import now_s
 from fiefdom.wording import Tell, printable
 
 _LOOK_S = 0.1
@@ -64,7 +64,8 @@ def _followed(process: subprocess.Popen[bytes], inlet: int, limit_s: float, line
             is_open = bool(piece)
             lines.add(piece)
         elif code is None and not is_open:
-            pause(_LOOK_S)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_LOOK_S)
         is_late = now_s() - began_s > limit_s
         if code is not None and (is_late or not said):
             lines.end()
@@ -84,10 +85,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-        for late in looks(_STOP_S, _LOOK_S):
-            if late or process.poll() is not None:
-                break
-        if process.poll() is not None:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_S)
             return
 
 
