@@ -14,6 +14,8 @@ from rich.console import Console
 
 from fiefdom.cli import show
 from fiefdom.cli.group import CLEAN, one_line
+from fiefdom.cli.help_texts import Helped
+from fiefdom.cli.left_out import with_inventory
 from fiefdom.converge.run import Hosts, Known
 from fiefdom.errors import FiefdomError
 from fiefdom.images import build, docker
@@ -58,8 +60,11 @@ class Document:
     code: int = CLEAN
 
 
-class Command(click.Command):
+class Command(Helped):
     """A command that returns its `Document`, which is printed here alone; with --json there is one however it ends."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, with_inventory(self, ctx, args))
 
     def invoke(self, ctx: click.Context) -> None:
         try:

@@ -1,0 +1,5 @@
+"""`python -m fiefdom`: the command, where its script is not on the path."""
+
+from fiefdom.cli.main import main
+
+main(prog_name="fiefdom")
