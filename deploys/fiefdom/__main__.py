@@ -2,4 +2,5 @@
 
 from fiefdom.cli.main import main
 
-main(prog_name="fiefdom")
+if __name__ == "__main__":
+    main(prog_name="fiefdom")

@@ -22,7 +22,7 @@ version. `python -m fiefdom` is the same command, where its script is not on the
 what a shell completes commands, options and files by, `{name} man` a page for `man`.
 
 Where the variable `FIEFDOM_INVENTORY` names the inventory, it may be left out: `{name} rollout predictor` is
-`{name} rollout $FIEFDOM_INVENTORY predictor` then. A first word that ends in `.yaml`, `.yml` or `.py` is an inventory
+enough where it says `mine.yaml`. A first word that ends in `.yaml`, `.yml` or `.py` is an inventory
 all the same, and goes before the variable.
 
 | exit code | what it means |

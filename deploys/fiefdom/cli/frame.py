@@ -12,7 +12,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from fiefdom.cli import show
+from fiefdom.cli import show, verbose
 from fiefdom.cli.group import CLEAN, one_line
 from fiefdom.cli.help_texts import Helped
 from fiefdom.cli.left_out import with_inventory
@@ -62,6 +62,11 @@ class Document:
 
 class Command(Helped):
     """A command that returns its `Document`, which is printed here alone; with --json there is one however it ends."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if any(param.name == "inventory" for param in self.params):
+            self.params.append(verbose.option())
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, with_inventory(self, ctx, args))
