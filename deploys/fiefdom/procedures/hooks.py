@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,15 +58,18 @@ class Around:
     _began_s: float | None = field(default=None, init=False)
 
     @contextmanager
-    def begun(self) -> Iterator[None]:
-        """The act itself, of which nothing has changed anything yet: the program `before` runs.
+    def begun(self, beat: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """The act itself, of which nothing has changed anything yet: the program `before` runs, which may take long, so
+        that ``beat`` asks afterwards whether the lock is held still.
 
-        Raises FiefdomError where that fails.
+        Raises FiefdomError where either fails.
         """
         self._began_s = now_s()
         last: deque[str] = deque(maxlen=_LOG_LINES)
         if reason := self._run("before", last):
             raise FiefdomError(f"{reason}; no host was changed").with_log(last)
+        if self._path("before") is not None:
+            beat()
         self._notify("began")
         yield
 
@@ -89,9 +92,8 @@ class Around:
 
     def _run(self, event: str, last: deque[str] | None = None, *, error: str = "", took_s: float = 0) -> str:
         """Run the program of ``event``, if there is one; why it failed, or nothing."""
-        found = self.known.cluster.hooks
-        path: str | None = getattr(found, event)
-        if path is None or self.act.what not in found.acts:
+        path = self._path(event)
+        if path is None:
             return ""
 
         def hear(line: str) -> None:
@@ -102,8 +104,14 @@ class Around:
         cluster = self.known.cluster
         environ = hooks.environment(cluster) | self._variables(event, error, took_s)
         self.say("hook", event)
-        reason = program.run(cluster.path(path), Path(cluster.base_dir), environ, found.timeout_s, hear)
+        reason = program.run(cluster.path(path), Path(cluster.base_dir), environ, cluster.hooks.timeout_s, hear)
         return f"{dotted(('hooks', event))}: {path} {reason}" if reason else ""
+
+    def _path(self, event: str) -> str | None:
+        """The program of ``event`` that runs around this act, as it is written."""
+        found = self.known.cluster.hooks
+        path: str | None = getattr(found, event)
+        return path if self.act.what in found.acts else None
 
     def _variables(self, event: str, error: str, took_s: float) -> dict[str, str]:
         """What the program is told: every one of them each time, for a shell may fail at one that is not set."""

@@ -44,7 +44,7 @@ def reboot(
     with (
         hooks.around(known, hooks.Act("reboot", tuple(names)), say) as around,
         ledger.hold(hosts, gateways, who, why, warn=lambda text: say("ledger", text), take_over=take_over) as held,
-        around.begun(),
+        around.begun(held.beat),
         held.recorded("reboot", names=names),
     ):
         for name in names:

@@ -49,7 +49,7 @@ def retire(
         gone = _farewell(cluster, hosts, name, remaining, force)
         if volumes and (more := gone.snapshot.volumes - set(volumes)):
             raise FiefdomError(f"{name}: has another volume by now, {min(more)}; nothing was done, run it again")
-        with around.begun(), held.recorded("retire", plan=plan.merge([gone]).hash, names=[name]):
+        with around.begun(held.beat), held.recorded("retire", plan=plan.merge([gone]).hash, names=[name]):
             _let_go(hosts, remaining, gone, say, volumes=bool(volumes))
 
 

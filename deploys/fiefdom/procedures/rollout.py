@@ -138,7 +138,7 @@ def _perform(known: run.Known, hosts: Hosts, wanted: Release, wish: Wish, say: S
             # word about the version, as a failure in the audit would be.
             _require_unchanged(known, hosts, wanted, wish)
             with (
-                around.begun(),
+                around.begun(held.beat),
                 held.recorded(wish.what, plan=turns.hash, names=wanted.hosts, services=_done(wanted)),
             ):
                 ship(hosts, wanted, say)

@@ -41,7 +41,7 @@ def rotate(known: run.Known, hosts: Hosts, *, force: bool, take_over: bool, say:
     with (
         hooks.around(known, hooks.Act("rotate-key", hosts.names), say) as around,
         ledger.hold(hosts, cluster.gateways, ledger.operator(), why, warn=warn, take_over=take_over) as held,
-        around.begun(),
+        around.begun(held.beat),
         held.recorded("rotate-key", names=hosts.names),
     ):
         hosts.on_all(lambda name: turn.await_turn(hosts, name))

@@ -190,9 +190,10 @@ def test_so_is_one_of_the_hook_before(hosts: SimulatedHosts, told: Told) -> None
     assert told.events[-1] == "failed" and acts(hosts) == [] and locks(hosts) == []
 
 
-def test_a_lock_that_is_lost_is_a_failure(hosts: SimulatedHosts, told: Told) -> None:
+@pytest.mark.parametrize("at", [("app1", "done"), ("hook", "before: says before")], ids=["later", "meanwhile"])
+def test_a_lock_that_is_lost_is_a_failure(hosts: SimulatedHosts, told: Told, at: tuple[str, str]) -> None:
     def lose(who: str, what: str) -> None:
-        if (who, what) == ("app1", "done"):
+        if (who, what) == at:
             for gateway in ("gw1", "gw2"):
                 for path in (hosts.root / gateway).iterdir():
                     if path.name.startswith("lock") and path.is_file():
@@ -201,6 +202,8 @@ def test_a_lock_that_is_lost_is_a_failure(hosts: SimulatedHosts, told: Told) -> 
     with pytest.raises(FiefdomError, match="lock was removed meanwhile"):
         perform(hosts, lose)
     assert told.events == ["before", "failed"]
+    if at[0] == "hook":
+        assert not any(line.endswith((" images", " turn")) for line in hosts.log) and acts(hosts) == []
     assert told.all[-1]["FIEFDOM_ERROR"].endswith("this run's lock was removed meanwhile; nothing more is changed")
 
 
