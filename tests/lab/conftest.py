@@ -50,6 +50,7 @@ ORDER = (
     "test_releases",
     "test_one_off",
     "test_jobs",
+    "test_hooks",
     "test_volumes",
     "test_middleware",
     "test_model",

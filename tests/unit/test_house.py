@@ -62,6 +62,8 @@ def imports(name: str, text: str, known: Iterable[str]) -> set[str]:
 
 
 def room(module: str) -> str:
+    if module == "__main__":  # a command line, under the name that Python wants
+        return "cli"
     first, dot, _ = module.partition(".")
     rooms = set().union(*LINES)
     return first if dot or first in rooms else "ground"

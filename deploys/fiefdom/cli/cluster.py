@@ -41,10 +41,7 @@ WATCH_S = 2
 def status(
     inventory: str, limit: tuple[str, ...], check: bool, wait: int | None, watch: bool, as_json: bool
 ) -> Document:
-    """Show hosts, members, offers, instances, versions and their state in HAProxy.
-
-    Exit 0: shown, 3: some host does not answer, 1: error. With --check or --wait also 2: not all is in rotation.
-    """
+    """Show hosts, members, offers, instances, versions and their state in HAProxy."""
     if watch and (as_json or check or wait):
         raise FiefdomError("--watch is for a person's eyes: leave --json, --check and --wait out")
     if watch and not sys.stdout.isatty():
@@ -86,9 +83,8 @@ def _watch(run: Run, look: Callable[[], Status]) -> NoReturn:
 @without_option
 @json_option
 def lock(inventory: str, why: str | None, without: tuple[str, ...], **_: bool) -> Document:
-    """Show who holds the cluster's lock; with --why keep releases, reboots and retirements off until `fiefdom unlock`.
-
-    Exit 0: shown or locked, 3: shown, but for a gateway that does not answer, 1: error.
+    """Show who holds the cluster's lock; with --why keep releases, reboots and retirements off until `fiefdom
+    unlock`.
     """
     if why is None:
         with frame.connected(inventory, ("gateways",), without=without, looks=True, certified=False) as run:
@@ -124,10 +120,7 @@ def unlock(inventory: str, take_over: bool, without: tuple[str, ...], **_: bool)
 @click.option("--last", default=20, show_default=True, type=click.IntRange(1, 10000), help="How many acts.")
 @json_option
 def audit(inventory: str, last: int, **_: bool) -> Document:
-    """Show who did what to this cluster, when and how it ended, and who holds its lock.
-
-    Exit 0: shown, 3: shown, but for a gateway that does not answer, 1: error.
-    """
+    """Show who did what to this cluster, when and how it ended, and who holds its lock."""
     with frame.connected(inventory, ("gateways",), looks=True, certified=False) as run:
         found = ledger.read(run.session, run.known.gateways, last)
         acts = audit_module.acts(found.entries, found.live)[-last:]

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 
 import click
 
+from fiefdom.cli.help_texts import examples, exit_codes, path_of
+
 _HEAD = """\
 # Commands
 
@@ -15,7 +17,13 @@ _HEAD = """\
 
 {about}
 
-Every command and group knows `--help`, or `-h`. `{name} --version` tells the version.
+Every command and group knows `--help`, or `-h`, which ends with exit codes and examples; `{name} --version` tells the
+version. `python -m fiefdom` is the same command, where its script is not on the path. `{name} completion SHELL` prints
+what a shell completes commands, options and files by, `{name} man` a page for `man`.
+
+Where the variable `FIEFDOM_INVENTORY` names the inventory, it may be left out: `{name} rollout predictor` is
+enough where it says `mine.yaml`. A first word that ends in `.yaml`, `.yml` or `.py` is an inventory
+all the same, and goes before the variable.
 
 | exit code | what it means |
 |---|---|
@@ -34,28 +42,9 @@ _ARGUMENTS: Mapping[str, str] = {
     "HOSTS": "Hosts or groups by name, as --limit takes them.",
     "NAME": "The secret's name.",
     "COMMAND": "A command with its arguments.",
+    "SHELL": "`bash`, `zsh` or `fish`.",
     "KEY": "A key of an inventory, such as `services.SERVICE.health.path` or `health.path`.",
 }
-# By what follows the name of the program.
-_EXIT_CODES: Mapping[str, str] = {
-    "trust": "0 where all keys are known now, 1 where one was not taken, 3 where some host does not answer.",
-    "doctor": "0 where nothing is in the way, 2 for warnings, 3 where some host does not answer, 1 where apply would "
-    "refuse.",
-    "check": "0 where the inventory is fine, 1 where it is not.",
-    "plan": "0 where nothing is to be changed, 2 where changes are pending, 3 where some host does not answer, "
-    "whatever the others need, 1 after an error.",
-    "status": "0 where it is shown, with `--check` or `--wait` only where every instance is in rotation, 2 where one "
-    "is not, 3 where some host does not answer, 1 after an error.",
-    "audit": "0 where it is shown, 3 where it is shown but for a gateway that does not answer, 1 after an error.",
-    "lock": "0 where it is shown or the cluster is locked, 3 where it is shown but for a gateway that does not answer, "
-    "1 after an error.",
-    "apply": "0 only where the hosts are as the inventory says, but for releases that are pending; 1 otherwise.",
-    "dev up": "0 only where every container answers, 1 otherwise.",
-    "run": "that of the command; 1 where nothing began, or where it was interrupted.",
-    "lab ssh": "that of `ssh`, which is that of the command; 1 where there is no such host.",
-}
-_DONE = "0 when it is done, 1 after an error."
-
 # What click puts behind an option's help, such as "  [default: 2; 1<=x<=9]".
 _EXTRA = re.compile(r"\s*\[((?:default: |required|x[<>]|[0-9]+<)[^\]]*)\]$")
 
@@ -70,19 +59,20 @@ def commands_page(group: click.Group) -> str:
     """
     name = group.name or "fiefdom"
     top = click.Context(group, info_name="fiefdom" if name == "main" else name)
-    commands = list(_commands(group, top))
-    parts = [_HEAD.format(about=_about(group), name=top.info_name), _list(commands)]
+    commands = list(commands_of(group, top))
+    parts = [_HEAD.format(about=about_of(group), name=top.info_name), _list(commands)]
     for command, context in commands:
         parts.append(_section(command, context, 2))
         if isinstance(command, click.Group):
-            parts += [_section(inner, below, 3) for inner, below in _commands(command, context)]
+            parts += [_section(inner, below, 3) for inner, below in commands_of(command, context)]
     return "\n".join(parts)
 
 
 _Found = tuple[click.Command, click.Context]
 
 
-def _commands(group: click.Group, context: click.Context) -> Iterator[_Found]:
+def commands_of(group: click.Group, context: click.Context) -> Iterator[_Found]:
+    """Each command of a group that is not hidden, with a context of its own."""
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         if command is not None and not command.hidden:
@@ -90,19 +80,22 @@ def _commands(group: click.Group, context: click.Context) -> Iterator[_Found]:
 
 
 def _list(commands: list[_Found]) -> str:
-    rows = [f"| [`{c.command_path}`](#{_anchor(c)}) | {_first_sentence(command)} |" for command, c in commands]
+    rows = [f"| [`{c.command_path}`](#{_anchor(c)}) | {first_sentence_of(command)} |" for command, c in commands]
     return "\n".join(["| command | what it does |", "|---|---|", *rows]) + "\n"
 
 
 def _section(command: click.Command, context: click.Context, level: int) -> str:
     path = context.command_path
     usage = " ".join([path, *command.collect_usage_pieces(context)])
-    parts = [f"{'#' * level} {path}", f"    {usage}", _about(command)]
+    parts = [f"{'#' * level} {path}", f"    {usage}", about_of(command)]
     if isinstance(command, click.Group):
-        parts.append("\n".join(f"- [`{c.command_path}`](#{_anchor(c)})" for _, c in _commands(command, context)))
+        parts.append("\n".join(f"- [`{c.command_path}`](#{_anchor(c)})" for _, c in commands_of(command, context)))
     else:
         parts.append("\n".join([*_arguments(command), *_options(command, context)]))
-        parts.append(f"Exit code: {_EXIT_CODES.get(path.partition(' ')[2], _DONE)}")
+        typed = path_of(context)
+        parts.append(f"Exit code: {exit_codes(typed)}")
+        if lines := examples(typed):
+            parts.append("\n".join(["```sh", *lines, "```"]))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -140,14 +133,15 @@ def _extra(words: str) -> str:
     return " ".join(parts)
 
 
-def _about(command: click.Command) -> str:
+def about_of(command: click.Command) -> str:
     """What a command's help says, a line for each paragraph."""
     text = inspect.cleandoc(command.help or "")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
-def _first_sentence(command: click.Command) -> str:
-    paragraph = _about(command).partition("\n\n")[0]
+def first_sentence_of(command: click.Command) -> str:
+    """What a command is for, in a line."""
+    paragraph = about_of(command).partition("\n\n")[0]
     sentence = re.match(r".*?[.:](?= [A-Z]|$)", paragraph)
     return sentence[0] if sentence else paragraph
 

@@ -52,7 +52,7 @@ def dev() -> None:
 def dev_up(inventory: str, service: tuple[str, ...], **_: bool) -> Document:
     """Start the services, or those named with what they link to, and wait until each answers its health check.
 
-    What has a build folder is built first, and other images that are not here are pulled. Exit 0 only where all answer.
+    What has a build folder is built first, and other images that are not here are pulled.
     """
     cluster = loaded(inventory)
     composed = desired.compose(cluster, service)

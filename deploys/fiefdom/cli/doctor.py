@@ -23,10 +23,7 @@ _STYLE = {"refused": "red", "warning": "yellow"}
 @at_option
 @json_option
 def doctor(inventory: str, limit: tuple[str, ...], at: tuple[str, ...], **_: bool) -> Document:
-    """Show what hosts have of their own that Fiefdom would get into trouble with. Changes nothing.
-
-    Exit 0: nothing is in the way, 2: warnings, 3: some host does not answer, 1: something that apply refuses.
-    """
+    """Show what hosts have of their own that Fiefdom would get into trouble with. Changes nothing."""
     with frame.connected(inventory, limit, at=at, looks=True) as run:
         found, silent = look.diagnose(run.known, run.names, run.session)
     levels = {finding.level for of_host in found.values() for finding in of_host}

@@ -12,12 +12,14 @@ from typing import Any
 import click
 from rich.console import Console
 
-from fiefdom.cli import show
+from fiefdom.cli import show, verbose
 from fiefdom.cli.group import CLEAN, one_line
+from fiefdom.cli.help_texts import Helped
+from fiefdom.cli.left_out import with_inventory
 from fiefdom.converge.run import Hosts, Known
 from fiefdom.errors import FiefdomError
 from fiefdom.images import build, docker
-from fiefdom.inventory import load, secret
+from fiefdom.inventory import hooks, load, secret
 from fiefdom.inventory.groups import answers_at, left_out, limit_hosts
 from fiefdom.inventory.offline import missing_folders
 from fiefdom.inventory.read import unread_group_data
@@ -58,8 +60,16 @@ class Document:
     code: int = CLEAN
 
 
-class Command(click.Command):
+class Command(Helped):
     """A command that returns its `Document`, which is printed here alone; with --json there is one however it ends."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if any(param.name == "inventory" for param in self.params):
+            self.params.append(verbose.option())
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, with_inventory(self, ctx, args))
 
     def invoke(self, ctx: click.Context) -> None:
         try:
@@ -173,6 +183,7 @@ def connected(
     if not names:
         raise FiefdomError(f"--without {', '.join(gone)}: leaves no host")
     check(cluster)
+    hooks.require(cluster, str(click.get_current_context().info_name))
     # Deferred until there is somebody to connect to: pyinfra takes most of a second, and patches the standard library.
     from fiefdom import engine
 

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import click
 
+from fiefdom.cli.left_out import VARIABLE
 from fiefdom.errors import FiefdomError
 
 CLEAN, FAILED, PENDING, SILENT = 0, 1, 2, 3
@@ -33,6 +34,9 @@ class Group(click.Group):
             return FAILED
         except click.exceptions.Abort:
             _fail(("interrupted", ()))
+        except click.MissingParameter as error:
+            is_inventory = error.param is not None and error.param.name == "inventory"
+            _fail((error.format_message() + f" Name it, or set {VARIABLE}." * is_inventory, ()))
         except click.ClickException as error:
             _fail((error.format_message(), ()))
 

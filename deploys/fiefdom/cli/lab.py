@@ -9,6 +9,7 @@ import click
 
 from fiefdom import lab as lab_module
 from fiefdom.cli.frame import Command, Document, json_option, tell
+from fiefdom.cli.help_texts import Helped
 
 
 @click.group()
@@ -16,14 +17,14 @@ def lab() -> None:
     """Real hosts on this machine: systemd, sshd and, after a converge, dockerd in each."""
 
 
-@lab.command("up")
+@lab.command("up", cls=Helped)
 @click.option("--app-hosts", default=2, show_default=True, type=click.IntRange(1, 9), help="How many app hosts.")
 def lab_up(app_hosts: int) -> None:
     """Boot a gateway and app hosts; what runs already stays as it is."""
     lab_module.up(app_hosts, tell)
 
 
-@lab.command("down")
+@lab.command("down", cls=Helped)
 @click.option("--images", is_flag=True, help="Remove the hosts' images as well.")
 def lab_down(images: bool) -> None:
     """Remove the lab and all that it left on this machine."""
@@ -38,7 +39,7 @@ def lab_status(**_: bool) -> Document:
     return Document(rows, ("  ".join(f"{value:<12}" for value in row.values()).rstrip() for row in rows))
 
 
-@lab.command("ssh", context_settings={"ignore_unknown_options": True})
+@lab.command("ssh", cls=Helped, context_settings={"ignore_unknown_options": True})
 @click.argument("host")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def lab_ssh(host: str, command: tuple[str, ...]) -> None:

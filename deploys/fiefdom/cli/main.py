@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 import click
+from click.shell_completion import CompletionItem
 
 from fiefdom import __version__
 from fiefdom.cli.group import Group
@@ -18,6 +19,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "dev",
         "Print a file for `docker compose` that runs the services on a laptop: all, or those named with what they link "
         "to.",
+    ),
+    "completion": (
+        "completion",
+        "Print what SHELL completes commands, options and files by: bash, zsh or fish.",
     ),
     "config": (
         "check",
@@ -41,6 +46,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Show who holds the cluster's lock; with --why keep releases, reboots and retirements off until "
         "`fiefdom unlock`.",
     ),
+    "man": ("completion", "Print a page for `man`, with all commands on it."),
     "plan": (
         "apply",
         "Show what would change. Exit 0: nothing, 2: changes pending, 3: some host does not answer, 1: error.",
@@ -82,6 +88,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """By name: the module of this package where a command is the function of that name, and how its help begins."""
 
 
+TASKS: dict[str, tuple[str, ...]] = {
+    "Look": ("status", "plan", "doctor", "audit"),
+    "Write an inventory": ("check", "config", "docs", "schema", "keygen", "secret"),
+    "Set hosts up": ("trust", "build", "apply"),
+    "Release": ("rollout", "rollback", "run"),
+    "Look after hosts": ("reboot", "retire", "rotate-key", "lock", "unlock"),
+    "On this machine": ("compose", "dev", "lab", "demo", "completion", "man"),
+}
+"""Commands by what one is about, in the order in which one meets them; each stands there once."""
+
+
 class _Parts(Group):
     """What a command does not need would cost each start some tenths of a second; the list of all needs none."""
 
@@ -92,8 +109,17 @@ class _Parts(Group):
         found: click.Command = getattr(import_module(f"fiefdom.cli.{module}"), cmd_name.replace("-", "_"))
         return found
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        click.Group(commands=self.commands).format_commands(ctx, formatter)
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        width = max(map(len, self.commands))  # one column for all tasks
+        for task, names in TASKS.items():
+            with formatter.section(task):
+                about = (self.commands[name].get_short_help_str(formatter.width - width - 6) for name in names)
+                formatter.write_dl([(f"{name:<{width}}", words) for name, words in zip(names, about, strict=True)])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        names = [name for name in self.commands if name.startswith(incomplete)]
+        found = [CompletionItem(name, help=self.commands[name].get_short_help_str()) for name in names]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
 
 @click.group(
@@ -106,4 +132,5 @@ def main() -> None:
     """Containerised services on your own Debian hosts, behind a gateway.
 
     Start with `fiefdom plan INVENTORY`: it shows what `fiefdom apply INVENTORY` would do, and changes nothing.
+    Where the variable FIEFDOM_INVENTORY names one, INVENTORY may be left out.
     """

@@ -6,7 +6,7 @@ import io
 import os
 import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import IO
@@ -15,6 +15,7 @@ import click
 
 from fiefdom.cli import frame
 from fiefdom.cli.frame import Command, Document, inventory_argument, warn
+from fiefdom.cli.left_out import with_first
 from fiefdom.converge.one_off import ERR, Interrupted
 from fiefdom.errors import FiefdomError
 from fiefdom.procedures.one_off import Ended, hosts_of, require_text, run_once
@@ -30,21 +31,27 @@ class _BeforeCommand(Command):
     """Takes options of its own up to the command, whose options are the command's."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, _with_dashes(args))
+        words = (args[at] for at in _words(args))
+        return super().parse_args(ctx, _with_dashes(with_first(args, words)))
 
 
 def _with_dashes(args: Sequence[str]) -> list[str]:
     """Words of a command line with `--` before the command, where somebody left it out."""
-    words = at = 0
+    for number, at in enumerate(_words(args)):
+        if number == _OWN:
+            return [*args[:at], "--", *args[at:]]
+    return list(args)
+
+
+def _words(args: Sequence[str]) -> Iterator[int]:
+    """Where words stand that are neither options nor their values, up to a `--`."""
+    at = 0
     while at < len(args) and args[at] != "--":
         if args[at] in _VALUED:
             at += 1
         elif not args[at].startswith("-"):
-            if words == _OWN:
-                return [*args[:at], "--", *args[at:]]
-            words += 1
+            yield at
         at += 1
-    return list(args)
 
 
 @click.command(cls=_BeforeCommand)

@@ -32,7 +32,7 @@ def trust(inventory: str, hosts: tuple[str, ...], at: tuple[str, ...], yes: bool
 
     Without HOST, of all hosts, and of the jump hosts on the way. Compare a fingerprint with what the host itself says
     on its console: `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`. A key that is another than the known one is
-    refused. Exit 0: all are known now, 3: some host does not answer, 1: some key was not taken.
+    refused.
     """
     cluster = frame.loaded(inventory)
     names = limit_hosts(cluster, hosts)

@@ -17,8 +17,8 @@ class JobStatus:
     """A job, its last run and its next one; times are in UTC.
 
     ``host`` ran it last, and ``outcome`` is how that ended: an exit code, late, stopped or broken off; or that it is
-    running. All of it is None where it has not run yet on a host that answers. ``bad`` is how the last run that came to an
-    end did so, where that was not well. ``next_host`` is the first of its hosts that is alive.
+    running. All of it is None where it has not run yet on a host that answers. ``bad`` is how the last run that came
+    to an end did so, where that was not well. ``next_host`` is the first of its hosts that is alive.
     """
 
     service: str

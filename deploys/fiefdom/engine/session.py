@@ -37,6 +37,7 @@ from fiefdom.engine.shells import (
     said,
     shown,
     stream,
+    timed,
     tune,
 )
 from fiefdom.errors import FiefdomError, HostError, HostErrors, Sick, Unreachable
@@ -208,7 +209,7 @@ class Session:
 
         def ask(name: str) -> list[str]:
             silence = TimeoutError(f"no answer for {SNAPSHOT_S} s")
-            with reaching(name), gevent.Timeout(SNAPSHOT_S, silence):
+            with reaching(name, "the snapshot"), gevent.Timeout(SNAPSHOT_S, silence):
                 ok, output = self._connected(name).run_shell_command(as_root(snapshot.SCRIPT), _stdin=queries[name])
                 words = said(output.stdout)
             if not ok:
@@ -219,7 +220,7 @@ class Session:
 
     def run(self, name: str, phase: Phase) -> None:
         """As `run.Hosts.run`."""
-        with reaching(name):
+        with reaching(name, f"the phase {phase.name}"):
             self._run(name, phase)
 
     def _run(self, name: str, phase: Phase) -> None:
@@ -236,12 +237,13 @@ class Session:
 
     def text_of(self, name: str, path: str) -> str:
         """As `run.Hosts.text_of`."""
-        with reaching(name):
+        with reaching(name, "reading a file"):
             return shells.text_of(self._connected(name), path)
 
     def shell(self, name: str, argv: Iterable[str]) -> tuple[bool, str, str]:
         """As `run.Hosts.shell`."""
-        with reaching(name):
+        argv = list(argv)
+        with reaching(name, f"the command {argv[0]}"):
             try:
                 return self._script(name, BOUNDED, [str(QUIET_S - 2), *argv], timeout_s=QUIET_S)
             except TimeoutError as error:
@@ -251,7 +253,7 @@ class Session:
         self, name: str, text: str, arguments: Sequence[str] = (), stdin: str = "", timeout_s: int = QUIET_S
     ) -> tuple[bool, str, str]:
         """As `run.Hosts.script`."""
-        with reaching(name):
+        with reaching(name, "a script"):
             return self._script(name, text, arguments, stdin, timeout_s)
 
     def _script(
@@ -261,12 +263,12 @@ class Session:
 
     def follow(self, name: str, steps: Iterable[Step], hear: Callable[[str], None]) -> None:
         """As `run.Hosts.follow`."""
-        with reaching(name):
+        with reaching(name, "its turn"):
             shells.follow(self._connected(name), steps, hear)
 
     def attach(self, name: str, text: str, arguments: Sequence[str], hear: Callable[[int, bytes], None]) -> int:
         """As `run.Hosts.attach`."""
-        with reaching(name):
+        with reaching(name, "a command of its own"):
             return shells.attach(self._connected(name), text, arguments, hear)
 
     @contextmanager
@@ -328,7 +330,8 @@ class Session:
 
     def _connect(self, name: str) -> str | None:
         """Open a host's connection; why that failed, or None."""
-        reason = self._try(name)
+        with timed(name, "its connection"):
+            reason = self._try(name)
         if reason is None:
             self.silent.pop(name, None)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import logging
 import shlex
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +19,9 @@ from pyinfra.api.host import Host
 
 from fiefdom.converge.steps import TURN, Step, steps_text
 from fiefdom.errors import FiefdomError, Unreachable
+from fiefdom.waiting import now_s
 
+ROUND_TRIPS = logging.getLogger("fiefdom.hosts")
 LOST_S = 30
 """Seconds without a sign of a host, while something is to be heard from it, after which its connection is lost."""
 BEAT_S = 5
@@ -124,12 +127,24 @@ BROKEN = (OSError, EOFError, SSHException)
 
 
 @contextmanager
-def reaching(name: str) -> Iterator[None]:
-    """What paramiko raises where a host cannot be heard becomes Unreachable."""
+def reaching(name: str, what: str = "a request") -> Iterator[None]:
+    """What paramiko raises where a host cannot be heard becomes Unreachable; ``what`` is told as by `timed`."""
     try:
-        yield
+        with timed(name, what):
+            yield
     except BROKEN as error:
         raise Unreachable(name, f"the connection broke off{f': {error}' if str(error) else ''}") from error
+
+
+@contextmanager
+def timed(name: str, what: str) -> Iterator[None]:
+    """Tell `--verbose` how long a round trip took. No word that was sent is told, for it may be a secret."""
+    began_s, end = now_s(), "broke off after"
+    try:
+        yield
+        end = "took"
+    finally:
+        ROUND_TRIPS.debug("%-8s %s %s %.3f s", name, what, end, now_s() - began_s)
 
 
 def tune(client: Any) -> None:

@@ -91,6 +91,8 @@ def _tree(value: Any, key: KeyPath, written: Written) -> Tree | Leaf:
         return {name: _tree(inner, (*key, name), written) for name, inner in value.items()}
     if key[-2:-1] == ("environment",) and _SECRET_NAME.search(str(key[-1])):
         value = HIDDEN
+    if key == ("notify", "webhook"):  # who knows it may write there
+        value = HIDDEN
     return Leaf(_without_logins(value), _source(key, written))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from fiefdom.errors import FiefdomError
-from fiefdom.inventory import certificates, files, secret, vault
+from fiefdom.inventory import certificates, files, hooks, secret, vault
 from fiefdom.inventory.written import Mistake, Written
 from fiefdom.model import Cluster, Problem
 from fiefdom.wording import KeyPath
@@ -20,6 +20,7 @@ def mistakes(cluster: Cluster, written: Written, environ: Mapping[str, str]) -> 
     """
     found = [*missing_folders(cluster), *missing_middleware(cluster), *files.problems(cluster), *_ssh_problems(cluster)]
     found += [*certificates.problems(cluster), *_gossip_problems(cluster), *_encrypted_problems(cluster, environ)]
+    found += hooks.problems(cluster)
     return [Mistake(written.origin(key), key, says) for key, says in found]
 
 
@@ -73,7 +74,7 @@ def _gossip_problems(cluster: Cluster) -> Iterator[Problem]:
 
 
 def _encrypted_problems(cluster: Cluster, environ: Mapping[str, str]) -> Iterator[Problem]:
-    sources = [*cluster.secret_sources(), *cluster.laptop_secrets()]
+    sources = [*cluster.secret_sources(), *cluster.laptop_secrets(), *cluster.operators_secrets()]
     named = {key: source.secret for key, source in sources if source.secret is not None}
     if cluster.secrets is None or not named:
         return

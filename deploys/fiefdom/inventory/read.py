@@ -253,6 +253,7 @@ def _paths(cluster: Cluster) -> Iterator[tuple[KeyPath, str]]:
         **{key: path for key, path, _ in files.named(cluster)},
         **dict(certificates.named(cluster)),
         **dict(files.pages(cluster)),
+        **dict(cluster.hooks.programs()),
     }
     yield from ((key, path) for key, path in named.items() if path is not None)
 

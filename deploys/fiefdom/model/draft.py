@@ -9,6 +9,7 @@ from pydantic import Field
 
 from fiefdom.model import references
 from fiefdom.model.development import Development
+from fiefdom.model.hooks import Hooks, Notify
 from fiefdom.model.hosts import APP_HOSTS, GATEWAYS, Host, Instance, Service
 from fiefdom.model.secrets import SecretSource
 from fiefdom.model.settings import Docker, EncryptedFile, Gateway, Network, Registry, Rollout, Serf, Ssh, patience_s
@@ -40,6 +41,10 @@ class Draft(Model):
         description="What is true on a developer's laptop alone (`fiefdom compose`, `fiefdom dev`); hosts know nothing "
         "of it.",
     )
+    hooks: Hooks = Field(
+        default_factory=Hooks, description="Programs of your own that run on your machine around a release."
+    )
+    notify: Notify | None = Field(None, description="Who is told of releases; nobody when absent.")
     base_dir: FilePath = Field(".", description="Folder that relative paths start from; the inventory's own.")
 
     @property
@@ -212,3 +217,8 @@ class Draft(Model):
             for variable, value in environment.items():
                 if isinstance(value, SecretSource):
                     yield ("development", kind, name, "environment", variable), value
+
+    def operators_secrets(self) -> Iterator[tuple[KeyPath, SecretSource]]:
+        """Where secrets come from that neither a host nor a laptop is given, with the key that says so."""
+        if self.notify is not None and isinstance(self.notify.webhook, SecretSource):
+            yield ("notify", "webhook"), self.notify.webhook

@@ -286,7 +286,8 @@ def _secret_problems(cluster: Draft) -> Iterator[Problem]:
     if cluster.serf.key is not None and cluster.serf.key_file is not None:
         yield ("serf", "key"), "the key comes from serf.key_file already; take one of the two out"
     if cluster.secrets is None:
-        for key, source in dict([*cluster.secret_sources(), *cluster.laptop_secrets()]).items():
+        sources = dict([*cluster.secret_sources(), *cluster.laptop_secrets(), *cluster.operators_secrets()])
+        for key, source in sources.items():
             if source.secret is not None:
                 says = f"there is no encrypted file to hold {source.secret}"
                 yield key, f"{says}; add `secrets` with file and recipients"
@@ -427,7 +428,7 @@ _RULES = (
         _secret_problems,
         (
             *("serf", "registry", "registries", "secrets", *_IMAGES, "hosts.*.services"),
-            *("services.*.environment", "services.*.files", "development"),
+            *("services.*.environment", "services.*.files", "development", "notify"),
         ),
     ),
     _Rule(

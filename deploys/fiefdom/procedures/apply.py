@@ -17,7 +17,7 @@ from fiefdom.desired import offers
 from fiefdom.desired.state import Offer
 from fiefdom.errors import FiefdomError, Sick
 from fiefdom.images import build
-from fiefdom.procedures import tidy, turn
+from fiefdom.procedures import hooks, tidy, turn
 from fiefdom.wording import Tell
 
 _AUDITED = 200
@@ -53,7 +53,11 @@ def apply(
     require_same_key(known, hosts, wanted.due.hosts)
     names = [host.host for host in wanted.due.hosts if host.changes]
     about: dict[str, Any] = {"names": names, "witnesses": witnesses, "without": known.without}
-    with ledger.recorded(hosts, gateways, "apply", warn, plan=wanted.hash, **about) as act:
+    with (
+        hooks.around(known, hooks.Act("apply", tuple(names)), say) as around,
+        around.begun(),
+        ledger.recorded(hosts, gateways, "apply", warn, plan=wanted.hash, **about) as act,
+    ):
         build.ensure(cluster, _images(wanted), lambda text: say("here", text))
         arrivals.require_fit(known, wanted.due)
         done = wanted

@@ -13,7 +13,7 @@ from fiefdom.converge.run import Hosts, Say
 from fiefdom.desired import offers, serf
 from fiefdom.errors import FiefdomError, HostError, Unreachable
 from fiefdom.model import Cluster
-from fiefdom.procedures import release, turn
+from fiefdom.procedures import hooks, release, turn
 from fiefdom.waiting import looks, pause
 from fiefdom.wording import printable
 
@@ -42,7 +42,9 @@ def reboot(
     gateways, who = cluster.gateways, ledger.operator()
     why = f"reboot of {', '.join(names)}{' with upgrades' if upgrade else ''}"
     with (
+        hooks.around(known, hooks.Act("reboot", tuple(names)), say) as around,
         ledger.hold(hosts, gateways, who, why, warn=lambda text: say("ledger", text), take_over=take_over) as held,
+        around.begun(held.beat),
         held.recorded("reboot", names=names),
     ):
         for name in names:

@@ -12,7 +12,7 @@ from fiefdom.converge.run import Hosts, Say
 from fiefdom.desired.state import HostState
 from fiefdom.errors import FiefdomError, HostError
 from fiefdom.model import Cluster
-from fiefdom.procedures import release, turn
+from fiefdom.procedures import hooks, release, turn
 from fiefdom.wording import printable
 
 # What lets the operator in and the host be found stays when Fiefdom goes, or becomes what it was before.
@@ -40,13 +40,16 @@ def retire(
     cluster = known.cluster
     remaining = _remaining(cluster, name, force)
     who, why = ledger.operator(), f"retire {name}" + " with its volumes" * bool(volumes)
-    with ledger.hold(hosts, remaining, who, why, warn=lambda text: say("ledger", text), take_over=take_over) as held:
+    with (
+        hooks.around(known, hooks.Act("retire", (name,)), say) as around,
+        ledger.hold(hosts, remaining, who, why, warn=lambda text: say("ledger", text), take_over=take_over) as held,
+    ):
         # A host may be at a turn that lost its operator, and serve in a moment what nobody else does now.
         hosts.on_all(lambda name: turn.await_turn(hosts, name))
         gone = _farewell(cluster, hosts, name, remaining, force)
         if volumes and (more := gone.snapshot.volumes - set(volumes)):
             raise FiefdomError(f"{name}: has another volume by now, {min(more)}; nothing was done, run it again")
-        with held.recorded("retire", plan=plan.merge([gone]).hash, names=[name]):
+        with around.begun(held.beat), held.recorded("retire", plan=plan.merge([gone]).hash, names=[name]):
             _let_go(hosts, remaining, gone, say, volumes=bool(volumes))
 
 

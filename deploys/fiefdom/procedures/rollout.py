@@ -18,7 +18,7 @@ from fiefdom.desired.state import Container, Image
 from fiefdom.errors import FiefdomError, Unreachable
 from fiefdom.images import build
 from fiefdom.model import Cluster
-from fiefdom.procedures import release, release_command
+from fiefdom.procedures import hooks, release, release_command
 from fiefdom.procedures.release import Order, Release
 from fiefdom.procedures.tidy import tidy
 from fiefdom.procedures.turn import Failure, Heard, await_turn, take_turn
@@ -104,8 +104,16 @@ def perform(known: run.Known, hosts: Hosts, wanted: Release, wish: Wish, say: Sa
     """Carry a prepared release out, under the cluster's lock and into its audit.
 
     Everything that can be done beforehand is: the lock is taken, every host has its image, and the release commands of
-    a rollout ended well, before the first host changes.
+    a rollout ended well, before the first host changes. The operator's hooks run around all of it.
     """
+    services = {name: (tuple(before), after) for name, (before, after) in wanted.services.items()}
+    with hooks.around(known, hooks.Act(wish.what, wanted.hosts, services, wanted.left), say) as around:
+        report = _perform(known, hosts, wanted, wish, say, around)
+        around.error = report.error
+    return report
+
+
+def _perform(known: run.Known, hosts: Hosts, wanted: Release, wish: Wish, say: Say, around: hooks.Around) -> Report:
     (gateways, witnesses), who = quorum(known.cluster, known.without), ledger.operator()
 
     def warn(text: str) -> None:
@@ -126,8 +134,13 @@ def perform(known: run.Known, hosts: Hosts, wanted: Release, wish: Wish, say: Sa
     try:
         build_images(known, wanted, say)
         with ledger.hold(hosts, gateways, who, why, warn=warn, in_place_of=lifts, **about) as held:
-            with held.recorded(wish.what, plan=turns.hash, names=wanted.hosts, services=_done(wanted)):
-                _require_unchanged(known, hosts, wanted, wish)
+            # Before the hook, which is for a release that nothing else is in the way of; and what that forbids is no
+            # word about the version, as a failure in the audit would be.
+            _require_unchanged(known, hosts, wanted, wish)
+            with (
+                around.begun(held.beat),
+                held.recorded(wish.what, plan=turns.hash, names=wanted.hosts, services=_done(wanted)),
+            ):
                 ship(hosts, wanted, say)
 
                 if wish.what == "rollout" and (

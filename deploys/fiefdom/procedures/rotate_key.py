@@ -15,7 +15,7 @@ from fiefdom.desired.containers import conf_path, env_path
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory import secret
 from fiefdom.model import Cluster
-from fiefdom.procedures import turn
+from fiefdom.procedures import hooks, turn
 
 # Not `serf keys -install`: it tells the new key to all who hold the old one, and an agent that starts again forgets it.
 # Rings travel as files instead. Neighbours among `rings` understand each other, so an agent may start at any time.
@@ -39,7 +39,9 @@ def rotate(known: run.Known, hosts: Hosts, *, force: bool, take_over: bool, say:
     why = "another gossip key"
     warn = _warn_with(say)
     with (
+        hooks.around(known, hooks.Act("rotate-key", hosts.names), say) as around,
         ledger.hold(hosts, cluster.gateways, ledger.operator(), why, warn=warn, take_over=take_over) as held,
+        around.begun(held.beat),
         held.recorded("rotate-key", names=hosts.names),
     ):
         hosts.on_all(lambda name: turn.await_turn(hosts, name))

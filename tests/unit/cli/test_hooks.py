@@ -1,0 +1,54 @@
+"""A hook that cannot be run is refused before anybody is asked anything, by the commands that would run it alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from fiefdom.cli.main import main
+from helpers.inventories import TEXT
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # not in the repository, whose group data it would be warned of
+
+
+def fiefdom(folder: Path, *words: str, acts: str = "") -> Result:
+    path = folder / "x.yaml"
+    path.write_text(f"{TEXT}serf: {{key_file: gossip.key}}\nhooks: {{before: nowhere{acts}}}\n")
+    return CliRunner().invoke(main, [words[0], str(path), *words[1:]])
+
+
+def says(folder: Path) -> str:
+    return (
+        f"hooks.before: there is no file {folder}/nowhere; correct the path, which begins in the inventory's folder\n"
+    )
+
+
+@pytest.mark.parametrize("words", [["rollout"], ["rollout", "web", "--dry"], ["rollback", "web", "--yes"]])
+def test_it_is_refused(tmp_path: Path, words: list[str]) -> None:
+    done = fiefdom(tmp_path, *words)
+    assert (done.exit_code, done.output) == (1, f"error: {says(tmp_path)}")
+
+
+ACTS = [["apply", "--yes"], ["reboot"], ["retire", "app1", "--yes"], ["rotate-key", "--yes"]]
+
+
+@pytest.mark.parametrize("words", ACTS)
+def test_so_are_others_that_would_run_it(tmp_path: Path, words: list[str]) -> None:
+    done = fiefdom(tmp_path, *words, acts=f", acts: [{words[0]}]")
+    assert (done.exit_code, done.output) == (1, f"error: {says(tmp_path)}")
+
+
+@pytest.mark.parametrize("words", [*ACTS, ["plan"]])
+def test_others_do_without_it(tmp_path: Path, words: list[str]) -> None:
+    done = fiefdom(tmp_path, *words)
+    assert done.exit_code == 1 and "there is no gossip key" in done.output, "which is what they would miss next"
+
+
+def test_a_check_tells_it(tmp_path: Path) -> None:
+    done = fiefdom(tmp_path, "check")
+    assert done.exit_code == 1 and done.output.endswith(f"x.yaml:18: {says(tmp_path)}")
