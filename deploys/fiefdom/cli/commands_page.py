@@ -22,7 +22,7 @@ Every command and group knows `--help`, or `-h`. `{name} --version` tells the ve
 | 0 | done; of `{name} plan`: nothing to change |
 | 1 | an error, told in one line on standard error |
 | 2 | of `plan`: changes are pending; of `status --check` and `--wait`: not all is in rotation; of `doctor`: warnings |
-| 3 | of `{name} plan`, `status`, `doctor`, `trust`, `audit` and `lock`: some host does not answer; its row says why |
+| 3 | of `{name} plan`, `status`, `doctor`, `trust`, `audit`, `lock`, `logs`: a host does not answer; a row says why |
 """
 
 # click gives arguments no words of their own.
@@ -34,6 +34,7 @@ _ARGUMENTS: Mapping[str, str] = {
     "HOSTS": "Hosts or groups by name, as --limit takes them.",
     "NAME": "The secret's name.",
     "COMMAND": "A command with its arguments.",
+    "INSTANCE": "A service, and where of it: on which host, in the instance at which port.",
     "KEY": "A key of an inventory, such as `services.SERVICE.health.path` or `health.path`.",
 }
 # By what follows the name of the program.
@@ -52,6 +53,10 @@ _EXIT_CODES: Mapping[str, str] = {
     "apply": "0 only where the hosts are as the inventory says, but for releases that are pending; 1 otherwise.",
     "dev up": "0 only where every container answers, 1 otherwise.",
     "run": "that of the command; 1 where nothing began, or where it was interrupted.",
+    "logs": "0 where all was read, 3 where some host does not answer or was gone meanwhile, 141 where nobody reads any "
+    "more, 1 after an error. An interrupt is the end that -f has: 0.",
+    "exec": "that of the command; 1 where nothing began, or where it was interrupted.",
+    "ssh": "that of the command or of the shell; 1 where the host does not answer.",
     "lab ssh": "that of `ssh`, which is that of the command; 1 where there is no such host.",
 }
 _DONE = "0 when it is done, 1 after an error."

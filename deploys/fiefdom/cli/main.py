@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "inventory",
         "Print what the model says of KEY and of all keys beneath it; without KEY, of the keys at the top.",
     ),
+    "exec": ("shell", "Run COMMAND in an instance that runs, with a terminal where you have one."),
     "keygen": ("inventory", "Make the gossip key where the inventory says, once; it never overwrites."),
     "lab": ("lab", "Real hosts on this machine: systemd, sshd and, after a converge, dockerd in each."),
     "lock": (
@@ -41,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Show who holds the cluster's lock; with --why keep releases, reboots and retirements off until "
         "`fiefdom unlock`.",
     ),
+    "logs": ("logs", "Show what all instances say, or those of SERVICE, merged by time."),
     "plan": (
         "apply",
         "Show what would change. Exit 0: nothing, 2: changes pending, 3: some host does not answer, 1: error.",
@@ -72,6 +74,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "schema": ("inventory", "Print the JSON schema of inventories."),
     "secret": ("inventory", "Secrets in the inventory's encrypted file, which only `secrets.recipients` can read."),
+    "ssh": (
+        "shell",
+        "Log in to HOST the way Fiefdom does, or run COMMAND there: the inventory's user, key, jumps and known hosts.",
+    ),
     "status": ("cluster", "Show hosts, members, offers, instances, versions and their state in HAProxy."),
     "trust": (
         "trust",
