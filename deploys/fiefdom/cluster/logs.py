@@ -80,9 +80,14 @@ def _second_ns(second: bytes, zone: bytes) -> int:
 
 @dataclass
 class Reader:
-    """Makes lines of what logs.sh prints on one host, whatever the pieces are in which it comes."""
+    """Makes lines of what logs.sh prints on one host, whatever the pieces are in which it comes.
+
+    A line that ends just where its piece does is known to be whole when the next one of its container comes, or where
+    all is ``in_order``, a newer one of any.
+    """
 
     host: str
+    in_order: bool = False
     _rest: bytes = b""
     _begun: dict[bytes, tuple[int, bytearray]] = field(default_factory=dict)
     """By container, a line of which more is to come: when it was said, and what there is of it."""
@@ -115,6 +120,9 @@ class Reader:
         is_first = time is not None and time[4] == b" "
         if is_first or container not in self._begun:  # docker's own words have no time, and follow no whole piece
             self._close(container, found)
+            if self.in_order and is_first:
+                for other in tuple(self._begun):
+                    self._close(other, found)
             if time is not None:
                 self._last[container] = _second_ns(time[1], time[3]) + int((time[2] or b"0").ljust(9, b"0"))
             self._begun[container] = self._last.get(container, 0), bytearray(text)
@@ -169,7 +177,7 @@ def merged(streams: Mapping[str, Stream], silence: Silence) -> Iterator[Line | N
 
 def _lines(host: str, stream: Stream, silence: Silence) -> Iterator[tuple[int, Line | None]]:
     """Each with its place in the order: a host's own order stays, also where its clock went back."""
-    reader, last = Reader(host), 0
+    reader, last = Reader(host, in_order=True), 0
     ended: str | None = None
     while ended is None:
         if not stream.ready():
