@@ -52,7 +52,9 @@ connection() {
 # Docker leaves alone what it began for a client that is gone. All of that has this in its environment.
 end_left() {
     for sign in TERM KILL; do
-        left=$(grep -l -a -s -z "^FIEFDOM_EXEC=$token\$" /proc/[0-9]*/environ) || return 0
+        # Its exit code tells of processes that ended meanwhile.
+        left=$(grep -l -a -s -z "^FIEFDOM_EXEC=$token\$" /proc/[0-9]*/environ)
+        [ -n "$left" ] || return 0
         for path in $left; do
             process=${path#/proc/}
             kill -s "$sign" "${process%/environ}" 2>/dev/null

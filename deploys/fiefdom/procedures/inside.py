@@ -11,12 +11,17 @@ from fiefdom.converge.run import Hosts, Known, ask_each
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
 from fiefdom.procedures.one_off import Ended, hosts_of, require_answer, told
-from fiefdom.wording import Tell
+from fiefdom.wording import Tell, printable
 
 
 def hosts_for(cluster: Cluster, wanted: Target) -> tuple[str, ...]:
     """The hosts that may have the instance. Raises FiefdomError where there is none."""
-    names = hosts_of(cluster, wanted.service, wanted.host)
+    running = hosts_of(cluster, wanted.service, None)
+    if wanted.host is not None and wanted.host not in running:
+        raise FiefdomError(
+            f"{wanted.service}@{printable(wanted.host)}: runs no {wanted.service}; these hosts do: {', '.join(running)}"
+        )
+    names = running if wanted.host is None else (wanted.host,)
     ports = sorted({i.port for name in names for i in cluster.instances(name) if i.service == wanted.service})
     if wanted.port is not None and wanted.port not in ports:
         raise FiefdomError(

@@ -212,7 +212,7 @@ def test_a_secret_is_not_in_the_audit(hosts: SimulatedHosts, command: Run) -> No
     ("words", "says"),
     [
         (["web", "ls"], "web is no service of this inventory; it has predictor"),
-        (["predictor@gw1", "ls"], "--host gw1: runs no predictor; these hosts do: app1, app2, app3, app4"),
+        (["predictor@gw1", "ls"], "predictor@gw1: runs no predictor; these hosts do: app1, app2, app3, app4"),
         (["predictor@app1:9", "ls"], "predictor@app1:9: no such instance; ports are 8000, 8001"),
         (["predictor:8000", "ls"], "'predictor:8000': no instance; say SERVICE, SERVICE@HOST or SERVICE@HOST:PORT"),
         (["predictor@app1:x", "ls"], "'predictor@app1:x': no instance; say SERVICE, SERVICE@HOST or SERVICE@HOST:PORT"),
