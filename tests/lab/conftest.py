@@ -49,6 +49,7 @@ ORDER = (
     "test_losses",
     "test_releases",
     "test_one_off",
+    "test_logs",
     "test_volumes",
     "test_middleware",
     "test_model",
