@@ -49,31 +49,27 @@ connection() {
     done
 }
 
-# Docker leaves alone what it began for a client that is gone. All of that has this in its environment.
-end_left() {
-    for sign in TERM KILL; do
-        # Its exit code tells of processes that ended meanwhile.
-        left=$(grep -l -a -s -z "^FIEFDOM_EXEC=$token\$" /proc/[0-9]*/environ)
-        [ -n "$left" ] || return 0
-        for path in $left; do
-            process=${path#/proc/}
-            kill -s "$sign" "${process%/environ}" 2>/dev/null
-        done
-        sleep 2
+# Docker leaves alone what it began for a client that is gone. All of that has the token in its environment. grep's exit
+# code tells of processes that ended meanwhile.
+# shellcheck disable=SC2016 # for another shell
+end_with='
+tail --pid="$1" --sleep-interval=0.5 -f /dev/null
+for sign in TERM KILL; do
+    left=$(grep -l -a -s -z "^FIEFDOM_EXEC=$2\$" /proc/[0-9]*/environ)
+    for path in $left; do
+        process=${path#/proc/}
+        kill -s "$sign" "${process%/environ}"
     done
-}
-
-watch_connection() {
-    trap '' HUP INT TERM PIPE
-    tail --pid="$1" --sleep-interval=0.5 -f /dev/null
-    end_left
-}
+    [ -z "$left" ] || sleep 2
+done
+'
 
 token=$(cat /proc/sys/kernel/random/uuid)
 watcher=
 sshd=$(connection)
 [ -z "$sshd" ] || {
-    (watch_connection "$sshd") </dev/null >/dev/null 2>&1 &
+    # In a session of its own, for that of a terminal is hung up, and sudo kills what it began there.
+    setsid sh -c "$end_with" fiefdom "$sshd" "$token" </dev/null >/dev/null 2>&1 &
     watcher=$!
 }
 set -- --env "FIEFDOM_EXEC=$token" "$service-$port" "$@"
