@@ -54,6 +54,23 @@ class Kept:
     turn: str = ""
 
 
+@dataclass
+class Spoken:
+    """What a host prints, until it is gone where ``lost`` says so."""
+
+    name: str
+    pieces: list[bytes]
+    lost: str = ""
+
+    def ready(self) -> bool:
+        return True
+
+    def read(self) -> bytes:
+        if not self.pieces and self.lost:
+            raise Unreachable(self.name, self.lost)
+        return self.pieces.pop(0) if self.pieces else b""
+
+
 class StepFailed(Exception):
     """What a step complains of: the thing and the reason."""
 
@@ -519,6 +536,12 @@ class SimulatedHosts:
     """Hosts to which no other connection opens."""
     one_off: Callable[[str, tuple[str, ...], Callable[[int, bytes], None]], int] = field(default=_says_nothing)
     """What a command in a container of its own says, and its exit code."""
+    spoken: dict[str, list[bytes]] = field(default_factory=dict)
+    """What each host prints to who listens to all of them."""
+    heard: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What each was given to say that."""
+    program: Callable[[str, str | None, tuple[str, ...]], int] = field(default=lambda *_: 0)
+    """What a program at the operator's own terminal does, by host, script and words; its exit code."""
     closed: set[tuple[str, str]] = field(default_factory=set)
     """From whom to whom gossip's connections do not pass."""
     _ring_specs: dict[str, str] = field(default_factory=dict)
@@ -619,6 +642,19 @@ class SimulatedHosts:
         self._require_link(name)
         self.log.append(f"{name} attended")
         return self.one_off(name, tuple(arguments), hear)
+
+    @contextmanager
+    def listen(self, _text: str, arguments: Mapping[str, Sequence[str]]) -> Iterator[Mapping[str, Spoken]]:
+        self.heard = {name: tuple(words) for name, words in arguments.items()}
+        yield {
+            name: Spoken(name, list(self.spoken.get(name, ())), "it broke off" if name in self.cut else "")
+            for name in arguments
+        }
+
+    def interact(self, name: str, text: str | None, words: Sequence[str], *, terminal: bool) -> int:
+        self._require_link(name)
+        assert not terminal
+        return self.program(name, text, tuple(words))
 
     @contextmanager
     def every(self, _seconds: float, function: Callable[[], object]) -> Iterator[None]:

@@ -51,6 +51,7 @@ ORDER = (
     "test_one_off",
     "test_jobs",
     "test_hooks",
+    "test_logs",
     "test_volumes",
     "test_middleware",
     "test_model",

@@ -49,7 +49,7 @@ class Rows:
     """What was written: every row is sent until it is acknowledged, and must be found from then on."""
 
     acknowledged: set[str] = field(default_factory=set)
-    refused: int = 0
+    refused: list[str] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def write(self, service: str) -> bool:
@@ -60,9 +60,11 @@ class Rows:
             with urllib.request.urlopen(request, timeout=20):
                 self.acknowledged.add(row)
                 return True
-        except (urllib.error.URLError, OSError):
-            self.refused += 1
-            return False
+        except urllib.error.HTTPError as error:
+            self.refused.append(f"{row}: {error.code} {error.read()[:200]!r}")
+        except OSError as error:
+            self.refused.append(f"{row}: {error}")
+        return False
 
     @contextmanager
     def written(self) -> Iterator[None]:
@@ -257,24 +259,25 @@ def test_all_are_released_and_one_is_scaled_and_what_is_open_to_another_one_stay
         ok(site.fiefdom("rollout", released))
         assert said_back(chat, b"still here") == b"still here"
     assert {service: shop.versions(service) for service in PORTS} == {s: {"1" if s == "node" else "2"} for s in PORTS}
-    assert shop.rows.refused == 0, "no release of theirs fails a write"
+    assert not shop.rows.refused, "no release of theirs fails a write"
     scaled = shop.inventory("scaled", go={"instances": 3}, node={"instances": 2})
     with shop.rows.written(), traffic("the way back, and more instances of Go and Node"):
         site.apply(scaled)
         ok(site.fiefdom("rollout", scaled))
     assert len(site.rotation(scaled, "go")) == 6
     assert len(site.rotation(scaled, "node")) == 4
-    assert shop.rows.refused == 0
+    assert not shop.rows.refused
     shop.loses_nothing("releases")
 
 
 def test_one_that_is_broken_costs_no_other_one_a_request(shop: Shop) -> None:
     site = shop.site
-    broken = shop.inventory("broken", tomcat={"version": "3", "health": {"path": "/broken", "start_timeout_s": 8}})
+    own = application("tomcat")["environment"] | {"JAVA_TOOL_OPTIONS": "-XX:+NoSuchOption"}
+    broken = shop.inventory("broken", tomcat={"version": "3", "environment": own})
     site.apply(broken)
     with shop.rows.written(), traffic("a release of Tomcat that never gets healthy"):
         done = site.fiefdom("rollout", broken, "tomcat")
-        assert done.returncode == 1 and "answered 404" in done.stdout + done.stderr, done.stdout + done.stderr
+        assert done.returncode == 1 and "NoSuchOption" in done.stdout + done.stderr, done.stdout + done.stderr
     assert shop.versions("tomcat") == {"1"}
     with traffic("Tomcat killed on every host, three times", *(service for service in PORTS if service != "tomcat")):
         for _ in range(3):

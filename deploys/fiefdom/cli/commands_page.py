@@ -30,7 +30,7 @@ all the same, and goes before the variable.
 | 0 | done; of `{name} plan`: nothing to change |
 | 1 | an error, told in one line on standard error |
 | 2 | of `plan`: changes are pending; of `status --check` and `--wait`: not all is in rotation; of `doctor`: warnings |
-| 3 | of `{name} plan`, `status`, `doctor`, `trust`, `audit` and `lock`: some host does not answer; its row says why |
+| 3 | of `{name} plan`, `status`, `doctor`, `trust`, `audit`, `lock`, `logs`: a host does not answer; a row says why |
 """
 
 # click gives arguments no words of their own.
@@ -42,6 +42,7 @@ _ARGUMENTS: Mapping[str, str] = {
     "HOSTS": "Hosts or groups by name, as --limit takes them.",
     "NAME": "The secret's name.",
     "COMMAND": "A command with its arguments.",
+    "INSTANCE": "A service, and where of it: on which host, in the instance at which port.",
     "SHELL": "`bash`, `zsh` or `fish`.",
     "KEY": "A key of an inventory, such as `services.SERVICE.health.path` or `health.path`.",
 }

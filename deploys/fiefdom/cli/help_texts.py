@@ -14,14 +14,18 @@ EXIT_CODES: Mapping[str, str] = {
     "dev up": "0 only where every container answers, 1 otherwise.",
     "doctor": "0 where nothing is in the way, 2 for warnings, 3 where some host does not answer, 1 where apply would "
     "refuse.",
+    "exec": "that of the command; 1 where nothing began, or where it was interrupted.",
     "lab ssh": "that of `ssh`, which is that of the command; 1 where there is no such host.",
     "lock": "0 where it is shown or the cluster is locked, 3 where it is shown but for a gateway that does not answer, "
     "1 after an error.",
+    "logs": "0 where all was read, 3 where some host does not answer or was gone meanwhile, 141 where nobody reads any "
+    "more, 1 after an error. An interrupt is the end that -f has: 0.",
     "plan": "0 where nothing is to be changed, 2 where changes are pending, 3 where some host does not answer, "
     "whatever the others need, 1 after an error.",
     "rollback": "0 only where every host has that version and serves; 1 otherwise.",
     "rollout": "0 only where every host has its version and serves, or the canary; 1 otherwise.",
     "run": "that of the command; 1 where nothing began, or where it was interrupted.",
+    "ssh": "that of the command or of the shell; 1 where the host does not answer.",
     "status": "0 where it is shown, with `--check` or `--wait` only where every instance is in rotation, 2 where one "
     "is not, 3 where some host does not answer, 1 after an error.",
     "trust": "0 where all keys are known now, 1 where one was not taken, 3 where some host does not answer.",
@@ -50,12 +54,21 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "dev up": ("fiefdom dev up mine.yaml", "fiefdom dev up mine.yaml predictor"),
     "docs": ("fiefdom docs", "fiefdom docs services", "fiefdom docs health.path"),
     "doctor": ("fiefdom doctor mine.yaml", "fiefdom doctor mine.yaml --limit app2 --json"),
+    "exec": (
+        "fiefdom exec mine.yaml shop -- sh",
+        "fiefdom exec mine.yaml shop@app2:8001 -- env",
+    ),
     "keygen": ("fiefdom keygen mine.yaml",),
     "lab down": ("fiefdom lab down", "fiefdom lab down --images"),
     "lab ssh": ("fiefdom lab ssh app1", "fiefdom lab ssh app1 docker ps"),
     "lab status": ("fiefdom lab status", "fiefdom lab status --json"),
     "lab up": ("fiefdom lab up", "fiefdom lab up --app-hosts 3"),
     "lock": ("fiefdom lock mine.yaml", "fiefdom lock mine.yaml --why 'the sale, until Monday'"),
+    "logs": (
+        "fiefdom logs mine.yaml --since '-10min'",
+        "fiefdom logs mine.yaml predictor -f --grep 'status=5..'",
+        "fiefdom logs mine.yaml --gateway --host gw1 | jq .status",
+    ),
     "man": (
         "fiefdom man | man -l -",
         "fiefdom man >~/.local/share/man/man1/fiefdom.1",
@@ -88,6 +101,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "secret rekey": ("fiefdom secret rekey mine.yaml",),
     "secret remove": ("fiefdom secret remove mine.yaml chat",),
     "secret set": ("fiefdom secret set mine.yaml chat", "fiefdom secret set mine.yaml tls-key <key.pem"),
+    "ssh": ("fiefdom ssh mine.yaml app2", "fiefdom ssh mine.yaml app2 -- uptime"),
     "status": ("fiefdom status mine.yaml", "fiefdom status mine.yaml --watch", "fiefdom status mine.yaml --wait 60"),
     "trust": ("fiefdom trust mine.yaml", "fiefdom trust mine.yaml app3"),
     "unlock": ("fiefdom unlock mine.yaml", "fiefdom unlock mine.yaml --take-over"),

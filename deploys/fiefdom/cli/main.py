@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "inventory",
         "Print what the model says of KEY and of all keys beneath it; without KEY, of the keys at the top.",
     ),
+    "exec": ("shell", "Run COMMAND in an instance that runs, with a terminal where you have one."),
     "keygen": ("inventory", "Make the gossip key where the inventory says, once; it never overwrites."),
     "lab": ("lab", "Real hosts on this machine: systemd, sshd and, after a converge, dockerd in each."),
     "lock": (
@@ -46,6 +47,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Show who holds the cluster's lock; with --why keep releases, reboots and retirements off until "
         "`fiefdom unlock`.",
     ),
+    "logs": ("logs", "Show what all instances say, or those of SERVICE, merged by time."),
     "man": ("completion", "Print a page for `man`, with all commands on it."),
     "plan": (
         "apply",
@@ -78,6 +80,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "schema": ("inventory", "Print the JSON schema of inventories."),
     "secret": ("inventory", "Secrets in the inventory's encrypted file, which only `secrets.recipients` can read."),
+    "ssh": (
+        "shell",
+        "Log in to HOST the way Fiefdom does, or run COMMAND there: the inventory's user, key, jumps and known hosts.",
+    ),
     "status": ("cluster", "Show hosts, members, offers, instances, versions and their state in HAProxy."),
     "trust": (
         "trust",
@@ -89,10 +95,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 TASKS: dict[str, tuple[str, ...]] = {
-    "Look": ("status", "plan", "doctor", "audit"),
+    "Look": ("status", "plan", "doctor", "logs", "audit"),
     "Write an inventory": ("check", "config", "docs", "schema", "keygen", "secret"),
     "Set hosts up": ("trust", "build", "apply"),
     "Release": ("rollout", "rollback", "run"),
+    "Go inside": ("exec", "ssh"),
     "Look after hosts": ("reboot", "retire", "rotate-key", "lock", "unlock"),
     "On this machine": ("compose", "dev", "lab", "demo", "completion", "man"),
 }

@@ -44,6 +44,23 @@ class Known:
         return tuple(name for name in self.cluster.gateways if name not in self.without)
 
 
+class Stream(Protocol):
+    """What a host prints. Nobody reads ahead of whoever asks for it, but for `AHEAD_BYTES`."""
+
+    def ready(self) -> bool:
+        """Whether `read` returns at once."""
+
+    def read(self) -> bytes:
+        """What comes next; nothing at its end.
+
+        Raises HostError where it failed, and Unreachable where the host is not connected or its connection broke off.
+        """
+
+
+AHEAD_BYTES = 1 << 18
+"""Bytes that a host may send before somebody takes them."""
+
+
 class Hosts(Protocol):
     """Connections to hosts of a cluster: the engine's session, or hosts that tests make of values."""
 
@@ -103,6 +120,21 @@ class Hosts(Protocol):
         at its end, or at once where another one comes, and where the connection breaks off.
 
         Raises Unreachable where the host is not connected, or its connection breaks off.
+        """
+
+    def listen(self, text: str, arguments: Mapping[str, Sequence[str]]) -> AbstractContextManager[Mapping[str, Stream]]:
+        """Run a sh script as root on each host of ``arguments``, until the end of the block: what each of them prints.
+
+        The scripts' standard input is this end: it says something each few seconds, and ends with the block, or where
+        the connection breaks off. A host that does not answer says so when it is read.
+        """
+
+    def interact(self, name: str, text: str | None, words: Sequence[str], *, terminal: bool) -> int:
+        """Give this process's own input and outputs to a sh script that is run as root, ``words`` from ``$1`` on, until
+        its end: its exit code. Without ``text``, to what an account of the host runs: ``words``, or its login shell.
+
+        With ``terminal`` it has a terminal, which is this process's own meanwhile: keys such as Ctrl-C go there.
+        Raises Unreachable as `attach`, and BrokenPipeError where nobody reads what it says.
         """
 
     def every(self, seconds: float, function: Callable[[], object]) -> AbstractContextManager[None]:

@@ -236,6 +236,7 @@ def _haproxy(context: Context) -> str:
         proxies=gateway.proxies,
         dot_segments=gateway.dot_segments,
         tls=_tls(context),
+        access_log=gateway.access_log,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -21,8 +21,9 @@ from pyinfra.context import ctx_host, ctx_state
 
 from fiefdom.cluster import ledger
 from fiefdom.converge import failure, guard, snapshot, steps
+from fiefdom.converge.run import Stream
 from fiefdom.converge.steps import SCRIPT, TURN, Phase, Step
-from fiefdom.engine import shells
+from fiefdom.engine import interaction, shells, streams
 from fiefdom.engine.connector import CONNECT_TIMEOUT_S, Connector, Ways, nobody_there
 from fiefdom.engine.line import guarded
 from fiefdom.engine.places import NEW_HOSTS_PORT, second_try
@@ -270,6 +271,25 @@ class Session:
         """As `run.Hosts.attach`."""
         with reaching(name, "a command of its own"):
             return shells.attach(self._connected(name), text, arguments, hear)
+
+    @contextmanager
+    def listen(self, text: str, arguments: Mapping[str, Sequence[str]]) -> Iterator[Mapping[str, Stream]]:
+        """As `run.Hosts.listen`."""
+        with ExitStack() as stack:
+
+            def begin(name: str) -> Stream:
+                try:
+                    with reaching(name):
+                        return stack.enter_context(streams.opened(self._connected(name), text, tuple(arguments[name])))
+                except HostError as error:
+                    return streams.Dead(error)
+
+            yield self.on_all(begin, arguments)
+
+    def interact(self, name: str, text: str | None, words: Sequence[str], *, terminal: bool) -> int:
+        """As `run.Hosts.interact`."""
+        with reaching(name):
+            return interaction.interact(self._connected(name), text, words, terminal=terminal)
 
     @contextmanager
     def every(self, seconds: float, function: Callable[[], object]) -> Iterator[None]:

@@ -192,7 +192,7 @@ def follow(host: Host, steps: Iterable[Step], hear: Callable[[str], None]) -> No
 def attach(host: Host, text: str, arguments: Sequence[str], hear: Callable[[int, bytes], None]) -> int:
     """As `run.Hosts.attach`, but for what paramiko raises: that is left as it is."""
     channel = host.connector.client.get_transport().open_session()  # type: ignore[attr-defined]
-    signs = gevent.Greenlet(_beat, channel)
+    signs = gevent.Greenlet(beat, channel)
 
     def leave() -> None:
         signs.kill()
@@ -220,7 +220,8 @@ def attach(host: Host, text: str, arguments: Sequence[str], hear: Callable[[int,
         channel.close()
 
 
-def _beat(channel: Any) -> None:
+def beat(channel: Any) -> None:
+    """Show again and again that somebody listens, until the connection ends."""
     # A link that is silently gone looks to the host like an operator who waits: sshd hears of it after 15 minutes.
     with suppress(OSError, SSHException):  # whoever reads hears the same
         while True:

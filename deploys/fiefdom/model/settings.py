@@ -267,6 +267,11 @@ class Gateway(Model):
         "that nobody leaves a `path_prefix` by them.",
     )
     tls: Tls | None = Field(None, description="HTTPS with certificates that are given; none when absent.")
+    access_log: bool = Field(
+        False,
+        description="Whether gateways write a line for each request, with an X-Request-ID that client and instance see "
+        "too; `fiefdom logs --gateway` shows them.",
+    )
     known_hosts_only: bool = Field(
         False,
         description="Whether a host gets traffic only once the gateways know it from the inventory; "

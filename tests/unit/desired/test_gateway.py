@@ -400,3 +400,9 @@ def test_dots_that_lead_out_of_a_prefix_are_refused_where_that_is_asked_for() ->
 )
 def test_what_has_a_dot_segment(path: str, refused: bool) -> None:
     assert (re.search(DOTS, path, re.IGNORECASE) is not None) is refused
+
+
+@pytest.mark.parametrize(("key", "listeners"), [({}, 0), ({"access_log": False}, 0), ({"access_log": True}, 2)])
+def test_an_access_log_is_another_configuration(key: dict[str, bool], listeners: int) -> None:
+    text = desired(gateway=key).file(gateway.HAPROXY_CONFIG).content.decode()
+    assert text.count("    log stderr ") == listeners and text.count("\nfrontend port-") == 2

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from fiefdom.cluster.access import FIELDS
 from fiefdom.desired.render import render
 
 EXPECTED = Path(__file__).parent / "data" / "haproxy.cfg"
@@ -205,3 +206,18 @@ def test_what_is_denied_is_denied_at_every_listener():
         "|| HTTP_1.0 !{ req.hdr(transfer-encoding) -m found }",
     ):
         assert text.count(f"    {line}\n") == (1 if line.startswith("option") else 2)
+
+
+def test_requests_are_logged_at_every_listener_where_that_is_asked_for() -> None:
+    """Its fields are those that are documented; the id comes before any rule that ends a request."""
+    lines = [line.strip() for line in haproxy_cfg({**RICH, "access_log": True}).splitlines()]
+    (told,) = {line for line in lines if line.startswith("log-format ")}
+    assert lines.count(told) == 2
+    assert told.startswith('log-format "%{+json}o') and re.findall(r"%\((\w+)(?::\w+)?\)", told) == list(FIELDS)
+    own = [line for line in lines if "X-Request-ID" in line or line.startswith("http-request")]
+    assert (
+        own[0] == "http-request set-header X-Request-ID %[uuid] unless { req.hdr(X-Request-ID) -m reg ^[!-~]{1,128}$ }"
+    )
+    assert own[1] == "http-request set-var(txn.request_id) req.hdr(X-Request-ID)"
+    for text in (haproxy_cfg(RICH), haproxy_cfg({**RICH, "access_log": False})):
+        assert "log-format" not in text and "X-Request-ID" not in text

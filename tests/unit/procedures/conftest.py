@@ -21,5 +21,13 @@ def command(hosts: SimulatedHosts, monkeypatch: pytest.MonkeyPatch) -> Callable[
     def connected(inventory: str, *_: Any, **__: Any) -> Iterator[frame.Run]:
         yield frame.Run(inventory, hosts.known, hosts.names, hosts, frame.out())  # type: ignore[arg-type]
 
+    @contextmanager
+    def reached(_inventory: str, names: Any, *_: Any) -> Iterator[frame.Reached]:
+        cluster = hosts.known.cluster
+        if callable(names):
+            names(cluster)
+        yield frame.Reached(cluster, hosts, {})  # type: ignore[arg-type]
+
     monkeypatch.setattr(frame, "connected", connected)
+    monkeypatch.setattr(frame, "reached", reached)
     return lambda *words: CliRunner().invoke(main.main, [words[0], "inv.yaml", *words[1:]])

@@ -1,0 +1,58 @@
+"""A command in an instance that runs, on one host that answers: in the audit, and without a lock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fiefdom.cluster import ledger
+from fiefdom.converge import inside
+from fiefdom.converge.inside import Target
+from fiefdom.converge.run import Hosts, Known, ask_each
+from fiefdom.errors import FiefdomError
+from fiefdom.model import Cluster
+from fiefdom.procedures.one_off import Ended, hosts_of, require_answer, told
+from fiefdom.wording import Tell, printable
+
+
+def hosts_for(cluster: Cluster, wanted: Target) -> tuple[str, ...]:
+    """The hosts that may have the instance. Raises FiefdomError where there is none."""
+    running = hosts_of(cluster, wanted.service, None)
+    if wanted.host is not None and wanted.host not in running:
+        raise FiefdomError(
+            f"{wanted.service}@{printable(wanted.host)}: runs no {wanted.service}; these hosts do: {', '.join(running)}"
+        )
+    names = running if wanted.host is None else (wanted.host,)
+    ports = sorted({i.port for name in names for i in cluster.instances(name) if i.service == wanted.service})
+    if wanted.port is not None and wanted.port not in ports:
+        raise FiefdomError(
+            f"{wanted.service}@{wanted.host}:{wanted.port}: no such instance; ports are {', '.join(map(str, ports))}"
+        )
+    return names
+
+
+def exec_in(
+    known: Known,
+    hosts: Hosts,
+    wanted: Target,
+    names: Sequence[str],
+    command: Sequence[str],
+    warn: Tell,
+    *,
+    terminal: bool,
+) -> None:
+    """Run a command in an instance on the first of ``names`` that answers.
+
+    Raises:
+        Ended: it ended with another exit code than 0.
+        FiefdomError: no host answers, or its connection broke off.
+    """
+    found, silent = ask_each(hosts, lambda name: require_answer(hosts, name), names)
+    if not found:
+        raise FiefdomError("; ".join(f"{name}: {reason}" for name, reason in silent.items()))
+    host = next(iter(found))
+    where = wanted.service if wanted.port is None else f"{wanted.service}:{wanted.port}"
+    note = f"{where}: {told(command, known.secrets)}"
+    with ledger.recorded(hosts, known.gateways, "exec", warn, names=[host], note=note):
+        code = inside.attend(hosts, host, wanted, command, terminal=terminal)
+        if code:
+            raise Ended(code)

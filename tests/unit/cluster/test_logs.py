@@ -1,0 +1,276 @@
+"""Lines of many hosts in one order: nothing lost, nothing twice, and no more held than is said."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fiefdom.cluster import logs
+from fiefdom.cluster.logs import PIECE_BYTES, Line, Reader, Wanted, Window, followed, merged
+from fiefdom.errors import HostError, Unreachable
+
+SECOND = 10**9
+AT = 1_769_850_000
+
+
+def stamp(at_ns: int) -> str:
+    minutes, second = divmod(at_ns // SECOND, 60)
+    return f"2026-01-31T{9 + minutes // 60:02d}:{minutes % 60:02d}:{second:02d}.{at_ns % SECOND:09d}Z"
+
+
+@dataclass
+class Said:
+    """What a host prints, in pieces; how far somebody took it. It ends, or with an error."""
+
+    pieces: Iterator[bytes]
+    error: HostError | None = None
+    taken: int = 0
+    waits: Iterator[bool] = field(default_factory=lambda: iter(()))
+
+    def ready(self) -> bool:
+        return next(self.waits, True)
+
+    def read(self) -> bytes:
+        piece = next(self.pieces, b"")
+        self.taken += 1
+        if not piece and self.error is not None:
+            raise self.error
+        return piece
+
+
+def printed(lines: Iterable[tuple[str, int, str]]) -> bytes:
+    return "".join(f"{container}:{stamp(at_ns)} {text}\n" for container, at_ns, text in lines).encode()
+
+
+def cut(whole: bytes, size: int = 100) -> Iterator[bytes]:
+    return (whole[at : at + size] for at in range(0, len(whole), size))
+
+
+def heard(found: Iterable[Line | None]) -> list[Line]:
+    return [line for line in found if line is not None]
+
+
+def nobody(host: str, reason: str) -> None:
+    raise AssertionError((host, reason))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the clock says; a pause lets it go on."""
+    now = [0.0]
+    monkeypatch.setattr(logs, "now_s", lambda: now[0])
+    monkeypatch.setattr(logs, "pause", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    return now
+
+
+# --- What a host prints
+
+
+@pytest.mark.parametrize(
+    ("printed", "at_ns", "text"),
+    [
+        (b"web-1:2026-01-31T09:00:00.000000001Z hello", AT * SECOND + 1, "hello"),
+        (b"web-1:2026-01-31T09:00:00Z hello", AT * SECOND, "hello"),
+        (b"web-1:2026-01-31T10:30:00.5+01:30 hello", AT * SECOND + SECOND // 2, "hello"),
+        (b"web-1:2026-01-31T04:00:00.000000000-05:00 a:b  c ", AT * SECOND, "a:b  c "),
+        (b"web-1:2026-01-31T09:00:00.000000000Z ", AT * SECOND, ""),
+        (b"web-1:2026-01-31T09:00:00.000000000Z \xff\x00", AT * SECOND, "\ufffd\x00"),
+        (b"web-1:no time", 0, "no time"),
+        (b"web-1:+no time", 0, "+no time"),
+    ],
+)
+def test_a_line_is_read(printed: bytes, at_ns: int, text: str) -> None:
+    reader = Reader("app1")
+    assert reader.take(printed + b"\n") == [Line(at_ns, "app1", "web-1", text)]
+    assert reader.end() == []
+
+
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=30) | st.integers(
+    PIECE_BYTES - 40, 3 * PIECE_BYTES
+).map("x".__mul__)
+
+
+def in_pieces(container: str, at_ns: int, text: str, marked: bool) -> bytes:
+    """A line as logs.sh prints it: as `fold` cuts it, and once with a time before each piece."""
+    whole = f"{stamp(at_ns)} {text}".encode()
+    first, *others = [whole[at : at + PIECE_BYTES] for at in range(0, len(whole), PIECE_BYTES)]
+    before = f"{stamp(at_ns)}+".encode() if marked else b""
+    lines = (first, *(before + other for other in others))
+    return b"".join(container.encode() + b":" + line + b"\n" for line in lines)
+
+
+@pytest.mark.long
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.sampled_from("abc"), TEXTS), max_size=8), st.integers(1, 5000), st.booleans())
+def test_lines_are_the_same_whatever_the_pieces(said: list[tuple[str, str]], size: int, once: bool) -> None:
+    whole = b"".join(in_pieces(name, number, text, once) for number, (name, text) in enumerate(said))
+    reader = Reader("app1", in_order=once)
+    found = [line for piece in cut(whole, size) for line in reader.take(piece)] + reader.end()
+    wanted = [(AT * SECOND + number, "app1", name, text) for number, (name, text) in enumerate(said)]
+    assert [tuple(line) for line in found] == wanted if once else sorted(found) == sorted(wanted)
+
+
+def test_a_line_that_dockerd_kept_in_parts_has_no_times_in_it() -> None:
+    text = "".join(chr(97 + n % 26) for n in range(40_000))
+    docker = (
+        stamp(1) + " " + "".join((f"{stamp(n)} " if n else "") + text[n : n + 16384] for n in range(0, 40_000, 16384))
+    )
+    whole = docker.encode()
+    reader = Reader("app1")
+    folded = b"".join(b"web-1:" + whole[at : at + PIECE_BYTES] + b"\n" for at in range(0, len(whole), PIECE_BYTES))
+    assert [line.text for line in [*reader.take(folded), *reader.end()]] == [text]
+
+
+def test_a_line_without_an_end_is_cut() -> None:
+    reader, found = Reader("app1"), []
+    found += reader.take(f"web-1:{stamp(1)} ".encode().ljust(PIECE_BYTES + 6, b"x") + b"\n")
+    for _ in range(1000):
+        found += reader.take(b"web-1:" + b"x" * PIECE_BYTES + b"\n")
+    assert len(found) == 3 and all(len(line.text) <= logs.LINE_BYTES + PIECE_BYTES for line in found)
+    assert sum(len(line.text) for line in [*found, *reader.end()]) == 1001 * PIECE_BYTES - 31
+
+
+@pytest.mark.parametrize(
+    ("wanted", "arguments"),
+    [
+        (Wanted(), ("once", "", "", "instance", "", "")),
+        (Wanted(service="web", port=8000, since="0s"), ("once", "0s", "", "instance", "web", "8000")),
+        (Wanted(role="gateway", tail=10, follow=True), ("follow", "", "10", "gateway", "", "")),
+    ],
+)
+def test_what_the_script_is_given(wanted: Wanted, arguments: tuple[str, ...]) -> None:
+    assert wanted.arguments == arguments
+
+
+# --- All that there is
+
+HOST = st.lists(st.integers(0, 50), max_size=20).map(sorted)
+
+
+@given(st.lists(HOST, min_size=1, max_size=4), st.integers(1, 200))
+def test_sorted_hosts_merge_into_one_order(hosts: list[list[int]], size: int) -> None:
+    streams = {
+        f"app{n}": Said(cut(printed(("web-1", at_ns, f"{n} {number}") for number, at_ns in enumerate(times)), size))
+        for n, times in enumerate(hosts)
+    }
+    found = heard(merged(streams, nobody))
+    assert [line.at_ns for line in found] == [AT * SECOND + at_ns for at_ns in sorted(t for h in hosts for t in h)]
+    for n, times in enumerate(hosts):
+        assert [line.text for line in found if line.host == f"app{n}"] == [f"{n} {i}" for i in range(len(times))]
+
+
+@given(st.lists(st.lists(st.integers(0, 9), max_size=20), min_size=1, max_size=4))
+def test_nothing_is_lost_where_a_clock_goes_back(hosts: list[list[int]]) -> None:
+    streams = {
+        f"app{n}": Said(cut(printed(("web-1", at_ns, str(number)) for number, at_ns in enumerate(times))))
+        for n, times in enumerate(hosts)
+    }
+    found = heard(merged(streams, nobody))
+    for n, times in enumerate(hosts):
+        assert [line.text for line in found if line.host == f"app{n}"] == [str(i) for i in range(len(times))]
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_a_host_that_is_gone_is_a_line_and_the_others_go_on(follow: bool, clock: list[float]) -> None:
+    streams = {
+        "app1": Said(cut(printed([("web-1", 1, "one"), ("web-1", 2, "two")])), Unreachable("app1", "it broke off")),
+        "app2": Said(iter(()), Unreachable("app2", "no answer")),
+        "app3": Said(cut(printed([("web-1", n, str(n)) for n in range(5)]))),
+    }
+    silent: dict[str, str] = {}
+    found = heard((followed if follow else merged)(streams, silent.__setitem__))
+    assert silent == {"app1": "it broke off", "app2": "no answer"}
+    assert [line.text for line in found if line.host == "app1"] == ["one", "two", "it broke off"]
+    assert [(line.container, line.text) for line in found if line.host == "app2"] == [("", "no answer")]
+    assert [line.text for line in found if line.host == "app3"] == ["0", "1", "2", "3", "4"]
+
+
+def test_nobody_reads_ahead() -> None:
+    """Where the next line is there, no host is read any further: what is slow to print is slow to be read."""
+    streams = {
+        f"app{n}": Said(cut(printed(("web-1", at, "x" * 50) for at in range(n, 10_000, 3)), 1000)) for n in range(3)
+    }
+    found = merged(streams, nobody)
+    for _ in range(300):
+        next(found)
+    assert max(stream.taken for stream in streams.values()) < 20
+
+
+def pieces_of(host: int, lines: int, hosts: int) -> Iterator[bytes]:
+    """As many lines as are asked for, made when they are wanted."""
+    for first in range(0, lines, 250):
+        yield printed(
+            (f"web-{8000 + n % 12}", (n * hosts + host) * 1000, f"line {n} of host {host} {'x' * 60}")
+            for n in range(first, min(first + 250, lines))
+        )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("follow", [False, True])
+def test_two_hundred_thousand_lines_take_a_bounded_memory(follow: bool, clock: list[float]) -> None:
+    hosts, each = 8, 25_000
+    streams = {f"app{n}": Said(pieces_of(n, each, hosts)) for n in range(hosts)}
+    count, last, most = 0, 0, 0
+    before = sys.getallocatedblocks()
+    for line in (followed if follow else merged)(streams, nobody):
+        if line is None:
+            continue
+        assert line.at_ns >= last
+        last, count = line.at_ns, count + 1
+        if count % 1000 == 0:
+            most = max(most, sys.getallocatedblocks() - before)
+    assert count == hosts * each
+    # A line is four at least.
+    assert most < (8 * logs.HELD_LINES if follow else 20_000)
+
+
+# --- What comes
+
+BURSTS = st.lists(st.tuples(st.sampled_from(["app1", "app2", "app3"]), st.integers(0, 30), st.integers(0, 10)))
+
+
+@given(BURSTS, st.integers(1, 10))
+def test_a_window_gives_each_line_once_and_soon(bursts: list[tuple[str, int, int]], most: int) -> None:
+    window, at_s, out = Window(hold_s=1.0, most=most), 0.0, []
+    came: dict[Line, float] = {}
+    for number, (host, at_ns, tenths) in enumerate(bursts):
+        line = Line(at_ns, host, "web-1", str(number))
+        at_s += tenths / 10
+        window.add([line], at_s)
+        came[line] = at_s
+        out += window.due(at_s)
+        assert len(came) - len(out) <= most
+        assert all(at_s - came[line] < 1.0 for line in set(came) - set(out))
+    out += window.rest()
+    assert sorted(out) == sorted(came) and len(out) == len(set(out))
+    for host in ("app1", "app2", "app3"):
+        numbers = [int(line.text) for line in out if line.host == host]
+        assert numbers == sorted(numbers), "a host's own order"
+
+
+@given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 99)), max_size=60, unique_by=lambda pair: pair[0]))
+def test_what_comes_within_the_window_is_in_order(said: list[tuple[int, int]]) -> None:
+    """Each line is said at a time in hundredths of a second, and comes up to 99 of them later."""
+    window, out = Window(hold_s=1.0), []
+    for host, (at, late) in enumerate(sorted(said, key=sum)):
+        out += window.due((at + late) / 100)
+        window.add([Line(at, f"host{host}", "web-1", "")], (at + late) / 100)
+    out += window.rest()
+    assert all(one.at_ns <= other.at_ns for one, other in pairwise(out))
+
+
+def test_what_follows_is_in_order_and_says_when_there_is_nothing(clock: list[float]) -> None:
+    late = [False] * 4
+    streams = {
+        "app1": Said(cut(printed([("web-1", 1, "first"), ("web-1", 3, "third")])), waits=iter(late)),
+        "app2": Said(cut(printed([("web-2", 2, "second")]))),
+    }
+    found = list(followed(streams, nobody))
+    assert [line.text for line in heard(found)] == ["first", "second", "third"]
+    assert None in found[:2], "while it waits"
