@@ -132,6 +132,8 @@ class Status:
     notices: tuple[str, ...] = ()
     """What a person should look at, though it keeps no host from being taken out of the cluster."""
     certificates: tuple[CertificateStatus, ...] = ()
+    missing_certificates: tuple[str, ...] = ()
+    """Gateway and host name, for which it could get none yet from the authority, or none in time."""
 
     @property
     def silent(self) -> dict[str, str]:
@@ -146,6 +148,7 @@ class Status:
             and not self.problems
             and not self.silent
             and all(certificate.days >= 0 for certificate in self.certificates)
+            and not self.missing_certificates
             and all(offer.state == OFFERED for offer in self.offers)
             and all(i.is_up for i in self.instances)
         )
@@ -290,9 +293,15 @@ def combine(
         for name, view in views.items()
         for c in view.certificates
     ]
-    soon = [_of_ending(views, c) for c in ending if c.days < SOON_DAYS]
+    got = [(name, one) for name, view in views.items() for one in view.obtained]
+    own = {(name, one.name) for name, one in got}
+    soon = [_of_ending(views, c) for c in ending if c.days < SOON_DAYS and (c.gateway, c.name) not in own]
+    soon += [f"{name}: {says}" for name, one in got if (says := one.complaint(now_s)) is not None]
+    missing = tuple(f"{name}: {one.name}" for name, one in got if not one.is_served(now_s))
     notices = (*_strangers(cluster, views), *_other_versions(cluster, instances), *_closed(cluster), *soon)
-    return Status(tuple(views), tuple(hosts), tuple(offered), tuple(instances), tuple(problems), notices, tuple(ending))
+    return Status(
+        tuple(views), tuple(hosts), tuple(offered), tuple(instances), tuple(problems), notices, tuple(ending), missing
+    )
 
 
 def _closed(cluster: Cluster) -> Iterator[str]:

@@ -92,9 +92,7 @@ def desired(context: Context) -> HostState:
     )
     # In one stroke with the supervisor, which reads it; not with what the container is made from.
     state += _pages(context) + acme.desired(context)
-    return with_account(with_containers(state, container)) + HostState(
-        files=(program("handover", mode=0o644),)
-    )
+    return with_account(with_containers(state, container)) + HostState(files=(program("handover", mode=0o644),))
 
 
 def _container(context: Context) -> Container:

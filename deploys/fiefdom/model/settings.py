@@ -266,7 +266,9 @@ class Gateway(Model):
         description="Requests whose path has . or .. as a part, also where that is encoded: `refuse` answers 400, so "
         "that nobody leaves a `path_prefix` by them.",
     )
-    tls: Tls | None = Field(None, description="HTTPS, with certificates that are given or got from an authority; none when absent.")
+    tls: Tls | None = Field(
+        None, description="HTTPS, with certificates that are given or got from an authority; none when absent."
+    )
     known_hosts_only: bool = Field(
         False,
         description="Whether a host gets traffic only once the gateways know it from the inventory; "

@@ -51,7 +51,8 @@ class Tls(Model):
         "where there is none.",
     )
     acme: Acme | None = Field(
-        None, description="Authority that gateways get certificates from, beside those that are given; none when absent."
+        None,
+        description="Authority that gateways get certificates from, beside those that are given; none when absent.",
     )
     redirect: bool = Field(
         False, description="Whether `plain_port` answers nothing but where to find the same over TLS (308)."

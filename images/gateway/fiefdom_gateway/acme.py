@@ -120,12 +120,12 @@ def wait_s(history: History, facts: Facts | None, asked: Asked, now: Moment, *, 
 
 
 def _due_s(history: History, facts: Facts | None, asked: Asked, now: Moment) -> float:
-    """Seconds until a certificate is wanted, if nothing failed.
+    """Seconds until a certificate is wanted, which it is from a failure on until there is another one.
 
     By its end, or by its age where the clock was set back since; and never again within a third of its life, for a
     clock that is ahead finds each one over, however new.
     """
-    if facts is None or facts.placeholder or history.directory != asked.directory:
+    if facts is None or facts.placeholder or history.directory != asked.directory or failed(history, asked):
         return 0.0
     left_s = facts.life_s * (RENEW_SHARE - SPREAD_SHARE * history.chance)
     by_end_s = facts.ends_s - left_s - now.at_s
@@ -135,9 +135,14 @@ def _due_s(history: History, facts: Facts | None, asked: Asked, now: Moment) -> 
     return max(min(by_end_s, facts.life_s - left_s - age_s), facts.life_s * RENEW_SHARE - age_s)
 
 
+def failed(history: History, asked: Asked) -> bool:
+    """Whether the last try of what is asked for now failed."""
+    return history.failures > 0 and history.asked == asked.digest
+
+
 def _pause_left_s(history: History, asked: Asked, now: Moment) -> float:
     """Seconds that are left of the pause after failures; what is asked for in another way is tried at once."""
-    if not history.failures or not history.tries or history.asked != asked.digest:
+    if not history.tries or not failed(history, asked):
         return 0.0
     pauses_s = (SOON_S, *PAUSES_S) if asked.gateways <= FEW_GATEWAYS else PAUSES_S
     pause_s = pauses_s[min(history.failures, len(pauses_s)) - 1] * (1 + history.chance / 10)

@@ -81,11 +81,13 @@ class Obtainer:
 
     def _told(self, asked: Asked, name: str, now: Moment) -> Told:
         history, facts = self._histories.get(name, History()), self._facts.get(name)
-        error = history.error
+        # What another authority said is nobody's concern any more.
+        failures = history.failures if acme.failed(history, asked) else 0
+        error = history.error if failures else None
         if facts is not None and not facts.placeholder and acme.clock_is_off(facts, now):
             error = error or "by this host's clock it is not valid; look at the clock"
         wait_s = acme.wait_s(history, facts, asked, now, forced=name in self._forced)
-        return Told(name, None if facts is None or facts.placeholder else facts, error, history.failures, wait_s)
+        return Told(name, None if facts is None or facts.placeholder else facts, error, failures, wait_s)
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.pem"
@@ -180,6 +182,8 @@ class Obtainer:
     async def _try(self, asked: Asked, name: str) -> None:
         """Get a certificate. The try is written down before it is made: whatever ends it, it was one."""
         before = self._histories.get(name, History())
+        if not acme.failed(before, asked):  # or it was asked for in another way
+            before = replace(before, failures=0, error=None)
         tries = (*before.tries, self._now())[-acme.MOST_TRIES :]
         # S311: nobody gains by knowing when a gateway renews.
         tried = replace(before, tries=tries, asked=asked.digest, chance=random.random())  # noqa: S311
