@@ -53,6 +53,7 @@ ORDER = (
     "test_middleware",
     "test_model",
     "test_tls",
+    "test_acme",
     "test_rotate_key",
     "test_registry",
     "test_resume",

@@ -221,8 +221,8 @@ def _certificate(row: Part) -> Certificate:
 
 
 def _obtained(row: Part) -> Obtained:
-    span = [None if row[key] is None else _time(row[key]).timestamp() for key in ("begins", "ends")]
-    return Obtained(_words(row["name"]), *span, error=_words_or_none(row.get("error")))
+    begins_s, ends_s = (None if row[key] is None else _time(row[key]).timestamp() for key in ("begins", "ends"))
+    return Obtained(_words(row["name"]), begins_s, ends_s, _words_or_none(row.get("error")))
 
 
 def _time(value: object) -> datetime:

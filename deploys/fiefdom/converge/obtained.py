@@ -33,5 +33,5 @@ def _read(name: str, word: str) -> Obtained | None:
     match = _WORD.fullmatch(word.strip())
     if match is None:
         return None
-    begins, ends, error = match.groups()
-    return Obtained(name, begins and float(begins), ends and float(ends), error or None)
+    begins_s, ends_s = (None if seconds is None else float(seconds) for seconds in match.groups()[:2])
+    return Obtained(name, begins_s, ends_s, match[3] or None)

@@ -6,12 +6,15 @@ import base64
 import hashlib
 import json
 from functools import lru_cache
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from fiefdom.model.secrets import FileOrSource
 from fiefdom.model.text import FilePath, HostName, Many, Matches, Model
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384"}
 """Of account keys: what the client takes, and every authority (RFC 7518, 6.2.1.1)."""
@@ -27,7 +30,7 @@ class Acme(Model):
         str, Matches("https://[A-Za-z0-9._~:/?&=%@+-]+", "the https:// address of an authority's directory")
     ] = Field(description="Address of the authority's directory. Who writes it agrees to the authority's terms.")
     account_key: FileOrSource = Field(
-        description="PEM of the account's private key, one for all gateways (RSA, or EC of P-256 or P-384): a file that "
+        description="PEM of the account's private key, one for all gateways, RSA or EC of P-256 or P-384: a file that "
         "its owner alone may read, relative to the inventory, or where the secret comes from."
     )
     email: Annotated[str, Matches(r"[^@\s,?&]+@[^@\s,?&]+", "an address of e-mail")] | None = Field(
@@ -61,17 +64,21 @@ def thumbprint(content: bytes) -> str:
 
     Raises ValueError as `account_key` does.
     """
+    return thumbprint_of(_account_key(content).public_key())  # type: ignore[attr-defined]
+
+
+def thumbprint_of(public: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> str:
+    """The thumbprint of a public key."""
     from cryptography.hazmat.primitives.asymmetric import rsa
 
-    public = _account_key(content).public_key()  # type: ignore[attr-defined]
-    numbers = public.public_numbers()
     if isinstance(public, rsa.RSAPublicKey):
+        numbers = public.public_numbers()
         jwk = {"e": _number(numbers.e), "kty": "RSA", "n": _number(numbers.n)}
     else:
-        size = (public.curve.key_size + 7) // 8
+        point, size = public.public_numbers(), (public.curve.key_size + 7) // 8
         jwk = {
             **{"crv": _CURVES[public.curve.name], "kty": "EC"},
-            **{"x": _number(numbers.x, size), "y": _number(numbers.y, size)},
+            **{"x": _number(point.x, size), "y": _number(point.y, size)},
         }
     return _base64(hashlib.sha256(json.dumps(jwk, sort_keys=True, separators=(",", ":")).encode()).digest())
 

@@ -168,8 +168,8 @@ uacme: failed to fetch directory at https://127.0.0.1:24999/dir
     [
         (
             REFUSED,
-            'the authority says: Get "http://www.example.org:20080/.well-known/acme-challenge/Br3": connect: connection '
-            "refused",
+            'the authority says: Get "http://www.example.org:20080/.well-known/acme-challenge/Br3": connect: '
+            "connection refused",
         ),
         (
             UNREACHED,
