@@ -57,6 +57,7 @@ ORDER = (
     "test_model",
     "test_technologies",
     "test_tls",
+    "test_acme",
     "test_rotate_key",
     "test_registry",
     "test_resume",

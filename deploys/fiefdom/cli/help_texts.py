@@ -67,7 +67,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "logs": (
         "fiefdom logs mine.yaml --since '-10min'",
         "fiefdom logs mine.yaml predictor -f --grep 'status=5..'",
-        "fiefdom logs mine.yaml --gateway --host gw1 | jq .status",
+        "fiefdom logs mine.yaml --gateway --host gw1 --format json",
     ),
     "man": (
         "fiefdom man | man -l -",

@@ -135,6 +135,8 @@ class Status:
     """What a person should look at, though it keeps no host from being taken out of the cluster."""
     certificates: tuple[CertificateStatus, ...] = ()
     jobs: tuple[JobStatus, ...] = ()
+    missing_certificates: tuple[str, ...] = ()
+    """Gateway and host name, for which it could get none yet from the authority, or none in time."""
 
     @property
     def silent(self) -> dict[str, str]:
@@ -149,6 +151,7 @@ class Status:
             and not self.problems
             and not self.silent
             and all(certificate.days >= 0 for certificate in self.certificates)
+            and not self.missing_certificates
             and all(offer.state == OFFERED for offer in self.offers)
             and all(i.is_up for i in self.instances)
         )
@@ -293,7 +296,11 @@ def combine(
         for name, view in views.items()
         for c in view.certificates
     ]
-    soon = [_of_ending(views, c) for c in ending if c.days < SOON_DAYS]
+    got = [(name, one) for name, view in views.items() for one in view.obtained]
+    own = {(name, one.name) for name, one in got}
+    soon = [_of_ending(views, c) for c in ending if c.days < SOON_DAYS and (c.gateway, c.name) not in own]
+    soon += [f"{name}: {says}" for name, one in got if (says := one.complaint(now_s)) is not None]
+    missing = tuple(f"{name}: {one.name}" for name, one in got if not one.is_served(now_s))
     clock = tuple(jobs.read(cluster, names, found, members))
     notices = (*_strangers(cluster, views), *_other_versions(cluster, instances), *_closed(cluster), *soon)
     return Status(
@@ -305,6 +312,7 @@ def combine(
         (*notices, *jobs.complaints(clock)),
         tuple(ending),
         clock,
+        missing,
     )
 
 

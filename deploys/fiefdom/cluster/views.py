@@ -13,6 +13,7 @@ from fiefdom.cluster.words import text
 from fiefdom.converge.run import Hosts
 from fiefdom.errors import FiefdomError, Unreachable
 from fiefdom.model import Cluster, Instance
+from fiefdom.model.obtained import Obtained
 from fiefdom.waiting import looks
 from fiefdom.wording import printable
 
@@ -105,6 +106,7 @@ class View:
     servers: tuple[Server, ...] = ()
     rejected: tuple[Refused, ...] = ()
     certificates: tuple[Certificate, ...] = ()
+    obtained: tuple[Obtained, ...] = ()
 
     @property
     def silence(self) -> str | None:
@@ -167,7 +169,7 @@ def parse_view(document: str) -> View:
     if not isinstance(view, dict):
         return Silent("its answer is not an object")
     facts = {key: view.get(key, {}) for key in ("serf", "config")}
-    lists = {key: view.get(key, []) for key in ("members", "servers", "rejected", "certificates")}
+    lists = {key: view.get(key, []) for key in ("members", "servers", "rejected", "certificates", "obtained")}
     for key, part in facts.items():
         if not isinstance(part, dict):
             return Silent(f"its answer has no object in {key}")
@@ -181,6 +183,7 @@ def parse_view(document: str) -> View:
         servers=_rows(lists["servers"], _server),
         rejected=_rows(lists["rejected"], lambda row: Refused(_words(row["member"]), _words(row["reason"]))),
         certificates=_rows(lists["certificates"], _certificate),
+        obtained=_rows(lists["obtained"], _obtained),
     )
 
 
@@ -214,11 +217,19 @@ def _server(row: Part) -> Server:
 
 def _certificate(row: Part) -> Certificate:
     hosts = row["names"] if isinstance(row["names"], list) else []
+    return Certificate(_words(row["name"]), tuple(map(_words, hosts)), _time(row["ends"]))
+
+
+def _obtained(row: Part) -> Obtained:
+    begins_s, ends_s = (None if row[key] is None else _time(row[key]).timestamp() for key in ("begins", "ends"))
+    return Obtained(_words(row["name"]), begins_s, ends_s, _words_or_none(row.get("error")))
+
+
+def _time(value: object) -> datetime:
     try:
-        ends = datetime.strptime(_words(row["ends"]), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+        return datetime.strptime(_words(value), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
     except ValueError as error:
-        raise TypeError(row) from error
-    return Certificate(_words(row["name"]), tuple(map(_words, hosts)), ends)
+        raise TypeError(value) from error
 
 
 def _rows(rows: Iterable[Part], of: Callable[[Part], T]) -> tuple[T, ...]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fiefdom.converge import arrivals, doctor, guest, jobs, old_images, plan, ports, snapshot
+from fiefdom.converge import arrivals, doctor, guest, jobs, obtained, old_images, plan, ports, snapshot
 from fiefdom.converge.run import Hosts, Known, ask_each
 from fiefdom.desired.concerns import ALL, state_of, states_of
 from fiefdom.desired.context import Context
@@ -61,6 +61,7 @@ def plan_of(
         *doctor.of_folders(state, found),
         *doctor.of_links(context, found),
         *doctor.of_certificates(context, time.time()),
+        *obtained.findings(context, found, time.time()),
     )
     made = replace(made, findings=(*findings, *doctor.findings(context, found)))
     return old_images.with_old(made, cluster.rollout.keep_releases, known.spared) if complete else made

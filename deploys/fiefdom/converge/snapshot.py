@@ -173,6 +173,8 @@ class Snapshot:
     live: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     """By the path of a file, the digest of the content that its reader refused, and why; it keeps the last good one."""
+    obtained: dict[str, str] = field(default_factory=dict)
+    """By host name, what a gateway says of the certificate that it gets for it: begin, end, and what went wrong."""
     offers: dict[str, str] = field(default_factory=dict)
     """By service, the word that the host offers it with, where it does."""
     jobs: dict[str, str] = field(default_factory=dict)
@@ -198,7 +200,7 @@ class Snapshot:
         return self.images.get(references.familiar(ref))
 
 
-_PAIRS = ("live", "refused", "loses", "unforwarded", "sysctl-by", "block")
+_PAIRS = ("live", "refused", "obtained", "loses", "unforwarded", "sysctl-by", "block")
 """What is a name and a word of it, with a tab between them."""
 _LINES = ("sysctl", "stamp", "offer", "job")
 """What is a path and its only line, with a colon between them."""
@@ -409,6 +411,7 @@ class _Parser:
             container_stamps=_under(CONTAINER_STAMPS, self._maps["stamp"]),
             live=self._maps["live"],
             refused=self._maps["refused"],
+            obtained=self._maps["obtained"],
             offers={n.removesuffix(".offer"): w for n, w in _under(OFFERS, self._maps["offer"]).items()},
             jobs=_under(JOBS, self._maps["job"]),
             made=frozenset(self._made),

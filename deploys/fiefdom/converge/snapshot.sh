@@ -185,6 +185,9 @@ host_part() {
     word=/var/lib/fiefdom/gateway/refused
     [ ! -f "$word" ] || [ -L "$word" ] ||
         printf 'refused\t/etc/fiefdom/gateway/haproxy.cfg\t%s\n' "$(head -c 600 "$word" | head -n 1)"
+    # What certificates it got, and what came of the last tries: likewise.
+    word=/var/lib/fiefdom/gateway/obtained
+    [ ! -f "$word" ] || [ -L "$word" ] || head -c 65536 "$word" | head -n 200 | sed "s/^/obtained$tab/"
     ask live | while IFS=$tab read -r unit command; do
         # shellcheck disable=SC2086 # the command is words of our own
         printf 'live\t%s\t%s\n' "$unit" "$($command 2>/dev/null | sha256sum | cut -c 1-64)"

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 
+from fiefdom.desired import acme
 from fiefdom.desired.account import UID, with_account
 from fiefdom.desired.containers import (
     env_file,
@@ -90,9 +91,8 @@ def desired(context: Context) -> HostState:
         images=(own_image(context.cluster, "gateway"),),
     )
     # In one stroke with the supervisor, which reads it; not with what the container is made from.
-    return with_account(with_containers(state + _pages(context), container)) + HostState(
-        files=(program("handover", mode=0o644),)
-    )
+    state += _pages(context) + acme.desired(context)
+    return with_account(with_containers(state, container)) + HostState(files=(program("handover", mode=0o644),))
 
 
 def _container(context: Context) -> Container:
@@ -174,7 +174,7 @@ def _certificates(context: Context) -> tuple[File, ...]:
         )
         for name, certificate in tls.certificates.items()
     )
-    paths = tuple(pem.path for pem in pems)
+    paths = (*(pem.path for pem in pems), *acme.paths(context))
     return (*pems, File(CERTIFICATES, render("certificates.txt.j2", paths=paths).encode()))
 
 
@@ -199,8 +199,9 @@ def _tls(context: Context) -> dict[str, object] | None:
     return {
         "port": tls.port,
         "list": CERTIFICATES,
-        "digests": [digest(" ".join(tls.certificates))[:12], digest(b"".join(chains))[:12]],
+        "digests": [digest(" ".join([*tls.certificates, *acme.paths(context)]))[:12], digest(b"".join(chains))[:12]],
         "plain_port": tls.plain_port,
+        "answer": acme.answer(context),
         "redirect": tls.redirect,
         "hsts": tls.hsts and f"max-age={tls.hsts.max_age_s}" + "; includeSubDomains" * tls.hsts.subdomains,
     }
@@ -322,7 +323,7 @@ def hard_stop_after_s(cluster: Cluster) -> int:
 
 def _listeners(cluster: Cluster) -> list[dict[str, object]]:
     """For each gateway port the routes to services, and the one that takes what no route asks for."""
-    ports = sorted({port for name in _of_kind(cluster, "http") for port in cluster.front_ports(name)})
+    ports = sorted(cluster.fronts.keys() - {cluster.services[name].gateway_port for name in _of_kind(cluster, "tcp")})
     return [_listener(cluster, port) for port in ports]
 
 

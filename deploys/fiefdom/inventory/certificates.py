@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from fiefdom.errors import FiefdomError
-from fiefdom.inventory import files
+from fiefdom.inventory import acme, files
 from fiefdom.model import Cluster, Problem, Secrets, SecretSource
+from fiefdom.model.acme_rules import acme_names
 from fiefdom.model.certificates import Facts, facts_of, require_key_of, uncovered
 from fiefdom.model.tls import Certificate
 from fiefdom.wording import KeyPath, dotted
@@ -52,6 +53,7 @@ def require_good(cluster: Cluster, secrets: Contents) -> None:
 
 def of_contents(cluster: Cluster, found: Contents) -> Iterator[Problem]:
     """What is wrong with certificates and keys, as far as they are known."""
+    yield from acme.of_contents(cluster, found)
     facts: dict[str, Facts] = {}
     for name, certificate in _all(cluster).items():
         try:
@@ -76,13 +78,13 @@ def facts(cluster: Cluster, secrets: Secrets) -> dict[str, Facts]:
 
 
 def _uncovered(cluster: Cluster, known: list[Facts]) -> Iterator[Problem]:
-    tls = cluster.gateway.tls
+    tls, obtained = cluster.gateway.tls, acme_names(cluster)
     for name, service in cluster.services.items():
         hosts = [("host", host) for host in service.route.host]
         hosts += [("redirect_from", host) for host in service.route.redirect_from]
         for part, host in hosts if tls is not None and tls.port in cluster.front_ports(name) else ():
-            if uncovered(host, known):
-                names = ", ".join(dict.fromkeys(name for facts in known for name in facts.names))
+            if host.lower().rstrip(".") not in obtained and uncovered(host, known):
+                names = ", ".join(dict.fromkeys([*(name for facts in known for name in facts.names), *obtained]))
                 yield (
                     ("services", name, "route", part),
                     f"no certificate of gateway.tls is for {host} (they are for {names}); add one that is",
@@ -96,6 +98,6 @@ def _all(cluster: Cluster) -> Mapping[str, Certificate]:
 def _read(key: KeyPath, path: Path) -> bytes:
     content = files.read(path)
     mode = path.stat().st_mode & 0o777
-    if key[-1] == "key" and mode & 0o077:
+    if key[-1] in ("key", "account_key") and mode & 0o077:
         raise ValueError(f"others may read {path} (mode {mode:04o}); type: chmod 600 {path}")
     return content

@@ -81,6 +81,9 @@ class Draft(Model):
                 found.setdefault(service.gateway_port, ("services", name, "route", "port"))
         if self.gateway.tls is not None:
             found.setdefault(self.gateway.tls.port, ("gateway", "tls", "port"))
+            if self.gateway.tls.acme is not None:
+                # An authority asks there, whether or not services are reached there.
+                found.setdefault(self.gateway.tls.plain_port, ("gateway", "tls", "plain_port"))
         return found
 
     def server_timeout_s(self, service: str) -> float:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from fiefdom.model.acme_rules import acme_problems
 from fiefdom.model.development import Middleware
 from fiefdom.model.development_rules import development_problems
 from fiefdom.model.draft import Draft
@@ -417,6 +418,7 @@ _RULES = (
         of_all=True,
     ),
     _Rule(tls_problems, ("services.*.route", "services.*.kind", "gateway.tls"), of_all=True),
+    _Rule(acme_problems, ("services.*.route", "services.*.kind", "gateway.tls"), of_all=True),
     _Rule(
         _tag_problems,
         (*_RUNS, *(f"services.*.{key}" for key in ("base_port", "health", "kind", "route", "version"))),

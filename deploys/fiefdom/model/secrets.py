@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, TypeAdapter, WrapValidator, model_validator
 
-from fiefdom.model.text import Argument, EnvText, Many, Matches, Model, SecretName
+from fiefdom.model.text import Argument, EnvText, FilePath, Many, Matches, Model, SecretName
 from fiefdom.wording import shown
 
 
@@ -90,5 +90,20 @@ def _text_or_source(value: object, _: object) -> str | SecretSource:
         return SecretSource.model_validate(value)
     return _ENV_TEXT.validate_python(value)
 
+
+_FILE_PATH: TypeAdapter[str] = TypeAdapter(FilePath, config=ConfigDict(strict=True))
+
+
+def _path_or_source(value: object, _: object) -> str | SecretSource:
+    # Not pydantic's own choice, as above.
+    if isinstance(value, dict | SecretSource):
+        return SecretSource.model_validate(value)
+    if isinstance(value, str) and "-----BEGIN" in value:
+        # Not told what stands there: it may be the key itself.
+        raise ValueError("a certificate or key does not stand in the inventory; write the path of a file, or a source")
+    return _FILE_PATH.validate_python(value)
+
+
+FileOrSource = Annotated[FilePath | SecretSource, WrapValidator(_path_or_source)]
 
 EnvValue = Annotated[EnvText | SecretSource, WrapValidator(_text_or_source)]

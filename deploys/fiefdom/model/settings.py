@@ -266,7 +266,9 @@ class Gateway(Model):
         description="Requests whose path has . or .. as a part, also where that is encoded: `refuse` answers 400, so "
         "that nobody leaves a `path_prefix` by them.",
     )
-    tls: Tls | None = Field(None, description="HTTPS with certificates that are given; none when absent.")
+    tls: Tls | None = Field(
+        None, description="HTTPS, with certificates that are given or got from an authority; none when absent."
+    )
     access_log: bool = Field(
         False,
         description="Whether gateways write a line for each request, with an X-Request-ID that client and instance see "

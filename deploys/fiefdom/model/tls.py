@@ -1,30 +1,15 @@
-"""TLS at the gateways: certificates that are given, and what clients are told of it."""
+"""TLS at the gateways: certificates that are given or got from an authority, and what clients are told of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
 
-from pydantic import ConfigDict, Field, TypeAdapter, WrapValidator
+from pydantic import Field
 
-from fiefdom.model.secrets import SecretSource
-from fiefdom.model.text import FIRST_GATEWAY_PORT, LAST_PORT, FilePath, Model, Name
+from fiefdom.model.acme import Acme
+from fiefdom.model.secrets import FileOrSource, SecretSource
+from fiefdom.model.text import FIRST_GATEWAY_PORT, LAST_PORT, Model, Name
 from fiefdom.wording import KeyPath
-
-_FILE_PATH: TypeAdapter[str] = TypeAdapter(FilePath, config=ConfigDict(strict=True))
-
-
-def _path_or_source(value: object, _: object) -> str | SecretSource:
-    # Not pydantic's own choice, which complains of either kind in words that no person has written.
-    if isinstance(value, dict | SecretSource):
-        return SecretSource.model_validate(value)
-    if isinstance(value, str) and "-----BEGIN" in value:
-        # Not told what stands there: it may be the key itself.
-        raise ValueError("a certificate or key does not stand in the inventory; write the path of a file, or a source")
-    return _FILE_PATH.validate_python(value)
-
-
-FileOrSource = Annotated[FilePath | SecretSource, WrapValidator(_path_or_source)]
 
 
 class Certificate(Model):
@@ -61,9 +46,13 @@ class Tls(Model):
         "reached over TLS alone.",
     )
     certificates: dict[Name, Certificate] = Field(
+        default_factory=dict,
         description="Certificates by name. A client gets the one for the host name that it asks for, and the first "
         "where there is none.",
-        min_length=1,
+    )
+    acme: Acme | None = Field(
+        None,
+        description="Authority that gateways get certificates from, beside those that are given; none when absent.",
     )
     redirect: bool = Field(
         False, description="Whether `plain_port` answers nothing but where to find the same over TLS (308)."
@@ -76,3 +65,7 @@ class Tls(Model):
             above: KeyPath = ("gateway", "tls", "certificates", name)
             yield (*above, "chain"), certificate.chain
             yield (*above, "key"), certificate.key
+        if self.acme is not None:
+            yield ("gateway", "tls", "acme", "account_key"), self.acme.account_key
+            if self.acme.ca_file is not None:
+                yield ("gateway", "tls", "acme", "ca_file"), self.acme.ca_file

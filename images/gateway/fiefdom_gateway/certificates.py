@@ -31,16 +31,21 @@ async def renew(ask: Ask, listed: Path) -> None:
     request that was on its way then. Where it fails, some may be renewed already: a reload takes them all.
     """
     for path in [Path(line) for line in _text(listed).splitlines() if line and not line.startswith("#")]:
-        # An empty line would be the end of it.
-        lines = [line for line in _text(path).splitlines() if line.strip()]
-        try:
-            await _done(ask, f"set ssl cert {path} <<\n" + "\n".join(lines) + "\n", "Transaction created", path)
-            await _done(ask, f"commit ssl cert {path}", "Success!", path)
-        except Failed:
-            # HAProxy knows one such change at a time, and would have none of the next.
-            with suppress(Failed):
-                await ask(f"abort ssl cert {path}")
-            raise
+        await renew_one(ask, path)
+
+
+async def renew_one(ask: Ask, path: Path) -> None:
+    """Have the worker take what is in one of these files from now on. Raises Failed."""
+    # An empty line would be the end of it.
+    lines = [line for line in _text(path).splitlines() if line.strip()]
+    try:
+        await _done(ask, f"set ssl cert {path} <<\n" + "\n".join(lines) + "\n", "Transaction created", path)
+        await _done(ask, f"commit ssl cert {path}", "Success!", path)
+    except Failed:
+        # HAProxy knows one such change at a time, and would have none of the next.
+        with suppress(Failed):
+            await ask(f"abort ssl cert {path}")
+        raise
 
 
 async def _done(ask: Ask, command: str, welcome: str, path: Path) -> None:

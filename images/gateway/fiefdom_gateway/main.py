@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 SETTINGS_FILE = Path("/etc/fiefdom/gateway/reconciler.json")
-USAGE = "usage: fiefdom-gateway run|status|healthy|lends\n"
+USAGE = "usage: fiefdom-gateway run|status|healthy|lends|renew\n"
 
 
 def main(arguments: list[str]) -> int:
@@ -17,6 +17,8 @@ def main(arguments: list[str]) -> int:
             return _healthy()
         case ["lends"]:
             return _lends()
+        case ["renew"]:
+            return _renew()
     sys.stderr.write(USAGE)
     return 2
 
@@ -84,3 +86,17 @@ def _lends() -> int:
 
     settings = parse_settings(edges.read_text(SETTINGS_FILE))
     return 0 if handover.would_lend(handover.control_socket(settings.state_dir)) else 1
+
+
+def _renew() -> int:
+    """Have the gateway get all its certificates anew, whatever is left of them, within its limit of tries."""
+    import json
+
+    from fiefdom_gateway.obtainer import renew_file
+
+    try:
+        renew_file(Path(json.loads(SETTINGS_FILE.read_text())["state_dir"])).touch(mode=0o600)
+    except (OSError, ValueError, KeyError) as error:
+        sys.stderr.write(f"the gateway cannot be told: {error}\n")
+        return 1
+    return 0

@@ -48,6 +48,8 @@ class Reconciler:
         self._closed: dict[str, tuple[frozenset[tuple[str, str]], float]] = {}
         self._say_once = Once()
         self._told: set[str] = set()
+        # What the static part names, and nobody gave, is to be there before HAProxy looks.
+        self.before_static: Callable[[], Awaitable[None]] | None = None
         self._doubted: set[str] = set()
 
     @property
@@ -108,6 +110,8 @@ class Reconciler:
                     self._again.clear()
                     looked_at_s = time.monotonic()
                     self._take_up_settings()
+                    if self.before_static is not None:
+                        await self.before_static()
                     await self._take_up_static()
                     self._leave_word()
                     async with self.looking:
@@ -236,6 +240,11 @@ class Reconciler:
             return False
         say("HAProxy has renewed its certificates")
         return True
+
+    async def renew_certificate(self, path: Path) -> None:
+        """Have HAProxy take what is in one certificate's file from now on. Raises Failed."""
+        async with self._turn:
+            await certificates.renew_one(self._ask, path)
 
     async def _reload(self) -> None:
         try:

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from fiefdom_gateway import certificates, edges, haproxy, workers
+from fiefdom_gateway.acme import Told
 from fiefdom_gateway.members import Member, Offer, Rejection, Unreadable
 from fiefdom_gateway.refusal import Refusal
 from fiefdom_gateway.settings import Service
@@ -59,7 +60,7 @@ class Look:
         return found
 
 
-async def document(look: Look, sockets: edges.Sockets) -> dict[str, object]:
+async def document(look: Look, sockets: edges.Sockets, told: Iterable[Told] = ()) -> dict[str, object]:
     """Return the status document. HAProxy not answering is a fact in it, not an error."""
 
     async def ask(command: str) -> str:
@@ -90,7 +91,9 @@ async def document(look: Look, sockets: edges.Sockets) -> dict[str, object]:
         "serf": {"ok": look.serf_error is None, "error": look.serf_error},
         "members": [asdict(member) for member in look.members],
         "servers": servers,
-        "certificates": served,
+        # Nobody is to believe what stands in the place of one that is not there yet.
+        "certificates": [row for row in served if row["name"] not in {one.name for one in told if one.facts is None}],
+        "obtained": [_obtained(one) for one in told],
         "rejected": [asdict(rejection) for rejection in look.rejected],
         "config": config_part(look, time.monotonic()),
         "reconciled_s_ago": None if since is None else round(time.monotonic() - since, 3),
@@ -110,6 +113,21 @@ def config_part(look: Look, now_s: float) -> dict[str, object]:
         "refused": None if refusal is None else refusal.digest,
         "retry_in_s": None if again_at_s is None else round(max(again_at_s - now_s, 0.0), 1),
     }
+
+
+def _obtained(told: Told) -> dict[str, object]:
+    return {
+        "name": told.name,
+        "begins": told.facts and _as_time(told.facts.begins_s),
+        "ends": told.facts and _as_time(told.facts.ends_s),
+        "error": told.error,
+        "failures": told.failures,
+        "retry_in_s": round(told.retry_in_s),
+    }
+
+
+def _as_time(at_s: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at_s))
 
 
 async def _sessions_elsewhere(sockets: edges.Sockets) -> Counter[tuple[str, str]]:
@@ -169,13 +187,17 @@ def _whole(text: str | None) -> int | None:
 
 
 async def serve(
-    path: Path, shared: Path, look: Callable[[], Look], sockets: edges.Sockets
+    path: Path,
+    shared: Path,
+    look: Callable[[], Look],
+    sockets: edges.Sockets,
+    told: Callable[[], tuple[Told, ...]] = lambda: (),
 ) -> tuple[asyncio.AbstractServer, asyncio.AbstractServer]:
     """Answer every connection to two unix sockets with the document; `shared` is taken over from who had it before."""
 
     async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            writer.write(json.dumps(await document(look(), sockets)).encode() + b"\n")
+            writer.write(json.dumps(await document(look(), sockets, told())).encode() + b"\n")
             await writer.drain()
         except OSError:
             pass  # who asked has gone

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import os
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from fiefdom_gateway import edges, handover, status, view
 from fiefdom_gateway.answers import Answers
 from fiefdom_gateway.client import STATUS_SOCKET, shared_socket
 from fiefdom_gateway.log import say
+from fiefdom_gateway.obtainer import Obtainer
 from fiefdom_gateway.reconcile import Reconciler
 from fiefdom_gateway.settings import Settings
 
@@ -47,10 +48,13 @@ async def _supervise(settings: Settings, settings_file: Path, place: handover.Pl
     agent = Agent(settings)
     answers = Answers(reconciler, lambda: view.take(place.own))
     stop = _listen_to_signals(reconciler.look_again)
+    obtainer = Obtainer(settings, reconciler.renew_certificate)
     loan = await handover.borrow(place)
+    reconciler.before_static = obtainer.prepare
+    await obtainer.prepare()
     await reconciler.prepare()
     haproxy = await _start_haproxy(reconciler.config_file, place.own, loan)
-    tasks = [asyncio.create_task(work) for work in (reconciler.run(), agent.run(), _follow(answers), _reap_orphans())]
+    tasks = [asyncio.create_task(work) for work in _works(reconciler, agent, answers, obtainer)]
     died = asyncio.create_task(haproxy.wait())
     ends: set[asyncio.Task[Any]] = {asyncio.create_task(stop.wait()), died, *tasks}
     if loan is not None:
@@ -62,14 +66,16 @@ async def _supervise(settings: Settings, settings_file: Path, place: handover.Pl
             loan.end()
             await _soft_stop(haproxy, FAILED_GRACE_S)
             raise
-    lender = handover.Lender(place, answers, reconciler, agent)
+    lender = handover.Lender(place, obtainer, answers, reconciler, agent)
     await lender.open()
     answers.go_on()
+    obtainer.go_on()
     shared = Path(shared_socket(str(settings.state_dir)))
-    servers = await status.serve(Path(STATUS_SOCKET), shared, lambda: reconciler.look, place.own)
+    servers = await status.serve(Path(STATUS_SOCKET), shared, lambda: reconciler.look, place.own, obtainer.told)
     retired = asyncio.create_task(lender.retired.wait())
     await asyncio.wait([retired, *ends], return_when=asyncio.FIRST_COMPLETED)
     broken = [task for task in tasks if task.done()]
+    await obtainer.stand_still()
     await answers.stand_still()
     lender.close()
     for server in servers:
@@ -87,6 +93,12 @@ async def _supervise(settings: Settings, settings_file: Path, place: handover.Pl
     for task in broken:
         task.result()
     return 0
+
+
+def _works(
+    reconciler: Reconciler, agent: "Agent", answers: Answers, obtainer: Obtainer
+) -> tuple[Coroutine[Any, Any, None], ...]:
+    return reconciler.run(), agent.run(), _follow(answers), obtainer.run(), _reap_orphans()
 
 
 async def _take_over(loan: handover.Loan, caught_up: asyncio.Event, ends: set[asyncio.Task[Any]]) -> None:

@@ -102,6 +102,39 @@ def test_certificates_are_told_with_how_long_they_last() -> None:
     assert json.loads(json.dumps(over.as_data()))["certificates"][0]["days"] == -1
 
 
+@pytest.mark.parametrize(
+    ("row", "notice", "serving"),
+    [
+        ({"begins": "2026-01-01T00:00:00Z", "ends": "2026-04-01T00:00:00Z", "error": None}, None, True),
+        (
+            {"begins": "2026-01-01T00:00:00Z", "ends": "2026-04-01T00:00:00Z", "error": "no"},
+            "gw1: the certificate for www, which expires on 2026-04-01, in 31 days, could not be renewed: no",
+            True,
+        ),
+        (
+            {"begins": "2026-02-27T00:00:00Z", "ends": "2026-02-28T00:00:00Z", "error": "no"},
+            "gw1: the certificate for www, which has expired on 2026-02-28, could not be renewed: no",
+            False,
+        ),
+        (
+            {"begins": None, "ends": None, "error": "no"},
+            "gw1: there is no certificate for www yet: no",
+            False,
+        ),
+        ({"begins": "nonsense", "ends": 7}, None, True),
+    ],
+)
+def test_what_a_gateway_gets_itself_is_told_once_in_its_own_words(row: Any, notice: str | None, serving: bool) -> None:
+    ends = row["ends"] if isinstance(row["ends"], str) else "2026-03-02T00:00:00Z"
+    own = [{"name": "www", "names": ["www"], "ends": ends}] if row["begins"] else []
+    told = parse_view(json.dumps({**view(), "certificates": own, "obtained": [{"name": "www", **row}]}))
+    at_s = datetime(2026, 3, 1, tzinfo=timezone.utc).timestamp()
+    shown = status.combine(CLUSTER, NAMES, hosts(), {"gw1": told, "gw2": parse_view(json.dumps(view()))}, now_s=at_s)
+    if told.obtained:
+        assert (shown.notices, shown.serving) == ((notice,) if notice else (), serving)
+        assert status.degraded(shown) == []
+
+
 def server_of(shown: Status, host: str, port: int) -> InstanceStatus:
     return next(i for i in shown.instances if (i.host, i.port) == (host, port))
 

@@ -64,7 +64,11 @@ def test_without_tls_nothing_is_reached_elsewhere() -> None:
             {"plain_port": 8080},
             "gateway.tls: no service is reached at port 8080 or 443, so that TLS would serve none",
         ),
-        ({}, {"certificates": {}}, "at least 1 item"),
+        (
+            {},
+            {"certificates": {}},
+            "gateway.tls.certificates: there is none; give one, or an authority to get them from",
+        ),
         ({}, {"port": 79}, "greater than or equal to 80"),
         ({}, {"hsts": {"max_age_s": -1}}, "greater than or equal to 0"),
         (
