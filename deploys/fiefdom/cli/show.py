@@ -202,6 +202,9 @@ def status_tables(status: Status) -> Iterable[Table | Text]:
             days = Text(str(c.days), style="red" if c.days < 0 else "yellow" if c.days < SOON_DAYS else "")
             certificates.add_row(c.name, c.gateway, c.ends.partition("T")[0], days, Text(", ".join(c.hosts)))
         yield certificates
+    if status.address is not None and status.address.holders:
+        yield Text()
+        yield Text(f"{status.address.address} is at {' and '.join(status.address.holders)}.")
     for line in status.problems:
         yield Text(f"! {line}", style="red")
     for line in status.notices:

@@ -1,15 +1,15 @@
 """One address for all gateways, which keepalived moves among them by VRRP.
 
 Its packets go from gateway to gateway (unicast), and only from who is one of them: no other cluster or router of the
-network hears them, so that none has to have another number, and a password, which VRRP has in clear words in its old
+network hears them, so that none has to have another number; and a password, which VRRP has in clear words in its old
 version and not at all in the new one, would keep out nobody more. The address has a prefix of 32 bits: it brings no
-route, and no connection of the host's own ever comes from it. Nothing here can cut the operator's line, for he comes to a
-host's own address; `doctor` refuses an address that the host has for a router.
+route, and no connection of the host's own ever comes from it. Nothing here can cut the operator's line, for he comes
+to a host's own address; `doctor` refuses an address that the host has for a router.
 
-A gateway that stops is to break no connection. Those that it has cannot move, and to whom they are moved he resets them.
-So who holds the address keeps it until the last of them has ended, and sends all others to the gateway that is next
-(`yield` in address.sh): the address stands on the loopback of every gateway, so that this one answers from it. Then the
-address moves, and nobody talks to the old one any more. Measured with two gateways in network namespaces, HAProxy 2.6 and
+A gateway that stops is to break no connection. Those that it has cannot move: to whom the address moves resets them.
+So who holds it keeps it until the last of them has ended, and sends all others to the gateway that is next (`yield` in
+address.sh): the address stands on the loopback of every gateway, so that this one answers from it. Then the address
+moves, and nobody talks to the old one any more. Measured with two gateways in network namespaces, HAProxy 2.6 and
 keepalived 2.2.7, 600 requests a second of 20 clients:
 
     way                                                failed of about 7,000
@@ -45,24 +45,24 @@ ADVERT_S = 0.5
 
 def desired(context: Context) -> HostState:
     """What moves the address on a gateway; nothing where there is none, or where the host is no gateway."""
-    if not context.is_gateway or context.cluster.gateway.address is None:
+    cluster, address, script = context.cluster, context.cluster.gateway.address, program("address")
+    if not context.is_gateway or address is None:
         return HostState()
-    cluster, script = context.cluster, program("address")
     others = [(name, cluster.hosts[name].address) for name in cluster.gateways if name != context.name]
     conf = render(
         "address.conf.j2",
-        address=cluster.gateway.address,
+        address=address,
         own=context.host.address,
         port=cluster.gateway.stats_port,
-        others=[address for _, address in others],
+        others=[other for _, other in others],
     )
     keepalived = render(
         "keepalived.conf.j2",
         name=context.name,
-        address=cluster.gateway.address,
+        address=address,
         own=context.host.address,
         others=others,
-        router_id=int(cluster.gateway.address.rpartition(".")[2]) or 255,
+        router_id=int(address.rpartition(".")[2]) or 255,
         priority=FIRST_PRIORITY - cluster.gateways.index(context.name),
         advert_s=ADVERT_S,
         run=RUN,

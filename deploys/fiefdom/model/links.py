@@ -65,8 +65,8 @@ def way(cluster: Draft, service: str) -> Way:
         prefix = prefix_of(service)
         raise NoWayError(
             f"{service} has {count} instances behind {len(cluster.gateways)} gateways ({', '.join(cluster.gateways)}), "
-            f"and no address is that of all; give them one (gateway.address), or let `environment` say {prefix}_HOST and "
-            f"{prefix}_PORT in place of the link"
+            "and no address is that of all; give them one (gateway.address), or let `environment` say "
+            f"{prefix}_HOST and {prefix}_PORT in place of the link"
         )
     return Way(cluster.hosts[cluster.gateways[0]].address, wanted.gateway_port)
 

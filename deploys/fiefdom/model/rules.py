@@ -16,8 +16,8 @@ from fiefdom.model.jumps import address_problems, jump_problems
 from fiefdom.model.kind_rules import kind_problems
 from fiefdom.model.link_rules import link_problems
 from fiefdom.model.mount_rules import mount_problems
-from fiefdom.model.passthrough_rules import passthrough_problems
 from fiefdom.model.moving_rules import moving_address_problems
+from fiefdom.model.passthrough_rules import passthrough_problems
 from fiefdom.model.route_rules import route_problems, tls_problems, way_problems
 from fiefdom.model.text import LAST_PORT, Problem, sysctl_name, twice
 from fiefdom.wording import KeyPath, dotted

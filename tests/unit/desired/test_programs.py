@@ -15,6 +15,7 @@ FOLDER = Path(programs.__file__).parent
 LIBRARY = FOLDER.parent
 CARRIED = {
     "gw1": ["container", "handover"],
+    "gw1 with an address of all": ["address", "container", "handover"],
     "app1": ["container", "offer"],
     "app2": ["container", "offer"],
     "app2 with a link on it": ["container", "links", "offer"],
@@ -22,10 +23,15 @@ CARRIED = {
 LINKED = {"web": {"links": ["redis"]}, "redis": {"image": "redis", "version": "7", "kind": "tcp", "base_port": 6379}}
 LINKED["redis"]["groups"] = ["web_hosts"]
 
+MORE: dict[str, dict[str, object]] = {
+    "with a link on it": {"services": LINKED},
+    "with an address of all": {"gateway": {"address": "10.1.0.100"}},
+}
+
 
 def state(host: str) -> HostState:
-    name, _, linked = host.partition(" ")
-    return concerns.state_of(context(name, **({"services": LINKED} if linked else {})))
+    name, _, more = host.partition(" ")
+    return concerns.state_of(context(name, **MORE.get(more, {})))
 
 
 def carried(host: str) -> dict[str, File]:
