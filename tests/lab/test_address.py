@@ -1,4 +1,4 @@
-"""One address for two gateways: it moves where its holder dies, and breaks nothing where its holder stops on purpose."""
+"""One address for two gateways: it moves where its holder dies, and breaks nothing where that stops on purpose."""
 
 from __future__ import annotations
 

@@ -91,8 +91,7 @@ def offences(texts: Sources) -> list[str]:
 
 
 CONCERNS = {
-    f"desired.{name}"
-    for name in ("address", "docker", "firewall", "gateway", "network", "serf", "services", "sshd")
+    f"desired.{name}" for name in ("address", "docker", "firewall", "gateway", "network", "serf", "services", "sshd")
 }
 
 

@@ -20,6 +20,8 @@ keepalived 2.2.7, 600 requests a second of 20 clients:
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fiefdom.desired.context import Context
 from fiefdom.desired.programs import program
 from fiefdom.desired.render import render
@@ -77,16 +79,20 @@ def desired(context: Context) -> HostState:
             Directory("/etc/keepalived"),
             *(Directory(path.rpartition("/")[0]) for path in units),
         ),
-        files=(
-            script,
-            File(CONF, conf.encode()),
-            # Its unit checks it, before it starts and before it is told to read it: until the host's own network is up,
-            # nobody knows the interface.
-            File(KEEPALIVED, keepalived.encode()),
-            *(
-                File(path, render(template, program=script.path, config=KEEPALIVED, gateway=GATEWAY).encode())
-                for path, template in units.items()
-            ),
+        # All before the package, which starts its unit: systemd would take one without a configuration for one that is
+        # not for this host, and so would the next run. The unit checks that one, before it starts and before it is told
+        # to read it: until the host's own network is up, nobody knows the interface.
+        files=tuple(
+            replace(file, precedes="keepalived")
+            for file in (
+                script,
+                File(CONF, conf.encode()),
+                File(KEEPALIVED, keepalived.encode()),
+                *(
+                    File(path, render(template, program=script.path, config=KEEPALIVED, gateway=GATEWAY).encode())
+                    for path, template in units.items()
+                ),
+            )
         ),
         units=(Unit(UNIT, config=(KEEPALIVED,), on_change=("reload",)),),
     )

@@ -14,6 +14,7 @@ conf=/etc/fiefdom/address.conf
 run=/run/fiefdom-address
 leaving=$run/leaving
 table=fiefdom-address
+arp_ignore=/proc/sys/net/ipv4/conf/all/arp_ignore
 move_limit_s=10
 
 say() { printf '%s\n' "$*"; }
@@ -48,6 +49,8 @@ healthy() { curl --silent --fail --noproxy '*' --max-time 2 --output /dev/null "
 
 tell_interface() {
   ! ip -4 route show table all | grep -q " via $address " || die "$address is a router to this host; choose a free one"
+  # Without it, who does not hold the address would say all the same that it is here. In the first run it comes later.
+  [ "$(cat "$arp_ignore")" -gt 0 ] || die "$arp_ignore is 0: keepalived waits for Fiefdom's kernel settings"
   found=$(interface)
   [ -n "$found" ] || die "no interface has this host's own address $own, beside which $address would stand"
   mkdir -p "$run"

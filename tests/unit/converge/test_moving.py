@@ -33,9 +33,7 @@ BARE = Snapshot(0, "debian", "trixie")
         ({}, (), ""),
     ],
 )
-def test_one_gateway_has_it_where_all_is_well(
-    found: dict[str, Snapshot], holders: tuple[str, ...], says: str
-) -> None:
+def test_one_gateway_has_it_where_all_is_well(found: dict[str, Snapshot], holders: tuple[str, ...], says: str) -> None:
     assert moving.holders(CLUSTER, found) == holders
     complaints = moving.complaints(CLUSTER, found)
     assert (len(complaints), says in "".join(complaints)) == (bool(says), True)

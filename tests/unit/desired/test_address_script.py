@@ -67,6 +67,8 @@ def gateway(tmp_path: Path) -> Gateway:
         program.chmod(0o755)
     script = text_of("address").replace("/etc/fiefdom/address.conf", f"{tmp_path}/address.conf")
     script = script.replace("/run/fiefdom-address", f"{tmp_path}/run").replace("move_limit_s=10", "move_limit_s=1")
+    script = script.replace("/proc/sys/net/ipv4/conf/all", str(tmp_path))
+    (tmp_path / "arp_ignore").write_text("1\n")
     (tmp_path / "address").write_text(script)
     (tmp_path / "address.conf").write_text(
         "# x\naddress 10.1.0.100\nown 10.1.0.11\nport 8404\nother 10.1.0.12\nother 10.1.0.13\n"
@@ -88,6 +90,12 @@ def test_a_host_that_has_not_its_own_address_says_so(gateway: Gateway) -> None:
     done = gateway.run("interface")
     assert done.returncode == 1
     assert "no interface has this host's own address 10.1.0.11" in done.stderr
+
+
+def test_nobody_has_it_before_the_kernel_keeps_it_from_neighbours(gateway: Gateway) -> None:
+    (gateway.root / "arp_ignore").write_text("0\n")
+    done = gateway.run("interface")
+    assert (done.returncode, "arp_ignore is 0" in done.stderr) == (1, True)
 
 
 def test_a_routers_address_is_not_taken(gateway: Gateway) -> None:

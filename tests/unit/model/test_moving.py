@@ -20,7 +20,9 @@ def refusal(address: str, **changes: Any) -> str:
 
 
 @pytest.mark.parametrize("hosts", [{}, {"gw2": None}])
-def test_a_free_one_of_the_network_is_taken_also_by_one_gateway_to_which_others_will_come(hosts: dict[str, Any]) -> None:
+def test_a_free_one_of_the_network_is_taken_also_by_one_gateway_to_which_others_will_come(
+    hosts: dict[str, Any],
+) -> None:
     data = merged(merged(INVENTORY, {"hosts": hosts}), {"gateway": {"address": FREE}})
     assert Cluster.model_validate(data).gateway.address == FREE
 
