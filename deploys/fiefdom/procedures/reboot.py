@@ -100,7 +100,8 @@ def _require_stand_in(cluster: Cluster, hosts: Hosts, name: str) -> None:
 
 def _upgrade(known: run.Known, hosts: Hosts, name: str, say: Say) -> None:
     agents = [serf.UNIT] if name in known.cluster.app_hosts else []
-    if name in known.cluster.gateways and known.cluster.gateway.address is not None:
+    gateways = known.cluster.gateways
+    if name in gateways and len(gateways) > 1 and known.cluster.gateway.address is not None:
         # Before keepalived may be restarted, nobody is to be connected by an address that then moves.
         agents = [address.GATEWAY]
     steps = [("say", "drain"), ("containers", "stop", *agents)] if agents else []
