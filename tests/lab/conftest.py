@@ -63,6 +63,7 @@ ORDER = (
     "test_resume",
     "test_faults",
     "test_two_gateways",
+    "test_address",
     "test_upgrade",
     "test_tutorial",
 )

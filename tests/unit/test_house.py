@@ -92,7 +92,9 @@ def offences(texts: Sources) -> list[str]:
     return found + [f"a circle: {' -> '.join(circle)}" for circle in circles(graph)]
 
 
-CONCERNS = {f"desired.{name}" for name in ("docker", "firewall", "gateway", "network", "serf", "services", "sshd")}
+CONCERNS = {
+    f"desired.{name}" for name in ("address", "docker", "firewall", "gateway", "network", "serf", "services", "sshd")
+}
 
 
 def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:

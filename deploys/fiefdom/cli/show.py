@@ -206,6 +206,9 @@ def status_tables(status: Status) -> Iterable[Table | Text]:
     if status.jobs:
         yield Text()
         yield _jobs(status.jobs)
+    if status.address is not None and status.address.holders:
+        yield Text()
+        yield Text(f"{status.address.address} is at {' and '.join(status.address.holders)}.")
     for line in status.problems:
         yield Text(f"! {line}", style="red")
     for line in status.notices:

@@ -13,7 +13,7 @@ from fiefdom.cluster import jobs
 from fiefdom.cluster.jobs import JobStatus
 from fiefdom.cluster.members import of_stranger
 from fiefdom.cluster.views import Config, View, Views, gateway_view, views_of
-from fiefdom.converge import plan, snapshot
+from fiefdom.converge import moving, plan, snapshot
 from fiefdom.converge.run import Hosts, ask_each
 from fiefdom.desired import concerns, docker, gateway, offers
 from fiefdom.errors import FiefdomError
@@ -123,6 +123,14 @@ class CertificateStatus:
 
 
 @dataclass(frozen=True)
+class AddressStatus:
+    """The address of all gateways together, and who has it: one gateway, where all is well."""
+
+    address: str
+    holders: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Status:
     """A cluster at one moment."""
 
@@ -137,6 +145,8 @@ class Status:
     jobs: tuple[JobStatus, ...] = ()
     missing_certificates: tuple[str, ...] = ()
     """Gateway and host name, for which it could get none yet from the authority, or none in time."""
+    address: AddressStatus | None = None
+    """None where the inventory has none, or no gateway was looked at."""
 
     @property
     def silent(self) -> dict[str, str]:
@@ -168,7 +178,7 @@ def read(cluster: Cluster, secrets: Secrets, hosts: Hosts) -> Status:
     """
     queries = {
         name: snapshot.query(
-            concerns.states_of(cluster, name, secrets, ("services", "serf", "offers", "gateway")).values(),
+            concerns.states_of(cluster, name, secrets, ("services", "serf", "offers", "gateway", "address")).values(),
             str(cluster.docker.daemon.get("data-root", docker.DATA_ROOT)),
         )
         for name in hosts.names
@@ -251,6 +261,9 @@ def combine(
     for name, view in views.items():
         if name not in mute:
             problems += _complaints(name, view)
+    address = _address(cluster, found)
+    if address is not None:
+        problems += moving.complaints(cluster, found)
     states = [_states_of(view) for view in views.values()]
     instances = [
         InstanceStatus(
@@ -313,7 +326,15 @@ def combine(
         tuple(ending),
         clock,
         missing,
+        address,
     )
+
+
+def _address(cluster: Cluster, found: Mapping[str, snapshot.Snapshot]) -> AddressStatus | None:
+    asked = any(name in found for name in cluster.gateways)
+    if cluster.gateway.address is None or not asked:
+        return None
+    return AddressStatus(cluster.gateway.address, moving.holders(cluster, found))
 
 
 def _closed(cluster: Cluster) -> Iterator[str]:

@@ -53,8 +53,10 @@ keep() { # kind name
     sysctl) found=$(tr '\t' ' ' <"$2") || fail "$2" "cannot be read" ;;
     link)
         # Only what was set there: the kernel makes the routes of an address by itself, and routers tell of others.
+        # The gateways' common address is keepalived's, and another host's by the time that this one is put back.
+        moving=$(sed -n 's/^address //p' /etc/fiefdom/address.conf 2>/dev/null)
         for family in -4 -6; do
-            ip -o "$family" addr show dev "$2" scope global 2>/dev/null | grep -v ' mngtmpaddr ' >"$draft/addresses$family"
+            ip -o "$family" addr show dev "$2" scope global 2>/dev/null | grep -v -e ' mngtmpaddr ' -e " ${moving:-none}/32 " >"$draft/addresses$family"
             ip "$family" route show dev "$2" 2>/dev/null | grep -v -e 'proto kernel' -e 'proto ra' >"$draft/routes$family"
         done
         found=''

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fiefdom.converge import arrivals, doctor, guest, jobs, obtained, old_images, plan, ports, snapshot
+from fiefdom.converge import arrivals, doctor, guest, jobs, moving, obtained, old_images, plan, ports, snapshot
 from fiefdom.converge.run import Hosts, Known, ask_each
 from fiefdom.desired.concerns import ALL, state_of, states_of
 from fiefdom.desired.context import Context
@@ -62,6 +62,7 @@ def plan_of(
         *doctor.of_links(context, found),
         *doctor.of_certificates(context, time.time()),
         *obtained.findings(context, found, time.time()),
+        *moving.of_address(context, found),
     )
     made = replace(made, findings=(*findings, *doctor.findings(context, found)))
     return old_images.with_old(made, cluster.rollout.keep_releases, known.spared) if complete else made
@@ -143,12 +144,15 @@ def diagnose(
             host = arrivals.judged(known, [plan_of(known, name, answer, states=states[name])])[name]
         except FiefdomError as error:
             return (doctor.Finding("refused", "apply", str(error).removeprefix(f"{name}: ")),)
+        seen[name] = host.snapshot
         clock_s = host.snapshot.guest.clock_s
         return host.findings + doctor.of_clock(None if clock_s is None else clock_s - now_s)
 
     found, silent = ask_each(hosts, ask, names)
     for name, finding in jobs.findings(known.cluster, seen):
         found[name] = (*found[name], finding)
+    for name, finding in moving.of_all(known.cluster, seen).items():
+        found[name] += (finding,)
     return found, silent
 
 

@@ -179,6 +179,10 @@ class Snapshot:
     """By service, the word that the host offers it with, where it does."""
     jobs: dict[str, str] = field(default_factory=dict)
     """By job, what the host keeps of the last time that it ran it."""
+    holds: str = ""
+    """The address of all gateways together, where the host is the one that has it."""
+    routers: frozenset[str] = frozenset()
+    """Addresses that its routes lead to."""
     sshd: tuple[str, ...] = ()
     """A sentence for each setting that the wanted drop-in has no effect on, with the line that has it."""
     loses: dict[str, str] = field(default_factory=dict)
@@ -286,7 +290,8 @@ class _Parser:
         self._made: set[tuple[str, str]] = set()
         self._originals: dict[str, bool] = {}
         self._lists: dict[str, list[str]] = {
-            kind: [] for kind in ("docker-network", "guest", "sshd", "unit-before", "used", "kept-image", "volume")
+            kind: []
+            for kind in ("docker-network", "guest", "sshd", "unit-before", "used", "kept-image", "volume", "router")
         }
         self._users: dict[str, tuple[int, int]] = {}
         self._groups: dict[str, int] = {}
@@ -301,7 +306,7 @@ class _Parser:
             self.complete = True
         elif kind == "uid" and rest.isdecimal() and len(rest) <= 10:
             self.uid = int(rest)
-        elif kind in ("os", "client", "docker", "hostname", "free-kib", "disk", "guard"):
+        elif kind in ("os", "client", "docker", "hostname", "free-kib", "disk", "guard", "holds"):
             self._scalars[kind] = fields
         elif kind == "file" and len(fields) == 5:
             self._files[fields[0]] = fields[1:]
@@ -418,6 +423,8 @@ class _Parser:
             originals=self._originals,
             volumes=frozenset(filter(mounts.is_volume, self._lists["volume"])),
             units_before=frozenset(rest.partition("\t")[0] for rest in self._lists["unit-before"]),
+            holds=self._scalars.get("holds", [""])[0],
+            routers=frozenset(self._lists["router"]),
             sshd=tuple(" ".join(rest.split()) for rest in self._lists["sshd"]),
             loses=self._maps["loses"],
             unforwarded=self._maps["unforwarded"],

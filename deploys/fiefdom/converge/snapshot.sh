@@ -175,6 +175,10 @@ host_part() {
     # Images that the way back of the last release is made of; see `keep` in steps.sh.
     kept=/var/lib/fiefdom/previous/index
     [ ! -e "$kept" ] || awk -F "$tab" '$1 == "container" && $5 != "-" { print "kept-image\t" $5 }' "$kept"
+    # The gateways' common address, where it is here, and who routes for this host.
+    moving=$(sed -n 's/^address //p' /etc/fiefdom/address.conf 2>/dev/null)
+    [ -z "$moving" ] || ip -o -4 address show to "$moving/32" 2>/dev/null | awk -v at="$moving" '$2 != "lo" { print "holds\t" at; exit }'
+    ip -4 route show 2>/dev/null | sed -n "s/.* via \([0-9.]*\) .*/router$tab\1/p" | sort -u
     find /var/lib/fiefdom/stamps /var/lib/fiefdom/containers -type f -exec grep . /dev/null {} + 2>/dev/null |
         sed "s/^/stamp$tab/"
     # What is offered, as offer.sh keeps it.

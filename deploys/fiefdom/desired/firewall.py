@@ -92,6 +92,7 @@ def _rules(context: Context, own: tuple[str, ...]) -> str:
         gateways=tuple(cluster.hosts[name].address for name in cluster.gateways),
         rules=own,
         is_gateway=context.is_gateway,
+        moves_with=_moves_with(context),
         ssh_port=cluster.ssh_of(context.name)[1],
         gossip_port=cluster.serf.port,
         stats_port=cluster.gateway.stats_port,
@@ -103,6 +104,14 @@ def _rules(context: Context, own: tuple[str, ...]) -> str:
         linked_within=ranges(links.ports_within(cluster, context.name)),
         bridge=str(links.bridge(cluster)),
     )
+
+
+def _moves_with(context: Context) -> tuple[str, ...]:
+    """On a gateway: the others, with which it has an address that moves; none where there is no such address."""
+    cluster = context.cluster
+    if not context.is_gateway or cluster.gateway.address is None:
+        return ()
+    return _addresses(cluster, (name for name in cluster.gateways if name != context.name))
 
 
 def _linked(context: Context) -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:

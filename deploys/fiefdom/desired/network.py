@@ -83,6 +83,10 @@ SYSCTL_VALUES: dict[str, str] = {
     "net.ipv4.tcp_syncookies": "1",
 }
 
+# The address of all gateways together stands on the loopback of each: only who holds it may tell neighbours that it is
+# here, neither when they ask (arp_ignore) nor by the way when it asks them something itself (arp_announce).
+MOVING_ADDRESS: dict[str, str] = {"net.ipv4.conf.all.arp_announce": "2", "net.ipv4.conf.all.arp_ignore": "1"}
+
 
 def desired(context: Context) -> HostState:
     """The host's names, kernel settings, clock and address."""
@@ -120,6 +124,7 @@ def names_in(block: Block) -> dict[str, str]:
 def _sysctls(context: Context) -> HostState:
     values = {
         **SYSCTL_VALUES,
+        **(MOVING_ADDRESS if context.is_gateway and context.cluster.gateway.address else {}),
         "net.ipv4.ip_local_reserved_ports": ",".join(ranges(_own_ports(context))),
         "net.ipv4.ip_unprivileged_port_start": str(_unprivileged_port_start(context)),
         **{sysctl_name(key): " ".join(value.split()) for key, value in context.host.sysctls.items()},

@@ -59,11 +59,14 @@ def way(cluster: Draft, service: str) -> Way:
             f"{service} has {count} instances, and gateways have it over TLS alone, for host names and not for "
             "addresses; give it a route.port of its own"
         )
+    if cluster.gateway.address is not None:
+        return Way(cluster.gateway.address, wanted.gateway_port)
     if len(cluster.gateways) != 1:
         prefix = prefix_of(service)
         raise NoWayError(
             f"{service} has {count} instances behind {len(cluster.gateways)} gateways ({', '.join(cluster.gateways)}), "
-            f"and no address is that of all; let `environment` say {prefix}_HOST and {prefix}_PORT in place of the link"
+            "and no address is that of all; give them one (gateway.address), or let `environment` say "
+            f"{prefix}_HOST and {prefix}_PORT in place of the link"
         )
     return Way(cluster.hosts[cluster.gateways[0]].address, wanted.gateway_port)
 

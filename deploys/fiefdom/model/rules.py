@@ -18,6 +18,7 @@ from fiefdom.model.jumps import address_problems, jump_problems
 from fiefdom.model.kind_rules import kind_problems
 from fiefdom.model.link_rules import link_problems
 from fiefdom.model.mount_rules import mount_problems
+from fiefdom.model.moving_rules import moving_address_problems
 from fiefdom.model.passthrough_rules import passthrough_problems
 from fiefdom.model.route_rules import route_problems, tls_problems, way_problems
 from fiefdom.model.text import LAST_PORT, Problem, sysctl_name, twice
@@ -393,6 +394,7 @@ _RUNS = ("hosts.*.groups", "hosts.*.services", "services.*.groups", "services.*.
 _RULES = (
     _Rule(_address_problems, ("hosts.*.address",)),
     _Rule(_network_problems, ("network.cidr", "hosts.*.address")),
+    _Rule(moving_address_problems, ("network.cidr", "hosts", "gateway.address")),
     _Rule(_static_problems, ("hosts.*.address", "hosts.*.static")),
     _Rule(_role_problems, ("hosts.*.groups",), of_all=True),
     _Rule(_group_problems, ("hosts.*.groups",)),
@@ -437,7 +439,7 @@ _RULES = (
         link_problems,
         (
             *(*_RUNS, "hosts.*.address", "services.*.links", "services.*.environment", "services.*.kind"),
-            *("services.*.route", "services.*.base_port", "gateway.tls", "docker.bridge_address", "development"),
+            *("services.*.route", "services.*.base_port", "gateway", "docker.bridge_address", "development"),
         ),
         of_all=True,
     ),

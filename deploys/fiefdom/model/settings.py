@@ -17,6 +17,7 @@ from fiefdom.model.text import (
     FIRST_GATEWAY_PORT,
     LAST_PORT,
     SHORTEST_S,
+    Address,
     Cidr,
     FilePath,
     Forwarding,
@@ -227,6 +228,11 @@ def patience_s(server_timeout_s: float) -> int:
 class Gateway(Model):
     """HAProxy on the gateways."""
 
+    address: Address | None = Field(
+        None,
+        description="IPv4 address of all gateways together, in network.cidr: one of them holds it, and another takes "
+        "over from that (VRRP); clients then know no other. None when absent.",
+    )
     stats_port: int = Field(
         8404,
         ge=FIRST_GATEWAY_PORT,

@@ -10,7 +10,7 @@ from fiefdom.cluster.answering import await_answering
 from fiefdom.cluster.views import alone, await_serving, up, views_of
 from fiefdom.converge import carry_out, run
 from fiefdom.converge.run import Hosts, Say
-from fiefdom.desired import offers, serf
+from fiefdom.desired import address, offers, serf
 from fiefdom.errors import FiefdomError, HostError, Unreachable
 from fiefdom.model import Cluster
 from fiefdom.procedures import hooks, release, turn
@@ -102,6 +102,10 @@ def _require_stand_in(cluster: Cluster, hosts: Hosts, name: str) -> None:
 
 def _upgrade(known: run.Known, hosts: Hosts, name: str, say: Say) -> None:
     agents = [serf.UNIT] if name in known.cluster.app_hosts else []
+    gateways = known.cluster.gateways
+    if name in gateways and len(gateways) > 1 and known.cluster.gateway.address is not None:
+        # Before keepalived may be restarted, nobody is to be connected by an address that then moves.
+        agents = [address.GATEWAY]
     steps = [("say", "drain"), ("containers", "stop", *agents)] if agents else []
     heard = turn.Heard(name, lambda host, stage, began=None: None if began else say(host, stage))
     turn.take_turn(hosts, name, [*steps, ("say", "upgrade"), ("upgrade", *agents)], heard)

@@ -446,3 +446,26 @@ def test_the_wait_ends_with_what_the_gateway_says_by_then(shown: dict[str, Any] 
 def test_an_error_of_an_older_gateway_ends_the_wait() -> None:
     with pytest.raises(FiefdomError, match=r"^gw1: HAProxy keeps its last good configuration: line 3$"):
         awaited(config(error="line 3"), config(NEW.digest))
+
+
+MOVING = context(
+    services={"web": None}, hosts={"app2": {"groups": ["app_hosts"]}}, gateway={"address": "10.1.0.100"}
+).cluster
+
+
+@pytest.mark.parametrize(
+    ("having", "serving", "problem"),
+    [
+        (["gw2"], True, ""),
+        ([], False, "10.1.0.100 is at no gateway"),
+        (["gw1", "gw2"], False, "10.1.0.100 is at gw1 and gw2 at once"),
+    ],
+)
+def test_one_gateway_has_the_address_of_all(having: list[str], serving: bool, problem: str) -> None:
+    found = {name: replace(h, holds="10.1.0.100" if name in having else "") for name, h in hosts().items()}
+    views = {name: parse_view(json.dumps(view())) for name in ("gw1", "gw2")}
+    shown = status.combine(MOVING, NAMES, found, views)
+    assert shown.address == status.AddressStatus("10.1.0.100", tuple(having))
+    assert shown.as_data()["address"] == {"address": "10.1.0.100", "holders": tuple(having)}
+    assert shown.serving == serving
+    assert (problem in "".join(shown.problems)) and len(shown.problems) == bool(problem)

@@ -30,7 +30,7 @@ EVERYTHING = {
     },
     "network": {"input_rules": ["tcp dport 9999 accept"]},
     "ssh": {"crypto": "pq", "user": "operator", "allow_users": ["operator", "root"]},
-    "gateway": {"known_hosts_only": True},
+    "gateway": {"known_hosts_only": True, "address": "10.1.0.100"},
 }
 """What `INVENTORY` leaves out of what is optional."""
 

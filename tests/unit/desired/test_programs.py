@@ -15,6 +15,7 @@ FOLDER = Path(programs.__file__).parent
 LIBRARY = FOLDER.parent
 CARRIED = {
     "gw1": ["container", "handover"],
+    "gw1 with an address of all": ["address", "container", "handover"],
     "app1": ["container", "offer"],
     "app2": ["container", "offer"],
     "app2 with a link on it": ["container", "links", "offer"],
@@ -22,15 +23,16 @@ CARRIED = {
 }
 LINKED = {"web": {"links": ["redis"]}, "redis": {"image": "redis", "version": "7", "kind": "tcp", "base_port": 6379}}
 LINKED["redis"]["groups"] = ["web_hosts"]
-WITH = {
-    "link": LINKED,
-    "job": {"web": {"jobs": {"tidy": {"command": ["tidy"], "schedule": "daily"}}}},
+MORE: dict[str, dict[str, object]] = {
+    "with a link on it": {"services": LINKED},
+    "with a job on it": {"services": {"web": {"jobs": {"tidy": {"command": ["tidy"], "schedule": "daily"}}}}},
+    "with an address of all": {"gateway": {"address": "10.1.0.100"}},
 }
 
 
 def state(host: str) -> HostState:
-    name, *more = host.split()
-    return concerns.state_of(context(name, **({"services": WITH[more[2]]} if more else {})))
+    name, _, more = host.partition(" ")
+    return concerns.state_of(context(name, **MORE.get(more, {})))
 
 
 def carried(host: str) -> dict[str, File]:

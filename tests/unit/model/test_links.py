@@ -149,7 +149,7 @@ def test_hosts_of_who_links_are_those_that_run_it() -> None:
                 route={"port": 81},
             ),
             "services.web.links[0]: redis has 2 instances behind 2 gateways (gw1, gw2), and no address is that of all; "
-            "let `environment` say REDIS_HOST and REDIS_PORT in place of the link",
+            "give them one (gateway.address), or let `environment` say REDIS_HOST and REDIS_PORT in place of the link",
         ),
         (
             raw({"services/web/links": ["redis", "redis"]}),
