@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Mapping
 
+from fiefdom.desired import routes
 from fiefdom.desired.account import UID, with_account
 from fiefdom.desired.containers import (
     env_file,
@@ -23,8 +22,7 @@ from fiefdom.desired.process import IN_MEMORY
 from fiefdom.desired.programs import program
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Container, Directory, File, HostState, Unit, digest
-from fiefdom.model import LAST_PORT, Cluster, Route, Secrets, Service
-from fiefdom.model.answers import Maintenance
+from fiefdom.model import LAST_PORT, Cluster, Secrets, Service
 from fiefdom.model.certificates import served, served_chain
 from fiefdom.model.tls import Certificate
 from fiefdom.model.unit_names import unit_of
@@ -90,7 +88,7 @@ def desired(context: Context) -> HostState:
         images=(own_image(context.cluster, "gateway"),),
     )
     # In one stroke with the supervisor, which reads it; not with what the container is made from.
-    return with_account(with_containers(state + _pages(context), container)) + HostState(
+    return with_account(with_containers(state + routes.pages(context), container)) + HostState(
         files=(program("handover", mode=0o644),)
     )
 
@@ -212,15 +210,15 @@ def _haproxy(context: Context) -> str:
     return render(
         "haproxy.cfg.j2",
         stats_bind=f"{context.host.address}:{gateway.stats_port}",
-        listeners=_listeners(cluster),
-        backends=[_backend(cluster, name, context.secrets) for name in _of_kind(cluster, "http")],
+        listeners=routes.listeners(cluster),
+        backends=[routes.backend(cluster, name, context.secrets) for name in routes.of_kind(cluster, "http")],
         tcp_services=[
             {
                 "name": name,
                 "port": cluster.services[name].gateway_port,
                 "health_timeout_s": cluster.services[name].health.timeout_s,
             }
-            for name in _of_kind(cluster, "tcp")
+            for name in routes.of_kind(cluster, "tcp")
         ],
         maxconn=gateway.maxconn,
         retries=gateway.retries,
@@ -239,77 +237,6 @@ def _haproxy(context: Context) -> str:
     )
 
 
-def _of_kind(cluster: Cluster, kind: str) -> list[str]:
-    """Names of the services of a kind that gateways have, in order."""
-    return sorted(name for name, s in cluster.services.items() if s.kind == kind and s.gateway_port is not None)
-
-
-def _backend(cluster: Cluster, name: str, secrets: Secrets) -> dict[str, object]:
-    health, route = cluster.services[name].health, cluster.services[name].route
-    return {
-        "name": name,
-        # A path may hold this one character that is not text to HAProxy.
-        "health_path": health.path.replace("'", r"\'"),
-        "health_timeout_s": health.timeout_s,
-        "health_host": health.host or name,
-        "health_status": health.own_status,
-        "server_timeout_s": route.server_timeout_s,
-        "tunnel_timeout_s": route.tunnel_timeout_s,
-        "allow_from": route.allow_from,
-        "max_body_kib": route.max_body_kib,
-        "redirect_from": [(_as_acl(host), _served_below(route, host)) for host in route.redirect_from],
-        "host": route.host[0] if route.host else None,
-        "request_headers": _quoted(route.headers.request),
-        "response_headers": _quoted(route.headers.response),
-        "maintenance": _maintenance(name, route.maintenance, secrets),
-        "stripped": (route.path_prefix or "").rstrip("/") if route.strip_prefix else "",
-    }
-
-
-def _as_acl(host: str) -> str:
-    """How a host name, or all below one, is compared with what a client says."""
-    return f"-m end -i {host[1:]}" if host.startswith("*.") else f"-m str -i {host}"
-
-
-def _served_below(route: Route, wildcard: str) -> list[str]:
-    """Comparisons with the hosts of a route that a wildcard is for as well: led away, they would come again."""
-    if not wildcard.startswith("*."):
-        return []
-    return [_as_acl(host) for host in route.host if host.lower().endswith(wildcard[1:].lower())]
-
-
-def _quoted(headers: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Texts as they stand in quotes, where HAProxy fills nothing in."""
-    return {name: text if text is None else _in_quotes(text) for name, text in headers.items()}
-
-
-def _in_quotes(text: str) -> str:
-    plain = re.sub(r'(["\\$])', r"\\\1", text).replace("%", "%%")
-    return f'"{plain}"'
-
-
-def _maintenance(name: str, maintenance: Maintenance, secrets: Secrets) -> dict[str, object] | None:
-    if not maintenance.active:
-        return None
-    page = maintenance.page
-    return {
-        "page": None if page is None else page_path(name),
-        "digest": None if page is None else digest(secrets.contents[page])[:12],
-        "retry_after_s": maintenance.retry_after_s,
-    }
-
-
-def page_path(service: str) -> str:
-    """Where a gateway has the page of a service that is looked after; placed before the configuration that names it."""
-    return f"{CONFIG_DIR}/answers/{service}.html"
-
-
-def _pages(context: Context) -> HostState:
-    pages = {name: s.route.maintenance.page for name, s in context.cluster.services.items()}
-    files = [File(page_path(name), context.secrets.contents[page]) for name, page in pages.items() if page is not None]
-    return HostState(directories=(Directory(f"{CONFIG_DIR}/answers"),) if files else (), files=tuple(files))
-
-
 def hard_stop_after_s(cluster: Cluster) -> int:
     """Seconds that a replaced worker of HAProxy has for its open requests.
 
@@ -317,36 +244,6 @@ def hard_stop_after_s(cluster: Cluster) -> int:
     """
     longest_s = math.ceil(cluster.longest_server_timeout_s + cluster.gateway.client_timeout_s)
     return max(HARD_STOP_AFTER_S, longest_s + LEAVE_S, cluster.gateway_grace_s + LEAVE_S)
-
-
-def _listeners(cluster: Cluster) -> list[dict[str, object]]:
-    """For each gateway port the routes to services, and the one that takes what no route asks for."""
-    ports = sorted({port for name in _of_kind(cluster, "http") for port in cluster.front_ports(name)})
-    return [_listener(cluster, port) for port in ports]
-
-
-def _listener(cluster: Cluster, port: int) -> dict[str, object]:
-    here = {n: cluster.services[n].route for n in _of_kind(cluster, "http") if port in cluster.front_ports(n)}
-    default = [name for name, route in here.items() if _hosts(route) == (None,) and route.path_prefix is None]
-    ways = [(name, host) for name, route in here.items() if name not in default for host in _hosts(route)]
-    return {
-        "port": port,
-        "routes": [
-            {"backend": name, "host": host, "path_prefix": here[name].path_prefix}
-            for name, host in sorted(ways, key=lambda way: _breadth(way[1], here[way[0]].path_prefix))
-        ],
-        "default_backend": default[0] if default else None,
-    }
-
-
-def _hosts(route: Route) -> tuple[str | None, ...]:
-    return (*route.host, *route.redirect_from) or (None,)
-
-
-def _breadth(host: str | None, path_prefix: str | None) -> tuple[bool, int, int]:
-    """Orders wildcards behind all others, the longer before the shorter, and of one the longer prefix first."""
-    is_wild = host is not None and host.startswith("*.")
-    return is_wild, -len(host or "") * is_wild, -len(path_prefix or "") * is_wild
 
 
 def _reconciler(context: Context) -> str:

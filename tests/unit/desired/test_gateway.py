@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fiefdom.desired import gateway
+from fiefdom.desired import gateway, routes
 from fiefdom.desired.state import HostState, spec_hash
 from helpers.example import context
 
@@ -368,7 +368,7 @@ def test_a_page_in_a_services_place() -> None:
     assert backend("predictor", maintenance={"active": False, "retry_after_s": 60}) == ALL
     it = context("gw1", services={"predictor": {"route": {"maintenance": {**active, "page": "p.html"}}}})
     state = gateway.desired(replace(it, secrets=replace(it.secrets, contents={"p.html": b"<h1>soon</h1>"})))
-    path = gateway.page_path("predictor")
+    path = routes.page_path("predictor")
     text = state.file(gateway.HAPROXY_CONFIG).content.decode()
     page = state.file(path)
     assert page.content == b"<h1>soon</h1>" and path < gateway.HAPROXY_CONFIG
