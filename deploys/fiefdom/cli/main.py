@@ -41,6 +41,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Show who holds the cluster's lock; with --why keep releases, reboots and retirements off until "
         "`fiefdom unlock`.",
     ),
+    "maintenance": (
+        "maintenance",
+        "Close SERVICE at all gateways at once: clients get 503 and its page, until the same command opens it again.",
+    ),
     "plan": (
         "apply",
         "Show what would change. Exit 0: nothing, 2: changes pending, 3: some host does not answer, 1: error.",

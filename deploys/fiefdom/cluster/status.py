@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fiefdom.cluster import maintenance
 from fiefdom.cluster.members import of_stranger
 from fiefdom.cluster.views import Config, View, Views, gateway_view, views_of
 from fiefdom.converge import plan, snapshot
@@ -132,6 +133,8 @@ class Status:
     notices: tuple[str, ...] = ()
     """What a person should look at, though it keeps no host from being taken out of the cluster."""
     certificates: tuple[CertificateStatus, ...] = ()
+    maintenance: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    """By service that an operator switched to maintenance, the gateways that say so."""
 
     @property
     def silent(self) -> dict[str, str]:
@@ -291,15 +294,12 @@ def combine(
         for c in view.certificates
     ]
     soon = [_of_ending(views, c) for c in ending if c.days < SOON_DAYS]
-    notices = (*_strangers(cluster, views), *_other_versions(cluster, instances), *_closed(cluster), *soon)
-    return Status(tuple(views), tuple(hosts), tuple(offered), tuple(instances), tuple(problems), notices, tuple(ending))
-
-
-def _closed(cluster: Cluster) -> Iterator[str]:
-    """Of services in whose place clients get a page, whatever their instances do."""
-    for name, service in cluster.services.items():
-        if service.route.maintenance.active:
-            yield f"{name} is looked after: clients get 503, until services.{name}.route.maintenance.active is false"
+    shut = maintenance.notices(cluster, views)
+    notices = (*_strangers(cluster, views), *_other_versions(cluster, instances), *shut, *soon)
+    closed = {name: at for name in cluster.services if (at := maintenance.closed_at(views, name))}
+    return Status(
+        *(tuple(views), tuple(hosts), tuple(offered), tuple(instances), tuple(problems), notices, tuple(ending), closed)
+    )
 
 
 def _of_ending(views: Views, certificate: CertificateStatus) -> str:

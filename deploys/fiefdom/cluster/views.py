@@ -105,6 +105,8 @@ class View:
     servers: tuple[Server, ...] = ()
     rejected: tuple[Refused, ...] = ()
     certificates: tuple[Certificate, ...] = ()
+    maintenance: tuple[str, ...] = ()
+    """Services that an operator switched to maintenance."""
 
     @property
     def silence(self) -> str | None:
@@ -167,7 +169,7 @@ def parse_view(document: str) -> View:
     if not isinstance(view, dict):
         return Silent("its answer is not an object")
     facts = {key: view.get(key, {}) for key in ("serf", "config")}
-    lists = {key: view.get(key, []) for key in ("members", "servers", "rejected", "certificates")}
+    lists = {key: view.get(key, []) for key in ("members", "servers", "rejected", "certificates", "maintenance")}
     for key, part in facts.items():
         if not isinstance(part, dict):
             return Silent(f"its answer has no object in {key}")
@@ -181,6 +183,7 @@ def parse_view(document: str) -> View:
         servers=_rows(lists["servers"], _server),
         rejected=_rows(lists["rejected"], lambda row: Refused(_words(row["member"]), _words(row["reason"]))),
         certificates=_rows(lists["certificates"], _certificate),
+        maintenance=_rows(lists["maintenance"], lambda row: _words(row["service"])),
     )
 
 

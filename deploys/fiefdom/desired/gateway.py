@@ -38,6 +38,8 @@ CERTIFICATES = f"{CERTIFICATES_DIR}/list.txt"
 GIVEUP_LUA = f"{CONFIG_DIR}/giveup.lua"
 RECONCILER_CONFIG = f"{CONFIG_DIR}/reconciler.json"
 AGENT_CONFIG = f"{CONFIG_DIR}/agent.json"
+# Services that an operator closed, as the gateway itself keeps them: it outlives every container and configuration.
+CLOSED = f"{STATE_DIR}/closed"
 
 PIDS = 512
 START_TIMEOUT_S = 60
@@ -234,6 +236,7 @@ def _haproxy(context: Context) -> str:
         proxies=gateway.proxies,
         dot_segments=gateway.dot_segments,
         tls=_tls(context),
+        closed_file=CLOSED,
     )
 
 

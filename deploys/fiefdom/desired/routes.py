@@ -63,11 +63,10 @@ def _in_quotes(text: str) -> str:
     return f'"{plain}"'
 
 
-def _maintenance(name: str, maintenance: Maintenance, secrets: Secrets) -> dict[str, object] | None:
-    if not maintenance.active:
-        return None
+def _maintenance(name: str, maintenance: Maintenance, secrets: Secrets) -> dict[str, object]:
     page = maintenance.page
     return {
+        "active": maintenance.active,
         "page": None if page is None else page_path(name),
         "digest": None if page is None else digest(secrets.contents[page])[:12],
         "retry_after_s": maintenance.retry_after_s,

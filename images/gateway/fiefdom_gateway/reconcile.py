@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from fiefdom_gateway import certificates, edges, haproxy, refusal, upgraded, workers
+from fiefdom_gateway import certificates, closed, edges, haproxy, refusal, upgraded, workers
 from fiefdom_gateway.belief import believe
 from fiefdom_gateway.edges import Failed, Sockets
 from fiefdom_gateway.log import Once, printable, say
@@ -110,6 +110,7 @@ class Reconciler:
                     self._take_up_settings()
                     await self._take_up_static()
                     self._leave_word()
+                    await self._follow_closed()
                     async with self.looking:
                         await self._look_at_members()
                 done = await self._apply()
@@ -204,6 +205,23 @@ class Reconciler:
             error = f"{self.settings.haproxy_config} has no '# fiefdom:servers' line for {', '.join(unplaced)}"
         self.look = replace(self.look, config_error=error, refusal=None)
         self._say_once("config", error, mended=f"{self.settings.haproxy_config} is good again")
+
+    async def _follow_closed(self) -> None:
+        """Have HAProxy's workers close the services that an operator closed, and open the others."""
+        path = closed.file_of(self.settings.state_dir)
+        try:
+            found = await closed.follow(self._ask, path)
+            if found != self.look.closed:
+                say(f"closed for maintenance: {', '.join(sorted(found)) or 'none'}")
+                for worker in await workers.replaced(self._sockets):
+                    with suppress(Failed, Unreadable):  # it ended just now, or knows no such list
+                        await closed.follow(worker.ask, path)
+        except (Failed, Unreadable) as error:
+            found = frozenset()
+            self._say_once("closed", f"maintenance is not switched: {error}" if path.exists() else None)
+        else:
+            self._say_once("closed", None, mended="maintenance is switched again")
+        self.look = replace(self.look, closed=found)
 
     def _leave_word(self) -> None:
         """Tell the host what HAProxy does not run: nobody may be asking for the status."""

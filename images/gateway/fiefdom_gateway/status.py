@@ -22,6 +22,7 @@ class Look:
     """What the last rounds of the reconciler found. Times are of time.monotonic().
 
     `read` are the members as Serf listed them; `members` are those that are believed, with what is believed of them.
+    `closed` are the services in whose place HAProxy answers, because an operator said so.
     """
 
     node: str
@@ -36,6 +37,7 @@ class Look:
     config_digest: str | None = None
     refusal: Refusal | None = None
     reconciled_at_s: float | None = None
+    closed: frozenset[str] = frozenset()
     looked: bool = False
     ready: bool = False
 
@@ -91,6 +93,7 @@ async def document(look: Look, sockets: edges.Sockets) -> dict[str, object]:
         "members": [asdict(member) for member in look.members],
         "servers": servers,
         "certificates": served,
+        "maintenance": [{"service": name} for name in sorted(look.closed & look.services.keys())],
         "rejected": [asdict(rejection) for rejection in look.rejected],
         "config": config_part(look, time.monotonic()),
         "reconciled_s_ago": None if since is None else round(time.monotonic() - since, 3),

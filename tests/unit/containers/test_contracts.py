@@ -236,6 +236,7 @@ def document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         config_digest=DIGEST,
         refusal=Refusal(REFUSED, "the port is taken", time.monotonic() + 60, 5.0),
         reconciled_at_s=time.monotonic(),
+        closed=frozenset({"predictor", "gone"}),
         looked=True,
         ready=True,
     )
@@ -258,6 +259,7 @@ def test_all_that_the_library_reads_of_a_gateway_is_written(document: str) -> No
         ),
         rejected=(Refused("app9", "claims the name"),),
         certificates=CERTIFICATES,
+        maintenance=("predictor",),
     )
 
 
@@ -293,7 +295,7 @@ def test_a_part_of_the_status_with_another_name_is_noticed(document: str) -> Non
         for row in (seen[part] if isinstance(seen[part], list) else [seen[part]])
         for key in row.asked
     }
-    assert len(names) == 2 + 5 + 4 + 7 + 2 + 3
+    assert len(names) == 2 + 5 + 4 + 7 + 2 + 3 + 1
     for part, key in names:
         sent = json.loads(document)
         for row in sent[part] if isinstance(sent[part], list) else [sent[part]]:
