@@ -24,6 +24,7 @@ from fiefdom.desired.render import render
 from fiefdom.desired.state import Container, Directory, File, HostState, Unit, digest
 from fiefdom.model import LAST_PORT, Cluster, Secrets, Service
 from fiefdom.model.certificates import served, served_chain
+from fiefdom.model.front_rules import PLAIN_BUFFER_KIB
 from fiefdom.model.tls import Certificate
 from fiefdom.model.unit_names import unit_of
 
@@ -234,6 +235,8 @@ def _haproxy(context: Context) -> str:
         giveup_digest=_giveup().digest[:12],
         source_limits=gateway.source_limits,
         proxies=gateway.proxies,
+        proxy_protocol=gateway.proxy_protocol,
+        buffer_kib=gateway.buffer_kib if gateway.buffer_kib != PLAIN_BUFFER_KIB else None,
         dot_segments=gateway.dot_segments,
         tls=_tls(context),
         closed_file=CLOSED,
@@ -273,6 +276,7 @@ def _reconciler(context: Context) -> str:
                 "server_options": server_options(service),
                 "upgraded": _upgraded(cluster, name),
                 **({"kind": service.kind} if service.kind != "http" else {}),
+                **({"sticky": True} if service.route.sticky_cookie else {}),
             }
             for name, service in sorted(cluster.services.items())
             if cluster.is_routed(name)
@@ -320,7 +324,9 @@ def server_options(service: Service) -> str:
         # What its clients hold open would stay on a host that lost its power until they give up themselves.
         observed = f"observe layer4 error-limit {MAX_ERRORS} on-error mark-down on-marked-down shutdown-sessions"
         return f"check inter {interval} fall 2 rise 1 {observed}"
-    return f"check inter {interval} fall 2 rise 1 observe layer7 error-limit {MAX_ERRORS} on-error mark-down"
+    # Checks on a port of their own are mostly a server of HTTP/1.1 beside that of gRPC.
+    spoken = f" proto h2 check-proto {'h2' if service.health.base_port is None else 'h1'}" if service.h2c else ""
+    return f"check inter {interval} fall 2 rise 1 observe layer7 error-limit {MAX_ERRORS} on-error mark-down{spoken}"
 
 
 def max_instances(cluster: Cluster, name: str) -> int:

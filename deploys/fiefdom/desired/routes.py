@@ -37,8 +37,31 @@ def backend(cluster: Cluster, name: str, secrets: Secrets) -> dict[str, object]:
         "request_headers": _quoted(route.headers.request),
         "response_headers": _quoted(route.headers.response),
         "maintenance": _maintenance(name, route.maintenance, secrets),
+        **({"sticky": _sticky(cluster, name)} if route.sticky_cookie else {}),
+        **_spoken(cluster, name),
         "stripped": (route.path_prefix or "").rstrip("/") if route.strip_prefix else "",
     }
+
+
+def _sticky(cluster: Cluster, name: str) -> dict[str, object]:
+    """The cookie of a service, whose values are hashes of addresses: the same at all gateways, and after a restart."""
+    return {
+        "cookie": cluster.services[name].route.sticky_cookie,
+        "secure": cluster.is_over_tls_alone(name),
+        "key": digest(f"{cluster.cluster}/{name}")[:16],
+    }
+
+
+def _spoken(cluster: Cluster, name: str) -> dict[str, object]:
+    """Whether instances speak HTTP/2 in clear text; of those that do not, whether a neighbour at their port does."""
+    if cluster.services[name].h2c:
+        return {"h2c": True}
+    mixed = any(_is_for_h2c(cluster, port) for port in cluster.front_ports(name))
+    return {"awaits_bodies": True} if mixed else {}
+
+
+def _is_for_h2c(cluster: Cluster, port: int) -> bool:
+    return any(cluster.services[n].h2c and port in cluster.front_ports(n) for n in of_kind(cluster, "http"))
 
 
 def _as_acl(host: str) -> str:
@@ -97,6 +120,8 @@ def _listener(cluster: Cluster, port: int) -> dict[str, object]:
     ways = [(name, host) for name, route in here.items() if name not in default for host in _hosts(route)]
     return {
         "port": port,
+        "h2c": _is_for_h2c(cluster, port),
+        "balancer_paths": [(route.balancer_path, name) for name, route in here.items() if route.balancer_path],
         "routes": [
             {"backend": name, "host": host, "path_prefix": here[name].path_prefix}
             for name, host in sorted(ways, key=lambda way: _breadth(way[1], here[way[0]].path_prefix))

@@ -272,7 +272,7 @@ def next_commands(
         service = services[server.service]
         key = (service.backend, server.name)
         found = current.get(key)
-        state = State.DRAIN if server.drain else State.READY
+        state = _going(service) if server.drain else State.READY
         if found is None:
             kept.add(key)
             commands += [
@@ -288,9 +288,9 @@ def next_commands(
                 commands.append(EnableHealth(*key))
             if found.state is not state:
                 commands.append(SetState(*key, state))
-    ours = {service.backend for service in services.values()}
-    for key in sorted(key for key in current.keys() - kept if key[0] in ours):
-        commands += _removal(current[key])
+    going = {service.backend: _going(service) for service in services.values()}
+    for key in sorted(key for key in current.keys() - kept if key[0] in going):
+        commands += _removal(current[key], going[key[0]])
     return tuple(commands)
 
 
@@ -302,10 +302,18 @@ def _options(server: Server, service: Service) -> str:
     return f"{service.server_options} port {server.check_port}" if server.check_port else service.server_options
 
 
-def _removal(server: Actual) -> list[Command]:
+def _going(service: Service) -> State:
+    """The state of a server that gets no new requests and finishes those that it has: so do both.
+
+    A drained one goes on to get the requests of clients whose cookie names it, and would never be done.
+    """
+    return State.MAINT if service.sticky else State.DRAIN
+
+
+def _removal(server: Actual, going: State) -> list[Command]:
     key = (server.backend, server.name)
-    if server.state is State.READY:
-        return [SetState(*key, State.DRAIN)]
+    if server.state not in (going, State.MAINT):
+        return [SetState(*key, going)]
     if server.busy:
         return []
     # Maintenance closes the idle connections, which a drained server would keep for many seconds.
@@ -316,9 +324,9 @@ def stragglers(
     wanted: Iterable[Server], actual: Iterable[Actual], services: Mapping[str, Service]
 ) -> tuple[Command, ...]:
     """Return what keeps a replaced worker, which serves its open connections on, from servers no longer wanted."""
-    ours = {service.backend for service in services.values()}
+    ours = {service.backend: _going(service) for service in services.values()}
     return tuple(
-        SetState(server.backend, server.name, State.DRAIN)
+        SetState(server.backend, server.name, ours[server.backend])
         for server in _unready(wanted, actual, services)
         if server.backend in ours and server.state is State.READY
     )
@@ -346,8 +354,9 @@ def settled(wanted: Iterable[Server], actual: Iterable[Actual], services: Mappin
     ours = {service.backend for service in services.values()}
     have = {(s.backend, s.name, s.address, s.port, _checks(s), s.state) for s in actual if s.backend in ours}
     want = {
-        (services[s.service].backend, s.name, s.address, s.port, _checks(s), State.DRAIN if s.drain else State.READY)
+        (of.backend, s.name, s.address, s.port, _checks(s), _going(of) if s.drain else State.READY)
         for s in wanted
+        for of in [services[s.service]]
     }
     return have == want
 

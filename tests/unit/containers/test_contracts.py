@@ -101,7 +101,7 @@ def read(module: Any, reader: str, text: str) -> Reading:
 AT = context("gw1")
 RECONCILER_JSON = gateway.desired(AT).file(gateway.RECONCILER_CONFIG).content.decode()
 # What is not written where it is as ever: an earlier Fiefdom's gateways would replace their file for it.
-OPTIONAL = {"kind"}
+OPTIONAL = {"kind", "sticky"}
 
 
 def test_the_gateway_reads_all_that_the_library_writes_and_nothing_else() -> None:
@@ -116,6 +116,13 @@ def test_the_gateway_reads_of_what_kind_a_service_is() -> None:
     found = read(settings, "parse_settings", text)
     assert found.unread == set()
     assert {name: service.is_tcp for name, service in found.made.services.items() if service.is_tcp} == {"redis": True}
+
+
+def test_the_gateway_reads_whose_clients_come_back() -> None:
+    at = context("gw1", services={"web": {"route": {"sticky_cookie": "WEB"}}})
+    found = read(settings, "parse_settings", gateway.desired(at).file(gateway.RECONCILER_CONFIG).content.decode())
+    assert found.unread == set()
+    assert {name: service.sticky for name, service in found.made.services.items()} == {"predictor": False, "web": True}
 
 
 def test_the_gateways_settings_are_the_inventorys() -> None:
