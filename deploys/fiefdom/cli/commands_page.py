@@ -22,7 +22,7 @@ Every command and group knows `--help`, or `-h`. `{name} --version` tells the ve
 | 0 | done; of `{name} plan`: nothing to change |
 | 1 | an error, told in one line on standard error |
 | 2 | of `plan`: changes are pending; of `status --check` and `--wait`: not all is in rotation; of `doctor`: warnings |
-| 3 | of `{name} plan`, `status`, `doctor`, `trust`, `audit`, `lock`, `maintenance`: some host does not answer |
+| 3 | of `{name} plan`, `status`, `doctor`, `trust`, `audit`, `lock`, `maintenance`, `weight`: a host does not answer |
 """
 
 # click gives arguments no words of their own.
@@ -34,6 +34,7 @@ _ARGUMENTS: Mapping[str, str] = {
     "HOSTS": "Hosts or groups by name, as --limit takes them.",
     "NAME": "The secret's name.",
     "COMMAND": "A command with its arguments.",
+    "PERCENT": "A whole number from 1 to 99; none with `off` in the version's place.",
     "WORD": "`on` or `off`.",
     "KEY": "A key of an inventory, such as `services.SERVICE.health.path` or `health.path`.",
 }
@@ -50,6 +51,7 @@ _EXIT_CODES: Mapping[str, str] = {
     "audit": "0 where it is shown, 3 where it is shown but for a gateway that does not answer, 1 after an error.",
     "lock": "0 where it is shown or the cluster is locked, 3 where it is shown but for a gateway that does not answer, "
     "1 after an error.",
+    "weight": "0 where all gateways have done it, 3 where some have and others did not answer, 1 after an error.",
     "maintenance": "0 where all gateways have done it, 3 where some have and others did not answer, 1 after an error.",
     "apply": "0 only where the hosts are as the inventory says, but for releases that are pending; 1 otherwise.",
     "dev up": "0 only where every container answers, 1 otherwise.",

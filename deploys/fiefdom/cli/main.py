@@ -82,6 +82,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Show the host keys of hosts that are not known yet, and add those that you have compared to known_hosts.",
     ),
     "unlock": ("cluster", "Remove the lock that a person set, or that a run left which died."),
+    "weight": (
+        "weight",
+        "Give VERSION of SERVICE, which a canary brought, PERCENT of the requests, however many servers have it.",
+    ),
 }
 """By name: the module of this package where a command is the function of that name, and how its help begins."""
 

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fiefdom.cluster.views import GATEWAY_STATUS, Views
+from fiefdom.cluster.told import tell
+from fiefdom.cluster.views import Views
 from fiefdom.converge.doctor import Finding
-from fiefdom.converge.run import Hosts, ask_each
-from fiefdom.errors import FiefdomError, HostError
+from fiefdom.converge.run import Hosts
+from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
-from fiefdom.wording import printable
-
-_WORD = (*GATEWAY_STATUS[:-1], "maintenance")
-# fiefdom-gateway's own answer to a word that it does not know.
-_UNKNOWN = "usage: "
-_WORDS_MAX = 300
 
 
 def require_switchable(cluster: Cluster, service: str) -> None:
@@ -27,18 +22,8 @@ def require_switchable(cluster: Cluster, service: str) -> None:
 
 
 def switch(hosts: Hosts, gateways: tuple[str, ...], service: str, *, close: bool) -> dict[str, str]:
-    """Have each gateway close ``service`` or open it, at once and until it is told otherwise.
-
-    Returns those that did not, and why: what one of them does not do keeps nobody from what the others do.
-    """
-
-    def one(name: str) -> None:
-        ok, _, error = hosts.shell(name, (*_WORD, "on" if close else "off", service))
-        if not ok:
-            why = printable(error.strip())[:_WORDS_MAX] or "no answer"
-            raise HostError(name, "its gateway is older; `fiefdom apply` first" if why.startswith(_UNKNOWN) else why)
-
-    return ask_each(hosts, one, gateways)[1]
+    """Have each gateway close ``service`` or open it, at once; those that did not, and why."""
+    return tell(hosts, gateways, "maintenance", "on" if close else "off", service)
 
 
 def notices(cluster: Cluster, views: Views) -> Iterator[str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fiefdom.cluster import maintenance
+from fiefdom.cluster import maintenance, shares
 from fiefdom.cluster.members import of_stranger
 from fiefdom.cluster.views import Config, View, Views, gateway_view, views_of
 from fiefdom.converge import plan, snapshot
@@ -294,8 +294,8 @@ def combine(
         for c in view.certificates
     ]
     soon = [_of_ending(views, c) for c in ending if c.days < SOON_DAYS]
-    shut = maintenance.notices(cluster, views)
-    notices = (*_strangers(cluster, views), *_other_versions(cluster, instances), *shut, *soon)
+    told = (*maintenance.notices(cluster, views), *shares.notices(cluster, views))
+    notices = (*_strangers(cluster, views), *_other_versions(cluster, instances), *told, *soon)
     closed = {name: at for name in cluster.services if (at := maintenance.closed_at(views, name))}
     return Status(
         *(tuple(views), tuple(hosts), tuple(offered), tuple(instances), tuple(problems), notices, tuple(ending), closed)

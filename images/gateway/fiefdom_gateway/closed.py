@@ -5,14 +5,11 @@ reloads, so that no request comes through in between; a worker that runs is told
 successor container finds it.
 """
 
-import fcntl
-import os
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from pathlib import Path
 
-from fiefdom_gateway import edges
+from fiefdom_gateway import kept
 from fiefdom_gateway.edges import Failed
-from fiefdom_gateway.members import Unreadable
 from fiefdom_gateway.settings import is_name
 
 Ask = Callable[[str], Awaitable[str]]
@@ -25,26 +22,14 @@ def file_of(state_dir: Path) -> Path:
 
 def asked_for(path: Path) -> frozenset[str]:
     """Return the services that are to be closed; a line that is no name counts for nothing. Raises Unreadable."""
-    if not path.exists():
-        return frozenset()
-    return frozenset(line for line in edges.read_text(path).splitlines() if is_name(line))
+    return frozenset(filter(is_name, kept.lines_of(path)))
 
 
 def change(path: Path, service: str, *, close: bool) -> None:
-    """Close a service or open it, in the file; two who do it at once come one after the other. Raises Failed."""
-    try:
-        with open(path.with_name("closed.lock"), "a", opener=_closed_to_others) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            before = asked_for(path)
-            after = before | {service} if close else before - {service}
-            if after != before:
-                edges.write_atomically(path, "".join(f"{name}\n" for name in sorted(after)))
-    except (OSError, Unreadable) as error:
-        raise Failed(f"{path} cannot be changed: {error}") from None
-
-
-def _closed_to_others(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+    """Close a service or open it, in the file. Raises Failed."""
+    kept.change(
+        path, lambda lines: sorted({line for line in lines if line != service} | ({service} if close else set()))
+    )
 
 
 async def follow(ask: Ask, path: Path) -> frozenset[str]:

@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 
 SETTINGS_FILE = Path("/etc/fiefdom/gateway/reconciler.json")
-USAGE = "usage: fiefdom-gateway run|status|healthy|lends|maintenance on|off SERVICE\n"
-# Longer than the reconciler may sleep, where its signal got lost in a hand-over.
-SWITCH_LIMIT_S = 15.0
+USAGE = (
+    "usage: fiefdom-gateway run|status|healthy|lends|maintenance on|off SERVICE|weight SERVICE off|VERSION PERCENT\n"
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -19,8 +19,8 @@ def main(arguments: list[str]) -> int:
             return _healthy()
         case ["lends"]:
             return _lends()
-        case ["maintenance", ("on" | "off") as word, service]:
-            return _switch(service, close=word == "on")
+        case ["maintenance" | "weight", *_]:
+            return _told(arguments)
     sys.stderr.write(USAGE)
     return 2
 
@@ -90,34 +90,11 @@ def _lends() -> int:
     return 0 if handover.would_lend(handover.control_socket(settings.state_dir)) else 1
 
 
-def _switch(service: str, *, close: bool) -> int:
-    """Close a service for maintenance, or open it; 0 once HAProxy does so. Images without this word exit with 2."""
-    import json
-    import os
-    import signal
-    import time
-    from contextlib import suppress
+def _told(words: list[str]) -> int:
+    """Keep what an operator says until he says otherwise; 0 once HAProxy does so. Images without this exit with 2."""
+    from fiefdom_gateway import told
 
-    from fiefdom_gateway import closed, edges
-    from fiefdom_gateway.client import fetch, shared_socket
-    from fiefdom_gateway.settings import parse_settings
-
-    settings = parse_settings(edges.read_text(SETTINGS_FILE))
-    if close and service not in settings.services:
-        sys.stderr.write(f"this gateway has no service {service}\n")
-        return 1
-    try:
-        closed.change(closed.file_of(settings.state_dir), service, close=close)
-    except edges.Failed as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    os.kill(1, signal.SIGHUP)
-    late_s = time.monotonic() + SWITCH_LIMIT_S
-    while time.monotonic() < late_s:
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            rows = json.loads(fetch(shared_socket(str(settings.state_dir))))["maintenance"]
-            if any(row["service"] == service for row in rows) == close:
-                return 0
-        time.sleep(0.1)
-    sys.stderr.write(f"HAProxy did not take it up within {SWITCH_LIMIT_S:g} s; `docker logs gateway` says why\n")
-    return 1
+    code = told.told(words, SETTINGS_FILE)
+    if code is None:
+        sys.stderr.write(USAGE)
+    return 2 if code is None else code

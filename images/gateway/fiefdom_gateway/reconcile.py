@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from fiefdom_gateway import certificates, closed, edges, haproxy, refusal, upgraded, workers
+from fiefdom_gateway import certificates, closed, edges, haproxy, refusal, shares, upgraded, workers
 from fiefdom_gateway.belief import believe
 from fiefdom_gateway.edges import Failed, Sockets
 from fiefdom_gateway.log import Once, printable, say
@@ -309,7 +309,8 @@ class Reconciler:
     def _choose_servers(self) -> None:
         wanted, contested = wanted_servers(self._memory, self.settings.services)
         rejected = (*self.look.refused, *contested)
-        self.look = replace(self.look, wanted=wanted, rejected=rejected)
+        asked_for = self._shares()
+        self.look = replace(self.look, wanted=shares.weighted(wanted, asked_for), shares=asked_for, rejected=rejected)
         members = {rejection.member for rejection in rejected}
         for member in sorted(members):
             reasons = sorted(rejection.reason for rejection in rejected if rejection.member == member)
@@ -317,6 +318,16 @@ class Reconciler:
         for member in sorted(self._doubted - members):
             self._say_once(f"rejected {member}", None, mended=f"{member} claims nothing any more that is not believed")
         self._doubted = members
+
+    def _shares(self) -> tuple[shares.Share, ...]:
+        """What an operator says of versions; as it was where that cannot be read."""
+        try:
+            found = shares.asked_for(shares.file_of(self.settings.state_dir))
+        except Unreadable as error:
+            self._say_once("shares", f"the shares of versions stay as they are: {error}")
+            return self.look.shares
+        self._say_once("shares", None, mended="the shares of versions can be read again")
+        return found
 
     def _recall(self) -> None:
         """Start from the members of the last run: gossip is not back yet, and HAProxy's health checks judge them."""

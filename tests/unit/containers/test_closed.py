@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import signal
@@ -15,8 +16,9 @@ import pytest
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "images" / "gateway"))
 
-from fiefdom_gateway import client, closed, main, reconcile  # noqa: E402
+from fiefdom_gateway import closed, main, shares, told  # noqa: E402
 from fiefdom_gateway.edges import Failed  # noqa: E402
+from fiefdom_gateway.wanted import Server  # noqa: E402
 
 UNKNOWN = "Unknown ACL identifier. Please use #<id> or <file>.\n"
 
@@ -114,20 +116,21 @@ def container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     known = {"network": "10.0.0.0/8", "known_hosts_only": False, "hosts": {}, "services": [SERVICE]}
     settings.write_text(json.dumps({**names, **paths, **times, **known}))
     monkeypatch.setattr(main, "SETTINGS_FILE", settings)
-    monkeypatch.setattr(main, "SWITCH_LIMIT_S", 0.3)
-    taken_up: list[str] = []
+    monkeypatch.setattr(told, "LIMIT_S", 0.3)
+    taken_up: dict[str, list[dict[str, object]]] = {"maintenance": [], "shares": []}
 
     def signalled(process: int, number: int) -> None:
         assert (process, number) == (1, signal.SIGHUP)
         if not (state / "deaf").exists():
-            taken_up[:] = sorted(closed.asked_for(closed.file_of(state)))
+            taken_up["maintenance"] = [{"service": name} for name in closed.asked_for(closed.file_of(state))]
+            taken_up["shares"] = [dataclasses.asdict(share) for share in shares.asked_for(shares.file_of(state))]
 
     def document(path: str) -> str:
         assert path == f"{state}/run/status.sock"
-        return json.dumps({"maintenance": [{"service": name} for name in taken_up]})
+        return json.dumps(taken_up)
 
     monkeypatch.setattr(os, "kill", signalled)
-    monkeypatch.setattr(client, "fetch", document)
+    monkeypatch.setattr(told, "fetch", document)
     return state
 
 
@@ -150,7 +153,70 @@ def test_the_word_says_what_keeps_it(container: Path, capsys: pytest.CaptureFixt
 
 
 def test_an_older_gateway_is_known_by_its_answer() -> None:
-    from fiefdom.cluster import maintenance
+    from fiefdom.cluster.told import UNKNOWN
 
-    assert main.USAGE.startswith(maintenance._UNKNOWN)
-    assert reconcile.closed is closed
+    assert main.USAGE.startswith(UNKNOWN)
+
+
+# --- Shares of versions
+
+
+def servers(**versions: int) -> list[Server]:
+    """Servers of `shop`, by the version that so many have."""
+    has = [version.replace("_", ".")[1:] for version, count in versions.items() for _ in range(count)]
+    return [Server("shop", f"app1-{8000 + i}", "10.0.0.1", 8000 + i, False, v) for i, v in enumerate(has)]
+
+
+@pytest.mark.parametrize(
+    ("percent", "versions", "weights"),
+    [
+        (10, {"v1": 3, "v2": 1}, {"1": 256, "2": 85}),
+        (50, {"v1": 3, "v2": 1}, {"1": 85, "2": 256}),
+        (25, {"v1": 3, "v2": 1}, {"1": 256, "2": 256}),
+        (99, {"v1": 1, "v2": 1}, {"1": 3, "2": 256}),
+        # As near as weights come to it.
+        (1, {"v1": 1, "v2": 30}, {"1": 256, "2": 1}),
+        (10, {"v1": 4}, {"1": 1}),
+        (10, {"v2": 4}, {"2": 1}),
+        (10, {"v1": 1, "v1_5": 1, "v2": 1}, {"1": 256, "1.5": 256, "2": 57}),
+    ],
+)
+def test_a_version_gets_its_share_however_many_servers_have_it(
+    percent: int, versions: dict[str, int], weights: dict[str, int]
+) -> None:
+    found = shares.weighted(servers(**versions), [shares.Share("shop", "2", percent), shares.Share("web", "1", 5)])
+    assert {server.version: server.weight for server in found} == weights
+    total = sum(server.weight for server in found)
+    if len(weights) > 1 and min(weights.values()) > 2:
+        got = sum(server.weight for server in found if server.version == "2") / total
+        assert abs(100 * got - percent) < 1
+
+
+def test_who_drains_gets_no_share() -> None:
+    old, *others = servers(v1=2, v2=1)
+    found = shares.weighted([dataclasses.replace(old, drain=True), *others], [shares.Share("shop", "2", 50)])
+    assert {server.weight for server in found[1:]} == {256}
+
+
+def test_shares_are_kept_one_for_a_service(tmp_path: Path) -> None:
+    path = shares.file_of(tmp_path)
+    assert shares.asked_for(path) == ()
+    for service, version, percent in (("web", "1.0", 5), ("shop", "2", 10), ("web", "1.1+b", 50)):
+        shares.change(path, service, shares.Share(service, version, percent))
+    assert path.read_text() == "shop 2 10\nweb 1.1+b 50\n"
+    shares.change(path, "shop", None)
+    path.write_text(path.read_text() + "x 1 0\nx 1 100\nx; 1 10\nnonsense\n")
+    assert shares.asked_for(path) == (shares.Share("web", "1.1+b", 50),)
+
+
+def test_the_word_of_a_share(container: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["weight", "shop", "2.0", "10"]) == 0
+    assert main.main(["weight", "shop", "2.0", "20"]) == 0
+    assert shares.asked_for(container / "shares") == (shares.Share("shop", "2.0", 20),)
+    assert main.main(["weight", "shop", "off"]) == 0
+    assert shares.asked_for(container / "shares") == ()
+    assert capsys.readouterr().err == ""
+    for words in (["weight", "shop", "2.0", "0"], ["weight", "shop", "2.0", "x"], ["weight", "shop"]):
+        assert main.main(words) == 2
+    assert main.main(["weight", "other", "2.0", "5"]) == 1
+    assert capsys.readouterr().err.endswith("this gateway has no service other\n")

@@ -823,6 +823,17 @@ def test_the_next_step(wanted_server, actual_server, commands):
     assert lines([wanted_server] if wanted_server else [], [actual_server]) == commands
 
 
+def test_a_weight_is_followed_and_is_there_from_a_servers_beginning():
+    heavy = dataclasses.replace(server(), weight=85)
+    assert lines([heavy], [actual()]) == ["set weight predictor/app1-8000 85"]
+    assert not haproxy.settled([heavy], [actual()], SERVICES)
+    assert lines([heavy], [dataclasses.replace(actual(), weight=85)]) == []
+    assert lines([server()], [dataclasses.replace(actual(), weight=85)]) == ["set weight predictor/app1-8000 1"]
+    assert lines([heavy], [])[0].endswith(f"{OPTIONS} weight 85")
+    text = haproxy.render("backend predictor\n    # fiefdom:servers predictor\n", [heavy], SERVICES)
+    assert f"    server app1-8000 10.99.0.21:8000 {OPTIONS} weight 85\n" in text
+
+
 @pytest.mark.parametrize(
     ("wanted_server", "actual_server", "commands"),
     [
@@ -869,6 +880,8 @@ class ModelHAProxy:
                 self.servers[key] = dataclasses.replace(there, check_port=int(own[1]) if own else 0)
             case SetCheckPort():
                 self._change(key, check_port=command.port)
+            case haproxy.SetWeight():
+                self._change(key, weight=command.weight)
             case EnableHealth():
                 self._change(key, checked=True)
             case SetState():
@@ -911,6 +924,7 @@ actual_strategy = st.lists(
         checked=st.booleans(),
         busy=st.booleans(),
         check_port=st.sampled_from([0, 8000, 9000]),
+        weight=st.sampled_from([1, 256]),
     ),
     unique_by=lambda found: (found.backend, found.name),
     max_size=8,
