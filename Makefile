@@ -37,7 +37,7 @@ proof: venv ## every planned event, loss and lock-out, the longest ones too: mor
 	  tests/lab/test_secrets.py tests/lab/test_two_gateways.py tests/lab/test_offers.py \
 	  tests/lab/test_offers_moments.py tests/lab/test_sshd_holds.py tests/lab/test_upgrade.py \
 	  tests/lab/test_tutorial.py tests/lab/test_doctor.py tests/lab/test_lab_hosts.py tests/lab/test_laptop.py \
-	  tests/lab/test_volumes.py tests/lab/test_middleware.py tests/lab/test_model.py
+	  tests/lab/test_volumes.py tests/lab/test_middleware.py tests/lab/test_model.py tests/lab/test_open_gateway.py
 
 check: lint ## the inner loop: lint, types and the unit tests below a second; about two minutes on two cores
 	$(VENV)/bin/pytest -q --numprocesses $(WORKERS) --dist worksteal --durations 5 -m 'not long' tests/unit

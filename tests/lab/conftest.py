@@ -53,6 +53,7 @@ ORDER = (
     "test_middleware",
     "test_model",
     "test_tls",
+    "test_open_gateway",
     "test_rotate_key",
     "test_registry",
     "test_resume",

@@ -367,7 +367,7 @@ answers_http() { # url [option]
       ;;
     7:*) why='refused the connection' ;;
     28:*) why="no answer within $probe_timeout_s s" ;;
-    52:* | 56:*) why='closed the connection without an answer' ;;
+    52:* | 55:* | 56:*) why='closed the connection without an answer' ;;
     1:* | 8:* | 16:*) why='answered, but not in HTTP' ;;
     *) why="curl ended with $ended" ;;
   esac

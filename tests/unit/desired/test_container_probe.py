@@ -110,7 +110,7 @@ def test_a_status_is_good_or_it_is_told(
 @pytest.fixture
 def calls() -> Iterator[int]:
     """The port of a server that speaks HTTP/2 in clear text alone."""
-    program = Path(__file__).parents[2] / "lab" / "images" / "calls" / "calls.py"
+    program = Path(__file__).parents[2] / "lab" / "images" / "fronts" / "calls.py"
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     with subprocess.Popen([sys.executable, str(program)], env={**os.environ, "PORT": str(port)}) as running:
@@ -129,7 +129,9 @@ def test_who_speaks_http_2_alone_is_asked_so(tmp_path: Path, calls: int, server:
     assert asked(tmp_path, at(calls)) == "web-9000: answered 505, wanted 200-399\n"
     server.answer = status(200)
     other = replace(spoken, probe=f"h2c://127.0.0.1:{server.port}/health")
-    assert asked(tmp_path, other) == "web-9000: closed the connection without an answer, asked in HTTP/2\n"
+    # Which of these it is, is a matter of who is faster.
+    ways = ("closed the connection without an answer", "answered, but not in HTTP")
+    assert asked(tmp_path, other) in [f"web-9000: {way}, asked in HTTP/2\n" for way in ways]
 
 
 def test_what_does_not_answer_is_told_apart(tmp_path: Path, server: Server) -> None:

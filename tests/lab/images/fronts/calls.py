@@ -64,5 +64,9 @@ class Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
 
 
-if __name__ == "__main__":
+def main() -> None:
     Server(("", int(os.environ.get("PORT", "8000"))), Handler).serve_forever()
+
+
+if __name__ == "__main__":
+    main()
