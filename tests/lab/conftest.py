@@ -58,6 +58,7 @@ ORDER = (
     "test_technologies",
     "test_tls",
     "test_acme",
+    "test_open_gateway",
     "test_rotate_key",
     "test_registry",
     "test_resume",

@@ -481,6 +481,20 @@ ROUTED = {
     ],
     "dot_segments": "refuse",
 }
+FRONTED = {
+    **ROUTED,
+    "backends": [
+        {**ROUTED["backends"][0], "awaits_bodies": True, "sticky": {"cookie": "ID", "secure": True, "key": "0" * 16}},
+        {"name": "calls", "health_path": "/health", "h2c": True, "allow_from": ["10.99.0.0/24"]},
+        {"name": "shut", "health_path": "/", "maintenance": {"active": False, "page": None, "retry_after_s": 60}},
+    ],
+    "listeners": [{**listener(80, "calls"), "h2c": True, "balancer_paths": [("/up", "calls")]}],
+    "proxies": [f"10.97.{i}.0/24" for i in range(60)],
+    "proxy_protocol": ["10.96.0.9/32"],
+    "source_limits": {"requests_per_s": 5, "connections": 9, "exempt_cidrs": ["10.0.0.0/8"]},
+    "buffer_kib": 32,
+    "closed_file": "/var/lib/fiefdom/gateway/closed",
+}
 SERVERS = "".join(f"    server app{i}-8000 10.99.0.{20 + i}:8000 {OPTIONS}\n" for i in range(1, 9))
 
 
@@ -503,6 +517,8 @@ SERVERS = "".join(f"    server app{i}-8000 10.99.0.{20 + i}:8000 {OPTIONS}\n" fo
         ROUTED,
         {**ROUTED, "proxies": ["10.9.0.0/16"]},
         {**ROUTED, "backends": [{**ROUTED["backends"][0], "maintenance": {"page": None, "retry_after_s": 60}}]},
+        FRONTED,
+        {**FRONTED, "tls": ENCRYPTED["tls"]},
     ],
     ids=[
         "one",
@@ -520,6 +536,8 @@ SERVERS = "".join(f"    server app{i}-8000 10.99.0.{20 + i}:8000 {OPTIONS}\n" fo
         "routes",
         "routes behind proxies",
         "maintenance",
+        "fronted",
+        "fronted, with tls",
     ],
 )
 def test_haproxy_takes_the_template_without_a_warning(_cluster, tmp_path, variables, servers):

@@ -30,7 +30,7 @@ all the same, and goes before the variable.
 | 0 | done; of `{name} plan`: nothing to change |
 | 1 | an error, told in one line on standard error |
 | 2 | of `plan`: changes are pending; of `status --check` and `--wait`: not all is in rotation; of `doctor`: warnings |
-| 3 | of `{name} plan`, `status`, `doctor`, `trust`, `audit`, `lock`, `logs`: a host does not answer; a row says why |
+| 3 | of `{name} plan`, `status`, `doctor`, `trust`, `audit`, `lock`, `logs`, `maintenance`, `weight`: a host is silent |
 """
 
 # click gives arguments no words of their own.
@@ -43,7 +43,9 @@ _ARGUMENTS: Mapping[str, str] = {
     "NAME": "The secret's name.",
     "COMMAND": "A command with its arguments.",
     "INSTANCE": "A service, and where of it: on which host, in the instance at which port.",
+    "PERCENT": "A whole number from 1 to 99; none with `off` in the version's place.",
     "SHELL": "`bash`, `zsh` or `fish`.",
+    "WORD": "`on` or `off`.",
     "KEY": "A key of an inventory, such as `services.SERVICE.health.path` or `health.path`.",
 }
 # What click puts behind an option's help, such as "  [default: 2; 1<=x<=9]".

@@ -11,6 +11,8 @@ from rich.text import Text
 from fiefdom.cli import frame, show
 from fiefdom.cli.frame import Command, Document, at_option, inventory_argument, json_option, limit_option
 from fiefdom.cli.group import CLEAN, FAILED, PENDING, SILENT
+from fiefdom.cluster import maintenance
+from fiefdom.cluster.views import views_of
 from fiefdom.converge import look
 from fiefdom.converge.doctor import Finding
 
@@ -26,6 +28,9 @@ def doctor(inventory: str, limit: tuple[str, ...], at: tuple[str, ...], **_: boo
     """Show what hosts have of their own that Fiefdom would get into trouble with. Changes nothing."""
     with frame.connected(inventory, limit, at=at, looks=True) as run:
         found, silent = look.diagnose(run.known, run.names, run.session)
+        views = views_of(run.session, [name for name in run.known.gateways if name in found])
+    for name, closed in maintenance.findings(views).items():
+        found[name] += closed
     levels = {finding.level for of_host in found.values() for finding in of_host}
     code = FAILED if "refused" in levels else SILENT if silent else PENDING if levels else CLEAN
     hosts = {host: [finding.as_data() for finding in of_host] for host, of_host in found.items()}

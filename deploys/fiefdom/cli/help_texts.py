@@ -20,6 +20,7 @@ EXIT_CODES: Mapping[str, str] = {
     "1 after an error.",
     "logs": "0 where all was read, 3 where some host does not answer or was gone meanwhile, 141 where nobody reads any "
     "more, 1 after an error. An interrupt is the end that -f has: 0.",
+    "maintenance": "0 where all gateways have done it, 3 where some have and others did not answer, 1 after an error.",
     "plan": "0 where nothing is to be changed, 2 where changes are pending, 3 where some host does not answer, "
     "whatever the others need, 1 after an error.",
     "rollback": "0 only where every host has that version and serves; 1 otherwise.",
@@ -29,6 +30,7 @@ EXIT_CODES: Mapping[str, str] = {
     "status": "0 where it is shown, with `--check` or `--wait` only where every instance is in rotation, 2 where one "
     "is not, 3 where some host does not answer, 1 after an error.",
     "trust": "0 where all keys are known now, 1 where one was not taken, 3 where some host does not answer.",
+    "weight": "0 where all gateways have done it, 3 where some have and others did not answer, 1 after an error.",
 }
 """How a command exits, where that is not `_DONE`."""
 
@@ -69,6 +71,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "fiefdom logs mine.yaml predictor -f --grep 'status=5..'",
         "fiefdom logs mine.yaml --gateway --host gw1 --format json",
     ),
+    "maintenance": ("fiefdom maintenance on mine.yaml shop", "fiefdom maintenance off mine.yaml shop"),
     "man": (
         "fiefdom man | man -l -",
         "fiefdom man >~/.local/share/man/man1/fiefdom.1",
@@ -105,6 +108,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "status": ("fiefdom status mine.yaml", "fiefdom status mine.yaml --watch", "fiefdom status mine.yaml --wait 60"),
     "trust": ("fiefdom trust mine.yaml", "fiefdom trust mine.yaml app3"),
     "unlock": ("fiefdom unlock mine.yaml", "fiefdom unlock mine.yaml --take-over"),
+    "weight": ("fiefdom weight mine.yaml shop 2.0 10", "fiefdom weight mine.yaml shop off"),
 }
 """How a command is typed, the plainest first."""
 

@@ -48,6 +48,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "`fiefdom unlock`.",
     ),
     "logs": ("logs", "Show what all instances say, or those of SERVICE, merged by time."),
+    "maintenance": (
+        "maintenance",
+        "Close SERVICE at all gateways at once: clients get 503 and its page, until the same command opens it again.",
+    ),
     "man": ("completion", "Print a page for `man`, with all commands on it."),
     "plan": (
         "apply",
@@ -90,6 +94,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Show the host keys of hosts that are not known yet, and add those that you have compared to known_hosts.",
     ),
     "unlock": ("cluster", "Remove the lock that a person set, or that a run left which died."),
+    "weight": (
+        "weight",
+        "Give VERSION of SERVICE, which a canary brought, PERCENT of the requests, however many servers have it.",
+    ),
 }
 """By name: the module of this package where a command is the function of that name, and how its help begins."""
 
@@ -98,7 +106,7 @@ TASKS: dict[str, tuple[str, ...]] = {
     "Look": ("status", "plan", "doctor", "logs", "audit"),
     "Write an inventory": ("check", "config", "docs", "schema", "keygen", "secret"),
     "Set hosts up": ("trust", "build", "apply"),
-    "Release": ("rollout", "rollback", "run"),
+    "Release": ("rollout", "weight", "rollback", "run", "maintenance"),
     "Go inside": ("exec", "ssh"),
     "Look after hosts": ("reboot", "retire", "rotate-key", "lock", "unlock"),
     "On this machine": ("compose", "dev", "lab", "demo", "completion", "man"),

@@ -252,8 +252,8 @@ def recorded(
 ) -> Iterator[Held]:
     """As `Held.recorded`, for an act that needs no lock, or not yet; ``witnesses`` as in `hold`."""
     act = Held(hosts, tuple(gateways), new_run(), operator(), "", warn)
-    act.witnesses, act.without = tuple(witnesses), tuple(without)
-    with act.recorded(what, plan=plan, names=names, note=note):
+    act.witnesses, act.without, act.note = tuple(witnesses), tuple(without), note
+    with act.recorded(what, plan=plan, names=names):
         yield act
 
 

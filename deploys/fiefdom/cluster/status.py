@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fiefdom.cluster import jobs
+from fiefdom.cluster import jobs, maintenance, shares
 from fiefdom.cluster.jobs import JobStatus
 from fiefdom.cluster.members import of_stranger
 from fiefdom.cluster.views import Config, View, Views, gateway_view, views_of
@@ -147,6 +147,8 @@ class Status:
     """Gateway and host name, for which it could get none yet from the authority, or none in time."""
     address: AddressStatus | None = None
     """None where the inventory has none, or no gateway was looked at."""
+    maintenance: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    """By service that an operator switched to maintenance, the gateways that say so."""
 
     @property
     def silent(self) -> dict[str, str]:
@@ -315,18 +317,20 @@ def combine(
     soon += [f"{name}: {says}" for name, one in got if (says := one.complaint(now_s)) is not None]
     missing = tuple(f"{name}: {one.name}" for name, one in got if not one.is_served(now_s))
     clock = tuple(jobs.read(cluster, names, found, members))
-    notices = (*_strangers(cluster, views), *_other_versions(cluster, instances), *_closed(cluster), *soon)
+    told = (*maintenance.notices(cluster, views), *shares.notices(cluster, views), *jobs.complaints(clock))
+    notices = (*_strangers(cluster, views), *_other_versions(cluster, instances), *told, *soon)
     return Status(
         tuple(views),
         tuple(hosts),
         tuple(offered),
         tuple(instances),
         tuple(problems),
-        (*notices, *jobs.complaints(clock)),
+        notices,
         tuple(ending),
-        clock,
-        missing,
-        address,
+        jobs=clock,
+        missing_certificates=missing,
+        address=address,
+        maintenance={name: at for name in cluster.services if (at := maintenance.closed_at(views, name))},
     )
 
 
@@ -335,13 +339,6 @@ def _address(cluster: Cluster, found: Mapping[str, snapshot.Snapshot]) -> Addres
     if cluster.gateway.address is None or not asked:
         return None
     return AddressStatus(cluster.gateway.address, moving.holders(cluster, found))
-
-
-def _closed(cluster: Cluster) -> Iterator[str]:
-    """Of services in whose place clients get a page, whatever their instances do."""
-    for name, service in cluster.services.items():
-        if service.route.maintenance.active:
-            yield f"{name} is looked after: clients get 503, until services.{name}.route.maintenance.active is false"
 
 
 def _of_ending(views: Views, certificate: CertificateStatus) -> str:

@@ -22,6 +22,8 @@ Part = Mapping[str, Any]
 
 GATEWAY_STATUS = ("docker", "exec", "gateway", "fiefdom-gateway", "status")
 _WORDS_MAX = 400
+# What a gateway keeps of an operator's words.
+_KEPT = ("maintenance", "shares")
 
 
 # --- What a gateway says
@@ -89,6 +91,15 @@ class Certificate:
 
 
 @dataclass(frozen=True)
+class Share:
+    """The share in percent of a service's requests that its servers of one version get together."""
+
+    service: str
+    version: str
+    percent: int
+
+
+@dataclass(frozen=True)
 class Refused:
     """A member that a gateway does not believe."""
 
@@ -107,6 +118,9 @@ class View:
     rejected: tuple[Refused, ...] = ()
     certificates: tuple[Certificate, ...] = ()
     obtained: tuple[Obtained, ...] = ()
+    maintenance: tuple[str, ...] = ()
+    """Services that an operator switched to maintenance."""
+    shares: tuple[Share, ...] = ()
 
     @property
     def silence(self) -> str | None:
@@ -169,7 +183,7 @@ def parse_view(document: str) -> View:
     if not isinstance(view, dict):
         return Silent("its answer is not an object")
     facts = {key: view.get(key, {}) for key in ("serf", "config")}
-    lists = {key: view.get(key, []) for key in ("members", "servers", "rejected", "certificates", "obtained")}
+    lists = {key: view.get(key, []) for key in ("members", "servers", "rejected", "certificates", "obtained", *_KEPT)}
     for key, part in facts.items():
         if not isinstance(part, dict):
             return Silent(f"its answer has no object in {key}")
@@ -184,6 +198,8 @@ def parse_view(document: str) -> View:
         rejected=_rows(lists["rejected"], lambda row: Refused(_words(row["member"]), _words(row["reason"]))),
         certificates=_rows(lists["certificates"], _certificate),
         obtained=_rows(lists["obtained"], _obtained),
+        shares=_rows(lists["shares"], _share),
+        maintenance=_rows(lists["maintenance"], lambda row: _words(row["service"])),
     )
 
 
@@ -213,6 +229,10 @@ def _server(row: Part) -> Server:
         errors_5xx=_count(row.get("errors_5xx")),
         failures=_count(row.get("failures")),
     )
+
+
+def _share(row: Part) -> Share:
+    return Share(_words(row["service"]), _words(row["version"]), _whole(row["percent"]))
 
 
 def _certificate(row: Part) -> Certificate:

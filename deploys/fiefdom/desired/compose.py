@@ -204,7 +204,8 @@ def _instance(cluster: Cluster, name: str, number: int, secrets: _References) ->
         port=port if health.base_port is None else health.base_port + number,
         start_timeout_s=health.start_timeout_s,
         timeout_s=health.timeout_s,
-        path=health.path if service.kind == "http" else None,
+        # The laptop's check speaks HTTP/1.1.
+        path=None if service.kind == "tcp" or (service.h2c and health.base_port is None) else health.path,
         host=health.host or name,
         status=health.status,
         command=health.command,

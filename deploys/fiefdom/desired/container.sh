@@ -320,7 +320,8 @@ answers() {
     tcp://*) listens "${probe##*:}" || { why='nobody listens'; return 1; } ;;
     connect://*) connects ;;
     command) answers_command ;;
-    *) answers_http ;;
+    h2c://*) answers_http "http://${probe#h2c://}" --http2-prior-knowledge ;;
+    *) answers_http "$probe" ;;
   esac
 }
 
@@ -355,10 +356,10 @@ answers_command() {
 
 # What is a good answer here is one to the gateways' checks: judged by its status as soon as that is known; path, Host
 # header and redirects are as they are.
-answers_http() {
+answers_http() { # url [option]
   ended=0
   code=$(curl --silent --output /dev/null --write-out '%{http_code}' --noproxy '*' --globoff --path-as-is \
-    --max-time "$probe_timeout_s" ${probe_host:+--header "Host: $probe_host"} "$probe") || ended=$?
+    --max-time "$probe_timeout_s" ${probe_host:+--header "Host: $probe_host"} ${2:+"$2"} "$1") || ended=$?
   case $ended:$code in
     *:[1-9]*)
       ! is_wanted_status "$code" || return 0
@@ -366,10 +367,11 @@ answers_http() {
       ;;
     7:*) why='refused the connection' ;;
     28:*) why="no answer within $probe_timeout_s s" ;;
-    52:* | 56:*) why='closed the connection without an answer' ;;
-    1:* | 8:*) why='answered, but not in HTTP' ;;
+    52:* | 55:* | 56:*) why='closed the connection without an answer' ;;
+    1:* | 8:* | 16:*) why='answered, but not in HTTP' ;;
     *) why="curl ended with $ended" ;;
   esac
+  [ -z "${2-}" ] || why="$why, asked in HTTP/2"
   return 1
 }
 

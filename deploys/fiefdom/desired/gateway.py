@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Mapping
 
-from fiefdom.desired import acme
+from fiefdom.desired import acme, routes
 from fiefdom.desired.account import UID, with_account
 from fiefdom.desired.containers import (
     env_file,
@@ -24,9 +22,9 @@ from fiefdom.desired.process import IN_MEMORY
 from fiefdom.desired.programs import program
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Container, Directory, File, HostState, Unit, digest
-from fiefdom.model import LAST_PORT, Cluster, Route, Secrets, Service
-from fiefdom.model.answers import Maintenance
+from fiefdom.model import LAST_PORT, Cluster, Secrets, Service
 from fiefdom.model.certificates import served, served_chain
+from fiefdom.model.front_rules import PLAIN_BUFFER_KIB
 from fiefdom.model.tls import Certificate
 from fiefdom.model.unit_names import unit_of
 
@@ -41,6 +39,8 @@ CERTIFICATES = f"{CERTIFICATES_DIR}/list.txt"
 GIVEUP_LUA = f"{CONFIG_DIR}/giveup.lua"
 RECONCILER_CONFIG = f"{CONFIG_DIR}/reconciler.json"
 AGENT_CONFIG = f"{CONFIG_DIR}/agent.json"
+# Services that an operator closed, as the gateway itself keeps them: it outlives every container and configuration.
+CLOSED = f"{STATE_DIR}/closed"
 
 PIDS = 512
 START_TIMEOUT_S = 60
@@ -91,7 +91,7 @@ def desired(context: Context) -> HostState:
         images=(own_image(context.cluster, "gateway"),),
     )
     # In one stroke with the supervisor, which reads it; not with what the container is made from.
-    state += _pages(context) + acme.desired(context)
+    state += routes.pages(context) + acme.desired(context)
     return with_account(with_containers(state, container)) + HostState(files=(program("handover", mode=0o644),))
 
 
@@ -213,15 +213,15 @@ def _haproxy(context: Context) -> str:
     return render(
         "haproxy.cfg.j2",
         stats_bind=f"{context.host.address}:{gateway.stats_port}",
-        listeners=_listeners(cluster),
-        backends=[_backend(cluster, name, context.secrets) for name in _of_kind(cluster, "http")],
+        listeners=routes.listeners(cluster),
+        backends=[routes.backend(cluster, name, context.secrets) for name in routes.of_kind(cluster, "http")],
         tcp_services=[
             {
                 "name": name,
                 "port": cluster.services[name].gateway_port,
                 "health_timeout_s": cluster.services[name].health.timeout_s,
             }
-            for name in _of_kind(cluster, "tcp")
+            for name in routes.of_kind(cluster, "tcp")
         ],
         maxconn=gateway.maxconn,
         retries=gateway.retries,
@@ -235,81 +235,13 @@ def _haproxy(context: Context) -> str:
         giveup_digest=_giveup().digest[:12],
         source_limits=gateway.source_limits,
         proxies=gateway.proxies,
+        proxy_protocol=gateway.proxy_protocol,
+        buffer_kib=gateway.buffer_kib if gateway.buffer_kib != PLAIN_BUFFER_KIB else None,
         dot_segments=gateway.dot_segments,
         tls=_tls(context),
         access_log=gateway.access_log,
+        closed_file=CLOSED,
     )
-
-
-def _of_kind(cluster: Cluster, kind: str) -> list[str]:
-    """Names of the services of a kind that gateways have, in order."""
-    return sorted(name for name, s in cluster.services.items() if s.kind == kind and s.gateway_port is not None)
-
-
-def _backend(cluster: Cluster, name: str, secrets: Secrets) -> dict[str, object]:
-    health, route = cluster.services[name].health, cluster.services[name].route
-    return {
-        "name": name,
-        # A path may hold this one character that is not text to HAProxy.
-        "health_path": health.path.replace("'", r"\'"),
-        "health_timeout_s": health.timeout_s,
-        "health_host": health.host or name,
-        "health_status": health.own_status,
-        "server_timeout_s": route.server_timeout_s,
-        "tunnel_timeout_s": route.tunnel_timeout_s,
-        "allow_from": route.allow_from,
-        "max_body_kib": route.max_body_kib,
-        "redirect_from": [(_as_acl(host), _served_below(route, host)) for host in route.redirect_from],
-        "host": route.host[0] if route.host else None,
-        "request_headers": _quoted(route.headers.request),
-        "response_headers": _quoted(route.headers.response),
-        "maintenance": _maintenance(name, route.maintenance, secrets),
-        "stripped": (route.path_prefix or "").rstrip("/") if route.strip_prefix else "",
-    }
-
-
-def _as_acl(host: str) -> str:
-    """How a host name, or all below one, is compared with what a client says."""
-    return f"-m end -i {host[1:]}" if host.startswith("*.") else f"-m str -i {host}"
-
-
-def _served_below(route: Route, wildcard: str) -> list[str]:
-    """Comparisons with the hosts of a route that a wildcard is for as well: led away, they would come again."""
-    if not wildcard.startswith("*."):
-        return []
-    return [_as_acl(host) for host in route.host if host.lower().endswith(wildcard[1:].lower())]
-
-
-def _quoted(headers: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Texts as they stand in quotes, where HAProxy fills nothing in."""
-    return {name: text if text is None else _in_quotes(text) for name, text in headers.items()}
-
-
-def _in_quotes(text: str) -> str:
-    plain = re.sub(r'(["\\$])', r"\\\1", text).replace("%", "%%")
-    return f'"{plain}"'
-
-
-def _maintenance(name: str, maintenance: Maintenance, secrets: Secrets) -> dict[str, object] | None:
-    if not maintenance.active:
-        return None
-    page = maintenance.page
-    return {
-        "page": None if page is None else page_path(name),
-        "digest": None if page is None else digest(secrets.contents[page])[:12],
-        "retry_after_s": maintenance.retry_after_s,
-    }
-
-
-def page_path(service: str) -> str:
-    """Where a gateway has the page of a service that is looked after; placed before the configuration that names it."""
-    return f"{CONFIG_DIR}/answers/{service}.html"
-
-
-def _pages(context: Context) -> HostState:
-    pages = {name: s.route.maintenance.page for name, s in context.cluster.services.items()}
-    files = [File(page_path(name), context.secrets.contents[page]) for name, page in pages.items() if page is not None]
-    return HostState(directories=(Directory(f"{CONFIG_DIR}/answers"),) if files else (), files=tuple(files))
 
 
 def hard_stop_after_s(cluster: Cluster) -> int:
@@ -319,36 +251,6 @@ def hard_stop_after_s(cluster: Cluster) -> int:
     """
     longest_s = math.ceil(cluster.longest_server_timeout_s + cluster.gateway.client_timeout_s)
     return max(HARD_STOP_AFTER_S, longest_s + LEAVE_S, cluster.gateway_grace_s + LEAVE_S)
-
-
-def _listeners(cluster: Cluster) -> list[dict[str, object]]:
-    """For each gateway port the routes to services, and the one that takes what no route asks for."""
-    ports = sorted(cluster.fronts.keys() - {cluster.services[name].gateway_port for name in _of_kind(cluster, "tcp")})
-    return [_listener(cluster, port) for port in ports]
-
-
-def _listener(cluster: Cluster, port: int) -> dict[str, object]:
-    here = {n: cluster.services[n].route for n in _of_kind(cluster, "http") if port in cluster.front_ports(n)}
-    default = [name for name, route in here.items() if _hosts(route) == (None,) and route.path_prefix is None]
-    ways = [(name, host) for name, route in here.items() if name not in default for host in _hosts(route)]
-    return {
-        "port": port,
-        "routes": [
-            {"backend": name, "host": host, "path_prefix": here[name].path_prefix}
-            for name, host in sorted(ways, key=lambda way: _breadth(way[1], here[way[0]].path_prefix))
-        ],
-        "default_backend": default[0] if default else None,
-    }
-
-
-def _hosts(route: Route) -> tuple[str | None, ...]:
-    return (*route.host, *route.redirect_from) or (None,)
-
-
-def _breadth(host: str | None, path_prefix: str | None) -> tuple[bool, int, int]:
-    """Orders wildcards behind all others, the longer before the shorter, and of one the longer prefix first."""
-    is_wild = host is not None and host.startswith("*.")
-    return is_wild, -len(host or "") * is_wild, -len(path_prefix or "") * is_wild
 
 
 def _reconciler(context: Context) -> str:
@@ -375,6 +277,7 @@ def _reconciler(context: Context) -> str:
                 "server_options": server_options(service),
                 "upgraded": _upgraded(cluster, name),
                 **({"kind": service.kind} if service.kind != "http" else {}),
+                **({"sticky": True} if service.route.sticky_cookie else {}),
             }
             for name, service in sorted(cluster.services.items())
             if cluster.is_routed(name)
@@ -422,7 +325,9 @@ def server_options(service: Service) -> str:
         # What its clients hold open would stay on a host that lost its power until they give up themselves.
         observed = f"observe layer4 error-limit {MAX_ERRORS} on-error mark-down on-marked-down shutdown-sessions"
         return f"check inter {interval} fall 2 rise 1 {observed}"
-    return f"check inter {interval} fall 2 rise 1 observe layer7 error-limit {MAX_ERRORS} on-error mark-down"
+    # Checks on a port of their own are mostly a server of HTTP/1.1 beside that of gRPC.
+    spoken = f" proto h2 check-proto {'h2' if service.health.base_port is None else 'h1'}" if service.h2c else ""
+    return f"check inter {interval} fall 2 rise 1 observe layer7 error-limit {MAX_ERRORS} on-error mark-down{spoken}"
 
 
 def max_instances(cluster: Cluster, name: str) -> int:

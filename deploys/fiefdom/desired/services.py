@@ -106,7 +106,8 @@ def _container(context: Context, instance: Instance, service: Service) -> Contai
 def _probe(address: str, instance: Instance, service: Service) -> str:
     at = f"{address}:{instance.check_port or instance.port}"
     if service.kind == "http":
-        return f"http://{at}{service.health.path}"
+        speaks_h2 = service.h2c and service.health.base_port is None
+        return f"{'h2c' if speaks_h2 else 'http'}://{at}{service.health.path}"
     return "command" if service.health.command else f"connect://{at}"
 
 

@@ -194,8 +194,9 @@ class Container:
     folders that it has mounted and Fiefdom keeps, and ``folders`` those that are the host's own, as ``devices`` are.
     ``service`` is what an instance is one of. ``probe`` is the URL that is asked from the host, and answered with
     ``probe_status`` ("200-399" when empty) when it is up; ``probe_host`` is the Host header, the service's name when
-    empty. `connect://ADDRESS:PORT` is a connection that is opened and closed, `tcp://ADDRESS:PORT` is none, for the
-    kernel tells who listens on the host, and ``probe_command`` is a command in the container, in place of all of these.
+    empty; `h2c://ADDRESS:PORT/PATH` is asked in HTTP/2. `connect://ADDRESS:PORT` is a connection that is opened and
+    closed, `tcp://ADDRESS:PORT` is none, for the kernel tells who listens on the host, and ``probe_command`` is a
+    command in the container, in place of all of these.
     One that ``pauses`` is its service's only one: while it is replaced, nobody serves.
     """
 

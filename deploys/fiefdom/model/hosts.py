@@ -19,6 +19,7 @@ from fiefdom.model.text import (
     Address,
     Argument,
     Cidr,
+    CookieName,
     EnvName,
     FilePath,
     Forwarding,
@@ -144,6 +145,16 @@ class Route(Model):
     allow_from: Many[Cidr] = Field(
         (), description="Networks whose clients alone are served, others get 403; all when empty."
     )
+    sticky_cookie: CookieName | None = Field(
+        None,
+        description="Cookie by which a client comes back to the instance that it met first, while that is in rotation; "
+        "each request to any when absent.",
+    )
+    balancer_path: PathPrefix | None = Field(
+        None,
+        description="Path at which a gateway itself answers 200 while it has an instance of the service up, and 503 "
+        "otherwise, for a balancer before it; none when absent.",
+    )
     max_body_kib: int | None = Field(
         None,
         ge=1,
@@ -194,6 +205,11 @@ class Service(Model):
         "http",
         description="What it speaks: http, or tcp for all that is only connections to Fiefdom, such as redis or "
         "postgres.",
+    )
+    h2c: bool = Field(
+        False,
+        description="Of kind http: whether its instances speak HTTP/2 in clear text and nothing else, as servers of "
+        "gRPC do. Checks do too, but for those with a `health.base_port`.",
     )
     instances: int = Field(1, ge=0, le=1000, description="Instances on each host that runs the service.")
     base_port: Port = Field(8000, description="Host port of the first instance; the others follow.")

@@ -67,7 +67,8 @@ def way_problems(cluster: Draft) -> Iterator[Problem]:
         for i, cidr in enumerate(service.route.allow_from):
             # Of clients behind a proxy the firewall knows nothing.
             known_to = (*clients, *(seen_from(cluster, host) for host in linking_hosts(cluster, name)))
-            if not cluster.gateway.proxies and not any(ipaddress.IPv4Network(cidr).overlaps(one) for one in known_to):
+            unseen = cluster.gateway.proxies or cluster.gateway.proxy_protocol
+            if not unseen and not any(ipaddress.IPv4Network(cidr).overlaps(one) for one in known_to):
                 known = ", ".join(cluster.network.clients)
                 yield (
                     (*key, "allow_from", i),

@@ -11,6 +11,7 @@ from fiefdom.model.acme_rules import acme_problems
 from fiefdom.model.development import Middleware
 from fiefdom.model.development_rules import development_problems
 from fiefdom.model.draft import Draft
+from fiefdom.model.front_rules import balancer_problems, front_problems, h2c_problems, sticky_problems
 from fiefdom.model.hosts import APP_HOSTS, GATEWAYS, Service
 from fiefdom.model.image_rules import image_problems, registry_problems
 from fiefdom.model.job_rules import job_problems
@@ -415,10 +416,14 @@ _RULES = (
         way_problems,
         (
             *(*_RUNS, "hosts.*.address", "services.*.links", "services.*.route", "services.*.kind", "docker"),
-            *("gateway.dot_segments", "gateway.proxies", "network"),
+            *("gateway.dot_segments", "gateway.proxies", "gateway.proxy_protocol", "network"),
         ),
         of_all=True,
     ),
+    _Rule(front_problems, ("gateway", "network", "hosts.*.address"), of_all=True),
+    _Rule(sticky_problems, ("services.*.route",)),
+    _Rule(balancer_problems, ("services.*.route", "services.*.kind", "gateway.tls")),
+    _Rule(h2c_problems, ("services.*.h2c", "services.*.kind", "services.*.route")),
     _Rule(tls_problems, ("services.*.route", "services.*.kind", "gateway.tls"), of_all=True),
     _Rule(acme_problems, ("services.*.route", "services.*.kind", "gateway.tls"), of_all=True),
     _Rule(

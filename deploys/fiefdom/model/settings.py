@@ -267,6 +267,17 @@ class Gateway(Model):
         description="Networks of proxies before the gateways: what they say in X-Forwarded-For and Forwarded is passed "
         "on, what other clients say there is not.",
     )
+    proxy_protocol: Many[Cidr] = Field(
+        (),
+        description="Networks of balancers before the gateways that begin each connection with a PROXY header "
+        "(version 1 or 2), which says where the client is; nobody else may send one.",
+    )
+    buffer_kib: int = Field(
+        16,
+        ge=16,
+        le=1024,
+        description="KiB of a buffer: line and headers of a request, or an answer, have to fit into it, less 1 KiB.",
+    )
     dot_segments: Literal["pass", "refuse"] = Field(
         "pass",
         description="Requests whose path has . or .. as a part, also where that is encoded: `refuse` answers 400, so "

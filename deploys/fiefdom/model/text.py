@@ -236,6 +236,7 @@ HostHeader = Annotated[
     str,
     Matches("[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?", "a host name or address, with :PORT or without"),
 ]
+CookieName = Annotated[str, Matches("[A-Za-z][A-Za-z0-9_-]{0,63}", "a cookie's name such as SHOP_ID")]
 SecretName = Annotated[
     str, Matches("[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", "at most 64 letters, digits, dots, dashes and underscores")
 ]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from fiefdom.cluster import answering, ledger, status
+from fiefdom.cluster import answering, ledger, shares, status
 from fiefdom.cluster import views as views_module
 from fiefdom.cluster.lock import CANARY, Lock, quorum, refusal
 from fiefdom.cluster.views import Counts, Views, alone, counts, erring, verdict, views_of
@@ -151,10 +151,15 @@ def _perform(known: run.Known, hosts: Hosts, wanted: Release, wish: Wish, say: S
                 def begin() -> None:
                     report.begun = True
                     held.settle()
+                    if wish.what == "rollout" and not canary:
+                        # The fewer old servers are left, the more of the rest would each of them get.
+                        shares.end(hosts, gateways, wanted.services, warn)
 
                 Rollout(known, hosts, wanted, say, held.beat, report.stages, watchful=watchful, begin=begin).run(
                     wish.keep
                 )
+                if wish.what == "rollback":
+                    shares.end(hosts, gateways, wanted.services, warn)
             # Once its end is in the audit, which tells what a rollback could want.
             tidy(known, hosts, say, lambda text: say("images", text))
     except RolloutError as error:

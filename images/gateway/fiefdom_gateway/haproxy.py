@@ -45,6 +45,7 @@ class Actual:
     checked: bool
     busy: bool
     check_port: int = 0
+    weight: int = 1
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,13 @@ class SetCheckPort:
 
 
 @dataclass(frozen=True)
+class SetWeight:
+    backend: str
+    name: str
+    weight: int
+
+
+@dataclass(frozen=True)
 class SetState:
     backend: str
     name: str
@@ -97,7 +105,7 @@ class Delete:
     name: str
 
 
-Command = Add | EnableHealth | SetCheckPort | SetState | Delete
+Command = Add | EnableHealth | SetCheckPort | SetWeight | SetState | Delete
 
 
 # --- Replies
@@ -117,8 +125,9 @@ def parse_servers(servers_state: str, servers_conn: str) -> tuple[Actual, ...]:
             checked=not check & _CHECK_CONFIGURED or bool(check & _CHECK_ENABLED),
             busy=tables.whole(used.get(f"{backend}/{name}", "0"), "used_cur") > 0,
             check_port=check_port,
+            weight=weight,
         )
-        for backend, name, state, up, address, port, check_port, check in _servers(servers_state)
+        for backend, name, state, up, address, port, check_port, check, weight in _servers(servers_state)
     ]
     return tuple(sorted(found, key=lambda server: (server.backend, server.name)))
 
@@ -140,18 +149,19 @@ _COLUMNS = (
     "srv_port",
     "srv_check_port",
     "srv_check_state",
+    "srv_uweight",
 )
 
 
-def _servers(servers_state: str) -> Iterator[tuple[str, str, State, bool, str, str, int, int]]:
+def _servers(servers_state: str) -> Iterator[tuple[str, str, State, bool, str, str, int, int, int]]:
     for row in tables.spaced(servers_state, _COLUMNS):
-        backend, name, admin, operational, address, port, check_port, check = row
+        backend, name, admin, operational, address, port, check_port, check, weight = row
         if not (_NAME.fullmatch(backend) and _NAME.fullmatch(name)):
             raise Unreadable("HAProxy's reply has a name that no server can have")
         state = _state(tables.whole(admin, "srv_admin_state"))
         up = tables.whole(operational, "srv_op_state") != _OPERATIONAL_STOPPED
         checks = tables.whole(check_port, "srv_check_port"), tables.whole(check, "srv_check_state")
-        yield backend, name, state, up, address, port, *checks
+        yield backend, name, state, up, address, port, *checks, tables.whole(weight, "srv_uweight")
 
 
 def _state(admin: int) -> State:
@@ -272,7 +282,7 @@ def next_commands(
         service = services[server.service]
         key = (service.backend, server.name)
         found = current.get(key)
-        state = State.DRAIN if server.drain else State.READY
+        state = _going(service) if server.drain else State.READY
         if found is None:
             kept.add(key)
             commands += [
@@ -286,11 +296,13 @@ def next_commands(
                 commands.append(SetCheckPort(*key, _checks(server)))
             if not found.checked:
                 commands.append(EnableHealth(*key))
+            if found.weight != server.weight:
+                commands.append(SetWeight(*key, server.weight))
             if found.state is not state:
                 commands.append(SetState(*key, state))
-    ours = {service.backend for service in services.values()}
-    for key in sorted(key for key in current.keys() - kept if key[0] in ours):
-        commands += _removal(current[key])
+    going = {service.backend: _going(service) for service in services.values()}
+    for key in sorted(key for key in current.keys() - kept if key[0] in going):
+        commands += _removal(current[key], going[key[0]])
     return tuple(commands)
 
 
@@ -299,13 +311,22 @@ def _checks(server: Server | Actual) -> int:
 
 
 def _options(server: Server, service: Service) -> str:
-    return f"{service.server_options} port {server.check_port}" if server.check_port else service.server_options
+    checks = f" port {server.check_port}" if server.check_port else ""
+    return service.server_options + checks + (f" weight {server.weight}" if server.weight != 1 else "")
 
 
-def _removal(server: Actual) -> list[Command]:
+def _going(service: Service) -> State:
+    """The state of a server that gets no new requests and finishes those that it has: so do both.
+
+    A drained one goes on to get the requests of clients whose cookie names it, and would never be done.
+    """
+    return State.MAINT if service.sticky else State.DRAIN
+
+
+def _removal(server: Actual, going: State) -> list[Command]:
     key = (server.backend, server.name)
-    if server.state is State.READY:
-        return [SetState(*key, State.DRAIN)]
+    if server.state not in (going, State.MAINT):
+        return [SetState(*key, going)]
     if server.busy:
         return []
     # Maintenance closes the idle connections, which a drained server would keep for many seconds.
@@ -316,9 +337,9 @@ def stragglers(
     wanted: Iterable[Server], actual: Iterable[Actual], services: Mapping[str, Service]
 ) -> tuple[Command, ...]:
     """Return what keeps a replaced worker, which serves its open connections on, from servers no longer wanted."""
-    ours = {service.backend for service in services.values()}
+    ours = {service.backend: _going(service) for service in services.values()}
     return tuple(
-        SetState(server.backend, server.name, State.DRAIN)
+        SetState(server.backend, server.name, ours[server.backend])
         for server in _unready(wanted, actual, services)
         if server.backend in ours and server.state is State.READY
     )
@@ -344,10 +365,11 @@ def _unready(wanted: Iterable[Server], actual: Iterable[Actual], services: Mappi
 def settled(wanted: Iterable[Server], actual: Iterable[Actual], services: Mapping[str, Service]) -> bool:
     """Whether HAProxy has exactly the wanted servers, in their states."""
     ours = {service.backend for service in services.values()}
-    have = {(s.backend, s.name, s.address, s.port, _checks(s), s.state) for s in actual if s.backend in ours}
+    have = {(s.backend, s.name, s.address, s.port, _checks(s), s.weight, s.state) for s in actual if s.backend in ours}
     want = {
-        (services[s.service].backend, s.name, s.address, s.port, _checks(s), State.DRAIN if s.drain else State.READY)
+        (of.backend, s.name, s.address, s.port, _checks(s), s.weight, _going(of) if s.drain else State.READY)
         for s in wanted
+        for of in [services[s.service]]
     }
     return have == want
 
@@ -362,6 +384,8 @@ def command_line(command: Command) -> str:
             return f"enable health {target}"
         case SetCheckPort():
             return f"set server {target} check-port {command.port}"
+        case SetWeight():
+            return f"set weight {target} {command.weight}"
         case SetState():
             return f"set server {target} state {command.state.value}"
         case Delete():

@@ -4,21 +4,19 @@ import sys
 from pathlib import Path
 
 SETTINGS_FILE = Path("/etc/fiefdom/gateway/reconciler.json")
-USAGE = "usage: fiefdom-gateway run|status|healthy|lends|renew\n"
+USAGE = (
+    "usage: fiefdom-gateway run|status|healthy|lends|renew|maintenance on|off SERVICE|"
+    "weight SERVICE off|VERSION PERCENT\n"
+)
 
 
 def main(arguments: list[str]) -> int:
+    alone = {"run": _run, "status": _status, "healthy": _healthy, "lends": _lends, "renew": _renew}
     match arguments:
-        case ["run"]:
-            return _run()
-        case ["status"]:
-            return _status()
-        case ["healthy"]:
-            return _healthy()
-        case ["lends"]:
-            return _lends()
-        case ["renew"]:
-            return _renew()
+        case [word] if word in alone:
+            return alone[word]()
+        case ["maintenance" | "weight", *_]:
+            return _told(arguments)
     sys.stderr.write(USAGE)
     return 2
 
@@ -100,3 +98,13 @@ def _renew() -> int:
         sys.stderr.write(f"the gateway cannot be told: {error}\n")
         return 1
     return 0
+
+
+def _told(words: list[str]) -> int:
+    """Keep what an operator says until he says otherwise; 0 once HAProxy does so. Images without this exit with 2."""
+    from fiefdom_gateway import told
+
+    code = told.told(words, SETTINGS_FILE)
+    if code is None:
+        sys.stderr.write(USAGE)
+    return 2 if code is None else code

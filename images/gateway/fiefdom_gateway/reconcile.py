@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from fiefdom_gateway import certificates, edges, haproxy, refusal, upgraded, workers
+from fiefdom_gateway import certificates, closed, edges, haproxy, refusal, shares, upgraded, workers
 from fiefdom_gateway.belief import believe
 from fiefdom_gateway.edges import Failed, Sockets
 from fiefdom_gateway.log import Once, printable, say
@@ -114,6 +114,7 @@ class Reconciler:
                         await self.before_static()
                     await self._take_up_static()
                     self._leave_word()
+                    await self._follow_closed()
                     async with self.looking:
                         await self._look_at_members()
                 done = await self._apply()
@@ -209,6 +210,23 @@ class Reconciler:
         self.look = replace(self.look, config_error=error, refusal=None)
         self._say_once("config", error, mended=f"{self.settings.haproxy_config} is good again")
 
+    async def _follow_closed(self) -> None:
+        """Have HAProxy's workers close the services that an operator closed, and open the others."""
+        path = closed.file_of(self.settings.state_dir)
+        try:
+            found = await closed.follow(self._ask, path)
+            if found != self.look.closed:
+                say(f"closed for maintenance: {', '.join(sorted(found)) or 'none'}")
+                for worker in await workers.replaced(self._sockets):
+                    with suppress(Failed, Unreadable):  # it ended just now, or knows no such list
+                        await closed.follow(worker.ask, path)
+        except (Failed, Unreadable) as error:
+            found = frozenset()
+            self._say_once("closed", f"maintenance is not switched: {error}" if path.exists() else None)
+        else:
+            self._say_once("closed", None, mended="maintenance is switched again")
+        self.look = replace(self.look, closed=found)
+
     def _leave_word(self) -> None:
         """Tell the host what HAProxy does not run: nobody may be asking for the status."""
         found = self.look.refusal
@@ -300,7 +318,8 @@ class Reconciler:
     def _choose_servers(self) -> None:
         wanted, contested = wanted_servers(self._memory, self.settings.services)
         rejected = (*self.look.refused, *contested)
-        self.look = replace(self.look, wanted=wanted, rejected=rejected)
+        asked_for = self._shares()
+        self.look = replace(self.look, wanted=shares.weighted(wanted, asked_for), shares=asked_for, rejected=rejected)
         members = {rejection.member for rejection in rejected}
         for member in sorted(members):
             reasons = sorted(rejection.reason for rejection in rejected if rejection.member == member)
@@ -308,6 +327,16 @@ class Reconciler:
         for member in sorted(self._doubted - members):
             self._say_once(f"rejected {member}", None, mended=f"{member} claims nothing any more that is not believed")
         self._doubted = members
+
+    def _shares(self) -> tuple[shares.Share, ...]:
+        """What an operator says of versions; as it was where that cannot be read."""
+        try:
+            found = shares.asked_for(shares.file_of(self.settings.state_dir))
+        except Unreadable as error:
+            self._say_once("shares", f"the shares of versions stay as they are: {error}")
+            return self.look.shares
+        self._say_once("shares", None, mended="the shares of versions can be read again")
+        return found
 
     def _recall(self) -> None:
         """Start from the members of the last run: gossip is not back yet, and HAProxy's health checks judge them."""

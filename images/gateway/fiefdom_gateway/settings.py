@@ -28,7 +28,8 @@ class BadSettings(ValueError):
 class Service:
     """What is routed. `closes_upgraded`: where its servers drain, upgraded connections are closed, not waited for.
 
-    Of one that `is_tcp`, all connections are as upgraded ones.
+    Of one that `is_tcp`, all connections are as upgraded ones. One that is `sticky` has a cookie that leads a client
+    back to its server, and HAProxy follows it to one that drains as well: such a server goes by maintenance.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Service:
     server_options: str
     closes_upgraded: bool = False
     is_tcp: bool = False
+    sticky: bool = False
 
     @property
     def last_port(self) -> int:
@@ -169,6 +171,7 @@ def _service(entry: object, where: str) -> Service:
         server_options=options,
         closes_upgraded=_choice(entry, "upgraded", where, "wait", "close") == "close",
         is_tcp=_choice(entry, "kind", where, "http", "tcp") == "tcp",
+        sticky=_flag(entry, "sticky", where),
     )
 
 
@@ -195,6 +198,14 @@ def _choice(data: Mapping[str, Any], key: str, where: str, *words: str) -> str:
     value = data.get(key, words[0])
     if not (isinstance(value, str) and value in words):
         raise BadSettings(f"{_key(where, key)}: must be {' or '.join(words)}")
+    return value
+
+
+def _flag(data: Mapping[str, Any], key: str, where: str) -> bool:
+    """Return whether a key is true; it is not where it is not there."""
+    value = data.get(key, False)
+    if not isinstance(value, bool):
+        raise BadSettings(f"{_key(where, key)}: must be true or false")
     return value
 
 

@@ -15,6 +15,7 @@ from fiefdom_gateway.acme import Told
 from fiefdom_gateway.members import Member, Offer, Rejection, Unreadable
 from fiefdom_gateway.refusal import Refusal
 from fiefdom_gateway.settings import Service
+from fiefdom_gateway.shares import Share
 from fiefdom_gateway.wanted import Server
 
 
@@ -23,6 +24,8 @@ class Look:
     """What the last rounds of the reconciler found. Times are of time.monotonic().
 
     `read` are the members as Serf listed them; `members` are those that are believed, with what is believed of them.
+    `closed` are the services in whose place HAProxy answers, because an operator said so,
+    and `shares` what he said of versions.
     """
 
     node: str
@@ -37,6 +40,8 @@ class Look:
     config_digest: str | None = None
     refusal: Refusal | None = None
     reconciled_at_s: float | None = None
+    closed: frozenset[str] = frozenset()
+    shares: tuple[Share, ...] = ()
     looked: bool = False
     ready: bool = False
 
@@ -94,6 +99,8 @@ async def document(look: Look, sockets: edges.Sockets, told: Iterable[Told] = ()
         # Nobody is to believe what stands in the place of one that is not there yet.
         "certificates": [row for row in served if row["name"] not in {one.name for one in told if one.facts is None}],
         "obtained": [_obtained(one) for one in told],
+        "maintenance": [{"service": name} for name in sorted(look.closed & look.services.keys())],
+        "shares": [asdict(share) for share in look.shares if share.service in look.services],
         "rejected": [asdict(rejection) for rejection in look.rejected],
         "config": config_part(look, time.monotonic()),
         "reconciled_s_ago": None if since is None else round(time.monotonic() - since, 3),

@@ -22,7 +22,7 @@ Memory = Mapping[str, Known]
 
 @dataclass(frozen=True, order=True)
 class Server:
-    """`check_port` is where its health checks ask; 0 for its own port."""
+    """`check_port` is where its health checks ask; 0 for its own port. `weight` is as HAProxy has it, 1 unless said."""
 
     service: str
     name: str
@@ -31,6 +31,7 @@ class Server:
     drain: bool
     version: str
     check_port: int = 0
+    weight: int = 1
 
 
 def remember(memory: Memory, roll: Roll, now_s: float, absent_grace_s: float) -> dict[str, Known]:

@@ -80,6 +80,30 @@ def test_a_service_that_is_looked_after_is_told_of() -> None:
     assert shown.serving
 
 
+@pytest.mark.parametrize(
+    ("gateways", "says"),
+    [
+        ((), ()),
+        (
+            ("gw1", "gw2"),
+            "predictor is switched to maintenance at gw1, gw2: clients get 503; "
+            "`fiefdom maintenance off INVENTORY predictor` opens it",
+        ),
+        (
+            ("gw2",),
+            "predictor is switched to maintenance at gw2, and not at gw1: clients get 503; "
+            "`fiefdom maintenance off INVENTORY predictor` opens it, and `on` closes it there too",
+        ),
+    ],
+)
+def test_a_service_that_is_switched_to_maintenance_is_told_of(gateways: tuple[str, ...], says: str) -> None:
+    shut = {"maintenance": [{"service": "predictor"}, {"service": "of another inventory"}]}
+    shown = combined(**{name: {**view(), **shut} for name in gateways})
+    assert shown.notices == ((says,) if says else ())
+    assert shown.as_data()["maintenance"] == ({"predictor": list(gateways)} if says else {})
+    assert shown.serving, "its instances are up, and no host is kept from a reboot by it"
+
+
 def test_certificates_are_told_with_how_long_they_last() -> None:
     served = {**view(), "certificates": [{"name": "www", "names": ["www.example.org"], "ends": "2026-03-01T12:00:00Z"}]}
     said = {"gw1": parse_view(json.dumps(served)), "gw2": parse_view(json.dumps(view()))}

@@ -32,6 +32,7 @@ from fiefdom_gateway import edges, settings, status  # noqa: E402
 from fiefdom_gateway.members import Member, Offer, Rejection  # noqa: E402
 from fiefdom_gateway.refusal import Refusal  # noqa: E402
 from fiefdom_gateway.settings import BadSettings, Host, Service  # noqa: E402
+from fiefdom_gateway.shares import Share  # noqa: E402
 from fiefdom_gateway.wanted import Server  # noqa: E402
 
 
@@ -101,7 +102,7 @@ def read(module: Any, reader: str, text: str) -> Reading:
 AT = context("gw1")
 RECONCILER_JSON = gateway.desired(AT).file(gateway.RECONCILER_CONFIG).content.decode()
 # What is not written where it is as ever: an earlier Fiefdom's gateways would replace their file for it.
-OPTIONAL = {"kind"}
+OPTIONAL = {"kind", "sticky"}
 
 
 def test_the_gateway_reads_all_that_the_library_writes_and_nothing_else() -> None:
@@ -116,6 +117,13 @@ def test_the_gateway_reads_of_what_kind_a_service_is() -> None:
     found = read(settings, "parse_settings", text)
     assert found.unread == set()
     assert {name: service.is_tcp for name, service in found.made.services.items() if service.is_tcp} == {"redis": True}
+
+
+def test_the_gateway_reads_whose_clients_come_back() -> None:
+    at = context("gw1", services={"web": {"route": {"sticky_cookie": "WEB"}}})
+    found = read(settings, "parse_settings", gateway.desired(at).file(gateway.RECONCILER_CONFIG).content.decode())
+    assert found.unread == set()
+    assert {name: service.sticky for name, service in found.made.services.items()} == {"predictor": False, "web": True}
 
 
 def test_the_gateways_settings_are_the_inventorys() -> None:
@@ -184,9 +192,9 @@ OFFER = Offer("predictor", "1.0.0", 8000, 8000)
 REPLIES = {
     "show servers state": (
         "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_check_state srv_port "
-        "srv_check_port\n"
-        "3 predictor 1 app1-8000 10.99.0.21 2 0 6 8000 0\n"
-        "3 predictor 2 app2-8001 10.99.0.22 2 8 6 8001 0\n"
+        "srv_check_port srv_uweight\n"
+        "3 predictor 1 app1-8000 10.99.0.21 2 0 6 8000 0 1\n"
+        "3 predictor 2 app2-8001 10.99.0.22 2 8 6 8001 0 1\n"
     ),
     "show servers conn": "# bkname/svname used_cur\npredictor/app1-8000 1\npredictor/app2-8001 0\n",
     "show stat": (
@@ -236,6 +244,8 @@ def document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         config_digest=DIGEST,
         refusal=Refusal(REFUSED, "the port is taken", time.monotonic() + 60, 5.0),
         reconciled_at_s=time.monotonic(),
+        closed=frozenset({"predictor", "gone"}),
+        shares=(Share("gone", "1", 5), Share("predictor", "1.0.0", 10)),
         looked=True,
         ready=True,
     )
@@ -258,6 +268,8 @@ def test_all_that_the_library_reads_of_a_gateway_is_written(document: str) -> No
         ),
         rejected=(Refused("app9", "claims the name"),),
         certificates=CERTIFICATES,
+        maintenance=("predictor",),
+        shares=(views.Share("predictor", "1.0.0", 10),),
     )
 
 
@@ -293,7 +305,7 @@ def test_a_part_of_the_status_with_another_name_is_noticed(document: str) -> Non
         for row in (seen[part] if isinstance(seen[part], list) else [seen[part]])
         for key in row.asked
     }
-    assert len(names) == 2 + 5 + 4 + 7 + 2 + 3
+    assert len(names) == 2 + 5 + 4 + 7 + 2 + 3 + 1 + 3
     for part, key in names:
         sent = json.loads(document)
         for row in sent[part] if isinstance(sent[part], list) else [sent[part]]:

@@ -112,6 +112,10 @@ def test_settings_of_the_deploy_are_read():
         ({"state_dir": "state"}, "state_dir: must be an absolute path"),
         ({"interval_s": 0}, "interval_s: must be a number of seconds"),
         ({"interval_s": True}, "interval_s: must be a number of seconds"),
+        (
+            {"services": [{**SETTINGS["services"][0], "sticky": "yes"}]},
+            r"services\[0\].sticky: must be true or false",
+        ),
         ({"services": {}}, "services: must be a list"),
         ({"services": [1]}, r"services\[0\]: must be an object"),
         ({"services": [SETTINGS["services"][0]] * 2}, "services: two have the same name"),
@@ -819,6 +823,41 @@ def test_the_next_step(wanted_server, actual_server, commands):
     assert lines([wanted_server] if wanted_server else [], [actual_server]) == commands
 
 
+def test_a_weight_is_followed_and_is_there_from_a_servers_beginning():
+    heavy = dataclasses.replace(server(), weight=85)
+    assert lines([heavy], [actual()]) == ["set weight predictor/app1-8000 85"]
+    assert not haproxy.settled([heavy], [actual()], SERVICES)
+    assert lines([heavy], [dataclasses.replace(actual(), weight=85)]) == []
+    assert lines([server()], [dataclasses.replace(actual(), weight=85)]) == ["set weight predictor/app1-8000 1"]
+    assert lines([heavy], [])[0].endswith(f"{OPTIONS} weight 85")
+    text = haproxy.render("backend predictor\n    # fiefdom:servers predictor\n", [heavy], SERVICES)
+    assert f"    server app1-8000 10.99.0.21:8000 {OPTIONS} weight 85\n" in text
+
+
+@pytest.mark.parametrize(
+    ("wanted_server", "actual_server", "commands"),
+    [
+        (server(), actual(), []),
+        (server(drain=True), actual(), ["set server predictor/app1-8000 state maint"]),
+        (server(drain=True), actual(state=State.MAINT, up=False), []),
+        # The service was not sticky yet when it began to drain.
+        (server(drain=True), actual(state=State.DRAIN), ["set server predictor/app1-8000 state maint"]),
+        (None, actual(state=State.DRAIN, busy=True), ["set server predictor/app1-8000 state maint"]),
+        (server(), actual(state=State.MAINT, up=False), ["set server predictor/app1-8000 state ready"]),
+        (None, actual(), ["set server predictor/app1-8000 state maint"]),
+        (None, actual(state=State.MAINT, busy=True), []),
+        (None, actual(state=State.MAINT), ["del server predictor/app1-8000"]),
+    ],
+)
+def test_where_a_cookie_leads_to_a_server_draining_would_not_keep_clients_away(wanted_server, actual_server, commands):
+    sticky = {**SERVICES, "predictor": dataclasses.replace(PREDICTOR, sticky=True)}
+    servers = [wanted_server] if wanted_server else []
+    assert [haproxy.command_line(c) for c in haproxy.next_commands(servers, [actual_server], sticky)] == commands
+    assert haproxy.settled(servers, [actual_server], sticky) == (not commands and bool(servers))
+    gone = haproxy.stragglers(servers, [dataclasses.replace(actual_server, state=State.READY)], sticky)
+    assert all(command.state is State.MAINT for command in gone)
+
+
 def test_a_backend_that_is_not_ours_is_left_alone():
     foreign = Actual("somebody-elses", "s1", "10.0.0.1", 80, State.READY, True, True, False)
     assert haproxy.next_commands([], [foreign], SERVICES) == ()
@@ -841,6 +880,8 @@ class ModelHAProxy:
                 self.servers[key] = dataclasses.replace(there, check_port=int(own[1]) if own else 0)
             case SetCheckPort():
                 self._change(key, check_port=command.port)
+            case haproxy.SetWeight():
+                self._change(key, weight=command.weight)
             case EnableHealth():
                 self._change(key, checked=True)
             case SetState():
@@ -883,6 +924,7 @@ actual_strategy = st.lists(
         checked=st.booleans(),
         busy=st.booleans(),
         check_port=st.sampled_from([0, 8000, 9000]),
+        weight=st.sampled_from([1, 256]),
     ),
     unique_by=lambda found: (found.backend, found.name),
     max_size=8,

@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -42,7 +44,7 @@ class Server:
                 connection, _ = self.listener.accept()
             except OSError:
                 return
-            self.requests.append(connection.recv(65536).decode())
+            self.requests.append(connection.recv(65536).decode(errors="replace"))
             if self.answer is not None:
                 connection.sendall(self.answer)
             if self.answer is None or self.stays_open:
@@ -103,6 +105,33 @@ def test_a_status_is_good_or_it_is_told(
         server.answer = status(code)
         words = f"web-9000: answered {code}, wanted {wanted or '200-399'}\n"
         assert asked(tmp_path, container) == words
+
+
+@pytest.fixture
+def calls() -> Iterator[int]:
+    """The port of a server that speaks HTTP/2 in clear text alone."""
+    program = Path(__file__).parents[2] / "lab" / "images" / "fronts" / "calls.py"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    with subprocess.Popen([sys.executable, str(program)], env={**os.environ, "PORT": str(port)}) as running:
+        for _ in range(100):
+            with suppress(OSError):
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            time.sleep(0.05)
+        yield port
+        running.kill()
+
+
+def test_who_speaks_http_2_alone_is_asked_so(tmp_path: Path, calls: int, server: Server) -> None:
+    spoken = replace(CONTAINER, probe=f"h2c://127.0.0.1:{calls}/health", probe_timeout_s=2.0)
+    assert asked(tmp_path, spoken) == ""
+    assert asked(tmp_path, at(calls)) == "web-9000: answered 505, wanted 200-399\n"
+    server.answer = status(200)
+    other = replace(spoken, probe=f"h2c://127.0.0.1:{server.port}/health")
+    # Which of these it is, is a matter of who is faster.
+    ways = ("closed the connection without an answer", "answered, but not in HTTP")
+    assert asked(tmp_path, other) in [f"web-9000: {way}, asked in HTTP/2\n" for way in ways]
 
 
 def test_what_does_not_answer_is_told_apart(tmp_path: Path, server: Server) -> None:

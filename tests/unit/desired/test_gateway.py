@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fiefdom.desired import gateway
+from fiefdom.desired import gateway, routes
 from fiefdom.desired.state import HostState, spec_hash
 from helpers.example import context
 
@@ -246,14 +246,15 @@ def test_of_several_hosts_the_one_that_says_most_is_heeded_first() -> None:
 
 
 def backend(name: str, gateway_says: dict[str, Any] | None = None, **route: Any) -> list[str]:
-    """What a backend does of its own, up to what all do."""
+    """What a backend does of its own, up to what all do; without the word of `fiefdom maintenance`."""
     own = {name: {"route": route}}
     text = desired(services=own, gateway=gateway_says or {}).file(gateway.HAPROXY_CONFIG).content.decode()
     found = re.search(rf"^backend {name}\n(.*?)    tcp-response content accept", text, re.MULTILINE | re.DOTALL)
     assert found
-    return [line.strip() for line in found[1].splitlines()]
+    return [line.strip() for line in found[1].splitlines() if not line.endswith(SWITCHED)]
 
 
+SWITCHED = "if { be_name -m str -f opt@/var/lib/fiefdom/gateway/closed }"
 ALL = ["balance roundrobin", "tcp-response inspect-delay 61000ms"]
 
 
@@ -273,11 +274,8 @@ def test_networks_of_clients_that_are_served() -> None:
 
 def test_of_a_client_behind_a_proxy_that_one_says_where_it_comes_from() -> None:
     assert backend("predictor", {"proxies": ["10.9.0.0/16"]}, allow_from=["10.0.0.0/8"])[1:-1] == [
-        "acl from-there src 10.0.0.0/8",
-        "# Where a client comes from that came by a proxy of yours, that one says last.",
-        "acl by-proxy src 10.9.0.0/16",
-        "acl said-there req.hdr_ip(X-Forwarded-For,-1) 10.0.0.0/8",
-        "http-request deny deny_status 403 unless !by-proxy from-there || by-proxy said-there",
+        "acl from-there var(txn.client) -m ip 10.0.0.0/8",
+        "http-request deny deny_status 403 unless from-there",
     ]
 
 
@@ -368,11 +366,26 @@ def test_a_page_in_a_services_place() -> None:
     assert backend("predictor", maintenance={"active": False, "retry_after_s": 60}) == ALL
     it = context("gw1", services={"predictor": {"route": {"maintenance": {**active, "page": "p.html"}}}})
     state = gateway.desired(replace(it, secrets=replace(it.secrets, contents={"p.html": b"<h1>soon</h1>"})))
-    path = gateway.page_path("predictor")
+    path = routes.page_path("predictor")
+    assert path in _written(active=False, page="p.html"), "what is switched on later has its page there"
     text = state.file(gateway.HAPROXY_CONFIG).content.decode()
     page = state.file(path)
     assert page.content == b"<h1>soon</h1>" and path < gateway.HAPROXY_CONFIG
     assert f'{head} "text/html; charset=utf-8" file {path} if TRUE  # {page.digest[:12]}\n' in text
+
+
+def _written(**maintenance: Any) -> str:
+    it = context("gw1", services={"predictor": {"route": {"maintenance": maintenance}}})
+    state = gateway.desired(replace(it, secrets=replace(it.secrets, contents={"p.html": b"<h1>soon</h1>"})))
+    return state.file(gateway.HAPROXY_CONFIG).content.decode()
+
+
+def test_each_service_can_be_switched_unless_the_inventory_has_it_closed() -> None:
+    text = _written(active=False, retry_after_s=60)
+    lines = [line for line in text.splitlines() if line.endswith(SWITCHED)]
+    assert [line.split()[6] for line in lines] == ["60", "300"], "of predictor and web"
+    assert f"opt@{gateway.STATE_DIR}/closed }}" in text, "where the gateway's program writes it"
+    assert _written(active=True).count(SWITCHED) == 1
 
 
 DOTS = r"(/|\\|%(25)*(2f|5c))(\.|%(25)*2e){1,2}(/|\\|;|%(25)*(2f|5c|3b)|$)"

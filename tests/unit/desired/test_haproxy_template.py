@@ -159,12 +159,21 @@ def test_a_client_gets_as_long_for_its_body_as_for_its_headers():
 
 
 @pytest.mark.parametrize(
-    ("proxies", "words"), [((), ""), (("10.2.0.0/16", "10.3.0.1/32"), " unless { src 10.2.0.0/16 10.3.0.1/32 }")]
+    ("given", "names", "words"),
+    [
+        ({}, ("X-Forwarded-For", "Forwarded"), ""),
+        ({"proxies": ("10.2.0.0/16", "10.3.0.1/32")}, ("X-Forwarded- -m beg", "Forwarded"), " unless by-proxy"),
+        ({"proxy_protocol": ("10.2.0.9/32",)}, ("X-Forwarded- -m beg", "Forwarded"), ""),
+    ],
 )
-def test_what_a_client_says_of_where_it_comes_from_is_dropped(proxies, words):
-    lines = [line.strip() for line in haproxy_cfg({**PLAIN, "proxies": proxies}).splitlines()]
+def test_what_a_client_says_of_where_it_comes_from_is_dropped(given, names, words):
+    lines = [line.strip() for line in haproxy_cfg({**PLAIN, **given}).splitlines()]
     dropped = [line for line in lines if "del-header" in line]
-    assert dropped == [f"http-request del-header {name}{words}" for name in ("X-Forwarded-For", "Forwarded")]
+    assert dropped == [f"http-request del-header {name}{words}" for name in names]
+    acls = [line for line in lines if line.startswith("acl by-proxy ")]
+    assert acls == (["acl by-proxy src 10.2.0.0/16 10.3.0.1/32"] if "proxies" in given else [])
+    said = [line.split()[2] for line in lines if line.startswith("http-request set-header X-Forwarded-")]
+    assert said == (["X-Forwarded-Proto", "X-Forwarded-Port"] if given else []), "as before where nothing is in front"
     # Before what ends the rules for most requests.
     assert lines.index(dropped[1]) < lines.index("http-request allow if { method GET HEAD OPTIONS }")
 

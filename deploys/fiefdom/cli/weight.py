@@ -1,0 +1,50 @@
+"""`fiefdom weight`."""
+
+from __future__ import annotations
+
+import click
+
+from fiefdom.cli import frame
+from fiefdom.cli.frame import Command, Document, inventory_argument, json_option, warn
+from fiefdom.cli.group import CLEAN, SILENT
+from fiefdom.cluster.shares import require_shareable
+from fiefdom.errors import FiefdomError
+from fiefdom.model import Cluster
+from fiefdom.procedures.release import chosen_services
+from fiefdom.procedures.weight import share_out
+
+OFF = "off"
+
+
+@click.command(cls=Command)
+@inventory_argument
+@click.argument("service")
+@click.argument("version")
+@click.argument("percent", type=click.IntRange(1, 99), required=False)
+@json_option
+def weight(inventory: str, service: str, version: str, percent: int | None, **_: bool) -> Document:
+    """Give VERSION of SERVICE, which a canary brought, PERCENT of the requests, however many servers have it.
+
+    It holds at all gateways, over reloads and restarts, until the rollout goes on, until a rollback, or until
+    `fiefdom weight INVENTORY SERVICE off`. Exit 0: done, 3: done, but for a gateway that did not answer, 1: error.
+    """
+
+    def check(cluster: Cluster) -> None:
+        chosen_services(cluster, service)
+        if version != OFF:
+            require_shareable(cluster, service, version)
+
+    if (version == OFF) is not (percent is None):
+        raise FiefdomError("write VERSION and PERCENT, such as `1.4.2 10`, or `off` and nothing else")
+    words = (OFF,) if percent is None else (version, str(percent))
+    with frame.connected(inventory, ("gateways",), check, looks=True, certified=False) as run:
+        gateways = run.known.gateways
+        missed = share_out(run.known, run.session, service, words, warn)
+    done = [name for name in gateways if name not in missed]
+    told = (
+        f"{service} {version} gets {percent} % of the requests" if percent else f"each server of {service} gets as many"
+    )
+    lines = [f"{told} at {', '.join(done)}."]
+    lines += [f"{name}: {why}; as it is until it answers: say this again then" for name, why in missed.items()]
+    data = {"outcome": "ok", "service": service, "version": version if percent else None, "percent": percent}
+    return Document({**data, "gateways": done, "silent": missed}, words=lines, code=SILENT if missed else CLEAN)

@@ -1,0 +1,222 @@
+"""Services that an operator closed: kept in a file, told to HAProxy's workers, and switched by the container's word."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+sys.path.insert(0, str(ROOT / "images" / "gateway"))
+
+from fiefdom_gateway import closed, main, shares, told  # noqa: E402
+from fiefdom_gateway.edges import Failed  # noqa: E402
+from fiefdom_gateway.wanted import Server  # noqa: E402
+
+UNKNOWN = "Unknown ACL identifier. Please use #<id> or <file>.\n"
+
+
+class Worker:
+    """A worker whose list of closed services changes as HAProxy 3.0's does."""
+
+    def __init__(self, path: Path, *names: str, knows: bool = True) -> None:
+        self.path, self.names, self.knows = path, set(names), knows
+        self.asked: list[str] = []
+
+    async def ask(self, command: str) -> str:
+        self.asked.append(command)
+        verb, acl, path, *name = command.split(" ")
+        assert (acl, path) == ("acl", str(self.path))
+        if not self.knows:
+            return UNKNOWN
+        if verb == "show":
+            return "".join(f"0x7fdb8fc2954{i} {name}\n" for i, name in enumerate(sorted(self.names))) + "\n"
+        (self.names.add if verb == "add" else self.names.discard)(name[0])
+        return "\n"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return closed.file_of(tmp_path)
+
+
+def test_what_is_closed_is_in_a_file_until_it_is_opened(path: Path) -> None:
+    assert closed.asked_for(path) == frozenset()
+    for service in ("web", "shop", "web"):
+        closed.change(path, service, close=True)
+    assert path.read_text() == "shop\nweb\n", "HAProxy reads a name a line"
+    closed.change(path, "shop", close=False)
+    closed.change(path, "never-closed", close=False)
+    assert path.read_text() == "web\n"
+
+
+def test_of_two_that_switch_at_once_none_is_lost(path: Path) -> None:
+    names = {f"s{number}" for number in range(12)}
+    threads = [threading.Thread(target=closed.change, args=(path, name), kwargs={"close": True}) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert closed.asked_for(path) == names
+
+
+def test_a_line_that_is_no_name_never_gets_into_a_command(path: Path) -> None:
+    path.write_text("shop; shutdown sessions\nweb\n\n# x\n")
+    worker = Worker(path)
+    assert asyncio.run(closed.follow(worker.ask, path)) == {"web"}
+    assert worker.asked == [f"show acl {path}", f"add acl {path} web", f"show acl {path}"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "actual", "changes"),
+    [
+        ((), (), []),
+        (("a", "b"), ("a", "b"), []),
+        (("a", "b"), ("b", "c"), ["add acl {} a", "del acl {} c"]),
+        ((), ("c",), ["del acl {} c"]),
+    ],
+)
+def test_a_worker_is_told_what_changed(
+    path: Path, wanted: tuple[str, ...], actual: tuple[str, ...], changes: list[str]
+) -> None:
+    for name in wanted:
+        closed.change(path, name, close=True)
+    worker = Worker(path, *actual)
+    assert asyncio.run(closed.follow(worker.ask, path)) == set(wanted)
+    assert [command for command in worker.asked if not command.startswith("show")] == [c.format(path) for c in changes]
+
+
+def test_a_configuration_that_knows_no_switch_is_told_as_such(path: Path) -> None:
+    with pytest.raises(Failed, match="`fiefdom apply` brings one that does"):
+        asyncio.run(closed.follow(Worker(path, knows=False).ask, path))
+
+
+# --- The word
+
+
+SERVICE = {"name": "shop", "backend": "shop", "base_port": 8000, "max_instances": 2, "server_options": "check"}
+
+
+@pytest.fixture
+def container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The state folder of a container whose process 1 takes up what the file says as soon as it is signalled."""
+    state = tmp_path / "state"
+    state.mkdir()
+    settings = tmp_path / "reconciler.json"
+    names = {"cluster": "c", "node": "gw1", "rpc_addr": "127.0.0.1:1"}
+    paths = {"haproxy_config": "/x", "state_dir": str(state), "serf_config": "/x"}
+    times = {"interval_s": 5, "absent_grace_s": 120, "stop_grace_s": 60}
+    known = {"network": "10.0.0.0/8", "known_hosts_only": False, "hosts": {}, "services": [SERVICE]}
+    settings.write_text(json.dumps({**names, **paths, **times, **known}))
+    monkeypatch.setattr(main, "SETTINGS_FILE", settings)
+    monkeypatch.setattr(told, "LIMIT_S", 0.3)
+    taken_up: dict[str, list[dict[str, object]]] = {"maintenance": [], "shares": []}
+
+    def signalled(process: int, number: int) -> None:
+        assert (process, number) == (1, signal.SIGHUP)
+        if not (state / "deaf").exists():
+            taken_up["maintenance"] = [{"service": name} for name in closed.asked_for(closed.file_of(state))]
+            taken_up["shares"] = [dataclasses.asdict(share) for share in shares.asked_for(shares.file_of(state))]
+
+    def document(path: str) -> str:
+        assert path == f"{state}/run/status.sock"
+        return json.dumps(taken_up)
+
+    monkeypatch.setattr(os, "kill", signalled)
+    monkeypatch.setattr(told, "fetch", document)
+    return state
+
+
+def test_the_word_ends_well_once_haproxy_has_it(container: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["maintenance", "on", "shop"]) == 0
+    assert closed.asked_for(container / "closed") == {"shop"}
+    assert main.main(["maintenance", "off", "shop"]) == 0
+    assert closed.asked_for(container / "closed") == frozenset()
+    assert capsys.readouterr().err == ""
+
+
+def test_the_word_says_what_keeps_it(container: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["maintenance", "on", "other"]) == 1
+    assert capsys.readouterr().err == "this gateway has no service other\n"
+    (container / "deaf").touch()
+    assert main.main(["maintenance", "on", "shop"]) == 1
+    assert "did not take it up within 0.3 s" in capsys.readouterr().err
+    assert main.main(["maintenance", "maybe", "shop"]) == 2
+    assert capsys.readouterr().err.startswith("usage: "), "which the library knows an older gateway by"
+
+
+def test_an_older_gateway_is_known_by_its_answer() -> None:
+    from fiefdom.cluster.told import UNKNOWN
+
+    assert main.USAGE.startswith(UNKNOWN)
+
+
+# --- Shares of versions
+
+
+def servers(**versions: int) -> list[Server]:
+    """Servers of `shop`, by the version that so many have."""
+    has = [version.replace("_", ".")[1:] for version, count in versions.items() for _ in range(count)]
+    return [Server("shop", f"app1-{8000 + i}", "10.0.0.1", 8000 + i, False, v) for i, v in enumerate(has)]
+
+
+@pytest.mark.parametrize(
+    ("percent", "versions", "weights"),
+    [
+        (10, {"v1": 3, "v2": 1}, {"1": 256, "2": 85}),
+        (50, {"v1": 3, "v2": 1}, {"1": 85, "2": 256}),
+        (25, {"v1": 3, "v2": 1}, {"1": 256, "2": 256}),
+        (99, {"v1": 1, "v2": 1}, {"1": 3, "2": 256}),
+        # As near as weights come to it.
+        (1, {"v1": 1, "v2": 30}, {"1": 256, "2": 1}),
+        (10, {"v1": 4}, {"1": 1}),
+        (10, {"v2": 4}, {"2": 1}),
+        (10, {"v1": 1, "v1_5": 1, "v2": 1}, {"1": 256, "1.5": 256, "2": 57}),
+    ],
+)
+def test_a_version_gets_its_share_however_many_servers_have_it(
+    percent: int, versions: dict[str, int], weights: dict[str, int]
+) -> None:
+    found = shares.weighted(servers(**versions), [shares.Share("shop", "2", percent), shares.Share("web", "1", 5)])
+    assert {server.version: server.weight for server in found} == weights
+    total = sum(server.weight for server in found)
+    if len(weights) > 1 and min(weights.values()) > 2:
+        got = sum(server.weight for server in found if server.version == "2") / total
+        assert abs(100 * got - percent) < 1
+
+
+def test_who_drains_gets_no_share() -> None:
+    old, *others = servers(v1=2, v2=1)
+    found = shares.weighted([dataclasses.replace(old, drain=True), *others], [shares.Share("shop", "2", 50)])
+    assert {server.weight for server in found[1:]} == {256}
+
+
+def test_shares_are_kept_one_for_a_service(tmp_path: Path) -> None:
+    path = shares.file_of(tmp_path)
+    assert shares.asked_for(path) == ()
+    for service, version, percent in (("web", "1.0", 5), ("shop", "2", 10), ("web", "1.1+b", 50)):
+        shares.change(path, service, shares.Share(service, version, percent))
+    assert path.read_text() == "shop 2 10\nweb 1.1+b 50\n"
+    shares.change(path, "shop", None)
+    path.write_text(path.read_text() + "x 1 0\nx 1 100\nx; 1 10\nnonsense\n")
+    assert shares.asked_for(path) == (shares.Share("web", "1.1+b", 50),)
+
+
+def test_the_word_of_a_share(container: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["weight", "shop", "2.0", "10"]) == 0
+    assert main.main(["weight", "shop", "2.0", "20"]) == 0
+    assert shares.asked_for(container / "shares") == (shares.Share("shop", "2.0", 20),)
+    assert main.main(["weight", "shop", "off"]) == 0
+    assert shares.asked_for(container / "shares") == ()
+    assert capsys.readouterr().err == ""
+    for words in (["weight", "shop", "2.0", "0"], ["weight", "shop", "2.0", "x"], ["weight", "shop"]):
+        assert main.main(words) == 2
+    assert main.main(["weight", "other", "2.0", "5"]) == 1
+    assert capsys.readouterr().err.endswith("this gateway has no service other\n")
