@@ -30,7 +30,7 @@ all the same, and goes before the variable.
 | 0 | done; of `{name} plan`: nothing to change |
 | 1 | an error, told in one line on standard error |
 | 2 | of `plan`: changes are pending; of `status --check` and `--wait`: not all is in rotation; of `doctor`: warnings |
-| 3 | of `{name} plan`, `status`, `doctor`, `trust`, `audit`, `lock`, `logs`, `maintenance`, `weight`: a host is silent |
+| 3 | of what looks, such as `{name} plan` and `logs`, and of `maintenance` and `weight`: a host does not answer |
 """
 
 # click gives arguments no words of their own.
