@@ -59,6 +59,7 @@ ORDER = (
     "test_registry",
     "test_resume",
     "test_faults",
+    "test_foreign",
     "test_two_gateways",
     "test_upgrade",
     "test_tutorial",

@@ -211,7 +211,7 @@ def guarded(host: Host, cluster: Cluster, steps: Sequence[Step], kept: guard.Bac
         wanted = places(host.name)
         if not isinstance(ours, Connector):
             # Whom to trust is said where pyinfra is told how to log in, and the host did not change.
-            wanted["ssh_strict_host_key_checking"] = ours.data["ssh_strict_host_key_checking"]  # type: ignore[attr-defined]
+            wanted["ssh_strict_host_key_checking"] = ours.data["ssh_strict_host_key_checking"]
         with _Line(host, wanted, path_of(cluster), cluster.ssh.crypto) as line:
             guard.perform(line, steps, kept)
     except BROKEN as error:

@@ -1,4 +1,4 @@
-"""Fiefdom's deploys in a foreign repository: whose host it is, what one concern needs, and one sentence for the rest."""
+"""Fiefdom's deploys in a foreign repository: whose host it is, what one concern needs, one sentence for the rest."""
 
 from __future__ import annotations
 
