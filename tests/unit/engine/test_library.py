@@ -10,6 +10,7 @@ import pytest
 
 from helpers import forked
 from helpers.example import GOSSIP_KEY
+from helpers.inventories import VALID, as_yaml
 
 # pyinfra's own objects of a foreign inventory, at hosts that answer as a bare Debian does; nothing is connected.
 PROGRAM = """
@@ -137,3 +138,36 @@ def test_another_connector_is_one_sentence() -> None:
 def test_it_takes_pyinfras_global_arguments() -> None:
     answer, _ = found("fiefdom.sshd(_if=lambda: False, _retries=2)", {"db": {}})
     assert isinstance(answer["db"], list)
+
+
+FLEET = """
+import json, sys
+from pathlib import Path
+from fiefdom.engine.whose import is_member, whose
+from pyinfra.api.state import State
+from pyinfra.context import ctx_state
+from pyinfra_cli.inventory import make_inventory
+
+with ctx_state.use(State()):
+    found = make_inventory(sys.argv[1], cwd=str(Path.cwd()))
+told = {}
+for host in found:
+    own = host.data.get("fiefdom")
+    says = [own.address, own.role, own.services, own.ports, own.versions] if own else None
+    told[host.name] = [is_member(found, host), sorted(host.groups), says]
+cluster = whose(found, found.get_host("app2"), ("serf", "gateway"))[1]()
+print(json.dumps([told, list(cluster.hosts)]))
+"""
+
+
+def test_a_fleet_in_a_larger_inventory(tmp_path: Path) -> None:
+    (tmp_path / "fleet.yaml").write_text(as_yaml(VALID))
+    text = "from fiefdom.inventory import fleet\nlarge = ['db']\nglobals().update(fleet('fleet.yaml', globals()))\n"
+    (tmp_path / "theirs.py").write_text(text)
+    done = forked.run(FLEET, str(tmp_path / "theirs.py"), cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    told, hosts = json.loads(done.stdout)
+    assert told["db"] == [False, ["large", "theirs"], None] and hosts == ["gw1", "app1", "app2"]
+    assert told["gw1"] == [True, ["fleet", "gateways", "theirs"], ["10.0.0.11", "gateway", [], {}, {}]]
+    ports, versions = {"web": [8000, 8001], "api": [9000]}, {"web": "1.0", "api": "2"}
+    assert told["app2"][2] == ["10.0.0.22", "app", ["web", "api"], ports, versions]
