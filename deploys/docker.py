@@ -1,5 +1,5 @@
 """Converge the docker concern alone: `pyinfra inventories/lab.py deploys/docker.py`."""
 
-from fiefdom.engine import deploy
+from fiefdom import deploys as fiefdom
 
-deploy("docker")
+fiefdom.docker()

@@ -1,5 +1,5 @@
 """Converge the gateway concern alone: `pyinfra inventories/lab.py deploys/gateway.py`."""
 
-from fiefdom.engine import deploy
+from fiefdom import deploys as fiefdom
 
-deploy("gateway")
+fiefdom.gateway()

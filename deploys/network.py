@@ -1,5 +1,6 @@
 """Converge host networking and the firewall alone: `pyinfra inventories/lab.py deploys/network.py`."""
 
-from fiefdom.engine import deploy
+from fiefdom import deploys as fiefdom
 
-deploy("network", "firewall")
+fiefdom.network()
+fiefdom.firewall()

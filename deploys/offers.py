@@ -1,5 +1,5 @@
 """Converge the offers concern alone: `pyinfra inventories/lab.py deploys/offers.py`."""
 
-from fiefdom.engine import deploy
+from fiefdom import deploys as fiefdom
 
-deploy("offers")
+fiefdom.offers()

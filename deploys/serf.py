@@ -1,5 +1,5 @@
 """Converge the serf concern alone: `pyinfra inventories/lab.py deploys/serf.py`."""
 
-from fiefdom.engine import deploy
+from fiefdom import deploys as fiefdom
 
-deploy("serf")
+fiefdom.serf()

@@ -1,5 +1,5 @@
 """Converge the services concern alone: `pyinfra inventories/lab.py deploys/services.py`."""
 
-from fiefdom.engine import deploy
+from fiefdom import deploys as fiefdom
 
-deploy("services")
+fiefdom.services()

@@ -1,5 +1,5 @@
 """Converge every host of an inventory: `pyinfra inventories/lab.py deploys/site.py`."""
 
-from fiefdom.engine import deploy
+from fiefdom import deploys as fiefdom
 
-deploy()
+fiefdom.site()

@@ -1,5 +1,5 @@
 """Converge the sshd concern alone: `pyinfra inventories/lab.py deploys/sshd.py`."""
 
-from fiefdom.engine import deploy
+from fiefdom import deploys as fiefdom
 
-deploy("sshd")
+fiefdom.sshd()

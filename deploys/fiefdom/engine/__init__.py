@@ -9,9 +9,8 @@ monkey.patch_all()  # before anything else opens a socket; the pyinfra command d
 
 # ruff: noqa: E402 -- the imports below must see the patched modules
 from fiefdom.engine import interrupts
-from fiefdom.engine.deploys import deploy
 from fiefdom.engine.session import Session
 
 interrupts.heed()
 
-__all__ = ["Session", "deploy"]
+__all__ = ["Session"]

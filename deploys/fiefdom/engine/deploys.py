@@ -1,15 +1,17 @@
-"""What pyinfra's own command runs: the fact, the operations and the deploy of the files in deploys/."""
+"""What pyinfra's own command runs of Fiefdom: the fact, the operations, and how a host is converged by them."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Generator, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from pyinfra import context
 from pyinfra.api import FactBase, FunctionCommand, Inventory, State, StringCommand, operation
 from pyinfra.api.exceptions import DeployError
 from pyinfra.api.host import Host
+from pyinfra.api.operation import OperationMeta
 
 from fiefdom.cluster import keys
 from fiefdom.converge import arrivals, diffs, guard, look, plan, snapshot
@@ -18,13 +20,16 @@ from fiefdom.converge.run import Known
 from fiefdom.converge.steps import PHASES, Phase, Step, phases, steps_text
 from fiefdom.converge.waves import takes_turns
 from fiefdom.desired.concerns import ALL, states_of
+from fiefdom.desired.state import Codename, HostState
 from fiefdom.engine.line import guarded
 from fiefdom.engine.session import fail, session_of, ship, take
 from fiefdom.engine.shells import as_root, shown, text_of
+from fiefdom.engine.whose import require_ssh, whose
 from fiefdom.errors import FiefdomError
 from fiefdom.images import build, docker
-from fiefdom.inventory import read, secret
-from fiefdom.model import Cluster
+from fiefdom.inventory import secret
+from fiefdom.model import Cluster, Secrets
+from fiefdom.wording import dotted
 
 
 class HostSnapshot(FactBase[list[str]]):
@@ -60,80 +65,144 @@ def _commit(state: State, host: Host, cluster: Cluster, steps: tuple[Step, ...],
         fail(host, str(error).removeprefix(f"{host.name}: "))
 
 
-def deploy(*concerns: str) -> None:
-    """Converge the host that pyinfra is at, wholly or in some concerns: what the files in deploys/ call.
+@dataclass(frozen=True)
+class Changes:
+    """What became of a host, as of one of pyinfra's operations; answers once the operations have run."""
+
+    operations: tuple[OperationMeta, ...]
+
+    def did_change(self) -> bool:
+        """Whether anything changed; for `_if=` of operations that follow."""
+        return any(done.did_change() for done in self.operations)
+
+    def did_not_change(self) -> bool:
+        """The opposite."""
+        return not self.did_change()
+
+    @property
+    def will_change(self) -> bool:
+        """Whether there is anything to change, as far as it is known before."""
+        return any(to_do.will_change for to_do in self.operations)
+
+
+def converge(concerns: tuple[str, ...] = ALL, defaults: Any = None) -> Changes:
+    """Converge the host that pyinfra is at, wholly or in some concerns; ``defaults`` are of a deploy's data_defaults.
 
     Every host gets the same operations in the same order, empty where there is nothing to do, so that pyinfra's own
     counts and JSON tell changes from none.
+
+    Raises:
+        DeployError: one sentence, which pyinfra prints, and nothing was changed.
     """
     host, state = context.host, context.state
-    # One broken host must not leave the others half way through a fleet-wide change.
-    state.config.FAIL_PERCENT = 0
     try:
-        if state.failed_hosts:
-            raise FiefdomError(
-                f"{', '.join(sorted(h.name for h in state.failed_hosts))}: no answer; nothing was changed"
-            )
         run = _run_of(state)
-        known = run.known
-        chosen = concerns or ALL
-        states = states_of(known.cluster, host.name, known.secrets, chosen)
+        known = run.known(state.inventory, host, concerns, defaults)
+        cluster = known.cluster
+        if len(cluster.hosts) > 1:
+            # One broken host must not leave the others half way through a fleet-wide change.
+            state.config.FAIL_PERCENT = 0
+        failed = sorted(h.name for h in state.failed_hosts if h.name in cluster.hosts)
+        if failed:
+            raise FiefdomError(f"{', '.join(failed)}: no answer; nothing was changed")
+        states = states_of(cluster, host.name, known.secrets, concerns)
         # Not even at -vvv: digests that cover secrets are in the answer, and a weak secret could be guessed from one.
         state.print_fact_output = False
-        lines = host.get_fact(HostSnapshot, _stdin=snapshot.query_of(states), _sudo=False)
-        if lines is None:
-            raise FiefdomError(f"{host.name}: the snapshot failed; its words are above")
-        wanted = arrivals.judged(known, [look.plan_of(known, host.name, lines, chosen, states=states)])[host.name]
+        wanted = _look(host, known, concerns, states)
         look.require_settled(wanted)
         require_none_refused(host.name, wanted.findings)
-        _require_same_key(state, run, wanted)
+        _require_same_key(state, run, known, wanted)
     except FiefdomError as error:
         raise DeployError(str(error)) from error
     if state.config.DIFF:
         _log_diffs(host, wanted)
     for pending in plan.merge([wanted]).pending:
         host.log(f"release pending: {pending}; `fiefdom rollout` makes it")
-    own = {phase.name: phase for phase in phases(wanted.due, known.cluster.ssh.confirm_s)}
+    own = {phase.name: phase for phase in phases(wanted.due, cluster.ssh.confirm_s)}
     nothing = Phase("nothing")
-    pulled = {image.pulled for image in build.wanted(known.cluster)}
+    pulled = {image.pulled for image in build.wanted(cluster)}
     interrupts = takes_turns(plan.merge([wanted]))
+    done = []
     for name in PHASES:
         phase = own.get(name, nothing)
         if name == "access":
             # One host after the other: none of them may be risked before the one ahead of it is confirmed.
-            commit(
-                name="Fiefdom: access",
-                cluster=known.cluster,
-                steps=phase.steps,
-                kept=phase.guarded,
-                _sudo=False,
-                _serial=True,
+            done.append(
+                commit(
+                    name=name,
+                    cluster=cluster,
+                    steps=phase.steps,
+                    kept=phase.guarded,
+                    _sudo=False,
+                    _serial=True,
+                )
             )
             continue
         if name == "images" and False in pulled:
-            ship(name="Fiefdom: images", cluster=known.cluster, refs=phase.images, _sudo=False)
+            done.append(ship(name="images sent", cluster=cluster, refs=phase.images, _sudo=False))
         if name != "images" or True in pulled:
             # Hosts take turns where one may serve less for a while.
-            take(
-                name=f"Fiefdom: {name}",
-                steps=steps_text(phase.steps),
-                detached=phase.interrupts,
-                # Asked before the first change, when it is carried out: a dry run is nobody's business.
-                unlocked=known.cluster if interrupts and name == PHASES[0] else None,
-                _sudo=False,
-                _serial=name == "containers",
+            done.append(
+                take(
+                    name=name,
+                    steps=steps_text(phase.steps),
+                    detached=phase.interrupts,
+                    # Asked before the first change, when it is carried out: a dry run is nobody's business.
+                    unlocked=cluster if interrupts and name == PHASES[0] else None,
+                    _sudo=False,
+                    _serial=name == "containers",
+                )
             )
+    return Changes(tuple(done))
+
+
+def _look(host: Host, known: Known, concerns: tuple[str, ...], states: Mapping[Codename, HostState]) -> plan.HostPlan:
+    lines = host.get_fact(HostSnapshot, _stdin=snapshot.query_of(states), _sudo=False)
+    if lines is None:
+        raise FiefdomError(f"{host.name}: the snapshot failed; its words are above")
+    return arrivals.judged(known, [look.plan_of(known, host.name, lines, concerns, states=states)])[host.name]
 
 
 @dataclass
 class _Run:
     """What is found out once for a run of pyinfra's own command, whichever host it is at."""
 
-    known: Known
-    same_key: bool = False
-    """Whether the hosts were found to speak with this machine's gossip key."""
+    found: dict[Hashable, Known] = field(default_factory=dict)
+    clusters: dict[Hashable, Cluster] = field(default_factory=dict)
+    same_key: set[str] = field(default_factory=set)
+    """Clusters whose hosts were found to speak with this machine's gossip key."""
     locked_out: str = ""
     """The host that took a change of sshd, firewall or network back."""
+
+    def known(self, inventory: Inventory, host: Host, concerns: tuple[str, ...], defaults: Any) -> Known:
+        """What a run of ``concerns`` has to know of the host's cluster; no secret that they do not want."""
+        require_ssh(host)
+        which, make = whose(inventory, host, concerns, defaults)
+        if which not in self.clusters:
+            self.clusters[which] = make()
+        cluster = self.clusters[which]
+        key = (which, tuple(concerns))
+        if key not in self.found:
+            images = not _WITHOUT_IMAGES.issuperset(concerns)
+            self.found[key] = Known(
+                cluster,
+                secret.load(cluster) if images else _secrets(cluster, concerns),
+                build.identities(cluster) if images else {},
+                local=docker.describe,
+            )
+        return self.found[key]
+
+
+_WITHOUT_IMAGES = frozenset({"network", "firewall", "docker", "sshd"})
+"""Concerns that want no image, and no secret but a registry's password."""
+
+
+def _secrets(cluster: Cluster, concerns: tuple[str, ...]) -> Secrets:
+    if "docker" not in concerns:
+        return Secrets("")
+    passwords = {dotted(key): (key, source) for key, source in cluster.secret_sources() if key[-1] == "password"}
+    values = secret.values_of(cluster, passwords)
+    return Secrets("", {passwords[name][1]: value for name, value in values.items()})
 
 
 # Each lives exactly as long as pyinfra's own object of the run.
@@ -141,25 +210,14 @@ _runs: WeakKeyDictionary[State, _Run] = WeakKeyDictionary()
 
 
 def _run_of(state: State) -> _Run:
-    if state not in _runs:
-        cluster = cluster_of(state.inventory)
-        _runs.setdefault(
-            state, _Run(Known(cluster, secret.load(cluster), build.identities(cluster), local=docker.describe))
-        )
-    return _runs[state]
+    return _runs.setdefault(state, _Run())
 
 
-def cluster_of(found: Inventory) -> Cluster:
-    """As `read.cluster_of`, of an inventory that pyinfra has loaded."""
-    hosts = {host.name: (list(host.groups), found.get_host_data(host.name)) for host in found}
-    return read.cluster_of(hosts, found.group_data, found.data)
-
-
-def _require_same_key(state: State, run: _Run, wanted: plan.HostPlan) -> None:
+def _require_same_key(state: State, run: _Run, known: Known, wanted: plan.HostPlan) -> None:
     """As `keys.require_same_key`, of the hosts that pyinfra is connected to; once for a run."""
-    if keys.touches_keys([wanted.due]) and not run.same_key:
-        keys.require_same_key(run.known, session_of(state, run.known.cluster))
-        run.same_key = True
+    if keys.touches_keys([wanted.due]) and known.cluster.cluster not in run.same_key:
+        keys.require_same_key(known, session_of(state, known.cluster))
+        run.same_key.add(known.cluster.cluster)
 
 
 def _log_diffs(host: Host, wanted: plan.HostPlan) -> None:

@@ -209,6 +209,9 @@ def guarded(host: Host, cluster: Cluster, steps: Sequence[Step], kept: guard.Bac
         ours = host.connector
         places = ours.ways.places.data if isinstance(ours, Connector) else partial(groups.connection, cluster)
         wanted = places(host.name)
+        if not isinstance(ours, Connector):
+            # Whom to trust is said where pyinfra is told how to log in, and the host did not change.
+            wanted["ssh_strict_host_key_checking"] = ours.data["ssh_strict_host_key_checking"]
         with _Line(host, wanted, path_of(cluster), cluster.ssh.crypto) as line:
             guard.perform(line, steps, kept)
     except BROKEN as error:

@@ -389,7 +389,7 @@ def _nor_as_new(reason: ConnectError) -> str:
 
 
 def session_of(state: State, cluster: Cluster) -> Session:
-    """The connections that pyinfra has."""
-    session = Session(cluster, tuple(host.name for host in state.activated_hosts))
+    """The connections that pyinfra has to hosts of the cluster; of others in its inventory nothing is asked."""
+    session = Session(cluster, tuple(host.name for host in state.activated_hosts if host.name in cluster.hosts))
     session._state = state
     return session

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from fiefdom.errors import FiefdomError
-from fiefdom.inventory.read import DATA_KEY, document_of, group_data, of_document
+from fiefdom.inventory.read import DATA_KEY, Document, document_of, group_data, of_document
 from fiefdom.model import LAST_PORT, Cluster
 from fiefdom.wording import printable
 
@@ -21,21 +23,95 @@ def groups_beside(file: str) -> dict[str, list[Any]]:
     Raises:
         FiefdomError: the inventory is not valid; inside of pyinfra it is a PyinfraError as well, which pyinfra prints.
     """
-    try:
+    with _told_by_pyinfra():
         path = Path(file).with_suffix(".yaml")
-        document = document_of(
-            path if path.exists() or not path.with_suffix(".yml").exists() else path.with_suffix(".yml")
-        )
-        cluster = of_document(document, group_data(file))
-        _require_no_jump(cluster)
-        groups = pyinfra_groups(cluster)
+        return _groups_of(path if path.exists() or not path.with_suffix(".yml").exists() else path.with_suffix(".yml"))
+
+
+def fleet(path: str | Path, beside: Mapping[str, Any] | None = None) -> dict[str, list[Any]]:
+    """pyinfra's groups for a cluster that is a part of a larger inventory: `globals().update(fleet("fleet.yaml"))`.
+
+    A relative ``path`` starts from the folder of the inventory that calls this. Its hosts stand in a group with the
+    file's name, each with its data, and in the groups that the file says; there is no `all`, which pyinfra makes of all
+    groups. ``beside`` are the groups that are there already, such as `globals()`: lists of the same name are joined.
+
+    Raises:
+        FiefdomError: as `groups_beside`; or a name of the cluster is one of ``beside`` that cannot be joined.
+    """
+    caller = sys._getframe(1).f_globals.get("__file__")
+    with _told_by_pyinfra():
+        where = Path(path) if caller is None else Path(caller).resolve().parent / path
+        groups = _groups_of(where)
+        everybody = groups.pop("all")
+        if where.stem in groups:
+            raise FiefdomError(printable(f"{where}: has a group {where.stem}, which the file is called; rename one"))
+        found = {where.stem: everybody, **groups}
+        for name, hosts in found.items():
+            there = (beside or {}).get(name, [])
+            there = [] if callable(there) else there  # this function, mostly, which is called as the file is
+            if not isinstance(there, list):
+                raise FiefdomError(
+                    printable(
+                        f"{where}: has a group {name}, and the inventory something else; make that a list of hosts"
+                    )
+                )
+            found[name] = [*there, *hosts]
+        return found
+
+
+@dataclass(frozen=True)
+class HostDocument(Document):
+    """What `host.data.fiefdom` says of a host of a YAML inventory: what other deploys may want to know, and no secret.
+
+    ``ports`` and ``versions`` are by service: host ports of its instances here, and the inventory's version.
+    """
+
+    address: str = ""
+    role: str = ""
+    """`gateway`, `app`, or empty for a host in neither role."""
+    services: tuple[str, ...] = ()
+    ports: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def _groups_of(path: Path) -> dict[str, list[Any]]:
+    document = document_of(path)
+    cluster = of_document(document, group_data(path))
+    _require_no_jump(cluster)
+    groups = pyinfra_groups(cluster)
+    return {
+        **groups,
+        "all": [(name, {**data, DATA_KEY: _of_host(document, cluster, name)}) for name, data in groups["all"]],
+    }
+
+
+def _of_host(document: Document, cluster: Cluster, name: str) -> HostDocument:
+    ports: dict[str, tuple[int, ...]] = {}
+    for instance in cluster.instances(name):
+        ports[instance.service] = (*ports.get(instance.service, ()), instance.port)
+    return HostDocument(
+        document.file,
+        document.folder,
+        document.content,
+        address=cluster.hosts[name].address,
+        role="gateway" if name in cluster.gateways else "app" if name in cluster.app_hosts else "",
+        services=tuple(ports),
+        ports=ports,
+        versions={service: cluster.services[service].version for service in ports},
+    )
+
+
+@contextmanager
+def _told_by_pyinfra() -> Iterator[None]:
+    """What is wrong is an error of pyinfra's too, inside of it, which it prints as one line."""
+    try:
+        yield
     except FiefdomError as error:
         # Only where pyinfra is there already: importing it is slow, and `fiefdom` patches for gevent first.
         exceptions = sys.modules.get("pyinfra.api.exceptions")
         if exceptions is None:
             raise
         raise type("InventoryError", (FiefdomError, exceptions.PyinfraError), {})(str(error)) from None
-    return {**groups, "all": [(name, {**data, DATA_KEY: document}) for name, data in groups["all"]]}
 
 
 def _require_no_jump(cluster: Cluster) -> None:

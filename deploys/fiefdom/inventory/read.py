@@ -26,10 +26,10 @@ from fiefdom.wording import KeyPath, printable
 DATA_KEY = "fiefdom"
 """Host data under which the two-line pyinfra inventory carries the YAML inventory beside it."""
 
-_HOST_KEYS = frozenset(Host.model_fields)
-_CLUSTER_KEYS = frozenset(Cluster.model_fields) - {"hosts"}
+HOST_KEYS = frozenset(Host.model_fields)
+CLUSTER_KEYS = frozenset(Cluster.model_fields) - {"hosts"}
 # `ssh` and `services` are keys of both: of the cluster in group_data/all.py, of a host elsewhere.
-_CLUSTER_ONLY = _CLUSTER_KEYS - _HOST_KEYS
+_CLUSTER_ONLY = CLUSTER_KEYS - HOST_KEYS
 # pyinfra's own host data says the same as these keys of ours.
 _SSH_DATA = {"ssh_user": "user", "ssh_port": "port", "ssh_key": "key"}
 
@@ -102,7 +102,7 @@ def cluster_of(
 def document_of(path: str | Path) -> Document:
     content = read_yaml(path)
     if "base_dir" in content.value:
-        known = sorted((_CLUSTER_KEYS - {"base_dir"}) | {"hosts"})
+        known = sorted((CLUSTER_KEYS - {"base_dir"}) | {"hosts"})
         own = Mistake(content.origin(("base_dir",)), ("base_dir",), unknown_key("base_dir", known))
         value = {key: inner for key, inner in content.value.items() if key != "base_dir"}
         content = Written(value, content.origins, (*content.mistakes, own))
@@ -136,7 +136,7 @@ def _of_document(document: Document, groups: Mapping[str, Written]) -> tuple[Clu
         if isinstance(own, dict):
             listed = own.get("groups")
             members[name] = [*(g for g in listed if isinstance(g, str)), stem] if isinstance(listed, list) else [stem]
-    return _validated(_layered(document.content, members, groups), document.folder)
+    return validated(_layered(document.content, members, groups), document.folder)
 
 
 def _of_layers(layers: _Layers, file: str) -> tuple[Cluster, Written]:
@@ -148,7 +148,7 @@ def _of_layers(layers: _Layers, file: str) -> tuple[Cluster, Written]:
     owner: dict[str, str] = {}
     for name, (groups, data) in layers.hosts.items():
         own = _with_ssh(
-            written(data, file, layers.lines.get(name)), (_HOST_KEYS | _CLUSTER_ONLY) - {"groups"}, "hosts", name
+            written(data, file, layers.lines.get(name)), (HOST_KEYS | _CLUSTER_ONLY) - {"groups"}, "hosts", name
         )
         for key in _CLUSTER_ONLY & set(own.value):
             if own.value[key] != content.value.get(key, own.value[key]):
@@ -160,23 +160,23 @@ def _of_layers(layers: _Layers, file: str) -> tuple[Cluster, Written]:
             owner[key] = name
         # Groups that are no Python variables are pyinfra's: the file's name is one.
         mine = Written({"groups": [g for g in groups if g.isidentifier()]}, {("groups",): own.origin(())})
-        content = own.only(*_HOST_KEYS).over(mine).at("hosts", name).over(own.only(*_CLUSTER_ONLY)).over(content)
+        content = own.only(*HOST_KEYS).over(mine).at("hosts", name).over(own.only(*_CLUSTER_ONLY)).over(content)
     members = {name: groups for name, (groups, _) in layers.hosts.items()}
-    return _validated(_layered(content, members, {**layers.groups, "all": layers.everywhere}), None)
+    return validated(_layered(content, members, {**layers.groups, "all": layers.everywhere}), None)
 
 
 def _layered(content: Written, members: Mapping[str, list[str]], groups: Mapping[str, Written]) -> Written:
     """``content`` on top of the group data of its hosts, which are ``members`` of groups."""
     nothing = Written({}, {})
-    everywhere = _with_ssh(groups.get("all", nothing), (_CLUSTER_KEYS | _HOST_KEYS) - {"groups", "address"})
-    result = everywhere.only(*_CLUSTER_KEYS)
+    everywhere = _with_ssh(groups.get("all", nothing), (CLUSTER_KEYS | HOST_KEYS) - {"groups", "address"})
+    result = everywhere.only(*CLUSTER_KEYS)
     layer_of = {
-        group: _with_ssh(groups[group], _HOST_KEYS - {"groups"}).only(*_HOST_KEYS)
+        group: _with_ssh(groups[group], HOST_KEYS - {"groups"}).only(*HOST_KEYS)
         for group in dict.fromkeys(g for names in members.values() for g in names)
         if group in groups
     }
     for name, names in members.items():
-        layer = everywhere.only(*(_HOST_KEYS - _CLUSTER_KEYS))
+        layer = everywhere.only(*(HOST_KEYS - CLUSTER_KEYS))
         for group in dict.fromkeys(names):
             layer = layer_of.get(group, nothing).over(layer)
         result = layer.at("hosts", name).over(result)
@@ -214,7 +214,7 @@ def _with_ssh(layer: Written, known: frozenset[str], *where: str) -> Written:
     return found.over(Written({"ssh": ssh}, {("ssh",): layer.origin(()), **ssh_origins})) if ssh else found
 
 
-def _validated(content: Written, folder: str | None) -> tuple[Cluster, Written]:
+def validated(content: Written, folder: str | None) -> tuple[Cluster, Written]:
     base = folder if folder is not None else content.value.get("base_dir", str(Path.cwd()))
     mistakes = list(content.mistakes)
     try:

@@ -192,11 +192,11 @@ host = SimpleNamespace(name="app2", get_fact=lambda *_, **__: lines)
 class State(SimpleNamespace):
     __hash__ = object.__hash__
 
-state = State(config=SimpleNamespace(FAIL_PERCENT=None), failed_hosts=[])
-engine._runs[state] = engine._Run(known)
+state = State(config=SimpleNamespace(FAIL_PERCENT=None), failed_hosts=[], inventory=None)
+engine._runs[state] = SimpleNamespace(known=lambda *_: known)
 engine.context = SimpleNamespace(host=host, state=state)
 try:
-    engine.deploy()
+    engine.converge()
 except engine.DeployError as error:
     print(error)
 """

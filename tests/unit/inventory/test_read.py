@@ -401,13 +401,13 @@ def loaded_by_pyinfra(path: str, *arguments: str) -> dict[str, Any]:
 import json, sys
 import pyinfra_cli.inventory as reader
 from fiefdom import inventory
-from fiefdom.engine import deploys
+from fiefdom.engine.whose import whose
 from pyinfra.api.state import State
 from pyinfra.context import ctx_state
 from pathlib import Path
 with ctx_state.use(State()):
     found = reader.make_inventory(sys.argv[1], cwd=str(Path.cwd()))
-cluster = deploys.cluster_of(found)
+cluster = whose(found, next(iter(found)), ("sshd", "docker"))[1]()
 print(json.dumps({
     "same": cluster == inventory.load(sys.argv[1]),
     "cluster": cluster.model_dump(mode="json"),
