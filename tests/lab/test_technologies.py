@@ -30,6 +30,7 @@ pytestmark = pytest.mark.proof
 
 IMAGES = ROOT / "tests/lab/images"
 PORTS = {"tomcat": 8081, "node": 8082, "go": 8083, "python": 8084}
+BASE_PORTS = {"tomcat": 8510, "node": 8520, "go": 8530, "python": 8540}
 MEMORY_MIB = {"tomcat": 256, "node": 128, "go": 32, "python": 96}
 AT_LEAST = 1_000  # of each service
 HOSTS = ("app1", "app2")
@@ -145,7 +146,7 @@ def application(service: str) -> dict[str, Any]:
         "version": "1",
         "build": str(IMAGES / "technologies" / service),
         "instances": 1,
-        "base_port": PORTS[service] + 500,
+        "base_port": BASE_PORTS[service],
         "container_port": 8000,
         "route": {"port": PORTS[service]},
         "links": ["postgres", "redis"],
@@ -282,7 +283,7 @@ def test_one_that_is_broken_costs_no_other_one_a_request(shop: Shop) -> None:
     with traffic("Tomcat killed on every host, three times", *(service for service in PORTS if service != "tomcat")):
         for _ in range(3):
             for host in HOSTS:
-                site.ssh(host, "docker kill --signal KILL tomcat-8581")
+                site.ssh(host, "docker kill --signal KILL tomcat-8510")
             await_true(lambda: site.rotation(shop.inventory(), "tomcat"), what="Tomcat back")
     site.await_serving(shop.inventory())
     shop.loses_nothing("one that is broken")

@@ -19,15 +19,15 @@ import (
 )
 
 func keep(database *sql.DB, row string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	_, err := database.ExecContext(ctx, "INSERT INTO rows (id, service) VALUES ($1, 'go') ON CONFLICT DO NOTHING", row)
 	if err != nil {
 		return err
 	}
-	limit := redis.DialConnectTimeout(2 * time.Second)
+	limit := redis.DialConnectTimeout(10 * time.Second)
 	store, err := redis.Dial("tcp", os.Getenv("REDIS_HOST")+":"+os.Getenv("REDIS_PORT"), limit,
-		redis.DialReadTimeout(2*time.Second), redis.DialWriteTimeout(2*time.Second))
+		redis.DialReadTimeout(10*time.Second), redis.DialWriteTimeout(10*time.Second))
 	if err != nil {
 		return err
 	}
@@ -51,7 +51,7 @@ func main() {
 		log.Fatal(err)
 	}
 	database, err := sql.Open("postgres", fmt.Sprintf(
-		"host=%s port=%s user=service password=%s dbname=postgres sslmode=disable connect_timeout=2",
+		"host=%s port=%s user=service password=%s dbname=postgres sslmode=disable connect_timeout=10",
 		os.Getenv("POSTGRES_HOST"), os.Getenv("POSTGRES_PORT"), os.Getenv("POSTGRES_PASSWORD")))
 	if err != nil {
 		log.Fatal(err)

@@ -11,12 +11,12 @@ const me = JSON.stringify({
 });
 const database = {
   host: env.POSTGRES_HOST, port: Number(env.POSTGRES_PORT), user: "service", database: "postgres",
-  password: env.POSTGRES_PASSWORD, connectionTimeoutMillis: 2000, query_timeout: 5000,
+  password: env.POSTGRES_PASSWORD, connectionTimeoutMillis: 10000, query_timeout: 10000,
 };
 const listeners = new Set();
 
 function store() {
-  const socket = { host: env.REDIS_HOST, port: Number(env.REDIS_PORT), connectTimeout: 2000 };
+  const socket = { host: env.REDIS_HOST, port: Number(env.REDIS_PORT), connectTimeout: 10000 };
   const client = redis.createClient({ socket });
   client.on("error", () => {});  // what waits for it is told by its own promise
   return client;
@@ -38,7 +38,7 @@ async function keep(row) {
     await client.end().catch(() => {});
   }
   const counts = redis.createClient({
-    socket: { host: env.REDIS_HOST, port: Number(env.REDIS_PORT), connectTimeout: 2000, reconnectStrategy: () => false },
+    socket: { host: env.REDIS_HOST, port: Number(env.REDIS_PORT), connectTimeout: 10000, reconnectStrategy: () => false },
   });
   counts.on("error", () => {});
   await counts.connect();

@@ -24,7 +24,7 @@ def keep(row):
         user="service",
         dbname="postgres",
         password=os.environ["POSTGRES_PASSWORD"],
-        connect_timeout=2,
+        connect_timeout=10,
     )
     try:
         with connection, connection.cursor() as cursor:
@@ -32,7 +32,7 @@ def keep(row):
     finally:
         connection.close()
     store = redis.Redis(
-        os.environ["REDIS_HOST"], int(os.environ["REDIS_PORT"]), socket_timeout=2, socket_connect_timeout=2
+        os.environ["REDIS_HOST"], int(os.environ["REDIS_PORT"]), socket_timeout=10, socket_connect_timeout=10
     )
     store.incr("python")
     store.publish("rows", row)

@@ -54,7 +54,7 @@ public class Service extends HttpServlet {
     }
 
     private static void keep(String row) throws SQLException, IOException {
-        String url = String.format("jdbc:postgresql://%s:%s/postgres?connectTimeout=2&loginTimeout=2&socketTimeout=5",
+        String url = String.format("jdbc:postgresql://%s:%s/postgres?connectTimeout=10&loginTimeout=10&socketTimeout=10",
                 ENV.get("POSTGRES_HOST"), ENV.get("POSTGRES_PORT"));
         try (Connection connection = DriverManager.getConnection(url, "service", ENV.get("POSTGRES_PASSWORD"));
                 PreparedStatement insert = connection.prepareStatement(
@@ -63,8 +63,8 @@ public class Service extends HttpServlet {
             insert.executeUpdate();
         }
         try (Socket store = new Socket()) {
-            store.connect(new InetSocketAddress(ENV.get("REDIS_HOST"), Integer.parseInt(ENV.get("REDIS_PORT"))), 2000);
-            store.setSoTimeout(2000);
+            store.connect(new InetSocketAddress(ENV.get("REDIS_HOST"), Integer.parseInt(ENV.get("REDIS_PORT"))), 10000);
+            store.setSoTimeout(10000);
             store.getOutputStream().write(("INCR tomcat\r\nPUBLISH rows " + row + "\r\n").getBytes(StandardCharsets.UTF_8));
             BufferedReader said = new BufferedReader(new InputStreamReader(store.getInputStream(), StandardCharsets.UTF_8));
             for (int count = 0; count < 2; count++) {
