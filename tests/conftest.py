@@ -22,3 +22,8 @@ def pytest_collection_finish() -> None:
         raise pytest.UsageError(
             "a test module imports fiefdom.engine, which patches the standard library under all tests"
         )
+
+
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    if "fiefdom.engine" in sys.modules:
+        pytest.exit(f"{item.nodeid} loads fiefdom.engine, which patches the standard library under all tests", 3)
