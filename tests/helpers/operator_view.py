@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from fiefdom import lab
-from helpers.load import Load
+from helpers.load import KINDS, Load
 from helpers.watch import Watch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,10 +57,14 @@ def await_true(condition: Callable[[], object], timeout_s: float = 60, what: str
 
 
 @contextmanager
-def undisturbed(event: str, urls: Mapping[str, str], at_least: int, rate: float) -> Iterator[None]:
+def undisturbed(
+    event: str, urls: Mapping[str, str], at_least: int, rate: float, kinds: Sequence[str] = KINDS
+) -> Iterator[None]:
     """Traffic on services, each by its name and URL, during an event of which no request may fail."""
+    loads = {name: Load(url, at_least=at_least, rate=rate, kinds=kinds) for name, url in urls.items()}
     with ExitStack() as stack:
-        loads = {name: stack.enter_context(Load(url, at_least=at_least, rate=rate)) for name, url in urls.items()}
+        for load in loads.values():
+            stack.enter_context(load)
         yield
     for name, load in loads.items():
         tell(f"{event}: {name}", load)

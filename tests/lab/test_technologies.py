@@ -35,6 +35,8 @@ MEMORY_MIB = {"tomcat": 256, "node": 128, "go": 32, "python": 96}
 AT_LEAST = 1_000  # of each service
 HOSTS = ("app1", "app2")
 GETS = ("busy", "pausing", "new")
+# The kinds that wait for slow answers would get quick ones here, and send as many as the machine can bear.
+PACED = (*GETS, "post", "post-new")
 CHAT = (
     b"GET /chat HTTP/1.1\r\nHost: node\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -183,7 +185,7 @@ def ok(done: subprocess.CompletedProcess[str]) -> str:
 
 def traffic(event: str, *services: str) -> AbstractContextManager[None]:
     """On the services that are named, else on all; whoever reads it sees which one failed."""
-    return undisturbed(event, {service: url(service) for service in services or PORTS}, AT_LEAST, rate=100)
+    return undisturbed(event, {service: url(service) for service in services or PORTS}, AT_LEAST, 100, PACED)
 
 
 @contextmanager
