@@ -110,7 +110,7 @@ def pages(context: Context) -> HostState:
 
 def listeners(cluster: Cluster) -> list[dict[str, object]]:
     """For each gateway port the routes to services, and the one that takes what no route asks for."""
-    ports = sorted({port for name in of_kind(cluster, "http") for port in cluster.front_ports(name)})
+    ports = sorted(cluster.fronts.keys() - {cluster.services[name].gateway_port for name in of_kind(cluster, "tcp")})
     return [_listener(cluster, port) for port in ports]
 
 

@@ -5,7 +5,8 @@ reloads, so that no request comes through in between; a worker that runs is told
 successor container finds it.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Iterable
+import re
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 
 from fiefdom_gateway import kept
@@ -33,23 +34,40 @@ def change(path: Path, service: str, *, close: bool) -> None:
 
 
 async def follow(ask: Ask, path: Path) -> frozenset[str]:
-    """Tell a worker what was asked for; return what it has closed now. Raises Failed or Unreadable."""
-    wanted, actual = asked_for(path), listed(await ask(f"show acl {path}"))
-    for command in commands(wanted, actual, path):
-        await ask(command)
-    return actual if wanted == actual else listed(await ask(f"show acl {path}"))
+    """Tell a worker what was asked for; return what all its backends have closed now. Raises Failed or Unreadable.
+
+    Each backend that can be closed reads the file by itself, so HAProxy has a list for each, under one path; it would
+    change the first of them alone for who names the path.
+    """
+    wanted = asked_for(path)
+    lists = lists_of(await ask("show acl"), path)
+    if not wanted and not any(lists.values()):
+        return wanted
+    for number in lists:
+        for command in commands(wanted, listed(await ask(f"show acl #{number}")), number):
+            await ask(command)
+    return frozenset.intersection(*[listed(await ask(f"show acl #{number}")) for number in lists])
 
 
-def commands(wanted: Collection[str], actual: Iterable[str], path: Path) -> list[str]:
-    """Return what makes HAProxy's list equal to the wanted one, a line each."""
-    actual = set(actual)
-    added = [f"add acl {path} {name}" for name in sorted(set(wanted) - actual)]
-    return added + [f"del acl {path} {name}" for name in sorted(actual - set(wanted))]
+def lists_of(reply: str, path: Path) -> dict[str, int]:
+    """Return how many names each of HAProxy's lists has, by its number, of those that the reply of `show acl` has from
+    the path. Raises Failed where there is none."""
+    found = re.finditer(rf"^([0-9]+) \({re.escape(str(path))}\) .* entry_cnt=([0-9]+)$", reply, re.MULTILINE)
+    lists = {row[1]: int(row[2]) for row in found}
+    if not lists:
+        raise Failed("its configuration knows of no maintenance that is switched: `fiefdom apply` brings one that does")
+    return lists
+
+
+def commands(wanted: Collection[str], actual: Collection[str], number: str) -> list[str]:
+    """Return what makes a list of HAProxy's equal to the wanted one, a line each."""
+    added = [f"add acl #{number} {name}" for name in sorted(set(wanted) - set(actual))]
+    return added + [f"del acl #{number} {name}" for name in sorted(set(actual) - set(wanted))]
 
 
 def listed(reply: str) -> frozenset[str]:
-    """Return the names in the reply of `show acl FILE`: an address and a name a line. Raises Failed."""
+    """Return the names in the reply of `show acl #NUMBER`: an address and a name a line. Raises Failed."""
     if "Unknown" in reply:
-        raise Failed("its configuration knows of no maintenance that is switched: `fiefdom apply` brings one that does")
+        raise Failed("the list of what is closed went with its configuration")
     rows = [line.split(" ") for line in reply.splitlines() if line.startswith("0x")]
     return frozenset(row[1] for row in rows if len(row) == 2 and is_name(row[1]))

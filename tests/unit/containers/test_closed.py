@@ -20,25 +20,30 @@ from fiefdom_gateway import closed, main, shares, told  # noqa: E402
 from fiefdom_gateway.edges import Failed  # noqa: E402
 from fiefdom_gateway.wanted import Server  # noqa: E402
 
-UNKNOWN = "Unknown ACL identifier. Please use #<id> or <file>.\n"
+FROM = "pattern loaded from file 'opt@/x/closed' used by acl at file '/x.cfg'"
 
 
 class Worker:
-    """A worker whose list of closed services changes as HAProxy 3.0's does."""
+    """A worker with two backends, each with a list of its own, which change as HAProxy 3.0's do."""
 
     def __init__(self, path: Path, *names: str, knows: bool = True) -> None:
-        self.path, self.names, self.knows = path, set(names), knows
+        self.path, self.knows = path, knows
+        self.lists = {"0": set(names), "2": set(names)}
         self.asked: list[str] = []
 
     async def ask(self, command: str) -> str:
         self.asked.append(command)
-        verb, acl, path, *name = command.split(" ")
-        assert (acl, path) == ("acl", str(self.path))
-        if not self.knows:
-            return UNKNOWN
+        verb, acl, *more = command.split(" ")
+        assert acl == "acl"
+        if not more:
+            rows = self.lists.items() if self.knows else ()
+            lines = [f"{n} ({self.path}) {FROM} line 12. curr_ver=0 next_ver=0 entry_cnt={len(x)}" for n, x in rows]
+            own = "1 () acl 'be_name' file '/x.cfg' line 12. curr_ver=0 next_ver=0 entry_cnt=0"
+            return "\n".join(["# id (file) description", *lines, own, "", ""])
+        names = self.lists[more[0].removeprefix("#")]
         if verb == "show":
-            return "".join(f"0x7fdb8fc2954{i} {name}\n" for i, name in enumerate(sorted(self.names))) + "\n"
-        (self.names.add if verb == "add" else self.names.discard)(name[0])
+            return "".join(f"0x7fdb8fc2954{i} {name}\n" for i, name in enumerate(sorted(names))) + "\n"
+        (names.add if verb == "add" else names.discard)(more[1])
         return "\n"
 
 
@@ -71,7 +76,7 @@ def test_a_line_that_is_no_name_never_gets_into_a_command(path: Path) -> None:
     path.write_text("shop; shutdown sessions\nweb\n\n# x\n")
     worker = Worker(path)
     assert asyncio.run(closed.follow(worker.ask, path)) == {"web"}
-    assert worker.asked == [f"show acl {path}", f"add acl {path} web", f"show acl {path}"]
+    assert [command for command in worker.asked if "add" in command] == ["add acl #0 web", "add acl #2 web"]
 
 
 @pytest.mark.parametrize(
@@ -79,8 +84,8 @@ def test_a_line_that_is_no_name_never_gets_into_a_command(path: Path) -> None:
     [
         ((), (), []),
         (("a", "b"), ("a", "b"), []),
-        (("a", "b"), ("b", "c"), ["add acl {} a", "del acl {} c"]),
-        ((), ("c",), ["del acl {} c"]),
+        (("a", "b"), ("b", "c"), ["add acl #{} a", "del acl #{} c"]),
+        ((), ("c",), ["del acl #{} c"]),
     ],
 )
 def test_a_worker_is_told_what_changed(
@@ -90,7 +95,23 @@ def test_a_worker_is_told_what_changed(
         closed.change(path, name, close=True)
     worker = Worker(path, *actual)
     assert asyncio.run(closed.follow(worker.ask, path)) == set(wanted)
-    assert [command for command in worker.asked if not command.startswith("show")] == [c.format(path) for c in changes]
+    told = [command for command in worker.asked if not command.startswith("show")]
+    assert told == [change.format(number) for number in worker.lists for change in changes]
+    assert all(names == set(wanted) for names in worker.lists.values()), "each backend has its own"
+
+
+def test_what_is_quiet_is_asked_once(path: Path) -> None:
+    worker = Worker(path)
+    assert asyncio.run(closed.follow(worker.ask, path)) == set()
+    assert worker.asked == ["show acl"]
+
+
+def test_what_one_backend_lacks_is_told_to_it(path: Path) -> None:
+    closed.change(path, "web", close=True)
+    worker = Worker(path, "web")
+    worker.lists["2"].clear()
+    assert asyncio.run(closed.follow(worker.ask, path)) == {"web"}
+    assert worker.lists == {"0": {"web"}, "2": {"web"}}
 
 
 def test_a_configuration_that_knows_no_switch_is_told_as_such(path: Path) -> None:
