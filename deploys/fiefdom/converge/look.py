@@ -140,7 +140,6 @@ def diagnose(
         answer = _look({name: states[name]}, hosts)[name]
         now_s = time.time()
         try:
-            seen[name] = snapshot.parse(name, answer)
             host = arrivals.judged(known, [plan_of(known, name, answer, states=states[name])])[name]
         except FiefdomError as error:
             return (doctor.Finding("refused", "apply", str(error).removeprefix(f"{name}: ")),)

@@ -10,7 +10,8 @@ from fiefdom.desired import address
 from fiefdom.desired.context import Context
 from fiefdom.model import Cluster
 
-_UNIT = ("unit", address.UNIT)
+# The package's own unit is none that Fiefdom made.
+_MADE = ("file", address.KEEPALIVED)
 _LOOK = f"look there at `journalctl -u {address.UNIT}`"
 
 
@@ -38,7 +39,7 @@ def complaints(cluster: Cluster, found: Mapping[str, Snapshot]) -> list[str]:
 def of_all(cluster: Cluster, found: Mapping[str, Snapshot]) -> dict[str, Finding]:
     """By gateway, what is to be said of all together; nothing before the first converge of one of them."""
     gateways = [name for name in cluster.gateways if name in found]
-    if not all(_UNIT in found[name].made for name in gateways):
+    if not all(_MADE in found[name].made for name in gateways):
         return {}
     found_wrong = complaints(cluster, found)
     return {gateways[0]: Finding("warning", "address", found_wrong[0])} if found_wrong else {}
@@ -62,7 +63,7 @@ def of_address(context: Context, found: Snapshot) -> Iterator[Finding]:
         effect = "the addresses that it moves would go"
         yield Finding("refused", "address", seen, effect, "move them elsewhere and that file away")
     unit = found.units.get(address.UNIT)
-    if _UNIT in found.made and (unit is None or unit.active != "active"):
+    if _MADE in found.made and (unit is None or unit.active != "active"):
         seen = f"{address.UNIT} does not run"
         effect = f"this gateway would not take {wanted} over from another one"
         yield Finding("warning", "address", seen, effect, f"{_LOOK}; `fiefdom apply` starts it")

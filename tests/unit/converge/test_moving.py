@@ -15,8 +15,8 @@ from helpers.example import context
 ADDRESS = "10.1.0.100"
 GW1 = context("gw1", gateway={"address": ADDRESS})
 CLUSTER = GW1.cluster
-UNIT = ("unit", address.UNIT)
-PLAIN = Snapshot(0, "debian", "trixie", made=frozenset({UNIT}), units={address.UNIT: FoundUnit("loaded", "active")})
+MADE = ("file", address.KEEPALIVED)
+PLAIN = Snapshot(0, "debian", "trixie", made=frozenset({MADE}), units={address.UNIT: FoundUnit("loaded", "active")})
 HAS = replace(PLAIN, holds=ADDRESS)
 BARE = Snapshot(0, "debian", "trixie")
 
@@ -68,7 +68,7 @@ def test_a_cluster_without_one_has_nothing_to_tell() -> None:
             replace(
                 PLAIN,
                 files={address.KEEPALIVED: FoundFile("regular file", 0o644, 0, 0, "x")},
-                made=frozenset({UNIT, ("file", address.KEEPALIVED)}),
+                made=frozenset({MADE}),
             ),
             [],
         ),
