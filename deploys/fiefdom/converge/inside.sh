@@ -54,6 +54,8 @@ connection() {
 # shellcheck disable=SC2016 # for another shell
 end_with='
 tail --pid="$1" --sleep-interval=0.5 -f /dev/null
+# The command may end at the first sign, and this script with it, before the others have theirs.
+trap "" TERM
 for sign in TERM KILL; do
     left=$(grep -l -a -s -z "^FIEFDOM_EXEC=$2\$" /proc/[0-9]*/environ)
     for path in $left; do
@@ -76,5 +78,5 @@ set -- --env "FIEFDOM_EXEC=$token" "$service-$port" "$@"
 [ "$terminal" != yes ] || set -- --tty --env "TERM=${TERM:-xterm}" "$@"
 docker exec --interactive "$@"
 code=$?
-[ -z "$watcher" ] || kill -s KILL "$watcher" 2>/dev/null
+[ -z "$watcher" ] || kill "$watcher" 2>/dev/null
 exit "$code"
