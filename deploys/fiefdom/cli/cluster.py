@@ -21,6 +21,7 @@ from fiefdom.cli.frame import (
     without_option,
 )
 from fiefdom.cli.group import CLEAN, PENDING, SILENT
+from fiefdom.cli.outlet import is_terminal
 from fiefdom.cluster import audit as audit_module
 from fiefdom.cluster import ledger
 from fiefdom.cluster.lock import quorum
@@ -44,7 +45,7 @@ def status(
     """Show hosts, members, offers, instances, versions and their state in HAProxy."""
     if watch and (as_json or check or wait):
         raise FiefdomError("--watch is for a person's eyes: leave --json, --check and --wait out")
-    if watch and not sys.stdout.isatty():
+    if watch and not is_terminal(sys.stdout):
         raise FiefdomError("--watch draws on a terminal, and there is none; --wait S waits for a script")
     with frame.connected(inventory, limit, looks=True, certified=False) as run:
 

@@ -16,6 +16,7 @@ from fiefdom.cli import show, verbose
 from fiefdom.cli.group import CLEAN, one_line
 from fiefdom.cli.help_texts import Helped
 from fiefdom.cli.left_out import with_inventory
+from fiefdom.cli.outlet import is_terminal
 from fiefdom.converge.run import Hosts, Known
 from fiefdom.errors import FiefdomError
 from fiefdom.images import build, docker
@@ -243,7 +244,7 @@ force_option = click.option("--force", is_flag=True, help="Go on although the cl
 
 def require_terminal(yes: bool) -> None:
     """Raise FiefdomError where nobody could be asked whether to do what a command does, and nobody said ``yes``."""
-    if not (yes or (sys.stdin.isatty() and sys.stderr.isatty())):
+    if not (yes or (is_terminal(sys.stdin) and is_terminal(sys.stderr))):
         raise FiefdomError("no terminal to ask on; say --yes to let it go on unasked")
 
 

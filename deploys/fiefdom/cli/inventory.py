@@ -8,6 +8,7 @@ import sys
 import click
 
 from fiefdom.cli.frame import Command, Document, inventory_argument, loaded
+from fiefdom.cli.outlet import is_terminal
 from fiefdom.errors import FiefdomError
 from fiefdom.images import build as build_module
 from fiefdom.images.build import ensure, wanted
@@ -67,7 +68,7 @@ def secret_set(inventory: str, name: str) -> Document:
     """Put a secret in: from standard input, or asked for. It never stands on a command line."""
     cluster = loaded(inventory)
     vault.require_name(name)
-    if sys.stdin.isatty():
+    if is_terminal(sys.stdin):
         text = click.prompt(f"Value of {name}", hide_input=True, confirmation_prompt=True, err=True)
         secrets.require_one_line(text, f"the value of {name}")
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 
 import click
 
@@ -26,12 +26,37 @@ def with_inventory(command: click.Command, ctx: click.Context, args: list[str]) 
         first = command.make_parser(ctx).parse_args(list(args))[0].get("inventory")
     except click.UsageError:  # told in its place, with the words as they were given
         return args
-    return with_first(args, [first] if isinstance(first, str) else [])
+    return with_word(args, _place(command), found, valued(command), given=first if isinstance(first, str) else None)
 
 
-def with_first(args: list[str], words: Iterable[str]) -> list[str]:
-    """As `with_inventory`, where it is known which ``words`` of ``args`` are no options."""
-    found = os.environ.get(VARIABLE)
-    first = next(iter(words), None)
-    is_given = first is not None and (first == found or first.endswith(_ENDINGS))
-    return args if is_given or not found else [found, *args]
+def with_word(args: list[str], place: int, found: str, options: Sequence[str], *, given: str | None) -> list[str]:
+    """``args`` with the inventory ``found`` behind so many words as ``place`` says, unless that ``given`` is one."""
+    if given is not None and (given == found or given.endswith(_ENDINGS)):
+        return args
+    before = list(words(args, options))[:place]
+    if len(before) < place:  # which is told in its place
+        return args
+    at = before[-1] + 1 if before else 0
+    return [*args[:at], found, *args[at:]]
+
+
+def _place(command: click.Command) -> int:
+    """How many words stand before the inventory."""
+    return [param.name for param in command.params if isinstance(param, click.Argument)].index("inventory")
+
+
+def valued(command: click.Command) -> tuple[str, ...]:
+    """Names of the command's options that take a value."""
+    options = (param for param in command.params if isinstance(param, click.Option) and not param.is_flag)
+    return tuple(name for option in options for name in option.opts)
+
+
+def words(args: Sequence[str], options: Sequence[str]) -> Iterator[int]:
+    """Where words stand that are neither options nor the values of ``options``, up to a `--`."""
+    at = 0
+    while at < len(args) and args[at] != "--":
+        if args[at] in options:
+            at += 1
+        elif not args[at].startswith("-"):
+            yield at
+        at += 1

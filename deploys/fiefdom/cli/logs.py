@@ -16,6 +16,7 @@ from fiefdom.cli import frame, outlet
 from fiefdom.cli.frame import Command, Document, inventory_argument
 from fiefdom.cli.group import CLEAN, SILENT
 from fiefdom.cli.log_lines import Prefixed, Print, as_json
+from fiefdom.cli.outlet import is_terminal
 from fiefdom.cluster import access
 from fiefdom.cluster.logs import SCRIPT, Line, Wanted, followed, merged
 from fiefdom.cluster.since import docker_since
@@ -77,8 +78,9 @@ def logs(
         follow=follow,
     )
     keeps = _kept(grep, service if gateway else None)
-    as_text = Prefixed(colours=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
-    shown: Print = as_json if (form or ("text" if sys.stdout.isatty() else "json")) == "json" else as_text
+    on_terminal = is_terminal(sys.stdout)
+    as_text = Prefixed(colours=on_terminal and not os.environ.get("NO_COLOR"))
+    shown: Print = as_json if (form or ("text" if on_terminal else "json")) == "json" else as_text
     silent: dict[str, str] = {}
     whom = partial(_hosts, service=service, host=host, port=instance, gateway=gateway)
     try:

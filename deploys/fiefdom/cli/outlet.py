@@ -12,6 +12,11 @@ CLOSED = 141
 """The exit code of what a shell's pipe to `head` ends: 128 and SIGPIPE."""
 
 
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person is at the other end; Python has no stream where it was closed before the start."""
+    return stream is not None and stream.isatty()
+
+
 def write(stream: TextIO, piece: bytes) -> None:
     """Write all of ``piece``, while connections go on. Raises BrokenPipeError where nobody reads it: see `let_go`."""
     for at in range(0, len(piece), select.PIPE_BUF):

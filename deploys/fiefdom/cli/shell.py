@@ -12,7 +12,7 @@ import click
 from fiefdom.cli import frame, outlet
 from fiefdom.cli.before_command import BeforeCommand
 from fiefdom.cli.frame import Document, at_option, inventory_argument, warn
-from fiefdom.cli.outlet import CLOSED
+from fiefdom.cli.outlet import CLOSED, is_terminal
 from fiefdom.converge import inside
 from fiefdom.errors import FiefdomError
 from fiefdom.procedures.inside import exec_in, hosts_for
@@ -20,18 +20,18 @@ from fiefdom.procedures.one_off import Ended, require_text
 
 
 def _has_terminal() -> bool:
-    return sys.stdin.isatty() and sys.stdout.isatty()
+    return is_terminal(sys.stdin) and is_terminal(sys.stdout)
 
 
 @contextmanager
-def _attending() -> Iterator[None]:
+def _attending(left: str) -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
         outlet.let_go(sys.stdout)
         raise SystemExit(CLOSED) from None
     except KeyboardInterrupt:
-        raise FiefdomError("interrupted; what the command began is ended") from None
+        raise FiefdomError(f"interrupted; {left}") from None
 
 
 @click.command(cls=BeforeCommand)
@@ -47,7 +47,7 @@ def exec(inventory: str, instance: str, command: tuple[str, ...]) -> Document:
     require_text(command)
     wanted = inside.target(instance)
     with (
-        _attending(),
+        _attending("what the command began is ended"),
         frame.connected(inventory, partial(hosts_for, wanted=wanted), looks=True, certified=False) as run,
     ):
         names = hosts_for(run.known.cluster, wanted)
@@ -69,7 +69,7 @@ def ssh(inventory: str, host: str, at: tuple[str, ...], command: tuple[str, ...]
     With a terminal where you have one. COMMAND's words arrive as they are; `sh -c` makes a script of one.
     """
     require_text(command)
-    with _attending(), frame.reached(inventory, [host], at) as reached:
+    with _attending(f"what was begun on {host} may be at work still"), frame.reached(inventory, [host], at) as reached:
         if reason := reached.silent.get(host):
             raise FiefdomError(f"{host}: {reason}")
         code = reached.session.interact(host, None, command, terminal=_has_terminal())

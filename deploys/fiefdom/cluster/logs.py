@@ -28,6 +28,7 @@ HELD_LINES = 20_000
 LOOK_S = 0.05
 
 _TIME = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[-+]\d\d:\d\d)([ +])")
+_LAST_YEAR = 2199
 # dockerd keeps what is longer in parts of this many bytes, and `docker logs` puts a timestamp before each.
 _DOCKERS_PART = 16384
 
@@ -66,9 +67,20 @@ class Wanted:
         )
 
 
+def _time(text: bytes, at: int = 0) -> re.Match[bytes] | None:
+    """The timestamp that stands there; what a container says may look like one and be none."""
+    found = _TIME.match(text, at)
+    try:
+        return found if found is not None and _second_ns(found[1], found[3]) >= 0 else None
+    except ValueError:
+        return None
+
+
 @lru_cache(maxsize=1024)
 def _second_ns(second: bytes, zone: bytes) -> int:
     text = second.decode()
+    if int(text[:4]) > _LAST_YEAR:
+        raise ValueError("no clock of a host")
     at_s = timegm(
         (int(text[:4]), int(text[5:7]), int(text[8:10]), int(text[11:13]), int(text[14:16]), int(text[17:19]))
     )
@@ -115,7 +127,7 @@ class Reader:
         container, colon, piece = line.partition(b":")
         if not colon:
             return
-        time = _TIME.match(piece)
+        time = _time(piece)
         text = piece if time is None else piece[time.end() :]
         is_first = time is not None and time[4] == b" "
         if is_first or container not in self._begun:  # docker's own words have no time, and follow no whole piece
@@ -144,7 +156,7 @@ class Reader:
 def _without_inner_times(text: bytes) -> bytes:
     parts, at = [text[:_DOCKERS_PART]], _DOCKERS_PART
     while at < len(text):
-        time = _TIME.match(text, at)
+        time = _time(text, at)
         if time is not None:
             at = time.end()
         parts.append(text[at : at + _DOCKERS_PART])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from ipaddress import IPv6Address
 from typing import Annotated, Literal
 
 from pydantic import Field, WrapValidator
@@ -34,6 +35,11 @@ def require_webhook(url: str) -> str:
     found = _URL.fullmatch(url)
     if found is None or not 0 < int(found[3] or 1) <= LAST_PORT:
         raise ValueError("is no URL of a webhook; write one like https://chat.example.org/hooks/..., without a login")
+    if found[2].startswith("["):
+        try:
+            IPv6Address(found[2][1:-1])
+        except ValueError:
+            raise ValueError("has brackets around what is no IPv6 address; write one such as [2001:db8::1]") from None
     if found[1] == "http" and not is_loopback(url):
         raise ValueError("is sent in the clear; write https://, or http:// to this machine alone")
     return url

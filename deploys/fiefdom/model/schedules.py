@@ -26,6 +26,8 @@ _EXAMPLE = 'such as "*-*-* 03:00", "Mon..Fri 08:30 Europe/Berlin" or "*:0/15"'
 
 # The least and the most of each, and what it is called.
 _YEAR, _MONTH, _DAY = (1970, 2199, "year"), (1, 12, "month"), (1, 31, "day")
+# Days of each month, of February in a leap year.
+_LONGEST = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _HOUR, _MINUTE, _SECOND = (0, 23, "hour"), (0, 59, "minute"), (0, 59, "second")
 _Range = tuple[int, int, str]
 
@@ -95,6 +97,9 @@ def _require_date(word: str) -> None:
         raise _Mistake(f"{shown(word)} is no date, such as *-*-01, and no time, such as 03:00")
     for part, bounds in zip(parts, (_YEAR, _MONTH, _DAY)[-len(parts) :], strict=True):
         _require_values(part, bounds)
+    month, day = parts[-2], parts[-1]
+    if month.isdecimal() and day.isdecimal() and int(day) > _LONGEST[int(month) - 1]:
+        raise _Mistake(f"month {int(month)} has no day {int(day)}, so that it would never run")
 
 
 def _require_time(word: str) -> None:

@@ -36,6 +36,8 @@ class Secrets:
 
 
 SOURCES = ("env", "command", "secret")
+# Private, for some write the secret itself there.
+_VARIABLE = Matches("[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable", private=True)
 
 
 class SecretSource(Model):
@@ -48,7 +50,7 @@ class SecretSource(Model):
         },
     )
 
-    env: Annotated[str, Matches("[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")] | None = Field(
+    env: Annotated[str, _VARIABLE] | None = Field(
         None, description="Environment variable of the operator that holds it."
     )
     command: Annotated[Many[Argument], Field(min_length=1)] | None = Field(

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from fiefdom.waiting import now_s
+from fiefdom.waiting import now_s, pause
 from fiefdom.wording import Tell, printable
 
 _LOOK_S = 0.1
@@ -82,12 +82,15 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     """End a program that is at work still, and all that it has started."""
     if process.poll() is not None:
         return
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_STOP_S)
-            return
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        until_s = now_s() + _STOP_S
+        while now_s() < until_s:
+            process.poll()
+            os.killpg(process.pid, 0)  # until nobody is left of the group, whoever of it ends first
+            pause(_LOOK_S)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 class _Lines:

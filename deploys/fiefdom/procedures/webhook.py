@@ -40,13 +40,13 @@ def _sent(url: str, document: Mapping[str, object], timeout_s: float) -> str:
     handlers: list[urllib.request.BaseHandler] = [_Stay()]
     if is_loopback(url):  # which no proxy of the environment has a way to
         handlers.append(urllib.request.ProxyHandler({}))
-    request = urllib.request.Request(  # noqa: S310 -- https, or http to this machine: see `require_webhook`
-        url,
-        data=json.dumps(document).encode(),
-        headers={"Content-Type": "application/json", "User-Agent": "fiefdom"},
-        method="POST",
-    )
     try:
+        request = urllib.request.Request(  # noqa: S310 -- https, or http to this machine: see `require_webhook`
+            url,
+            data=json.dumps(document).encode(),
+            headers={"Content-Type": "application/json", "User-Agent": "fiefdom"},
+            method="POST",
+        )
         with urllib.request.build_opener(*handlers).open(request, timeout=timeout_s):
             return ""
     except urllib.error.HTTPError as error:

@@ -82,6 +82,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         (b"web-1:2026-01-31T09:00:00.000000000Z ", AT * SECOND, ""),
         (b"web-1:2026-01-31T09:00:00.000000000Z \xff\x00", AT * SECOND, "\ufffd\x00"),
         (b"web-1:no time", 0, "no time"),
+        (b"web-1:2026-13-01T00:00:00Z no month", 0, "2026-13-01T00:00:00Z no month"),
+        (b"web-1:0000-01-01T00:00:00Z no year", 0, "0000-01-01T00:00:00Z no year"),
+        (b"web-1:9999-12-31T23:59:59-99:00 none yet", 0, "9999-12-31T23:59:59-99:00 none yet"),
         (b"web-1:+no time", 0, "+no time"),
     ],
 )

@@ -435,7 +435,10 @@ ONE_SOURCE = "write one of {env: NAME}, {command: [PROGRAM, ARGUMENT]}, {secret:
         ({"services/web/environment": {"A": {"env": None}}}, "has no source"),
         ({"services/web/environment": {"A": {"env": "X", "secret": "y"}}}, "has 'env' and 'secret'"),
         ({"services/web/environment": {"A": {"enf": "X"}}}, f"has 'enf'; {ONE_SOURCE}"),
-        ({"services/web/environment": {"A": {"env": "1X"}}}, "A.env: Value error, '1X' is not possible here"),
+        (
+            {"services/web/environment": {"A": {"env": "1X"}}},
+            "A.env: Value error, what stands there is not possible here; it must be the name of an",
+        ),
         ({"services/web/environment": {"A": {"env": 1}}}, "A.env: Input should be a valid string"),
         ({"services/web/environment": {"A": {"command": []}}}, "A.command: Tuple should have at least 1 item"),
         ({"services/web/environment": {"A": {"command": "pass x"}}}, "A.command: Input should be a valid tuple"),

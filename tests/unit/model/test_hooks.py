@@ -41,6 +41,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "words": ({"notify": {"webhook": "chat swordfish"}}, f"notify.webhook: {NO_URL}"),
     "a login": ({"notify": {"webhook": "https://ann:swordfish@chat.example.org/"}}, f"notify.webhook: {NO_URL}"),
     "no port": ({"notify": {"webhook": "https://chat.example.org:70000/swordfish"}}, f"notify.webhook: {NO_URL}"),
+    "no IPv6 address": (
+        {"notify": {"webhook": "https://[:::::]/swordfish"}},
+        "notify.webhook: has brackets around what is no IPv6 address; write one such as [2001:db8::1]",
+    ),
+    "the URL in place of a variable": (
+        {"notify": {"webhook": {"env": "https://chat.example.org/swordfish"}}},
+        "notify.webhook.env: what stands there is not possible here; it must be the name of an environment variable",
+    ),
     "in the clear": (
         {"notify": {"webhook": "http://chat.example.org/swordfish"}},
         "notify.webhook: is sent in the clear; write https://, or http:// to this machine alone",

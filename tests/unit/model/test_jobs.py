@@ -58,6 +58,8 @@ def test_a_time_that_comes_again(schedule: str) -> None:
         ("24:00", "24 is no hour: it is 0 to 23"),
         ("*-13-01", "13 is no month: it is 1 to 12"),
         ("*-*-0", "0 is no day: it is 1 to 31"),
+        ("*-02-30 03:00", "month 2 has no day 30, so that it would never run"),
+        ("04-31", "month 4 has no day 31, so that it would never run"),
         ("27-01-01", "27 is no year: it is 1970 to 2199"),
         ("Fri..Mon", "'Fri..Mon' does not end after it begins; a week begins with Mon"),
         ("22..2:00", "'22..2' does not end after it begins"),

@@ -85,3 +85,16 @@ def test_an_interrupt_ends_it(script: Path) -> None:
 def test_a_line_without_an_end_is_told_in_part(script: Path) -> None:
     why, said = run(script, "#!/bin/sh\nhead -c 100000 /dev/zero | tr '\\0' x\n")
     assert why == "" and set(map(len, said)) <= set(range(1, 401)) and len(said) > 1
+
+
+def test_one_that_does_not_heed_its_end_is_killed_though_the_program_itself_ended(
+    script: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "_STOP_S", 0.3)
+    _, said = run(script, "#!/bin/sh\n(trap '' TERM; exec sleep 60) & echo $!; wait\n", limit_s=0.3)
+    for _ in range(50):
+        if not Path(f"/proc/{said[0]}").exists() or " Z " in Path(f"/proc/{said[0]}/stat").read_text():
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("what it started is at work still")
