@@ -155,6 +155,8 @@ class Session:
         ctx_state.set(self._state)
         try:
             self.on_all(self._connect, everybody)
+            # In the inventory's order, whichever gave up first.
+            self.silent = {name: self.silent[name] for name in everybody if name in self.silent}
             failures = {name: reason for name, reason in self.silent.items() if name in self.names}
             if failures and not self.looks:
                 raise FiefdomError("; ".join(f"{name}: {reason}" for name, reason in failures.items()))
