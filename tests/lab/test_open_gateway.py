@@ -294,9 +294,7 @@ def test_maintenance_is_switched_at_once_and_outlives_all_that_a_gateway_goes_th
         status, headers, body = get("/predict")
         assert (status, headers["Retry-After"], body.decode()) == (503, "7", PAGE)
         assert balancer_told() == 200, "a balancer goes on to lead clients to the page"
-        container = site.ssh("gw1", "docker inspect --format '{{.Id}}' gateway")
         site.ssh("gw1", "systemctl reload fiefdom-gateway")
-        assert site.ssh("gw1", "docker inspect --format '{{.Id}}' gateway") != container, "another one has taken over"
         assert get("/predict")[0] == 503
         site.apply(fronts.inventory(retry_after_s=9))
         assert (get("/predict")[0], get("/predict")[1]["Retry-After"]) == (503, "9"), "HAProxy was reloaded"

@@ -23,7 +23,7 @@ from fiefdom.desired.state import Container, HostState
 from helpers.programs import place_supervisor
 
 CONTAINER = Container("web-9000", "fiefdom-web@9000.service", "instance", "team/web:7", (), start_timeout_s=0)
-TIMEOUT_S = 0.3
+TIMEOUT_S = 1.5  # answers come within it on a busy machine as well
 
 
 class Server:
@@ -136,7 +136,7 @@ def test_who_speaks_http_2_alone_is_asked_so(tmp_path: Path, calls: int, server:
 
 def test_what_does_not_answer_is_told_apart(tmp_path: Path, server: Server) -> None:
     for answer, words in (
-        (None, "no answer within 0.3 s"),
+        (None, "no answer within 1.5 s"),
         (b"", "closed the connection without an answer"),
         (b"SSH-2.0-OpenSSH_9.2p1\r\n", "answered, but not in HTTP"),
     ):
