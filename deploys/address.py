@@ -1,5 +1,5 @@
 """Converge the address concern alone: `pyinfra inventories/lab.py deploys/address.py`."""
 
-from fiefdom.engine import deploy
+from fiefdom import deploys as fiefdom
 
-deploy("address")
+fiefdom.address()

@@ -21,6 +21,7 @@ from fiefdom.engine.deploys import Changes
 
 __all__ = [
     "Changes",
+    "address",
     "docker",
     "firewall",
     "gateway",
@@ -93,6 +94,12 @@ def offers() -> Changes:
 @library.concern("gateway")
 def gateway() -> Changes:
     """HAProxy and its Serf agent on a member in the group gateways."""
+    raise NotImplementedError
+
+
+@library.concern("address")
+def address() -> Changes:
+    """keepalived on a member in the group gateways, which moves `gateway.address`; nothing where there is none."""
     raise NotImplementedError
 
 

@@ -116,7 +116,7 @@ def test_one_concern_of_a_member_asks_for_no_secret(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        ("fiefdom.sshdd()", "DeployError: fiefdom.deploys has no sshdd; it has Changes, docker, "),
+        ("fiefdom.sshdd()", "DeployError: fiefdom.deploys has no sshdd; it has Changes, address, docker, "),
         ("fiefdom.sshd(port=22)", "DeployError: fiefdom.sshd(port): takes pyinfra's global arguments alone"),
         ("fiefdom.sshd('web')", "DeployError: fiefdom.sshd('web'): takes pyinfra's global arguments alone"),
         ("fiefdom.is_member('web')", "DeployError: fiefdom.is_member('web'): takes pyinfra's `host`"),
@@ -171,3 +171,25 @@ def test_a_fleet_in_a_larger_inventory(tmp_path: Path) -> None:
     assert told["gw1"] == [True, ["fleet", "gateways", "theirs"], ["10.0.0.11", "gateway", [], {}, {}]]
     ports, versions = {"web": [8000, 8001], "api": [9000]}, {"web": "1.0", "api": "2"}
     assert told["app2"][2] == ["10.0.0.22", "app", ["web", "api"], ports, versions]
+
+
+FILES = """
+import ast, json, pathlib
+from fiefdom import deploys
+from fiefdom.desired.concerns import ALL
+called = {}
+for path in sorted(pathlib.Path("deploys").glob("*.py")):
+    imported, *calls = (node for node in ast.parse(path.read_text()).body[1:])
+    assert ast.unparse(imported) == "from fiefdom import deploys as fiefdom", path
+    called[path.stem] = [getattr(deploys, call.value.func.attr).__name__ for call in calls]
+print(json.dumps([called, ALL]))
+"""
+
+
+def test_every_concern_has_a_function_and_a_file_that_calls_it() -> None:
+    done = forked.run(FILES, cwd=Path(__file__).parents[3])
+    assert done.returncode == 0, done.stderr
+    called, concerns = json.loads(done.stdout)
+    assert called.pop("site") == ["site"] and called["network"] == ["network", "firewall"]
+    assert sorted(name for names in called.values() for name in names) == sorted(concerns)
+    assert all(stem in names for stem, names in called.items())
