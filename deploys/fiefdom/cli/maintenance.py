@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import click
 
-from fiefdom.cli import frame
+from fiefdom.cli import frame, told
 from fiefdom.cli.frame import Command, Document, inventory_argument, json_option, warn
-from fiefdom.cli.group import CLEAN, SILENT
 from fiefdom.cluster.maintenance import require_switchable
 from fiefdom.model import Cluster
 from fiefdom.procedures.maintenance import switch
@@ -31,10 +30,6 @@ def maintenance(word: str, inventory: str, service: str, **_: bool) -> Document:
 
     with frame.connected(inventory, ("gateways",), check, looks=True, certified=False) as run:
         gateways = run.known.gateways
-        missed = switch(run.known, run.session, service, close=word == "on", warn=warn)
-    done = [name for name in gateways if name not in missed]
+        missed = switch(run.known, run.session, word, service, warn)
     state = "is closed for maintenance" if word == "on" else "is open again"
-    words = [f"{service} {state} at {', '.join(done)}."]
-    words += [f"{name}: {why}; as it is until it answers: say this again then" for name, why in missed.items()]
-    data = {"outcome": "ok", "service": service, "maintenance": word, "gateways": done, "silent": missed}
-    return Document(data, words=words, code=SILENT if missed else CLEAN)
+    return told.document(f"{service} {state}", gateways, missed, {"service": service, "maintenance": word})

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import click
 
-from fiefdom.cli import frame
+from fiefdom.cli import frame, told
 from fiefdom.cli.frame import Command, Document, inventory_argument, json_option, warn
-from fiefdom.cli.group import CLEAN, SILENT
 from fiefdom.cluster.shares import require_shareable
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
@@ -40,11 +39,7 @@ def weight(inventory: str, service: str, version: str, percent: int | None, **_:
     with frame.connected(inventory, ("gateways",), check, looks=True, certified=False) as run:
         gateways = run.known.gateways
         missed = share_out(run.known, run.session, service, words, warn)
-    done = [name for name in gateways if name not in missed]
-    told = (
-        f"{service} {version} gets {percent} % of the requests" if percent else f"each server of {service} gets as many"
-    )
-    lines = [f"{told} at {', '.join(done)}."]
-    lines += [f"{name}: {why}; as it is until it answers: say this again then" for name, why in missed.items()]
-    data = {"outcome": "ok", "service": service, "version": version if percent else None, "percent": percent}
-    return Document({**data, "gateways": done, "silent": missed}, words=lines, code=SILENT if missed else CLEAN)
+    data = {"service": service, "version": version if percent else None, "percent": percent}
+    if percent is None:
+        return told.document(f"each server of {service} gets as many", gateways, missed, data)
+    return told.document(f"{service} {version} gets {percent} % of the requests", gateways, missed, data)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fiefdom.cluster.told import tell
+from fiefdom.cluster.told import others
 from fiefdom.cluster.views import Views
 from fiefdom.converge.doctor import Finding
-from fiefdom.converge.run import Hosts
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
 
@@ -21,19 +20,13 @@ def require_switchable(cluster: Cluster, service: str) -> None:
         raise FiefdomError(f"{key}: the inventory itself keeps it closed; the word for that is `fiefdom apply`")
 
 
-def switch(hosts: Hosts, gateways: tuple[str, ...], service: str, *, close: bool) -> dict[str, str]:
-    """Have each gateway close ``service`` or open it, at once; those that did not, and why."""
-    return tell(hosts, gateways, "maintenance", "on" if close else "off", service)
-
-
 def notices(cluster: Cluster, views: Views) -> Iterator[str]:
     """A sentence for each service that is closed anywhere, whatever its instances do."""
     for name, service in cluster.services.items():
         if service.route.maintenance.active:
             yield f"{name} is looked after: clients get 503, until services.{name}.route.maintenance.active is false"
         elif at := closed_at(views, name):
-            open_at = [gateway for gateway, view in views.items() if view.silence is None and gateway not in at]
-            but = f", and not at {', '.join(open_at)}" if open_at else ""
+            but = others(views, at)
             mend = f"`fiefdom maintenance off INVENTORY {name}` opens it" + ", and `on` closes it there too" * bool(but)
             yield f"{name} is switched to maintenance at {', '.join(at)}{but}: clients get 503; {mend}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from fiefdom.cluster.told import tell
+from fiefdom.cluster.told import others, tell
 from fiefdom.cluster.views import Share, Views, views_of
 from fiefdom.converge.run import Hosts
 from fiefdom.errors import FiefdomError
@@ -31,9 +31,8 @@ def notices(cluster: Cluster, views: Views) -> Iterator[str]:
                 if share.service == name:
                     by_share.setdefault(share, []).append(gateway)
         for share, gateways in by_share.items():
-            open_at = [gateway for gateway, view in views.items() if view.silence is None and gateway not in gateways]
-            but = f", and not at {', '.join(open_at)}" if open_at else ""
-            says = f"{name} {share.version} gets {share.percent} % of the requests at {', '.join(gateways)}{but}"
+            where = f"{', '.join(gateways)}{others(views, gateways)}"
+            says = f"{name} {share.version} gets {share.percent} % of the requests at {where}"
             yield f"{says}; `fiefdom weight INVENTORY {name} off` ends that, and so does its rollout or rollback"
 
 

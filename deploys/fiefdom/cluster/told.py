@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from fiefdom.cluster.views import GATEWAY_STATUS
+from fiefdom.cluster import ledger
+from fiefdom.cluster.views import GATEWAY_STATUS, Views
 from fiefdom.converge.run import Hosts, ask_each
-from fiefdom.errors import HostError
-from fiefdom.wording import printable
+from fiefdom.errors import FiefdomError, HostError
+from fiefdom.wording import Tell, printable
 
 _PROGRAM = GATEWAY_STATUS[:-1]
 # fiefdom-gateway's own answer to a word that it does not know.
@@ -28,3 +29,25 @@ def tell(hosts: Hosts, gateways: Iterable[str], *words: str) -> dict[str, str]:
             raise HostError(name, "its gateway is older; `fiefdom apply` first" if why.startswith(UNKNOWN) else why)
 
     return ask_each(hosts, one, gateways)[1]
+
+
+def tell_recorded(
+    hosts: Hosts, gateways: tuple[str, ...], word: str, about: tuple[str, ...], note: str, warn: Tell
+) -> dict[str, str]:
+    """As `tell` of ``word`` and what it is ``about``, with ``note`` in the audit and whom it did not come to.
+
+    Raises FiefdomError where it came to nobody.
+    """
+    with ledger.recorded(hosts, gateways, word, warn, names=gateways, note=note) as act:
+        missed = tell(hosts, gateways, word, *about)
+        if len(missed) == len(gateways):
+            raise FiefdomError("; ".join(f"{name}: {why}" for name, why in missed.items()))
+        if missed:
+            act.note = f"{note}; not at {', '.join(missed)}"
+    return missed
+
+
+def others(views: Views, gateways: Collection[str]) -> str:
+    """The gateways that speak and are not among ``gateways``, to follow a sentence on these; empty for none."""
+    open_at = [gateway for gateway, view in views.items() if view.silence is None and gateway not in gateways]
+    return f", and not at {', '.join(open_at)}" if open_at else ""

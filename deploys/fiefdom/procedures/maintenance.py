@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from fiefdom.cluster import ledger, maintenance
+from fiefdom.cluster.told import tell_recorded
 from fiefdom.converge.run import Hosts, Known
-from fiefdom.errors import FiefdomError
 from fiefdom.wording import Tell
 
 
-def switch(known: Known, hosts: Hosts, service: str, *, close: bool, warn: Tell) -> dict[str, str]:
-    """Close ``service`` at every gateway, or open it; those that did not, and why. Raises FiefdomError where none did.
+def switch(known: Known, hosts: Hosts, word: str, service: str, warn: Tell) -> dict[str, str]:
+    """Close ``service`` at every gateway, by the ``word`` on, or open it, by off; those that did not, and why.
 
     Without the lock: who closes a service does it because of what a run has just done to it, and cannot wait for that
-    run's end. It changes nothing that a run looks at, for hosts, offers and rotation stay as they are.
+    run's end. It changes nothing that a run looks at, for hosts, offers and rotation stay as they are. Raises
+    FiefdomError where none did.
     """
-    word = "on" if close else "off"
-    with ledger.recorded(
-        hosts, known.gateways, "maintenance", warn, names=known.gateways, note=f"{word}: {service}"
-    ) as act:
-        missed = maintenance.switch(hosts, known.gateways, service, close=close)
-        if len(missed) == len(known.gateways):
-            raise FiefdomError("; ".join(f"{name}: {why}" for name, why in missed.items()))
-        if missed:
-            act.note = f"{word}: {service}; not at {', '.join(missed)}"
-    return missed
+    return tell_recorded(hosts, known.gateways, "maintenance", (word, service), f"{word}: {service}", warn)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from fiefdom.cluster import ledger
-from fiefdom.cluster.told import tell
+from fiefdom.cluster.told import tell_recorded
 from fiefdom.converge.run import Hosts, Known
-from fiefdom.errors import FiefdomError
 from fiefdom.wording import Tell
 
 
@@ -15,11 +13,5 @@ def share_out(known: Known, hosts: Hosts, service: str, words: tuple[str, ...], 
     Without the lock, for it is wanted while a cluster waits after its canary, and is locked by that. Raises
     FiefdomError where none did.
     """
-    note = f"{service}: {' '.join(words)}"
-    with ledger.recorded(hosts, known.gateways, "weight", warn, names=known.gateways, note=note) as act:
-        missed = tell(hosts, known.gateways, "weight", service, *words)
-        if len(missed) == len(known.gateways):
-            raise FiefdomError("; ".join(f"{name}: {why}" for name, why in missed.items()))
-        if missed:
-            act.note = f"{note}; not at {', '.join(missed)}"
-    return missed
+    about, note = (service, *words), f"{service}: {' '.join(words)}"
+    return tell_recorded(hosts, known.gateways, "weight", about, note, warn)
