@@ -70,7 +70,11 @@ class Command(Helped):
             self.params.append(verbose.option())
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, with_inventory(self, ctx, args))
+        return super().parse_args(ctx, self.completed(args))
+
+    def completed(self, args: list[str]) -> list[str]:
+        """Words of a command line with those that a person may leave out."""
+        return with_inventory(self, args)
 
     def invoke(self, ctx: click.Context) -> None:
         try:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import click
 
 _DONE = "0 when it is done, 1 after an error."
+_AT_ALL = "0 where all gateways have done it, 3 where some have and others did not answer, 1 after an error."
 EXIT_CODES: Mapping[str, str] = {
     "apply": "0 only where the hosts are as the inventory says, but for releases that are pending; 1 otherwise.",
     "audit": "0 where it is shown, 3 where it is shown but for a gateway that does not answer, 1 after an error.",
@@ -20,7 +21,7 @@ EXIT_CODES: Mapping[str, str] = {
     "1 after an error.",
     "logs": "0 where all was read, 3 where some host does not answer or was gone meanwhile, 141 where nobody reads any "
     "more, 1 after an error. An interrupt is the end that -f has: 0.",
-    "maintenance": "0 where all gateways have done it, 3 where some have and others did not answer, 1 after an error.",
+    "maintenance": _AT_ALL,
     "plan": "0 where nothing is to be changed, 2 where changes are pending, 3 where some host does not answer, "
     "whatever the others need, 1 after an error.",
     "rollback": "0 only where every host has that version and serves; 1 otherwise.",
@@ -30,7 +31,7 @@ EXIT_CODES: Mapping[str, str] = {
     "status": "0 where it is shown, with `--check` or `--wait` only where every instance is in rotation, 2 where one "
     "is not, 3 where some host does not answer, 1 after an error.",
     "trust": "0 where all keys are known now, 1 where one was not taken, 3 where some host does not answer.",
-    "weight": "0 where all gateways have done it, 3 where some have and others did not answer, 1 after an error.",
+    "weight": _AT_ALL,
 }
 """How a command exits, where that is not `_DONE`."""
 

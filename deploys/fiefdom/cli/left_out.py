@@ -13,36 +13,23 @@ VARIABLE = "FIEFDOM_INVENTORY"
 _ENDINGS = (".yaml", ".yml", ".py")
 
 
-def with_inventory(command: click.Command, ctx: click.Context, args: list[str]) -> list[str]:
+def with_inventory(command: click.Command, args: list[str]) -> list[str]:
     """Words of a command line with the inventory that the variable names, where ``command`` wants one and has none.
 
-    One is given where the first word beside options has the ending of an inventory's name; every other word, such as a
-    service's or a host's name, has none.
+    One is given where the word in its place has the ending of an inventory's name; every other word, such as a
+    service's or a host's name, has none. What is wrong with the words otherwise is told in its place.
     """
     found = os.environ.get(VARIABLE)
-    if not found or not any(param.name == "inventory" for param in command.params):
+    arguments = [param.name for param in command.params if isinstance(param, click.Argument)]
+    if not found or "inventory" not in arguments:
         return args
-    try:
-        first = command.make_parser(ctx).parse_args(list(args))[0].get("inventory")
-    except click.UsageError:  # told in its place, with the words as they were given
+    place, at = arguments.index("inventory"), list(words(args, valued(command)))
+    behind = args[args.index("--") + 1 :] if "--" in args else []
+    given = ([args[number] for number in at] + behind)[place : place + 1]
+    if len(at) < place or given == [found] or (given and given[0].endswith(_ENDINGS)):
         return args
-    return with_word(args, _place(command), found, valued(command), given=first if isinstance(first, str) else None)
-
-
-def with_word(args: list[str], place: int, found: str, options: Sequence[str], *, given: str | None) -> list[str]:
-    """``args`` with the inventory ``found`` behind so many words as ``place`` says, unless that ``given`` is one."""
-    if given is not None and (given == found or given.endswith(_ENDINGS)):
-        return args
-    before = list(words(args, options))[:place]
-    if len(before) < place:  # which is told in its place
-        return args
-    at = before[-1] + 1 if before else 0
-    return [*args[:at], found, *args[at:]]
-
-
-def _place(command: click.Command) -> int:
-    """How many words stand before the inventory."""
-    return [param.name for param in command.params if isinstance(param, click.Argument)].index("inventory")
+    first = at[place - 1] + 1 if place else 0
+    return [*args[:first], found, *args[first:]]
 
 
 def valued(command: click.Command) -> tuple[str, ...]:

@@ -64,8 +64,7 @@ def logs(
 ) -> Document:
     """Show what all instances say, or those of SERVICE, merged by time.
 
-    A host that does not answer, or is gone meanwhile, is a line; the others go on. Exit 0: all was read, 3: but for
-    some host, 1: error.
+    A host that does not answer, or is gone meanwhile, is a line; the others go on.
     """
     if gateway and instance is not None:
         raise FiefdomError("--instance is for services; leave it or --gateway out")

@@ -114,11 +114,6 @@ TASKS: dict[str, tuple[str, ...]] = {
 """Commands by what one is about, in the order in which one meets them; each stands there once."""
 
 
-def _first_sentence(command: click.Command) -> str:
-    """What a command does, whole: what is cut off in the middle tells nobody."""
-    return (command.help or "").partition(". ")[0].rstrip(".") + "."
-
-
 class _Parts(Group):
     """What a command does not need would cost each start some tenths of a second; the list of all needs none."""
 
@@ -130,10 +125,13 @@ class _Parts(Group):
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        # Deferred: only the list of all commands and their page want it.
+        from fiefdom.cli.commands_page import first_sentence_of
+
         width = max(map(len, self.commands))  # one column for all tasks
         for task, names in TASKS.items():
             with formatter.section(task):
-                formatter.write_dl([(f"{name:<{width}}", _first_sentence(self.commands[name])) for name in names])
+                formatter.write_dl([(f"{name:<{width}}", first_sentence_of(self.commands[name])) for name in names])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         names = [name for name in self.commands if name.startswith(incomplete)]

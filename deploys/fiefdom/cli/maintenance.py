@@ -21,7 +21,6 @@ def maintenance(word: str, inventory: str, service: str, **_: bool) -> Document:
     """Close SERVICE at all gateways at once: clients get 503 and its page, until the same command opens it again.
 
     It takes no lock, so that it waits for no run, and it outlives reloads, restarts and other versions of the gateways.
-    Exit 0: done, 3: done, but for a gateway that did not answer or did not do it, 1: error.
     """
 
     def check(cluster: Cluster) -> None:

@@ -25,7 +25,7 @@ def weight(inventory: str, service: str, version: str, percent: int | None, **_:
     """Give VERSION of SERVICE, which a canary brought, PERCENT of the requests, however many servers have it.
 
     It holds at all gateways, over reloads and restarts, until the rollout goes on, until a rollback, or until
-    `fiefdom weight INVENTORY SERVICE off`. Exit 0: done, 3: done, but for a gateway that did not answer, 1: error.
+    `fiefdom weight INVENTORY SERVICE off`.
     """
 
     def check(cluster: Cluster) -> None:
