@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
-import struct
 from types import TracebackType
+
+from helpers.tls_load import exactly, frame
 
 TIMEOUT_S = 10.0
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
@@ -23,8 +24,8 @@ class Call:
         fields = POST_BY_HTTP + _indexed(0x04, path) + _indexed(0x01, host)
         for name, value in (("content-type", "application/grpc"), ("te", "trailers"), *headers):
             fields += b"\x00" + _text(name) + _text(value)
-        preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(SETTINGS, 0, 0, b"")
-        self._connection.sendall(preface + _frame(HEADERS, END_HEADERS, STREAM, fields))
+        preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0, b"")
+        self._connection.sendall(preface + frame(HEADERS, END_HEADERS, STREAM, fields))
 
     def __enter__(self) -> Call:
         return self
@@ -36,7 +37,7 @@ class Call:
 
     def say(self, piece: bytes, *, last: bool = False) -> bytes:
         """Send a piece and return the next piece of the answer, be it empty; with the last one come the trailers."""
-        self._connection.sendall(_frame(DATA, END_STREAM if last else 0, STREAM, piece))
+        self._connection.sendall(frame(DATA, END_STREAM if last else 0, STREAM, piece))
         heard = b""
         while True:
             kind, flags, body = self._read()
@@ -53,26 +54,13 @@ class Call:
 
     def _read(self) -> tuple[int, int, bytes]:
         while True:
-            head = self._exactly(9)
-            kind, flags, body = head[3], head[4], self._exactly(int.from_bytes(head[:3], "big"))
+            head = exactly(self._connection, 9)
+            kind, flags, body = head[3], head[4], exactly(self._connection, int.from_bytes(head[:3], "big"))
             if kind in (SETTINGS, PING):
                 if not flags & ACK:
-                    self._connection.sendall(_frame(kind, ACK, 0, body if kind == PING else b""))
+                    self._connection.sendall(frame(kind, ACK, 0, body if kind == PING else b""))
             elif kind != WINDOW_UPDATE:
                 return kind, flags, body
-
-    def _exactly(self, size: int) -> bytes:
-        read = b""
-        while len(read) < size:
-            more = self._connection.recv(size - len(read))
-            if not more:
-                raise EOFError("closed without an answer")
-            read += more
-        return read
-
-
-def _frame(kind: int, flags: int, stream: int, body: bytes) -> bytes:
-    return len(body).to_bytes(3, "big") + bytes((kind, flags)) + struct.pack(">I", stream) + body
 
 
 def _text(value: str) -> bytes:

@@ -56,6 +56,12 @@ def await_true(condition: Callable[[], object], timeout_s: float = 60, what: str
         time.sleep(0.1)
 
 
+def ok(done: subprocess.CompletedProcess[str]) -> str:
+    """What a command printed that must have worked."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 @contextmanager
 def undisturbed(
     event: str, urls: Mapping[str, str], at_least: int, rate: float, kinds: Sequence[str] = KINDS

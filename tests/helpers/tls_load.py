@@ -131,21 +131,21 @@ class Http2:
         if self._connection.selected_alpn_protocol() != "h2":
             raise EOFError("the gateway speaks no HTTP/2")
         self._seen.met(self._connection)
-        self._connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(_SETTINGS, 0, 0, b""))
+        self._connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(_SETTINGS, 0, 0, b""))
 
     def _get(self) -> str | None:
         assert self._connection is not None
         stream, self._stream = self._stream, self._stream + 2
         # GET and https are in HPACK's static table, and so are the names of path and authority.
         fields = b"\x82\x87" + _literal(0x04, self._place.path) + _literal(0x01, self._place.host)
-        self._connection.sendall(_frame(_HEADERS, _END_STREAM | _END_HEADERS, stream, fields))
+        self._connection.sendall(frame(_HEADERS, _END_STREAM | _END_HEADERS, stream, fields))
         status, goes = None, False
         while True:
             kind, flags, of, body = self._read()
             if kind == _SETTINGS and not flags & _ACK:
-                self._connection.sendall(_frame(_SETTINGS, _ACK, 0, b""))
+                self._connection.sendall(frame(_SETTINGS, _ACK, 0, b""))
             elif kind == _PING and not flags & _ACK:
-                self._connection.sendall(_frame(_PING, _ACK, 0, body))
+                self._connection.sendall(frame(_PING, _ACK, 0, body))
             elif kind == _GOAWAY:
                 goes = True
                 if struct.unpack(">I", body[:4])[0] < stream:
@@ -157,7 +157,7 @@ class Http2:
                 status = body[0]
             elif kind == _DATA and body:
                 # A connection has 64 KiB on its way that nobody has said to have read; a stream has as many of its own.
-                self._connection.sendall(_frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", len(body))))
+                self._connection.sendall(frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", len(body))))
             if kind in (_HEADERS, _DATA) and of == stream and flags & _END_STREAM:
                 if goes:
                     self._connection.close()
@@ -165,26 +165,29 @@ class Http2:
                 return None if status == _STATUS_200 else f"answered with {status:#x}"
 
     def _read(self) -> tuple[int, int, int, bytes]:
-        head = self._exactly(9)
+        assert self._connection is not None
+        head = exactly(self._connection, 9)
         return (
             head[3],
             head[4],
             struct.unpack(">I", head[5:])[0] & 0x7FFFFFFF,
-            self._exactly(int.from_bytes(head[:3], "big")),
+            exactly(self._connection, int.from_bytes(head[:3], "big")),
         )
 
-    def _exactly(self, size: int) -> bytes:
-        assert self._connection is not None
-        read = b""
-        while len(read) < size:
-            more = self._connection.recv(size - len(read))
-            if not more:
-                raise EOFError("closed without an answer")
-            read += more
-        return read
+
+def exactly(connection: socket.socket, size: int) -> bytes:
+    """So many bytes. Raises EOFError where the other end closes before that."""
+    read = b""
+    while len(read) < size:
+        more = connection.recv(size - len(read))
+        if not more:
+            raise EOFError("closed without an answer")
+        read += more
+    return read
 
 
-def _frame(kind: int, flags: int, stream: int, body: bytes) -> bytes:
+def frame(kind: int, flags: int, stream: int, body: bytes) -> bytes:
+    """A frame of HTTP/2 (RFC 9113, 4.1)."""
     return len(body).to_bytes(3, "big") + bytes((kind, flags)) + struct.pack(">I", stream) + body
 
 

@@ -7,7 +7,6 @@ few seconds into a volume, which each host has for itself: who ran it, and as wh
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 
 from fiefdom import lab
-from helpers.operator_view import GATEWAY_URL, LAB_YAML, Site, await_true, undisturbed
+from helpers.operator_view import GATEWAY_URL, LAB_YAML, Site, await_true, ok, undisturbed
 
 pytestmark = pytest.mark.proof
 
@@ -91,11 +90,6 @@ class Clock:
 
     def left(self, host: str) -> str:
         return self.site.ssh(host, "docker ps -aq --filter label=fiefdom.job")
-
-
-def ok(done: subprocess.CompletedProcess[str]) -> str:
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def traffic(event: str) -> AbstractContextManager[None]:

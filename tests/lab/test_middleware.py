@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shlex
 import socket
-import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from helpers.operator_view import GATEWAY_URL, LAB_YAML, ROOT, Site, await_true, undisturbed
+from helpers.operator_view import GATEWAY_URL, LAB_YAML, ROOT, Site, await_true, ok, undisturbed
 
 pytestmark = pytest.mark.proof
 
@@ -81,11 +80,6 @@ class Middleware:
     def offers(self, inventory: str) -> dict[str, str]:
         """By service and host, what has become of offers."""
         return {f"{o['service']}@{o['host']}": o["state"] for o in self.site.status(inventory)["offers"]}
-
-
-def ok(done: subprocess.CompletedProcess[str]) -> str:
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def traffic(event: str) -> AbstractContextManager[None]:

@@ -25,7 +25,7 @@ from fiefdom.cluster import lock
 from fiefdom.desired import gateway
 from helpers.faults import cut_ssh
 from helpers.load import Load
-from helpers.operator_view import BIN, GATEWAY_URL, LAB_YAML, ROOT, Site, await_true, tell
+from helpers.operator_view import BIN, GATEWAY_URL, LAB_YAML, ROOT, Site, await_true, ok, tell
 
 URL = f"{GATEWAY_URL}/predict"
 AT_LEAST = 10_000  # ten seconds: whatever an event takes, and what comes of it after its end
@@ -93,12 +93,6 @@ class Fleet:
     def all_serve(self, version: str) -> bool:
         """Whether every instance runs ``version`` and is up at the gateway."""
         return self.site.status(self.inventory())["serving"] and self.versions() == {h: {version} for h in HOSTS}
-
-
-def ok(done: subprocess.CompletedProcess[str]) -> str:
-    """What a command printed that must have worked."""
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")

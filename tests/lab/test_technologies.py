@@ -10,7 +10,6 @@ import json
 import os
 import shlex
 import socket
-import subprocess
 import threading
 import urllib.error
 import urllib.request
@@ -24,7 +23,7 @@ import pytest
 
 from fiefdom import lab
 from helpers.load import Load
-from helpers.operator_view import GATEWAY_URL, LAB_YAML, ROOT, TRAFFIC, Site, await_true, tell, undisturbed
+from helpers.operator_view import GATEWAY_URL, LAB_YAML, ROOT, TRAFFIC, Site, await_true, ok, tell, undisturbed
 
 pytestmark = pytest.mark.proof
 
@@ -176,11 +175,6 @@ def database(build: Path, port: int, user: str, data: str, check: list[str], **o
         "stop_grace_s": 20,
         **own,
     }
-
-
-def ok(done: subprocess.CompletedProcess[str]) -> str:
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def traffic(event: str, *services: str) -> AbstractContextManager[None]:

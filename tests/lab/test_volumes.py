@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from helpers.operator_view import GATEWAY_URL, LAB_YAML, Site, await_true, undisturbed
+from helpers.operator_view import GATEWAY_URL, LAB_YAML, Site, await_true, ok, undisturbed
 
 pytestmark = pytest.mark.proof
 
@@ -91,11 +90,6 @@ class Keeper:
 
 
 KEPT = [f"{host} row" for host in HOSTS for _ in PORTS]
-
-
-def ok(done: subprocess.CompletedProcess[str]) -> str:
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def traffic(event: str) -> AbstractContextManager[None]:

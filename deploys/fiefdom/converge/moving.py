@@ -50,15 +50,14 @@ def of_address(context: Context, found: Snapshot) -> Iterator[Finding]:
     wanted = context.cluster.gateway.address
     if not context.is_gateway or wanted is None:
         return
+    mend = "give gateway.address one that nobody has"
     if wanted in found.routers:
-        mend = "give gateway.address one that nobody has"
         yield Finding(
             "refused", "address", f"{wanted} is a router of this host", "nobody would reach it any more", mend
         )
     if wanted == found.client:
-        mend = "give gateway.address one that nobody has"
         yield Finding("refused", "address", f"your connection comes from {wanted}", "no answer would reach you", mend)
-    if address.KEEPALIVED in found.files and ("file", address.KEEPALIVED) not in found.made:
+    if address.KEEPALIVED in found.files and _MADE not in found.made:
         seen = f"it has a keepalived of its own ({address.KEEPALIVED})"
         effect = "the addresses that it moves would go"
         yield Finding("refused", "address", seen, effect, "move them elsewhere and that file away")

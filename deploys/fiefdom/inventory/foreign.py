@@ -119,10 +119,7 @@ def cluster_of(foreign: Foreign, name: str) -> Cluster:
         content = _agreed(content, name, found.cluster, other)
         content = _member(foreign.hosts[other].login, content, found).at("hosts", other).over(content)
     content = Written(content.value, {(): Origin(f"the data of {name}"), **content.origins}, content.mistakes)
-    known_hosts = foreign.hosts[name].login.get("known_hosts")
-    if known_hosts and "known_hosts" not in _mapping(content.value.get("ssh")):
-        content = content.over(Written({"ssh": {"known_hosts": known_hosts}}, {}))
-    return validated(content, None)[0]
+    return validated(_with_known_hosts(content, foreign.hosts[name].login), None)[0]
 
 
 def alone(foreign: Foreign, name: str, concern: str) -> Cluster:
@@ -152,9 +149,7 @@ def alone(foreign: Foreign, name: str, concern: str) -> Cluster:
     below = {"cluster": _STAND_IN, "network": network, "services": services, "base_dir": str(Path.cwd())}
     content = host.over(Written(stands, {})).at("hosts", _STAND_IN).over(given).over(Written(below, {}))
     content = Written(content.value, {**told.origins, **content.origins}, content.mistakes)
-    if login.get("known_hosts") and "known_hosts" not in _mapping(content.value.get("ssh")):
-        content = content.over(Written({"ssh": {"known_hosts": login["known_hosts"]}}, {}))
-    draft = _draft(content, cluster_keys, host_keys)
+    draft = _draft(_with_known_hosts(content, login), cluster_keys, host_keys)
     known = draft.network.model_copy(update={"firewall": draft.network.firewall and concern == "firewall"})
     if draft.network.admin_cidrs == (f"{_NOBODY}/32",):
         known = known.model_copy(update={"admin_cidrs": ()})
@@ -212,6 +207,13 @@ def _member(login: Mapping[str, Any], cluster: Written, own: _Merged) -> Written
     if _IPV4.fullmatch(str(login.get("address"))):
         below["address"] = login["address"]
     return own.host.over(Written(below, {}))
+
+
+def _with_known_hosts(content: Written, login: Mapping[str, Any]) -> Written:
+    """A cluster with the known_hosts of pyinfra's login, unless it says itself where they are."""
+    if not login.get("known_hosts") or "known_hosts" in _mapping(content.value.get("ssh")):
+        return content
+    return content.over(Written({"ssh": {"known_hosts": login["known_hosts"]}}, {}))
 
 
 def _require_plain(name: str) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from fiefdom.cluster import ledger
 from fiefdom.converge import inside
 from fiefdom.converge.inside import Target
-from fiefdom.converge.run import Hosts, Known, ask_each
+from fiefdom.converge.run import Hosts, Known
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
-from fiefdom.procedures.one_off import Ended, hosts_of, require_answer, told
+from fiefdom.procedures.one_off import Ended, first_that_answers, hosts_of, told
 from fiefdom.wording import Tell, printable
 
 
@@ -46,10 +46,7 @@ def exec_in(
         Ended: it ended with another exit code than 0.
         FiefdomError: no host answers, or its connection broke off.
     """
-    found, silent = ask_each(hosts, lambda name: require_answer(hosts, name), names)
-    if not found:
-        raise FiefdomError("; ".join(f"{name}: {reason}" for name, reason in silent.items()))
-    host = next(iter(found))
+    host = first_that_answers(hosts, names)
     where = wanted.service if wanted.port is None else f"{wanted.service}:{wanted.port}"
     note = f"{where}: {told(command, known.secrets)}"
     with ledger.recorded(hosts, known.gateways, "exec", warn, names=[host], note=note):

@@ -51,10 +51,7 @@ def run_once(
         Ended: it ended with another exit code than 0.
         FiefdomError: no host answers, or nothing began on the one that does.
     """
-    found, silent = ask_each(hosts, lambda name: require_answer(hosts, name), names)
-    if not found:
-        raise FiefdomError("; ".join(f"{name}: {reason}" for name, reason in silent.items()))
-    host, note = next(iter(found)), f"{service}: {told(command, known.secrets)}"
+    host, note = first_that_answers(hosts, names), f"{service}: {told(command, known.secrets)}"
     with ledger.recorded(hosts, known.gateways, "run", warn, names=[host], note=note):
         code = one_off.attend(hosts, host, one_off.as_running(service, command), hear)
         if code:
@@ -70,10 +67,18 @@ def require_text(command: Sequence[str]) -> None:
             raise FiefdomError(f"{printable(repr(word))} is no UTF-8; have a script in the image say it") from None
 
 
-def require_answer(hosts: Hosts, name: str) -> None:
-    well, _, reason = hosts.shell(name, ["true"])
-    if not well:
-        raise HostError(name, printable(reason) or "does not run `true`")
+def first_that_answers(hosts: Hosts, names: Sequence[str]) -> str:
+    """Which of ``names`` can be asked to run something. Raises FiefdomError where none can."""
+
+    def require_answer(name: str) -> None:
+        well, _, reason = hosts.shell(name, ["true"])
+        if not well:
+            raise HostError(name, printable(reason) or "does not run `true`")
+
+    found, silent = ask_each(hosts, require_answer, names)
+    if not found:
+        raise FiefdomError("; ".join(f"{name}: {reason}" for name, reason in silent.items()))
+    return next(iter(found))
 
 
 def told(command: Sequence[str], secrets: Secrets) -> str:

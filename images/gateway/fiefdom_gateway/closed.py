@@ -43,10 +43,13 @@ async def follow(ask: Ask, path: Path) -> frozenset[str]:
     lists = lists_of(await ask("show acl"), path)
     if not wanted and not any(lists.values()):
         return wanted
+    found = []
     for number in lists:
-        for command in commands(wanted, listed(await ask(f"show acl #{number}")), number):
+        actual = listed(await ask(f"show acl #{number}"))
+        for command in (changes := commands(wanted, actual, number)):
             await ask(command)
-    return frozenset.intersection(*[listed(await ask(f"show acl #{number}")) for number in lists])
+        found.append(listed(await ask(f"show acl #{number}")) if changes else actual)
+    return frozenset.intersection(*found)
 
 
 def lists_of(reply: str, path: Path) -> dict[str, int]:

@@ -91,13 +91,14 @@ async def document(look: Look, sockets: edges.Sockets, told: Iterable[Told] = ()
     with suppress(edges.Failed):
         served = await certificates.served(ask)
     since = look.reconciled_at_s
+    # Nobody is to believe what stands in the place of one that is not there yet.
+    placeholders = {one.name for one in told if one.facts is None}
     return {
         "node": look.node,
         "serf": {"ok": look.serf_error is None, "error": look.serf_error},
         "members": [asdict(member) for member in look.members],
         "servers": servers,
-        # Nobody is to believe what stands in the place of one that is not there yet.
-        "certificates": [row for row in served if row["name"] not in {one.name for one in told if one.facts is None}],
+        "certificates": [row for row in served if row["name"] not in placeholders],
         "obtained": [_obtained(one) for one in told],
         "maintenance": [{"service": name} for name in sorted(look.closed & look.services.keys())],
         "shares": [asdict(share) for share in look.shares if share.service in look.services],
