@@ -9,7 +9,7 @@ import sys
 import termios
 import tty
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from select import PIPE_BUF
 from typing import Any
 
@@ -36,7 +36,7 @@ def interact(host: Host, text: str | None, words: Sequence[str], *, terminal: bo
             channel.exec_command(shlex.join(words))
         else:
             channel.invoke_shell()
-        with _own_terminal(channel) if terminal else _nothing():
+        with _own_terminal(channel) if terminal else nullcontext():
             return _attend(channel, _marks(text, terminal))
     finally:
         channel.close()
@@ -141,8 +141,3 @@ def _own_terminal(channel: Any) -> Iterator[None]:
         watcher.cancel()
         termios.tcsetattr(IN, termios.TCSADRAIN, before)
         sys.stdout.flush()
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
