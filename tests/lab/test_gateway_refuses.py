@@ -676,6 +676,104 @@ def test_only_a_proxy_says_where_a_request_comes_from(cluster: Cluster, proxies:
     assert head.count("x-forwarded-for: 10.98.7.1\r\n") == 1
 
 
+# This client is a proxy, and so is all of 10.2.0.0/16. What it says in X-Forwarded-For, a text for each line, and where
+# the client is then. Clients of 10.9.0.0/16 alone may come.
+PROXY = "10.98.7.1"
+TOLD = (
+    ((), PROXY),
+    (("192.0.2.7",), "192.0.2.7"),
+    (("10.9.0.1",), "10.9.0.1"),
+    (("192.0.2.7, 10.9.0.1",), "10.9.0.1"),
+    (("10.9.0.1, 192.0.2.7",), "192.0.2.7"),
+    (("10.9.0.1, 10.2.0.1",), "10.9.0.1"),
+    (("10.9.0.1", "10.2.0.1"), "10.9.0.1"),
+    (("10.9.0.1, ::ffff:10.2.0.1",), "10.9.0.1"),
+    (("10.9.0.1, 10.2.0.1, 10.2.0.2, 10.2.0.3, 10.2.0.4",), "10.9.0.1"),
+    (("10.9.0.1, 10.2.0.1, 10.2.0.2, 10.2.0.3, 10.2.0.4, 10.2.0.5",), "10.2.0.1"),
+    # Ports and brackets, as some proxies write them.
+    (("10.9.0.1:5678",), "10.9.0.1"),
+    (("10.9.0.1:5678, 10.2.0.1:99",), "10.9.0.1"),
+    (("10.9.0.1, [2001:db8::1]",), "2001:db8::1"),
+    (("10.9.0.1, 2001:db8::1",), "2001:db8::1"),
+    # No address: the proxy that says so is the client, and not what stands before.
+    (("10.9.0.1, unknown",), PROXY),
+    (("10.9.0.1, _hidden",), PROXY),
+    (("10.9.0.1, unknown, 10.2.0.1",), "10.2.0.1"),
+    (("10.9.0.1", "unknown"), PROXY),
+    (("10.9.0.1, [2001:db8::1]:90",), PROXY),
+    (("10.9.0.1, 10.2.0.1:99999",), PROXY),
+    (("10.9.0.1, 10.2.0",), PROXY),
+    (("10.9.0.1 10.2.0.1",), PROXY),
+    (("10.9.0.1, ",), PROXY),
+    (("10.9.0.1,,10.2.0.1",), "10.2.0.1"),
+    (("10.9.0.1", ""), PROXY),
+    (("10.9.0.1", ","), PROXY),
+    # A quote of a client's that the proxy does not close.
+    (('10.9.0.1, ", 192.0.2.7',), PROXY),
+    (('10.9.0.1, "', "192.0.2.7"), "192.0.2.7"),
+)
+
+
+def test_who_comes_by_a_proxy_cannot_choose_where_he_is(cluster: Cluster) -> None:
+    """Nor in the access log, which tells the same client."""
+    backend = {**PLAIN["backends"][0], "allow_from": ["10.9.0.0/16"]}
+    cluster.use(**QUICK, backends=[backend], proxies=(f"{PROXY}/32", "10.2.0.0/16"), access_log=True)
+    answers: dict[int, list[int]] = {}
+    for number, (told, _) in enumerate(TOLD):
+        lines = [f"X-Forwarded-For: {text}" for text in told] + [f"X-Request-ID: told-{number}", "Connection: close"]
+        answers[number] = statuses(exchange(get("".join(f"{line}\r\n" for line in lines).encode())))
+    expected = {n: [200 if client.startswith("10.9.") else 403] for n, (_, client) in enumerate(TOLD)}
+    assert answers == expected
+    # Forwarded is passed on and not believed; and who is no proxy is where he comes from.
+    assert statuses(exchange(get(b"Forwarded: for=10.9.0.1\r\nConnection: close\r\n"))) == [403]
+    assert elsewhere(1) == {"403": 1}
+    exchange(b"GET\r\n\r\n")
+    seen = [json.loads(line) for line in logged() if line.startswith('{"request_id": ')]
+    clients = {row["request_id"]: row["client"] for row in seen}
+    assert {n: clients[f"told-{n}"] for n in range(len(TOLD))} == {n: client for n, (_, client) in enumerate(TOLD)}
+    assert {row["client"] for row in seen if row["method"] == "<BADREQ>"} == {PROXY}
+
+
+def logged() -> list[str]:
+    done = subprocess.run(["docker", "logs", GATEWAY], capture_output=True, text=True, check=True)
+    return (done.stdout + done.stderr).splitlines()
+
+
+def test_what_is_asked_of_the_gateway_itself(cluster: Cluster) -> None:
+    """A balancer hears that a page is served, and an authority what a token asks for; a service gets nothing of it."""
+    shut = {"name": "shut", "health_path": "/", "maintenance": {"active": False, "page": None, "retry_after_s": 60}}
+    page = {**shut, "name": "page", "maintenance": {**shut["maintenance"], "active": True}}
+    paths = [("/up", "predictor"), ("/shut", "shut"), ("/page", "page")]
+    tls = {
+        **{"port": 443, "list": "/none", "digests": ["0" * 12] * 2, "plain_port": 80, "redirect": False, "hsts": None},
+        "answer": "THUMBPRINT",
+    }
+    cluster.use(
+        backends=[*PLAIN["backends"], shut, page],
+        listeners=[{**PLAIN["listeners"][0], "balancer_paths": paths}],
+        closed_file="/var/lib/fiefdom/gateway/closed",
+        tls=tls,
+    )
+    recorded()
+
+    def told(path: str, method: str = "GET") -> int:
+        lines = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        return statuses(exchange(lines.encode()))[0]
+
+    assert [told(path) for path, _ in paths] == [200, 503, 200]
+    docker("exec", GATEWAY, "sh", "-c", "echo shut >/var/lib/fiefdom/gateway/closed")
+    cluster.until(lambda _: told("/shut") == 200)
+    docker("exec", GATEWAY, "rm", "/var/lib/fiefdom/gateway/closed")
+    cluster.until(lambda _: told("/shut") == 503)
+
+    below = "/.well-known/acme-challenge"
+    asked = [(f"{below}/aB_-9", "GET"), (f"{below}/aB_-9", "HEAD"), (f"{below}/aB_-9", "POST")]
+    asked += [(f"{below}{path}", "GET") for path in ("/", "/a/b", "/a.b", "/../a", f"/{'a' * 129}")]
+    assert [told(*one) for one in asked] == [200, 200, *[404] * 6]
+    assert b"\r\n\r\naB_-9.THUMBPRINT" in exchange(get(b"Connection: close\r\n", f"{below}/aB_-9".encode()))
+    assert not [each for each in recorded() if "acme-challenge" in each["head"]]
+
+
 def test_slow_clients_keep_nobody_from_being_served(cluster: Cluster) -> None:
     """Half of them send headers for ever, half bodies, from more connections than the gateway may hold at once."""
     patient = {"request_timeout_s": 120.0, "client_timeout_s": 120.0}

@@ -8,7 +8,7 @@ from typing import Any
 
 FIELDS: Mapping[str, str] = {
     "request_id": "The request's `X-Request-ID`: the client's own where it has one, else a new one",
-    "client": "Address that the gateway sees: the client's, or that of a proxy before the gateways",
+    "client": "Address of the client, as `allow_from` takes it: behind `gateway.proxies` what these say of it",
     "method": "Of the request; `<BADREQ>` where it was none",
     "host": "Its Host header",
     "path": "Its path as it came, without the query",

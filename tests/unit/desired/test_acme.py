@@ -68,9 +68,11 @@ def test_the_accounts_key_is_for_the_containers_user_alone() -> None:
 
 def test_every_gateway_gives_the_same_answer_before_it_leads_anybody_elsewhere() -> None:
     lines = frontend(80, route={"allow_from": ["10.0.0.0/8"], "maintenance": {"active": True}})
-    (answer,) = answers(lines)
+    answer, nothing = answers(lines)
     assert f'lf-string "%[path,field(4,/)].{thumbprint(KEY)}"' in lines[answer]
-    assert answer < min(n for n, line in enumerate(lines) if re.match("http-request (redirect|deny)|use_backend", line))
+    assert lines[nothing].startswith("http-request return status 404 "), "what is no token is no service's either"
+    others = [n for n, line in enumerate(lines) if re.match("http-request (redirect|deny)|use_backend", line)]
+    assert answer < nothing < min(others)
     assert not answers(frontend(443))
     assert not answers(frontend(80, tls={"acme": None, **GIVEN}, route={"host": "api.example.org"}))
 

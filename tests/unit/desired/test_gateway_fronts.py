@@ -89,19 +89,67 @@ def test_where_a_client_is_that_came_by_several_proxies() -> None:
     assert lines[:3] == [
         "acl told-by-proxy var(txn.client) -m ip 10.2.0.0/16",
         "http-request set-var(txn.client) src",
-        "http-request set-var(txn.client) req.hdr_ip(X-Forwarded-For,-1) if told-by-proxy "
-        "{ req.hdr_ip(X-Forwarded-For,-1) -m found }",
+        "http-request set-var(txn.client) req.hdr_ip(X-Forwarded-For,-1) if told-by-proxy address-1",
     ]
     assert len(lines) == 7
     assert "txn.client" not in config(gateway={"proxies": ["10.2.0.0/16"]}), "nobody asks for it"
     assert "txn.client" not in config(services=route), "a client is where it comes from"
 
 
+def test_what_is_no_address_is_not_stepped_over() -> None:
+    """What stands before it a client may have written itself."""
+    route = {"predictor": {"route": {"allow_from": ["10.9.0.0/16"]}}}
+    lines = frontend(gateway={"proxies": ["10.2.0.0/16"]}, services=route)
+    for back in range(1, 6):
+        assert f"acl address-{back} req.hdr_ip(X-Forwarded-For,-{back}) -m found" in lines
+        nearer = " ".join(f"address-{i}" for i in range(1, back + 1))
+        step = f"http-request set-var(txn.client) req.hdr_ip(X-Forwarded-For,-{back}) if told-by-proxy {nearer}"
+        assert step in lines
+
+
+def test_the_access_log_tells_the_client_that_allow_from_is_about() -> None:
+    behind: dict[str, Any] = {"gateway": {"proxies": ["10.2.0.0/16"], "access_log": True}}
+    lines = frontend(**behind)
+    (line,) = [line for line in lines if line.startswith("log-format ")]
+    assert " %(client)[var(txn.client)] " in line
+    # Of what was no request HAProxy runs no rules, and the variable is empty.
+    assert f"error-{line.replace('[var(txn.client)]', 'ci')}" in lines
+    # Before the first rule that may end a request.
+    ends = re.compile("http-request (return|deny|redirect|allow)")
+    known = max(n for n, line in enumerate(lines) if "set-var(txn.client)" in line)
+    assert known < min(n for n, line in enumerate(lines) if ends.match(line))
+    alone = frontend(gateway={"access_log": True})
+    assert any(" %(client)ci " in line for line in alone) and not any("error-log-format" in line for line in alone)
+
+
+# A word is what HAProxy takes for one: quoted, it may hold blanks.
+def words(line: str) -> int:
+    return len(re.findall(r"""(?:[^\s"'\\]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+""", line.partition("  # ")[0]))
+
+
 def test_no_line_has_more_words_than_haproxy_takes() -> None:
-    many = [f"10.{i}.0.0/16" for i in range(1, 121)]
-    route = {"predictor": {"route": {"allow_from": many}}}
-    text = config(gateway={"proxies": many, "proxy_protocol": [f"10.200.0.{i}/32" for i in range(90)]}, services=route)
-    assert max(len(line.split()) for line in text.splitlines() if not line.strip().startswith("#")) <= 64
+    many = [f"10.{i}.0.0/16" for i in range(1, 201)]
+    names = [f"www{i}.example.org" for i in range(200)]
+    texts = {f"X-Header-{i}": "a b" for i in range(200)}
+    route = {
+        **{"allow_from": many, "host": names, "redirect_from": [f"{name}.uk" for name in names]},
+        **{"balancer_path": "/up", "headers": {"request": texts, "response": texts}, "sticky_cookie": "ID"},
+    }
+    redis = {"image": "redis", "version": "7", "kind": "tcp", "base_port": 6379, "route": {"port": 6379}}
+    own = {
+        **{"proxies": many, "proxy_protocol": [f"10.200.0.{i}/32" for i in range(200)], "access_log": True},
+        "source_limits": {"connections": 5, "requests_per_s": 5, "exempt_cidrs": many},
+    }
+    health = {"status": [str(status) for status in range(200, 400)]}
+    text = config(
+        gateway=own,
+        services={"predictor": {"route": route, "health": health}, "redis": redis},
+        network={"client_cidrs": ["10.0.0.0/8"]},
+    )
+    lines = [line for line in text.splitlines() if not line.strip().startswith("#")]
+    assert max(map(words, lines)) <= 64
+    counted = [line for line in lines if line.startswith("    acl exempt ")]
+    assert sum(words(line) - 3 for line in counted) == 3 * len(many), "of each of the three ports, and none is lost"
 
 
 # --- A path for a balancer, and buffers
@@ -110,12 +158,22 @@ def test_no_line_has_more_words_than_haproxy_takes() -> None:
 def test_a_balancer_is_told_of_servers_before_anything_else_is_asked() -> None:
     own = {"predictor": {"route": {"balancer_path": "/up"}}}
     lines = frontend(services=own, gateway={"source_limits": LIMITS})
-    assert [line for line in lines if line.startswith("http-request")][:2] == [
+    assert [line for line in lines if line.startswith("http-request")][:3] == [
         'http-request return status 200 content-type text/plain string "served\\n" if { path /up } '
         "{ nbsrv(predictor) gt 0 }",
+        'http-request return status 200 content-type text/plain string "in maintenance\\n" if { path /up } '
+        f"{{ str(predictor) -m str -f opt@{gateway.CLOSED} }}",
         'http-request return status 503 content-type text/plain string "not served\\n" if { path /up }',
     ]
     assert "/up" not in "".join(section("frontend port-8080", services=own))
+
+
+def test_a_balancer_is_told_that_a_page_is_served() -> None:
+    own = {"predictor": {"route": {"balancer_path": "/up", "maintenance": {"active": True}}}}
+    assert (
+        'http-request return status 200 content-type text/plain string "in maintenance\\n" if { path /up } TRUE'
+        in frontend(services=own)
+    )
 
 
 def test_buffers_are_haproxys_own_unless_asked_for() -> None:
