@@ -113,10 +113,15 @@ class History:
 def wait_s(history: History, facts: Facts | None, asked: Asked, now: Moment, *, forced: bool = False) -> float:
     """Return seconds until the next try for a name; 0 where it is due."""
     due_s = 0.0 if forced else max(_due_s(history, facts, asked, now), _pause_left_s(history, asked, now))
-    recent = [one for one in history.tries if elapsed_s(one, now) < HOUR_S][-MOST_TRIES:]
-    if len(recent) == MOST_TRIES:
-        due_s = max(due_s, HOUR_S - elapsed_s(recent[0], now))
+    tried = recent(history, now)[-MOST_TRIES:]
+    if len(tried) == MOST_TRIES:
+        due_s = max(due_s, HOUR_S - elapsed_s(tried[0], now))
     return max(due_s, 0.0)
+
+
+def recent(history: History, now: Moment) -> list[Moment]:
+    """Return the tries that the bound of an hour counts."""
+    return [one for one in history.tries if elapsed_s(one, now) < HOUR_S]
 
 
 def _due_s(history: History, facts: Facts | None, asked: Asked, now: Moment) -> float:

@@ -176,7 +176,8 @@ class Obtainer:
                     await self._try(self._asked, name)
         for name in sorted(self._untold):
             await self._tell(name)
-        self._forget()
+        async with self._preparing:  # who asks for a name meanwhile finds what is there
+            await self._forget()
         self._leave_word()
 
     async def _try(self, asked: Asked, name: str) -> None:
@@ -222,20 +223,40 @@ class Obtainer:
         self._histories[name] = history
         edges.write_atomically(self._histories_file, acme.dump(self._histories))
 
-    def _forget(self) -> None:
-        """Remove what nobody asks for and HAProxy's list does not name any more."""
-        names = self._asked.names if self._asked is not None else ()
+    async def _forget(self) -> None:
+        """Remove what nobody asks for and HAProxy's list does not name, once it would be of no use to who asks again.
+
+        A name that comes back finds its certificate while that is good, and the tries of the last hour.
+        """
+        names, now = self._asked.names if self._asked is not None else (), self._now()
         try:
-            listed = edges.read_text(self._list) if self._list.exists() else ""
+            listed = edges.read_text(self._list).splitlines() if self._list.exists() else []
         except Unreadable:
             return
-        for path in self._folder.glob("*.pem") if self._folder.is_dir() else ():
-            if path.stem not in names and str(path) not in listed.splitlines():
+        there = sorted(self._folder.glob("*.pem")) if self._folder.is_dir() else []
+        for path in [path for path in there if path.stem not in names and str(path) not in listed]:
+            name = path.stem
+            self._untold.discard(name)
+            self._forced.discard(name)
+            self._say_once(f"have {name}", None)
+            if not await self._is_good(name, now):
                 path.unlink(missing_ok=True)
-                self._facts.pop(path.stem, None)
-                self._histories.pop(path.stem, None)
-                self._untold.discard(path.stem)
-                self._say_once(f"have {path.stem}", None)
+                self._facts.pop(name, None)
+        kept = {*names, *(path.stem for path in there if path.exists())}
+        mean = {n: one for n, one in self._histories.items() if n in kept or acme.recent(one, now)}
+        if len(mean) < len(self._histories):
+            self._histories = mean
+            edges.write_atomically(self._histories_file, acme.dump(mean))
+
+    async def _is_good(self, name: str, now: Moment) -> bool:
+        """Whether there is a certificate for a name that an authority gave and that is not over."""
+        if name not in self._facts:
+            try:
+                self._facts[name] = await authority.facts(self._path(name))
+            except Failed as error:
+                return not error.output  # it was not looked at, and may be good
+        facts = self._facts[name]
+        return not facts.placeholder and now.at_s < facts.ends_s
 
     def _leave_word(self) -> None:
         """Tell the host what there is: nobody may be asking for the status."""

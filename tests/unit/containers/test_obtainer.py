@@ -218,11 +218,77 @@ def test_what_nobody_asks_for_goes_when_haproxys_list_does_not_name_it(gateway: 
     listed = gateway.folder / "etc" / "certificates" / "list.txt"
     listed.write_text(f"# Managed\n{gateway.pem}\n")
     (gateway.folder / "etc/acme/acme.json").unlink()
+    gateway.off_s = 4000 * 86400.0
     gateway.look()
-    assert gateway.pem.exists()
+    assert gateway.pem.exists(), "over, and HAProxy could not start without it"
     listed.write_text("# Managed\n")
     gateway.look()
     assert not gateway.pem.exists() and not (gateway.folder / "state" / "obtained").exists()
+
+
+def test_a_placeholder_goes_with_its_name(gateway: Gateway) -> None:
+    gateway.fails = "the authority says: no"
+    gateway.ask_for(NAME)
+    gateway.look()
+    assert gateway.pem.exists()
+    gateway.ask_for("other.example.org")
+    gateway.look()
+    assert not gateway.pem.exists()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_name_that_comes_back_finds_its_certificate(gateway: Gateway, restarted: bool) -> None:
+    gateway.ask_for(NAME)
+    gateway.look()
+    kept = gateway.pem.read_bytes()
+    gateway.ask_for("other.example.org")
+    gateway.look(2)
+    gateway.up_s += 40_000
+    gateway.off_s += 40_000
+    if restarted:
+        gateway.own = gateway.another()
+        gateway.own.go_on()
+    gateway.look(2)
+    assert [one.name for one in gateway.own.told()] == ["other.example.org"], "nothing is said of it meanwhile"
+    gateway.ask_for(NAME)
+    gateway.look(2)
+    assert gateway.pem.read_bytes() == kept and gateway.asked == [NAME, "other.example.org"]
+    # Of another authority it is none.
+    gateway.ask_for("other.example.org")
+    gateway.look()
+    gateway.ask_for(NAME, directory="https://other/dir")
+    gateway.look()
+    assert gateway.asked == [NAME, "other.example.org", NAME]
+
+
+@pytest.mark.parametrize("fails", ["", "the authority says: no"])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_name_that_goes_and_comes_back_is_tried_no_oftener(gateway: Gateway, fails: str, restarted: bool) -> None:
+    gateway.fails = fails
+    for i in range(9):
+        gateway.ask_for(NAME, directory=f"https://ca/{i}")  # each is asked at once
+        gateway.look()
+        gateway.ask_for("other.example.org")
+        gateway.look()
+        if restarted:
+            gateway.own = gateway.another()
+            gateway.own.go_on()
+    assert gateway.asked.count(NAME) == 5
+    gateway.up_s += 3601
+    gateway.ask_for(NAME)
+    gateway.look()
+    assert gateway.asked.count(NAME) == 6
+
+
+def test_what_was_tried_of_a_name_that_is_gone_is_forgotten_after_an_hour(gateway: Gateway) -> None:
+    gateway.fails = "the authority says: no"
+    gateway.ask_for(NAME)
+    gateway.look()
+    gateway.ask_for("other.example.org")
+    gateway.look()
+    gateway.up_s += 3601
+    gateway.look(2)
+    assert list(json.loads((gateway.folder / "state/certificates.json").read_text())) == ["other.example.org"]
 
 
 def test_a_successor_that_takes_over_breaks_a_try_off(gateway: Gateway, monkeypatch: Any) -> None:
