@@ -8,10 +8,11 @@ import json
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from fiefdom.model.secrets import FileOrSource
-from fiefdom.model.text import FilePath, HostName, Many, Matches, Model
+from fiefdom.model.text import HOST_NAME, LAST_PORT, FilePath, HostName, Many, Matches, Model
+from fiefdom.wording import shown
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -23,19 +24,46 @@ _LEAST_RSA_BITS, _MOST_RSA_BITS = 2048, 4096
 MAKE = "`openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256` makes one"
 
 
+def _without_login(value: str) -> str:
+    if "@" in value.partition("://")[2].partition("/")[0]:
+        raise ValueError("holds a login, of which an authority knows nothing: the account's key is what it asks for")
+    return value
+
+
+def _of_a_port(value: str) -> str:
+    port = value.removeprefix("https://").partition("/")[0].partition(":")[2]
+    if port and not 1 <= int(port) <= LAST_PORT:
+        raise ValueError(f"{shown(value)} names port {port}, and ports are 1 to {LAST_PORT}")
+    return value
+
+
 class Acme(Model):
     """An authority from which each gateway gets certificates of its own (RFC 8555, http-01)."""
 
     directory: Annotated[
-        str, Matches("https://[A-Za-z0-9._~:/?&=%@+-]+", "the https:// address of an authority's directory")
+        str,
+        # First, so that no error repeats a password.
+        AfterValidator(_without_login),
+        Matches(
+            rf"https://{HOST_NAME}(:[0-9]{{1,5}})?(/[A-Za-z0-9._~:/&=%@+-]*)?(\?[A-Za-z0-9._~:/?&=%@+-]*)?",
+            "the address of an authority's directory, such as https://acme.example.org/directory",
+        ),
+        AfterValidator(_of_a_port),
     ] = Field(description="Address of the authority's directory. Who writes it agrees to the authority's terms.")
     account_key: FileOrSource = Field(
         description="PEM of the account's private key, one for all gateways, RSA or EC of P-256 or P-384: a file that "
         "its owner alone may read, relative to the inventory, or where the secret comes from."
     )
-    email: Annotated[str, Matches(r"[^@\s,?&]+@[^@\s,?&]+", "an address of e-mail")] | None = Field(
-        None, description="Where the authority may write to."
-    )
+    email: (
+        Annotated[
+            str,
+            # It goes into an argument, JSON and a mailto: address as it stands.
+            Matches(
+                rf"[A-Za-z0-9_][A-Za-z0-9_.+'=-]{{0,63}}@{HOST_NAME}", "an address of e-mail such as ops@example.org"
+            ),
+        ]
+        | None
+    ) = Field(None, description="Where the authority may write to.")
     names: Many[HostName] = Field(
         (),
         description="Host names to get a certificate for, one each; when empty, every one of the routes that are "

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 
 from fiefdom.model.draft import Draft
 from fiefdom.model.text import Problem, twice
-from fiefdom.wording import KeyPath
+from fiefdom.wording import KeyPath, shown
 
 _ACME: KeyPath = ("gateway", "tls", "acme")
+# A gateway keeps it as NAME.pem, and beside that as NAME.pem.new; a file's name has 255 letters at most.
+_LONGEST_NAME = 240
 
 
 def acme_names(cluster: Draft) -> tuple[str, ...]:
@@ -37,6 +39,11 @@ def acme_problems(cluster: Draft) -> Iterator[Problem]:
     for name in filter(_is_address, tls.acme.names):
         yield key, f"{name} is an address; an authority is asked for host names"
     for name in acme_names(cluster):
+        if len(name) > _LONGEST_NAME:
+            yield (
+                key,
+                f"{shown(name)} has {len(name)} letters, and a certificate can be kept for {_LONGEST_NAME} at most",
+            )
         if name in tls.certificates:
             says = f"gateway.tls.certificates has one of the name {name} as well; call that another name"
             yield key, says

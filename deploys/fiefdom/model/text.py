@@ -231,10 +231,28 @@ Jump = Annotated[
     AfterValidator(_bracketed),
 ]
 Forwarding = Literal["none", "local", "all"]
-HostName = Annotated[str, Matches("[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", "a host name or address")]
+# RFC 1123, 2.1: what can be a name at all, so that no program refuses it later. 253 letters are what RFC 1035 leaves.
+_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+HOST_NAME = rf"(?=[^:/?]{{1,253}}(?:[:/?]|$)){_LABEL}(\.{_LABEL})*"
+"""The pattern of a host name or IPv4 address; the end of the text, or one of : / ? is to follow."""
+_OF_LABELS = "of at most 253 letters, 63 between two dots"
+
+
+def _no_false_address(value: str) -> str:
+    """What ends in a number is an address to all that read it, or to some of them: `10.1`, `10.0.0.300`."""
+    name = value.partition(":")[0]
+    if name.rpartition(".")[2].isdecimal() and not _is_somebodys(name, ipaddress.IPv4Address):
+        raise ValueError(f"{shown(value)} ends in a number and is no IPv4 address; write one, or a name")
+    return value
+
+
+HostName = Annotated[
+    str, Matches(HOST_NAME, f"a host name or address, {_OF_LABELS}"), AfterValidator(_no_false_address)
+]
 HostHeader = Annotated[
     str,
-    Matches("[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?", "a host name or address, with :PORT or without"),
+    Matches(f"{HOST_NAME}(:[0-9]{{1,5}})?", f"a host name or address, with :PORT or without, {_OF_LABELS}"),
+    AfterValidator(_no_false_address),
 ]
 CookieName = Annotated[str, Matches("[A-Za-z][A-Za-z0-9_-]{0,63}", "a cookie's name such as SHOP_ID")]
 SecretName = Annotated[
@@ -309,9 +327,10 @@ StatusRanges = Annotated[Many[StatusRange], _OneOrMany()]
 HostPattern = Annotated[
     str,
     Matches(
-        r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?",
-        "a host name or address, or *.example.org in quotes for all names below that",
+        rf"(\*\.)?{HOST_NAME}",
+        f"a host name or address, or *.example.org in quotes for all names below that, {_OF_LABELS}",
     ),
+    AfterValidator(_no_false_address),
 ]
 HostPatterns = Annotated[Many[HostPattern], _NoneOneOrMany()]
 

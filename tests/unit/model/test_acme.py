@@ -77,7 +77,7 @@ WWW = {"certificates": {"www": {"chain": "a.pem", "key": "a.key"}}}
             {},
             {},
             {"directory": "http://acme.example.org"},
-            "it must be the https:// address of an authority's directory",
+            "it must be the address of an authority's directory, such as https://acme.example.org/directory",
         ),
         ({}, {}, {"email": "nobody"}, "it must be an address of e-mail"),
         ({}, {}, {"names": ["192.0.2.1"]}, "gateway.tls.acme.names: 192.0.2.1 is an address"),
@@ -170,6 +170,53 @@ def test_what_is_no_accounts_key(key: Callable[[], bytes], says: str) -> None:
         with pytest.raises(ValueError, match=r"^[^\n]*$") as error:
             of(content)
         assert says in str(error.value) and "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("directory", "says"),
+    [
+        (
+            "https://user:pass@acme.example.org/directory",
+            "directory\n  Value error, holds a login, of which an authority",
+        ),
+        ("https://pass@acme.example.org", "holds a login"),
+        ("https://acme.example.org:99999/directory", "names port 99999, and ports are 1 to 65535"),
+        ("https://acme.example.org:0", "names port 0"),
+        *(
+            (f"https://{rest}", "it must be the address of an authority's directory")
+            for rest in ("", "/directory", "?a", "-x.org", "a..b/c", "a:/x", "a:b/x", "x/ y", f"{'a' * 64}.org", "x/#y")
+        ),
+    ],
+)
+def test_a_directory_is_an_address_without_login(directory: str, says: str) -> None:
+    told = refusal(directory=directory)
+    assert says in told and "pass" not in told.partition("[type=")[0]
+
+
+@pytest.mark.parametrize(
+    "directory",
+    [
+        "https://acme.example.org",
+        "https://ca:14000/dir",
+        "https://10.0.0.9:14000/acme/acme/directory?x=@1",
+        "https://ca/",
+    ],
+)
+def test_a_directory_that_may_be(directory: str) -> None:
+    cluster(directory=directory)
+
+
+@pytest.mark.parametrize(
+    "email", ["-x@y", "--yes@y.org", "a b@y.org", "a@-y.org", "a@y..org", 'a"@y.org', "a@y@z", "@y"]
+)
+def test_an_email_becomes_no_option_and_breaks_no_text(email: str) -> None:
+    assert "it must be an address of e-mail such as ops@example.org" in refusal(email=email)
+
+
+def test_a_name_is_no_longer_than_its_file_can_be_called() -> None:
+    label = "a" * 60
+    cluster(names=[".".join([label] * 3 + ["a" * 57])])
+    assert "letters, and a certificate can be kept for 240 at most" in refusal(names=[".".join([label] * 4)])
 
 
 def place(folder: Path, key: bytes, signers: bytes) -> Cluster:

@@ -106,3 +106,48 @@ def test_who_may_take_longer_is_waited_for_longer(own: float | None, gateway: An
     assert (found.drain_timeout_s("web"), found.gateway_grace_s) == (drain, grace)
     set_for_all = cluster({"server_timeout_s": own} if own else {}, gateway=gateway, serf={"drain_timeout_s": 20})
     assert set_for_all.drain_timeout_s("web") == 20
+
+
+LABEL = "a" * 63
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            f"{LABEL}a",
+            f"www.{LABEL}a.org",
+            ".".join([LABEL] * 4),
+            "a" * 300,
+            "a..b",
+            ".a",
+            "a.",
+            "-a",
+            "a-",
+            "a.-b",
+            "a-.b",
+        ),
+        *("a_b", "a b", "", "a/b", "10.0.0.300", "10.1", "10", "1.2.3.4.5", "0.0.0.0"),  # noqa: S104 -- nobody's
+    ],
+)
+def test_a_name_that_cannot_be_is_refused_wherever_a_name_stands(name: str) -> None:
+    for keys in (
+        {"services/web/route": {"host": name}},
+        {"services/web/route": {"host": ["www.example.org", name]}},
+        {"services/web/route": {"host": f"*.{name}"}},
+        {"services/web/route": {"host": "www.example.org", "redirect_from": name}},
+        {"services/web/health": {"host": name}},
+        {"services/web/health": {"host": f"{name}:80"}},
+        {"services/web/extra_hosts": {name: "10.0.0.9"}},
+        {"time_servers": [name]},
+    ):
+        with pytest.raises(ValidationError, match="it must be a host name or address|is no IPv4 address"):
+            Cluster.model_validate(changed(keys))
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "A-1.b", f"{LABEL}.org", ".".join([LABEL] * 3 + ["a" * 61]), "0.pool.ntp.org", "10.0.0.3"]
+)
+def test_a_name_that_may_be(name: str) -> None:
+    Cluster.model_validate(changed({"services/web/route": {"host": name}, "time_servers": [name]}))
+    Cluster.model_validate(changed({"services/web/health": {"host": f"{name}:80"}}))
