@@ -14,32 +14,41 @@ PLAIN_BUFFER_KIB = 16
 
 
 def front_problems(cluster: Draft) -> Iterator[Problem]:
-    """Balancers before the gateways that could not come in, and buffers that would not fit."""
-    clients = [ipaddress.IPv4Network(cidr) for cidr in cluster.network.clients]
-    for i, cidr in enumerate(cluster.gateway.proxy_protocol):
-        key: KeyPath = ("gateway", "proxy_protocol", i)
-        network = ipaddress.IPv4Network(cidr)
-        own = [name for name, host in cluster.hosts.items() if ipaddress.IPv4Address(host.address) in network]
-        if own:
-            says = (
-                f"{own[0]} is in {cidr} and begins no connection with a PROXY header, so that gateways would refuse it"
-            )
-            yield key, f"{says}; name the balancers alone, such as 10.20.0.9/32"
-        elif not any(network.overlaps(one) for one in clients):
-            known = ", ".join(cluster.network.clients)
-            yield key, f"the firewall lets nobody from {cidr} in, only {known}; add it to network.client_cidrs"
+    """Balancers and proxies before the gateways that could not come in, and buffers that would not fit."""
     gateway = cluster.gateway
+    for i, cidr in enumerate(gateway.proxy_protocol):
+        wrong = "begins no connection with a PROXY header, so that gateways would refuse it; name the balancers alone"
+        yield from _before_problems(cluster, ("gateway", "proxy_protocol", i), cidr, wrong)
+    for i, cidr in enumerate(gateway.proxies):
+        wrong = "is no proxy, so that any program there could say that it is another client; name the proxies alone"
+        # Behind a balancer, a proxy's own connection ends at that one.
+        yield from _before_problems(
+            cluster, ("gateway", "proxies", i), cidr, wrong, behind=bool(gateway.proxy_protocol)
+        )
     needed_mib = 2 * gateway.maxconn * gateway.buffer_kib // 1024
     if gateway.buffer_kib > PLAIN_BUFFER_KIB and needed_mib > gateway.memory_mib:
         says = f"{gateway.maxconn} connections may take {needed_mib} MiB of buffers, and gateway.memory_mib is"
         yield ("gateway", "buffer_kib"), f"{says} {gateway.memory_mib}; raise that, or lower gateway.maxconn"
 
 
+def _before_problems(cluster: Draft, key: KeyPath, cidr: str, wrong: str, *, behind: bool = False) -> Iterator[Problem]:
+    network = ipaddress.IPv4Network(cidr)
+    own = [name for name, host in cluster.hosts.items() if ipaddress.IPv4Address(host.address) in network]
+    if own:
+        yield key, f"{own[0]} is in {cidr} and {wrong}, such as 10.20.0.9/32"
+    elif not behind and not any(network.overlaps(ipaddress.IPv4Network(one)) for one in cluster.network.clients):
+        known = ", ".join(cluster.network.clients)
+        yield key, f"the firewall lets nobody from {cidr} in, only {known}; add it to network.client_cidrs"
+
+
 def sticky_problems(cluster: Draft) -> Iterator[Problem]:
-    """A cookie of two services, each of which would take the other's for one of nobody."""
+    """A cookie of two services, each of which would take the other's for one of nobody; one that is taken away."""
     seen: dict[str, str] = {}
     for name, service in cluster.services.items():
         cookie = service.route.sticky_cookie
+        if cookie is not None and "cookie" in map(str.lower, service.route.headers.request):
+            says = "Cookie is what sticky_cookie is read from, after this; take one of the two out"
+            yield ("services", name, "route", "headers", "request"), says
         if cookie in seen:
             says = f"{cookie} is the cookie of {seen[cookie]} as well; give each service its own"
             yield ("services", name, "route", "sticky_cookie"), says

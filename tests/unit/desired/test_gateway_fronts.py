@@ -128,7 +128,7 @@ def words(line: str) -> int:
 
 
 def test_no_line_has_more_words_than_haproxy_takes() -> None:
-    many = [f"10.{i}.0.0/16" for i in range(1, 201)]
+    many = [f"10.{i}.0.0/16" for i in range(2, 200)]
     names = [f"www{i}.example.org" for i in range(200)]
     texts = {f"X-Header-{i}": "a b" for i in range(200)}
     route = {

@@ -28,6 +28,16 @@ def cluster(**changes: Any) -> Cluster:
             "gateway.proxy_protocol[1]: app1 is in 10.0.0.16/28 and begins no connection with a PROXY header, so that "
             "gateways would refuse it; name the balancers alone, such as 10.20.0.9/32",
         ),
+        (
+            {"gateway": {"proxies": ["192.0.2.9/32"]}},
+            "gateway.proxies[0]: the firewall lets nobody from 192.0.2.9/32 in, only 10.0.0.0/24; add it to "
+            "network.client_cidrs",
+        ),
+        (
+            {"gateway": {"proxies": ["10.0.0.9/32", "10.0.0.16/28"]}},
+            "gateway.proxies[1]: app1 is in 10.0.0.16/28 and is no proxy, so that any program there could say that it "
+            "is another client; name the proxies alone, such as 10.20.0.9/32",
+        ),
         ({"gateway": {"proxy_protocol": ["10.0.0.9/24"]}}, "has host bits set; did you mean 10.0.0.0/24?"),
         ({"gateway": {"buffer_kib": 8}}, "greater than or equal to 16"),
         (
@@ -38,6 +48,15 @@ def cluster(**changes: Any) -> Cluster:
         (
             {"services/web/route": {"sticky_cookie": "S"}, "services/api/route": {"port": 81, "sticky_cookie": "S"}},
             "services.api.route.sticky_cookie: S is the cookie of web as well; give each service its own",
+        ),
+        *(
+            (
+                {"services/web/route": {"sticky_cookie": "S", "headers": {"request": {name: text}}}},
+                "services.web.route.headers.request: Cookie is what sticky_cookie is read from, after this; take one of "
+                "the two out",
+            )
+            for name in ("Cookie", "COOKIE")
+            for text in (None, "x=1")
         ),
         ({"services/web/route": {"sticky_cookie": "a b"}}, "a cookie's name such as SHOP_ID"),
         ({"services/web/route": {"sticky_cookie": "$x"}}, "a cookie's name such as SHOP_ID"),
@@ -75,6 +94,10 @@ def test_what_may_be() -> None:
     # HAProxy's own size of buffers was never bounded by this.
     cluster(gateway={"maxconn": 60000})
     cluster(**{"gateway": {"proxy_protocol": ["192.0.2.9/32"]}, "network/client_cidrs": ["192.0.2.0/24"]})
+    cluster(**{"gateway": {"proxies": ["192.0.2.9/32"]}, "network/client_cidrs": ["192.0.2.0/24"]})
+    # By a balancer, which passes on what others connect to it: the firewall sees it alone.
+    cluster(gateway={"proxies": ["192.0.2.9/32"], "proxy_protocol": ["10.0.0.9/32"]})
+    cluster(**{"services/web/route": {"headers": {"request": {"Cookie": None}}}})
     cluster(**{"services/web/route": {"sticky_cookie": "A"}, "services/api/route": {"port": 81, "sticky_cookie": "B"}})
     other_port = {"path_prefix": "/api", "port": 81, "balancer_path": "/up"}
     cluster(**{"services/web/route": {"balancer_path": "/up"}, "services/api/route": other_port})
