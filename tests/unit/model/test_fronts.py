@@ -52,8 +52,8 @@ def cluster(**changes: Any) -> Cluster:
         *(
             (
                 {"services/web/route": {"sticky_cookie": "S", "headers": {"request": {name: text}}}},
-                "services.web.route.headers.request: Cookie is what sticky_cookie is read from, after this; take one of "
-                "the two out",
+                "services.web.route.headers.request: Cookie is what sticky_cookie is read from, after this; take one "
+                "of the two out",
             )
             for name in ("Cookie", "COOKIE")
             for text in (None, "x=1")

@@ -96,8 +96,8 @@ DEVICE = "it must be an absolute path of a device such as /dev/ttyUSB0; :PATH in
         ),
         (
             {"extra_hosts": {"a b": "10.0.0.1"}},
-            "extra_hosts.a b: 'a b' is not possible here; it must be a host name or address, of at most 253 letters, 63 "
-            "between two dots",
+            "extra_hosts.a b: 'a b' is not possible here; it must be a host name or address, of at most 253 letters, "
+            "63 between two dots",
         ),
         (
             {"extra_hosts": {"db": "10.0.0"}},
