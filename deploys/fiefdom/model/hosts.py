@@ -335,9 +335,11 @@ class HostSsh(Model):
 class Static(Model):
     """A static address through systemd-networkd."""
 
-    interface: Annotated[str, Matches("[A-Za-z0-9._-]{1,15}", "an interface name such as eth0")] = Field(
-        description="Interface name."
-    )
+    interface: Annotated[
+        str,
+        # networkctl and ip would take a dash for an option.
+        Matches("[A-Za-z0-9_][A-Za-z0-9._-]{0,14}", "an interface name such as eth0"),
+    ] = Field(description="Interface name.")
     prefix_length: int = Field(24, ge=1, le=32, description="Prefix length of the host's address.")
     gateway: Address | None = Field(None, description="Default gateway.")
     dns: Many[Address] = Field((), description="Name servers.")

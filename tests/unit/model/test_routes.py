@@ -151,3 +151,9 @@ def test_a_name_that_cannot_be_is_refused_wherever_a_name_stands(name: str) -> N
 def test_a_name_that_may_be(name: str) -> None:
     Cluster.model_validate(changed({"services/web/route": {"host": name}, "time_servers": [name]}))
     Cluster.model_validate(changed({"services/web/health": {"host": f"{name}:80"}}))
+
+
+@pytest.mark.parametrize("name", ["-x", "--help", ".", "..", "", "a b", "a" * 16])
+def test_an_interface_is_no_option(name: str) -> None:
+    with pytest.raises(ValidationError, match="it must be an interface name such as eth0"):
+        Cluster.model_validate(changed({"hosts/app1/static": {"interface": name}}))
