@@ -61,6 +61,11 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "fiefdom exec mine.yaml shop -- sh",
         "fiefdom exec mine.yaml shop@app2:8001 -- env",
     ),
+    "init": (
+        "fiefdom init",
+        "fiefdom init mine --gateway 10.20.0.11 --app-host 10.20.0.21 --app-host 10.20.0.22 --image team/web:1.4",
+        "fiefdom init mine --gateway edge=10.20.0.11 --app-host 10.20.0.21 --image nginx:1.27 --ci gitlab --yes",
+    ),
     "keygen": ("fiefdom keygen mine.yaml",),
     "lab down": ("fiefdom lab down", "fiefdom lab down --images"),
     "lab ssh": ("fiefdom lab ssh app1", "fiefdom lab ssh app1 docker ps"),

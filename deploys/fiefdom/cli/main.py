@@ -40,6 +40,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Print what the model says of KEY and of all keys beneath it; without KEY, of the keys at the top.",
     ),
     "exec": ("shell", "Run COMMAND in an instance that runs, with a terminal where you have one."),
+    "init": (
+        "init",
+        "Write a first inventory, the gossip key, .gitignore and a CI workflow into FOLDER, from your answers.",
+    ),
     "keygen": ("inventory", "Make the gossip key where the inventory says, once; it never overwrites."),
     "lab": ("lab", "Real hosts on this machine: systemd, sshd and, after a converge, dockerd in each."),
     "lock": (
@@ -104,7 +108,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 TASKS: dict[str, tuple[str, ...]] = {
     "Look": ("status", "plan", "doctor", "logs", "audit"),
-    "Write an inventory": ("check", "config", "docs", "schema", "keygen", "secret"),
+    "Write an inventory": ("init", "check", "config", "docs", "schema", "keygen", "secret"),
     "Set hosts up": ("trust", "build", "apply"),
     "Release": ("rollout", "weight", "rollback", "run", "maintenance"),
     "Go inside": ("exec", "ssh"),
