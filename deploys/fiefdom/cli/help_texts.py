@@ -31,6 +31,7 @@ EXIT_CODES: Mapping[str, str] = {
     "status": "0 where it is shown, with `--check` or `--wait` only where every instance is in rotation, 2 where one "
     "is not, 3 where some host does not answer, 1 after an error.",
     "trust": "0 where all keys are known now, 1 where one was not taken, 3 where some host does not answer.",
+    "upgrade": "0 only where every host is of this Fiefdom, also where nothing was to be done; 1 otherwise.",
     "weight": _AT_ALL,
 }
 """How a command exits, where that is not `_DONE`."""
@@ -114,6 +115,11 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "status": ("fiefdom status mine.yaml", "fiefdom status mine.yaml --watch", "fiefdom status mine.yaml --wait 60"),
     "trust": ("fiefdom trust mine.yaml", "fiefdom trust mine.yaml app3"),
     "unlock": ("fiefdom unlock mine.yaml", "fiefdom unlock mine.yaml --take-over"),
+    "upgrade": (
+        "fiefdom upgrade mine.yaml --dry",
+        "fiefdom upgrade mine.yaml",
+        "fiefdom upgrade mine.yaml --yes --json",
+    ),
     "weight": ("fiefdom weight mine.yaml shop 2.0 10", "fiefdom weight mine.yaml shop off"),
 }
 """How a command is typed, the plainest first."""

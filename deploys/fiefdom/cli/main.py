@@ -98,6 +98,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Show the host keys of hosts that are not known yet, and add those that you have compared to known_hosts.",
     ),
     "unlock": ("cluster", "Remove the lock that a person set, or that a run left which died."),
+    "upgrade": (
+        "apply",
+        "Bring all hosts to this Fiefdom's own images and files, turn by turn, with no request failed.",
+    ),
     "weight": (
         "weight",
         "Give VERSION of SERVICE, which a canary brought, PERCENT of the requests, however many servers have it.",
@@ -112,7 +116,7 @@ TASKS: dict[str, tuple[str, ...]] = {
     "Set hosts up": ("trust", "build", "apply"),
     "Release": ("rollout", "weight", "rollback", "run", "maintenance"),
     "Go inside": ("exec", "ssh"),
-    "Look after hosts": ("reboot", "retire", "rotate-key", "lock", "unlock"),
+    "Look after hosts": ("upgrade", "reboot", "retire", "rotate-key", "lock", "unlock"),
     "On this machine": ("compose", "dev", "lab", "demo", "completion", "man"),
 }
 """Commands by what one is about, in the order in which one meets them; each stands there once."""
