@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 
 from fiefdom import __version__
 from fiefdom.converge.doctor import Finding
 from fiefdom.converge.snapshot import Snapshot
 
 WHAT = "fiefdom"
-"""The kind of the finding that a newer Fiefdom was here."""
+"""The kind of the finding that another Fiefdom was here."""
 OWN_ROLES = ("agent", "gateway")
 
 _NUMBERS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})*")
+_SHOWN = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
 
 
 def version_of(found: Snapshot) -> str:
@@ -21,8 +22,7 @@ def version_of(found: Snapshot) -> str:
 
     Of two, as a gateway has while one hands over to the next, the older: the host is not through with its turn.
     """
-    versions = [c.version for c in found.containers.values() if c.ours and c.role in OWN_ROLES and c.version]
-    return min(versions, key=_numbers, default="")
+    return min(_own(found), key=_numbers, default="")
 
 
 def is_newer(version: str, than: str = __version__) -> bool:
@@ -30,18 +30,26 @@ def is_newer(version: str, than: str = __version__) -> bool:
     return _numbers(version) > _numbers(than)
 
 
-def findings(found: Snapshot) -> tuple[Finding, ...]:
-    """That the host is of a Fiefdom which this one would take back: it may not know what that has made."""
-    newest = max(
-        (c.version for c in found.containers.values() if c.ours and c.role in OWN_ROLES), key=_numbers, default=""
-    )
-    if not is_newer(newest):
-        return ()
-    seen = f"it is of Fiefdom {newest}, and this is {__version__}"
-    return (Finding("refused", WHAT, seen, "it would be taken back", f"install Fiefdom {newest} on your machine"),)
+def findings(found: Snapshot) -> Iterator[Finding]:
+    """That the host is of another Fiefdom. A newer one's is refused: this one may not know what that has made."""
+    oldest, newest = version_of(found), max(_own(found), key=_numbers, default="")
+    if is_newer(newest):
+        mend = f"install Fiefdom {newest} on your machine"
+        yield Finding("refused", WHAT, _says(newest), "it would be taken back", mend)
+    elif oldest not in ("", __version__):
+        yield Finding("warning", WHAT, _says(oldest), mend="`fiefdom upgrade` brings it there")
 
 
-def others(found: Mapping[str, Snapshot]) -> Iterable[str]:
+def _own(found: Snapshot) -> list[str]:
+    containers = (c for c in found.containers.values() if c.ours and c.role in OWN_ROLES)
+    return [c.version for c in containers if _SHOWN.fullmatch(c.version)]
+
+
+def _says(version: str) -> str:
+    return f"it is of Fiefdom {version}, and this is {__version__}"
+
+
+def others(found: Mapping[str, Snapshot]) -> Iterator[str]:
     """Of hosts that another Fiefdom made, a sentence for each version."""
     by_version: dict[str, list[str]] = {}
     for name, host in found.items():

@@ -50,7 +50,7 @@ def reboot(
         for name in names:
             held.beat()
             if not force:
-                require_stand_in(cluster, hosts, name)
+                _require_stand_in(cluster, hosts, name)
             for service in pausing(cluster, name):
                 say(name, f"{service} pauses until the host is back: its one instance is here")
             # What was sick before may be so afterwards: with --force, that is nobody's concern here.
@@ -87,7 +87,7 @@ def require_fit(known: run.Known, hosts: Hosts, names: Collection[str]) -> None:
     release.require_others(cluster, others, [[name] for name in names])
 
 
-def require_stand_in(cluster: Cluster, hosts: Hosts, name: str) -> None:
+def _require_stand_in(cluster: Cluster, hosts: Hosts, name: str) -> None:
     """Raise FiefdomError where, by now, nobody serves in a host's place: who did may have died since the last look."""
     others = [gateway for gateway in cluster.gateways if gateway != name]
     views = views_of(hosts, others if name in cluster.gateways else cluster.gateways)

@@ -53,11 +53,8 @@ def upgrade(
         require_fit(known, hosts, wanted)
 
     def fit(name: str) -> None:
-        if force:
-            return
-        status.await_fit(known.cluster, known.secrets, hosts, name, FIT_S)
-        if name in known.cluster.app_hosts:
-            reboot.require_stand_in(known.cluster, hosts, name)
+        if not force:
+            status.await_fit(known.cluster, known.secrets, hosts, name, FIT_S)
 
     apply(known, hosts, wanted, whatever=whatever, what="upgrade", fit=fit, say=say, tell=tell, warn=warn)
 
@@ -127,7 +124,8 @@ def require_fit(known: Known, hosts: Hosts, wanted: Plan) -> None:
     if not names:
         return
     status.await_fit(cluster, known.secrets, hosts, names[0], _BEGIN_S)
-    others = [service for service in cluster.services if not cluster.pauses(service)]
+    # What gateways do not have is in no rotation, and its instances run on.
+    others = [name for name in cluster.services if cluster.is_routed(name) and not cluster.pauses(name)]
     release.require_others(cluster, others, [[name] for name in names if name in cluster.app_hosts])
 
 

@@ -208,10 +208,10 @@ def test_its_only_host_leaves_nobody_alone(hosts: SimulatedHosts) -> None:
 
 def test_neither_a_reboot_nor_a_retirement_takes_the_last_one_that_answers(pair: SimulatedHosts) -> None:
     asked, cluster = Asked(pair), pair.known.cluster
-    reboot.require_stand_in(cluster, pair, "app1")
+    reboot._require_stand_in(cluster, pair, "app1")
     asked.dead = ("app2", "app3", "app4")
     with pytest.raises(FiefdomError, match=r"^app1: redis is up nowhere else; it was left alone"):
-        reboot.require_stand_in(cluster, pair, "app1")
+        reboot._require_stand_in(cluster, pair, "app1")
     with pytest.raises(FiefdomError, match=r"^app1: redis is up nowhere else; mend the others first, or say --force$"):
         retire._farewell(cluster, pair, "app1", ["gw1", "gw2"], force=False)
     assert retire._farewell(cluster, pair, "app1", ["gw1", "gw2"], force=True).host == "app1"

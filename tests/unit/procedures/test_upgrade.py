@@ -241,4 +241,20 @@ def test_which_version_comes_after_another(version: str, than: str, newer: bool)
 
 def test_a_host_without_containers_is_nobodys() -> None:
     assert made_by.version_of(Snapshot(0, "debian", "trixie")) == ""
-    assert made_by.findings(Snapshot(0, "debian", "trixie")) == ()
+    assert list(made_by.findings(Snapshot(0, "debian", "trixie"))) == []
+
+
+def test_plan_says_which_hosts_wait_for_an_upgrade(hosts: SimulatedHosts, command: Callable[..., Result]) -> None:
+    made_by_version(hosts, __version__, "gw1")
+    done = command("plan")
+    said = " ".join(done.stdout.split())
+    for name in ORDER:
+        words = (
+            f"warning: {name}: it is of Fiefdom {BEFORE}, and this is {__version__}; `fiefdom upgrade` brings it there"
+        )
+        assert (words in said) == (name != "gw1"), said
+
+
+def test_what_a_label_says_that_is_no_version_is_not_shown(hosts: SimulatedHosts) -> None:
+    made_by_version(hosts, "\x1b[31m9.9", "app1")
+    assert versions(hosts)["app1"] == ""
