@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -238,8 +239,9 @@ def test_a_cluster_is_upgraded_under_traffic_by_a_run_that_is_killed_at_each_hos
     assert starts(site) == ran, "an instance stopped"
     again = site.fiefdom("upgrade", LAB_YAML, "--yes")
     assert (again.returncode, again.stdout) == (0, f"Every host is of Fiefdom {__version__} already.\n"), again.stderr
-    audit = site.fiefdom("audit", LAB_YAML).stdout
-    assert [line.split()[3] for line in audit.splitlines() if " upgrade " in line], audit
+    acts = json.loads(site.fiefdom("audit", LAB_YAML, "--json").stdout)["acts"]
+    outcomes = [act["outcome"] for act in acts if act["what"] == "upgrade"]
+    assert outcomes[-1] == "ok" and set(outcomes[:-1]) == {"died"}, acts
 
     code = f"import sys, fiefdom; fiefdom.__version__ = '{OLDER}'; from fiefdom.cli.main import main; sys.exit(main())"
     for verb in ("plan", "apply", "upgrade"):

@@ -103,12 +103,12 @@ class _Asked:
             return
 
         def take_all(text: str) -> None:
-            before = dict(self.answers.get("hosts", {}))
+            before = dict(self.answers)
             try:
                 for each in re.split(r"[,\s]+", text.strip()):
                     take(each)
             except ValueError:
-                self.answers["hosts"] = before
+                self.answers = before
                 raise
 
         self.given[option] = None
@@ -166,11 +166,10 @@ def _ask_all(asked: _Asked, folder: Path) -> None:
     network = first.network_around(addresses) if addresses else None
     if addresses or asked.given["cidr"]:
         asked.text("cidr", "Network of all hosts", network, lambda text: _take_network(asked, text, addresses))
-    admins: list[str] = []
 
     def take_admin(text: str) -> None:
-        asked.put(("network", "admin_cidrs"), [*admins, text])
-        admins.append(text)
+        before = asked.answers.get("network", {}).get("admin_cidrs", [])
+        asked.put(("network", "admin_cidrs"), [*before, text])
 
     here = _address_here(addresses)
     question = "Networks that may use SSH (this machine must be in them)"

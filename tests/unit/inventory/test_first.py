@@ -222,8 +222,22 @@ def test_a_gitignore_that_keeps_the_key_out_is_as_good(tmp_path: Path) -> None:
 
 
 def test_it_asks_until_an_answer_is_possible(tmp_path: Path) -> None:
-    answers = ["Shop", "shop", "10.20.0.11", "10.20.0.11", "10.20.0.21, fat=10.20.3.22", "10.20.0.0/24", "", ""]
-    answers += ["", "", "", "team/shop:3", "0x2", "3", "", "up", "/up", "travis", "none"]
+    answers = ["Shop", "shop", "10.20.0.11", "10.20.0.11", "10.20.0.21, fat=10.20.3.22", "10.20.0.0/24", ""]
+    answers += [
+        "10.20.0.1/32 10.20.9.9/8",
+        "10.20.1.1/32, 10.20.1.2/32",
+        "",
+        "",
+        "",
+        "team/shop:3",
+        "0x2",
+        "3",
+        "",
+        "up",
+        "/up",
+        "travis",
+        "none",
+    ]
     ours, theirs = pty.openpty()
     os.write(ours, "".join(f"{answer}\n" for answer in answers).encode())
     done = forked.run(forked.COMMAND, "init", "mine", cwd=tmp_path, terminal=os.ttyname(theirs), timeout_s=60)
@@ -231,12 +245,13 @@ def test_it_asks_until_an_answer_is_possible(tmp_path: Path) -> None:
     os.close(ours)
     os.close(theirs)
     assert done.returncode == 0, said
-    assert said.count("Error: ") == 6, said
+    assert said.count("Error: ") == 7, said
     cluster = load(tmp_path / "mine/inventories/shop.yaml")
     assert {name: host.address for name, host in cluster.hosts.items()} == {
         **{"gw1": "10.20.0.11", "app1": "10.20.0.21", "fat": "10.20.3.22"}
     }
     assert cluster.network.cidr == "10.20.0.0/22"
+    assert cluster.network.admin_cidrs == ("10.20.1.1/32", "10.20.1.2/32")
     (service,) = cluster.services.values()
     assert (service.image, service.version, service.instances, service.health.path) == ("team/shop", "3", 3, "/up")
     assert not (tmp_path / "mine/.github").exists()
