@@ -73,6 +73,21 @@ def test_the_second_time_there_is_nothing_to_do(hosts: SimulatedHosts, command: 
     assert command("plan").exit_code == 0
 
 
+def test_nothing_is_done_unasked(hosts: SimulatedHosts, command: Callable[..., Result]) -> None:
+    done = command("upgrade")
+    assert done.exit_code == 1 and done.stderr.endswith(
+        "error: no terminal to ask on; say --yes to let it go on unasked\n"
+    )
+    assert not any("ledger take" in line or line.endswith((" files", " containers")) for line in hosts.log)
+
+
+def test_who_keeps_releases_off_keeps_an_upgrade_off(hosts: SimulatedHosts, command: Callable[..., Result]) -> None:
+    ledger.lock(hosts, GATEWAYS, "ann@desk", "the sale", pytest.fail)
+    done = command("upgrade", "--yes", "--json")
+    assert done.exit_code == 1 and "the sale" in json.loads(done.stdout)["error"]
+    assert turns_of(hosts) == []
+
+
 def test_what_is_no_upgrade_is_left_to_apply(hosts: SimulatedHosts, command: Callable[..., Result]) -> None:
     made_by_version(hosts, __version__)
     assert command("apply", "--yes").exit_code == 0
