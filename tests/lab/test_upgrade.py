@@ -1,8 +1,11 @@
-"""A cluster of an older Fiefdom is taken to this one by `fiefdom apply`, under traffic."""
+"""A cluster of an older Fiefdom is taken to this one under traffic: by `fiefdom upgrade`, and by `fiefdom apply`."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,15 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from fiefdom import lab
+from fiefdom import __version__, lab
 from fiefdom.desired.account import UID
 from helpers.load import Load
-from helpers.operator_view import GATEWAY_URL, LAB_YAML, ROOT, Site, await_true, tell
+from helpers.operator_view import BIN, GATEWAY_URL, LAB_YAML, ROOT, Site, await_true, tell
 
 BEFORE_OFFERS = "42ad0c5"
 """The last commit whose hosts are in rotation as a whole or not at all."""
 BEFORE_PREFIX = "2e312de"
 """The last commit whose units of containers have no prefix, and whose containers run as 990."""
+BEFORE_UPGRADE = "ed06471"
+"""The last commit without `fiefdom upgrade`."""
+OLDER = "0.0.9"
+"""What it is called here, for all of them have one version until a release is made."""
 AT_LEAST = 10_000
 HOSTS = ("gw1", "app1", "app2")
 OWNERS = "find /etc/fiefdom /etc/sysusers.d /run/fiefdom /var/lib/fiefdom -printf '%U:%G\\n' | sort -u"
@@ -63,6 +70,17 @@ def apply_with(tree: Path) -> None:
 @pytest.fixture
 def site(first_converge: tuple[Site, str], before: Path) -> Site:
     """A cluster that the test's commit made on bare hosts."""
+    lab.down()
+    lab.up(2)
+    apply_with(before)
+    return first_converge[0]
+
+
+@pytest.fixture
+def older_site(first_converge: tuple[Site, str], before: Path) -> Site:
+    """As `site`, where the commit has a version that comes before this one's."""
+    own = before / "deploys/fiefdom/__init__.py"
+    own.write_text(re.sub("(?m)^__version__ = .*$", f'__version__ = "{OLDER}"', own.read_text()))
     lab.down()
     lab.up(2)
     apply_with(before)
@@ -170,3 +188,63 @@ def test_units_get_their_prefix_under_traffic_and_no_instance_stops(site: Site) 
     assert site.fiefdom("reboot", LAB_YAML, "--limit", "gw1", "--force").returncode == 0
     await_true(site.whole, what="the whole cluster")
     require_new_names(site)
+
+
+def fiefdoms(site: Site) -> dict[str, str]:
+    """By host, which Fiefdom made it what it is."""
+    return {host["name"]: host["fiefdom"] for host in site.status()["hosts"]}
+
+
+def upgrade_killed_at(turn: str) -> None:
+    """`fiefdom upgrade`, which is gone as soon as it has begun the turn of a host."""
+    process = subprocess.Popen(
+        [str(BIN / "fiefdom"), "upgrade", LAB_YAML, "--yes"],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    said = ""
+    for line in process.stdout:
+        said += line
+        if line.split()[1:] == ["s", turn, "containers"]:
+            process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, said
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("before", [BEFORE_UPGRADE], indirect=True)
+def test_a_cluster_is_upgraded_under_traffic_by_a_run_that_is_killed_at_each_host(older_site: Site) -> None:
+    site = older_site
+    assert fiefdoms(site) == dict.fromkeys(HOSTS, OLDER)
+    ran = starts(site)
+    foreseen = site.fiefdom("upgrade", LAB_YAML, "--dry")
+    assert foreseen.returncode == 0, foreseen.stdout + foreseen.stderr
+    assert f"Fiefdom {OLDER} -> {__version__}: gw1, app1, app2." in foreseen.stdout
+    assert "Turns, each when all others serve: gw1, app1, app2." in foreseen.stdout
+    assert fiefdoms(site) == dict.fromkeys(HOSTS, OLDER)
+
+    with Load(f"{GATEWAY_URL}/predict", at_least=AT_LEAST) as load:
+        for turn in HOSTS:
+            upgrade_killed_at(turn)
+        done = site.fiefdom("upgrade", LAB_YAML, "--yes")
+        assert done.returncode == 0, done.stdout + done.stderr
+        await_true(site.whole, what="the whole cluster")
+    tell("an upgrade of Fiefdom, killed (-9) at each host, and run again", load)
+    assert load.failed == 0, load.report()
+
+    assert fiefdoms(site) == dict.fromkeys(HOSTS, __version__)
+    assert starts(site) == ran, "an instance stopped"
+    again = site.fiefdom("upgrade", LAB_YAML, "--yes")
+    assert (again.returncode, again.stdout) == (0, f"Every host is of Fiefdom {__version__} already.\n"), again.stderr
+    acts = json.loads(site.fiefdom("audit", LAB_YAML, "--json").stdout)["acts"]
+    outcomes = [act["outcome"] for act in acts if act["what"] == "upgrade"]
+    assert outcomes[-1] == "ok" and set(outcomes[:-1]) == {"died"}, acts
+
+    code = f"import sys, fiefdom; fiefdom.__version__ = '{OLDER}'; from fiefdom.cli.main import main; sys.exit(main())"
+    for verb in ("plan", "apply", "upgrade"):
+        taken_back = site.run("python", "-c", code, verb, LAB_YAML)
+        assert taken_back.returncode == 1
+        assert f"it is of Fiefdom {__version__}, and this is {OLDER}: it would be taken back" in taken_back.stderr

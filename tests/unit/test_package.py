@@ -43,7 +43,12 @@ def test_the_wheel_has_the_library_and_all_that_it_reads(built: Path) -> None:
     read = {f"fiefdom/{TRAVELS[n.split('/')[0]]}/{n.split('/', 1)[1]}" for n in tracked(*TRAVELS)}
     found = {str(path.relative_to(site)) for path in site.rglob("*") if path.is_file()}
     assert {name for name in found if ".dist-info/" not in name} == library | read
-    assert {"fiefdom/py.typed", "fiefdom/converge/snapshot.sh", "fiefdom/data/images/serf/Dockerfile"} <= found
+    assert {
+        "fiefdom/py.typed",
+        "fiefdom/converge/snapshot.sh",
+        "fiefdom/inventory/workflow.github.yml",
+        "fiefdom/data/images/serf/Dockerfile",
+    } <= found
 
 
 def test_the_source_archive_has_the_pages_the_tests_and_the_inventories(built: Path) -> None:

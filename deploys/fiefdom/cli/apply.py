@@ -1,4 +1,4 @@
-"""`fiefdom plan` and `fiefdom apply`."""
+"""`fiefdom plan`, `fiefdom apply` and `fiefdom upgrade`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 import click
 
+from fiefdom import __version__
 from fiefdom.cli import frame, show
 from fiefdom.cli.frame import (
     Command,
     Document,
     Run,
     at_option,
+    dry_option,
+    force_option,
     inventory_argument,
     json_option,
     limit_option,
@@ -30,6 +33,7 @@ from fiefdom.errors import FiefdomError
 from fiefdom.inventory.groups import left_out
 from fiefdom.model import Cluster
 from fiefdom.procedures import apply as procedure
+from fiefdom.procedures import upgrade as upgrading
 from fiefdom.procedures.tidy import with_spared
 
 Diffs = Mapping[tuple[str, str], str]
@@ -110,6 +114,52 @@ def apply(
                 warn=warn,
             )
         return Document(document, words=[f"Converged {len(run.names)} hosts in {progress.elapsed_s:.1f} seconds."])
+
+
+@click.command(cls=Command)
+@inventory_argument
+@dry_option
+@click.option(
+    "--with-changes",
+    is_flag=True,
+    help="Bring what the inventory changed as well; releases stay for `fiefdom rollout`.",
+)
+@force_option
+@yes_option
+@json_option
+def upgrade(inventory: str, dry: bool, with_changes: bool, force: bool, as_json: bool, yes: bool) -> Document:
+    """Bring all hosts to this Fiefdom's own images and files, turn by turn, with no request failed.
+
+    Gateways first, then app hosts, each when all others serve. Instances run on: where this Fiefdom makes them
+    otherwise, `fiefdom rollout` brings that. A cluster of a newer Fiefdom is refused.
+    """
+    with frame.connected(inventory, (), frame.require_folders) as run:
+        upgrading.settle(run.session)
+        seen = _look(run, whole=True)
+        document = _data(seen, None)
+        frame.begin(document)
+        if not upgrading.is_due(seen.plan):
+            left = "" if seen.plan.due.clean else f" What `fiefdom plan {inventory}` shows is for `fiefdom apply`."
+            return Document(document, words=[f"Every host is of Fiefdom {__version__} already.{left}"])
+        if not with_changes:
+            upgrading.require_no_changes(seen.plan)
+        if not as_json:
+            _print(run, seen, None)
+        told = list(upgrading.foreseen(seen.plan, run.known.cluster))
+        if dry:
+            if not force:
+                upgrading.require_fit(seen.known, run.session, seen.plan)
+            return frame.dry(run.names, told, **document)
+        for line in told:
+            tell(line)
+        procedure.require_same_key(seen.known, run.session, seen.plan.due.hosts)
+        frame.ask("Upgrade?", yes)
+        with show.Progress(run.out) as progress:
+            upgrading.upgrade(
+                seen.known, run.session, seen.plan, whatever=yes, force=force, say=progress, tell=tell, warn=warn
+            )
+        words = f"Upgraded {len(run.names)} hosts to Fiefdom {__version__} in {progress.elapsed_s:.1f} seconds."
+        return Document(document, words=[show.good(words)])
 
 
 @dataclass(frozen=True)

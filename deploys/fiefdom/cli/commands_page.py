@@ -36,6 +36,7 @@ all the same, and goes before the variable.
 # click gives arguments no words of their own.
 _ARGUMENTS: Mapping[str, str] = {
     "INVENTORY": "The file that describes the cluster: `.yaml`, `.yml`, or the `.py` that pyinfra takes.",
+    "FOLDER": "A folder, which is made where it is missing; the working directory when left out.",
     "SERVICE": "A service by its name in the inventory.",
     "VERSION": "A version, which is the tag of an image.",
     "HOST": "A host by its name.",

@@ -31,6 +31,7 @@ EXIT_CODES: Mapping[str, str] = {
     "status": "0 where it is shown, with `--check` or `--wait` only where every instance is in rotation, 2 where one "
     "is not, 3 where some host does not answer, 1 after an error.",
     "trust": "0 where all keys are known now, 1 where one was not taken, 3 where some host does not answer.",
+    "upgrade": "0 only where every host is of this Fiefdom, also where nothing was to be done; 1 otherwise.",
     "weight": _AT_ALL,
 }
 """How a command exits, where that is not `_DONE`."""
@@ -60,6 +61,11 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "exec": (
         "fiefdom exec mine.yaml shop -- sh",
         "fiefdom exec mine.yaml shop@app2:8001 -- env",
+    ),
+    "init": (
+        "fiefdom init",
+        "fiefdom init mine --gateway 10.20.0.11 --app-host 10.20.0.21 --app-host 10.20.0.22 --image team/web:1.4",
+        "fiefdom init mine --gateway edge=10.20.0.11 --app-host 10.20.0.21 --image nginx:1.27 --ci gitlab --yes",
     ),
     "keygen": ("fiefdom keygen mine.yaml",),
     "lab down": ("fiefdom lab down", "fiefdom lab down --images"),
@@ -109,6 +115,11 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "status": ("fiefdom status mine.yaml", "fiefdom status mine.yaml --watch", "fiefdom status mine.yaml --wait 60"),
     "trust": ("fiefdom trust mine.yaml", "fiefdom trust mine.yaml app3"),
     "unlock": ("fiefdom unlock mine.yaml", "fiefdom unlock mine.yaml --take-over"),
+    "upgrade": (
+        "fiefdom upgrade mine.yaml --dry",
+        "fiefdom upgrade mine.yaml",
+        "fiefdom upgrade mine.yaml --yes --json",
+    ),
     "weight": ("fiefdom weight mine.yaml shop 2.0 10", "fiefdom weight mine.yaml shop off"),
 }
 """How a command is typed, the plainest first."""

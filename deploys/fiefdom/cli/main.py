@@ -40,6 +40,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Print what the model says of KEY and of all keys beneath it; without KEY, of the keys at the top.",
     ),
     "exec": ("shell", "Run COMMAND in an instance that runs, with a terminal where you have one."),
+    "init": (
+        "init",
+        "Write a first inventory, the gossip key, .gitignore and a CI workflow into FOLDER, from your answers.",
+    ),
     "keygen": ("inventory", "Make the gossip key where the inventory says, once; it never overwrites."),
     "lab": ("lab", "Real hosts on this machine: systemd, sshd and, after a converge, dockerd in each."),
     "lock": (
@@ -94,6 +98,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Show the host keys of hosts that are not known yet, and add those that you have compared to known_hosts.",
     ),
     "unlock": ("cluster", "Remove the lock that a person set, or that a run left which died."),
+    "upgrade": (
+        "apply",
+        "Bring all hosts to this Fiefdom's own images and files, turn by turn, with no request failed.",
+    ),
     "weight": (
         "weight",
         "Give VERSION of SERVICE, which a canary brought, PERCENT of the requests, however many servers have it.",
@@ -104,11 +112,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 TASKS: dict[str, tuple[str, ...]] = {
     "Look": ("status", "plan", "doctor", "logs", "audit"),
-    "Write an inventory": ("check", "config", "docs", "schema", "keygen", "secret"),
+    "Write an inventory": ("init", "check", "config", "docs", "schema", "keygen", "secret"),
     "Set hosts up": ("trust", "build", "apply"),
     "Release": ("rollout", "weight", "rollback", "run", "maintenance"),
     "Go inside": ("exec", "ssh"),
-    "Look after hosts": ("reboot", "retire", "rotate-key", "lock", "unlock"),
+    "Look after hosts": ("upgrade", "reboot", "retire", "rotate-key", "lock", "unlock"),
     "On this machine": ("compose", "dev", "lab", "demo", "completion", "man"),
 }
 """Commands by what one is about, in the order in which one meets them; each stands there once."""

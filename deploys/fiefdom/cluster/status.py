@@ -13,7 +13,7 @@ from fiefdom.cluster import jobs, maintenance, shares
 from fiefdom.cluster.jobs import JobStatus
 from fiefdom.cluster.members import of_stranger
 from fiefdom.cluster.views import Config, View, Views, gateway_view, views_of
-from fiefdom.converge import moving, plan, snapshot
+from fiefdom.converge import made_by, moving, plan, snapshot
 from fiefdom.converge.run import Hosts, ask_each
 from fiefdom.desired import concerns, docker, gateway, offers
 from fiefdom.errors import FiefdomError
@@ -22,8 +22,12 @@ from fiefdom.model.certificates import SOON_DAYS, days_left, lasts
 from fiefdom.waiting import looks
 
 
-def degraded(found: Status) -> list[str]:
-    """Why no host may be taken out of a cluster now: others do not serve already."""
+def degraded(found: Status, but: str = "") -> list[str]:
+    """Why no host may be taken out of a cluster now: others do not serve already.
+
+    ``but`` is a host of which nothing is asked, for it is the one that is to be taken out, or was.
+    """
+    found = _without(found, but)
     reasons = list(found.problems)
     reasons += [f"{o.service} at {o.host} is {o.state}: {o.why}" for o in found.offers if o.state != OFFERED][:3]
     down = [i for i in found.instances if not i.is_up]
@@ -33,6 +37,37 @@ def degraded(found: Status) -> list[str]:
     if len(down) > 3:
         reasons.append(f"{len(down) - 3} more instances are not up")
     return reasons
+
+
+def _without(found: Status, host: str) -> Status:
+    """A cluster as others than one host have it."""
+    if not host:
+        return found
+    others = [(at, name) for at, name in enumerate(found.gateways) if name != host]
+    return dataclasses.replace(
+        found,
+        gateways=tuple(name for _, name in others),
+        problems=tuple(words for words in found.problems if not words.startswith(f"{host}: ")),
+        offers=tuple(o for o in found.offers if o.host != host and not o.why.startswith(f"{host}: ")),
+        instances=tuple(
+            dataclasses.replace(i, servers=tuple(i.servers[at] for at, _ in others) or (NOT_ROUTED,))
+            for i in found.instances
+            if i.host != host
+        ),
+    )
+
+
+def await_fit(cluster: Cluster, secrets: Secrets, hosts: Hosts, but: str, within_s: float) -> None:
+    """Wait until all hosts but one serve as the inventory says.
+
+    Raises FiefdomError where they do not within ``within_s`` seconds, which names the first reason.
+    """
+    for late in looks(within_s):
+        reasons = degraded(read(cluster, secrets, hosts), but)
+        if not reasons:
+            return
+        if late:
+            raise FiefdomError(f"{_degraded(reasons)}; mend it, or say --force")
 
 
 def _degraded(reasons: Sequence[str]) -> str:
@@ -76,6 +111,8 @@ class HostStatus:
     """Why it could not be looked at; empty where it could."""
     disk: snapshot.Disk | None = None
     """The file system where Docker keeps images; None where the host could not tell."""
+    fiefdom: str = ""
+    """Version of the Fiefdom that made it what it is; empty where none did, or it could not be looked at."""
 
 
 @dataclass(frozen=True)
@@ -295,6 +332,7 @@ def combine(
             gateway="-" if name not in views else "down" if name in mute else "serving",
             silence=silent.get(name, ""),
             disk=found[name].disk if name in found else None,
+            fiefdom=made_by.version_of(found[name]) if name in found else "",
         )
         for name in names
     ]
@@ -318,7 +356,7 @@ def combine(
     missing = tuple(f"{name}: {one.name}" for name, one in got if not one.is_served(now_s))
     clock = tuple(jobs.read(cluster, names, found, members))
     told = (*maintenance.notices(cluster, views), *shares.notices(cluster, views), *jobs.complaints(clock))
-    notices = (*_strangers(cluster, views), *_other_versions(cluster, instances), *told, *soon)
+    notices = (*_strangers(cluster, views), *_other_versions(cluster, instances), *made_by.others(found), *told, *soon)
     return Status(
         tuple(views),
         tuple(hosts),

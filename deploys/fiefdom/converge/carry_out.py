@@ -22,6 +22,7 @@ def carry_out(
     say: Say,
     gate: Callable[[str], None] = lambda _: None,
     beat: Callable[[], None] = lambda: None,
+    fit: Callable[[str], None] = lambda _: None,
     *,
     turns: bool = True,
     sick: list[Sick] | None = None,
@@ -30,7 +31,8 @@ def carry_out(
 
     The first error ends the run: what was done stays, and the next run finishes the rest. ``gate`` is called between
     two turns and raises FiefdomError where the host of the first does not serve again; ``beat`` before each turn, and
-    raises it where the lock that this run held is another's by now. Without ``turns``, all is done but what is done in
+    raises it where the lock that this run held is another's by now. ``fit`` is called with the host whose turn it is,
+    and raises FiefdomError where it is not to be taken out now. Without ``turns``, all is done but what is done in
     them. A service that does not come up on a host ends nothing where ``sick`` is there to be told of it.
     """
     require_space(wanted.due)
@@ -59,6 +61,8 @@ def carry_out(
             hosts.on_all(partial(go_through, wave), wave.phases)
         else:
             for name in wave.phases:
+                if wave.kind == "turn":
+                    fit(name)
                 go_through(wave, name)
 
 

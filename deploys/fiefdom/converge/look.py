@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fiefdom.converge import arrivals, doctor, guest, jobs, moving, obtained, old_images, plan, ports, snapshot
+from fiefdom.converge import arrivals, doctor, guest, jobs, made_by, moving, obtained, old_images, plan, ports, snapshot
 from fiefdom.converge.run import Hosts, Known, ask_each
 from fiefdom.desired.concerns import ALL, state_of, states_of
 from fiefdom.desired.context import Context
@@ -58,6 +58,7 @@ def plan_of(
     complete = tuple(concerns) == ALL
     made = plan.of_host(name, state, found, known.identities, complete=complete, hold=hold, instances=instances)
     findings = (
+        *made_by.findings(found),
         *doctor.of_folders(state, found),
         *doctor.of_links(context, found),
         *doctor.of_certificates(context, time.time()),

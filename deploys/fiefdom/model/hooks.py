@@ -13,7 +13,7 @@ from fiefdom.model.secrets import SecretSource
 from fiefdom.model.text import LAST_PORT, FilePath, Many, Model
 from fiefdom.wording import KeyPath
 
-Act = Literal["rollout", "rollback", "apply", "reboot", "retire", "rotate-key"]
+Act = Literal["rollout", "rollback", "apply", "reboot", "retire", "rotate-key", "upgrade"]
 """What changes hosts, as the command and the audit call it."""
 Event = Literal["began", "ended", "failed"]
 _RELEASES: tuple[Act, ...] = ("rollout", "rollback")

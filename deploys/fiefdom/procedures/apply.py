@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from fiefdom.cluster import audit, gossip, keys, ledger, members, status, views
 from fiefdom.cluster.lock import quorum
@@ -31,6 +31,8 @@ def apply(
     *,
     whatever: bool,
     exactly: bool = False,
+    what: Literal["apply", "upgrade"] = "apply",
+    fit: Callable[[str], None] = lambda _: None,
     say: Say,
     tell: Tell,
     warn: Tell,
@@ -40,8 +42,10 @@ def apply(
 
     Hosts take turns under the cluster's lock, so that no other run takes one out meanwhile; an apply that is at work is
     waited for. What changed on the hosts since is done as well where ``whatever`` it is was agreed to. Where
-    ``exactly`` this plan was, nothing is done before the lock is held and the plan is still the same. ``say`` hears of
-    every phase of a host, ``tell`` of what the operator waits for, ``warn`` of what does not end the run.
+    ``exactly`` this plan was, nothing is done before the lock is held and the plan is still the same. The audit and
+    hooks call it ``what``; ``fit`` is asked before each turn, and raises FiefdomError where the host is to stay as it
+    is. ``say`` hears of every phase of a host, ``tell`` of what the operator waits for, ``warn`` of what does not end
+    the run.
 
     Raises:
         FiefdomError: what failed, on which host. What was done before stays, and the next run does the rest.
@@ -54,9 +58,9 @@ def apply(
     names = [host.host for host in wanted.due.hosts if host.changes]
     about: dict[str, Any] = {"names": names, "witnesses": witnesses, "without": known.without}
     with (
-        hooks.around(known, hooks.Act("apply", tuple(names)), say) as around,
+        hooks.around(known, hooks.Act(what, tuple(names)), say) as around,
         around.begun(),
-        ledger.recorded(hosts, gateways, "apply", warn, plan=wanted.hash, **about) as act,
+        ledger.recorded(hosts, gateways, what, warn, plan=wanted.hash, **about) as act,
     ):
         build.ensure(cluster, _images(wanted), lambda text: say("here", text))
         arrivals.require_fit(known, wanted.due)
@@ -69,7 +73,7 @@ def apply(
             with ledger.hold_for_apply(act, names, tell) as held:
                 done = _still_to_do(known, hosts, wanted, whatever, exactly, tell)
                 gate = _gate(known, hosts, done, sick)
-                carry_out(done, hosts, cluster, say, gate, held.beat, sick=sick)
+                carry_out(done, hosts, cluster, say, gate, held.beat, fit, sick=sick)
         status.await_gateways(wanted, hosts)
         left = _second_look(known, hosts, done, say)
         tidy.tell_left(left, warn)

@@ -10,7 +10,7 @@ from fiefdom.cluster import answering, ledger, shares, status
 from fiefdom.cluster import views as views_module
 from fiefdom.cluster.lock import CANARY, Lock, quorum, refusal
 from fiefdom.cluster.views import Counts, Views, alone, counts, erring, verdict, views_of
-from fiefdom.converge import arrivals, carry_out, doctor, look, plan, run, steps
+from fiefdom.converge import arrivals, carry_out, doctor, look, made_by, plan, run, steps
 from fiefdom.converge.run import Hosts, Known, Say
 from fiefdom.converge.steps import Phase, Step
 from fiefdom.desired.containers import FAILED
@@ -213,7 +213,7 @@ def prepare(known: run.Known, hosts: Hosts, services: Collection[str], wish: Wis
         unapplied = release.unapplied(seen.plan(), found.turns)
         status.require_fit(known.cluster, known.secrets, hosts, unapplied, _unfit)
     for name, turn in found.turns.items():
-        doctor.require_none_refused(name, (one for one in turn.findings if one.what == doctor.FOLDER))
+        doctor.require_none_refused(name, (one for one in turn.findings if one.what in (doctor.FOLDER, made_by.WHAT)))
     turns = plan.merge(found.turns.values())
     carry_out.require_space(turns)
     require_images(known.cluster, found, wish)

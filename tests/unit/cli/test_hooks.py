@@ -29,7 +29,7 @@ def test_it_is_refused(tmp_path: Path, words: list[str]) -> None:
     assert fiefdom(tmp_path, *words) == (1, f"error: {says(tmp_path)}")
 
 
-ACTS = [["apply", "--yes"], ["reboot"], ["retire", "app1", "--yes"], ["rotate-key", "--yes"]]
+ACTS = [["apply", "--yes"], ["reboot"], ["retire", "app1", "--yes"], ["rotate-key", "--yes"], ["upgrade", "--yes"]]
 
 
 @pytest.mark.parametrize("words", ACTS)

@@ -42,7 +42,19 @@ def refusal(
 @pytest.mark.parametrize(
     "command",
     [
-        *("plan", "apply", "status", "build", "keygen", "rollout", "reboot", "rotate-key", "unlock", "audit"),
+        *(
+            "plan",
+            "apply",
+            "status",
+            "build",
+            "keygen",
+            "rollout",
+            "reboot",
+            "rotate-key",
+            "unlock",
+            "audit",
+            "upgrade",
+        ),
         *("rollback predictor", "retire app1", "lock --why=inventory"),
     ],
 )
@@ -144,7 +156,19 @@ def test_help_names_every_command_and_version_is_told() -> None:
     assert helped.returncode == 0
     for command in (
         *("plan", "apply", "status", "build", "keygen", "schema", "demo", "lab", "compose", "dev"),
-        *("rollout", "rollback", "reboot", "retire", "rotate-key", "lock", "unlock", "audit", "secret"),
+        *(
+            "rollout",
+            "rollback",
+            "reboot",
+            "retire",
+            "rotate-key",
+            "lock",
+            "unlock",
+            "audit",
+            "secret",
+            "init",
+            "upgrade",
+        ),
     ):
         assert f"  {command} " in helped.stdout
     assert started("--version").stdout.strip().endswith("0.1.0")

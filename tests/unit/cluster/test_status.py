@@ -493,3 +493,26 @@ def test_one_gateway_has_the_address_of_all(having: list[str], serving: bool, pr
     assert shown.as_data()["address"] == {"address": "10.1.0.100", "holders": tuple(having)}
     assert shown.serving == serving
     assert (problem in "".join(shown.problems)) and len(shown.problems) == bool(problem)
+
+
+def test_of_one_host_that_is_taken_out_nothing_is_asked() -> None:
+    """Neither of its instances and offers, nor, where it is a gateway, of what it says of others."""
+    away = hosts()
+    away["app1"] = replace(away["app1"], containers={}, offers={})
+    found = combined(away)
+    assert status.degraded(found, "app1") == []
+    assert status.degraded(found, "app2") == status.degraded(found) != []
+    silent = combined(gw1="no answer")
+    assert status.degraded(silent, "gw1") == []
+    for other in ("", "gw2", "app1"):
+        assert status.degraded(silent, other)[0] == "gw1: the gateway does not answer: no answer"
+    refusing = combined(gw2=view() | {"members": []})
+    assert status.degraded(refusing, "gw2") == []
+    assert "gw2: does not list it" in status.degraded(refusing, "gw1")[0]
+
+
+def test_what_is_down_at_the_only_gateway_left_is_no_matter_of_the_one_away() -> None:
+    down = view() | {"servers": [server | {"state": "down"} for server in view()["servers"]]}
+    found = combined(gw1=down)
+    assert status.degraded(found, "gw1") == []
+    assert "down at gw1" in status.degraded(found, "gw2")[0]

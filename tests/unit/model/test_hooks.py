@@ -32,7 +32,7 @@ NO_URL = "is no URL of a webhook; write one like https://chat.example.org/hooks/
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "an act that is none": (
         {"hooks": {"acts": ["deploy"]}},
-        "hooks.acts[0]: must be 'rollout', 'rollback', 'apply', 'reboot', 'retire' or 'rotate-key', not the text",
+        "hooks.acts[0]: must be 'rollout', 'rollback', 'apply', 'reboot', 'retire', 'rotate-key' or 'upgrade', not",
     ),
     "no act": ({"hooks": {"acts": []}}, "hooks.acts: is empty; it needs at least one entry"),
     "no time": ({"hooks": {"timeout_s": 0}}, "hooks.timeout_s: must be at least 1, not 0"),

@@ -1,0 +1,68 @@
+"""Which Fiefdom made a host what it is: told by the labels of its own containers, which change last of all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from fiefdom import __version__
+from fiefdom.converge.doctor import Finding
+from fiefdom.converge.snapshot import Snapshot
+
+WHAT = "fiefdom"
+"""The kind of the finding that another Fiefdom was here."""
+OWN_ROLES = ("agent", "gateway")
+
+_NUMBERS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})*")
+_SHOWN = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
+
+
+def version_of(found: Snapshot) -> str:
+    """Version of the Fiefdom whose gateway or Serf agent runs on a host; empty where neither is there yet.
+
+    Of two, as a gateway has while one hands over to the next, the older: the host is not through with its turn.
+    """
+    return min(_own(found), key=_numbers, default="")
+
+
+def is_newer(version: str, than: str = __version__) -> bool:
+    """Whether one version comes after another, by its numbers alone; what has none comes after nothing."""
+    return _numbers(version) > _numbers(than)
+
+
+def findings(found: Snapshot) -> Iterator[Finding]:
+    """That the host is of another Fiefdom. A newer one's is refused: this one may not know what that has made."""
+    oldest, newest = version_of(found), max(_own(found), key=_numbers, default="")
+    if is_newer(newest):
+        mend = f"install Fiefdom {newest} on your machine"
+        yield Finding("refused", WHAT, _says(newest), "it would be taken back", mend)
+    elif oldest not in ("", __version__):
+        yield Finding("warning", WHAT, _says(oldest), mend="`fiefdom upgrade` brings it there")
+
+
+def _own(found: Snapshot) -> list[str]:
+    containers = (c for c in found.containers.values() if c.ours and c.role in OWN_ROLES)
+    return [c.version for c in containers if _SHOWN.fullmatch(c.version)]
+
+
+def _says(version: str) -> str:
+    return f"it is of Fiefdom {version}, and this is {__version__}"
+
+
+def others(found: Mapping[str, Snapshot]) -> Iterator[str]:
+    """Of hosts that another Fiefdom made, a sentence for each version."""
+    by_version: dict[str, list[str]] = {}
+    for name, host in found.items():
+        if (version := version_of(host)) not in ("", __version__):
+            by_version.setdefault(version, []).append(name)
+    for version, names in by_version.items():
+        mend = f"install {version}" if is_newer(version) else "`fiefdom upgrade` brings it there"
+        yield f"{', '.join(names)}: of Fiefdom {version}, and this is {__version__}; {mend}"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    found = _NUMBERS.match(version)
+    numbers = [int(number) for number in found[0].split(".")] if found else []
+    while numbers and numbers[-1] == 0:  # 1.2 is 1.2.0
+        numbers.pop()
+    return tuple(numbers)
