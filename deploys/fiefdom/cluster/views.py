@@ -74,6 +74,7 @@ class Server:
     requests: int = 0
     errors_5xx: int = 0
     failures: int = 0
+    version: str | None = None
 
     @property
     def host(self) -> str:
@@ -228,6 +229,7 @@ def _server(row: Part) -> Server:
         requests=_count(row.get("requests")),
         errors_5xx=_count(row.get("errors_5xx")),
         failures=_count(row.get("failures")),
+        version=_words_or_none(row.get("version")),
     )
 
 
