@@ -122,7 +122,6 @@ def test_the_planned_reboot_of_who_has_it_fails_no_request(_site: Site, one_addr
     assert _site.plan(one_address)[0] == 0
 
 
-@pytest.mark.xfail(reason="20 of 16,022 failed once, on a busy machine: docs/gateway.md has what is left", strict=False)
 def test_a_gateway_that_is_restarted_by_hand_fails_no_request(_site: Site, one_address: str) -> None:
     has = holder(_site, one_address)
     with Load(URL, at_least=AT_LEAST) as load:
