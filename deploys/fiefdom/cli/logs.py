@@ -86,7 +86,8 @@ def logs(
         with frame.reached(inventory, whom) as reached:
             names = whom(reached.cluster)
             with reached.session.listen(SCRIPT, dict.fromkeys(names, wanted.arguments)) as streams:
-                lines = (followed if follow else merged)(streams, silent.__setitem__)
+                tell = silent.__setitem__
+                lines = followed(streams, tell, wanted.token) if follow else merged(streams, tell)
                 _print_all(lines, keeps, shown)
     except BrokenPipeError:
         outlet.let_go(sys.stdout)
