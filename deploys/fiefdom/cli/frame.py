@@ -22,7 +22,7 @@ from fiefdom.errors import FiefdomError
 from fiefdom.images import build, docker
 from fiefdom.inventory import hooks, load, secret
 from fiefdom.inventory.groups import answers_at, left_out, limit_hosts
-from fiefdom.inventory.offline import missing_folders
+from fiefdom.inventory.offline import impossible
 from fiefdom.inventory.read import unread_group_data
 from fiefdom.model import Cluster
 from fiefdom.wording import dotted, printable
@@ -142,9 +142,9 @@ def tell_unread(inventory: str) -> None:
         warn(f"{folder} is not read: group data of {inventory} is beside it, or beside its folder")
 
 
-def require_folders(cluster: Cluster) -> None:
-    """Raise FiefdomError where an image is to be built from a folder that is not there."""
-    for key, says in missing_folders(cluster):
+def require_possible(cluster: Cluster) -> None:
+    """Raise FiefdomError where an image is to be built from a folder that is not there, or a job's time is over."""
+    for key, says in impossible(cluster):
         raise FiefdomError(f"{dotted(key)}: {says}")
 
 
