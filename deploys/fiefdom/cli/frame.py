@@ -64,9 +64,11 @@ class Document:
 class Command(Helped):
     """A command that returns its `Document`, which is printed here alone; with --json there is one however it ends."""
 
+    asks_hosts = True
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        if any(param.name == "inventory" for param in self.params):
+        if self.asks_hosts and any(param.name == "inventory" for param in self.params):
             self.params.append(verbose.option())
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -97,6 +99,12 @@ class Command(Helped):
         _print(document.words)
         if document.code:
             raise SystemExit(document.code)
+
+
+class Local(Command):
+    """A command of an inventory that asks none of its hosts: so there is no round trip to tell of."""
+
+    asks_hosts = False
 
 
 _BEGUN = "fiefdom.begun"
