@@ -35,6 +35,8 @@ def maintenance(word: str, inventory: str, service: str, **_: bool) -> Document:
     key = kept_closed(run.known.cluster, service)
     state = "is closed for maintenance" if word == "on" else "is open again"
     if key is not None:
-        state = f"is switched {word}, and closed all the same until {key} is false and `fiefdom apply` has brought that,"
+        state = (
+            f"is switched {word}, and closed all the same until {key} is false and `fiefdom apply` has brought that,"
+        )
     data = {"service": service, "maintenance": word}
     return told.document([f"{service} {state} at {', '.join(done)}."], done, missed, data)

@@ -13,7 +13,6 @@ from pydantic import ConfigDict, Field, TypeAdapter, WrapValidator, model_valida
 from fiefdom.model.text import Argument, EnvText, FilePath, Many, Matches, Model, SecretName
 from fiefdom.wording import shown
 
-
 HIDDEN = "***"
 """What stands in a secret's place."""
 _LEAST_LETTERS = 4
@@ -41,7 +40,7 @@ class Secrets:
         return self.values[value] if isinstance(value, SecretSource) else value
 
     def hidden_in(self, text: str) -> str:
-        """``text`` with `***` for each secret; a short one is a part of any word, and counts where it is a whole one."""
+        """``text`` with `***` for each secret; a short one is a part of any word, so it counts where it is one."""
         for secret in sorted(set(map(str.strip, self._texts())) - {""}, key=len, reverse=True):
             if len(secret) >= _LEAST_LETTERS:
                 text = text.replace(secret, HIDDEN)
@@ -50,7 +49,7 @@ class Secrets:
         return text
 
     def _texts(self) -> Iterator[str]:
-        """What is secret, of a file also each of its lines. Other files are none, and have lines that stand anywhere."""
+        """What is secret, of a file also each of its lines. Other files have lines that stand anywhere."""
         yield from (self.gossip_key, *self.other_gossip_keys, *self.values.values())
         for source, content in self.contents.items():
             if isinstance(source, SecretSource):

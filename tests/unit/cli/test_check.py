@@ -94,7 +94,7 @@ NOBODY = """\
 cluster: nobody
 hosts:
   gw1: {address: 10.9.9.1, groups: [gateways], ssh: {address: 127.0.0.1, port: 1}}
-  app1: {address: 10.9.9.2, groups: [app_hosts], ssh: {address: 127.0.0.1, port: 1}}
+  app1: {address: 10.9.9.2, groups: [app_hosts], ssh: {address: 127.0.0.2, port: 1}}
 network: {cidr: 10.9.9.0/24, admin_cidrs: [127.0.0.0/8], client_cidrs: [10.0.0.0/8]}
 serf: {key_file: gossip.key}
 registry: {server: registry.example.org}
@@ -175,7 +175,9 @@ hosts:
     whole = fiefdom("config", "mine.yaml", folder=tmp_path)
     assert "    links: [redis]  # mine.yaml:36, for REDIS_HOST=10.99.0.31 REDIS_PORT=6379\n" in whole.stdout
     told = yaml.safe_load(whole.stdout)["services"]["predictor"]
-    assert (told["links"], told["environment"]) == (["redis"], {"PREDICT_DELAY_MS": "0"}), "an inventory cannot say both"
+    assert (told["links"], told["environment"]) == (["redis"], {"PREDICT_DELAY_MS": "0"}), (
+        "an inventory cannot say both"
+    )
     on_host = fiefdom("config", "mine.yaml", "app1", folder=tmp_path).stdout
     assert "      REDIS_HOST: 10.99.0.31  # mine.yaml:36, a link\n" in on_host
     told = yaml.safe_load(on_host)["services"]["predictor"]["environment"]

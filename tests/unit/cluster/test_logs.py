@@ -116,7 +116,7 @@ TEXTS = (
 
 
 def in_pieces(container: str, at_ns: int, text: str, once: bool) -> bytes:
-    """A line as logs.sh prints it: with its token, as `fold` cuts it; once with a time before each piece in its place."""
+    """A line as logs.sh prints it: with its token, as `fold` cuts it; once with a time in its place."""
     token = f"{TOKEN}:".encode()
     whole = token + f"{stamp(at_ns)} {text}".encode()
     first, *others = [whole[at : at + PIECE_BYTES] for at in range(0, len(whole), PIECE_BYTES)]
@@ -181,7 +181,10 @@ def test_what_comes_again_is_told_once_and_nothing_is_left_out() -> None:
     ("wanted", "arguments"),
     [
         (Wanted(token=TOKEN), ("once", "", "", "instance", "", "", TOKEN)),
-        (Wanted(service="web", port=8000, since="0s", token=TOKEN), ("once", "0s", "", "instance", "web", "8000", TOKEN)),
+        (
+            Wanted(service="web", port=8000, since="0s", token=TOKEN),
+            ("once", "0s", "", "instance", "web", "8000", TOKEN),
+        ),
         (Wanted(role="gateway", tail=10, follow=True, token=TOKEN), ("follow", "", "10", "gateway", "", "", TOKEN)),
     ],
 )
@@ -220,7 +223,9 @@ def test_nothing_is_lost_where_a_clock_goes_back(hosts: list[list[int]]) -> None
 @pytest.mark.parametrize("follow", [False, True])
 def test_a_host_that_is_gone_is_a_line_and_the_others_go_on(follow: bool, clock: list[float]) -> None:
     streams = {
-        "app1": Said(cut(printed([("web-1", 1, "one"), ("web-1", 2, "two")], follow)), Unreachable("app1", "it broke off")),
+        "app1": Said(
+            cut(printed([("web-1", 1, "one"), ("web-1", 2, "two")], follow)), Unreachable("app1", "it broke off")
+        ),
         "app2": Said(iter(()), Unreachable("app2", "no answer")),
         "app3": Said(cut(printed([("web-1", n, str(n)) for n in range(5)], follow))),
     }
@@ -248,7 +253,10 @@ def pieces_of(host: int, lines: int, hosts: int, follow: bool) -> Iterator[bytes
     for first in range(0, lines, 250):
         numbers = range(first, min(first + 250, lines))
         yield printed(
-            ((f"web-{8000 + n % 12}", (n * hosts + host) * 1000, f"line {n} of host {host} {'x' * 60}") for n in numbers),
+            (
+                (f"web-{8000 + n % 12}", (n * hosts + host) * 1000, f"line {n} of host {host} {'x' * 60}")
+                for n in numbers
+            ),
             follow,
         )
 

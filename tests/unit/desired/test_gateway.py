@@ -362,7 +362,9 @@ def test_a_page_in_a_services_place() -> None:
     head = "http-request return status 503 hdr Retry-After 60 hdr Cache-Control no-store content-type"
     active = {"active": True, "retry_after_s": 60}
     said = 'string "this service is being looked after\\n" if TRUE || { be_name -m str -f opt@'
-    assert f"{head} text/plain {said}{gateway.STATE_DIR}/closed }}\n" in _written(**active), "an operator has his own word"
+    assert f"{head} text/plain {said}{gateway.STATE_DIR}/closed }}\n" in _written(**active), (
+        "an operator has his own word"
+    )
     assert backend("predictor", maintenance={"active": False, "retry_after_s": 60}) == ALL
     it = context("gw1", services={"predictor": {"route": {"maintenance": {**active, "page": "p.html"}}}})
     state = gateway.desired(replace(it, secrets=replace(it.secrets, contents={"p.html": b"<h1>soon</h1>"})))
@@ -371,7 +373,9 @@ def test_a_page_in_a_services_place() -> None:
     text = state.file(gateway.HAPROXY_CONFIG).content.decode()
     page = state.file(path)
     assert page.content == b"<h1>soon</h1>" and path < gateway.HAPROXY_CONFIG
-    line = next(line for line in text.splitlines() if f'{head} "text/html; charset=utf-8" file {path} if TRUE || ' in line)
+    line = next(
+        line for line in text.splitlines() if f'{head} "text/html; charset=utf-8" file {path} if TRUE || ' in line
+    )
     assert line.endswith(f"}}  # {page.digest[:12]}")
 
 

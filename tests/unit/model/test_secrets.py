@@ -9,7 +9,9 @@ from fiefdom.model import Secrets, SecretSource
 GOSSIP_KEY = "Z29zc2lw"
 SECRETS = Secrets(
     GOSSIP_KEY,
-    values={SecretSource(env=f"V{n}"): text for n, text in enumerate(("hunter-1", "hunter-12", "a1b", "7", "", " ", "d$"))},
+    values={
+        SecretSource(env=f"V{n}"): text for n, text in enumerate(("hunter-1", "hunter-12", "a1b", "7", "", " ", "d$"))
+    },
     contents={SecretSource(env="FILE"): b"user=me\n  pass=swordfish\r\n\n", "motd": b"plain words\n"},
     other_gossip_keys=("older-key",),
 )

@@ -74,7 +74,9 @@ def test_it_is_said_to_every_gateway_and_told_in_the_audit(
         **{"gateways": ["gw1", "gw2"], "silent": {}},
     }
     assert sorted(told) == sorted(
-        (name, "weight", "predictor", *words) for name in ("gw1", "gw2") for words in (("1.3.0", "10"), ("off",), ("off",))
+        (name, "weight", "predictor", *words)
+        for name in ("gw1", "gw2")
+        for words in (("1.3.0", "10"), ("off",), ("off",))
     )
     assert acts(hosts) == [("weight", "predictor: 1.3.0 10", "ok"), *[("weight", "predictor: off", "ok")] * 2]
 
