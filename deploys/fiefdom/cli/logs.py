@@ -151,7 +151,7 @@ def _hosts(
     if host is not None and host not in names:
         raise FiefdomError(f"--host {host}: {kind} {', '.join(names)}")
     names = names if host is None else (host,)
-    ports = sorted({i.port for name in names for i in cluster.instances(name) if service in (None, i.service)})
+    ports = cluster.ports_on(names, service)
     if port is not None and port not in ports:
         raise FiefdomError(f"--instance {port}: no instance there; ports are {', '.join(map(str, ports))}")
     return names

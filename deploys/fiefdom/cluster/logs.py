@@ -313,8 +313,8 @@ class Window:
 
 
 def followed(streams: Mapping[str, Stream], silence: Silence, token: str) -> Iterator[Line | None]:
-    """The lines of all hosts as they come with a ``token``, nearly in order, and None where there is none yet; it ends when no host
-    tells any more.
+    """The lines of all hosts as they come with a ``token``, nearly in order, and None where there is none yet; it ends
+    when no host tells any more.
 
     Who takes them slowly is waited for: hosts are read no faster, and hold what they have to say.
     """
