@@ -60,6 +60,6 @@ def _end(view: View, share: Share) -> str:
 def end(hosts: Hosts, gateways: Collection[str], services: Collection[str], warn: Tell) -> None:
     """Take the shares of ``services`` away where there are any; ``warn`` hears of gateways that keep theirs."""
     for gateway, view in views_of(hosts, gateways).items():
-        for service in sorted({share.service for share in view.shares} & set(services)):
+        for service in sorted({share.service for share in (*view.shares, *view.asked_shares)} & set(services)):
             for name, why in tell(hosts, [gateway], "weight", service, "off").items():
                 warn(f"{name}: the share of a version of {service} stays: {why}")

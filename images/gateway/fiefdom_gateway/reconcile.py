@@ -51,8 +51,6 @@ class Reconciler:
         # What the static part names, and nobody gave, is to be there before HAProxy looks.
         self.before_static: Callable[[], Awaitable[None]] | None = None
         self._doubted: set[str] = set()
-        # What an operator said of versions; `look.shares` is what HAProxy does of it.
-        self._shares: tuple[shares.Share, ...] = ()
 
     @property
     def config_file(self) -> Path:
@@ -335,8 +333,8 @@ class Reconciler:
     def _choose_servers(self) -> None:
         wanted, contested = wanted_servers(self._memory, self.settings.services)
         rejected = (*self.look.refused, *contested)
-        self._shares = self._asked_shares()
-        self.look = replace(self.look, wanted=shares.weighted(wanted, self._shares), rejected=rejected)
+        asked = self._asked_shares()
+        self.look = replace(self.look, wanted=shares.weighted(wanted, asked), asked_shares=asked, rejected=rejected)
         members = {rejection.member for rejection in rejected}
         for member in sorted(members):
             reasons = sorted(rejection.reason for rejection in rejected if rejection.member == member)
@@ -351,7 +349,7 @@ class Reconciler:
             found = shares.asked_for(shares.file_of(self.settings.state_dir))
         except Unreadable as error:
             self._say_once("shares", f"the shares of versions stay as they are: {error}")
-            return self._shares
+            return self.look.asked_shares
         self._say_once("shares", None, mended="the shares of versions can be read again")
         return found
 
@@ -388,7 +386,7 @@ class Reconciler:
             return False
         self._say_once("haproxy", None, mended="HAProxy answers again")
         if haproxy.weighed(self.look.wanted, actual, services):
-            self.look = replace(self.look, shares=self._shares)
+            self.look = replace(self.look, shares=self.look.asked_shares)
         known = self.look.looked or bool(self._memory)
         fresh = self.look.serf_error is None
         at_s = time.monotonic() if fresh else self.look.reconciled_at_s

@@ -25,7 +25,7 @@ class Look:
 
     `read` are the members as Serf listed them; `members` are those that are believed, with what is believed of them.
     `closed` are the services in whose place HAProxy answers, because an operator said so, and `shares` what he said of
-    versions, as HAProxy's weights have it; None before HAProxy has told.
+    versions, as HAProxy's weights have it; None before HAProxy has told. `asked_shares` are what it is to have.
     """
 
     node: str
@@ -42,6 +42,7 @@ class Look:
     reconciled_at_s: float | None = None
     closed: frozenset[str] | None = None
     shares: tuple[Share, ...] | None = None
+    asked_shares: tuple[Share, ...] = ()
     looked: bool = False
     ready: bool = False
 
@@ -111,7 +112,7 @@ async def document(look: Look, sockets: edges.Sockets, told: Iterable[Told] = ()
 
 def words_kept(look: Look) -> dict[str, object]:
     """What an operator said, as far as HAProxy does so: who waits for it is not to take silence for an answer."""
-    found: dict[str, object] = {}
+    found: dict[str, object] = {"asked_shares": [asdict(share) for share in look.asked_shares]}
     if look.closed is not None:
         found["maintenance"] = [{"service": name} for name in sorted(look.closed & look.services.keys())]
     if look.shares is not None:

@@ -216,11 +216,11 @@ def test_what_cannot_be_taken_back_says_that_it_comes(
 
 def test_only_what_haproxy_has_told_is_an_answer() -> None:
     look = status.Look(node="gw1", services={})
-    assert status.words_kept(look) == {}
-    assert status.words_kept(dataclasses.replace(look, closed=frozenset(), shares=())) == {
-        "maintenance": [],
-        "shares": [],
-    }
+    assert status.words_kept(look) == {"asked_shares": []}
+    share = shares.Share("shop", "2", 10)
+    told = dataclasses.replace(look, closed=frozenset(), shares=(), asked_shares=(share,))
+    asked = [{"service": "shop", "version": "2", "percent": 10}]
+    assert status.words_kept(told) == {"maintenance": [], "shares": [], "asked_shares": asked}
 
 
 def test_who_is_gone_is_forgotten(tmp_path: Path) -> None:

@@ -182,3 +182,13 @@ def test_gateways_at_which_it_comes_to_something_else_have_a_sentence_of_their_o
         f"predictor 2 is to get 10 % of the requests at gw2{NOBODY}",
         "predictor 2 is to get 10 % of the requests at gw4, which does not tell what comes of it",
     ]
+
+
+def test_what_haproxy_does_not_have_yet_is_ended_as_well(
+    hosts: SimulatedHosts, told: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share = Share("predictor", "2", 10)
+    views = {"gw1": View(shares=(share,)), "gw2": View(asked_shares=(share, Share("web", "1", 5)))}
+    monkeypatch.setattr(shares, "views_of", lambda *_: views)
+    shares.end(hosts, ("gw1", "gw2"), {"predictor"}, pytest.fail)  # type: ignore[arg-type]
+    assert told == [(name, "weight", "predictor", "off") for name in ("gw1", "gw2")]
