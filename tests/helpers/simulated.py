@@ -645,9 +645,16 @@ class SimulatedHosts:
 
     @contextmanager
     def listen(self, _text: str, arguments: Mapping[str, Sequence[str]]) -> Iterator[Mapping[str, Spoken]]:
-        self.heard = {name: tuple(words) for name, words in arguments.items()}
+        self.heard = {name: tuple(words[:-1]) for name, words in arguments.items()}
+        tokens = {
+            name: f":{words[-1]}:".encode() if words[0] == "follow" else b":" for name, words in arguments.items()
+        }
         yield {
-            name: Spoken(name, list(self.spoken.get(name, ())), "it broke off" if name in self.cut else "")
+            name: Spoken(
+                name,
+                [said.replace(b":", tokens[name], 1) for said in self.spoken.get(name, ())],
+                "it broke off" if name in self.cut else "",
+            )
             for name in arguments
         }
 

@@ -26,11 +26,12 @@ from helpers.certificates import issued
 from helpers.faults import docker
 from helpers.operator_view import ROOT, Site, await_true
 from helpers.tls_load import TlsTraffic
+from helpers.two_gateways import GW2, with_gateway
 
 pytestmark = pytest.mark.proof
 
 HOST, SHORT = "predictor.example.org", "short.example.org"
-GW1, GW2 = lab.host("gw1"), lab.host("app3")
+GW1 = lab.host("gw1")
 """The lab's third app host, as a gateway."""
 ADDRESSES = {"gw1": GW1.address, "gw2": GW2.address}
 CONTAINER, ADDRESS, IMAGE = "scratch-acme-test", "10.99.0.252", "fiefdom-test/acme"
@@ -48,7 +49,7 @@ class Authority:
         """Path of an inventory whose gateways get what they serve."""
 
         def changed(data: dict[str, Any]) -> None:
-            data["hosts"]["gw2"] = {"address": GW2.address, "groups": ["gateways"]}
+            with_gateway(data)
             data["services"]["predictor"]["route"] = {"host": [HOST]}
             own = {"directory": LONG, "account_key": "account.key", "ca_file": "pebble.pem", **acme}
             data["gateway"] = {**data.get("gateway", {}), "tls": {"acme": own}}

@@ -13,12 +13,11 @@ from fiefdom import lab
 from helpers.faults import console, settle
 from helpers.load import Load
 from helpers.operator_view import TRAFFIC, Site, await_true, tell
+from helpers.two_gateways import GW2, mend, ok, two, with_gateway
 
 pytestmark = pytest.mark.proof
 
 AT_LEAST = 10_000
-GW2 = lab.host("app3")
-"""The lab's third app host, as a gateway: of the other Debian."""
 ADDRESS = "10.99.0.100"
 URL = f"http://{ADDRESS}/predict"
 KEEPALIVED = "/etc/keepalived/keepalived.conf"
@@ -26,7 +25,7 @@ MOVED_WITHIN_S = 15
 
 
 def with_address(data: dict[str, Any]) -> None:
-    data["hosts"]["gw2"] = {"address": GW2.address, "groups": ["gateways"]}
+    with_gateway(data)
     data["gateway"] = {"address": ADDRESS}
 
 
@@ -37,25 +36,16 @@ def with_another_container(data: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def _inventory(_site: Site) -> Iterator[str]:
-    lab.up(3)
-    path = _site.inventory("address", with_address)
-    try:
-        settle(_site, path)
+    with two(_site, "address", with_address) as path:
         yield path
-    finally:
-        lab.remove(GW2.name)
-        settle(_site)
-        assert not console("gw1", f"ip -o -4 address show to {ADDRESS}/32; ls {KEEPALIVED} 2>/dev/null || :")
+    assert not console("gw1", f"ip -o -4 address show to {ADDRESS}/32; ls {KEEPALIVED} 2>/dev/null || :")
 
 
 @pytest.fixture
 def one_address(_site: Site, _inventory: str) -> Iterator[str]:
     """An inventory with two gateways and one address, converged."""
     yield _inventory
-    lab.up(3)
-    if _site.plan(_inventory)[0] != 0 or not _site.status(_inventory)["serving"]:
-        _site.converge(_inventory)
-        _site.await_serving(_inventory)
+    mend(_site, _inventory)
 
 
 def container_of(gateway: str) -> str:
@@ -84,11 +74,6 @@ def answers() -> bool:
             return bool(reply.status == 200)
     except OSError:
         return False
-
-
-def ok(site: Site, *arguments: str) -> None:
-    done = site.fiefdom(*arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_one_of_two_has_it_and_a_second_run_changes_nothing(_site: Site, one_address: str) -> None:
@@ -122,7 +107,6 @@ def test_the_planned_reboot_of_who_has_it_fails_no_request(_site: Site, one_addr
     assert _site.plan(one_address)[0] == 0
 
 
-@pytest.mark.xfail(reason="20 of 16,022 failed once, on a busy machine: docs/gateway.md has what is left", strict=False)
 def test_a_gateway_that_is_restarted_by_hand_fails_no_request(_site: Site, one_address: str) -> None:
     has = holder(_site, one_address)
     with Load(URL, at_least=AT_LEAST) as load:

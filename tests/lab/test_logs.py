@@ -216,6 +216,22 @@ def test_thousands_of_lines_a_second_are_followed_without_a_loss(talking: Talkin
     await_true(lambda: not left(talking.site), 20, "the end of what it began on hosts")
 
 
+def test_over_a_restart_of_dockerd_no_line_is_left_out_and_none_comes_twice(talking: Talking) -> None:
+    """As Docker has them in the end: what it lost itself nobody has."""
+    count = 2000
+    with talking.followed() as followed:
+        talking.say("ready", 1)
+        followed.await_all("ready", 1, INSTANCES, 30)
+        talking.say("over", count, per_s=200)
+        talking.site.ssh("app1", "systemctl restart docker")
+        followed.await_all("over", count, INSTANCES, 120)
+        talking.say("later", 1)
+        followed.await_all("later", 1, INSTANCES, 30)
+        said = followed.said("over")
+    assert said == numbers(talking.logs("talker", "--grep", "^over ")[1], "over")
+    talking.site.await_serving(talking.inventory())
+
+
 def left(site: Site) -> str:
     """Processes of a reader of logs that are on hosts."""
     return "".join(site.ssh(host, "ps -eo args= | grep -E '^(docker logs|fold|sort -m)' || :") for host in HOSTS)

@@ -79,7 +79,7 @@ class Fronts:
     site: Site
     build: Path
 
-    def inventory(self, version: str = "1.0.0", retry_after_s: int = 7) -> str:
+    def inventory(self, version: str = "1.0.0", retry_after_s: int = 7, active: bool = False) -> str:
         """Path of an inventory with this version of `shop`."""
         (self.site.scratch / "soon.html").write_text(PAGE)
 
@@ -94,7 +94,7 @@ class Fronts:
                     "sticky_cookie": "SHOP_ID",
                     "balancer_path": HEALTH,
                     "allow_from": ["10.99.0.1/32", "10.77.0.0/16"],
-                    "maintenance": {"page": "soon.html", "retry_after_s": retry_after_s},
+                    "maintenance": {"active": active, "page": "soon.html", "retry_after_s": retry_after_s},
                 },
             }
             data["services"]["calls"] = {
@@ -109,7 +109,7 @@ class Fronts:
             data["gateway"] = {**data.get("gateway", {}), **own}
             data["rollout"] = {"soak_s": 1}
 
-        return self.site.inventory(f"fronts-{version}-{retry_after_s}", change)
+        return self.site.inventory(f"fronts-{version}-{retry_after_s}{'-closed' * active}", change)
 
     def ok(self, *words: str) -> str:
         done = self.site.fiefdom(*words)
@@ -316,6 +316,20 @@ def test_maintenance_is_switched_at_once_and_outlives_all_that_a_gateway_goes_th
     assert fronts.acts("maintenance")[-4:] == ["on: shop", "off: shop"] * 2
 
 
+def test_two_words_close_a_service_and_each_is_taken_back_where_it_was_said(fronts: Fronts) -> None:
+    site, opened, closed = fronts.site, *(fronts.inventory(retry_after_s=9, active=active) for active in (False, True))
+    site.apply(closed)
+    says = "closed all the same until services.shop.route.maintenance.active is false"
+    assert says in fronts.ok("maintenance", "off", closed, "shop") and get("/predict")[0] == 503
+    assert says in fronts.ok("maintenance", "on", closed, "shop")
+    told = [line for line in site.status(closed)["notices"] if line.startswith("shop is ")]
+    assert [line.split()[2] for line in told] == ["looked", "switched"]
+    site.apply(opened)
+    assert get("/predict")[0] == 503, "an operator has closed it as well"
+    fronts.ok("maintenance", "off", opened, "shop")
+    assert get("/predict")[0] == 200
+
+
 def test_a_balancer_is_told_where_nobody_serves(fronts: Fronts) -> None:
     site = fronts.site
     for host in ("app1", "app2"):
@@ -342,7 +356,7 @@ def versions(count: int = 200) -> Counter[str]:
 def test_a_canary_gets_the_share_that_it_was_given(fronts: Fronts) -> None:
     site, new = fronts.site, fronts.inventory("2.0.0", retry_after_s=9)
     with beside("a canary with a tenth of the requests, and the way back"):
-        fronts.ok("weight", new, "shop", "2.0.0", "10")
+        assert "where no server of that version is up" in fronts.ok("weight", new, "shop", "2.0.0", "10")
         fronts.ok("rollout", new, "shop", "--canary", "app1")
         assert 15 <= versions()["2.0.0"] <= 25, "not half of them, as two of four servers would get"
         site.ssh("gw1", "systemctl reload fiefdom-gateway")
@@ -355,3 +369,14 @@ def test_a_canary_gets_the_share_that_it_was_given(fronts: Fronts) -> None:
     told = [line for line in site.status(new)["notices"] if " % of the requests" in line]
     assert told == [], "it went with the canary"
     assert fronts.acts("weight")[-2:] == ["shop: 2.0.0 10", "shop: 2.0.0 60"]
+
+
+def test_what_was_said_of_a_service_goes_with_it(fronts: Fronts) -> None:
+    """The last one here, for it takes the services away."""
+    site, inventory = fronts.site, fronts.inventory(retry_after_s=9)
+    fronts.ok("maintenance", "on", inventory, "shop")
+    fronts.ok("weight", inventory, "shop", "3.0.0", "10")
+    kept = "cat /var/lib/fiefdom/gateway/closed /var/lib/fiefdom/gateway/shares"
+    assert site.ssh("gw1", kept).split() == ["shop", "shop", "3.0.0", "10"]
+    site.apply(LAB_YAML)
+    await_true(lambda: site.ssh("gw1", kept).split() == [], what="nothing said of a service that is gone")

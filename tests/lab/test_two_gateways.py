@@ -11,50 +11,35 @@ from fiefdom import lab
 from helpers.faults import console, settle, split
 from helpers.load import Load
 from helpers.operator_view import GATEWAY_URL, Site, await_true, tell
+from helpers.two_gateways import GW2, mend, ok, two, with_gateway
 
 pytestmark = pytest.mark.proof
 
 AT_LEAST = 20_000
-GW2 = lab.host("app3")
-"""The lab's third app host, as a gateway."""
 URLS = {"gw1": f"{GATEWAY_URL}/predict", "gw2": f"http://{GW2.address}/predict"}
 
 
-def with_gateway(data: dict[str, Any]) -> None:
-    data["hosts"]["gw2"] = {"address": GW2.address, "groups": ["gateways"]}
+def with_soak(data: dict[str, Any]) -> None:
+    with_gateway(data)
     data["rollout"] = {"soak_s": 2}
 
 
 def with_release(data: dict[str, Any]) -> None:
-    with_gateway(data)
+    with_soak(data)
     data["services"]["predictor"]["version"] = "3.0.0"
 
 
 @pytest.fixture(scope="module")
 def _inventory(_site: Site) -> Iterator[str]:
-    lab.up(3)
-    path = _site.inventory("two-gateways", with_gateway)
-    try:
-        settle(_site, path)
+    with two(_site, "two-gateways", with_soak) as path:
         yield path
-    finally:
-        lab.remove(GW2.name)
-        settle(_site)
 
 
 @pytest.fixture
 def two_gateways(_site: Site, _inventory: str) -> Iterator[str]:
     """An inventory with a second gateway, converged."""
     yield _inventory
-    lab.up(3)
-    if _site.plan(_inventory)[0] != 0 or not _site.status(_inventory)["serving"]:
-        _site.converge(_inventory)
-        _site.await_serving(_inventory)
-
-
-def ok(site: Site, *arguments: str) -> None:
-    done = site.fiefdom(*arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
+    mend(_site, _inventory)
 
 
 def test_a_release_waits_for_the_word_of_both(_site: Site, two_gateways: str) -> None:

@@ -50,7 +50,7 @@ def plan(
     inventory: str, limit: tuple[str, ...], at: tuple[str, ...], without: tuple[str, ...], diff: bool, **_: bool
 ) -> Document:
     """Show what would change. Exit 0: nothing, 2: changes pending, 3: some host does not answer, 1: error."""
-    with frame.connected(inventory, limit, frame.require_folders, at, without=without, looks=True) as run:
+    with frame.connected(inventory, limit, frame.require_possible, at, without=without, looks=True) as run:
         seen = _look(run)
         texts = diffs.of_plan(seen.plan, run.session.text_of) if diff else None
     code = SILENT if seen.silent else CLEAN if seen.plan.clean else PENDING
@@ -82,7 +82,7 @@ def apply(
     """
 
     def check(cluster: Cluster) -> None:
-        frame.require_folders(cluster)
+        frame.require_possible(cluster)
         quorum(cluster, left_out(cluster, without))
 
     with frame.connected(inventory, limit, check, at, without=without, everybody=bool(without)) as run:

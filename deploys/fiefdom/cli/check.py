@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fiefdom.cli.frame import Command, Document, inventory_argument, json_option, tell_unread
+from fiefdom.cli.frame import Document, Local, inventory_argument, json_option, tell_unread
 from fiefdom.cli.group import FAILED
 from fiefdom.inventory import offline
 from fiefdom.inventory.effective import as_data, as_yaml, effective
@@ -17,7 +17,7 @@ from fiefdom.model import Cluster
 from fiefdom.wording import dotted
 
 
-@click.command(cls=Command)
+@click.command(cls=Local)
 @inventory_argument
 @json_option
 def check(inventory: str, **_: bool) -> Document:
@@ -57,7 +57,7 @@ def _data(mistake: Mistake) -> dict[str, Any]:
     return {"file": origin.file, "line": origin.line, "key": dotted(mistake.key), "says": mistake.says}
 
 
-@click.command(cls=Command)
+@click.command(cls=Local)
 @inventory_argument
 @click.argument("host", required=False)
 @json_option

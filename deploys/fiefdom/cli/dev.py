@@ -13,7 +13,7 @@ from rich.table import Table
 
 from fiefdom import files
 from fiefdom.cli import show
-from fiefdom.cli.frame import Command, Document, begin, inventory_argument, json_option, loaded, out
+from fiefdom.cli.frame import Document, Local, begin, inventory_argument, json_option, loaded, out
 from fiefdom.desired import compose as desired
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory import secret
@@ -24,7 +24,7 @@ from fiefdom.wording import printable
 services_argument = click.argument("service", nargs=-1)
 
 
-@click.command(cls=Command)
+@click.command(cls=Local)
 @inventory_argument
 @services_argument
 @click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write it there, whole or not at all.")
@@ -45,7 +45,7 @@ def dev() -> None:
     """The cluster's services on this machine, with the middleware of `development`."""
 
 
-@dev.command("up", cls=Command)
+@dev.command("up", cls=Local)
 @inventory_argument
 @services_argument
 @json_option
@@ -85,7 +85,7 @@ def _table(rows: Sequence[laptop.Running]) -> Table:
     return table
 
 
-@dev.command("down", cls=Command)
+@dev.command("down", cls=Local)
 @inventory_argument
 @click.option("--volumes", is_flag=True, help="Remove all volumes as well: the data of services and of middleware.")
 @json_option
@@ -99,7 +99,7 @@ def dev_down(inventory: str, volumes: bool, **_: bool) -> Document:
     return Document({"outcome": "ok", "project": composed.project, "volumes": list(left)}, words=words)
 
 
-@dev.command("logs", cls=Command)
+@dev.command("logs", cls=Local)
 @inventory_argument
 @click.argument("service", required=False)
 @click.option("--follow", "-f", is_flag=True, help="Go on with what is said from now on.")

@@ -22,7 +22,7 @@ from fiefdom.errors import FiefdomError
 from fiefdom.images import build, docker
 from fiefdom.inventory import hooks, load, secret
 from fiefdom.inventory.groups import answers_at, left_out, limit_hosts
-from fiefdom.inventory.offline import missing_folders
+from fiefdom.inventory.offline import impossible
 from fiefdom.inventory.read import unread_group_data
 from fiefdom.model import Cluster
 from fiefdom.wording import dotted, printable
@@ -64,9 +64,11 @@ class Document:
 class Command(Helped):
     """A command that returns its `Document`, which is printed here alone; with --json there is one however it ends."""
 
+    asks_hosts = True
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        if any(param.name == "inventory" for param in self.params):
+        if self.asks_hosts and any(param.name == "inventory" for param in self.params):
             self.params.append(verbose.option())
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -97,6 +99,12 @@ class Command(Helped):
         _print(document.words)
         if document.code:
             raise SystemExit(document.code)
+
+
+class Local(Command):
+    """A command of an inventory that asks none of its hosts: so there is no round trip to tell of."""
+
+    asks_hosts = False
 
 
 _BEGUN = "fiefdom.begun"
@@ -142,9 +150,9 @@ def tell_unread(inventory: str) -> None:
         warn(f"{folder} is not read: group data of {inventory} is beside it, or beside its folder")
 
 
-def require_folders(cluster: Cluster) -> None:
-    """Raise FiefdomError where an image is to be built from a folder that is not there."""
-    for key, says in missing_folders(cluster):
+def require_possible(cluster: Cluster) -> None:
+    """Raise FiefdomError where an image is to be built from a folder that is not there, or a job's time is over."""
+    for key, says in impossible(cluster):
         raise FiefdomError(f"{dotted(key)}: {says}")
 
 

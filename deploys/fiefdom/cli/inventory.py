@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from fiefdom.cli.frame import Command, Document, inventory_argument, loaded
+from fiefdom.cli.frame import Command, Document, Local, inventory_argument, loaded
 from fiefdom.cli.outlet import is_terminal
 from fiefdom.errors import FiefdomError
 from fiefdom.images import build as build_module
@@ -17,7 +17,7 @@ from fiefdom.inventory import secret as secrets
 from fiefdom.wording import printable
 
 
-@click.command(cls=Command)
+@click.command(cls=Local)
 @inventory_argument
 @click.option("--contents", is_flag=True, help="Then list what is in each image: its base and its Debian packages.")
 def build(inventory: str, contents: bool) -> Document:
@@ -28,7 +28,7 @@ def build(inventory: str, contents: bool) -> Document:
     return Document(words=(line for image in found for line in image.lines()))
 
 
-@click.command(cls=Command)
+@click.command(cls=Local)
 @inventory_argument
 def keygen(inventory: str) -> Document:
     """Make the gossip key where the inventory says, once; it never overwrites."""
@@ -61,7 +61,7 @@ def secret() -> None:
 name_argument = click.argument("name")
 
 
-@secret.command("set", cls=Command)
+@secret.command("set", cls=Local)
 @inventory_argument
 @name_argument
 def secret_set(inventory: str, name: str) -> Document:
@@ -77,14 +77,14 @@ def secret_set(inventory: str, name: str) -> Document:
     return Document(words=[f"{name} is set. `fiefdom plan {inventory}` shows what it changes."])
 
 
-@secret.command("list", cls=Command)
+@secret.command("list", cls=Local)
 @inventory_argument
 def secret_list(inventory: str) -> Document:
     """Show the names of the secrets, and nothing else of them."""
     return Document(words=map(printable, sorted(vault.read(loaded(inventory), os.environ))))
 
 
-@secret.command("remove", cls=Command)
+@secret.command("remove", cls=Local)
 @inventory_argument
 @name_argument
 def secret_remove(inventory: str, name: str) -> Document:
@@ -94,7 +94,7 @@ def secret_remove(inventory: str, name: str) -> Document:
     return Document(words=[words])
 
 
-@secret.command("rekey", cls=Command)
+@secret.command("rekey", cls=Local)
 @inventory_argument
 def secret_rekey(inventory: str) -> Document:
     """Encrypt the file anew after a change of `secrets.recipients`."""

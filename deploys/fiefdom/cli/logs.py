@@ -86,7 +86,8 @@ def logs(
         with frame.reached(inventory, whom) as reached:
             names = whom(reached.cluster)
             with reached.session.listen(SCRIPT, dict.fromkeys(names, wanted.arguments)) as streams:
-                lines = (followed if follow else merged)(streams, silent.__setitem__)
+                tell = silent.__setitem__
+                lines = followed(streams, tell, wanted.token) if follow else merged(streams, tell)
                 _print_all(lines, keeps, shown)
     except BrokenPipeError:
         outlet.let_go(sys.stdout)
@@ -150,7 +151,7 @@ def _hosts(
     if host is not None and host not in names:
         raise FiefdomError(f"--host {host}: {kind} {', '.join(names)}")
     names = names if host is None else (host,)
-    ports = sorted({i.port for name in names for i in cluster.instances(name) if service in (None, i.service)})
+    ports = cluster.ports_on(names, service)
     if port is not None and port not in ports:
         raise FiefdomError(f"--instance {port}: no instance there; ports are {', '.join(map(str, ports))}")
     return names

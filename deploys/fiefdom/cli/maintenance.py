@@ -6,7 +6,7 @@ import click
 
 from fiefdom.cli import frame, told
 from fiefdom.cli.frame import Command, Document, inventory_argument, json_option, warn
-from fiefdom.cluster.maintenance import require_switchable
+from fiefdom.cluster.maintenance import kept_closed, require_switchable
 from fiefdom.model import Cluster
 from fiefdom.procedures.maintenance import switch
 from fiefdom.procedures.release import chosen_services
@@ -25,10 +25,18 @@ def maintenance(word: str, inventory: str, service: str, **_: bool) -> Document:
 
     def check(cluster: Cluster) -> None:
         chosen_services(cluster, service)
-        require_switchable(cluster, service)
+        if word == "on":
+            require_switchable(cluster, service)
 
     with frame.connected(inventory, ("gateways",), check, looks=True, certified=False) as run:
         gateways = run.known.gateways
         missed = switch(run.known, run.session, word, service, warn)
+    done = [name for name in gateways if name not in missed]
+    key = kept_closed(run.known.cluster, service)
     state = "is closed for maintenance" if word == "on" else "is open again"
-    return told.document(f"{service} {state}", gateways, missed, {"service": service, "maintenance": word})
+    if key is not None:
+        state = (
+            f"is switched {word}, and closed all the same until {key} is false and `fiefdom apply` has brought that,"
+        )
+    data = {"service": service, "maintenance": word}
+    return told.document([f"{service} {state} at {', '.join(done)}."], done, missed, data)

@@ -70,7 +70,8 @@ def rollout(inventory: str, service: str | None, canary: str | None, resume: boo
     if canary and resume:
         raise FiefdomError("--canary and --continue exclude each other")
     order = _order(canary, **options)
-    with _connected(inventory, service, order, options["without"]) as run:
+    # Whether gateways have what the inventory says, certificates too, is a part of whether the cluster is whole.
+    with _connected(inventory, service, order, options["without"], certified=not options["force"]) as run:
         return _release(run, "rollout", service, order, resume, **options)
 
 
@@ -95,7 +96,7 @@ def _connected(
     without: Sequence[str],
     yes: bool = True,
     *,
-    certified: bool = True,
+    certified: bool,
 ) -> AbstractContextManager[Run]:
     def check(cluster: Cluster) -> None:
         gone = left_out(cluster, without)

@@ -6,7 +6,8 @@ import click
 
 from fiefdom.cli import frame, told
 from fiefdom.cli.frame import Command, Document, inventory_argument, json_option, warn
-from fiefdom.cluster.shares import require_shareable
+from fiefdom.cluster.shares import effects, require_shareable
+from fiefdom.cluster.views import Share, views_of
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
 from fiefdom.procedures.release import chosen_services
@@ -39,7 +40,9 @@ def weight(inventory: str, service: str, version: str, percent: int | None, **_:
     with frame.connected(inventory, ("gateways",), check, looks=True, certified=False) as run:
         gateways = run.known.gateways
         missed = share_out(run.known, run.session, service, words, warn)
+        done = [name for name in gateways if name not in missed]
+        says = [f"each server of {service} gets as many at {', '.join(done)}"]
+        if percent is not None:
+            says = list(effects(views_of(run.session, done), Share(service, version, percent), done))
     data = {"service": service, "version": version if percent else None, "percent": percent}
-    if percent is None:
-        return told.document(f"each server of {service} gets as many", gateways, missed, data)
-    return told.document(f"{service} {version} gets {percent} % of the requests", gateways, missed, data)
+    return told.document([f"{each}." for each in says], done, missed, data)

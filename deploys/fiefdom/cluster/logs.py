@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import re
+import secrets
 from calendar import timegm
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,14 +21,16 @@ SCRIPT = (Path(__file__).parent / "logs.sh").read_text()
 PIECE_BYTES = 3500
 """The length of a piece of a line that has more of them: `width` of logs.sh."""
 LINE_BYTES = 1 << 20
-"""What is longer than this becomes several lines: a program may never end one."""
+"""What is longer than this becomes several lines: a program may never end one. `whole` of logs.sh."""
+TOKEN_BYTES = 9
+"""Of the token, with its colon, that each line begins with before it is cut into pieces."""
 HOLD_S = 0.5
 """How long a line that follows waits for an older one of another host."""
 HELD_LINES = 20_000
 """Lines that wait at most: more of them go on sooner."""
 LOOK_S = 0.05
 
-_TIME = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[-+]\d\d:\d\d)([ +])")
+_TIME = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[-+]\d\d:\d\d)([ +!])")
 _LAST_YEAR = 2199
 # dockerd keeps what is longer in parts of this many bytes, and `docker logs` puts a timestamp before each.
 _DOCKERS_PART = 16384
@@ -53,6 +56,8 @@ class Wanted:
     since: str = ""
     tail: int | None = None
     follow: bool = False
+    token: str = field(default_factory=lambda: secrets.token_hex(TOKEN_BYTES // 2))
+    """What no container knows, so that none can say what looks like the beginning of a line."""
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -64,6 +69,7 @@ class Wanted:
             self.role,
             self.service,
             "" if self.port is None else str(self.port),
+            self.token,
         )
 
 
@@ -92,18 +98,21 @@ def _second_ns(second: bytes, zone: bytes) -> int:
 
 @dataclass
 class Reader:
-    """Makes lines of what logs.sh prints on one host, whatever the pieces are in which it comes.
+    """Makes lines of what logs.sh prints on one host, whatever the pieces are in which it comes: once, or where it
+    follows, with a ``token``.
 
-    A line that ends just where its piece does is known to be whole when the next one of its container comes, or where
-    all is ``in_order``, a newer one of any.
+    A line that ends just where its piece does is known to be whole when the next one of its container comes, or once,
+    where all is in order, a newer one of any.
     """
 
     host: str
-    in_order: bool = False
+    token: str = ""
     _rest: bytes = b""
     _begun: dict[bytes, tuple[int, bytearray]] = field(default_factory=dict)
     """By container, a line of which more is to come: when it was said, and what there is of it."""
     _last: dict[bytes, int] = field(default_factory=dict)
+    _had: dict[bytes, int] = field(default_factory=dict)
+    """By container that Docker was asked for anew, what came last: nothing up to there is told twice."""
 
     def take(self, piece: bytes) -> list[Line]:
         """The lines that end in ``piece``."""
@@ -127,30 +136,83 @@ class Reader:
         container, colon, piece = line.partition(b":")
         if not colon:
             return
-        time = _time(piece)
-        text = piece if time is None else piece[time.end() :]
-        is_first = time is not None and time[4] == b" "
-        if is_first or container not in self._begun:  # docker's own words have no time, and follow no whole piece
+        read = self._followed(piece) if self.token else _ordered(piece)
+        if read.again:
             self._close(container, found)
-            if self.in_order and is_first:
+            self._had[container] = self._last.get(container, read.at_ns or 0)
+            return
+        if read.is_first or container not in self._begun:
+            self._close(container, found)
+            if not self.token and read.at_ns is not None:
                 for other in tuple(self._begun):
                     self._close(other, found)
-            if time is not None:
-                self._last[container] = _second_ns(time[1], time[3]) + int((time[2] or b"0").ljust(9, b"0"))
-            self._begun[container] = self._last.get(container, 0), bytearray(text)
+            if read.at_ns is not None:
+                self._last[container] = read.at_ns
+            self._begun[container] = self._last.get(container, 0), bytearray(read.text)
         else:
             _, before = self._begun[container]
-            before += text
-        if len(piece if is_first else text) != PIECE_BYTES or len(self._begun[container][1]) > LINE_BYTES:
+            before += read.text
+        if not read.is_full or len(self._begun[container][1]) > LINE_BYTES:
             self._close(container, found)
+
+    def _followed(self, piece: bytes) -> _Piece:
+        token = f"{self.token}:".encode()
+        is_full = len(piece) == PIECE_BYTES
+        if not piece.startswith(token):
+            return _Piece(piece, None, is_first=False, is_full=is_full)
+        text = piece[len(token) :]
+        again = text.startswith(b"=")
+        time = _time(text + b" ", 1) if again else _time(text)
+        return _Piece(
+            text if time is None else text[time.end() :],
+            None if time is None else _at_ns(time),
+            is_first=True,
+            is_full=is_full,
+            again=again,
+        )
 
     def _close(self, container: bytes, found: list[Line]) -> None:
         begun = self._begun.pop(container, None)
-        if begun is not None:
-            at_ns, text = begun[0], bytes(begun[1])
-            if len(text) > _DOCKERS_PART:
-                text = _without_inner_times(text)
-            found.append(Line(at_ns, self.host, container.decode(errors="replace"), text.decode(errors="replace")))
+        if begun is None:
+            return
+        at_ns, text = begun[0], bytes(begun[1])
+        if container in self._had:
+            if at_ns <= self._had[container]:
+                return
+            del self._had[container]
+        if len(text) > _DOCKERS_PART:
+            text = _without_inner_times(text)
+        found.append(Line(at_ns, self.host, container.decode(errors="replace"), text.decode(errors="replace")))
+
+
+class _Piece(NamedTuple):
+    """A piece of a line, or that lines come ``again``; ``at_ns`` of Docker's own words is None, and of further pieces.
+
+    After one that is ``full`` there may be more of its line.
+    """
+
+    text: bytes
+    at_ns: int | None
+    is_first: bool
+    is_full: bool
+    again: bool = False
+
+
+def _ordered(piece: bytes) -> _Piece:
+    stamp = _TIME.match(piece)
+    mark = b" " if stamp is None else stamp[4]
+    if stamp is not None and mark != b" ":
+        text = piece[stamp.end() :]
+        is_first = mark == b"!"
+        return _Piece(text, None, is_first, len(text) + is_first * TOKEN_BYTES == PIECE_BYTES)
+    is_full, time = len(piece) + TOKEN_BYTES == PIECE_BYTES, _time(piece)
+    if time is None:
+        return _Piece(piece, None, is_first=True, is_full=is_full)
+    return _Piece(piece[time.end() :], _at_ns(time), is_first=True, is_full=is_full)
+
+
+def _at_ns(time: re.Match[bytes]) -> int:
+    return _second_ns(time[1], time[3]) + int((time[2] or b"0").ljust(9, b"0"))
 
 
 def _without_inner_times(text: bytes) -> bytes:
@@ -189,7 +251,7 @@ def merged(streams: Mapping[str, Stream], silence: Silence) -> Iterator[Line | N
 
 def _lines(host: str, stream: Stream, silence: Silence) -> Iterator[tuple[int, Line | None]]:
     """Each with its place in the order: a host's own order stays, also where its clock went back."""
-    reader, last = Reader(host, in_order=True), 0
+    reader, last = Reader(host), 0
     ended: str | None = None
     while ended is None:
         if not stream.ready():
@@ -250,13 +312,13 @@ class Window:
         self._out.clear()
 
 
-def followed(streams: Mapping[str, Stream], silence: Silence) -> Iterator[Line | None]:
-    """The lines of all hosts as they come, nearly in order, and None where there is none yet; it ends when no host
-    tells any more.
+def followed(streams: Mapping[str, Stream], silence: Silence, token: str) -> Iterator[Line | None]:
+    """The lines of all hosts as they come with a ``token``, nearly in order, and None where there is none yet; it ends
+    when no host tells any more.
 
     Who takes them slowly is waited for: hosts are read no faster, and hold what they have to say.
     """
-    window, readers = Window(), {host: Reader(host) for host in streams}
+    window, readers = Window(), {host: Reader(host, token) for host in streams}
     live, last_ns = dict(streams), 0
     while live:
         heard = False

@@ -1,20 +1,29 @@
-# Prints what containers of this host have said, a line each: `CONTAINER:TIMESTAMP TEXT`, or a piece of it where it is
-# long. logs.py writes for it and reads it.
+# Prints what containers of this host have said, a line each, or a piece of it where it is long. logs.py writes for it and
+# reads it. A container may say anything, at the place where a piece ends too, so what begins a line is told by a word that
+# no container knows.
+#   once    CONTAINER:TIMESTAMP TEXT; of further pieces CONTAINER:TIMESTAMP+TEXT; of Docker's own words, which have no time,
+#           CONTAINER:TIMESTAMP!TEXT; these two with the time of the line before
+#   follow  CONTAINER:TOKEN:TIMESTAMP TEXT; of further pieces CONTAINER:TEXT; and before lines that may have come already,
+#           because Docker had to be asked anew, CONTAINER:TOKEN:=TIMESTAMP of when it was asked first
 #   MODE     once: from the oldest to the newest line, and then the end; follow: as they come, without an end
 #   SINCE    as `docker logs` takes it; empty for all that is kept
 #   TAIL     how many lines of each container to begin with; empty for all
 #   ROLE     of the containers, as their label has it: instance or gateway
 #   SERVICE  empty for all
 #   PORT     empty for all
+#   TOKEN    the word
 # Standard input is who reads: when it ends, or says nothing for a while, so does all of this.
 set -u
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-mode=$1 since=$2 tail=$3 role=$4 service=$5 port=$6
+mode=$1 since=$2 tail=$3 role=$4 service=$5 port=$6 token=$7
 silent_s=30 # of a reader, who gives a sign each few seconds
 docker_s=30
 look_s=1 # for containers that began meanwhile
 # Bytes of a piece. With the container's name it is less than what a pipe takes from several writers without mixing them.
 width=3500
+# Bytes after which a line is cut, for a program may never end one, and a line is held here.
+whole=1048576
+again_s=10 # that are asked for twice, where Docker's own end may have come before what it was about to say
 
 fail() {
     printf '%s\n' "$*" >&2
@@ -55,10 +64,16 @@ say() { # of `docker logs`
 
 # --- Once: every container's lines are in order, so that one after the other can be taken, and no more be held
 
-# What is no first piece gets the timestamp of the one before it, for the order.
+# What has no timestamp of its own gets that of the one before it, for the order.
 in_pieces() { # container
-    fold -b -w "$width" | sed -E "
-        /^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,18}(Z|[-+][0-9:]{5,6}) /{h;s/ .*//;x;b name}
+    fold -b -w "$whole" | sed "s/^/$token:/" | fold -b -w "$width" | sed -E "
+        1{x;s/^/1970-01-01T00:00:00Z/;x}
+        /^$token:/{
+            s///
+            /^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,18}(Z|[-+][0-9:]{5,6}) /{h;s/ .*//;x;b name
+            }
+            G;s/^(.*)\n(.*)\$/\2!\1/;b name
+        }
         G;s/^(.*)\n(.*)\$/\2+\1/
         :name
         s/^/$1:/"
@@ -79,42 +94,44 @@ ALL
 
 # --- Follow
 
-# Leaves behind when it ended; its mark in the folder goes when it has.
-follow_one() { # ID CONTAINER, of `docker logs`
+now() { # [what `date` takes]
+    date -u "$@" +%Y-%m-%dT%H:%M:%S.%NZ
+}
+
+# Its mark in the folder goes when it has ended. One that was followed before has begun anew since, or dockerd has: it goes
+# on from shortly before it ended, and says so, for what has come already is not to come twice.
+follow_one() { # ID CONTAINER
     id=$1 name=$2
-    shift 2
-    say --follow "$@" "$id" | stdbuf -oL fold -b -w "$width" | grep -a -H --label="$name" --line-buffered ''
-    date -u +%Y-%m-%dT%H:%M:%S.%NZ >"$folder/$id.ended"
+    set --
+    if [ -e "$folder/$id.from" ]; then
+        printf '%s:%s:=%s\n' "$name" "$token" "$(cat "$folder/$id.began")"
+        set -- "--since=$(cat "$folder/$id.from")"
+    else
+        now >"$folder/$id.began"
+        # One that was there from the beginning, whenever it could be asked.
+        [ ! -e "$folder/$id.old" ] || set -- ${since:+"--since=$since"} ${tail:+"--tail=$tail"}
+    fi
+    say --follow "$@" "$id" | stdbuf -oL fold -b -w "$whole" | grep -a -H --label="$token" --line-buffered '' |
+        stdbuf -oL fold -b -w "$width" | grep -a -H --label="$name" --line-buffered ''
+    now -d "-$again_s seconds" >"$folder/$id.from"
     rm -f "$folder/$id"
 }
 
-# Prints since when a container runs, and when it ended before that.
-times_of() { # ID
-    timeout "$docker_s" docker inspect --type container --format '{{.State.StartedAt}} {{.State.FinishedAt}}' "$1" 2>/dev/null
-}
-
-# Follows each container that nobody follows. One that was followed has begun anew since, and goes on from where it ended;
-# or dockerd has, and it goes on from when that was lost.
-follow_new() { # of `docker logs`, for those that are new
+# Follows each container that nobody follows.
+follow_new() {
     printf '%s\n' "$all" | while read -r id name; do
         [ -n "$id" ] || continue
         [ ! -e "$folder/$id" ] || continue
-        seen=$(times_of "$id") || continue
-        (
-            if [ -e "$folder/$id.ended" ]; then
-                IFS= read -r from <"$folder/$id.ended"
-                [ "$(cat "$folder/$id.began")" = "${seen% *}" ] || from=${seen#* }
-                set -- "--since=$from"
-            fi
-            printf '%s\n' "${seen% *}" >"$folder/$id.began"
-            : >"$folder/$id"
-            (follow_one "$id" "$name" "$@") &
-        )
+        : >"$folder/$id"
+        (follow_one "$id" "$name") &
     done
 }
 
 follow() {
-    follow_new ${since:+"--since=$since"} ${tail:+"--tail=$tail"}
+    for id in $(printf '%s\n' "$all" | cut -d ' ' -f 1); do
+        : >"$folder/$id.old"
+    done
+    follow_new
     while :; do
         sleep "$look_s"
         # While dockerd is away, it is not for long.

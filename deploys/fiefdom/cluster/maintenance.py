@@ -15,19 +15,25 @@ def require_switchable(cluster: Cluster, service: str) -> None:
     """Raise FiefdomError for a service that gateways could show no page for."""
     if cluster.services[service].kind == "tcp":
         raise FiefdomError(f"services.{service}: is of kind tcp, to which no page can be shown; stop what uses it")
-    if cluster.services[service].route.maintenance.active:
-        key = f"services.{service}.route.maintenance.active"
-        raise FiefdomError(f"{key}: the inventory itself keeps it closed; the word for that is `fiefdom apply`")
+
+
+def kept_closed(cluster: Cluster, service: str) -> str | None:
+    """The key by which the inventory closes a service, whatever an operator says; None where it does not."""
+    closed = cluster.services[service].route.maintenance.active
+    return f"services.{service}.route.maintenance.active" if closed else None
 
 
 def notices(cluster: Cluster, views: Views) -> Iterator[str]:
-    """A sentence for each service that is closed anywhere, whatever its instances do."""
-    for name, service in cluster.services.items():
-        if service.route.maintenance.active:
-            yield f"{name} is looked after: clients get 503, until services.{name}.route.maintenance.active is false"
-        elif at := closed_at(views, name):
+    """A sentence for each word that closes a service anywhere, whatever its instances do: either is enough."""
+    for name in cluster.services:
+        key = kept_closed(cluster, name)
+        if key is not None:
+            yield f"{name} is looked after: clients get 503, until {key} is false"
+        if at := closed_at(views, name):
             but = others(views, at)
             mend = f"`fiefdom maintenance off INVENTORY {name}` opens it" + ", and `on` closes it there too" * bool(but)
+            if key is not None:
+                mend = f"it stays so when {key} is false, until `fiefdom maintenance off INVENTORY {name}`"
             yield f"{name} is switched to maintenance at {', '.join(at)}{but}: clients get 503; {mend}"
 
 

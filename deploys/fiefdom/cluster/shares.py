@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from fiefdom.cluster.told import others, tell
-from fiefdom.cluster.views import Share, Views, views_of
+from fiefdom.cluster.views import Share, View, Views, views_of
 from fiefdom.converge.run import Hosts
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
@@ -31,14 +31,35 @@ def notices(cluster: Cluster, views: Views) -> Iterator[str]:
                 if share.service == name:
                     by_share.setdefault(share, []).append(gateway)
         for share, gateways in by_share.items():
-            where = f"{', '.join(gateways)}{others(views, gateways)}"
-            says = f"{name} {share.version} gets {share.percent} % of the requests at {where}"
-            yield f"{says}; `fiefdom weight INVENTORY {name} off` ends that, and so does its rollout or rollback"
+            for says in effects(views, share, gateways):
+                mend = f"`fiefdom weight INVENTORY {name} off` ends that, and so does its rollout or rollback"
+                yield f"{says}{others(views, gateways)}; {mend}"
+
+
+def effects(views: Views, share: Share, gateways: Iterable[str]) -> Iterator[str]:
+    """What comes of a share at ``gateways`` that keep it: there is something to share out where two versions are up."""
+    by_end: dict[str, list[str]] = {}
+    for gateway in gateways:
+        by_end.setdefault(_end(views[gateway], share), []).append(gateway)
+    about = f"{share.service} {share.version}"
+    for end, names in by_end.items():
+        verb = "is to get" if end else "gets"
+        yield f"{about} {verb} {share.percent} % of the requests at {', '.join(names)}{end}"
+
+
+def _end(view: View, share: Share) -> str:
+    """Why a share is none; empty where it is one."""
+    if view.silence is not None:
+        return ", which does not tell what comes of it"
+    has = [s.version == share.version for s in view.servers if s.service == share.service and s.state == "up"]
+    if not any(has):
+        return ", where no server of that version is up"
+    return "" if not all(has) else ", where every server that is up has that version and they get all of them"
 
 
 def end(hosts: Hosts, gateways: Collection[str], services: Collection[str], warn: Tell) -> None:
     """Take the shares of ``services`` away where there are any; ``warn`` hears of gateways that keep theirs."""
     for gateway, view in views_of(hosts, gateways).items():
-        for service in sorted({share.service for share in view.shares} & set(services)):
+        for service in sorted({share.service for share in (*view.shares, *view.asked_shares)} & set(services)):
             for name, why in tell(hosts, [gateway], "weight", service, "off").items():
                 warn(f"{name}: the share of a version of {service} stays: {why}")

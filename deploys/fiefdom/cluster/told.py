@@ -7,13 +7,19 @@ from collections.abc import Collection, Iterable
 from fiefdom.cluster import ledger
 from fiefdom.cluster.views import GATEWAY_STATUS, Views
 from fiefdom.converge.run import Hosts, ask_each
-from fiefdom.errors import FiefdomError, HostError
+from fiefdom.errors import FiefdomError, HostError, Unreachable
 from fiefdom.wording import Tell, printable
 
 _PROGRAM = GATEWAY_STATUS[:-1]
 # fiefdom-gateway's own answer to a word that it does not know.
 UNKNOWN = "usage: "
 _WORDS_MAX = 300
+LIMIT_S = 25
+"""Longer than the gateway's program may take, which takes back what HAProxy does not do in time: only a program that
+came to its end has said what is so. A container's command goes on, whatever becomes of who asked for it.
+"""
+_UNHEARD = "whether it has heard this, `fiefdom status` tells when it answers: say it again then"
+_ASK = 'exec timeout -k 1 "$@"'
 
 
 def tell(hosts: Hosts, gateways: Iterable[str], *words: str) -> dict[str, str]:
@@ -21,11 +27,15 @@ def tell(hosts: Hosts, gateways: Iterable[str], *words: str) -> dict[str, str]:
 
     Returns those that did not, and why: what one of them does not do keeps nobody from what the others do.
     """
+    argv = (str(LIMIT_S - 2), *_PROGRAM, *words)
 
     def one(name: str) -> None:
-        ok, _, error = hosts.shell(name, (*_PROGRAM, *words))
+        try:
+            ok, _, error = hosts.script(name, _ASK, argv, timeout_s=LIMIT_S)
+        except Unreachable as unheard:
+            raise HostError(name, f"{unheard.reason}; {_UNHEARD}") from unheard
         if not ok:
-            why = printable(error.strip())[:_WORDS_MAX] or "no answer"
+            why = printable(error.strip())[:_WORDS_MAX] or f"no answer; {_UNHEARD}"
             raise HostError(name, "its gateway is older; `fiefdom apply` first" if why.startswith(UNKNOWN) else why)
 
     return ask_each(hosts, one, gateways)[1]

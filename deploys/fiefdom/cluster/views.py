@@ -23,7 +23,7 @@ Part = Mapping[str, Any]
 GATEWAY_STATUS = ("docker", "exec", "gateway", "fiefdom-gateway", "status")
 _WORDS_MAX = 400
 # What a gateway keeps of an operator's words.
-_KEPT = ("maintenance", "shares")
+_KEPT = ("maintenance", "shares", "asked_shares")
 
 
 # --- What a gateway says
@@ -74,6 +74,7 @@ class Server:
     requests: int = 0
     errors_5xx: int = 0
     failures: int = 0
+    version: str | None = None
 
     @property
     def host(self) -> str:
@@ -121,6 +122,8 @@ class View:
     maintenance: tuple[str, ...] = ()
     """Services that an operator switched to maintenance."""
     shares: tuple[Share, ...] = ()
+    asked_shares: tuple[Share, ...] = ()
+    """What HAProxy is to have of them; it may have others yet."""
 
     @property
     def silence(self) -> str | None:
@@ -199,6 +202,7 @@ def parse_view(document: str) -> View:
         certificates=_rows(lists["certificates"], _certificate),
         obtained=_rows(lists["obtained"], _obtained),
         shares=_rows(lists["shares"], _share),
+        asked_shares=_rows(lists["asked_shares"], _share),
         maintenance=_rows(lists["maintenance"], lambda row: _words(row["service"])),
     )
 
@@ -228,6 +232,7 @@ def _server(row: Part) -> Server:
         requests=_count(row.get("requests")),
         errors_5xx=_count(row.get("errors_5xx")),
         failures=_count(row.get("failures")),
+        version=_words_or_none(row.get("version")),
     )
 
 

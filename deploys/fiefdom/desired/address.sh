@@ -16,6 +16,8 @@ leaving=$run/leaving
 table=fiefdom-address
 arp_ignore=/proc/sys/net/ipv4/conf/all/arp_ignore
 move_limit_s=10
+# Looks, ten a second, at which nobody came any more by the address where it was.
+quiet_looks=10
 
 say() { printf '%s\n' "$*"; }
 
@@ -117,11 +119,27 @@ yield_address() {
 
 leave() { [ -z "$(noted)" ] || note left; }
 
+# Packets that have gone on to the heir; empty where none are sent there.
+sent_on() { nft list table ip "$table" 2> /dev/null | sed -n 's/.*counter packets \([0-9]*\) .*/\1/p'; }
+
 # What was sent on until now stays with the heir, so the address has to be there before this gateway takes anybody again.
+# And so have its clients to be: for those that have not heard of the move yet, what they send comes here for a moment
+# longer, and this gateway, which knows nothing of their connections, would reset them.
 come_back() {
   if [ -n "$(noted)" ]; then
-    tries=$((move_limit_s * 10))
-    while holds && [ $tries -gt 0 ]; do
+    tries=$((move_limit_s * 10)) quiet=0 before=none
+    while [ $tries -gt 0 ] && [ $quiet -lt $quiet_looks ]; do
+      now=$(sent_on)
+      if holds; then
+        quiet=0
+      elif [ -z "$now" ]; then
+        break
+      elif [ "$now" = "$before" ]; then
+        quiet=$((quiet + 1))
+      else
+        quiet=0
+      fi
+      before=$now
       sleep 0.1
       tries=$((tries - 1))
     done

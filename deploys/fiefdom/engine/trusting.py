@@ -12,6 +12,7 @@ from pyinfra.api.exceptions import ConnectError
 from fiefdom.engine import known_hosts
 from fiefdom.engine.connector import Ways, nobody_there
 from fiefdom.engine.places import Place, second_try
+from fiefdom.engine.shells import timed
 from fiefdom.model import Cluster
 
 State = Literal["known", "trusted", "declined", "refused", "silent"]
@@ -83,7 +84,8 @@ def _judged(ways: Ways, name: str, place: Place, accept: Callable[[Shown], bool]
     file = place.known_hosts[0]
     found = known_hosts.lookup(place.known_hosts, place.known_as)
     try:
-        key: PKey = ways.shown_key(place, found)
+        with timed(name, "its host key"):
+            key: PKey = ways.shown_key(place, found)
     except ConnectError as error:
         state: State = "silent" if nobody_there(error) else "refused"
         return Shown(name, place.where, str(file), state, reason=str(error))

@@ -12,11 +12,11 @@ from pydantic import BaseModel
 
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory.written import Written
-from fiefdom.model import GATEWAYS, Cluster, SecretSource
+from fiefdom.model import GATEWAYS, Cluster, SecretSource, links
+from fiefdom.model.secrets import HIDDEN
 from fiefdom.model.text import LOGIN_IN_URL
 from fiefdom.wording import KeyPath, printable
 
-HIDDEN = "***"
 DEFAULT = "default"
 # A secret should not stand in an inventory. Where one does, its variable mostly says so, or it is a login in a URL.
 _SECRET_NAME = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY|CREDENTIAL|AUTH|DSN", re.IGNORECASE)
@@ -43,7 +43,8 @@ def effective(cluster: Cluster, written: Written, host: str | None = None) -> Tr
         FiefdomError: there is no such host.
     """
     if host is None:
-        return _fields(cluster, (), written, {"base_dir"})
+        services = {name: _service(cluster, written, name) for name in cluster.services}
+        return _fields(cluster, (), written, {"base_dir"}) | ({"services": services} if services else {})
     if host not in cluster.hosts:
         known = ", ".join(cluster.hosts)
         raise FiefdomError(printable(f"{host}: no such host; hosts are {known}"))
@@ -52,17 +53,31 @@ def effective(cluster: Cluster, written: Written, host: str | None = None) -> Tr
         del whole["gateway"]
     own = _fields(cluster.hosts[host], ("hosts", host), written, {"services"})
     ssh = _over(whole.pop("ssh"), own.pop("ssh"))
-    services = {name: _service(cluster, written, host, name) for name in cluster.services if cluster.count(host, name)}
+    services = {name: _on(cluster, written, host, name) for name in cluster.services if cluster.count(host, name)}
     name = Leaf(host, _source(("hosts", host), written))
     return {"cluster": whole.pop("cluster"), "host": name, **own, "ssh": ssh, "services": services, **whole}
 
 
-def _service(cluster: Cluster, written: Written, host: str, name: str) -> Tree:
-    service = _fields(cluster.services[name], ("services", name), written)
+def _on(cluster: Cluster, written: Written, host: str, name: str) -> Tree:
+    """A service as it is on a host, with the variables that its links make among those of its environment."""
+    service = _service(cluster, written, name)
     override = cluster.hosts[host].services.get(name)
-    if override is None:
-        return service
-    return _over(service, _fields(override, ("hosts", host, "services", name), written))
+    if override is not None:
+        service = _over(service, _fields(override, ("hosts", host, "services", name), written))
+    source = f"{_source(('services', name, 'links'), written)}, a link"
+    made = {variable: Leaf(value, source) for variable, value in links.environment(cluster, name).items()}
+    own = service["environment"]
+    return service | {"environment": {**(own if isinstance(own, dict) else {}), **made} or own}
+
+
+def _service(cluster: Cluster, written: Written, name: str) -> Tree:
+    """A service; what its links make is told beside them, for an inventory with both would be none."""
+    service = _fields(cluster.services[name], ("services", name), written)
+    linked = service["links"]
+    if isinstance(linked, Leaf) and linked.value:
+        made = " ".join(f"{variable}={value}" for variable, value in links.environment(cluster, name).items())
+        service["links"] = Leaf(linked.value, f"{linked.source}, for {made}")
+    return service
 
 
 def _over(under: Tree, over: Tree) -> Tree:

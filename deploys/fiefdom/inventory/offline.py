@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory import certificates, files, hooks, secret, vault
 from fiefdom.inventory.written import Mistake, Written
-from fiefdom.model import Cluster, Problem
-from fiefdom.wording import KeyPath
+from fiefdom.model import Cluster, Problem, schedules
+from fiefdom.wording import KeyPath, shown
 
 
 def mistakes(cluster: Cluster, written: Written, environ: Mapping[str, str]) -> list[Mistake]:
@@ -18,10 +19,16 @@ def mistakes(cluster: Cluster, written: Written, environ: Mapping[str, str]) -> 
     A secret is looked at only if it lies open to the operator: one that is not given here is no mistake of the
     inventory, nor is a private key that somebody else has.
     """
-    found = [*missing_folders(cluster), *missing_middleware(cluster), *files.problems(cluster), *_ssh_problems(cluster)]
+    found = [*impossible(cluster), *missing_middleware(cluster), *files.problems(cluster), *_ssh_problems(cluster)]
     found += [*certificates.problems(cluster), *_gossip_problems(cluster), *_encrypted_problems(cluster, environ)]
     found += hooks.problems(cluster)
     return [Mistake(written.origin(key), key, says) for key, says in found]
+
+
+def impossible(cluster: Cluster) -> Iterator[Problem]:
+    """What an inventory asks for that cannot be, by this machine's folders and this day."""
+    yield from missing_folders(cluster)
+    yield from schedules_over(cluster, datetime.now(timezone.utc).date())
 
 
 def missing_folders(cluster: Cluster) -> Iterator[Problem]:
@@ -29,6 +36,16 @@ def missing_folders(cluster: Cluster) -> Iterator[Problem]:
     for name, service in cluster.services.items():
         if service.build is not None and cluster.registry_of(name) is None:
             yield from _folder_problems(cluster.path(service.build), ("services", name, "build"))
+
+
+def schedules_over(cluster: Cluster, today: date) -> Iterator[Problem]:
+    """Times of jobs that cannot come any more, wherever it is still the day before."""
+    for name, service in cluster.services.items():
+        for job, wanted in service.jobs.items():
+            last = schedules.last_day(wanted.schedule)
+            if last is not None and last < today - timedelta(days=1):
+                key = ("services", name, "jobs", job, "schedule")
+                yield key, f"{shown(wanted.schedule)} came last on {last}; write a time that is to come, or take it out"
 
 
 def missing_middleware(cluster: Cluster) -> Iterator[Problem]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 
 from pydantic import Field
@@ -125,6 +125,11 @@ class Draft(Model):
     def runs_on(self, service: str) -> tuple[str, ...]:
         """Names of the hosts that run ``service``, in the inventory's order."""
         return tuple(name for name in self.hosts if self.count(name, service))
+
+    def ports_on(self, hosts: Iterable[str], service: str | None = None) -> tuple[int, ...]:
+        """Ports at which instances of ``service``, or of any, are on ``hosts``, in order."""
+        found = {i.port for host in hosts for i in self._instances(host) if service in (None, i.service)}
+        return tuple(sorted(found))
 
     def pauses(self, service: str) -> bool:
         """Whether ``service`` is gone for a moment when it is replaced, for it is of kind tcp and has one instance."""

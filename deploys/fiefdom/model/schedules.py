@@ -6,8 +6,10 @@ rules are those of systemd.time(7), "Calendar Events".
 
 from __future__ import annotations
 
+import calendar
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from datetime import date
 from typing import Annotated
 
 from pydantic import AfterValidator, WithJsonSchema
@@ -30,6 +32,8 @@ _YEAR, _MONTH, _DAY = (1970, 2199, "year"), (1, 12, "month"), (1, 31, "day")
 _LONGEST = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _HOUR, _MINUTE, _SECOND = (0, 23, "hour"), (0, 59, "minute"), (0, 59, "second")
 _Range = tuple[int, int, str]
+# All kinds of years, with each day of a year on each weekday, leap days too.
+_ANY_YEARS = range(2000, 2040)
 
 
 class _Mistake(ValueError):
@@ -39,6 +43,8 @@ class _Mistake(ValueError):
 def _require_schedule(value: str) -> str:
     try:
         _require(value)
+        if next(_days(value), None) is None:
+            raise _Mistake("there is no such day, so that it would never run")
     except _Mistake as error:
         raise ValueError(f"{shown(value)} is no time of systemd's: {error}") from None
     return value
@@ -131,6 +137,62 @@ def _require_values(text: str, bounds: _Range) -> None:
         end = most if last is None else last
         if step is not None and not 0 < step <= end - first:
             raise _Mistake(f"{shown(part)} has a step that leads nowhere; up to {end} it is 1 to {end - first}")
+
+
+# --- The days that it means
+
+
+def last_day(schedule: str) -> date | None:
+    """The last day on which a schedule elapses; None where there is always another one."""
+    _, before, _ = _parted(schedule)
+    return next(_days(schedule)) if before is not None and len(before) == 3 and before[0] != "*" else None
+
+
+def _days(schedule: str) -> Iterator[date]:
+    """Its days from the last to the first one, of years of all kinds where it names none."""
+    weekdays, before, from_end = _parted(schedule)
+    years, months, days = ["*", "*", "*"][len(before or ()) :] + (before or [])
+    some = sorted(_ANY_YEARS if years == "*" else _values(years, _YEAR), reverse=True)
+    for year in some:
+        for month in sorted(_values(months, _MONTH), reverse=True):
+            length = calendar.monthrange(year, month)[1]
+            wanted = {length + 1 - int(from_end)} if from_end else _values(days, _DAY)
+            for day in sorted(wanted, reverse=True):
+                if day <= length and (found := date(year, month, day)).weekday() in weekdays:
+                    yield found
+
+
+def _parted(schedule: str) -> tuple[set[int], list[str] | None, str]:
+    """Weekdays, the parts of its date where it has one, and the day where that is counted from a month's end."""
+    words = schedule.split(" ")
+    weekdays = set(range(7))
+    if words[0].lower() in _SHORT:
+        return weekdays, None, ""
+    if words[0][0].isalpha():
+        weekdays = set(_weekdays(words[0]))
+    for word in words:
+        before, _, from_end = word.partition("~")
+        if before[0] in "0123456789*" and ":" not in word:
+            return weekdays, before.split("-") + (["*"] if from_end else []), from_end
+    return weekdays, None, ""
+
+
+def _weekdays(word: str) -> Iterator[int]:
+    for part in word.split(","):
+        first, _, last = part.partition("..")
+        yield from range(_weekday(first), _weekday(last or first) + 1)
+
+
+def _values(text: str, bounds: _Range) -> Iterable[int]:
+    least, most, _ = bounds
+    if text == "*":
+        return range(least, most + 1)
+    found: set[int] = set()
+    for part in _PART.finditer(text):
+        first, step = int(part[1]), int(part[3] or 1)
+        last = int(part[2]) if part[2] else most if part[3] else first
+        found |= set(range(first, last + 1, step))
+    return found
 
 
 Schedule = Annotated[str, AfterValidator(_require_schedule), WithJsonSchema({"type": "string"}, mode="validation")]

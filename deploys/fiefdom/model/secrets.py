@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -11,6 +12,10 @@ from pydantic import ConfigDict, Field, TypeAdapter, WrapValidator, model_valida
 
 from fiefdom.model.text import Argument, EnvText, FilePath, Many, Matches, Model, SecretName
 from fiefdom.wording import shown
+
+HIDDEN = "***"
+"""What stands in a secret's place."""
+_LEAST_LETTERS = 4
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,23 @@ class Secrets:
     def text(self, value: str | SecretSource) -> str:
         """What stands in the inventory, or what it refers to."""
         return self.values[value] if isinstance(value, SecretSource) else value
+
+    def hidden_in(self, text: str) -> str:
+        """``text`` with `***` for each secret; a short one is a part of any word, so it counts where it is one."""
+        for secret in sorted(set(map(str.strip, self._texts())) - {""}, key=len, reverse=True):
+            if len(secret) >= _LEAST_LETTERS:
+                text = text.replace(secret, HIDDEN)
+            else:
+                text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", HIDDEN, text)
+        return text
+
+    def _texts(self) -> Iterator[str]:
+        """What is secret, of a file also each of its lines. Other files have lines that stand anywhere."""
+        yield from (self.gossip_key, *self.other_gossip_keys, *self.values.values())
+        for source, content in self.contents.items():
+            if isinstance(source, SecretSource):
+                text = content.decode(errors="replace")
+                yield from (text, *text.splitlines())
 
 
 SOURCES = ("env", "command", "secret")

@@ -13,7 +13,7 @@ from fiefdom.cluster import ledger
 from fiefdom.converge.run import Known, Say
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory import hooks
-from fiefdom.model import Secrets, SecretSource
+from fiefdom.model import Secrets
 from fiefdom.model.hooks import Event
 from fiefdom.procedures import program
 from fiefdom.waiting import now_s
@@ -21,8 +21,6 @@ from fiefdom.wording import dotted, duration, printable
 
 _WORDS_MAX = 1000
 _LOG_LINES = 10
-_LEAST_SECRET = 4
-"""Characters of a secret that is looked for in other words: a shorter one is a part of any."""
 
 
 @dataclass(frozen=True)
@@ -184,14 +182,7 @@ def _reason(error: BaseException, secrets: Secrets) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     text = str(error) if isinstance(error, FiefdomError) else f"a bug of Fiefdom: {type(error).__name__}"
-    known = {secrets.gossip_key, *secrets.other_gossip_keys, *secrets.values.values()}
-    for source, content in secrets.contents.items():
-        if isinstance(source, SecretSource):  # other files are no secret, and have lines that stand anywhere
-            known |= set(content.decode(errors="replace").splitlines())
-    for value in sorted(known, key=len, reverse=True):
-        if len(value.strip()) >= _LEAST_SECRET:
-            text = text.replace(value.strip(), "***")
-    return printable(text)[:_WORDS_MAX]
+    return printable(secrets.hidden_in(text))[:_WORDS_MAX]
 
 
 def _plain(text: str) -> str:

@@ -22,7 +22,7 @@ def hosts_for(cluster: Cluster, wanted: Target) -> tuple[str, ...]:
             f"{wanted.service}@{printable(wanted.host)}: runs no {wanted.service}; these hosts do: {', '.join(running)}"
         )
     names = running if wanted.host is None else (wanted.host,)
-    ports = sorted({i.port for name in names for i in cluster.instances(name) if i.service == wanted.service})
+    ports = cluster.ports_on(names, wanted.service)
     if wanted.port is not None and wanted.port not in ports:
         raise FiefdomError(
             f"{wanted.service}@{wanted.host}:{wanted.port}: no such instance; ports are {', '.join(map(str, ports))}"

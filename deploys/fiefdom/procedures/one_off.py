@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from fiefdom.cluster import ledger
 from fiefdom.converge import one_off
 from fiefdom.converge.one_off import Hear
 from fiefdom.converge.run import Hosts, Known, ask_each
 from fiefdom.errors import FiefdomError, HostError
-from fiefdom.model import Cluster, Secrets, SecretSource
+from fiefdom.model import Cluster, Secrets
 from fiefdom.procedures.release import chosen_services
 from fiefdom.wording import Tell, printable
-
-_HIDDEN = "***"
-_SECRET_LEAST = 4
-"""Letters of a secret that is looked for in a command: a shorter one is a word as any."""
 
 
 class Ended(FiefdomError):
@@ -83,17 +79,4 @@ def first_that_answers(hosts: Hosts, names: Sequence[str]) -> str:
 
 def told(command: Sequence[str], secrets: Secrets) -> str:
     """A command as the audit tells it, without what Fiefdom knows to be secret."""
-    words = list(command)
-    for secret in sorted(set(_texts(secrets)), key=len, reverse=True):
-        if len(secret) >= _SECRET_LEAST:
-            words = [word.replace(secret, _HIDDEN) for word in words]
-    return shlex.join(words)
-
-
-def _texts(secrets: Secrets) -> Iterator[str]:
-    """What is secret, of a file also each of its lines."""
-    yield from (secrets.gossip_key, *secrets.other_gossip_keys, *secrets.values.values())
-    for source, content in secrets.contents.items():
-        if isinstance(source, SecretSource):
-            text = content.decode(errors="replace")
-            yield from (text.removesuffix("\n"), *map(str.strip, text.splitlines()))
+    return shlex.join(map(secrets.hidden_in, command))

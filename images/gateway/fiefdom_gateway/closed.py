@@ -16,6 +16,10 @@ from fiefdom_gateway.settings import is_name
 Ask = Callable[[str], Awaitable[str]]
 
 
+class NoSwitch(Failed):
+    """HAProxy's configuration has nothing that could be closed."""
+
+
 def file_of(state_dir: Path) -> Path:
     """Return where the names are. HAProxy knows its list by the same path."""
     return state_dir / "closed"
@@ -26,15 +30,9 @@ def asked_for(path: Path) -> frozenset[str]:
     return frozenset(filter(is_name, kept.lines_of(path)))
 
 
-def change(path: Path, service: str, *, close: bool) -> None:
-    """Close a service or open it, in the file. Raises Failed."""
-    kept.change(
-        path, lambda lines: sorted({line for line in lines if line != service} | ({service} if close else set()))
-    )
-
-
 async def follow(ask: Ask, path: Path) -> frozenset[str]:
-    """Tell a worker what was asked for; return what all its backends have closed now. Raises Failed or Unreadable.
+    """Tell a worker what was asked for; return what all its backends have closed now. Raises Failed or Unreadable,
+    and NoSwitch where nothing can be closed.
 
     Each backend that can be closed reads the file by itself, so HAProxy has a list for each, under one path; it would
     change the first of them alone for who names the path.
@@ -54,11 +52,13 @@ async def follow(ask: Ask, path: Path) -> frozenset[str]:
 
 def lists_of(reply: str, path: Path) -> dict[str, int]:
     """Return how many names each of HAProxy's lists has, by its number, of those that the reply of `show acl` has from
-    the path. Raises Failed where there is none."""
+    the path. Raises NoSwitch where there is none."""
     found = re.finditer(rf"^([0-9]+) \({re.escape(str(path))}\) .* entry_cnt=([0-9]+)$", reply, re.MULTILINE)
     lists = {row[1]: int(row[2]) for row in found}
     if not lists:
-        raise Failed("its configuration knows of no maintenance that is switched: `fiefdom apply` brings one that does")
+        raise NoSwitch(
+            "its configuration knows of no maintenance that is switched: `fiefdom apply` brings one that does"
+        )
     return lists
 
 

@@ -374,6 +374,12 @@ def settled(wanted: Iterable[Server], actual: Iterable[Actual], services: Mappin
     return have == want
 
 
+def weighed(wanted: Iterable[Server], actual: Iterable[Actual], services: Mapping[str, Service]) -> bool:
+    """Whether the wanted servers that HAProxy has weigh there what they are to."""
+    have = {(s.backend, s.name, s.address, s.port): s.weight for s in actual}
+    return all(have.get((services[s.service].backend, s.name, s.address, s.port), s.weight) == s.weight for s in wanted)
+
+
 def command_line(command: Command) -> str:
     """Return the line for the runtime socket."""
     target = f"{command.backend}/{command.name}"

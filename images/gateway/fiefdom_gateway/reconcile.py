@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from fiefdom_gateway import certificates, closed, edges, haproxy, refusal, shares, upgraded, workers
+from fiefdom_gateway import certificates, closed, edges, gone, haproxy, refusal, shares, upgraded, workers
 from fiefdom_gateway.belief import believe
 from fiefdom_gateway.edges import Failed, Sockets
 from fiefdom_gateway.log import Once, printable, say
@@ -146,6 +146,7 @@ class Reconciler:
             self._say_once("settings", f"{self._settings_file} was not taken up: {error}")
             return
         self._say_once("settings", None, mended=f"{self._settings_file} is good again")
+        self._forget_gone(new)
         old = self.settings
         self.settings = replace(
             old,
@@ -165,6 +166,16 @@ class Reconciler:
                 self.look = replace(self.look, refusal=replace(self.look.refusal, again_at_s=0.0))
             self._memory = still_believed(self._memory, new.inventory, new.services)
             self._choose_servers()
+
+    def _forget_gone(self, settings: Settings) -> None:
+        try:
+            went = gone.forget(self.settings.state_dir, settings.services)
+        except (Failed, Unreadable) as error:
+            self._say_once("gone", f"what was said of services that are gone stays: {error}")
+            return
+        self._say_once("gone", None)
+        if went:
+            say(f"forgotten, for there is no such service any more: {'; '.join(went)}")
 
     async def _take_up_static(self) -> None:
         """Follow the static part: validate, put in place, reload. What HAProxy refuses changes nothing."""
@@ -215,16 +226,18 @@ class Reconciler:
         path = closed.file_of(self.settings.state_dir)
         try:
             found = await closed.follow(self._ask, path)
-            if found != self.look.closed:
+            if found != (self.look.closed or frozenset()):
                 say(f"closed for maintenance: {', '.join(sorted(found)) or 'none'}")
                 for worker in await workers.replaced(self._sockets):
                     with suppress(Failed, Unreadable):  # it ended just now, or knows no such list
                         await closed.follow(worker.ask, path)
         except (Failed, Unreadable) as error:
-            found = frozenset()
             self._say_once("closed", f"maintenance is not switched: {error}" if path.exists() else None)
-        else:
-            self._say_once("closed", None, mended="maintenance is switched again")
+            # Of an HAProxy that did not tell, what it told last is all that is known.
+            if isinstance(error, closed.NoSwitch):
+                self.look = replace(self.look, closed=frozenset())
+            return
+        self._say_once("closed", None, mended="maintenance is switched again")
         self.look = replace(self.look, closed=found)
 
     def _leave_word(self) -> None:
@@ -287,6 +300,8 @@ class Reconciler:
             # Right after a start the agent is not up yet, which is no news.
             if self.look.looked:
                 self._say_once("serf", f"Serf does not answer, the servers stay as they are: {error}")
+            # Their shares are an operator's word, which waits for nobody.
+            self._choose_servers()
             return
         self._say_once("serf", None, mended="Serf answers again")
         self._memory = remember(self._memory, roll, time.monotonic(), self.settings.absent_grace_s)
@@ -318,8 +333,8 @@ class Reconciler:
     def _choose_servers(self) -> None:
         wanted, contested = wanted_servers(self._memory, self.settings.services)
         rejected = (*self.look.refused, *contested)
-        asked_for = self._shares()
-        self.look = replace(self.look, wanted=shares.weighted(wanted, asked_for), shares=asked_for, rejected=rejected)
+        asked = self._asked_shares()
+        self.look = replace(self.look, wanted=shares.weighted(wanted, asked), asked_shares=asked, rejected=rejected)
         members = {rejection.member for rejection in rejected}
         for member in sorted(members):
             reasons = sorted(rejection.reason for rejection in rejected if rejection.member == member)
@@ -328,13 +343,13 @@ class Reconciler:
             self._say_once(f"rejected {member}", None, mended=f"{member} claims nothing any more that is not believed")
         self._doubted = members
 
-    def _shares(self) -> tuple[shares.Share, ...]:
+    def _asked_shares(self) -> tuple[shares.Share, ...]:
         """What an operator says of versions; as it was where that cannot be read."""
         try:
             found = shares.asked_for(shares.file_of(self.settings.state_dir))
         except Unreadable as error:
             self._say_once("shares", f"the shares of versions stay as they are: {error}")
-            return self.look.shares
+            return self.look.asked_shares
         self._say_once("shares", None, mended="the shares of versions can be read again")
         return found
 
@@ -370,6 +385,8 @@ class Reconciler:
             self._say_once("haproxy", f"HAProxy cannot be compared: {error}")
             return False
         self._say_once("haproxy", None, mended="HAProxy answers again")
+        if haproxy.weighed(self.look.wanted, actual, services):
+            self.look = replace(self.look, shares=self.look.asked_shares)
         known = self.look.looked or bool(self._memory)
         fresh = self.look.serf_error is None
         at_s = time.monotonic() if fresh else self.look.reconciled_at_s

@@ -46,16 +46,6 @@ def asked_for(path: Path) -> tuple[Share, ...]:
     return tuple(sorted(found.values()))
 
 
-def change(path: Path, service: str, share: Share | None) -> None:
-    """Let a service have this share, or none. Raises Failed."""
-
-    def into(lines: Iterable[str]) -> list[str]:
-        others = [line for line in lines if line.partition(" ")[0] != service]
-        return sorted(others + ([] if share is None else [str(share)]))
-
-    kept.change(path, into)
-
-
 def weighted(servers: Iterable[Server], shares: Iterable[Share]) -> tuple[Server, ...]:
     """Return the servers with the weights that give each version its share, as near as weights come to it.
 

@@ -24,8 +24,8 @@ class Look:
     """What the last rounds of the reconciler found. Times are of time.monotonic().
 
     `read` are the members as Serf listed them; `members` are those that are believed, with what is believed of them.
-    `closed` are the services in whose place HAProxy answers, because an operator said so,
-    and `shares` what he said of versions.
+    `closed` are the services in whose place HAProxy answers, because an operator said so, and `shares` what he said of
+    versions, as HAProxy's weights have it; None before HAProxy has told. `asked_shares` are what it is to have.
     """
 
     node: str
@@ -40,8 +40,9 @@ class Look:
     config_digest: str | None = None
     refusal: Refusal | None = None
     reconciled_at_s: float | None = None
-    closed: frozenset[str] = frozenset()
-    shares: tuple[Share, ...] = ()
+    closed: frozenset[str] | None = None
+    shares: tuple[Share, ...] | None = None
+    asked_shares: tuple[Share, ...] = ()
     looked: bool = False
     ready: bool = False
 
@@ -100,14 +101,23 @@ async def document(look: Look, sockets: edges.Sockets, told: Iterable[Told] = ()
         "servers": servers,
         "certificates": [row for row in served if row["name"] not in placeholders],
         "obtained": [_obtained(one) for one in told],
-        "maintenance": [{"service": name} for name in sorted(look.closed & look.services.keys())],
-        "shares": [asdict(share) for share in look.shares if share.service in look.services],
+        **words_kept(look),
         "rejected": [asdict(rejection) for rejection in look.rejected],
         "config": config_part(look, time.monotonic()),
         "reconciled_s_ago": None if since is None else round(time.monotonic() - since, 3),
         "haproxy": own,
         "healthy": look.ready and answers,
     }
+
+
+def words_kept(look: Look) -> dict[str, object]:
+    """What an operator said, as far as HAProxy does so: who waits for it is not to take silence for an answer."""
+    found: dict[str, object] = {"asked_shares": [asdict(share) for share in look.asked_shares]}
+    if look.closed is not None:
+        found["maintenance"] = [{"service": name} for name in sorted(look.closed & look.services.keys())]
+    if look.shares is not None:
+        found["shares"] = [asdict(share) for share in look.shares if share.service in look.services]
+    return found
 
 
 def config_part(look: Look, now_s: float) -> dict[str, object]:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from fiefdom_gateway import closed, edges, shares
+from fiefdom_gateway import closed, edges, kept, shares
 from fiefdom_gateway.client import fetch, shared_socket
-from fiefdom_gateway.settings import parse_settings
+from fiefdom_gateway.settings import Settings, parse_settings
 
 # Longer than the reconciler may sleep, where its signal got lost in a hand-over.
 LIMIT_S = 15.0
@@ -36,10 +36,7 @@ def _switch(settings_file: Path, service: str, *, close: bool) -> int:
     def done(document: Document) -> bool:
         return any(row["service"] == service for row in document["maintenance"]) == close
 
-    def change(state_dir: Path) -> None:
-        closed.change(closed.file_of(state_dir), service, close=close)
-
-    return _change(settings_file, service, change, done, known=close)
+    return _change(settings_file, service, closed.file_of, service if close else None, done)
 
 
 def _share(settings_file: Path, service: str, share: shares.Share | None) -> int:
@@ -47,36 +44,49 @@ def _share(settings_file: Path, service: str, share: shares.Share | None) -> int
         found = [shares.Share(**row) for row in document["shares"] if row["service"] == service]  # type: ignore[arg-type]
         return found == ([] if share is None else [share])
 
-    def change(state_dir: Path) -> None:
-        shares.change(shares.file_of(state_dir), service, share)
-
-    return _change(settings_file, service, change, done, known=share is not None)
+    return _change(settings_file, service, shares.file_of, None if share is None else str(share), done)
 
 
 def _change(
     settings_file: Path,
     service: str,
-    change: Callable[[Path], None],
+    file_of: Callable[[Path], Path],
+    line: str | None,
     done: Callable[[Document], bool],
-    *,
-    known: bool,
 ) -> int:
-    """Change what is kept of a service, and wait until the gateway's document says that it is done."""
+    """Let a service have this line, or none, and wait until the gateway's document says that HAProxy does so.
+
+    Where it does not within the limit, what was there before is put back: a failure takes no effect later.
+    """
     settings = parse_settings(edges.read_text(settings_file))
-    if known and service not in settings.services:
+    if line is not None and service not in settings.services:
         sys.stderr.write(f"this gateway has no service {service}\n")
         return 1
+    path = file_of(settings.state_dir)
     try:
-        change(settings.state_dir)
+        before = kept.put(path, service, line)
     except edges.Failed as error:
         sys.stderr.write(f"{error}\n")
         return 1
     os.kill(1, signal.SIGHUP)
+    if _is_done(settings, done):
+        return 0
+    late = f"HAProxy did not take it up within {LIMIT_S:g} s"
+    try:
+        kept.take_back(path, service, line, before)
+    except edges.Failed as error:
+        sys.stderr.write(f"{late}; it does so as soon as it can, for {error}\n")
+        return 1
+    os.kill(1, signal.SIGHUP)
+    sys.stderr.write(f"{late}, so it was taken back; `docker logs gateway` says why\n")
+    return 1
+
+
+def _is_done(settings: Settings, done: Callable[[Document], bool]) -> bool:
     late_s = time.monotonic() + LIMIT_S
     while time.monotonic() < late_s:
         with suppress(OSError, ValueError, KeyError, TypeError):
             if done(json.loads(fetch(shared_socket(str(settings.state_dir))))):
-                return 0
+                return True
         time.sleep(0.1)
-    sys.stderr.write(f"HAProxy did not take it up within {LIMIT_S:g} s; `docker logs gateway` says why\n")
-    return 1
+    return False

@@ -90,6 +90,33 @@ def test_plan_refuses_a_build_folder_that_is_not_there(tmp_path: Path) -> None:
     assert "bad.yaml:34: services.predictor.build: " in fiefdom("check", "bad.yaml", folder=tmp_path).stdout
 
 
+NOBODY = """\
+cluster: nobody
+hosts:
+  gw1: {address: 10.9.9.1, groups: [gateways], ssh: {address: 127.0.0.1, port: 1}}
+  app1: {address: 10.9.9.2, groups: [app_hosts], ssh: {address: 127.0.0.2, port: 1}}
+network: {cidr: 10.9.9.0/24, admin_cidrs: [127.0.0.0/8], client_cidrs: [10.0.0.0/8]}
+serf: {key_file: gossip.key}
+registry: {server: registry.example.org}
+gateway: {tls: {certificates: {www: {chain: none.pem, key: none.key}}}}
+services:
+  web: {image: web, version: "1", instances: 1, health: {path: /}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "asks"),
+    [(["rollout"], False), (["rollout", "--force"], True), (["rollback", "web", "1", "--yes"], True)],
+)
+def test_a_bad_certificate_is_in_the_way_of_who_looks_at_gateways(tmp_path: Path, words: list[str], asks: bool) -> None:
+    (tmp_path / "nobody.yaml").write_text(NOBODY)
+    assert fiefdom("keygen", "nobody.yaml", folder=tmp_path).returncode == 0
+    done = fiefdom(words[0], "nobody.yaml", *words[1:], folder=tmp_path)
+    assert done.returncode == 1
+    assert ("gateway.tls.certificates.www.chain" in done.stderr) is not asks, done.stderr
+    assert ("127.0.0.1:1" in done.stderr) is asks, done.stderr
+
+
 SECRETS = """\
     environment:
       PLAIN: "on"
@@ -133,6 +160,29 @@ def test_config_tells_no_password_in_an_address(tmp_path: Path) -> None:
         assert "hunter2" not in done.stdout
         assert "10.0.0.0/8" in done.stdout
         assert "https://other.example.org" in done.stdout
+
+
+def test_config_tells_what_links_make(tmp_path: Path) -> None:
+    middleware = """\
+  redis: {image: redis, version: "7", kind: tcp, instances: 1, base_port: 6379, groups: [middleware]}
+hosts:
+  db1: {address: 10.99.0.31, groups: [middleware]}
+"""
+    text = LAB.replace("    version: 1.0.0\n", "    version: 1.0.0\n    links: [redis]\n")
+    redis, hosts = middleware.split("hosts:\n")
+    text = text.replace("hosts:\n", f"hosts:\n{hosts}").replace("services:\n", f"services:\n{redis}")
+    (tmp_path / "mine.yaml").write_text(text)
+    whole = fiefdom("config", "mine.yaml", folder=tmp_path)
+    assert "    links: [redis]  # mine.yaml:36, for REDIS_HOST=10.99.0.31 REDIS_PORT=6379\n" in whole.stdout
+    told = yaml.safe_load(whole.stdout)["services"]["predictor"]
+    assert (told["links"], told["environment"]) == (["redis"], {"PREDICT_DELAY_MS": "0"}), (
+        "an inventory cannot say both"
+    )
+    on_host = fiefdom("config", "mine.yaml", "app1", folder=tmp_path).stdout
+    assert "      REDIS_HOST: 10.99.0.31  # mine.yaml:36, a link\n" in on_host
+    told = yaml.safe_load(on_host)["services"]["predictor"]["environment"]
+    assert told == {"PREDICT_DELAY_MS": "0", "REDIS_HOST": "10.99.0.31", "REDIS_PORT": "6379"}
+    assert yaml.safe_load(fiefdom("config", "mine.yaml", "db1", folder=tmp_path).stdout)["services"].keys() == {"redis"}
 
 
 @pytest.mark.long

@@ -50,6 +50,16 @@ def test_each_command_has_one_task() -> None:
     assert Counter(name for names in TASKS.values() for name in names) == Counter(COMMANDS.keys())
 
 
+ASK_NOBODY = {"build", "check", "compose", "config", "dev down", "dev logs", "dev up", "keygen"}
+
+
+def test_round_trips_are_offered_by_who_makes_some() -> None:
+    of_inventory = {name: {p.name for p in found.params} for name, found in ALL.items()}
+    without = {name for name, has in of_inventory.items() if "inventory" in has and "verbose" not in has}
+    assert without == ASK_NOBODY | {name for name in ALL if name.startswith("secret ")}
+    assert not any("verbose" in has and "inventory" not in has for has in of_inventory.values())
+
+
 def test_the_list_has_all_tasks_in_one_column() -> None:
     _, _, text = CliRunner().invoke(main, ["--help"]).output.partition("\nLook:\n")
     assert [line[:-1] for line in text.splitlines() if line[:-1] in TASKS] == list(TASKS)[1:]

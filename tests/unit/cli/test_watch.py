@@ -23,6 +23,8 @@ hosts:
   app1: {{address: 10.9.9.2, groups: [app_hosts], ssh: {{address: 127.0.0.1, port: {app}}}}}
 network: {{cidr: 10.9.9.0/24, admin_cidrs: [127.0.0.0/8], client_cidrs: [10.0.0.0/8]}}
 serf: {{key_file: gossip.key}}
+# Where a registry has them, nobody asks this machine's Docker for images.
+registry: {{server: registry.example.org}}
 services:
   web: {{image: web, version: "1", instances: 1, health: {{path: /}}}}
 """
@@ -49,7 +51,7 @@ def answer(port: socket.socket) -> None:
 def test_each_look_is_drawn_over_the_last_until_ctrl_c_which_ends_it_cleanly(tmp_path: Path) -> None:
     inventory = tmp_path / "inventory.yaml"
     environment = {k: v for k, v in os.environ.items() if k not in ("SSH_AUTH_SOCK", "COLUMNS", "LINES", "NO_COLOR")}
-    environment |= {"HOME": str(tmp_path), "TERM": "xterm"}
+    environment |= {"HOME": str(tmp_path), "TERM": "xterm", "DOCKER_HOST": f"unix://{tmp_path}/no-docker.sock"}
     with closed_port() as gateway, closed_port() as app, ThreadPoolExecutor() as pool, terminal() as seen:
         ports = {"gateway": gateway.getsockname()[1], "app": app.getsockname()[1]}
         inventory.write_text(INVENTORY.format(**ports))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fiefdom.cluster import logs
-from fiefdom.cluster.logs import PIECE_BYTES, Line, Reader, Wanted, Window, followed, merged
+from fiefdom.cluster.logs import PIECE_BYTES, Line, Reader, Silence, Wanted, Window, followed, merged
 from fiefdom.errors import HostError, Unreachable
 
 SECOND = 10**9
+TOKEN = "0123abcd"
 AT = 1_769_850_000
 
 
@@ -44,8 +45,13 @@ class Said:
         return piece
 
 
-def printed(lines: Iterable[tuple[str, int, str]]) -> bytes:
-    return "".join(f"{container}:{stamp(at_ns)} {text}\n" for container, at_ns, text in lines).encode()
+def printed(lines: Iterable[tuple[str, int, str]], follow: bool = False) -> bytes:
+    token = f"{TOKEN}:" if follow else ""
+    return "".join(f"{container}:{token}{stamp(at_ns)} {text}\n" for container, at_ns, text in lines).encode()
+
+
+def taken(streams: Mapping[str, Said], silence: Silence, follow: bool) -> Iterator[Line | None]:
+    return followed(streams, silence, TOKEN) if follow else merged(streams, silence)
 
 
 def cut(whole: bytes, size: int = 100) -> Iterator[bytes]:
@@ -86,25 +92,36 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         (b"web-1:0000-01-01T00:00:00Z no year", 0, "0000-01-01T00:00:00Z no year"),
         (b"web-1:9999-12-31T23:59:59-99:00 none yet", 0, "9999-12-31T23:59:59-99:00 none yet"),
         (b"web-1:+no time", 0, "+no time"),
+        (b"web-1:=no time", 0, "=no time"),
     ],
 )
-def test_a_line_is_read(printed: bytes, at_ns: int, text: str) -> None:
-    reader = Reader("app1")
+@pytest.mark.parametrize("token", ["", TOKEN])
+def test_a_line_is_read(printed: bytes, at_ns: int, text: str, token: str) -> None:
+    reader = Reader("app1", token)
+    if token:
+        printed = printed.replace(b":", f":{token}:".encode(), 1)
+    if (token, text) == (TOKEN, "=no time"):
+        assert reader.take(printed + b"\n") == [], "Docker was asked anew"
+        return
     assert reader.take(printed + b"\n") == [Line(at_ns, "app1", "web-1", text)]
     assert reader.end() == []
 
 
-TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=30) | st.integers(
-    PIECE_BYTES - 40, 3 * PIECE_BYTES
-).map("x".__mul__)
+TEXTS = (
+    st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=30)
+    | st.integers(PIECE_BYTES - 50, 3 * PIECE_BYTES).map("x".__mul__)
+    # Times wherever a piece may end.
+    | st.integers(0, 31).map(lambda at: "x" * at + f"{stamp(5)} " * 300)
+)
 
 
-def in_pieces(container: str, at_ns: int, text: str, marked: bool) -> bytes:
-    """A line as logs.sh prints it: as `fold` cuts it, and once with a time before each piece."""
-    whole = f"{stamp(at_ns)} {text}".encode()
+def in_pieces(container: str, at_ns: int, text: str, once: bool) -> bytes:
+    """A line as logs.sh prints it: with its token, as `fold` cuts it; once with a time in its place."""
+    token = f"{TOKEN}:".encode()
+    whole = token + f"{stamp(at_ns)} {text}".encode()
     first, *others = [whole[at : at + PIECE_BYTES] for at in range(0, len(whole), PIECE_BYTES)]
-    before = f"{stamp(at_ns)}+".encode() if marked else b""
-    lines = (first, *(before + other for other in others))
+    before = f"{stamp(at_ns)}+".encode() if once else b""
+    lines = (first.removeprefix(token) if once else first, *(before + other for other in others))
     return b"".join(container.encode() + b":" + line + b"\n" for line in lines)
 
 
@@ -113,7 +130,7 @@ def in_pieces(container: str, at_ns: int, text: str, marked: bool) -> bytes:
 @given(st.lists(st.tuples(st.sampled_from("abc"), TEXTS), max_size=8), st.integers(1, 5000), st.booleans())
 def test_lines_are_the_same_whatever_the_pieces(said: list[tuple[str, str]], size: int, once: bool) -> None:
     whole = b"".join(in_pieces(name, number, text, once) for number, (name, text) in enumerate(said))
-    reader = Reader("app1", in_order=once)
+    reader = Reader("app1", "" if once else TOKEN)
     found = [line for piece in cut(whole, size) for line in reader.take(piece)] + reader.end()
     wanted = [(AT * SECOND + number, "app1", name, text) for number, (name, text) in enumerate(said)]
     assert [tuple(line) for line in found] == wanted if once else sorted(found) == sorted(wanted)
@@ -125,26 +142,50 @@ def test_a_line_that_dockerd_kept_in_parts_has_no_times_in_it() -> None:
         stamp(1) + " " + "".join((f"{stamp(n)} " if n else "") + text[n : n + 16384] for n in range(0, 40_000, 16384))
     )
     whole = docker.encode()
-    reader = Reader("app1")
+    reader = Reader("app1", TOKEN)
+    whole = f"{TOKEN}:".encode() + whole
     folded = b"".join(b"web-1:" + whole[at : at + PIECE_BYTES] + b"\n" for at in range(0, len(whole), PIECE_BYTES))
     assert [line.text for line in [*reader.take(folded), *reader.end()]] == [text]
 
 
 def test_a_line_without_an_end_is_cut() -> None:
-    reader, found = Reader("app1"), []
-    found += reader.take(f"web-1:{stamp(1)} ".encode().ljust(PIECE_BYTES + 6, b"x") + b"\n")
+    reader, found = Reader("app1", TOKEN), []
+    found += reader.take(f"web-1:{TOKEN}:{stamp(1)} ".encode().ljust(PIECE_BYTES + 6, b"x") + b"\n")
     for _ in range(1000):
         found += reader.take(b"web-1:" + b"x" * PIECE_BYTES + b"\n")
     assert len(found) == 3 and all(len(line.text) <= logs.LINE_BYTES + PIECE_BYTES for line in found)
-    assert sum(len(line.text) for line in [*found, *reader.end()]) == 1001 * PIECE_BYTES - 31
+    assert sum(len(line.text) for line in [*found, *reader.end()]) == 1001 * PIECE_BYTES - 31 - logs.TOKEN_BYTES
+
+
+def test_what_comes_again_is_told_once_and_nothing_is_left_out() -> None:
+    """A container whose Docker was asked anew; what another one says has nothing to do with it."""
+    reader = Reader("app1", TOKEN)
+
+    def said(container: str, *seconds: int) -> bytes:
+        return b"".join(in_pieces(container, second, f"{second}{'x' * 4000}", once=False) for second in seconds)
+
+    def asked_anew(container: str, first_asked: int) -> bytes:
+        return f"{container}:{TOKEN}:={stamp(first_asked)}\n".encode()
+
+    whole = said("a", 1, 2, 3) + said("b", 9) + asked_anew("a", 0) + said("a", 2, 3) + said("b", 8) + said("a", 4, 5)
+    # It has said nothing since it was asked first; what is older was not asked for.
+    whole += asked_anew("c", 5) + said("c", 4, 5, 6)
+    found = [*reader.take(whole), *reader.end()]
+    assert [(line.container, line.at_ns - AT * SECOND) for line in found] == [
+        *(("a", 1), ("a", 2), ("a", 3), ("b", 9), ("b", 8), ("a", 4), ("a", 5), ("c", 6)),
+    ]
+    assert {len(line.text) for line in found} == {4001}
 
 
 @pytest.mark.parametrize(
     ("wanted", "arguments"),
     [
-        (Wanted(), ("once", "", "", "instance", "", "")),
-        (Wanted(service="web", port=8000, since="0s"), ("once", "0s", "", "instance", "web", "8000")),
-        (Wanted(role="gateway", tail=10, follow=True), ("follow", "", "10", "gateway", "", "")),
+        (Wanted(token=TOKEN), ("once", "", "", "instance", "", "", TOKEN)),
+        (
+            Wanted(service="web", port=8000, since="0s", token=TOKEN),
+            ("once", "0s", "", "instance", "web", "8000", TOKEN),
+        ),
+        (Wanted(role="gateway", tail=10, follow=True, token=TOKEN), ("follow", "", "10", "gateway", "", "", TOKEN)),
     ],
 )
 def test_what_the_script_is_given(wanted: Wanted, arguments: tuple[str, ...]) -> None:
@@ -182,12 +223,14 @@ def test_nothing_is_lost_where_a_clock_goes_back(hosts: list[list[int]]) -> None
 @pytest.mark.parametrize("follow", [False, True])
 def test_a_host_that_is_gone_is_a_line_and_the_others_go_on(follow: bool, clock: list[float]) -> None:
     streams = {
-        "app1": Said(cut(printed([("web-1", 1, "one"), ("web-1", 2, "two")])), Unreachable("app1", "it broke off")),
+        "app1": Said(
+            cut(printed([("web-1", 1, "one"), ("web-1", 2, "two")], follow)), Unreachable("app1", "it broke off")
+        ),
         "app2": Said(iter(()), Unreachable("app2", "no answer")),
-        "app3": Said(cut(printed([("web-1", n, str(n)) for n in range(5)]))),
+        "app3": Said(cut(printed([("web-1", n, str(n)) for n in range(5)], follow))),
     }
     silent: dict[str, str] = {}
-    found = heard((followed if follow else merged)(streams, silent.__setitem__))
+    found = heard(taken(streams, silent.__setitem__, follow))
     assert silent == {"app1": "it broke off", "app2": "no answer"}
     assert [line.text for line in found if line.host == "app1"] == ["one", "two", "it broke off"]
     assert [(line.container, line.text) for line in found if line.host == "app2"] == [("", "no answer")]
@@ -205,12 +248,16 @@ def test_nobody_reads_ahead() -> None:
     assert max(stream.taken for stream in streams.values()) < 20
 
 
-def pieces_of(host: int, lines: int, hosts: int) -> Iterator[bytes]:
+def pieces_of(host: int, lines: int, hosts: int, follow: bool) -> Iterator[bytes]:
     """As many lines as are asked for, made when they are wanted."""
     for first in range(0, lines, 250):
+        numbers = range(first, min(first + 250, lines))
         yield printed(
-            (f"web-{8000 + n % 12}", (n * hosts + host) * 1000, f"line {n} of host {host} {'x' * 60}")
-            for n in range(first, min(first + 250, lines))
+            (
+                (f"web-{8000 + n % 12}", (n * hosts + host) * 1000, f"line {n} of host {host} {'x' * 60}")
+                for n in numbers
+            ),
+            follow,
         )
 
 
@@ -218,10 +265,10 @@ def pieces_of(host: int, lines: int, hosts: int) -> Iterator[bytes]:
 @pytest.mark.parametrize("follow", [False, True])
 def test_two_hundred_thousand_lines_take_a_bounded_memory(follow: bool, clock: list[float]) -> None:
     hosts, each = 8, 25_000
-    streams = {f"app{n}": Said(pieces_of(n, each, hosts)) for n in range(hosts)}
+    streams = {f"app{n}": Said(pieces_of(n, each, hosts, follow)) for n in range(hosts)}
     count, last, most = 0, 0, 0
     before = sys.getallocatedblocks()
-    for line in (followed if follow else merged)(streams, nobody):
+    for line in taken(streams, nobody, follow):
         if line is None:
             continue
         assert line.at_ns >= last
@@ -271,9 +318,9 @@ def test_what_comes_within_the_window_is_in_order(said: list[tuple[int, int]]) -
 def test_what_follows_is_in_order_and_says_when_there_is_nothing(clock: list[float]) -> None:
     late = [False] * 4
     streams = {
-        "app1": Said(cut(printed([("web-1", 1, "first"), ("web-1", 3, "third")])), waits=iter(late)),
-        "app2": Said(cut(printed([("web-2", 2, "second")]))),
+        "app1": Said(cut(printed([("web-1", 1, "first"), ("web-1", 3, "third")], follow=True)), waits=iter(late)),
+        "app2": Said(cut(printed([("web-2", 2, "second")], follow=True))),
     }
-    found = list(followed(streams, nobody))
+    found = list(taken(streams, nobody, follow=True))
     assert [line.text for line in heard(found)] == ["first", "second", "third"]
     assert None in found[:2], "while it waits"

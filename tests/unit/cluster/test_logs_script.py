@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from fiefdom.cluster.logs import PIECE_BYTES, SCRIPT, Line, Reader, Wanted
+from fiefdom.cluster.logs import LINE_BYTES, PIECE_BYTES, SCRIPT, TOKEN_BYTES, Line, Reader, Wanted
+
+TOKEN = "0123abcd"
 
 DOCKER = """#!/bin/sh
 printf '%s\\n' "$*" >>"$ROOT/asked"
 case $1 in
 ps) case " $* " in *" --all "*) cat "$ROOT/all" ;; *) cat "$ROOT/running" ;; esac ;;
-inspect) for id; do :; done; cat "$ROOT/$id.times" ;;
 logs)
     for id; do :; done
     case " $* " in
@@ -47,7 +48,6 @@ def stamp(second: float) -> str:
 def says(root: Path, container: str, *lines: str, label: str = "", runs: bool = True) -> None:
     """A container, and what `docker logs --timestamps` prints of it."""
     (root / f"id-{container}.log").write_text("".join(f"{line}\n" for line in lines))
-    (root / f"id-{container}.times").write_text("2026-01-31T09:00:00Z 0001-01-01T00:00:00Z\n")
     for name in ("all", *(["running"] if runs else [])):
         with (root / name).open("a") as file:
             file.write(f"id-{container} {container} {label or container}\n")
@@ -89,7 +89,7 @@ def all_of(root: Path, wanted: Wanted) -> list[Line]:
         out = run.stdout.read()
         assert run.wait(10) == 0, run.stderr.read()
     assert list((root / "tmp").iterdir()) == []
-    reader = Reader("app1", in_order=not wanted.follow)
+    reader = Reader("app1", wanted.token if wanted.follow else "")
     return [*reader.take(out), *reader.end()]
 
 
@@ -134,14 +134,29 @@ def test_docker_is_asked_as_it_takes_it(root: Path) -> None:
     assert asked(root, "logs") == ["logs --timestamps --since=90s --tail=3 id-web-8000"]
 
 
-@pytest.mark.parametrize("length", [0, 1, PIECE_BYTES - 32, PIECE_BYTES - 31, PIECE_BYTES - 30, PIECE_BYTES * 4 + 17])
-def test_a_long_line_arrives_whole(root: Path, length: int) -> None:
-    text = "".join(chr(ord("a") + n % 26) for n in range(length))
+FULL = PIECE_BYTES - TOKEN_BYTES - 31
+"""Of a line's text, what its first piece has."""
+
+
+@pytest.mark.parametrize("length", [0, 1, FULL - 1, FULL, FULL + 1, PIECE_BYTES * 4 + 17])
+@pytest.mark.parametrize("like", ["abcdefgh", f"{stamp(9)} ", f"{stamp(9)}+", f"{TOKEN[:-1]}:{stamp(9)} "])
+def test_a_long_line_arrives_whole(root: Path, length: int, like: str) -> None:
+    """Whatever it says where it is cut."""
+    text = ("x" * (FULL % len(like)) + like * (length // len(like) + 1))[:length]
     says(root, "web-8000", f"{stamp(1)} {text}", f"{stamp(3)} after")
     says(root, "web-8001", f"{stamp(2)} between")
     assert [line.text for line in all_of(root, Wanted())] == [text, "between", "after"]
-    with running(root, Wanted(follow=True)) as run:
+    with running(root, Wanted(follow=True, token=TOKEN)) as run:
         assert {line.text for line in take(run, 3)} >= {text, "between"}
+
+
+def test_a_line_without_an_end_is_held_by_nobody(root: Path) -> None:
+    (root / "all").write_text("id-web-8000 web-8000 web-8000\n")
+    (root / "running").write_text("id-web-8000 web-8000 web-8000\n")
+    (root / "id-web-8000.log").write_text(f"{stamp(1)} {'x' * (3 << 20)}")
+    with running(root, Wanted(follow=True, token=TOKEN)) as run:
+        found = take(run, 2)
+    assert [set(line.text) for line in found] == [{"x"}] * 2
 
 
 def test_what_docker_itself_says_is_a_line(root: Path) -> None:
@@ -164,7 +179,7 @@ def test_a_docker_that_does_not_answer_is_a_reason(root: Path) -> None:
 
 def take(run: subprocess.Popen[bytes], count: int) -> list[Line]:
     assert run.stdout is not None
-    reader, found = Reader("app1"), []
+    reader, found = Reader("app1", TOKEN), []
     while len(found) < count:
         piece = os.read(run.stdout.fileno(), 65536)
         assert piece, "it ended"
@@ -179,7 +194,7 @@ def append(root: Path, container: str, *lines: str) -> None:
 
 def test_new_lines_come_and_so_do_new_containers(root: Path) -> None:
     says(root, "web-8000", f"{stamp(1)} first")
-    with running(root, Wanted(follow=True, tail=10)) as run:
+    with running(root, Wanted(follow=True, tail=10, token=TOKEN)) as run:
         assert [line.text for line in take(run, 1)] == ["first"]
         append(root, "web-8000", f"{stamp(2)} second")
         assert [line.text for line in take(run, 1)] == ["second"]
@@ -191,20 +206,37 @@ def test_new_lines_come_and_so_do_new_containers(root: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("began", "since"), [("2026-01-31T09:00:00Z", "20"), ("2026-01-31T10:00:05Z", "2026-01-31T10:00:00Z")]
-)
-def test_one_that_began_anew_goes_on_where_it_ended(root: Path, began: str, since: str) -> None:
-    """Or, where it is dockerd that began anew, from when that was lost."""
+def test_one_that_ended_goes_on_with_nothing_twice_and_nothing_left_out(root: Path) -> None:
+    """Its container began anew, or dockerd: Docker is asked from shortly before that on."""
     says(root, "web-8000", f"{stamp(1)} first")
-    with running(root, Wanted(follow=True, tail=10)) as run:
+    with running(root, Wanted(follow=True, tail=10, token=TOKEN)) as run:
         take(run, 1)
-        (root / "id-web-8000.times").write_text(f"{began} 2026-01-31T10:00:00Z\n")
+        append(root, "web-8000", f"{stamp(2)} second")
         (root / "id-web-8000.ended").touch()
         await_true(lambda: len(asked(root, "logs")) > 1)
         (root / "id-web-8000.ended").unlink()
-        second = asked(root, "logs")[1]
-        assert second.startswith(f"logs --timestamps --follow --since={since}")
+        append(root, "web-8000", f"{stamp(3)} third")
+        text = b""
+        while b"third" not in text:
+            assert run.stdout is not None
+            text += os.read(run.stdout.fileno(), 65536)
+    reader = Reader("app1", TOKEN)
+    reader.take(f"web-8000:{TOKEN}:{stamp(1)} first\n".encode())
+    assert [line.text for line in reader.take(text)] == ["second", "third"]
+    second = asked(root, "logs")[1]
+    assert second.startswith("logs --timestamps --follow --since=20"), second
+
+
+def test_one_that_was_there_from_the_beginning_is_asked_as_the_others(root: Path) -> None:
+    """However late it runs: what is older than anybody wanted does not come with it."""
+    says(root, "web-8000", f"{stamp(1)} first")
+    (root / "id-web-8000.ended").touch()
+    with running(root, Wanted(follow=True, since="2h", token=TOKEN)) as run:
+        await_true(lambda: (root / "asked").exists() and len(asked(root, "logs")) > 1)
+        assert asked(root, "logs")[0] == "logs --timestamps --follow --since=2h id-web-8000"
+        says(root, "web-8001", f"{stamp(3)} new")
+        await_true(lambda: "logs --timestamps --follow id-web-8001" in asked(root, "logs"))
+        assert left(run)
 
 
 @pytest.mark.parametrize("follow", [False, True])
@@ -227,8 +259,14 @@ def test_several_containers_that_write_at_once_are_not_mixed(root: Path) -> None
     count, ports = 4000, range(8000, 8006)
     for port in ports:
         says(root, f"web-{port}", *(f"{stamp(n / 100)} {port} {n} {'y' * (n % 700)}" for n in range(count)))
-    with running(root, Wanted(follow=True)) as run:
+    with running(root, Wanted(follow=True, token=TOKEN)) as run:
         found = take(run, count * len(ports))
     for port in ports:
         own = [line.text for line in found if line.container == f"web-{port}"]
         assert own == [f"{port} {n} {'y' * (n % 700)}" for n in range(count)]
+
+
+def test_the_script_and_its_reader_mean_the_same_lengths() -> None:
+    assert f"\nwidth={PIECE_BYTES}\n" in SCRIPT and f"\nwhole={LINE_BYTES}\n" in SCRIPT
+    assert {len(Wanted().token) for _ in range(5)} == {TOKEN_BYTES - 1}
+    assert len({Wanted().token for _ in range(5)}) > 1

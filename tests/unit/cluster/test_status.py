@@ -78,6 +78,13 @@ def test_a_service_that_is_looked_after_is_told_of() -> None:
     mend = "until services.predictor.route.maintenance.active is false"
     assert shown.notices == (f"predictor is looked after: clients get 503, {mend}",)
     assert shown.serving
+    shut = {**view(), "maintenance": [{"service": "predictor"}]}
+    both = status.combine(cluster, NAMES, hosts(), {**said, "gw2": parse_view(json.dumps(shut))})
+    assert both.notices == (
+        f"predictor is looked after: clients get 503, {mend}",
+        "predictor is switched to maintenance at gw2, and not at gw1: clients get 503; it stays so when "
+        "services.predictor.route.maintenance.active is false, until `fiefdom maintenance off INVENTORY predictor`",
+    )
 
 
 @pytest.mark.parametrize(

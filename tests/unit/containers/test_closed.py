@@ -16,8 +16,9 @@ import pytest
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "images" / "gateway"))
 
-from fiefdom_gateway import closed, main, shares, told  # noqa: E402
+from fiefdom_gateway import closed, gone, kept, main, shares, status, told  # noqa: E402
 from fiefdom_gateway.edges import Failed  # noqa: E402
+from fiefdom_gateway.settings import Service  # noqa: E402
 from fiefdom_gateway.wanted import Server  # noqa: E402
 
 FROM = "pattern loaded from file 'opt@/x/closed' used by acl at file '/x.cfg'"
@@ -55,16 +56,16 @@ def path(tmp_path: Path) -> Path:
 def test_what_is_closed_is_in_a_file_until_it_is_opened(path: Path) -> None:
     assert closed.asked_for(path) == frozenset()
     for service in ("web", "shop", "web"):
-        closed.change(path, service, close=True)
+        kept.put(path, service, service)
     assert path.read_text() == "shop\nweb\n", "HAProxy reads a name a line"
-    closed.change(path, "shop", close=False)
-    closed.change(path, "never-closed", close=False)
+    kept.put(path, "shop", None)
+    kept.put(path, "never-closed", None)
     assert path.read_text() == "web\n"
 
 
 def test_of_two_that_switch_at_once_none_is_lost(path: Path) -> None:
     names = {f"s{number}" for number in range(12)}
-    threads = [threading.Thread(target=closed.change, args=(path, name), kwargs={"close": True}) for name in names]
+    threads = [threading.Thread(target=kept.put, args=(path, name, name)) for name in names]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -92,7 +93,7 @@ def test_a_worker_is_told_what_changed(
     path: Path, wanted: tuple[str, ...], actual: tuple[str, ...], changes: list[str]
 ) -> None:
     for name in wanted:
-        closed.change(path, name, close=True)
+        kept.put(path, name, name)
     worker = Worker(path, *actual)
     assert asyncio.run(closed.follow(worker.ask, path)) == set(wanted)
     told = [command for command in worker.asked if not command.startswith("show")]
@@ -107,7 +108,7 @@ def test_what_is_quiet_is_asked_once(path: Path) -> None:
 
 
 def test_what_one_backend_lacks_is_told_to_it(path: Path) -> None:
-    closed.change(path, "web", close=True)
+    kept.put(path, "web", "web")
     worker = Worker(path, "web")
     worker.lists["2"].clear()
     assert asyncio.run(closed.follow(worker.ask, path)) == {"web"}
@@ -168,7 +169,8 @@ def test_the_word_says_what_keeps_it(container: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == "this gateway has no service other\n"
     (container / "deaf").touch()
     assert main.main(["maintenance", "on", "shop"]) == 1
-    assert "did not take it up within 0.3 s" in capsys.readouterr().err
+    assert "did not take it up within 0.3 s, so it was taken back" in capsys.readouterr().err
+    assert closed.asked_for(container / "closed") == frozenset(), "what failed takes no effect later"
     assert main.main(["maintenance", "maybe", "shop"]) == 2
     assert capsys.readouterr().err.startswith("usage: "), "which the library knows an older gateway by"
 
@@ -177,6 +179,63 @@ def test_an_older_gateway_is_known_by_its_answer() -> None:
     from fiefdom.cluster.told import UNKNOWN
 
     assert main.USAGE.startswith(UNKNOWN)
+
+
+def test_what_failed_is_taken_back_to_what_was_there(container: Path) -> None:
+    assert main.main(["weight", "shop", "2.0", "10"]) == main.main(["maintenance", "on", "shop"]) == 0
+    (container / "deaf").touch()
+    assert main.main(["weight", "shop", "2.0", "20"]) == main.main(["maintenance", "off", "shop"]) == 1
+    assert main.main(["weight", "shop", "off"]) == 1
+    assert kept.lines_of(container / "shares") == ("shop 2.0 10",)
+    assert kept.lines_of(container / "closed") == ("shop",)
+
+
+def test_what_somebody_else_said_meanwhile_is_not_taken_back(tmp_path: Path) -> None:
+    path = shares.file_of(tmp_path)
+    before = kept.put(path, "shop", "shop 2 10")
+    assert kept.put(path, "shop", "shop 2 20") == "shop 2 10"
+    kept.take_back(path, "shop", "shop 2 10", before)
+    assert kept.lines_of(path) == ("shop 2 20",)
+    kept.take_back(path, "shop", "shop 2 20", "shop 2 10")
+    assert kept.lines_of(path) == ("shop 2 10",)
+
+
+def test_what_cannot_be_taken_back_says_that_it_comes(
+    container: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (container / "deaf").touch()
+
+    def full(*_: object) -> None:
+        raise Failed("the disk is full")
+
+    monkeypatch.setattr(kept, "take_back", full)
+    assert main.main(["maintenance", "on", "shop"]) == 1
+    assert "it does so as soon as it can, for the disk is full" in capsys.readouterr().err
+    assert closed.asked_for(container / "closed") == {"shop"}
+
+
+def test_only_what_haproxy_has_told_is_an_answer() -> None:
+    look = status.Look(node="gw1", services={})
+    assert status.words_kept(look) == {"asked_shares": []}
+    share = shares.Share("shop", "2", 10)
+    told = dataclasses.replace(look, closed=frozenset(), shares=(), asked_shares=(share,))
+    asked = [{"service": "shop", "version": "2", "percent": 10}]
+    assert status.words_kept(told) == {"maintenance": [], "shares": [], "asked_shares": asked}
+
+
+def test_who_is_gone_is_forgotten(tmp_path: Path) -> None:
+    def service(name: str, *, is_tcp: bool = False) -> Service:
+        return Service(name, name, 8000, 2, "check", is_tcp=is_tcp)
+
+    services = {"shop": service("shop"), "db": service("db", is_tcp=True)}
+    assert gone.forget(tmp_path, services) == ()
+    assert list(tmp_path.iterdir()) == [], "nothing was said, so nothing is written"
+    for name in ("shop", "db", "web"):
+        kept.put(closed.file_of(tmp_path), name, name)
+        kept.put(shares.file_of(tmp_path), name, f"{name} 1 5")
+    assert gone.forget(tmp_path, services) == ("db is closed", "web is closed", "web 1 5")
+    assert kept.lines_of(closed.file_of(tmp_path)) == ("shop",)
+    assert kept.lines_of(shares.file_of(tmp_path)) == ("db 1 5", "shop 1 5")
 
 
 # --- Shares of versions
@@ -223,9 +282,9 @@ def test_shares_are_kept_one_for_a_service(tmp_path: Path) -> None:
     path = shares.file_of(tmp_path)
     assert shares.asked_for(path) == ()
     for service, version, percent in (("web", "1.0", 5), ("shop", "2", 10), ("web", "1.1+b", 50)):
-        shares.change(path, service, shares.Share(service, version, percent))
+        kept.put(path, service, str(shares.Share(service, version, percent)))
     assert path.read_text() == "shop 2 10\nweb 1.1+b 50\n"
-    shares.change(path, "shop", None)
+    kept.put(path, "shop", None)
     path.write_text(path.read_text() + "x 1 0\nx 1 100\nx; 1 10\nnonsense\n")
     assert shares.asked_for(path) == (shares.Share("web", "1.1+b", 50),)
 

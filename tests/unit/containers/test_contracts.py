@@ -246,6 +246,7 @@ def document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         reconciled_at_s=time.monotonic(),
         closed=frozenset({"predictor", "gone"}),
         shares=(Share("gone", "1", 5), Share("predictor", "1.0.0", 10)),
+        asked_shares=(Share("predictor", "1.0.0", 20),),
         looked=True,
         ready=True,
     )
@@ -263,18 +264,20 @@ def test_all_that_the_library_reads_of_a_gateway_is_written(document: str) -> No
             Seen("app2", "10.99.0.22", "leaving", frozenset({"predictor"})),
         ),
         servers=(
-            views.Server("predictor", "app1-8000", 8000, "up", requests=70, errors_5xx=4, failures=5),
+            views.Server("predictor", "app1-8000", 8000, "up", requests=70, errors_5xx=4, failures=5, version="1.0.0"),
             views.Server("predictor", "app2-8001", 8001, "drain", requests=9, errors_5xx=8, failures=13),
         ),
         rejected=(Refused("app9", "claims the name"),),
         certificates=CERTIFICATES,
         maintenance=("predictor",),
         shares=(views.Share("predictor", "1.0.0", 10),),
+        asked_shares=(views.Share("predictor", "1.0.0", 20),),
     )
 
 
 def test_a_gateway_with_which_all_is_well_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    look = status.Look(node="gw1", services={}, serf_error=None, config_digest=DIGEST)
+    heard = {"closed": frozenset(), "shares": ()}
+    look = status.Look(node="gw1", services={}, serf_error=None, config_digest=DIGEST, **heard)  # type: ignore[arg-type]
     found = read(views, "parse_view", status_document(look, tmp_path, monkeypatch))
     assert found.unwritten == set()
     # That it is about no other configuration is said, which an older gateway does not.
@@ -305,7 +308,7 @@ def test_a_part_of_the_status_with_another_name_is_noticed(document: str) -> Non
         for row in (seen[part] if isinstance(seen[part], list) else [seen[part]])
         for key in row.asked
     }
-    assert len(names) == 2 + 5 + 4 + 7 + 2 + 3 + 1 + 3
+    assert len(names) == 2 + 5 + 4 + 8 + 2 + 3 + 1 + 3 + 3
     for part, key in names:
         sent = json.loads(document)
         for row in sent[part] if isinstance(sent[part], list) else [sent[part]]:

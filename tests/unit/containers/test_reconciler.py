@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "images" / "gateway"))
 
-from fiefdom_gateway import edges, handover, haproxy, reconcile, refusal, status, wanted  # noqa: E402
+from fiefdom_gateway import closed, edges, handover, haproxy, kept, reconcile, refusal, shares, status, wanted  # noqa: E402
 from fiefdom_gateway.belief import believe  # noqa: E402
 from fiefdom_gateway.haproxy import (  # noqa: E402
     Actual,
@@ -995,6 +995,7 @@ class Gateway:
         self.keeps_certificates = False
         self.port_taken = self.disk_full = self.slow = self.answers = self.mended = False
         self.members: list[dict] | None = None
+        self.haproxy = None
         self.given, self.state_dir = folder / "haproxy.cfg", folder / "state"
         self.settings_file = folder / "reconciler.json"
         self.place(FRONTEND)
@@ -1025,6 +1026,8 @@ class Gateway:
             raise edges.Refused("unknown keyword 'bogus'")
 
     async def ask(self, command: str, _socket: Path, _timeout_s: float = 5.0) -> str:
+        if self.haproxy is not None:
+            return self.haproxy(command)
         if command.startswith(("set ssl cert", "commit ssl cert", "abort ssl cert")):
             self.renewals.append(command)
             return "" if self.keeps_certificates else "Transaction created\nSuccess!\n"
@@ -1150,6 +1153,126 @@ def test_servers_follow_the_members_that_the_inventory_of_now_bears_out(played):
         await until(lambda: look().serf_error is None)
         assert servers() == []
         assert {rejection.member for rejection in look().rejected} == {"app1", "evil"}
+
+    played(scene)
+
+
+STATES = (
+    "1\n# be_name srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_check_state srv_port srv_check_port\n"
+)
+
+
+def weighing(gateway: Gateway, deaf: set[str]) -> dict[str, int]:
+    """Have a gateway's HAProxy do as it is told of weights, unless it is `deaf`; what its servers weigh."""
+    weights = {"app1-8000": 1, "app1-8001": 1, "app2-8000": 1}
+
+    def haproxy(command: str) -> str:
+        if command == "show servers conn":
+            return "# bkname/svname used_cur\n"
+        if command == "show servers state":
+            addresses = {"app1": "10.99.0.21", "app2": "10.99.0.22"}
+            return STATES + "".join(
+                f"predictor {name} {addresses[name[:4]]} 2 0 {weight} 6 {name[5:]} 0\n"
+                for name, weight in weights.items()
+            )
+        if command.startswith("set weight ") and not deaf:
+            weights[command.split()[2].partition("/")[2]] = int(command.split()[3])
+        return ""
+
+    gateway.haproxy = haproxy
+    return weights
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_share_is_told_once_haproxy_has_it_and_waits_for_no_serf(played, silent):
+    async def scene(gateway):
+        def told() -> object:
+            return gateway.reconciler.look.shares
+
+        path = shares.file_of(gateway.state_dir)
+        weights = weighing(gateway, deaf := set())
+        assert told() is None, "HAProxy has told nothing yet"
+        gateway.members = [offering("1;8000-8001"), {**offering("2;8000-8000", name="app2"), "addr": "10.99.0.22:7946"}]
+        await until(lambda: len(gateway.reconciler.look.wanted) == 3 and told() == ())
+        if silent:
+            gateway.members = None
+            await until(lambda: gateway.reconciler.look.serf_error is not None)
+        deaf.add("HAProxy")
+        kept.put(path, "predictor", "predictor 2 50")
+        await until(lambda: {server.weight for server in gateway.reconciler.look.wanted} == {128, 256})
+        assert told() == ()
+        deaf.clear()
+        await until(told)
+        assert told() == (shares.Share("predictor", "2", 50),)
+        assert weights == {"app1-8000": 128, "app1-8001": 128, "app2-8000": 256}
+        deaf.add("HAProxy")
+        kept.put(path, "predictor", None)
+        await until(lambda: {server.weight for server in gateway.reconciler.look.wanted} == {1})
+        assert told() == (shares.Share("predictor", "2", 50),), "it has the share as long as HAProxy gives it"
+
+    played(scene)
+
+
+def test_what_is_closed_is_as_haproxy_said_last(played, capsys):
+    """One that does not answer has opened nothing."""
+    lines: list[str] = []
+
+    def said() -> str:
+        lines.append("".join(capsys.readouterr()))
+        return "".join(lines)
+
+    async def scene(gateway):
+        def closed_now() -> object:
+            return gateway.reconciler.look.closed
+
+        path = closed.file_of(gateway.state_dir)
+        assert closed_now() is None
+        lists: dict[str, set[str]] = {"0": set()}
+
+        def haproxy(command: str) -> str:
+            match command.split(" "):
+                case _ if not gateway.answers:
+                    raise edges.Failed("no answer")
+                case ["show", "acl"]:
+                    return "".join(f"{n} ({path}) pattern loaded entry_cnt={len(x)}\n" for n, x in lists.items())
+                case ["show", "acl", _]:
+                    return "".join(f"0x7f {name}\n" for name in lists["0"])
+                case ["add", "acl", _, name]:
+                    lists["0"].add(name)
+                case ["del", "acl", _, name]:
+                    lists["0"].discard(name)
+            return ""
+
+        gateway.haproxy = haproxy
+        gateway.answers = True
+        kept.put(path, "predictor", "predictor")
+        await until(lambda: closed_now() == {"predictor"})
+        gateway.answers = False
+        kept.put(path, "predictor", None)
+        await until(lambda: "maintenance is not switched" in said())
+        assert closed_now() == {"predictor"} and lists == {"0": {"predictor"}}
+        gateway.answers = True
+        await until(lambda: closed_now() == frozenset())
+        kept.put(path, "predictor", "predictor")
+        await until(closed_now)
+        # As a configuration has none that knows of no switch.
+        lists.clear()
+        await until(lambda: closed_now() == frozenset())
+
+    played(scene)
+
+
+def test_what_was_said_of_a_service_goes_with_it(played):
+    async def scene(gateway):
+        for path, more in ((closed.file_of(gateway.state_dir), ""), (shares.file_of(gateway.state_dir), " 2 50")):
+            for service in ("predictor", "gone"):
+                kept.put(path, service, service + more)
+            await until(lambda path=path: "gone" not in path.read_text())
+            assert kept.lines_of(path) == (f"predictor{more}",)
+        # None of kind tcp has a page.
+        gateway.configure(services=[{**SETTINGS["services"][0], "kind": "tcp"}])
+        await until(lambda: kept.lines_of(closed.file_of(gateway.state_dir)) == ())
+        assert kept.lines_of(shares.file_of(gateway.state_dir)) == ("predictor 2 50",)
 
     played(scene)
 

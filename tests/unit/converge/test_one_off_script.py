@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fiefdom.converge.one_off import LATE, SCRIPT
+from helpers.once import asked_for
 
 # `run` writes down its arguments, and then is the command itself, whose process `stop` ends. The image's user and what
 # /proc says of the process come from files; `left` is the state of a container that outlived `run`, `made` one that is
@@ -98,11 +99,7 @@ def ended(run: subprocess.Popen[bytes]) -> tuple[int, str, str]:
 def test_the_command_is_all_that_differs_from_an_instance(root: Path) -> None:
     done = ended(begin(root, "sh", "-c", 'echo "$1"; echo two >&2; cat; exit 7', "sh", "a  b"))
     assert done == (7, "fiefdom-begun\na  b\n", "two\n"), "it reads nothing"
-    asked = (root / "asked").read_text().splitlines()
-    assert asked[:7] == ["--rm", "--name", "fiefdom-run-web-1", "--pull", "never", "--label", "fiefdom.run=web-9000"]
-    end = asked.index("--entrypoint")
-    assert asked[end : end + 4] == ["--entrypoint", "sh", "team/web:1", "-c"]
-    assert set(asked[7:end]) == {
+    assert asked_for(root, "fiefdom-run-web-1", "fiefdom.run=web-9000", "sh", "team/web:1", "-c") == {
         *("--network=bridge", "--env-file=/etc/fiefdom/containers/web-9000.env", "--init", "--memory=64m"),
         *("--stop-signal", "SIGINT", "--stop-timeout", "7"),
     }, "no port, and no label by which a plan would know it"

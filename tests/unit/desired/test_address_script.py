@@ -20,7 +20,15 @@ grep -qxF "$last" {root}/healthy
 """
 NFT = """#!/bin/sh
 [ ! -e {root}/no-nft ] || exit 1
-case $* in *delete*) rm -f {root}/rules ;; *) cat >{root}/rules ;; esac
+case $* in
+*delete*) rm -f {root}/rules; wc -l <{root}/coming >{root}/missed ;;
+list*)
+    [ -e {root}/rules ] || exit 1
+    read -r packets 2>/dev/null <{root}/coming || packets=7
+    sed -i 1d {root}/coming
+    printf '\t\tip daddr != 10.1.0.100 accept\n\t\tcounter packets %s bytes 420 drop\n' "$packets" ;;
+*) cat >{root}/rules ;;
+esac
 """
 OWN = "-o_-4_address_show_to_10.1.0.11_32"
 MOVING = "-o_-4_address_show_to_10.1.0.100_32"
@@ -66,9 +74,11 @@ def gateway(tmp_path: Path) -> Gateway:
         program.write_text(text.replace("{root}", str(tmp_path)))
         program.chmod(0o755)
     script = text_of("address").replace("/etc/fiefdom/address.conf", f"{tmp_path}/address.conf")
-    script = script.replace("/run/fiefdom-address", f"{tmp_path}/run").replace("move_limit_s=10", "move_limit_s=1")
+    script = script.replace("/run/fiefdom-address", f"{tmp_path}/run").replace("move_limit_s=10", "move_limit_s=2")
+    script = script.replace("quiet_looks=10", "quiet_looks=3")
     script = script.replace("/proc/sys/net/ipv4/conf/all", str(tmp_path))
     (tmp_path / "arp_ignore").write_text("1\n")
+    (tmp_path / "coming").touch()
     (tmp_path / "address").write_text(script)
     (tmp_path / "address.conf").write_text(
         "# x\naddress 10.1.0.100\nown 10.1.0.11\nport 8404\nother 10.1.0.12\nother 10.1.0.13\n"
@@ -164,6 +174,27 @@ def test_one_that_is_back_waits_until_the_address_is_where_its_clients_are(gatew
     (gateway.root / MOVING).write_text(LOOPBACK)
     assert gateway.run("return").returncode == 0
     assert (gateway.noted, gateway.rules) == (None, None)
+
+
+@pytest.mark.parametrize("counted", [["3", "4", "5", "6", "7"], ["3", "3", "3", "6", "7"], []])
+def test_and_until_nobody_comes_here_any_more_whom_only_the_other_one_knows(
+    gateway: Gateway, counted: list[str]
+) -> None:
+    gateway.run("yield", MAINPID="7")
+    gateway.run("left")
+    (gateway.root / MOVING).write_text(LOOPBACK)
+    (gateway.root / "coming").write_text("".join(f"{packets}\n" for packets in counted))
+    assert gateway.run("return").returncode == 0
+    assert (gateway.noted, gateway.rules) == (None, None)
+    assert (gateway.root / "missed").read_text().strip() == "0"
+
+
+def test_who_sent_nobody_on_has_nobody_to_wait_for(gateway: Gateway) -> None:
+    (gateway.root / MOVING).write_text(LOOPBACK)
+    gateway.run("yield", MAINPID="7")
+    (gateway.root / "coming").write_text("3\n4\n")
+    assert gateway.run("return").returncode == 0
+    assert (gateway.root / "coming").read_text() == "3\n4\n"
 
 
 def test_and_does_not_wait_for_ever(gateway: Gateway) -> None:

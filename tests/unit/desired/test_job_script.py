@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fiefdom.desired import programs
+from helpers.once import asked_for
 
 # As that of test_one_off_script.py. `members` is what the agent says, and without it there is no agent; each look at
 # them takes the next of `members.N`, if there is one. What stands in `left` is a container that a power cut left.
@@ -111,11 +112,7 @@ def test_it_runs_as_an_instance_does_and_what_it_came_to_is_kept(root: Path) -> 
     assert run(root) == (7, "a  b\n", "two\n")
     assert kept(root) == "7"
     assert (root / "while").read_text().split()[1:] == ["-", "-"], "at work"
-    asked = (root / "asked").read_text().splitlines()
-    assert asked[:7] == ["--rm", "--name", "fiefdom-job-web.tidy", "--pull", "never", "--label", "fiefdom.job=web.tidy"]
-    end = asked.index("--entrypoint")
-    assert asked[end : end + 4] == ["--entrypoint", "sh", "team/web:1", "-c"]
-    assert set(asked[7:end]) == {
+    assert asked_for(root, "fiefdom-job-web.tidy", "fiefdom.job=web.tidy", "sh", "team/web:1", "-c") == {
         *("--env-file=/etc/fiefdom/containers/web-9000.env", "--memory=64m"),
         *("--stop-signal", "SIGTERM", "--stop-timeout", "7"),
     }, "no port, and no label by which a plan would know it"

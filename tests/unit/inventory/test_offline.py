@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,29 @@ def test_a_folder_to_build_from_must_be_there(tmp_path: Path) -> None:
     assert mistakes(tmp_path, {**build, "registry": {"server": "r.example.org"}}) == []
     one = {"registries": {"one": {"server": "r.example.org"}}, "services/api/registry": "one"}
     assert [line.partition(":")[0] for line in mistakes(tmp_path, {**build, **one})] == ["services.web.build"]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "says"),
+    [
+        ("2020-05-01 03:00", "came last on 2020-05-01"),
+        ("2019..2021-*-* 03:00", "came last on 2021-12-31"),
+        ("2199-01-01", None),
+        ("*-*-* 03:00", None),
+        ("03:00", None),
+    ],
+)
+def test_a_time_that_is_over_is_none(tmp_path: Path, schedule: str, says: str | None) -> None:
+    found = mistakes(tmp_path, {"services/web/jobs": {"tidy": {"command": ["tidy"], "schedule": schedule}}})
+    mend = f"'{schedule}' {says}; write a time that is to come, or take it out"
+    assert found == ([f"services.web.jobs.tidy.schedule: {mend}"] if says else [])
+
+
+@pytest.mark.parametrize(("today", "over"), [("2027-05-02", False), ("2027-05-03", True)])
+def test_somewhere_it_is_still_the_day_before(today: str, over: bool) -> None:
+    jobs = {"tidy": {"command": ["tidy"], "schedule": "2027-05-01 23:00"}}
+    cluster = Cluster.model_validate(changed({"services/web/jobs": jobs}))
+    assert bool([*offline.schedules_over(cluster, date.fromisoformat(today))]) == over
 
 
 def test_a_folder_of_a_laptop_is_looked_at_where_everything_is(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 from collections.abc import Iterator
+from datetime import date
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from fiefdom.inventory.complaint import mistakes_of
 from fiefdom.inventory.source import written
 from fiefdom.model import Cluster
+from fiefdom.model.schedules import last_day
 from helpers.inventories import changed
 
 JOB: dict[str, Any] = {"command": ["manage", "tidy"], "schedule": "daily"}
@@ -66,6 +68,10 @@ def test_a_time_that_comes_again(schedule: str) -> None:
         ("5..5:00", "'5..5' does not end after it begins"),
         ("*:0/0", "'0/0' has a step that leads nowhere; up to 59 it is 1 to 59"),
         ("*:0/60", "'0/60' has a step that leads nowhere; up to 59 it is 1 to 59"),
+        ("2027-02-29", "there is no such day, so that it would never run"),
+        ("*-02-30..31", "there is no such day, so that it would never run"),
+        ("Mon 2027-01-05 03:00", "there is no such day, so that it would never run"),
+        ("Tue 2027-02~1", "there is no such day, so that it would never run"),
         ("*-*~30", "'30' is no day from a month's end; write ~1 for its last one"),
         ("3", "'3' is no date, such as *-*-01, and no time, such as 03:00"),
         ("1:2:3:4", "'1:2:3:4' is no time, such as 03:00 or 03:00:30"),
@@ -81,6 +87,25 @@ def test_a_time_that_comes_again(schedule: str) -> None:
 def test_no_time(schedule: str, line: str) -> None:
     (found,) = of_job(schedule=schedule)
     assert found.startswith("jobs.tidy.schedule: ") and line in found
+
+
+@pytest.mark.parametrize(
+    ("schedule", "last"),
+    [
+        ("2027-01-01 03:00:00 UTC", "2027-01-01"),
+        ("2027,2025-03,01-05 03:00", "2027-03-05"),
+        ("2020..2030/4-02-29", "2028-02-29"),
+        ("2180/5-*-*", "2195-12-31"),
+        ("2027-*~2", "2027-12-30"),
+        ("2027-02~1", "2027-02-28"),
+        ("Sun 2027-01-*", "2027-01-31"),
+        ("Mon..Tue,Fri 2027-01-*", "2027-01-29"),
+        *((each, None) for each in ("daily", "Mon", "03:00", "*-02-29", "12-25", "*-*~1", "Fri *-*-13 Europe/Berlin")),
+    ],
+)
+def test_the_last_day_of_a_time(schedule: str, last: str | None) -> None:
+    assert of_job(schedule=schedule) == []
+    assert last_day(schedule) == (None if last is None else date.fromisoformat(last))
 
 
 @pytest.mark.parametrize(

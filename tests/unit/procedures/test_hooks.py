@@ -409,7 +409,7 @@ def test_no_secret_is_told(hosts: SimulatedHosts) -> None:
         contents={content: b"first line\nhunter-2\n", "nginx.conf": b"of the host\n"},
     )
     error = FiefdomError("app1: at hunter-1, hunter-2\n of the host: " + secrets.gossip_key)
-    assert hooks_module._reason(error, secrets) == "app1: at ***, *** of the host: ***"
+    assert hooks_module._reason(error, secrets) == "app1: *** ***, *** of the host: ***"
     assert hooks_module._reason(ValueError("hunter-1"), secrets) == "a bug of Fiefdom: ValueError"
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fiefdom.cli import frame, main
-from fiefdom.cluster import audit, ledger, lock
+from fiefdom.cluster import audit, ledger, lock, told
+from fiefdom.model.answers import Maintenance
 from helpers.clock import stopped
 from helpers.released import known
 from helpers.simulated import SimulatedHosts, converged
@@ -28,19 +31,19 @@ def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimulatedHosts:
 def switched(hosts: SimulatedHosts, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tuple[str, ...]]]:
     """By gateway, what its program was told."""
     told: dict[str, list[tuple[str, ...]]] = {}
-    others = SimulatedHosts.shell
+    others = SimulatedHosts.script
 
-    def shell(self: SimulatedHosts, name: str, argv: Any) -> tuple[bool, str, str]:
-        words = tuple(argv)
+    def script(self: SimulatedHosts, name: str, text: str, arguments: Any = (), *more: Any, **options: Any) -> Any:
+        words = tuple(arguments)
         if "maintenance" not in words:
-            return others(self, name, words)
+            return others(self, name, text, arguments, *more, **options)
         self._require_link(name)
-        assert words[:4] == ("docker", "exec", "gateway", "fiefdom-gateway")
-        told.setdefault(name, []).append(words[4:])
+        assert words[1:5] == ("docker", "exec", "gateway", "fiefdom-gateway")
+        told.setdefault(name, []).append(words[5:])
         view = self.views.get(name)
         return (True, "", "") if view is None else (False, "", str(view))
 
-    monkeypatch.setattr(SimulatedHosts, "shell", shell)
+    monkeypatch.setattr(SimulatedHosts, "script", script)
     return told
 
 
@@ -91,7 +94,7 @@ def test_a_gateway_that_does_not_answer_is_named_and_keeps_nobody_from_the_other
     done = run("on", "predictor")
     assert done.exit_code == 3
     assert "predictor is closed for maintenance at gw2." in done.stdout and "gw1: " in done.stdout
-    assert "say this again then" in done.stdout
+    assert "whether it has heard this, `fiefdom status` tells when it answers: say it again then" in done.stdout
     assert set(switched) == {"gw2"}
     hosts.cut.clear()
     assert acts(hosts)[-1].note == "on: predictor; not at gw1"
@@ -102,7 +105,10 @@ def test_a_gateway_that_does_not_answer_is_named_and_keeps_nobody_from_the_other
     [
         ("usage: fiefdom-gateway run|status\n", "its gateway is older; `fiefdom apply` first"),
         ("HAProxy did not take it up within 15 s\n", "HAProxy did not take it up within 15 s"),
-        ("", "no answer"),
+        (
+            "",
+            "no answer; whether it has heard this, `fiefdom status` tells when it answers: say it again then",
+        ),
     ],
 )
 def test_what_no_gateway_does_is_an_error(
@@ -123,6 +129,43 @@ def test_what_no_gateway_does_is_an_error(
 def test_what_no_gateway_could_do_is_refused_before_any_is_asked(
     hosts: SimulatedHosts, switched: dict[str, list[tuple[str, ...]]], run: Callable[..., Result]
 ) -> None:
+    done = run("off", "nothing")
+    assert "nothing is no service of this inventory" in done.output
     done = run("on", "nothing")
     assert "nothing is no service of this inventory" in done.output
     assert done.exit_code == 1 and switched == {} and acts(hosts) == ()
+
+
+def test_what_the_inventory_closes_has_a_word_of_its_own(
+    hosts: SimulatedHosts, switched: dict[str, list[tuple[str, ...]]], run: Callable[..., Result]
+) -> None:
+    service = hosts.known.cluster.services["predictor"]
+    route = service.route.model_copy(update={"maintenance": Maintenance(active=True)})
+    services = {**hosts.known.cluster.services, "predictor": service.model_copy(update={"route": route})}
+    hosts.known = replace(hosts.known, cluster=hosts.known.cluster.model_copy(update={"services": services}))
+    for word in ("on", "off"):
+        done = run(word, "predictor")
+        assert (done.exit_code, done.stdout) == (
+            0,
+            f"predictor is switched {word}, and closed all the same until services.predictor.route.maintenance.active "
+            "is false and `fiefdom apply` has brought that, at gw1, gw2.\n",
+        )
+    assert switched == {name: [("maintenance", word, "predictor") for word in ("on", "off")] for name in ("gw1", "gw2")}
+
+
+def test_what_has_no_page_can_be_taken_back_and_not_closed(
+    hosts: SimulatedHosts, switched: dict[str, list[tuple[str, ...]]], run: Callable[..., Result]
+) -> None:
+    service = hosts.known.cluster.services["predictor"].model_copy(update={"kind": "tcp"})
+    services = {**hosts.known.cluster.services, "predictor": service}
+    hosts.known = replace(hosts.known, cluster=hosts.known.cluster.model_copy(update={"services": services}))
+    done = run("on", "predictor")
+    assert done.exit_code == 1 and "is of kind tcp, to which no page can be shown" in done.output and switched == {}
+    assert run("off", "predictor").exit_code == 0
+
+
+def test_a_gateway_has_the_time_to_take_back_what_it_could_not_do() -> None:
+    sys.path.insert(0, str(Path(__file__).parents[3] / "images" / "gateway"))
+    from fiefdom_gateway.told import LIMIT_S
+
+    assert told.LIMIT_S >= LIMIT_S + 10
