@@ -53,6 +53,7 @@ ORDER = (
     "test_hooks",
     "test_logs",
     "test_volumes",
+    "test_settings",
     "test_middleware",
     "test_model",
     "test_technologies",
