@@ -42,8 +42,7 @@ class Instances(FactBase[list[Instance]]):
             if instance["service"] == "web" and instance["offered"]:
                 ...
 
-    Returns:
-        A list of `Instance`; None where the host failed.
+    It is a list of `Instance`; None where the host failed.
     """
 
     __module__ = _PUBLIC
@@ -66,8 +65,7 @@ class Member(FactBase[Membership]):
         if host.get_fact(Member)["state"] == "leaving":
             ...
 
-    Returns:
-        A `Membership`; None where the host failed.
+    It is a `Membership`; None where the host failed.
     """
 
     __module__ = _PUBLIC
@@ -90,12 +88,10 @@ class Drift(FactBase[list[str]]):
         drift = host.get_fact(Drift)  # all that a member is to hold
         drift = host.get_fact(Drift, concern="sshd")  # of one concern, on any host that its deploy would take
 
-    Args:
-        concern: the name of a deploy in `fiefdom.deploys`, such as `sshd`; empty for the whole site.
+    ``concern`` is the name of a deploy in `fiefdom.deploys`, such as `sshd`; empty for the whole site.
 
-    Returns:
-        A list of str, without a secret; None where the host failed, be it that it is in no cluster and no concern is
-        named, or what else the deploy would refuse.
+    It is a list of str, without a secret; None where the host failed: it is in no cluster and no concern is named, or
+    whatever else the deploy would refuse.
     """
 
     __module__ = _PUBLIC

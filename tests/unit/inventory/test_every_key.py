@@ -1,4 +1,4 @@
-"""Every key of an inventory has a case of values, a place in the lab, and a page: what has not is named with its reason."""
+"""Every key of an inventory has a case of values, a place in the lab, and a page; exceptions have a reason."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEY_IN_TEXT = re.compile(r"([a-z][a-z0-9_]*):(?=[\s\[{]|$)")
 NOT_IN_THE_LAB: Mapping[str, str] = {
     "services.SERVICE.gpus": "no machine here has one; what Docker is asked for is in tests/unit/desired",
     "hosts.HOST.static.dns": "the lab's hosts have no name server but this machine's",
-    "docker.bridge_address": "another one ends all containers of a host; tests/unit/converge/test_look.py has its refusal",
+    "docker.bridge_address": "another one ends all containers of a host",
     "docker.address_pool": "as docker.bridge_address",
     "docker.address_pool_size": "as docker.bridge_address",
     "docker.live_restore": "it has one value alone, which the lab's hosts have",
