@@ -4,7 +4,7 @@ __all__ = ["RELEASE", "__version__"]
 
 try:
     # Written by the build, by the tag. To look for the package's metadata would slow down every start.
-    from fiefdom._version import __version__  # type: ignore[import-not-found, unused-ignore]
+    from fiefdom._version import __version__  # type: ignore[import-not-found, import-untyped, unused-ignore]
 except ImportError:  # run as it lies, never built
     __version__ = "0.1.0.dev0"
 

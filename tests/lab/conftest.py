@@ -28,6 +28,7 @@ NO_HOSTS = (
     "test_laptop",
     "test_layers_travel",
     "test_originals",
+    "test_pythons",
     "test_snapshot_script",
     "test_steps_script",
 )
