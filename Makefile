@@ -93,6 +93,7 @@ export LAB_DOWN
 
 clean: ## remove the lab with its images, .venv and caches
 	@PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -c "$$LAB_DOWN"
+	@rm -f deploys/fiefdom/_version.py
 	@rm -rf $(VENV) .bench-venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist site
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

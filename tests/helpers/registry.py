@@ -13,11 +13,12 @@ from pathlib import Path
 
 import bcrypt
 
+from fiefdom import RELEASE
 from fiefdom.images import bases
 from helpers.operator_view import ROOT, Site, await_true
 
 HOSTS = ("gw1", "app1", "app2")
-IMAGES = ("fiefdom/gateway:0.1.0", "fiefdom/serf:0.1.0", "fiefdom/predictor:1.0.0")
+IMAGES = (f"fiefdom/gateway:{RELEASE}", f"fiefdom/serf:{RELEASE}", "fiefdom/predictor:1.0.0")
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ NO_HOSTS = (
     "test_laptop",
     "test_layers_travel",
     "test_originals",
+    "test_pythons",
     "test_snapshot_script",
     "test_steps_script",
 )
@@ -53,6 +54,7 @@ ORDER = (
     "test_hooks",
     "test_logs",
     "test_volumes",
+    "test_settings",
     "test_middleware",
     "test_model",
     "test_technologies",

@@ -51,8 +51,17 @@ class Authority:
         def changed(data: dict[str, Any]) -> None:
             with_gateway(data)
             data["services"]["predictor"]["route"] = {"host": [HOST]}
-            own = {"directory": LONG, "account_key": "account.key", "ca_file": "pebble.pem", **acme}
-            data["gateway"] = {**data.get("gateway", {}), "tls": {"acme": own}}
+            own = {
+                "directory": LONG,
+                "account_key": "account.key",
+                "ca_file": "pebble.pem",
+                "email": "ops@cluster.test",
+            }
+            own |= acme
+            data["gateway"] = {
+                **data.get("gateway", {}),
+                "tls": {"acme": own, "hsts": {"max_age_s": 60, "subdomains": True}},
+            }
             change(data)
 
         return self.site.inventory("acme", changed)

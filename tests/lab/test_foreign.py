@@ -40,6 +40,16 @@ files.put(name="Ours", src=StringIO("of the team\\n"), dest="/etc/theirs.conf", 
 if fiefdom.is_member(host):
     fiefdom.site()
 """
+DIFFERS = """
+from pyinfra import host
+from pyinfra.operations import server
+
+from fiefdom import deploys as fiefdom
+from fiefdom.facts import Drift
+
+if fiefdom.is_member(host) and host.get_fact(Drift):
+    server.shell(name="Tell who differs", commands=[f"echo {host.name} >/run/differs"])
+"""
 
 
 @dataclass
@@ -137,3 +147,51 @@ def test_the_site_of_a_host_outside_is_one_sentence(theirs: Theirs) -> None:
     done = theirs.pyinfra("--dry", "--limit", OUTSIDE, "inventory.py", "fiefdom.deploys.site")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert f"{OUTSIDE}: is in no cluster of Fiefdom's" in " ".join(done.stderr.split())
+
+
+def test_the_facts_say_what_members_have_and_are_and_what_they_lack(theirs: Theirs) -> None:
+    """By the command line, and in a deploy that does something only where a host differs."""
+    site = theirs.site
+    site.ssh("app1", "echo '# by hand' >>/etc/modprobe.d/fiefdom.conf")
+    names = [f"fiefdom.facts.{name}" for name in ("Instances", "Member", "Drift")]
+    done = theirs.pyinfra("--limit", ",".join(MEMBERS), "inventory.py", "fact", *names)
+    assert done.returncode == 0, done.stderr
+    instances, members, drift = map(json.loads(done.stdout).get, names)
+    assert instances["gw1"] == []
+    assert [(one["port"], one["state"], one["offered"]) for one in instances["app2"]] == [
+        (8000, "running", True),
+        (8001, "running", True),
+    ]
+    assert {one["version"] for one in instances["app1"]} == {"1.0.0"}
+    assert members["app1"] == {
+        "member": True,
+        "state": "alive",
+        "name": "app1",
+        "role": "app",
+        "offers": {"predictor": "1.0.0"},
+        "gateways": ["gw1"],
+    }
+    assert (members["gw1"]["role"], members["gw1"]["member"]) == ("gateway", True)
+    assert drift["app1"][0].startswith("~ file /etc/modprobe.d/fiefdom.conf: ")
+    assert drift["gw1"] == drift["app2"] == []
+    (theirs.folder / "differs.py").write_text(DIFFERS)
+    done = theirs.pyinfra("--yes", "inventory.py", "differs.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [site.ssh(name, "cat /run/differs 2>/dev/null; rm -f /run/differs") for name in (*MEMBERS, OUTSIDE)] == [
+        "",
+        "app1",
+        "",
+        "",
+    ]
+    assert theirs.changed()["Fiefdom site | files"] == {"app1"}
+
+
+def test_the_facts_of_a_host_outside(theirs: Theirs) -> None:
+    names = [f"fiefdom.facts.{name}" for name in ("Instances", "Member", "Drift")]
+    done = theirs.pyinfra("--limit", OUTSIDE, "inventory.py", "fact", *names, "fiefdom.facts.Drift", "concern=sshd")
+    found = json.loads(done.stdout)
+    assert found[names[0]] == {OUTSIDE: []}
+    assert found[names[1]][OUTSIDE]["state"] == "absent"
+    assert found[names[2]] == {OUTSIDE: None}
+    assert "is in no cluster of Fiefdom's" in " ".join(done.stderr.split()) and "Traceback" not in done.stderr
+    assert found["fiefdom.facts.Drift (concern=sshd)"] == {OUTSIDE: []}, "the first test gave it Fiefdom's"

@@ -52,8 +52,9 @@ class Desk:
         def change(data: dict[str, Any]) -> None:
             data["services"]["predictor"] |= {"version": version, **changes}
             data["rollout"] = {"soak_s": 1}
-            data["hooks"] = dict.fromkeys(("before", "after", "failed"), "hook")
-            data["notify"] = {"webhook": {"env": VARIABLE}, "format": "fields"}
+            data["hooks"] = {**dict.fromkeys(("before", "after", "failed"), "hook"), "timeout_s": 300}
+            events = ["began", "ended", "failed"]
+            data["notify"] = {"webhook": {"env": VARIABLE}, "format": "fields", "events": events}
 
         return self.site.inventory(f"hooks-{version}", change)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fiefdom import __version__, lab
+from fiefdom import RELEASE, lab
 from fiefdom.errors import FiefdomError
 from fiefdom.images import bases, build
 from fiefdom.model import Cluster
@@ -16,7 +16,7 @@ from helpers.example import INVENTORY, merged
 pytestmark = pytest.mark.usefixtures("docker_here")
 
 REF = "team/predictor:1.2.0"
-OWN = {f"fiefdom/gateway:{__version__}", f"fiefdom/serf:{__version__}"}
+OWN = {f"fiefdom/gateway:{RELEASE}", f"fiefdom/serf:{RELEASE}"}
 PLAIN: dict[str, object] = {"services": {"predictor": {"build": None}}}
 
 

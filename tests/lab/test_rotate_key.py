@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from fiefdom import RELEASE
 from helpers.load import Load
 from helpers.operator_view import BIN, GATEWAY_URL, LAB_YAML, ROOT, Site, await_true, tell
 
@@ -119,7 +120,8 @@ def joins(site: Site, key: str) -> bool:
     try:
         site.ssh(
             "app2",
-            "docker run -d --name intruder --network host -v /run/intruder:/etc/fiefdom/serf:ro fiefdom/serf:0.1.0",
+            "docker run -d --name intruder --network host -v /run/intruder:/etc/fiefdom/serf:ro "
+            f"fiefdom/serf:{RELEASE}",
         )
         ask = "docker exec intruder serf join -rpc-addr=127.0.0.1:7374 10.99.0.11:7946"
         await_true(lambda: site.ssh("app2", "ss -Hltn sport = :7374"), what="the intruder's agent")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,3 +99,38 @@ def test_a_lock_that_is_behind_is_noticed(old: str, new: str, lock: list[Locked]
     with pytest.raises(AssertionError):
         test_the_lock_is_of_what_the_project_asks_for(lock, behind)
         test_every_locked_version_is_one_that_the_project_takes(lock, behind)
+
+
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+VERMIN = (str(Path(sys.executable).with_name("vermin")), "--no-tips", f"--target={PYTHONS[0]}-", "--violations")
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_each_python_gets_one_version_of_each_package(
+    python: str, lock: list[Locked], asked_for: list[Requirement]
+) -> None:
+    """The lock is for all of them, with what differs behind markers."""
+    environment = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
+    environment |= {"implementation_name": "cpython", "platform_python_implementation": "CPython", "os_name": "posix"}
+    taken = [
+        canonicalize_name(package.requirement.name)
+        for package in lock
+        if package.requirement.marker is None or package.requirement.marker.evaluate(environment)
+    ]
+    assert len(taken) == len(set(taken)), sorted(name for name in taken if taken.count(name) > 1)
+    assert {canonicalize_name(r.name) for r in asked_for} <= set(taken)
+
+
+@pytest.mark.long
+def test_the_library_uses_nothing_that_is_newer_than_the_oldest_python() -> None:
+    """Of the standard library and of the language; ruff and mypy hold the latter as well."""
+    oldest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert oldest == f">={PYTHONS[0]}"
+    done = subprocess.run([*VERMIN, "deploys"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_something_newer_is_found(tmp_path: Path) -> None:
+    (tmp_path / "newer.py").write_text("import tomllib\n")
+    done = subprocess.run([*VERMIN, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "'tomllib' module requires" in done.stdout

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from fiefdom import __version__
+from fiefdom import RELEASE
 from fiefdom.desired import programs
 from fiefdom.desired.process import NO_NEW_PRIVILEGES
 from fiefdom.desired.render import render
@@ -47,8 +47,8 @@ def service_image(cluster: Cluster, service: str) -> Image:
 
 
 def own_image(cluster: Cluster, name: str) -> Image:
-    """An image of this project, whose tag is the project's version, at the cluster's registry where it has one."""
-    ref = f"fiefdom/{name}:{__version__}"
+    """An image of this project, whose tag is the project's release, at the cluster's registry where it has one."""
+    ref = f"fiefdom/{name}:{RELEASE}"
     if cluster.registry is None:
         return Image(ref)
     ref = references.at(cluster.registry.server, ref)

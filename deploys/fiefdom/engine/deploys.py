@@ -95,25 +95,8 @@ def converge(concerns: tuple[str, ...] = ALL, defaults: Any = None) -> Changes:
         DeployError: one sentence, which pyinfra prints, and nothing was changed.
     """
     host, state = context.host, context.state
-    try:
-        run = _run_of(state)
-        known = run.known(state.inventory, host, concerns, defaults)
-        cluster = known.cluster
-        if len(cluster.hosts) > 1:
-            # One broken host must not leave the others half way through a fleet-wide change.
-            state.config.FAIL_PERCENT = 0
-        failed = sorted(h.name for h in state.failed_hosts if h.name in cluster.hosts)
-        if failed:
-            raise FiefdomError(f"{', '.join(failed)}: no answer; nothing was changed")
-        states = states_of(cluster, host.name, known.secrets, concerns)
-        # Not even at -vvv: digests that cover secrets are in the answer, and a weak secret could be guessed from one.
-        state.print_fact_output = False
-        wanted = _look(host, known, concerns, states)
-        look.require_settled(wanted)
-        require_none_refused(host.name, wanted.findings)
-        _require_same_key(state, run, known, wanted)
-    except FiefdomError as error:
-        raise DeployError(str(error)) from error
+    known, wanted = planned(state, host, concerns, defaults, to_change=True)
+    cluster = known.cluster
     if state.config.DIFF:
         _log_diffs(host, wanted)
     for pending in plan.merge([wanted]).pending:
@@ -154,6 +137,38 @@ def converge(concerns: tuple[str, ...] = ALL, defaults: Any = None) -> Changes:
                 )
             )
     return Changes(tuple(done))
+
+
+def planned(
+    state: State, host: Host, concerns: tuple[str, ...], defaults: Any, *, to_change: bool = False
+) -> tuple[Known, plan.HostPlan]:
+    """What is known of a host's cluster, and the plan of the host; ``to_change`` where that will be carried out.
+
+    Raises:
+        DeployError: as `converge`.
+    """
+    try:
+        run = _run_of(state)
+        known = run.known(state.inventory, host, concerns, defaults)
+        cluster = known.cluster
+        if to_change:
+            if len(cluster.hosts) > 1:
+                # One broken host must not leave the others half way through a fleet-wide change.
+                state.config.FAIL_PERCENT = 0
+            failed = sorted(h.name for h in state.failed_hosts if h.name in cluster.hosts)
+            if failed:
+                raise FiefdomError(f"{', '.join(failed)}: no answer; nothing was changed")
+        states = states_of(cluster, host.name, known.secrets, concerns)
+        # Not even at -vvv: digests that cover secrets are in the answer, and a weak secret could be guessed from one.
+        state.print_fact_output = False
+        wanted = _look(host, known, concerns, states)
+        look.require_settled(wanted)
+        require_none_refused(host.name, wanted.findings)
+        if to_change:
+            _require_same_key(state, run, known, wanted)
+    except FiefdomError as error:
+        raise DeployError(str(error)) from error
+    return known, wanted
 
 
 def _look(host: Host, known: Known, concerns: tuple[str, ...], states: Mapping[Codename, HostState]) -> plan.HostPlan:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from fiefdom import __version__
+from fiefdom import RELEASE
 from fiefdom.errors import FiefdomError
 from fiefdom.images import bases, build, docker
 from fiefdom.model import Cluster
 from helpers.example import INVENTORY, merged
 
 REF = "team/predictor:1.2.0"
-OWN = {f"fiefdom/gateway:{__version__}", f"fiefdom/serf:{__version__}"}
+OWN = {f"fiefdom/gateway:{RELEASE}", f"fiefdom/serf:{RELEASE}"}
 
 
 @pytest.fixture

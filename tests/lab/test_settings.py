@@ -1,0 +1,104 @@
+"""Settings that no other file here has: what the inventory says is so on hosts, in the container and at the gateway.
+
+The service is `shown`, beside the lab's own predictor, which is under traffic meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from helpers.operator_view import GATEWAY_URL, LAB_YAML, Site, undisturbed
+
+pytestmark = pytest.mark.proof
+
+NAME, PORT = "shown.example.org", 8600
+SERVICE: dict[str, Any] = {
+    "base_port": PORT,
+    "instances": 1,
+    "verbatim": True,
+    "user": "990:990",
+    "limits": {"memory_mib": 128, "cpus": 0.5, "pids": 64, "nofile": 2048},
+    "volumes": [{"name": "kept", "path": "/kept", "owner": "990:991", "mode": "0750", "writable": False}],
+    "files": {"/etc/shown.conf": {"text": "${AS_IT_IS}\n", "owner": "990:991", "mode": "0440"}},
+    "route": {
+        "host": NAME,
+        "redirect_from": ["www.example.org"],
+        "path_prefix": "/shop",
+        "strip_prefix": True,
+        "max_body_kib": 1,
+        "server_timeout_s": 20,
+        "tunnel_timeout_s": 60,
+        "headers": {"request": {"X-Asked": "yes"}, "response": {"X-Shown": "yes"}},
+    },
+}
+
+
+def change(data: dict[str, Any]) -> None:
+    data["ssh"] |= {"permit_root": True, "max_auth_tries": 4, "client_alive_interval_s": 120}
+    data["serf"] |= {"join_timeout_s": 25}
+    data["gateway"] = {"stats_port": 8405, "dot_segments": "refuse"}
+    data["rollout"] = {"most_errors": 0.02}
+    data["time_servers"] = ["10.99.0.1"]
+    data["services"]["shown"] = {**data["services"]["predictor"], **SERVICE}
+    data["hosts"]["app1"]["services"] = {"shown": {"limits": {"nofile": 1024}}}
+    notes = {"image": "team/notes:1", "port": 6379}
+    data["development"] = {"services": {"notes": {**notes, "verbatim": True, "environment": {"WORD": "${AS_IT_IS}"}}}}
+
+
+@pytest.fixture(scope="module")
+def settled(first_converge: tuple[Site, str]) -> Iterator[Site]:
+    site, _ = first_converge
+    path = site.inventory("settings", change)
+    with undisturbed("other settings", {"predictor": f"{GATEWAY_URL}/predict"}, 500, rate=50):
+        site.apply(path)
+    site.await_serving(path)
+    assert site.plan(path)[0] == 0, "what the hosts hold is what was said"
+    yield site
+    site.apply(LAB_YAML)
+
+
+class Stay(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        """Where a redirect leads is looked at, not gone to."""
+
+
+def asked(path: str, host: str = NAME, body: bytes | None = None) -> tuple[int, dict[str, str], bytes]:
+    request = urllib.request.Request(f"{GATEWAY_URL}{path}", data=body, headers={"Host": host})
+    try:
+        with urllib.request.build_opener(Stay).open(request, timeout=10) as answer:
+            return answer.status, dict(answer.headers), answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, dict(error.headers), error.read()
+
+
+def test_sshd_the_clock_and_the_gateways_statistics(settled: Site) -> None:
+    says = settled.ssh("app1", "sshd -T").splitlines()
+    assert {"maxauthtries 4", "clientaliveinterval 120"} <= set(says)
+    assert "permitrootlogin without-password" in says or "permitrootlogin prohibit-password" in says
+    assert "10.99.0.1" in settled.ssh("app1", "cat /etc/systemd/timesyncd.conf.d/10-fiefdom.conf")
+    assert "join_timeout_s 25" in settled.ssh("app1", "cat /etc/fiefdom/offers.conf")
+    assert settled.ssh("gw1", "ss -Hltn sport = :8405")
+
+
+def test_what_a_container_may_and_has(settled: Site) -> None:
+    limits = {name: settled.ssh(name, f"docker exec shown-{PORT} sh -c 'ulimit -n'") for name in ("app1", "app2")}
+    assert limits == {"app1": "1024", "app2": "2048"}
+    assert settled.ssh("app1", f"docker exec shown-{PORT} cat /etc/shown.conf") == "${AS_IT_IS}"
+    inside = settled.ssh("app1", f"docker exec shown-{PORT} stat -c '%u:%g %a' /etc/shown.conf /kept")
+    assert inside.splitlines() == ["990:991 440", "990:991 750"]
+    assert "Read-only" in settled.ssh("app1", f"docker exec shown-{PORT} touch /kept/x 2>&1 || :")
+
+
+def test_what_the_gateway_makes_of_requests(settled: Site) -> None:
+    status, headers, body = asked("/shop/predict")
+    assert (status, headers["X-Shown"], json.loads(body)["service"]) == (200, "yes", "shown")
+    status, headers, _ = asked("/shop/predict", host="www.example.org")
+    assert (status, headers["Location"]) == (308, f"http://{NAME}/shop/predict")
+    assert asked("/shop/predict", body=b"x" * 2048)[0] == 413
