@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fiefdom import __version__, lab
+from fiefdom import RELEASE, lab
 from fiefdom.desired.account import UID
 from helpers.load import Load
 from helpers.operator_view import BIN, GATEWAY_URL, LAB_YAML, ROOT, Site, await_true, tell
@@ -222,7 +222,7 @@ def test_a_cluster_is_upgraded_under_traffic_by_a_run_that_is_killed_at_each_hos
     ran = starts(site)
     foreseen = site.fiefdom("upgrade", LAB_YAML, "--dry")
     assert foreseen.returncode == 0, foreseen.stdout + foreseen.stderr
-    assert f"Fiefdom {OLDER} -> {__version__}: gw1, app1, app2." in foreseen.stdout
+    assert f"Fiefdom {OLDER} -> {RELEASE}: gw1, app1, app2." in foreseen.stdout
     assert "Turns, each when all others serve: gw1, app1, app2." in foreseen.stdout
     assert fiefdoms(site) == dict.fromkeys(HOSTS, OLDER)
 
@@ -235,16 +235,16 @@ def test_a_cluster_is_upgraded_under_traffic_by_a_run_that_is_killed_at_each_hos
     tell("an upgrade of Fiefdom, killed (-9) at each host, and run again", load)
     assert load.failed == 0, load.report()
 
-    assert fiefdoms(site) == dict.fromkeys(HOSTS, __version__)
+    assert fiefdoms(site) == dict.fromkeys(HOSTS, RELEASE)
     assert starts(site) == ran, "an instance stopped"
     again = site.fiefdom("upgrade", LAB_YAML, "--yes")
-    assert (again.returncode, again.stdout) == (0, f"Every host is of Fiefdom {__version__} already.\n"), again.stderr
+    assert (again.returncode, again.stdout) == (0, f"Every host is of Fiefdom {RELEASE} already.\n"), again.stderr
     acts = json.loads(site.fiefdom("audit", LAB_YAML, "--json").stdout)["acts"]
     outcomes = [act["outcome"] for act in acts if act["what"] == "upgrade"]
     assert outcomes[-1] == "ok" and set(outcomes[:-1]) == {"died"}, acts
 
-    code = f"import sys, fiefdom; fiefdom.__version__ = '{OLDER}'; from fiefdom.cli.main import main; sys.exit(main())"
+    code = f"import sys, fiefdom; fiefdom.RELEASE = '{OLDER}'; from fiefdom.cli.main import main; sys.exit(main())"
     for verb in ("plan", "apply", "upgrade"):
         taken_back = site.run("python", "-c", code, verb, LAB_YAML)
         assert taken_back.returncode == 1
-        assert f"it is of Fiefdom {__version__}, and this is {OLDER}: it would be taken back" in taken_back.stderr
+        assert f"it is of Fiefdom {RELEASE}, and this is {OLDER}: it would be taken back" in taken_back.stderr

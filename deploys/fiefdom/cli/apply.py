@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import click
 
-from fiefdom import __version__
+from fiefdom import RELEASE
 from fiefdom.cli import frame, show
 from fiefdom.cli.frame import (
     Command,
@@ -133,14 +133,14 @@ def upgrade(inventory: str, dry: bool, with_changes: bool, force: bool, as_json:
     Gateways first, then app hosts, each when all others serve. Instances run on: where this Fiefdom makes them
     otherwise, `fiefdom rollout` brings that. A cluster of a newer Fiefdom is refused.
     """
-    with frame.connected(inventory, (), frame.require_folders) as run:
+    with frame.connected(inventory, (), frame.require_possible) as run:
         upgrading.settle(run.session)
         seen = _look(run, whole=True)
         document = _data(seen, None)
         frame.begin(document)
         if not upgrading.is_due(seen.plan):
             left = "" if seen.plan.due.clean else f" What `fiefdom plan {inventory}` shows is for `fiefdom apply`."
-            return Document(document, words=[f"Every host is of Fiefdom {__version__} already.{left}"])
+            return Document(document, words=[f"Every host is of Fiefdom {RELEASE} already.{left}"])
         if not with_changes:
             upgrading.require_no_changes(seen.plan)
         if not as_json:
@@ -158,7 +158,7 @@ def upgrade(inventory: str, dry: bool, with_changes: bool, force: bool, as_json:
             upgrading.upgrade(
                 seen.known, run.session, seen.plan, whatever=yes, force=force, say=progress, tell=tell, warn=warn
             )
-        words = f"Upgraded {len(run.names)} hosts to Fiefdom {__version__} in {progress.elapsed_s:.1f} seconds."
+        words = f"Upgraded {len(run.names)} hosts to Fiefdom {RELEASE} in {progress.elapsed_s:.1f} seconds."
         return Document(document, words=[show.good(words)])
 
 

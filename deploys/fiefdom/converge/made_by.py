@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from fiefdom import __version__
+from fiefdom import RELEASE
 from fiefdom.converge.doctor import Finding
 from fiefdom.converge.snapshot import Snapshot
 
@@ -25,7 +25,7 @@ def version_of(found: Snapshot) -> str:
     return min(_own(found), key=_numbers, default="")
 
 
-def is_newer(version: str, than: str = __version__) -> bool:
+def is_newer(version: str, than: str = RELEASE) -> bool:
     """Whether one version comes after another, by its numbers alone; what has none comes after nothing."""
     return _numbers(version) > _numbers(than)
 
@@ -36,7 +36,7 @@ def findings(found: Snapshot) -> Iterator[Finding]:
     if is_newer(newest):
         mend = f"install Fiefdom {newest} on your machine"
         yield Finding("refused", WHAT, _says(newest), "it would be taken back", mend)
-    elif oldest not in ("", __version__):
+    elif oldest not in ("", RELEASE):
         yield Finding("warning", WHAT, _says(oldest), mend="`fiefdom upgrade` brings it there")
 
 
@@ -46,18 +46,18 @@ def _own(found: Snapshot) -> list[str]:
 
 
 def _says(version: str) -> str:
-    return f"it is of Fiefdom {version}, and this is {__version__}"
+    return f"it is of Fiefdom {version}, and this is {RELEASE}"
 
 
 def others(found: Mapping[str, Snapshot]) -> Iterator[str]:
     """Of hosts that another Fiefdom made, a sentence for each version."""
     by_version: dict[str, list[str]] = {}
     for name, host in found.items():
-        if (version := version_of(host)) not in ("", __version__):
+        if (version := version_of(host)) not in ("", RELEASE):
             by_version.setdefault(version, []).append(name)
     for version, names in by_version.items():
         mend = f"install {version}" if is_newer(version) else "`fiefdom upgrade` brings it there"
-        yield f"{', '.join(names)}: of Fiefdom {version}, and this is {__version__}; {mend}"
+        yield f"{', '.join(names)}: of Fiefdom {version}, and this is {RELEASE}; {mend}"
 
 
 def _numbers(version: str) -> tuple[int, ...]:

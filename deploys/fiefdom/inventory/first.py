@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import ValidationError
 
-from fiefdom import __version__
+from fiefdom import RELEASE
 from fiefdom.errors import FiefdomError
 from fiefdom.files import NewFile
 from fiefdom.inventory import reference, secret
@@ -207,7 +207,7 @@ def workflow_text(ci: Ci, answers: Answers) -> str:
     key: str = answers["ssh"].get("key", "~/.ssh/id_ed25519")
     values = {
         "INVENTORY": inventory_path(answers["cluster"]),
-        "VERSION": __version__,
+        "VERSION": RELEASE,
         # Where the inventory says, or where SSH looks by itself.
         "KEY": f'"$HOME/{key[2:]}"' if key.startswith("~/") else key,
     }

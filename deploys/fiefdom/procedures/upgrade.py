@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fiefdom import __version__
+from fiefdom import RELEASE
 from fiefdom.cluster import status
 from fiefdom.converge import made_by, old_images
 from fiefdom.converge.plan import Change, HostPlan, Plan
@@ -67,7 +67,7 @@ def settle(hosts: Hosts) -> None:
 def is_due(wanted: Plan) -> bool:
     """Whether some host is not this Fiefdom's yet, or has images left of the one before."""
     return any(
-        made_by.version_of(host.snapshot) != __version__
+        made_by.version_of(host.snapshot) != RELEASE
         or any(_is_own(change) or old_images.is_removal(change) for change in host.changes)
         for host in wanted.due.hosts
     )
@@ -133,10 +133,10 @@ def foreseen(wanted: Plan, cluster: Cluster) -> Iterator[str]:
     """What a person is told before: from which Fiefdom, in which order, and who pauses."""
     before: dict[str, list[str]] = {}
     for host in wanted.hosts:
-        if (version := made_by.version_of(host.snapshot)) != __version__:
+        if (version := made_by.version_of(host.snapshot)) != RELEASE:
             before.setdefault(version or "none", []).append(host.host)
     for version, names in before.items():
-        yield f"Fiefdom {version} -> {__version__}: {', '.join(names)}."
+        yield f"Fiefdom {version} -> {RELEASE}: {', '.join(names)}."
     order = turns(wanted, cluster)
     if order:
         yield f"Turns, each when all others serve: {', '.join(order)}."

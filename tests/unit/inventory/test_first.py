@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fiefdom import __version__
+from fiefdom import RELEASE
 from fiefdom.files import DRAFTS
 from fiefdom.inventory import first, load
 from fiefdom.inventory.reference import schema_text
@@ -124,7 +124,7 @@ def test_a_workflow_runs_commands_that_there_are_on_the_inventory_that_there_is(
     folder = tmp_path / "mine"
     assert init(folder, *LEAST, "--ci", ci, "--key", "~/.ssh/deploy").returncode == 0
     text = (folder / first.WORKFLOWS[ci]).read_text()
-    assert f"fiefdom=={__version__}" in text and "@" not in re.sub("actions/[a-z-]+@[0-9a-f]{40}", "", text)
+    assert f"fiefdom=={RELEASE}" in text and "@" not in re.sub("actions/[a-z-]+@[0-9a-f]{40}", "", text)
     assert all(re.search(r"@[0-9a-f]{40} # v[0-9]", line) for line in text.splitlines() if "uses:" in line)
     shell = steps_of(text)
     ran = re.findall(r"(?m)^\s*fiefdom ([a-z-]+) (\S+)", shell)

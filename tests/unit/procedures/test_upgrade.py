@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from fiefdom import __version__
+from fiefdom import RELEASE
 from fiefdom.cluster import audit, ledger, status
 from fiefdom.converge import look, made_by
 from fiefdom.converge.snapshot import Snapshot
@@ -57,8 +57,8 @@ def test_gateways_go_before_app_hosts_and_each_when_all_others_serve(
     done = command("upgrade", "--yes")
     assert done.exit_code == 0, done.output
     assert tuple(turns_of(hosts)) == ORDER
-    assert set(versions(hosts).values()) == {__version__}
-    assert f"Upgraded {len(ORDER)} hosts to Fiefdom {__version__}" in done.stdout
+    assert set(versions(hosts).values()) == {RELEASE}
+    assert f"Upgraded {len(ORDER)} hosts to Fiefdom {RELEASE}" in done.stdout
     found = ledger.read(hosts, GATEWAYS)
     (act,) = audit.acts(found.entries)
     assert (act.what, act.outcome, set(act.hosts), found.locks) == ("upgrade", "ok", set(ORDER), ())
@@ -69,7 +69,7 @@ def test_the_second_time_there_is_nothing_to_do(hosts: SimulatedHosts, command: 
     hosts.log.clear()
     done = command("upgrade", "--yes")
     assert (done.exit_code, turns_of(hosts)) == (0, [])
-    assert done.stdout == f"Every host is of Fiefdom {__version__} already.\n"
+    assert done.stdout == f"Every host is of Fiefdom {RELEASE} already.\n"
     assert command("plan").exit_code == 0
 
 
@@ -89,7 +89,7 @@ def test_who_keeps_releases_off_keeps_an_upgrade_off(hosts: SimulatedHosts, comm
 
 
 def test_what_is_no_upgrade_is_left_to_apply(hosts: SimulatedHosts, command: Callable[..., Result]) -> None:
-    made_by_version(hosts, __version__)
+    made_by_version(hosts, RELEASE)
     assert command("apply", "--yes").exit_code == 0
     hosts.hosts["app1"].now.packages.pop("nftables")
     done = command("upgrade", "--yes")
@@ -100,7 +100,7 @@ def test_what_is_no_upgrade_is_left_to_apply(hosts: SimulatedHosts, command: Cal
 def test_dry_tells_from_which_fiefdom_and_in_which_order(hosts: SimulatedHosts, command: Callable[..., Result]) -> None:
     done = command("upgrade", "--dry")
     assert done.exit_code == 0, done.output
-    assert f"Fiefdom {BEFORE} -> {__version__}: {', '.join(sorted(hosts.names, key=hosts.names.index))}." in done.stdout
+    assert f"Fiefdom {BEFORE} -> {RELEASE}: {', '.join(sorted(hosts.names, key=hosts.names.index))}." in done.stdout
     assert f"Turns, each when all others serve: {', '.join(ORDER)}." in done.stdout
     assert "-/+ container serf-agent" in done.stdout and "Nothing was changed." in done.stdout
     assert turns_of(hosts) == [] and set(versions(hosts).values()) == {BEFORE}
@@ -135,7 +135,7 @@ def test_a_run_that_dies_is_gone_on_with_by_the_same_command(
     done = command("upgrade", "--yes")
     assert done.exit_code == 0, done.output
     assert tuple(turns_of(hosts)) == left
-    assert set(versions(hosts).values()) == {__version__}
+    assert set(versions(hosts).values()) == {RELEASE}
     assert command("plan").exit_code == 0
 
 
@@ -199,7 +199,7 @@ def test_with_changes_leaves_the_release_to_its_rollout(hosts: SimulatedHosts, c
     hosts.known = known(NEW)
     done = command("upgrade", "--yes", "--with-changes")
     assert done.exit_code == 0, done.output
-    assert set(versions(hosts).values()) == {__version__}
+    assert set(versions(hosts).values()) == {RELEASE}
     assert hosts.versions("predictor") == {name: {("1.2.0", True)} for name in APPS}
 
 
@@ -213,25 +213,25 @@ def test_a_host_that_is_bare_is_no_upgrade(hosts: SimulatedHosts) -> None:
 def test_a_cluster_of_a_newer_fiefdom_is_not_taken_back(
     hosts: SimulatedHosts, command: Callable[..., Result], words: tuple[str, ...]
 ) -> None:
-    made_by_version(hosts, __version__)
+    made_by_version(hosts, RELEASE)
     made_by_version(hosts, AFTER, "app2")
     hosts.known = known(NEW)
     done = command(*words)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.exit_code == 1
-    assert f"app2: it is of Fiefdom {AFTER}, and this is {__version__}: it would be taken back" in line
+    assert f"app2: it is of Fiefdom {AFTER}, and this is {RELEASE}: it would be taken back" in line
     assert not any(line.endswith((" turn", " containers", " files")) for line in hosts.log)
 
 
 def test_status_tells_who_is_of_another_fiefdom(hosts: SimulatedHosts) -> None:
-    made_by_version(hosts, __version__, "gw1", "app1")
+    made_by_version(hosts, RELEASE, "gw1", "app1")
     made_by_version(hosts, AFTER, "app2")
     found = status.read(hosts.known.cluster, hosts.known.secrets, hosts)
     assert {host.name: host.fiefdom for host in found.hosts} == versions(hosts)
     told = [words for words in found.notices if "Fiefdom" in words]
     assert told == [
-        f"gw2, app3, app4: of Fiefdom {BEFORE}, and this is {__version__}; `fiefdom upgrade` brings it there",
-        f"app2: of Fiefdom {AFTER}, and this is {__version__}; install {AFTER}",
+        f"gw2, app3, app4: of Fiefdom {BEFORE}, and this is {RELEASE}; `fiefdom upgrade` brings it there",
+        f"app2: of Fiefdom {AFTER}, and this is {RELEASE}; install {AFTER}",
     ]
     assert found.serving
 
@@ -260,13 +260,11 @@ def test_a_host_without_containers_is_nobodys() -> None:
 
 
 def test_plan_says_which_hosts_wait_for_an_upgrade(hosts: SimulatedHosts, command: Callable[..., Result]) -> None:
-    made_by_version(hosts, __version__, "gw1")
+    made_by_version(hosts, RELEASE, "gw1")
     done = command("plan")
     said = " ".join(done.stdout.split())
     for name in ORDER:
-        words = (
-            f"warning: {name}: it is of Fiefdom {BEFORE}, and this is {__version__}; `fiefdom upgrade` brings it there"
-        )
+        words = f"warning: {name}: it is of Fiefdom {BEFORE}, and this is {RELEASE}; `fiefdom upgrade` brings it there"
         assert (words in said) == (name != "gw1"), said
 
 
