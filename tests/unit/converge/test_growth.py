@@ -58,6 +58,7 @@ def work_of(hosts: int, changes: dict[str, object]) -> Counter[str]:
     return frames_of(work)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "changes", [{}, {"gateway": {}}, {"time_servers": ["10.1.0.2"], "registry": {"server": "registry.example.org"}}]
 )
