@@ -1,4 +1,4 @@
-"""Clusters of as many hosts as a measurement wants: three gateways' worth of features, and twelve instances a host."""
+"""Clusters of as many hosts as a measurement wants: two gateways, and twelve instances on each other one."""
 
 from __future__ import annotations
 
@@ -39,24 +39,27 @@ SERVICES: dict[str, Any] = {
 }
 
 
-def cluster(hosts: int, **changes: Any) -> Cluster:
-    """A cluster of ``hosts`` hosts with 12 instances each, of two services that link to a third; keywords are keys."""
+def inventory(hosts: int, **changes: Any) -> dict[str, Any]:
+    """``hosts`` hosts with 12 instances each, of two services that link to a third; keywords are keys."""
 
     def host(number: int) -> dict[str, Any]:
         groups = ["gateways"] if number < GATEWAYS else ["app_hosts"]
         if number == GATEWAYS:
             groups.append("store_hosts")
-        own: dict[str, Any] = {"address": f"10.{1 + number // 62500}.{number // 250 % 250}.{number % 250 + 1}"}
-        return own | {"groups": groups}
+        return {"address": f"10.{1 + number // 62500}.{number // 250 % 250}.{number % 250 + 1}", "groups": groups}
 
-    data = {
+    return {
         "cluster": "crowd",
         "hosts": {f"h{number}": host(number) for number in range(hosts)},
         "services": SERVICES,
         "network": {"cidr": "10.0.0.0/8", "admin_cidrs": ["192.0.2.7/32"], "client_cidrs": ["172.16.0.0/16"]},
         "gateway": {"address": "10.200.0.1", "known_hosts_only": True},
-    }
-    return Cluster.model_validate(data | changes)
+    } | changes
+
+
+def cluster(hosts: int, **changes: Any) -> Cluster:
+    """The cluster of such an inventory."""
+    return Cluster.model_validate(inventory(hosts, **changes))
 
 
 def known(hosts: int, **changes: Any) -> Known:
