@@ -59,5 +59,5 @@ def _ticks(most: float) -> list[float]:
     """From 0 to at least ``most``, in round steps."""
     step = 10.0 ** len(str(int(most)))
     while most / step < 4:
-        step /= 2 if str(step).strip("0.").startswith("1") else 2.5
+        step = round(step / (2.5 if "5" in str(step) else 2), 9)  # 10, 5, 2, 1
     return [round(step * number, 6) for number in range(int(-(-most // step)) + 1)]

@@ -7,7 +7,7 @@
   machine's loopback, sixteen of them to a process, that give recorded answers; so what is measured is the operator's
   side. The floor is one login to each host, in parallel, and a Python start that imports pyinfra.
 
-It writes docs/assets/scale.svg where --write is given.
+Where --write is given, it writes docs/assets/growth.svg and commands.svg.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3, help="runs of each, of which the least counts (default 3)")
-    parser.add_argument("--write", action="store_true", help="write docs/assets/scale.svg")
+    parser.add_argument("--hosts", type=int, nargs="+", default=HOSTS, help="how many answer to commands")
+    parser.add_argument("--write", action="store_true", help="write the plots into docs/assets")
     parser.add_argument("--only", choices=["pure", "commands"], help="leave the other part out")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -77,14 +78,17 @@ def main() -> None:
         return
     lines: dict[str, list[tuple[float, float]]] = {}
     if options.only != "commands":
-        _pure_part(options.runs)
+        lines = _pure_part(options.runs)
+        if options.write:
+            text = plot.svg("Processor seconds of states and plans by the number of hosts", "hosts", "seconds", lines)
+            (ROOT / "docs/assets/growth.svg").write_text(text)
     if options.only != "pure":
         if reason := sshds.missing():
             sys.exit(reason)
-        lines = _commands_part(options.runs)
+        lines = _commands_part(options.hosts, options.runs)
         if options.write:
             text = plot.svg("Seconds of a command by the number of hosts", "hosts", "seconds", lines)
-            (ROOT / "docs/assets/scale.svg").write_text(text)
+            (ROOT / "docs/assets/commands.svg").write_text(text)
 
 
 def _pure(count: int) -> dict[str, float]:
@@ -109,7 +113,8 @@ def _pure(count: int) -> dict[str, float]:
     return {"states": seen_s - begun, "plan": planned_s - seen_s, "MiB": memory}
 
 
-def _pure_part(runs: int) -> None:
+def _pure_part(runs: int) -> dict[str, list[tuple[float, float]]]:
+    lines: dict[str, list[tuple[float, float]]] = {"states": [], "plans of bare hosts": []}
     print(f"{'hosts':>6} {'states':>9} {'plan':>9} {'memory':>10}   a host's states and plan, over those of ten")
     of_ten = 0.0
     for count in PURE:
@@ -117,14 +122,17 @@ def _pure_part(runs: int) -> None:
         least = {what: min(each[what] for each in found) for what in found[0]}
         one_s = (least["states"] + least["plan"]) / count
         of_ten = one_s if count == 10 else of_ten
+        lines["states"].append((count, least["states"]))
+        lines["plans of bare hosts"].append((count, least["plan"]))
         ratio = f"{one_s / of_ten:.2f} x" if of_ten else ""
         print(f"{count:>6} {least['states']:>7.2f} s {least['plan']:>7.2f} s {least['MiB']:>6.0f} MiB   {ratio}")
+    return lines
 
 
-def _commands_part(runs: int) -> dict[str, list[tuple[float, float]]]:
+def _commands_part(counts: Sequence[int], runs: int) -> dict[str, list[tuple[float, float]]]:
     lines: dict[str, list[tuple[float, float]]] = {}
     memory: dict[int, float] = {}
-    for count in HOSTS:
+    for count in counts:
         with tempfile.TemporaryDirectory(dir="/var/tmp") as name, _answering(Path(name), count) as written:
             fiefdom = [sys.executable, "-m", "fiefdom"]
             contenders: dict[str, Callable[[], float]] = {
@@ -136,7 +144,7 @@ def _commands_part(runs: int) -> dict[str, list[tuple[float, float]]]:
                     for words in (["plan"], ["apply", "--yes"], ["status"], ["doctor"])
                 },
             }
-            for contender in contenders.values():
+            for contender in contenders.values() if count == counts[0] else ():
                 contender()  # everything is in the page cache
             for what, contender in contenders.items():
                 seconds = min(contender() for _ in range(runs))
