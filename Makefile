@@ -72,11 +72,12 @@ lock: venv ## write requirements.lock anew: newest versions that pyproject.toml 
 bases: venv ## pin the base images that the registry has today
 	$(VENV)/bin/python -m fiefdom.images.bases
 
-bench: demo ## measure runs, releases, joins and throughput, each as a ratio
+bench: demo ## measure runs, releases, joins, throughput and growth, each as a ratio
 	$(VENV)/bin/python bench/noop.py
 	$(VENV)/bin/python bench/rollout.py
 	$(VENV)/bin/python bench/join.py
 	$(VENV)/bin/python bench/throughput.py
+	$(VENV)/bin/python bench/scale.py
 
 # The lab needs nothing but the standard library, so this works without .venv.
 define LAB_DOWN

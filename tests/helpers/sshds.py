@@ -77,8 +77,12 @@ def sshd(
     lines: Sequence[str] = (),
     kinds: Sequence[str] = ("ed25519",),
     address: str = "127.0.0.1",
+    others: Sequence[str] = (),
 ) -> Iterator[Sshd]:
-    """An sshd that lets this user in by private keys ``authorized``, with host keys of ``kinds``."""
+    """An sshd that lets this user in by private keys ``authorized``, with host keys of ``kinds``.
+
+    It listens at the same port of ``others`` as well, of which it takes fifteen.
+    """
     assert PROGRAM is not None
     folder.mkdir()
     if os.getuid() == 0:
@@ -91,7 +95,7 @@ def sshd(
         port = free.getsockname()[1]
     config = [
         *lines,
-        f"ListenAddress {address}",
+        *(f"ListenAddress {each}" for each in (address, *others)),
         f"Port {port}",
         *(f"HostKey {folder}/host_{kind}" for kind in kinds),
         f"AuthorizedKeysFile {folder}/authorized",

@@ -11,6 +11,7 @@ import base64
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Literal, Protocol
 
@@ -104,15 +105,20 @@ def cuts_line(change: Change) -> bool:
 
 def topic(change: Change) -> str:
     """The concern that says of itself that ``change`` could cut the line; empty where none does."""
-    return change.cuts or next((concern for concern, cutting in CUTTING.items() if _is_of(cutting, change)), "")
+    return change.cuts or _concern_of(change.kind, change.name, change.sign == "-")
 
 
-def _is_of(cutting: Cutting, change: Change) -> bool:
-    if change.kind in ("file", "block") or (change.kind == "directory" and change.sign != "-"):
-        return cutting.has_path(change.name)
-    if change.kind == "unit":
-        return change.name in cutting.units
-    return change.kind == "sysctl" and cutting.sysctls
+@lru_cache(maxsize=4096)  # most of what changes on one host does on the next
+def _concern_of(kind: str, name: str, goes: bool) -> str:
+    return next((concern for concern, cutting in CUTTING.items() if _is_of(cutting, kind, name, goes)), "")
+
+
+def _is_of(cutting: Cutting, kind: str, name: str, goes: bool) -> bool:
+    if kind in ("file", "block") or (kind == "directory" and not goes):
+        return cutting.has_path(name)
+    if kind == "unit":
+        return name in cutting.units
+    return kind == "sysctl" and cutting.sysctls
 
 
 def backup(plan: HostPlan, confirm_s: int) -> Backup:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 from fiefdom.converge import accounts, effect, originals
@@ -67,7 +68,15 @@ class HostPlan:
 
     def of(self, kind: str, *signs: Sign) -> tuple[Change, ...]:
         """The changes of a kind; with ``signs`` only those."""
-        return tuple(c for c in self.changes if c.kind == kind and (not signs or c.sign in signs))
+        found = self._by_kind.get(kind, ())
+        return tuple(c for c in found if c.sign in signs) if signs else found
+
+    @cached_property
+    def _by_kind(self) -> dict[str, tuple[Change, ...]]:
+        found: dict[str, list[Change]] = {}
+        for change in self.changes:
+            found.setdefault(change.kind, []).append(change)
+        return {kind: tuple(changes) for kind, changes in found.items()}
 
     @property
     def due(self) -> HostPlan:

@@ -6,14 +6,14 @@ import base64
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import lru_cache, reduce
 from pathlib import Path
 
 from fiefdom.converge import guest
 from fiefdom.converge.guest import Guest
 from fiefdom.desired import containers, docker, jobs, mounts, network, programs, sshd
 from fiefdom.desired.network import names_in
-from fiefdom.desired.state import Codename, HostState
+from fiefdom.desired.state import Block, Codename, HostState
 from fiefdom.errors import HostError
 from fiefdom.model import references
 from fiefdom.model.unit_names import former_of
@@ -252,10 +252,14 @@ def query_of(states: Mapping[Codename, HostState]) -> str:
         for codename, file in drop_ins.items()
     ]
     lines += [f"package\t{name}\n" for name in (*guest.PACKAGES, _DPKG)]
-    names = {name for state in states.values() for b in state.blocks if b.path == network.HOSTS for name in names_in(b)}
-    lines += [f"name\t{name}\n" for name in sorted(names)]
+    lines.append(_names_asked(frozenset(b for s in states.values() for b in s.blocks if b.path == network.HOSTS)))
     roots = [docker.data_root(f.content) for s in states.values() for f in s.files if f.path == docker.CONFIG]
     return query(states.values(), *roots[:1]) + "".join(lines)
+
+
+@lru_cache(maxsize=8)  # every host has the same
+def _names_asked(blocks: frozenset[Block]) -> str:
+    return "".join(f"name\t{name}\n" for name in sorted({name for block in blocks for name in names_in(block)}))
 
 
 def sysctl_path(key: str) -> str:

@@ -18,6 +18,7 @@ from fiefdom.desired.ports import ranges
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Directory, File, HostState, Package, Unit
 from fiefdom.model import Cluster, links
+from fiefdom.model.once import once
 
 RULES = "/etc/fiefdom/firewall.nft"
 BASE_RULES = "/etc/fiefdom/firewall-base.nft"
@@ -88,7 +89,7 @@ def _rules(context: Context, own: tuple[str, ...]) -> str:
     return _text(
         admins=network.admin_cidrs,
         clients=network.clients,
-        members=_members(context),
+        members=_members(cluster),
         gateways=tuple(cluster.hosts[name].address for name in cluster.gateways),
         rules=own,
         is_gateway=context.is_gateway,
@@ -165,9 +166,9 @@ def _text(
     )
 
 
-def _members(context: Context) -> tuple[str, ...]:
+@once
+def _members(cluster: Cluster) -> tuple[str, ...]:
     """Who may gossip: the cluster's network, so that a new host joins without a change here, or its hosts alone."""
-    cluster = context.cluster
     if not cluster.gateway.known_hosts_only:
         return (cluster.network.cidr,)
     return tuple(cluster.hosts[name].address for name in (*cluster.gateways, *cluster.app_hosts))

@@ -8,6 +8,7 @@ version that the host's instances have.
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 from fiefdom.desired.containers import MARGIN_S, UNIT_DIR
 from fiefdom.desired.context import Context
@@ -47,10 +48,15 @@ def turns(cluster: Cluster, service: str, job: str) -> tuple[str, ...]:
     nothing in the order of the others.
     """
 
-    def rank(host: str) -> bytes:
-        return hashlib.sha256(f"{name_of(service, job)} {host}".encode()).digest()
+    return _in_turn(cluster.runs_on(service), name_of(service, job))
 
-    return tuple(sorted(cluster.runs_on(service), key=rank))
+
+@lru_cache(maxsize=256)  # every host of a service has the same
+def _in_turn(hosts: tuple[str, ...], name: str) -> tuple[str, ...]:
+    def rank(host: str) -> bytes:
+        return hashlib.sha256(f"{name} {host}".encode()).digest()
+
+    return tuple(sorted(hosts, key=rank))
 
 
 def state_of(context: Context) -> HostState:

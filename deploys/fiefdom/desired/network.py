@@ -15,7 +15,8 @@ from fiefdom.desired.cutting import Cutting
 from fiefdom.desired.ports import ranges
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Block, Directory, File, HostState, Package, Sysctl, Unit
-from fiefdom.model import GATEWAYS, sysctl_name
+from fiefdom.model import GATEWAYS, Cluster, sysctl_name
+from fiefdom.model.once import once
 
 HOSTS = "/etc/hosts"
 CLOUD_HOSTS = "/etc/cloud/templates/hosts.debian.tmpl"
@@ -95,26 +96,23 @@ def desired(context: Context) -> HostState:
         packages=(Package("ca-certificates"), Package("curl")),
         directories=(Directory("/etc/modprobe.d"),),  # kmod's, which not every host has
         files=(File(MODPROBE, render("modprobe.conf.j2").encode()),),
-        blocks=_hosts(context),
+        blocks=_hosts(context.cluster),
     )
     return state + _sysctls(context) + _time(context) + _static(context)
 
 
-def _hosts(context: Context) -> tuple[Block, ...]:
-    return _hosts_blocks(tuple((host.address, name) for name, host in context.cluster.hosts.items()))
-
-
-@lru_cache(maxsize=8)  # every host has the same
-def _hosts_blocks(pairs: tuple[tuple[str, str], ...]) -> tuple[Block, ...]:
+@once
+def _hosts(cluster: Cluster) -> tuple[Block, ...]:
     """The block follows the host's own lines, so that the host's name keeps the domain that Debian's installer wrote.
 
     Of several lines with a name, the first says what it is called in full; addresses are taken from all of them.
     """
-    hosts = sorted((ipaddress.IPv4Address(address), name) for address, name in pairs)
+    hosts = sorted((ipaddress.IPv4Address(host.address), name) for name, host in cluster.hosts.items())
     content = render("hosts.block.j2", hosts=hosts).encode()
     return Block(HOSTS, content, around=render("hosts.j2").encode()), Block(CLOUD_HOSTS, content)
 
 
+@lru_cache(maxsize=8)  # every host has the same
 def names_in(block: Block) -> dict[str, str]:
     """By name, the address that a block of /etc/hosts gives it."""
     rows = (line.split() for line in block.content.decode().splitlines())

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 from functools import cache
 
+import jinja2
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from fiefdom.desired.compiled import Compiled
 from fiefdom.resources import templates_dir
 
 MANAGED = "Managed by Fiefdom: edit the inventory, not this file."
 
 
+_OPTIONS: dict[str, bool] = {
+    "trim_blocks": True,
+    "lstrip_blocks": True,
+    "keep_trailing_newline": True,
+    # They do not change under a run, which asks for some of them thousands of times.
+    "auto_reload": False,
+    # What is written is configuration of daemons, not HTML.
+    "autoescape": False,
+}
+
+
 @cache
 def _environment() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(templates_dir()),
+    folder = templates_dir()
+    return Environment(  # noqa: S701 -- no HTML, as _OPTIONS says
+        loader=FileSystemLoader(folder),
         undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        # They do not change under a run, which asks for some of them thousands of times.
-        auto_reload=False,
-        # What is written is configuration of daemons, not HTML.
-        autoescape=False,  # noqa: S701
+        bytecode_cache=Compiled(folder, (jinja2.__version__, _OPTIONS)),
+        **_OPTIONS,  # type: ignore[arg-type] # each of its own type
     )
 
 

@@ -265,11 +265,7 @@ class HostState:
     def together(states: Iterable[HostState]) -> HostState:
         """All states at once; what stands in several stands once, and the hostname is the first that is given."""
         states = tuple(states)
-        merged = {
-            f.name: _together([part for state in states if (part := getattr(state, f.name))])
-            for f in fields(HostState)
-            if f.name != "hostname"
-        }
+        merged = {name: _together([part for state in states if (part := getattr(state, name))]) for name in _MANY}
         return HostState(hostname=next((s.hostname for s in states if s.hostname), None), **merged)
 
     @cached_property
@@ -294,6 +290,9 @@ class HostState:
         """Digest of the content, mode and owner of the files at ``paths``."""
         parts = [(p, (f := self.file(p)).digest, f.mode, f.uid, f.gid) for p in paths]
         return digest(json.dumps(parts))
+
+
+_MANY = tuple(f.name for f in fields(HostState) if f.name != "hostname")
 
 
 def _together(parts: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:

@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager
 from fiefdom.errors import FiefdomError
 from fiefdom.images import docker, layers
 
-AT_ONCE = 16
-"""Hosts that are fed at the same time.
+AT_ONCE = 32
+"""Hosts that are fed at the same time: as many as are behind links of their own take no longer than one of them.
 
 One process enciphers what one or two hosts on a fast link take; the others are for those behind slow links.
 """

@@ -11,6 +11,7 @@ from fiefdom.model import references
 from fiefdom.model.development import Development
 from fiefdom.model.hooks import Hooks, Notify
 from fiefdom.model.hosts import APP_HOSTS, GATEWAYS, Host, Instance, Service
+from fiefdom.model.once import once
 from fiefdom.model.secrets import SecretSource
 from fiefdom.model.settings import Docker, EncryptedFile, Gateway, Network, Registry, Rollout, Serf, Ssh, patience_s
 from fiefdom.model.text import FilePath, HostName, Many, Model, Name
@@ -48,11 +49,13 @@ class Draft(Model):
     base_dir: FilePath = Field(".", description="Folder that relative paths start from; the inventory's own.")
 
     @property
+    @once
     def gateways(self) -> tuple[str, ...]:
         """Names of the gateways, in the inventory's order."""
         return tuple(name for name, host in self.hosts.items() if GATEWAYS in host.groups)
 
     @property
+    @once
     def app_hosts(self) -> tuple[str, ...]:
         """Names of the app hosts, in the inventory's order."""
         return tuple(name for name, host in self.hosts.items() if APP_HOSTS in host.groups)
@@ -120,11 +123,11 @@ class Draft(Model):
 
     def routed(self, host: str) -> tuple[Instance, ...]:
         """Every instance on ``host`` that gateways are to have, by service and port."""
-        return tuple(i for i in self._instances(host) if self.is_routed(i.service))
+        return tuple(i for i in self.instances(host) if self.is_routed(i.service))
 
     def runs_on(self, service: str) -> tuple[str, ...]:
         """Names of the hosts that run ``service``, in the inventory's order."""
-        return tuple(name for name in self.hosts if self.count(name, service))
+        return tuple(self._counts()[service])
 
     def ports_on(self, hosts: Iterable[str], service: str | None = None) -> tuple[int, ...]:
         """Ports at which instances of ``service``, or of any, are on ``hosts``, in order."""
@@ -137,7 +140,19 @@ class Draft(Model):
 
     def instances_of(self, service: str) -> int:
         """How many instances of ``service`` run on all hosts together."""
-        return sum(self.count(name, service) for name in self.hosts)
+        return self._totals()[service]
+
+    @once
+    def _totals(self) -> dict[str, int]:
+        return {service: sum(on.values()) for service, on in self._counts().items()}
+
+    @once
+    def _counts(self) -> dict[str, dict[str, int]]:
+        """By service, how many instances run on each host that runs any, in the inventory's order."""
+        return {
+            service: {name: count for name in self.hosts if (count := self.count(name, service))}
+            for service in self.services
+        }
 
     def count(self, host: str, service: str) -> int:
         """How many instances of ``service`` run on ``host``."""
@@ -149,14 +164,23 @@ class Draft(Model):
 
     def instances(self, host: str) -> tuple[Instance, ...]:
         """Every instance that runs on ``host``, by service and port."""
-        return tuple(self._instances(host))
+        return self._instances()[host]
 
-    def _instances(self, host: str) -> Iterator[Instance]:
-        for name, service in self.services.items():
-            for i in range(self.count(host, name)):
-                checks = service.health.base_port
-                check_port = None if checks is None else checks + i
-                yield Instance(host=host, service=name, port=service.base_port + i, check_port=check_port)
+    @once
+    def _instances(self) -> dict[str, tuple[Instance, ...]]:
+        return {
+            host: tuple(
+                Instance(
+                    host=host,
+                    service=name,
+                    port=service.base_port + i,
+                    check_port=None if service.health.base_port is None else service.health.base_port + i,
+                )
+                for name, service in self.services.items()
+                for i in range(self.count(host, name))
+            )
+            for host in self.hosts
+        }
 
     def service_on(self, host: str, service: str) -> Service:
         """``service`` with the overrides of ``host``."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from fiefdom.model.draft import Draft
 from fiefdom.model.hosts import Instance
+from fiefdom.model.once import once
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,16 @@ def environment(cluster: Draft, service: str) -> dict[str, str]:
 
 def linking_hosts(cluster: Draft, service: str) -> tuple[str, ...]:
     """Names of the hosts that run a service which links to ``service``, in the inventory's order."""
-    linking = [name for name, other in cluster.services.items() if service in other.links]
-    if not linking:
-        return ()
-    return tuple(host for host in cluster.hosts if any(cluster.count(host, name) for name in linking))
+    return _linking_hosts(cluster).get(service, ())
+
+
+@once
+def _linking_hosts(cluster: Draft) -> dict[str, tuple[str, ...]]:
+    found: dict[str, set[str]] = {}
+    for name, service in cluster.services.items():
+        for link in service.links:
+            found.setdefault(link, set()).update(cluster.runs_on(name))
+    return {link: tuple(host for host in cluster.hosts if host in hosts) for link, hosts in found.items()}
 
 
 def bridge(cluster: Draft) -> ipaddress.IPv4Network:

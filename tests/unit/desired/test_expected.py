@@ -31,8 +31,8 @@ def test_every_template_is_rendered_by_something() -> None:
     library = Path(docker.__file__).parents[1]
     code = "".join(p.read_text() for p in library.rglob("*.py"))
     rendered = set(re.findall(r'"([^"\s]+\.j2)"', code))
-    included = {name for p in templates_dir().iterdir() for name in re.findall(r'include "([^"]+)"', p.read_text())}
-    assert {p.name for p in templates_dir().iterdir()} == rendered | included
+    included = {name for p in templates_dir().glob("*.j2") for name in re.findall(r'include "([^"]+)"', p.read_text())}
+    assert {p.name for p in templates_dir().iterdir() if p.is_file()} == rendered | included
 
 
 @pytest.mark.parametrize("host", HOSTS)

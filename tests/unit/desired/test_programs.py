@@ -76,7 +76,7 @@ def test_no_script_is_a_template(path: Path) -> None:
 
 def test_no_template_is_a_script() -> None:
     folder = LIBRARY.parents[1] / "templates"
-    assert not [p.name for p in folder.iterdir() if ".sh" in p.name or p.read_text().startswith("#!")]
+    assert not [p.name for p in folder.iterdir() if p.is_file() and (".sh" in p.name or p.read_text().startswith("#!"))]
 
 
 def test_app_hosts_have_nothing_of_the_handing_over() -> None:

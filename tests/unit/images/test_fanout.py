@@ -127,6 +127,22 @@ def test_many_hosts_at_once_and_those_that_come_later_share_one_save(docker: Doc
     assert docker.calls == [f"save {' '.join(sorted(NAMES))}"]
 
 
+def test_twenty_hosts_are_fed_side_by_side(docker: Docker, fanout: Fanout) -> None:
+    """None waits for another's end, so that over links of their own all take as long as one; and one save is made."""
+    together = threading.Barrier(20)
+    taken: list[int] = []
+
+    def host() -> None:
+        with fanout.archive(NAMES) as pieces:
+            size = len(next(pieces))
+            together.wait(WAIT_S)  # broken where not all have begun before one is at its end
+            taken.append(size + sum(map(len, pieces)))
+
+    assert ended(beside(*[host] * 20))
+    assert taken == [docker.said.stat().st_size] * 20
+    assert len(docker.calls) == 1
+
+
 def test_there_is_one_save_for_each_set_of_missing_layers(docker: Docker, fanout: Fanout) -> None:
     sets = [frozenset[str](), frozenset({BIG}), frozenset({SMALL})]
     sizes = [len(take(fanout, dropped)) for dropped in sets * 3]

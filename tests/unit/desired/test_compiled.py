@@ -1,0 +1,66 @@
+"""What is compiled of a template is kept, and never stands in for another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from jinja2 import Environment, FileSystemLoader
+
+from fiefdom.desired.compiled import Compiled
+
+
+def environment(folder: Path, **options: bool) -> Environment:
+    return Environment(  # noqa: S701 -- no HTML
+        loader=FileSystemLoader(folder), bytecode_cache=Compiled(folder, options), **options
+    )
+
+
+def text(folder: Path, **options: bool) -> str:
+    return environment(folder, **options).get_template("a.j2").render(x=1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
+    (tmp_path / "a.j2").write_text("{% if x %}\nyes {{ x }}\n{% endif %}\n")
+    return tmp_path
+
+
+def kept(folder: Path) -> list[Path]:
+    return sorted(folder.glob("__pycache__/*"))
+
+
+def test_it_is_compiled_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = text(folder)
+    assert len(kept(folder)) == 1
+    monkeypatch.setattr(Environment, "_compile", None)
+    assert text(folder) == first
+
+
+def test_another_text_or_other_options_are_compiled_anew(folder: Path) -> None:
+    found = [text(folder), text(folder, trim_blocks=True)]
+    (folder / "a.j2").write_text("no\n")
+    assert [*found, text(folder)] == ["\nyes 1\n", "yes 1\n", "no"]
+
+
+@pytest.mark.parametrize("content", [b"", b"j2", b"nonsense" * 100])
+def test_what_is_broken_is_made_anew(folder: Path, content: bytes) -> None:
+    first = text(folder)
+    (path,) = kept(folder)
+    whole = path.read_bytes()
+    for broken in (content, whole[: len(whole) // 2], whole[:-1]):
+        path.write_bytes(broken)
+        assert text(folder) == first
+        assert path.read_bytes() == whole
+
+
+def test_nothing_is_kept_where_python_is_to_keep_nothing_or_cannot(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "__pycache__").write_text("in the way")
+    assert text(folder) == "\nyes 1\n"
+    (folder / "__pycache__").unlink()
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    text(folder)
+    assert not kept(folder)
