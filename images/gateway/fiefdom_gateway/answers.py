@@ -47,6 +47,8 @@ class Reconciling(Protocol):
 
     def look_again(self) -> None: ...
 
+    def hear(self, host: str, service: str | None, version: str) -> None: ...
+
 
 class Answers:
     """Answers while it is this container's turn: from `go_on` until `stand_still`."""
@@ -147,6 +149,8 @@ class Answers:
         if not self._has_looked_at(question.host, listed.found):
             self._reconciler.look_again()
             return f"the gateway has yet to look at what {question.host} says now"
+        if question.version is not None:
+            self._reconciler.hear(question.host, question.service, question.version)
         return rotation.answer(question, self._reconciler.look, view.found)
 
     async def _view(self, age_s: float) -> Seen[View] | None:
@@ -161,4 +165,4 @@ class Answers:
     def _has_looked_at(self, host: str, listed: Mapping[str, Mapping[str, object]]) -> bool:
         """Whether the reconciler's last look found of a host what Serf lists of it now."""
         look = self._reconciler.look
-        return look.read.get(host) == read_member(listed.get(host), look.services)
+        return look.read.get(host) == read_member(listed.get(host), look.services, look.names)

@@ -12,6 +12,7 @@ from fiefdom_gateway.belief import believe
 from fiefdom_gateway.edges import Failed, Sockets
 from fiefdom_gateway.log import Once, printable, say
 from fiefdom_gateway.members import Unreadable, parse_members
+from fiefdom_gateway.names import VersionNames
 from fiefdom_gateway.settings import BadSettings, Settings, parse_settings
 from fiefdom_gateway.status import Look
 from fiefdom_gateway.wanted import Known, dump_memory, load_memory, none_alive, remember, still_believed, wanted_servers
@@ -51,6 +52,7 @@ class Reconciler:
         # What the static part names, and nobody gave, is to be there before HAProxy looks.
         self.before_static: Callable[[], Awaitable[None]] | None = None
         self._doubted: set[str] = set()
+        self._names = VersionNames()
 
     @property
     def config_file(self) -> Path:
@@ -73,6 +75,11 @@ class Reconciler:
     def look_again(self) -> None:
         """Say that something may have changed."""
         self._again.set()
+
+    def hear(self, host: str, service: str | None, version: str) -> None:
+        """Take up which version a host says it offers."""
+        if self._names.hear(self.look.read.get(host), service, version):
+            self.look_again()
 
     async def stand_still(self) -> None:
         """End the round that runs, and begin none: another container writes the files now."""
@@ -280,7 +287,8 @@ class Reconciler:
         try:
             text = await edges.run(["serf", "members", "-format", "json"], environ, SERF_TIMEOUT_S)
             services, before = self.settings.services, [known.member for known in self._memory.values()]
-            listed = parse_members(text, services)
+            names = self._names.refresh(before, self.look.read.values())
+            listed = parse_members(text, services, names)
             roll = believe(listed, self.settings.inventory, services, before)
         except (Failed, Unreadable) as error:
             self.look = replace(self.look, serf_error=str(error))
@@ -296,6 +304,7 @@ class Reconciler:
             read={member.name: member for member in listed.members},
             members=roll.members,
             refused=roll.rejected,
+            names=names,
             looked=True,
         )
         self._tell_members()

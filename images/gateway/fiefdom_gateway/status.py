@@ -13,6 +13,7 @@ from pathlib import Path
 from fiefdom_gateway import certificates, edges, haproxy, workers
 from fiefdom_gateway.acme import Told
 from fiefdom_gateway.members import Member, Offer, Rejection, Unreadable
+from fiefdom_gateway.packed import Names
 from fiefdom_gateway.refusal import Refusal
 from fiefdom_gateway.settings import Service
 from fiefdom_gateway.shares import Share
@@ -24,6 +25,7 @@ class Look:
     """What the last rounds of the reconciler found. Times are of time.monotonic().
 
     `read` are the members as Serf listed them; `members` are those that are believed, with what is believed of them.
+    `names` are the versions by which codes were read.
     `closed` are the services in whose place HAProxy answers, because an operator said so,
     and `shares` what he said of versions.
     """
@@ -41,6 +43,7 @@ class Look:
     refusal: Refusal | None = None
     reconciled_at_s: float | None = None
     closed: frozenset[str] = frozenset()
+    names: Names = field(default_factory=dict)
     shares: tuple[Share, ...] = ()
     looked: bool = False
     ready: bool = False
