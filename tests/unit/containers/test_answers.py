@@ -55,7 +55,9 @@ class Played:
             looking=asyncio.Lock(),
             acted_at_s=0.0,
             look_again=self._look_again,
+            hear=lambda *said: self.heard.append(said),
         )
+        self.heard: list[tuple[str, ...]] = []
         self.answers = Answers(self.reconciler, self._take)
         self._next = 0
 
@@ -135,6 +137,9 @@ def test_a_question_is_answered_over_the_stream(tmp_path: Path) -> None:
         played.view = serving(8000)
         assert await played.ask("app1 predictor", "serving") == "1 of 2 servers up"
         assert await played.ask("app1 predictor 1", "serving") == "serving"
+        assert played.heard == []
+        assert await played.ask(f"app1 predictor 1 {'v' * 128}", "serving") == "serving"
+        assert played.heard == [("app1", "predictor", "v" * 128)]
         assert await played.ask("app1 predictor") == "app1 still offers predictor"
         assert played.agent.asked[:4] == ["handshake", "auth", "monitor", "stream"]
 
@@ -144,7 +149,7 @@ def test_a_question_is_answered_over_the_stream(tmp_path: Path) -> None:
 def test_what_is_not_understood_is_answered_in_words(tmp_path: Path) -> None:
     async def scene(played: Played) -> None:
         for payload in ("", "app1 predictor x", "\x1b[2J", "x" * 1000):
-            assert await played.ask(payload) == "not understood: HOST, HOST SERVICE or HOST SERVICE LEAST"
+            assert await played.ask(payload) == "not understood: HOST, HOST SERVICE or HOST SERVICE LEAST [VERSION]"
         played.agent.query(99, "fiefdom-drained", b"\xff\xfe")
         assert await played.ask("app1") == "drained"
         assert played.agent.answers[99].startswith("not understood")
@@ -502,7 +507,7 @@ def test_a_real_agents_questions_are_answered_once(cluster: tuple[RealAgent, Rea
         looks = played.looks
         assert await asked("drained", "app1 predictor") == ["drained"]
         assert await asked("serving", "app1 predictor 1") == ["0 of 0 servers up"]
-        assert await asked("drained", "app1 $(reboot)") == ["not understood: HOST, HOST SERVICE or HOST SERVICE LEAST"]
+        assert await asked("drained", "app1 $(reboot)") == ["not understood: HOST, HOST SERVICE or HOST SERVICE LEAST [VERSION]"]
         assert played.looks == looks
         began_s = time.monotonic()
         await asyncio.to_thread(subprocess.run, host.command("tags", "-delete", "svc:predictor"), check=True)
