@@ -10,12 +10,14 @@ from pathlib import Path
 from fiefdom_gateway import certificates, closed, edges, haproxy, refusal, shares, upgraded, workers
 from fiefdom_gateway.belief import believe
 from fiefdom_gateway.edges import Failed, Sockets
+from fiefdom_gateway.last_good import LastGood
 from fiefdom_gateway.log import Once, printable, say
 from fiefdom_gateway.members import Unreadable, parse_members
 from fiefdom_gateway.names import VersionNames
 from fiefdom_gateway.settings import BadSettings, Settings, parse_settings
 from fiefdom_gateway.status import Look
 from fiefdom_gateway.wanted import Known, dump_memory, load_memory, none_alive, remember, still_believed, wanted_servers
+from fiefdom_gateway.written import Written
 
 # Events come in bursts: a host that joins changes several members' views at once.
 DEBOUNCE_S = 0.02
@@ -43,11 +45,12 @@ class Reconciler:
         self._settings_file = settings_file
         self._static = ""
         self._memory: dict[str, Known] = {}
-        self._written: dict[Path, str] = {}
         self._again = asyncio.Event()
         # By worker: servers whose upgraded connections were closed last, and when.
         self._closed: dict[str, tuple[frozenset[tuple[str, str]], float]] = {}
         self._say_once = Once()
+        self._written = Written(self._say_once)
+        self._last_good = LastGood(settings.state_dir, self._written, self._say_once)
         self._told: set[str] = set()
         # What the static part names, and nobody gave, is to be there before HAProxy looks.
         self.before_static: Callable[[], Awaitable[None]] | None = None
@@ -57,11 +60,7 @@ class Reconciler:
     @property
     def config_file(self) -> Path:
         """The last good configuration, which HAProxy runs."""
-        return self.settings.state_dir / "haproxy.cfg"
-
-    @property
-    def _static_file(self) -> Path:
-        return self.settings.state_dir / "static.cfg"
+        return self._last_good.config_file
 
     @property
     def _memory_file(self) -> Path:
@@ -84,10 +83,12 @@ class Reconciler:
     async def stand_still(self) -> None:
         """End the round that runs, and begin none: another container writes the files now."""
         await self._turn.acquire()
+        await self._last_good.stand_still()
 
     def go_on(self) -> None:
         """Go on after `stand_still`."""
-        self._written.clear()
+        self._written.forget()
+        self._last_good.go_on()
         self.look_again()
         self._turn.release()
 
@@ -102,7 +103,7 @@ class Reconciler:
             self._runs(await self._install(edges.read_text(given)))
         except (Unreadable, Failed) as refused:
             try:
-                self._runs(await self._install(edges.read_text(self._static_file)))
+                self._runs(await self._install(edges.read_text(self._last_good.static_file)))
             except (Unreadable, Failed) as error:
                 raise Failed(f"no usable configuration: {refused}; nor a last good one: {error}") from None
             self._refuse(_read_or_none(given), refused)
@@ -125,7 +126,7 @@ class Reconciler:
                     async with self.looking:
                         await self._look_at_members()
                 done = await self._apply()
-                await self._keep_last_good()
+                self._last_good.keep((self._static, self.look.wanted, self.settings.services))
             if self.look.reconciled_at_s is not None:
                 self.caught_up.set()
             pause_s = self._patience_s() - (time.monotonic() - looked_at_s)
@@ -193,7 +194,7 @@ class Reconciler:
             if not await self._renew_certificates(static):
                 await self._reload()
         except Failed as error:
-            # `_keep_last_good` puts back what was put in place.
+            # The next round puts back what was put in place.
             self._refuse(static, error)
             return
         self._runs(static)
@@ -238,15 +239,15 @@ class Reconciler:
         """Tell the host what HAProxy does not run: nobody may be asking for the status."""
         found = self.look.refusal
         if found is None or found.digest is None:
-            self._written.pop(self._refused_file, None)
+            self._written.forget(self._refused_file)
             with suppress(OSError):
                 self._refused_file.unlink(missing_ok=True)
         else:
-            self._try_write(self._refused_file, f"{found.digest} {printable(found.reason)}\n")
+            self._written.try_write(self._refused_file, f"{found.digest} {printable(found.reason)}\n")
 
     async def _install(self, static: str) -> str:
         """Make a static part, with today's servers, the configuration that HAProxy reads next. Raises Failed."""
-        await self._write_config(haproxy.render(static, self.look.wanted, self.settings.services))
+        await self._last_good.install((static, self.look.wanted, self.settings.services))
         return static
 
     def _runs(self, static: str) -> None:
@@ -309,7 +310,7 @@ class Reconciler:
         )
         self._tell_members()
         self._choose_servers()
-        self._try_write(self._memory_file, dump_memory(self._memory))
+        self._written.try_write(self._memory_file, dump_memory(self._memory))
 
     def _tell_members(self) -> None:
         for member in self.look.members:
@@ -448,39 +449,6 @@ class Reconciler:
                 say(f"{command.backend}/{command.name} drains")
             case haproxy.Delete():
                 say(f"{command.backend}/{command.name} removed")
-
-    # --- Files
-
-    async def _keep_last_good(self) -> None:
-        """Write the running servers into the configuration that a restarted HAProxy begins with."""
-        try:
-            await self._install(self._static)
-            self._write(self._static_file, self._static)
-        except Failed as error:
-            self._say_once("last good", f"the last good configuration is not of today: {error}")
-            return
-        self._say_once("last good", None, mended="the last good configuration is of today again")
-
-    async def _write_config(self, text: str) -> None:
-        if self._written.get(self.config_file) == text:
-            return
-        candidate = self.config_file.with_name("candidate.cfg")
-        edges.write_atomically(candidate, text)
-        await edges.validate(candidate)
-        self._write(self.config_file, text)
-
-    def _write(self, path: Path, text: str) -> None:
-        if self._written.get(path) != text:
-            edges.write_atomically(path, text)
-            self._written[path] = text
-
-    def _try_write(self, path: Path, text: str) -> None:
-        try:
-            self._write(path, text)
-        except Failed as error:
-            self._say_once(f"write {path}", str(error))
-            return
-        self._say_once(f"write {path}", None, mended=f"{path} is written again")
 
 
 def _read_or_none(path: Path) -> str | None:
