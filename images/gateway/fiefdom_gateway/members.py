@@ -108,17 +108,36 @@ def parse_members(text: str, services: Mapping[str, Service], names: packed.Name
 
     `names` are versions that are known by their codes. Raises Unreadable when the text as a whole is not such a list.
     """
+    return read_members(listed(text), services, names)
+
+
+def listed(text: str) -> list[object]:
+    """Return the entries in the output of `serf members -format json`, in its order, which is another each time.
+
+    Raises Unreadable.
+    """
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):
         raise Unreadable("serf members did not answer with JSON") from None
-    listed = data.get("members") if isinstance(data, dict) else None
-    if not isinstance(listed, list):
+    found = data.get("members") if isinstance(data, dict) else None
+    if not isinstance(found, list):
         raise Unreadable("serf members answered without a list of members")
+    return found
+
+
+def same(one: list[object], other: list[object]) -> bool:
+    """Whether two lists have the same entries, in whatever order."""
+    by_name = [{str(e.get("name")): e for e in entries if isinstance(e, dict)} for entries in (one, other)]
+    return len(one) == len(by_name[0]) == len(other) and by_name[0] == by_name[1]
+
+
+def read_members(entries: list[object], services: Mapping[str, Service], names: packed.Names) -> Roll:
+    """As `parse_members`, of the list's entries."""
     reading = _Reading(services, names)
     members: dict[str, Member] = {}
     rejected: list[Rejection] = []
-    for entry in listed:
+    for entry in entries:
         shown = _shown_name(entry)
         try:
             member = _member(entry)
