@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import gc
 import io
-import ipaddress
 import json
 import os
 import resource
@@ -47,13 +46,21 @@ STATE = (
     "bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl srv_check_port srv_check_addr "
     "srv_agent_addr srv_agent_port"
 )
-CONN = "# bkname/svname bkid/svid addr port - purge_delay used_cur used_max need_est unsafe_nb safe_nb idle_lim idle_cur"
+CONN = (
+    "# bkname/svname bkid/svid addr port - purge_delay used_cur used_max need_est unsafe_nb safe_nb idle_lim idle_cur"
+)
 
 
 def settings(hosts: int, folder: str = "/nowhere") -> dict[str, Any]:
     """reconciler.json of a cluster of so many hosts, each of which has all services."""
     services = [
-        {"name": f"s{i}", "backend": f"s{i}", "base_port": 8000 + 100 * i, "max_instances": 100, "server_options": OPTIONS}
+        {
+            "name": f"s{i}",
+            "backend": f"s{i}",
+            "base_port": 8000 + 100 * i,
+            "max_instances": 100,
+            "server_options": OPTIONS,
+        }
         for i in range(SERVICES)
     ]
     last = {s["name"]: s["base_port"] + INSTANCES - 1 for s in services}
@@ -69,7 +76,9 @@ def settings(hosts: int, folder: str = "/nowhere") -> dict[str, Any]:
         "stop_grace_s": 60,
         "network": "10.0.0.0/8",
         "known_hosts_only": False,
-        "hosts": {f"app{h}": {"address": address(h), "services": sorted(last), "last_ports": last} for h in range(hosts)},
+        "hosts": {
+            f"app{h}": {"address": address(h), "services": sorted(last), "last_ports": last} for h in range(hosts)
+        },
         "services": services,
     }
 
@@ -221,7 +230,9 @@ class Scene:
 
     def _used_s(self) -> float:
         """Processor time of HAProxy's worker."""
-        pid = int(subprocess.run(["pgrep", "-P", str(self.haproxy.pid)], capture_output=True, check=True).stdout.split()[0])
+        pid = int(
+            subprocess.run(["pgrep", "-P", str(self.haproxy.pid)], capture_output=True, check=True).stdout.split()[0]
+        )
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

@@ -129,7 +129,12 @@ class Servers:
                 self.judged += 1
             found[row] = server
         self._known = found
-        return tuple(sorted(found.values(), key=_PLACE))
+        return in_order(found.values())
+
+
+def in_order(servers: Iterable[Actual]) -> tuple[Actual, ...]:
+    """Return servers by backend and name."""
+    return tuple(sorted(servers, key=_PLACE))
 
 
 def parse_servers(servers_state: str, servers_conn: str) -> tuple[Actual, ...]:

@@ -7,12 +7,12 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from fiefdom_gateway import certificates, closed, edges, haproxy, refusal, shares, upgraded, workers
+from fiefdom_gateway import certificates, closed, edges, haproxy, members, refusal, servers, shares, upgraded, workers
 from fiefdom_gateway.belief import believe
 from fiefdom_gateway.edges import Failed, Sockets
 from fiefdom_gateway.last_good import LastGood
 from fiefdom_gateway.log import Once, printable, say
-from fiefdom_gateway.members import Unreadable, parse_members
+from fiefdom_gateway.members import Unreadable
 from fiefdom_gateway.names import VersionNames
 from fiefdom_gateway.settings import BadSettings, Settings, parse_settings
 from fiefdom_gateway.status import Look
@@ -56,6 +56,10 @@ class Reconciler:
         self.before_static: Callable[[], Awaitable[None]] | None = None
         self._doubted: set[str] = set()
         self._names = VersionNames()
+        # What the last look at the members began with; and what HAProxy's workers say, by worker.
+        self._last_list: list[object] | None = None
+        self._looked_by: tuple[object, ...] = ()
+        self._workers: dict[str, servers.Worker] = {}
 
     @property
     def config_file(self) -> Path:
@@ -288,8 +292,11 @@ class Reconciler:
         try:
             text = await edges.run(["serf", "members", "-format", "json"], environ, SERF_TIMEOUT_S)
             services, before = self.settings.services, [known.member for known in self._memory.values()]
+            entries = members.listed(text)
+            if self._is_as_before(entries):
+                return
             names = self._names.refresh(before, self.look.read.values())
-            listed = parse_members(text, services, names)
+            listed = members.read_members(entries, services, names)
             roll = believe(listed, self.settings.inventory, services, before)
         except (Failed, Unreadable) as error:
             self.look = replace(self.look, serf_error=str(error))
@@ -308,9 +315,18 @@ class Reconciler:
             names=names,
             looked=True,
         )
+        self._last_list = entries
         self._tell_members()
         self._choose_servers()
         self._written.try_write(self._memory_file, dump_memory(self._memory))
+
+    def _is_as_before(self, entries: list[object]) -> bool:
+        """Whether nothing that a look is about has changed since the last one, as at rest: then all stays as it is."""
+        absent = any(known.absent_since is not None for known in self._memory.values())
+        inputs = (self.settings, self._shares())
+        same = self._looked_by == inputs and self._last_list is not None and members.same(self._last_list, entries)
+        self._looked_by = inputs
+        return same and not absent and not self._names.news and self.look.serf_error is None
 
     def _tell_members(self) -> None:
         for member in self.look.members:
@@ -330,13 +346,13 @@ class Reconciler:
         rejected = (*self.look.refused, *contested)
         asked_for = self._shares()
         self.look = replace(self.look, wanted=shares.weighted(wanted, asked_for), shares=asked_for, rejected=rejected)
-        members = {rejection.member for rejection in rejected}
-        for member in sorted(members):
+        doubted = {rejection.member for rejection in rejected}
+        for member in sorted(doubted):
             reasons = sorted(rejection.reason for rejection in rejected if rejection.member == member)
             self._say_once(f"rejected {member}", f"{member} {'; '.join(reasons)}: not believed")
-        for member in sorted(self._doubted - members):
+        for member in sorted(self._doubted - doubted):
             self._say_once(f"rejected {member}", None, mended=f"{member} claims nothing any more that is not believed")
-        self._doubted = members
+        self._doubted = doubted
 
     def _shares(self) -> tuple[shares.Share, ...]:
         """What an operator says of versions; as it was where that cannot be read."""
@@ -366,14 +382,16 @@ class Reconciler:
         # First, so that a host whose servers are drained here gets nothing new from there either.
         await self._drain_stragglers()
         try:
-            actual = await self._actual()
+            own = self._worker("")
+            actual = await own.servers(self._ask, self.look.wanted, services)
             commands = haproxy.next_commands(self.look.wanted, actual, services)
             if commands:
                 try:
                     await self._command(commands)
                 finally:
                     self.acted_at_s = time.monotonic()
-                actual = await self._actual()
+                changed = (command.backend for command in commands)
+                actual = await own.servers_again(self._ask, actual, changed, self.look.wanted, services)
             await self._close_upgraded("", self._ask, actual)
             done = haproxy.settled(self.look.wanted, actual, services)
         except (Failed, Unreadable) as error:
@@ -389,10 +407,12 @@ class Reconciler:
     async def _drain_stragglers(self) -> None:
         """Keep replaced workers, which know no reconciler of their own any more, from servers that are to go."""
         replaced = await workers.replaced(self._sockets)
-        self._closed = {name: last for name, last in self._closed.items() if name in ("", *map(str, replaced))}
+        there = {"", *map(str, replaced)}
+        self._closed = {name: last for name, last in self._closed.items() if name in there}
+        self._workers = {name: worker for name, worker in self._workers.items() if name in there}
         for worker in replaced:
             try:
-                actual = await worker.servers()
+                actual = await self._worker(str(worker)).servers(worker.ask, self.look.wanted, self.settings.services)
                 for command in haproxy.stragglers(self.look.wanted, actual, self.settings.services):
                     await worker.ask(haproxy.command_line(command))
                     self.acted_at_s = time.monotonic()
@@ -404,23 +424,22 @@ class Reconciler:
         self, worker: str, ask: Callable[[str], Awaitable[str]], actual: Iterable[haproxy.Actual]
     ) -> None:
         """Close upgraded connections to servers that drain, where their service says so."""
-        servers = haproxy.to_close(self.look.wanted, actual, self.settings.services)
+        targets = haproxy.to_close(self.look.wanted, actual, self.settings.services)
         before, at_s = self._closed.pop(worker, (frozenset(), 0.0))
-        if not servers:
+        if not targets:
             return
         now_s = time.monotonic()
-        if servers <= before and now_s - at_s < UPGRADE_S:
+        if targets <= before and now_s - at_s < UPGRADE_S:
             self._closed[worker] = before, at_s
             return
-        self._closed[worker] = servers, now_s
+        self._closed[worker] = targets, now_s
         tcp = {service.backend for service in self.settings.services.values() if service.is_tcp}
-        closed = await upgraded.close(ask, servers, tcp)
+        closed = await upgraded.close(ask, targets, tcp)
         if closed:
-            say(f"{closed} upgraded connections closed to {', '.join('/'.join(server) for server in sorted(servers))}")
+            say(f"{closed} upgraded connections closed to {', '.join('/'.join(server) for server in sorted(targets))}")
 
-    async def _actual(self) -> tuple[haproxy.Actual, ...]:
-        states = await self._ask("show servers state")
-        return haproxy.parse_servers(states, await self._ask("show servers conn"))
+    def _worker(self, name: str) -> servers.Worker:
+        return self._workers.setdefault(name, servers.Worker())
 
     async def _ask(self, command: str) -> str:
         return await edges.ask_haproxy(command, self._sockets.admin)

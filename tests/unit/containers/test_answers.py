@@ -507,7 +507,9 @@ def test_a_real_agents_questions_are_answered_once(cluster: tuple[RealAgent, Rea
         looks = played.looks
         assert await asked("drained", "app1 predictor") == ["drained"]
         assert await asked("serving", "app1 predictor 1") == ["0 of 0 servers up"]
-        assert await asked("drained", "app1 $(reboot)") == ["not understood: HOST, HOST SERVICE or HOST SERVICE LEAST [VERSION]"]
+        assert await asked("drained", "app1 $(reboot)") == [
+            "not understood: HOST, HOST SERVICE or HOST SERVICE LEAST [VERSION]"
+        ]
         assert played.looks == looks
         began_s = time.monotonic()
         await asyncio.to_thread(subprocess.run, host.command("tags", "-delete", "svc:predictor"), check=True)

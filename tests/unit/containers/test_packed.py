@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "images" / "gateway"))
 
-from fiefdom_gateway import packed, shares  # noqa: E402
-from fiefdom_gateway.members import Member, Offer, parse_members, read_member  # noqa: E402
-from fiefdom_gateway.names import VersionNames  # noqa: E402
-from fiefdom_gateway.settings import Service  # noqa: E402
-from fiefdom_gateway.wanted import Known, Server, dump_memory, load_memory  # noqa: E402
+from fiefdom_gateway import packed, shares
+from fiefdom_gateway.members import Member, Offer, parse_members, read_member
+from fiefdom_gateway.names import VersionNames
+from fiefdom_gateway.settings import Service
+from fiefdom_gateway.wanted import Known, Server, dump_memory, load_memory
 
 SERVICES = {name: Service(name, name, 8000, 100, "check") for name in ("web", "api")}
 # api 2.0 at 8000-8003, then web 1.0.0 at 8010-8010 with checks at 9000.

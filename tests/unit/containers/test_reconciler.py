@@ -1031,7 +1031,7 @@ class Gateway:
         if command != "reload":
             if not self.answers:
                 raise edges.Failed("is not what this is about")
-            name = command.replace(" ", "_")
+            name = "_".join(command.split()[:3])
             return recorded(name) if command.startswith("show servers ") else ""
         self.reloads += 1
         return "Success=0\n[ALERT] (1) : cannot bind socket\n" if self.port_taken else "Success=1\n"

@@ -21,9 +21,9 @@ from helpers.programs import with_constants
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "images" / "gateway"))
 
-from fiefdom_gateway import packed  # noqa: E402
-from fiefdom_gateway.members import Offer, parse_members  # noqa: E402
-from fiefdom_gateway.settings import Service  # noqa: E402
+from fiefdom_gateway import packed
+from fiefdom_gateway.members import Offer, parse_members
+from fiefdom_gateway.settings import Service
 
 NO_GATEWAY_S = 2
 AGENT_S = 3

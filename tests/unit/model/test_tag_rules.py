@@ -16,7 +16,7 @@ from helpers.example import context
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "images" / "gateway"))
 
-from fiefdom_gateway import packed  # noqa: E402
+from fiefdom_gateway import packed
 
 LONG = "v" * 128
 
