@@ -183,7 +183,7 @@ class Scene:
         self.sockets = edges.Sockets(folder / "state" / "run" / "own")
         os.environ.update(self.sockets.environ)
         self.reconciler = Reconciler(known, folder / "reconciler.json", self.sockets)
-        self.answers = Answers(self.reconciler, lambda: view.take(self.sockets))
+        self.answers = Answers(self.reconciler, lambda backend: view.take(self.sockets, backend))
 
     def list(self, text: str) -> None:
         (self.folder / "new.json").write_text(text)
@@ -218,6 +218,16 @@ class Scene:
         while await self.answers._held(question, found) != word:
             assert time.monotonic() < began_s + 30, await self.answers.words(question, found)
         return time.monotonic() - began_s
+
+    async def calm(self) -> None:
+        """Wait until the configuration is written that the last change made another one."""
+        while await asyncio.to_thread(self._differs):
+            await asyncio.sleep(0.1)
+
+    def _differs(self) -> bool:
+        known = self.reconciler.settings.services
+        text = haproxy.render((self.folder / "static.cfg").read_text(), self.reconciler.look.wanted, known)
+        return self.reconciler.config_file.read_text() != text
 
     async def at_rest(self) -> tuple[float, float]:
         """Return the shares of a processor that the reconciler and HAProxy use while nothing happens."""
@@ -256,11 +266,14 @@ async def with_haproxy(hosts: int) -> bool:
         with contextlib.redirect_stdout(say), contextlib.redirect_stderr(say):
             start_s = await scene.start()
             try:
-                made, withdrawn = [], []
+                made, withdrawn, used = [], [], []
                 await scene.told(rotation.DRAINED)
                 for _ in range(OFFERS):
-                    made.append(await scene.told(rotation.SERVING))
-                    withdrawn.append(await scene.told(rotation.DRAINED))
+                    for word, took in ((rotation.SERVING, made), (rotation.DRAINED, withdrawn)):
+                        await scene.calm()
+                        used_s = time.process_time()
+                        took.append(await scene.told(word))
+                        used.append(time.process_time() - used_s)
                 document_s, size = await scene.document()
                 own, its = await scene.at_rest()
             finally:
@@ -271,6 +284,7 @@ async def with_haproxy(hosts: int) -> bool:
     for what, found in (("made", made), ("withdrawn", withdrawn)):
         slowest = max(slowest, statistics.median(found))
         print(f"  an offer {what:22} {statistics.median(found):6.2f} s ({min(found):.2f} to {max(found):.2f})")
+    print(f"  ... of that, of a processor     {statistics.median(used):6.2f} s")
     print(f"  the status document             {document_s:6.2f} s, {size / 1024:.0f} KiB")
     print(f"  at rest                         {own * 100:6.2f} % of a processor, HAProxy {its * 100:.2f} %")
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

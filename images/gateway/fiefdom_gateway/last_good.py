@@ -37,9 +37,14 @@ class LastGood:
         self._kept = None
         await self._write(parts)
 
-    def keep(self, parts: Parts) -> None:
-        """See to it that this becomes what HAProxy would begin with; what is on its way ends first."""
+    def keep(self, parts: Parts, *, calm: bool) -> None:
+        """See to it that this becomes what HAProxy would begin with; what is on its way ends first.
+
+        While it is not calm, servers that are new wait: more of them are likely to follow.
+        """
         if self._keeping is not None and not self._keeping.done():
+            return
+        if not calm and self._kept is not None and self._kept[0] is parts[0]:
             return
         if self._kept is None or any(new is not old for new, old in zip(parts, self._kept, strict=True)):
             self._keeping = asyncio.create_task(self._keep(parts))

@@ -27,6 +27,8 @@ SETTLE_S = 0.1
 UPGRADE_S = 0.5
 SERF_RETRY_S = 1.0
 SERF_TIMEOUT_S = 2.0
+# How long HAProxy was not told anything when it is asked to judge what a restarted one would begin with.
+CALM_S = 1.0
 RELOAD_TIMEOUT_S = 60.0
 
 
@@ -43,7 +45,7 @@ class Reconciler:
         self._turn = asyncio.Lock()
         self.look = Look(node=settings.node, services=settings.services)
         self._settings_file = settings_file
-        self._static = ""
+        self._settings_text = self._static = ""
         self._memory: dict[str, Known] = {}
         self._again = asyncio.Event()
         # By worker: servers whose upgraded connections were closed last, and when.
@@ -130,7 +132,8 @@ class Reconciler:
                     async with self.looking:
                         await self._look_at_members()
                 done = await self._apply()
-                self._last_good.keep((self._static, self.look.wanted, self.settings.services))
+                calm = time.monotonic() - self.acted_at_s >= CALM_S
+                self._last_good.keep((self._static, self.look.wanted, self.settings.services), calm=calm)
             if self.look.reconciled_at_s is not None:
                 self.caught_up.set()
             pause_s = self._patience_s() - (time.monotonic() - looked_at_s)
@@ -153,10 +156,15 @@ class Reconciler:
     def _take_up_settings(self) -> None:
         """Follow reconciler.json: services, hosts and times change while HAProxy serves, names and paths at a start."""
         try:
-            new = parse_settings(edges.read_text(self._settings_file))
+            text = edges.read_text(self._settings_file)
+            if text == self._settings_text:
+                self._say_once("settings", None, mended=f"{self._settings_file} is good again")
+                return
+            new = parse_settings(text)
         except (Unreadable, BadSettings) as error:
             self._say_once("settings", f"{self._settings_file} was not taken up: {error}")
             return
+        self._settings_text = text
         self._say_once("settings", None, mended=f"{self._settings_file} is good again")
         old = self.settings
         self.settings = replace(
