@@ -77,6 +77,7 @@ bench: demo ## measure runs, releases, joins and throughput, each as a ratio
 	$(VENV)/bin/python bench/rollout.py
 	$(VENV)/bin/python bench/join.py
 	$(VENV)/bin/python bench/throughput.py
+	$(VENV)/bin/python bench/gateway.py
 
 # The lab needs nothing but the standard library, so this works without .venv.
 define LAB_DOWN

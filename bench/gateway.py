@@ -17,7 +17,6 @@ import os
 import resource
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -240,9 +239,8 @@ class Scene:
 
     def _used_s(self) -> float:
         """Processor time of HAProxy's worker."""
-        pid = int(
-            subprocess.run(["pgrep", "-P", str(self.haproxy.pid)], capture_output=True, check=True).stdout.split()[0]
-        )
+        master = self.haproxy.pid
+        (pid, *_) = Path(f"/proc/{master}/task/{master}/children").read_text().split()
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

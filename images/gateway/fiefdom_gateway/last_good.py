@@ -1,8 +1,8 @@
 """The configuration that a restarted HAProxy begins with: the last good static part, with the servers of now.
 
-HAProxy takes a while to judge one of thousands of servers. No change of servers waits for that: HAProxy has them already,
-and a gateway that starts puts this file together anew. So servers are written beside the rounds, one text at a time, and
-only a static part that HAProxy is to run is judged at once.
+HAProxy takes a while to judge one of thousands of servers. No change of servers waits for that: HAProxy has them
+already, and a gateway that starts puts this file together anew. So servers are written beside the rounds, one text at a
+time, and only a static part that HAProxy is to run is judged at once.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """What Serf's members say they offer, read only where it fits the patterns; `belief` judges what is read.
 
 A tag `svc:<service>` = `<version>;<first_port>-<last_port>` is an offer; a third field, `;<port>`, is the first port of
-the instances' health checks, where these have ports of their own. A host with more offers than Serf carries so has all in
-the tag of `packed`. Everything a member sends is a stranger's text until it has passed here.
+the instances' health checks, where these have ports of their own. A host with more offers than Serf carries so has all
+in the tag of `packed`. Everything a member sends is a stranger's text until it has passed here.
 """
 
 import ipaddress

@@ -1,18 +1,18 @@
 """All offers of a host in one tag, for one that offers more than Serf carries as a tag for each.
 
-Serf has 512 bytes for all tags of a member. The tag `o` holds two digits, the first port divided by 16, and then of each
-offer, in the order of its ports, eight digits of 6 bits:
+Serf has 512 bytes for all tags of a member. The tag `o` holds two digits, the first port divided by 16, and then of
+each offer, in the order of its ports, eight digits of 6 bits:
 
     3   of the SHA-256 of the service's name the first 18 bits
     3   of the version the same
     2   how many ports lie between it and the offer before (7 bits), how many it has (4 bits), whether it has checks of
-        its own (1 bit); where there are more than 126 between, 127, and three digits follow, its first port; where it has
-        more than 15, 0, and three digits follow, its last port; the first port of checks are three digits at its end
+        its own (1 bit); where there are more than 126 between, 127, and three digits follow, its first port; where it
+        has more than 15, 0, and three digits follow, its last port; three digits more are the first port of checks
 
-So 60 services fit whose ports lie near each other, and 28 wherever they lie. Names and versions may be of any length: the
-gateway knows the services that it routes by the code of their names; the text of a version it has from what the host
-offered before, or from the question in which the host asks whether it is served. Until then the code stands in its place,
-and only what people read depends on that.
+So 60 services fit whose ports lie near each other, and 28 wherever they lie. Names and versions may be of any length:
+the gateway knows the services that it routes by the code of their names; the text of a version it has from what the
+host offered before, or from the question in which the host asks whether it is served. Until then the code stands in its
+place, and only what people read depends on that.
 """
 
 import hashlib
@@ -56,7 +56,7 @@ def code(text: str) -> str:
 
 
 def by_code(services: Iterable[str]) -> dict[str, str]:
-    """Return services by the codes of their names; of two with one code neither, for nobody could tell which is meant."""
+    """Return services by the codes of their names; of two with one code neither, for nobody could tell them apart."""
     found: dict[str, list[str]] = {}
     for name in services:
         found.setdefault(code(name), []).append(name)

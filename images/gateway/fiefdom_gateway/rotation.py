@@ -1,8 +1,8 @@
 """What a gateway answers a host that asks about itself: may it stop a service, is it in rotation.
 
 A question is a Serf query `fiefdom-drained` or `fiefdom-serving` about `HOST`, as a whole, or `HOST SERVICE`; where it
-asks for serving, `HOST SERVICE LEAST` says how many servers must, and a fourth word which version, where the host's tags
-have only its code. The answer is the word that was asked for, or what there is instead, in words. A question is a
+asks for serving, `HOST SERVICE LEAST` says how many servers must, and a fourth word which version, where the host's
+tags have only its code. The answer is the word that was asked for, or what there is instead, in words. A question is a
 stranger's text.
 """
 

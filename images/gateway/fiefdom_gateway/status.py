@@ -184,7 +184,7 @@ def _counted(
 ) -> dict[str, int]:
     key = (server.backend, server.name)
     own = traffic.get(key, haproxy.Traffic())
-    return {**asdict(own), "sessions": own.sessions + elsewhere.get(key, 0)}
+    return {**vars(own), "sessions": own.sessions + elsewhere.get(key, 0)}
 
 
 def _shown_state(server: haproxy.Actual) -> str:

@@ -12,7 +12,6 @@ from fiefdom_gateway.members import Unreadable
 _TIMEOUT_S = 2.0
 
 T = TypeVar("T", "Row", "Busy")
-R = TypeVar("R", covariant=True)
 
 
 class Row(NamedTuple):
@@ -34,10 +33,10 @@ class Busy(NamedTuple):
     sessions: int
 
 
-class ByHost(Protocol[R]):
+class ByHost(Protocol[T]):
     """Servers by the host that their name, HOST-PORT, tells."""
 
-    def get(self, host: str, default: Iterable[R], /) -> Iterable[R]: ...
+    def get(self, host: str, default: tuple[()], /) -> Iterable[T]: ...
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Current:
         self._servers_state = whole(servers_state)
         self._stat = whole(stat)
 
-    def get(self, host: str, default: Iterable[Row], /) -> Iterable[Row]:
+    def get(self, host: str, default: tuple[()], /) -> Iterable[Row]:
         """Raises Unreadable."""
         found = rows(lines_about(self._servers_state, f" {host}-"), lines_about(self._stat, f",{host}-"))
         return by_host(found).get(host, default)
@@ -75,7 +74,7 @@ class Replaced:
     def __init__(self, stats: Iterable[str]) -> None:
         self._stats = [whole(stat) for stat in stats]
 
-    def get(self, host: str, default: Iterable[Busy], /) -> Iterable[Busy]:
+    def get(self, host: str, default: tuple[()], /) -> Iterable[Busy]:
         """Raises Unreadable."""
         found = [server for stat in self._stats for server in busy(lines_about(stat, f",{host}-"))]
         return by_host(found).get(host, default)

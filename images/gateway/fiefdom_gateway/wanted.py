@@ -107,7 +107,7 @@ def _is_alive(known: Known) -> bool:
 
 def dump_memory(memory: Memory) -> str:
     """Return the memory as text for the next start, in the shape of Serf's own list so that it is read as warily."""
-    return json.dumps({"members": [_as_listed(memory[name].member) for name in sorted(memory)]}, indent=1) + "\n"
+    return json.dumps({"members": [_as_listed(memory[name].member) for name in sorted(memory)]}) + "\n"
 
 
 def load_memory(text: str, services: Mapping[str, Service]) -> dict[str, Known]:

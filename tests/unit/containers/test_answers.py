@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "images" / "gateway"))
 
-from fiefdom_gateway import main, serf, view  # noqa: E402
+from fiefdom_gateway import main, rotation, serf, view  # noqa: E402
 from fiefdom_gateway.answers import HOLD_S, Answers  # noqa: E402
 from fiefdom_gateway.edges import Failed  # noqa: E402
 from fiefdom_gateway.haproxy import State  # noqa: E402
@@ -507,9 +507,7 @@ def test_a_real_agents_questions_are_answered_once(cluster: tuple[RealAgent, Rea
         looks = played.looks
         assert await asked("drained", "app1 predictor") == ["drained"]
         assert await asked("serving", "app1 predictor 1") == ["0 of 0 servers up"]
-        assert await asked("drained", "app1 $(reboot)") == [
-            "not understood: HOST, HOST SERVICE or HOST SERVICE LEAST [VERSION]"
-        ]
+        assert await asked("drained", "app1 $(reboot)") == [rotation.NOT_UNDERSTOOD]
         assert played.looks == looks
         began_s = time.monotonic()
         await asyncio.to_thread(subprocess.run, host.command("tags", "-delete", "svc:predictor"), check=True)

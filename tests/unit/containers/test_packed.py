@@ -64,7 +64,7 @@ def test_a_tag_of_its_own_counts_more() -> None:
     ],
 )
 def test_what_is_garbled_or_no_port_is_refused(tag: object, reason: str) -> None:
-    offers, refused = read(tag)
+    _, refused = read(tag)
     assert any(reason in one for one in refused), refused
 
 

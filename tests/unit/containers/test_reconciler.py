@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "images" / "gateway"))
 
-from fiefdom_gateway import edges, handover, haproxy, reconcile, refusal, status, wanted  # noqa: E402
+from fiefdom_gateway import edges, handover, haproxy, members, reconcile, refusal, status, wanted  # noqa: E402
 from fiefdom_gateway.belief import believe  # noqa: E402
 from fiefdom_gateway.haproxy import (  # noqa: E402
     Actual,
@@ -644,6 +644,48 @@ def test_recorded_servers():
         server("app2-8011", "10.99.0.22", 8011, State.DRAIN, up=True, busy=True),
         server("app3-8000", "10.99.0.23", 8000, State.MAINT, up=False, checked=False),
     )
+
+
+def test_a_row_that_says_what_it_said_before_is_not_judged_again():
+    """Six thousand servers at rest are six thousand rows each time: what grows with them is to be next to nothing."""
+    state = recorded("show_servers_state")
+    reader = haproxy.Servers()
+    first = reader.read(state)
+    assert reader.judged == len(first) > 2
+    # Seconds since the last change are another word each time.
+    later = re.sub(r"(?m)^(\d+ (?:\S+ ){8})\d+ ", r"\g<1>999 ", state)
+    assert later != state
+    assert reader.read(later) == first and reader.judged == len(first)
+    drained = state.replace("app1-8000 10.99.0.21 2 0 ", "app1-8000 10.99.0.21 2 8 ")
+    found = reader.read(drained)
+    assert reader.judged == len(first) + 1
+    assert [s.state for s in found if s.name == "app1-8000"] == [State.DRAIN]
+    conn = recorded("show_servers_conn")
+    assert haproxy.with_busy(first, conn) == haproxy.parse_servers(state, conn)
+
+
+def test_whether_servers_are_busy_is_asked_of_backends_where_one_is_to_go():
+    def at(backend, name, port):
+        return Actual(backend, name, "10.99.0.21", port, State.READY, True, True, False)
+
+    def server(service, port, *, drain=False):
+        return Server(service, f"app1-{port}", "10.99.0.21", port, drain, "1")
+
+    have = [at("predictor", "app1-8000", 8000), at("echo-backend", "app1-9000", 9000), at("foreign", "x", 1)]
+    want = [server("predictor", 8000), server("echo", 9000)]
+    leaving = [server("predictor", 8000, drain=True), want[1]]
+    assert haproxy.backends_to_wait_for(want, have, SERVICES) == []
+    assert haproxy.backends_to_wait_for(want[:1], have, SERVICES) == ["echo-backend"]
+    assert haproxy.backends_to_wait_for(leaving, have, SERVICES) == ["predictor"]
+
+
+def test_the_order_of_serfs_list_is_no_change():
+    entries = [listed("app1"), listed("app2", "10.99.0.22:7946")]
+    assert members.same(entries, entries[::-1])
+    assert not members.same(entries, entries[:1]) and not members.same(entries[:1], entries)
+    assert not members.same(entries, [entries[0], listed("app2", "10.99.0.22:7946", "leaving")])
+    assert not members.same([*entries, entries[0]], [*entries, entries[0]]), "who is listed twice is looked at anew"
+    assert not members.same([*entries, 5], [*entries, 5])
 
 
 def test_recorded_sessions_and_information():
