@@ -169,7 +169,7 @@ class Answers:
         return None if known is None else known.backend
 
     async def _view(self, age_s: float, backend: str | None) -> Seen[View] | None:
-        """Return a view of a backend, or all, of that age, and no older than HAProxy's last change; None if it fails."""
+        """Return a view of a backend, or all, of that age, no older than HAProxy's last change; None if it fails."""
         young_s = time.monotonic() - age_s
         views = self.views.setdefault(backend, Shared(lambda: self._take_view(backend)))
         for _ in range(_TRIES):

@@ -1,8 +1,8 @@
 """HAProxy's word of one moment on the servers that it has, of the worker of now and of replaced ones."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 from fiefdom_gateway import edges, haproxy, workers
 from fiefdom_gateway.edges import Failed, Sockets
@@ -33,25 +33,6 @@ class Busy(NamedTuple):
     sessions: int
 
 
-class ByHost(Protocol[T]):
-    """Servers by the host that their name, HOST-PORT, tells."""
-
-    def get(self, host: str, default: tuple[()], /) -> Iterable[T]: ...
-
-
-@dataclass(frozen=True)
-class View:
-    """Servers of the worker that takes new connections, by host; and those of replaced ones that have sessions open.
-
-    A replaced worker serves what is on its connections. Its servers cannot be taken out of its rotation: HAProxy 3.0
-    refuses that with "Proxy is disabled." It closes each connection after the next answer, though, and asks another
-    server where one has stopped.
-    """
-
-    current: ByHost[Row] = field(default_factory=dict)
-    replaced: ByHost[Busy] = field(default_factory=dict)
-
-
 class Current:
     """Servers in a worker's replies to `show servers state` and `show stat`.
 
@@ -78,6 +59,19 @@ class Replaced:
         """Raises Unreadable."""
         found = [server for stat in self._stats for server in busy(lines_about(stat, f",{host}-"))]
         return by_host(found).get(host, default)
+
+
+@dataclass(frozen=True)
+class View:
+    """Servers of the worker that takes new connections, by host; and those of replaced ones that have sessions open.
+
+    A replaced worker serves what is on its connections. Its servers cannot be taken out of its rotation: HAProxy 3.0
+    refuses that with "Proxy is disabled." It closes each connection after the next answer, though, and asks another
+    server where one has stopped.
+    """
+
+    current: Mapping[str, list[Row]] | Current = field(default_factory=dict)
+    replaced: Mapping[str, list[Busy]] | Replaced = field(default_factory=dict)
 
 
 def whole(reply: str) -> str:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "images" / "gateway"))
 
-from fiefdom_gateway import edges, handover, haproxy, members, reconcile, refusal, status, wanted  # noqa: E402
+from fiefdom_gateway import edges, handover, haproxy, reconcile, refusal, status, wanted  # noqa: E402
 from fiefdom_gateway.belief import believe  # noqa: E402
 from fiefdom_gateway.haproxy import (  # noqa: E402
     Actual,
@@ -33,7 +33,7 @@ from fiefdom_gateway.haproxy import (  # noqa: E402
     Traffic,
 )
 from fiefdom_gateway.log import Once, printable  # noqa: E402
-from fiefdom_gateway.members import Member, Offer, Rejection, Roll, Unreadable, parse_members  # noqa: E402
+from fiefdom_gateway.members import Member, Offer, Rejection, Roll, Unreadable, parse_members, same  # noqa: E402
 from fiefdom_gateway.settings import BadSettings, Host, Inventory, Service, parse_settings  # noqa: E402
 from fiefdom_gateway.wanted import Known, Server  # noqa: E402
 
@@ -681,11 +681,11 @@ def test_whether_servers_are_busy_is_asked_of_backends_where_one_is_to_go():
 
 def test_the_order_of_serfs_list_is_no_change():
     entries = [listed("app1"), listed("app2", "10.99.0.22:7946")]
-    assert members.same(entries, entries[::-1])
-    assert not members.same(entries, entries[:1]) and not members.same(entries[:1], entries)
-    assert not members.same(entries, [entries[0], listed("app2", "10.99.0.22:7946", "leaving")])
-    assert not members.same([*entries, entries[0]], [*entries, entries[0]]), "who is listed twice is looked at anew"
-    assert not members.same([*entries, 5], [*entries, 5])
+    assert same(entries, entries[::-1])
+    assert not same(entries, entries[:1]) and not same(entries[:1], entries)
+    assert not same(entries, [entries[0], listed("app2", "10.99.0.22:7946", "leaving")])
+    assert not same([*entries, entries[0]], [*entries, entries[0]]), "who is listed twice is looked at anew"
+    assert not same([*entries, 5], [*entries, 5])
 
 
 def test_recorded_sessions_and_information():

@@ -7,8 +7,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "images" / "gateway"))
 
-from fiefdom_gateway import view  # noqa: E402
-from fiefdom_gateway.members import Unreadable  # noqa: E402
+from fiefdom_gateway import view
+from fiefdom_gateway.members import Unreadable
 
 RECORDED = Path(__file__).parent / "data" / "haproxy-3.0"
 STATE = (RECORDED / "show_servers_state.txt").read_text()
