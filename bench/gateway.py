@@ -205,9 +205,9 @@ class Scene:
     async def told(self, word: str) -> float:
         """Return after how many seconds a host that asks at once is told that word of its last service."""
         host, service = f"app{self.hosts - 1}", f"s{SERVICES - 1}"
-        began_s = time.monotonic()
         question = rotation.Question(word, host, service, INSTANCES if word == rotation.SERVING else None)
         self.list(listed(self.hosts, without=service if word == rotation.DRAINED else ""))
+        began_s = time.monotonic()
         self.reconciler.look_again()
 
         async def now() -> dict[str, dict[str, object]]:

@@ -422,13 +422,18 @@ def _unready(wanted: Iterable[Server], actual: Iterable[Actual], services: Mappi
 def settled(wanted: Iterable[Server], actual: Iterable[Actual], services: Mapping[str, Service]) -> bool:
     """Whether HAProxy has exactly the wanted servers, in their states."""
     ours = {service.backend for service in services.values()}
-    have = {(s.backend, s.name, s.address, s.port, _checks(s), s.weight, s.state) for s in actual if s.backend in ours}
-    want = {
-        (of.backend, s.name, s.address, s.port, _checks(s), s.weight, _going(of) if s.drain else State.READY)
-        for s in wanted
-        for of in [services[s.service]]
-    }
-    return have == want
+    left = {(server.backend, server.name): server for server in actual if server.backend in ours}
+    for server in wanted:
+        service = services[server.service]
+        found = left.pop((service.backend, server.name), None)
+        if (
+            found is None
+            or found.state is not (_going(service) if server.drain else State.READY)
+            or (found.port, found.weight) != (server.port, server.weight)
+            or (found.address, _checks(found)) != (server.address, _checks(server))
+        ):
+            return False
+    return not left
 
 
 def command_line(command: Command) -> str:

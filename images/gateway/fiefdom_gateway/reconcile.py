@@ -62,6 +62,8 @@ class Reconciler:
         self._last_list: list[object] | None = None
         self._looked_by: tuple[object, ...] = ()
         self._workers: dict[str, servers.Worker] = {}
+        # What was compared last, and found to be equal with nothing left to do.
+        self._settled: tuple[object, ...] | None = None
 
     @property
     def config_file(self) -> Path:
@@ -392,7 +394,8 @@ class Reconciler:
         try:
             own = self._worker("")
             actual = await own.servers(self._ask, self.look.wanted, services)
-            commands = haproxy.next_commands(self.look.wanted, actual, services)
+            at_rest = (self.look.wanted, actual, services) == self._settled
+            commands = () if at_rest else haproxy.next_commands(self.look.wanted, actual, services)
             if commands:
                 try:
                     await self._command(commands)
@@ -401,7 +404,8 @@ class Reconciler:
                 changed = (command.backend for command in commands)
                 actual = await own.servers_again(self._ask, actual, changed, self.look.wanted, services)
             await self._close_upgraded("", self._ask, actual)
-            done = haproxy.settled(self.look.wanted, actual, services)
+            done = at_rest or haproxy.settled(self.look.wanted, actual, services)
+            self._settled = (self.look.wanted, actual, services) if done and not commands else None
         except (Failed, Unreadable) as error:
             self._say_once("haproxy", f"HAProxy cannot be compared: {error}")
             return False

@@ -1007,6 +1007,40 @@ def test_applying_the_difference_yields_exactly_the_wanted_servers(rolls, actual
 STATIC = "frontend f\n    bind :80\n\nbackend predictor\n    # fiefdom:servers predictor\n\nbackend echo-backend\n"
 
 
+@given(members_strategy, actual_strategy)
+def test_settled_is_as_sets_of_servers_would_tell(found_members, actual_servers):
+    servers, _ = wanted.wanted_servers(wanted.remember({}, Roll(found_members), 0.0, 120.0), SERVICES)
+    for there in (
+        actual_servers,
+        as_wanted(servers),
+        as_wanted(servers)[1:],
+        [*as_wanted(servers), *actual_servers[:1]],
+    ):
+        have = {
+            (s.backend, s.name, s.address, s.port, s.check_port or s.port, s.weight, s.state)
+            for s in there
+            if s.backend in ("predictor", "echo-backend")
+        }
+        want = {
+            (of.backend, s.name, s.address, s.port, s.check_port or s.port, s.weight, state)
+            for s in servers
+            for of, state in [(SERVICES[s.service], State.DRAIN if s.drain else State.READY)]
+        }
+        if len({row[:2] for row in have}) == len(have):  # HAProxy has a name once
+            assert haproxy.settled(servers, there, SERVICES) is (have == want)
+
+
+def as_wanted(servers):
+    return [
+        Actual(
+            SERVICES[s.service].backend,
+            *(s.name, s.address, s.port, State.DRAIN if s.drain else State.READY),
+            *(True, True, False, s.check_port, s.weight),
+        )
+        for s in servers
+    ]
+
+
 def test_servers_stand_below_their_marker():
     text = haproxy.render(STATIC, [server(8000), server(8001, drain=True)], SERVICES)
     assert text == (
