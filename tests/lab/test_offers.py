@@ -19,6 +19,10 @@ URLS = {"predictor": f"{GATEWAY_URL}/predict", "second": f"{GATEWAY_URL}:8081/pr
 SICK_WORDS = "answered 404, wanted 200-399"
 
 
+MANY = "many-services-and-this-is-one-of-them-"
+LONG = f"1.0.0-{'long' * 31}"[:128]
+
+
 @dataclass
 class Cluster:
     """The lab with two services that are well and, where a test wants it, one that never answers well."""
@@ -34,6 +38,8 @@ class Cluster:
             services["second"] = service(services["predictor"], 8500, 8081, version=self.versions["second"])
             for name, own in self.others.items():
                 services[name] = service(services["predictor"], **own)
+                if name.startswith(MANY):
+                    data["hosts"]["app2"].setdefault("services", {})[name] = {"instances": 0}
             data["rollout"] = {"soak_s": 1}
 
         return self.site.inventory("offers", change)
@@ -221,10 +227,47 @@ def test_making_an_offer_takes_no_longer_than_gossip(cluster: Cluster) -> None:
     print(f"an offer was made, and acknowledged, in {statistics.median(took_ms)} ms (of {took_ms})")
 
 
+@pytest.mark.proof
+def test_a_host_offers_forty_services_whose_versions_are_long(cluster: Cluster) -> None:
+    """What Serf does not carry as a tag for each; the way there and back is under traffic to services of before."""
+    site = cluster.site
+    names = [f"{MANY}{i}" for i in range(38)]
+    cluster.others = {
+        name: {
+            "base_port": 9300 + 10 * i,
+            "port": 80,
+            "route": {"path_prefix": f"/many-{i}"},
+            "instances": 1,
+            "version": LONG,
+        }
+        for i, name in enumerate(names)
+    }
+    with traffic("38 services more on a host, versions of 128 letters", "predictor", "second"):
+        done = cluster.apply()
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert offered_by(site, "app1") == {"o"} and offered_by(site, "app2") == {"svc:predictor", "svc:second"}
+    for i, name in enumerate(names):
+        assert cluster.served(name) == {f"app1:{9300 + 10 * i}"}
+    assert (cluster.served("predictor"), cluster.served("second")) == (PREDICTORS, SECONDS)
+    status = json.loads(site.ssh("gw1", "docker exec gateway fiefdom-gateway status"))
+    versions = {server["version"] for server in status["servers"] if server["service"].startswith(MANY)}
+    assert versions == {LONG}, "the gateway heard what the codes stand for"
+    with traffic("its agent restarted, one of its services withdrawn and made", "predictor", "second"):
+        site.ssh("app1", "systemctl stop fiefdom-offer-second && systemctl start fiefdom-offer-second")
+        site.ssh("app1", "systemctl restart fiefdom-serf-agent")
+        await_true(lambda: cluster.served("second") == SECONDS)
+    assert offered_by(site, "app1") == {"o"}
+    cluster.others.clear()
+    with traffic("and removed", "predictor", "second"):
+        done = cluster.apply()
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert offered_by(site, "app1") == {"svc:predictor", "svc:second"}
+
+
 def offered_by(site: Site, host: str) -> set[str]:
     """Tags with which a host's own agent offers services."""
     said = site.ssh(host, "docker exec serf-agent serf info -format=json", check=False)
     try:
-        return {tag for tag in json.loads(said)["tags"] if tag.startswith("svc:")}
+        return {tag for tag in json.loads(said)["tags"] if tag.startswith("svc:") or tag == "o"}
     except ValueError:
         return set()

@@ -16,7 +16,7 @@ LAST = 20
 
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 # The model's versions and nothing (before a first start, after a removal).
-_VERSION = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?")
+_VERSION = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?")
 _KEY = re.compile(r"[a-z][a-z0-9-]{0,63}")
 
 

@@ -20,6 +20,10 @@ no_gateway_s=5
 # How long the host's own agent may take to come back, and to find a gateway when it has just been started.
 agent_s=10
 join_gateway_s=2
+# Serf's limit for all tags of a member.
+tags_max_bytes=512
+newline='
+'
 
 # Why it ends is an error in the journal, as container.sh tells it.
 die() {
@@ -93,33 +97,176 @@ write_made() { # path, text on stdin
   (umask 022 && cat > "$1.new") && mv "$1.new" "$1"
 }
 
+# --- How the agent says it
+
+# Appends some digits of 6 bits to `packed`.
+pack() { # number digits
+  number=$1 bits=$((6 * $2))
+  set -- A B C D E F G H I J K L M N O P Q R S T U V W X Y Z a b c d e f g h i j k l m n o p q r s t u v w x y z \
+    0 1 2 3 4 5 6 7 8 9 - _
+  while [ "$bits" -gt 0 ]; do
+    bits=$((bits - 6))
+    eval "packed=\$packed\${$(((number >> bits & 63) + 1))}"
+  done
+}
+
+# Appends what a text's SHA-256 begins with, 18 bits of it.
+pack_code() { # text
+  hash=$(printf %s "$1" | sha256sum)
+  pack $((0x${hash%"${hash#?????}"} >> 2)) 3
+}
+
+# Sets codes to those of a service and its version. They cost two programs, so they are kept beside the offer.
+load_codes() { # service word
+  codes_of='' codes=''
+  [ ! -r "$made_dir/$1.codes" ] || read -r codes_of codes < "$made_dir/$1.codes"
+  [ "$codes_of" != "$2" ] || [ "${#codes}" != 6 ] || return 0
+  packed=
+  pack_code "$1"
+  pack_code "${2%%;*}"
+  codes=$packed
+  printf '%s %s\n' "$2" "$codes" | write_made "$made_dir/$1.codes"
+}
+
+# Sets packed to all offers in one tag, as the gateway's packed.py reads it.
+pack_all() { # lines of service and word
+  entries=
+  while read -r name offered; do
+    ports=${offered#*;}
+    checks=${ports#*;}
+    ports=${ports%%;*}
+    [ "$checks" != "$ports" ] || checks=0
+    first=${ports%-*}
+    last=${ports#*-}
+    case $first:$last:$checks in *[!0-9:]* | :* | *::* | *:) continue ;; esac
+    load_codes "$name" "$offered"
+    entries="$entries${entries:+$newline}$first $last $checks $codes"
+  done << OFFERS
+$1
+OFFERS
+  packed='' next=''
+  while read -r first last checks codes; do
+    [ -n "$next" ] || { pack $((first / 16)) 2 && next=$((first / 16 * 16)); }
+    gap=$((first - next)) many=$((last - first + 1)) next=$((last + 1))
+    [ "$gap" -ge 0 ] && [ "$gap" -lt 127 ] || gap=127
+    [ "$many" -lt 16 ] || many=0
+    packed=$packed$codes
+    pack $((gap << 5 | many << 1 | (checks > 0))) 2
+    [ "$gap" -lt 127 ] || pack "$first" 3
+    [ "$many" -gt 0 ] || pack "$last" 3
+    [ "$checks" = 0 ] || pack "$checks" 3
+  done << ENTRIES
+$(printf '%s\n' "$entries" | sort -n)
+ENTRIES
+}
+
+# In MessagePack, of Serf's age.
+count_string() { # length
+  bytes=$((bytes + $1 + ($1 < 32 ? 1 : 3)))
+}
+
+# Sets tags to what the agent is to say beside its role, a line each, and shape to how: `plain` has a tag for each
+# service, `packed` has all in one where Serf does not carry that. Fails where it carries neither.
+choose_tags() {
+  made=$(list_made)
+  # The most that is ever said beside it is the word before the agent leaves.
+  tags='' shape=plain bytes=4
+  for text in role app state leaving; do count_string ${#text}; done
+  beside=$((bytes - 2))
+  [ -n "$made" ] || return 0
+  while read -r name offered; do
+    tags="$tags${tags:+$newline}svc:$name $offered"
+    count_string $((${#name} + 4))
+    count_string ${#offered}
+  done << MADE
+$made
+MADE
+  [ "$bytes" -gt "$tags_max_bytes" ] || return 0
+  pack_all "$made"
+  shape=packed tags="o $packed" bytes=$beside
+  count_string 1
+  count_string ${#packed}
+  [ "$bytes" -le "$tags_max_bytes" ]
+}
+
 # What a starting agent reads beside its own configuration.
 write_tags() {
   {
     printf '{"tags": {"role": "app"'
-    list_made | while read -r name offered; do
-      printf ', "svc:%s": "%s"' "$name" "$offered"
+    printf '%s\n' "$tags" | while read -r key said; do
+      [ -z "$key" ] || printf ', "%s": "%s"' "$key" "$said"
     done
     printf '}}\n'
   } | write_made "$made_dir/tags.json" || die "$made_dir/tags.json cannot be written"
 }
 
+# How the agent was told the last time.
+told_shape() {
+  case $(cat "$made_dir/tags.json" 2> /dev/null) in *' "o": '*) echo packed ;; *) echo plain ;; esac
+}
+
+# Runs a command with the arguments of `serf tags` that bring the agent from one shape's tags to the chosen ones, where
+# the offer of one service was made or withdrawn. What is set for it comes first: a look at that tells that all is told.
+with_changes() { # old shape, service, command...
+  old=$1 about=$2
+  shift 2
+  own=
+  case $old:$shape in
+    plain:plain) while read -r key said; do [ "$key" != "svc:$about" ] || own=$said; done ;;
+    *) while read -r key said; do
+      case $key in
+        '') ;;
+        "svc:$about") own=$said ;;
+        *) set -- "$@" -set "$key=$said" ;;
+      esac
+    done ;;
+  esac << TAGS
+$tags
+TAGS
+  case $old:$shape in
+    plain:packed) for name in $(list_made | cut -d ' ' -f 1) "$about"; do set -- "$@" -delete "svc:$name"; done ;;
+    packed:plain) set -- "$@" -delete o ;;
+  esac
+  case $shape:$own in
+    packed:) ;;
+    plain:) set -- "$@" -delete "svc:$about" ;;
+    *) set -- "$@" -set "svc:$about=$own" ;;
+  esac
+  "$@"
+}
+
 # The agent's own word against what stands in /run: it may have read that before the last offer was made or withdrawn.
 agree_with_agent() {
   said=$(serf info -format=json) || return 1
-  said=$(printf '%s\n' "$said" | sed -n 's/^ *"svc:\([^"]*\)": "\([^"]*\)",\{0,1\}$/\1 \2/p' | sort)
-  made=$(list_made | sort)
-  [ "$said" != "$made" ] || return 0
+  said=$(printf '%s\n' "$said" | sed -n -e 's/^ *"\(svc:[^"]*\)": "\([^"]*\)",\{0,1\}$/\1 \2/p' \
+    -e 's/^ *"\(o\)": "\([^"]*\)",\{0,1\}$/\1 \2/p' | sort)
+  choose_tags
+  [ "$said" != "$(printf '%s\n' "$tags" | sort)" ] || return 0
   set --
-  for name in $(printf '%s\n' "$said" | cut -d ' ' -f 1); do
-    printf '%s\n' "$made" | grep -q "^$name " || set -- "$@" -delete "svc:$name"
+  for key in $(printf '%s\n' "$said" | cut -d ' ' -f 1); do
+    printf '%s\n' "$tags" | grep -q "^$key " || set -- "$@" -delete "$key"
   done
-  while read -r name offered; do
-    [ -z "$name" ] || set -- "$@" -set "svc:$name=$offered"
-  done << MADE
-$made
-MADE
+  while read -r key offered; do
+    [ -z "$key" ] || set -- "$@" -set "$key=$offered"
+  done << TAGS
+$tags
+TAGS
   serf tags "$@" > /dev/null
+}
+
+# What a gateway is asked by: one that sees the code of a version hears here which one that is.
+about_served() { # service count word
+  case $shape in
+    packed) printf '%s %s %s %s\n' "$host" "$1" "$2" "${3%%;*}" ;;
+    *) printf '%s %s %s\n' "$host" "$1" "$2" ;;
+  esac
+}
+
+# Gateways of before know tags of services alone, and would take what they have of the host out.
+list_blind() {
+  serf members -status=alive -tag role=gateway -format=text | while read -r gateway _ _ said; do
+    case ",$said," in *,reads=packed,*) ;; *) printf '%s\n' "$gateway" ;; esac
+  done
 }
 
 # --- What gateways say
@@ -140,9 +287,9 @@ list_gateways() {
 consult='
   word=$1 about=$2 patience=$3 lock=$4
   shift 4
-  case $#:${1:-} in
-    0:) ;;
-    2:-set)
+  case $word:$#:${1:-} in
+    *:0:) ;;
+    serving:*:-set)
       serf tags "$@" > /dev/null &
       telling=$!
       until serf info -format=json | grep -qF "\"${2%%=*}\": \"${2#*=}\""; do
@@ -323,6 +470,14 @@ tell_state() {
 
 # --- Verbs
 
+# What stands here is what was said: the next plan finds the rest.
+take_back() {
+  case $before in
+    '') rm -f "$made_dir/$service.offer" ;;
+    *) printf '%s\n' "$before" | write_made "$made_dir/$service.offer" ;;
+  esac
+}
+
 make() {
   load "$1"
   await_instances || {
@@ -333,18 +488,31 @@ make() {
   (
     with_lock
     before=$(cat "$made_dir/$service.offer" 2> /dev/null)
-    printf '%s\n' "$word" | write_made "$made_dir/$service.offer" && write_tags ||
-      die "$made_dir/$service.offer cannot be written"
-    until_all_say serving "$host $service $count" "$join_timeout_s" "$join_gateway_s" -set "svc:$service=$word" || {
-      # What stands here is what was said: the next plan finds the rest.
-      case $before in
-        '') rm -f "$made_dir/$service.offer" ;;
-        *) printf '%s\n' "$before" | write_made "$made_dir/$service.offer" ;;
-      esac
-      write_tags
-      exit 1
+    was_shape=$(told_shape)
+    printf '%s\n' "$word" | write_made "$made_dir/$service.offer" || die "$made_dir/$service.offer cannot be written"
+    choose_tags || {
+      take_back
+      die "$service is not offered: what this host offers needs $bytes bytes and Serf carries $tags_max_bytes"
     }
-  ) || die "$service is not offered: the host's Serf agent does not answer"
+    [ "$was_shape:$shape" != plain:packed ] || blind=$(list_blind | tr '\n' ' ')
+    [ -z "${blind:-}" ] || {
+      take_back
+      die "$service is not offered: Serf carries that many only in a way that is new to ${blind% }; run \`fiefdom apply\` there"
+    }
+    write_tags
+    with_changes "$was_shape" "$service" until_all_say serving "$(about_served "$service" "$count" "$word")" \
+      "$join_timeout_s" "$join_gateway_s" || {
+      take_back
+      choose_tags
+      write_tags
+      exit 2
+    }
+  )
+  case $? in
+    0) ;;
+    2) die "$service is not offered: the host's Serf agent does not answer" ;;
+    *) exit 1 ;;
+  esac
   why=$(why_not)
   tell_state "offered: $count of $wanted instances are healthy${why:+, $why}"
   [ "$count" = "$wanted" ] || printf '%s is offered by %s of its %s instances: %s\n' "$service" "$count" "$wanted" "$why" >&2
@@ -355,10 +523,13 @@ withdraw() {
   (
     with_lock
     [ -e "$made_dir/$service.offer" ] || exit 2
-    rm -f "$made_dir/$service.offer"
+    was_shape=$(told_shape)
+    rm -f "$made_dir/$service.offer" "$made_dir/$service.codes"
+    choose_tags
     write_tags
     # An agent that is dead for good has nothing left to announce.
-    until_all_say drained "$host $service" "$drain_timeout_s" "$no_gateway_s" -delete "svc:$service" || exit 2
+    with_changes "$was_shape" "$service" until_all_say drained "$host $service" "$drain_timeout_s" "$no_gateway_s" ||
+      exit 2
   ) || return 0
 }
 
@@ -372,10 +543,11 @@ agree() {
     done
   ) || exit 1
   await_gateway || return 0
+  choose_tags
   for name in $(list_made | cut -d ' ' -f 1); do
     load "$name"
     count_answering
-    [ "$count" = 0 ] || until_all_say serving "$host $name $count" "$join_timeout_s" 0
+    [ "$count" = 0 ] || until_all_say serving "$(about_served "$name" "$count" "$word")" "$join_timeout_s" 0
   done
 }
 
@@ -392,7 +564,7 @@ load_host
 case ${1:-}:$# in
   make:2) make "$2" ;;
   withdraw:2) withdraw "$2" ;;
-  tags:1) (with_lock && write_tags) ;;
+  tags:1) (with_lock && { choose_tags || :; } && write_tags) ;;
   agree:1) agree ;;
   leave:1) leave ;;
   *) die "$usage" ;;

@@ -18,9 +18,6 @@ from fiefdom.model.hosts import (
     ServiceOverride,
     Static,
 )
-from fiefdom.model.rules import (
-    TAGS_MAX_BYTES,
-)
 from fiefdom.model.secrets import (
     EnvValue,
     Secrets,
@@ -68,7 +65,6 @@ __all__ = [
     "FIRST_GATEWAY_PORT",
     "GATEWAYS",
     "LAST_PORT",
-    "TAGS_MAX_BYTES",
     "Address",
     "Argument",
     "Cidr",

@@ -131,7 +131,7 @@ class Draft(Model):
 
     def ports_on(self, hosts: Iterable[str], service: str | None = None) -> tuple[int, ...]:
         """Ports at which instances of ``service``, or of any, are on ``hosts``, in order."""
-        found = {i.port for host in hosts for i in self._instances(host) if service in (None, i.service)}
+        found = {i.port for host in hosts for i in self.instances(host) if service in (None, i.service)}
         return tuple(sorted(found))
 
     def pauses(self, service: str) -> bool:

@@ -22,11 +22,9 @@ from fiefdom.model.mount_rules import mount_problems
 from fiefdom.model.moving_rules import moving_address_problems
 from fiefdom.model.passthrough_rules import passthrough_problems
 from fiefdom.model.route_rules import route_problems, tls_problems, way_problems
+from fiefdom.model.tag_rules import tag_problems
 from fiefdom.model.text import LAST_PORT, Problem, sysctl_name, twice
 from fiefdom.wording import KeyPath, dotted
-
-# memberlist sends a member's tags in one field of this size, and refuses to start above it.
-TAGS_MAX_BYTES = 512
 
 
 @dataclass(frozen=True)
@@ -244,25 +242,6 @@ def _health_problems(cluster: Draft) -> Iterator[Problem]:
             )
 
 
-def _tag_problems(cluster: Draft) -> Iterator[Problem]:
-    for name in cluster.app_hosts:
-        # The most that it ever says: the word before it leaves is told beside all that it offers.
-        tags = {"role": "app", "state": "leaving"}
-        for service in cluster.services:
-            if cluster.is_routed(service) and (count := cluster.count(name, service)):
-                base, checks = cluster.services[service].base_port, cluster.services[service].health.base_port
-                ports = f"{base}-{base + count - 1}" + (f";{checks}" if checks is not None else "")
-                tags[f"svc:{service}"] = f"{cluster.services[service].version};{ports}"
-        # Serf's magic byte and MessagePack's own: 3 for a map, 1 or 3 for a string.
-        size = 4 + sum(len(text) + (1 if len(text) < 32 else 3) for pair in tags.items() for text in pair)
-        if size > TAGS_MAX_BYTES:
-            yield (
-                ("hosts", name),
-                f"names and versions of its {len(tags) - 2} services need {size} bytes and Serf carries "
-                f"{TAGS_MAX_BYTES}; shorten them or spread the services over more hosts",
-            )
-
-
 def _docker_problems(cluster: Draft) -> Iterator[Problem]:
     own = ipaddress.IPv4Network(cluster.network.cidr)
     bridge = ipaddress.IPv4Interface(cluster.docker.bridge_address).network
@@ -427,7 +406,7 @@ _RULES = (
     _Rule(tls_problems, ("services.*.route", "services.*.kind", "gateway.tls"), of_all=True),
     _Rule(acme_problems, ("services.*.route", "services.*.kind", "gateway.tls"), of_all=True),
     _Rule(
-        _tag_problems,
+        tag_problems,
         (*_RUNS, *(f"services.*.{key}" for key in ("base_port", "health", "kind", "route", "version"))),
     ),
     _Rule(_docker_problems, ("network", "docker")),

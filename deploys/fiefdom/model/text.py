@@ -132,7 +132,7 @@ Version = Annotated[
     str,
     # What Docker accepts as a tag, less the characters that Serf tags use as separators.
     Matches(
-        "[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", "an image tag: at most 64 letters, digits, dots, dashes and underscores"
+        "[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", "an image tag: at most 128 letters, digits, dots, dashes and underscores"
     ),
 ]
 Port = Annotated[int, Field(ge=1, le=LAST_PORT)]

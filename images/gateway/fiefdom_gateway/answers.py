@@ -47,16 +47,25 @@ class Reconciling(Protocol):
 
     def look_again(self) -> None: ...
 
+    def hear(self, host: str, service: str | None, version: str) -> None: ...
+
 
 class Answers:
     """Answers while it is this container's turn: from `go_on` until `stand_still`."""
 
-    def __init__(self, reconciler: Reconciling, take_view: Callable[[], Awaitable[View]]) -> None:
-        self.views = Shared(take_view)
+    def __init__(self, reconciler: Reconciling, take_view: Callable[[str | None], Awaitable[View]]) -> None:
+        # By backend; those of all backends by none.
+        self.views: dict[str | None, Shared[View]] = {}
+        self._take_view = take_view
         self._reconciler = reconciler
         self._has_turn = False
         self._pending: set[asyncio.Task[None]] = set()
         self._say_once = Once()
+
+    @property
+    def looks(self) -> int:
+        """How often HAProxy was looked at."""
+        return sum(views.taken for views in self.views.values())
 
     async def stand_still(self) -> None:
         """Answer nobody: another container does. Who has no answer yet asks again."""
@@ -139,7 +148,7 @@ class Answers:
             # One that began before that list may find less than it.
             async with self._reconciler.looking:
                 pass
-            view = await self._view(age_s)
+            view = await self._view(age_s, self._backend(question.service))
         except (Failed, Unreadable) as error:
             return f"the gateway cannot tell: {error}"
         if view is None:
@@ -147,13 +156,24 @@ class Answers:
         if not self._has_looked_at(question.host, listed.found):
             self._reconciler.look_again()
             return f"the gateway has yet to look at what {question.host} says now"
-        return rotation.answer(question, self._reconciler.look, view.found)
+        if question.version is not None:
+            self._reconciler.hear(question.host, question.service, question.version)
+        try:
+            return rotation.answer(question, self._reconciler.look, view.found)
+        except Unreadable as error:
+            return f"the gateway cannot tell: {error}"
 
-    async def _view(self, age_s: float) -> Seen[View] | None:
-        """Return a view of that age, and no older than the last change of HAProxy; None where that fails."""
+    def _backend(self, service: str | None) -> str | None:
+        """What HAProxy is asked about for a service: of one that is routed no more it is asked all."""
+        known = None if service is None else self._reconciler.look.services.get(service)
+        return None if known is None else known.backend
+
+    async def _view(self, age_s: float, backend: str | None) -> Seen[View] | None:
+        """Return a view of a backend, or all, of that age, no older than HAProxy's last change; None if it fails."""
         young_s = time.monotonic() - age_s
+        views = self.views.setdefault(backend, Shared(lambda: self._take_view(backend)))
         for _ in range(_TRIES):
-            view = await self.views.since(max(young_s, self._reconciler.acted_at_s))
+            view = await views.since(max(young_s, self._reconciler.acted_at_s))
             if view.began_s >= self._reconciler.acted_at_s:
                 return view
         return None
@@ -161,4 +181,4 @@ class Answers:
     def _has_looked_at(self, host: str, listed: Mapping[str, Mapping[str, object]]) -> bool:
         """Whether the reconciler's last look found of a host what Serf lists of it now."""
         look = self._reconciler.look
-        return look.read.get(host) == read_member(listed.get(host), look.services)
+        return look.read.get(host) == read_member(listed.get(host), look.services, look.names)

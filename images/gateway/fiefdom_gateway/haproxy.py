@@ -1,11 +1,12 @@
 """HAProxy's words: its replies, the commands that make it equal to what is wanted, its configuration text."""
 
 import hashlib
-import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from functools import lru_cache
+from operator import attrgetter
 
 from fiefdom_gateway import tables
 from fiefdom_gateway.members import Unreadable
@@ -111,25 +112,44 @@ Command = Add | EnableHealth | SetCheckPort | SetWeight | SetState | Delete
 # --- Replies
 
 
+class Servers:
+    """Reads a worker's servers. There may be thousands, and a row that says the same as before is not judged again."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, ...], Actual] = {}
+        self.judged = 0
+
+    def read(self, servers_state: str) -> tuple[Actual, ...]:
+        """Return the servers in the reply of `show servers state`, none of them busy. Raises Unreadable."""
+        known, found = self._known, {}
+        for row in tables.spaced(servers_state, _COLUMNS):
+            server = known.get(row)
+            if server is None:
+                server = _server(row)
+                self.judged += 1
+            found[row] = server
+        self._known = found
+        return in_order(found.values())
+
+
+def in_order(servers: Iterable[Actual]) -> tuple[Actual, ...]:
+    """Return servers by backend and name."""
+    return tuple(sorted(servers, key=_PLACE))
+
+
 def parse_servers(servers_state: str, servers_conn: str) -> tuple[Actual, ...]:
     """Return the servers in the replies of `show servers state` and `show servers conn`. Raises Unreadable."""
-    used = {row[0]: row[1] for row in tables.spaced(servers_conn, ("bkname/svname", "used_cur"))}
-    found = [
-        Actual(
-            backend=backend,
-            name=name,
-            address=address,
-            port=tables.whole(port, "srv_port"),
-            state=state,
-            up=up,
-            checked=not check & _CHECK_CONFIGURED or bool(check & _CHECK_ENABLED),
-            busy=tables.whole(used.get(f"{backend}/{name}", "0"), "used_cur") > 0,
-            check_port=check_port,
-            weight=weight,
-        )
-        for backend, name, state, up, address, port, check_port, check, weight in _servers(servers_state)
-    ]
-    return tuple(sorted(found, key=lambda server: (server.backend, server.name)))
+    return with_busy(Servers().read(servers_state), servers_conn)
+
+
+def with_busy(servers: Iterable[Actual], servers_conn: str) -> tuple[Actual, ...]:
+    """Return servers with those marked that the reply of `show servers conn` has busy. Raises Unreadable."""
+    used = {
+        row[0]
+        for row in tables.spaced(servers_conn, ("bkname/svname", "used_cur"))
+        if row[1] != "0" and tables.whole(row[1], "used_cur") > 0
+    }
+    return tuple(replace(s, busy=True) if used and f"{s.backend}/{s.name}" in used else s for s in servers)
 
 
 def parse_states(servers_state: str) -> Iterator[tuple[str, str, State, bool]]:
@@ -137,7 +157,9 @@ def parse_states(servers_state: str) -> Iterator[tuple[str, str, State, bool]]:
 
     Raises Unreadable.
     """
-    return (server[:4] for server in _servers(servers_state))
+    for backend, name, admin, operational in tables.spaced(servers_state, _COLUMNS[:4]):
+        _require_names(backend, name)
+        yield backend, name, _state(admin), _is_up(operational)
 
 
 _COLUMNS = (
@@ -153,21 +175,48 @@ _COLUMNS = (
 )
 
 
-def _servers(servers_state: str) -> Iterator[tuple[str, str, State, bool, str, str, int, int, int]]:
-    for row in tables.spaced(servers_state, _COLUMNS):
-        backend, name, admin, operational, address, port, check_port, check, weight = row
-        if not (_NAME.fullmatch(backend) and _NAME.fullmatch(name)):
-            raise Unreadable("HAProxy's reply has a name that no server can have")
-        state = _state(tables.whole(admin, "srv_admin_state"))
-        up = tables.whole(operational, "srv_op_state") != _OPERATIONAL_STOPPED
-        checks = tables.whole(check_port, "srv_check_port"), tables.whole(check, "srv_check_state")
-        yield backend, name, state, up, address, port, *checks, tables.whole(weight, "srv_uweight")
+_PLACE = attrgetter("backend", "name")
 
 
-def _state(admin: int) -> State:
-    if admin & _ADMIN_MAINT:
+def _server(row: tuple[str, ...]) -> Actual:
+    backend, name, admin, operational, address, port, check_port, check, weight = row
+    _require_names(backend, name)
+    checks = tables.whole(check, "srv_check_state")
+    return Actual(
+        backend=backend,
+        name=name,
+        address=address,
+        port=tables.whole(port, "srv_port"),
+        state=_state(admin),
+        up=_is_up(operational),
+        checked=not checks & _CHECK_CONFIGURED or bool(checks & _CHECK_ENABLED),
+        busy=False,
+        check_port=tables.whole(check_port, "srv_check_port"),
+        weight=tables.whole(weight, "srv_uweight"),
+    )
+
+
+def _require_names(backend: str, name: str) -> None:
+    if not (_is_name(backend) and _is_name(name)):
+        raise Unreadable("HAProxy's reply has a name that no server can have")
+
+
+@lru_cache(maxsize=32768)
+def _is_name(text: str) -> bool:
+    return _NAME.fullmatch(text) is not None
+
+
+@lru_cache(maxsize=1024)
+def _state(admin: str) -> State:
+    bits = tables.whole(admin, "srv_admin_state")
+    if bits & _ADMIN_MAINT:
         return State.MAINT
-    return State.DRAIN if admin & _ADMIN_DRAIN else State.READY
+    return State.DRAIN if bits & _ADMIN_DRAIN else State.READY
+
+
+@lru_cache(maxsize=1024)
+def _is_up(operational: str) -> bool:
+    return tables.whole(operational, "srv_op_state") != _OPERATIONAL_STOPPED
 
 
 def traffic(stat: str) -> dict[tuple[str, str], Traffic]:
@@ -333,6 +382,14 @@ def _removal(server: Actual, going: State) -> list[Command]:
     return [SetState(*key, State.MAINT), Delete(*key)] if server.state is State.DRAIN else [Delete(*key)]
 
 
+def backends_to_wait_for(
+    wanted: Iterable[Server], actual: Iterable[Actual], services: Mapping[str, Service]
+) -> list[str]:
+    """Return the backends of which it matters whether a server is busy: one is to go, or to lose what is upgraded."""
+    ours = {service.backend for service in services.values()}
+    return sorted({server.backend for server in _unready(wanted, actual, services)} & ours)
+
+
 def stragglers(
     wanted: Iterable[Server], actual: Iterable[Actual], services: Mapping[str, Service]
 ) -> tuple[Command, ...]:
@@ -365,13 +422,18 @@ def _unready(wanted: Iterable[Server], actual: Iterable[Actual], services: Mappi
 def settled(wanted: Iterable[Server], actual: Iterable[Actual], services: Mapping[str, Service]) -> bool:
     """Whether HAProxy has exactly the wanted servers, in their states."""
     ours = {service.backend for service in services.values()}
-    have = {(s.backend, s.name, s.address, s.port, _checks(s), s.weight, s.state) for s in actual if s.backend in ours}
-    want = {
-        (of.backend, s.name, s.address, s.port, _checks(s), s.weight, _going(of) if s.drain else State.READY)
-        for s in wanted
-        for of in [services[s.service]]
-    }
-    return have == want
+    left = {(server.backend, server.name): server for server in actual if server.backend in ours}
+    for server in wanted:
+        service = services[server.service]
+        found = left.pop((service.backend, server.name), None)
+        if (
+            found is None
+            or found.state is not (_going(service) if server.drain else State.READY)
+            or (found.port, found.weight) != (server.port, server.weight)
+            or (found.address, _checks(found)) != (server.address, _checks(server))
+        ):
+            return False
+    return not left
 
 
 def weighed(wanted: Iterable[Server], actual: Iterable[Actual], services: Mapping[str, Service]) -> bool:
@@ -399,7 +461,7 @@ def command_line(command: Command) -> str:
 
 
 def _endpoint(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ipaddress.ip_address(address).version == 6 else f"{address}:{port}"
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 # --- Configuration

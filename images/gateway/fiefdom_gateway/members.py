@@ -1,8 +1,8 @@
 """What Serf's members say they offer, read only where it fits the patterns; `belief` judges what is read.
 
 A tag `svc:<service>` = `<version>;<first_port>-<last_port>` is an offer; a third field, `;<port>`, is the first port of
-the instances' health checks, where these have ports of their own. Everything a member sends is a stranger's text
-until it has passed here.
+the instances' health checks, where these have ports of their own. A host with more offers than Serf carries so has all
+in the tag of `packed`. Everything a member sends is a stranger's text until it has passed here.
 """
 
 import ipaddress
@@ -10,7 +10,10 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from types import MappingProxyType
 
+from fiefdom_gateway import packed
 from fiefdom_gateway.log import printable
 from fiefdom_gateway.settings import LAST_PORT, Service
 
@@ -19,7 +22,11 @@ APP_ROLE = "app"
 LEAVING = "leaving"
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?", re.ASCII)
 _ROLE = re.compile(r"[a-z0-9-]{1,32}", re.ASCII)
-_OFFER = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.+-]{0,127});([0-9]{1,5})-([0-9]{1,5})(?:;([0-9]{1,5}))?", re.ASCII)
+_VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}", re.ASCII)
+# What a gateway remembers may have the code of a version in its place.
+_OFFER = re.compile(
+    rf"({_VERSION.pattern}|~[A-Za-z0-9_-]{{3}});([0-9]{{1,5}})-([0-9]{{1,5}})(?:;([0-9]{{1,5}}))?", re.ASCII
+)
 _OFFER_TAG = "svc:"
 _STATUSES = frozenset({"alive", "leaving", "left", "failed"})
 
@@ -27,6 +34,11 @@ _STATUSES = frozenset({"alive", "leaving", "left", "failed"})
 def is_host_name(text: str) -> bool:
     """Whether a text can be a host's name."""
     return _NAME.fullmatch(text) is not None
+
+
+def is_version(text: str) -> bool:
+    """Whether a text can be a version."""
+    return _VERSION.fullmatch(text) is not None
 
 
 class Unreadable(ValueError):
@@ -79,21 +91,53 @@ class Roll:
     rejected: tuple[Rejection, ...] = ()
 
 
-def parse_members(text: str, services: Mapping[str, Service]) -> Roll:
+class _Reading:
+    """What members' words are read with: the services that are routed, and versions whose names are known."""
+
+    def __init__(self, services: Mapping[str, Service], names: packed.Names) -> None:
+        self.services = services
+        self.names = names
+
+    @cached_property
+    def by_code(self) -> Mapping[str, str]:
+        return packed.by_code(self.services)
+
+
+def parse_members(text: str, services: Mapping[str, Service], names: packed.Names = MappingProxyType({})) -> Roll:
     """Return the members in the output of `serf members -format json`, sorted by name, and what was not read.
 
-    Raises Unreadable when the text as a whole is not such a list.
+    `names` are versions that are known by their codes. Raises Unreadable when the text as a whole is not such a list.
+    """
+    return read_members(listed(text), services, names)
+
+
+def listed(text: str) -> list[object]:
+    """Return the entries in the output of `serf members -format json`, in its order, which is another each time.
+
+    Raises Unreadable.
     """
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):
         raise Unreadable("serf members did not answer with JSON") from None
-    listed = data.get("members") if isinstance(data, dict) else None
-    if not isinstance(listed, list):
+    found = data.get("members") if isinstance(data, dict) else None
+    if not isinstance(found, list):
         raise Unreadable("serf members answered without a list of members")
+    return found
+
+
+def same(one: list[object], other: list[object]) -> bool:
+    """Whether two lists have the same entries, in whatever order."""
+    by_name = [{str(e.get("name")): e for e in entries if isinstance(e, dict)} for entries in (one, other)]
+    return len(one) == len(by_name[0]) == len(other) and by_name[0] == by_name[1]
+
+
+def read_members(entries: list[object], services: Mapping[str, Service], names: packed.Names) -> Roll:
+    """As `parse_members`, of the list's entries."""
+    reading = _Reading(services, names)
     members: dict[str, Member] = {}
     rejected: list[Rejection] = []
-    for entry in listed:
+    for entry in entries:
         shown = _shown_name(entry)
         try:
             member = _member(entry)
@@ -103,24 +147,26 @@ def parse_members(text: str, services: Mapping[str, Service]) -> Roll:
         if member.name in members:
             rejected.append(Rejection(shown, "is listed twice"))
             continue
-        member, refused = _with_offers(member, entry, services)
+        member, refused = _with_offers(member, entry, reading)
         rejected += [Rejection(shown, reason) for reason in refused]
         members[member.name] = member
     return Roll(tuple(members[name] for name in sorted(members)), tuple(sorted(rejected)))
 
 
-def read_member(entry: object, services: Mapping[str, Service]) -> Member | None:
+def read_member(
+    entry: object, services: Mapping[str, Service], names: packed.Names = MappingProxyType({})
+) -> Member | None:
     """Return the member that one entry of the list is; None where it is none that can be read."""
     try:
-        return _with_offers(_member(entry), entry, services)[0]
+        return _with_offers(_member(entry), entry, _Reading(services, names))[0]
     except _Rejected:
         return None
 
 
-def _with_offers(member: Member, entry: object, services: Mapping[str, Service]) -> tuple[Member, tuple[str, ...]]:
+def _with_offers(member: Member, entry: object, reading: _Reading) -> tuple[Member, tuple[str, ...]]:
     if member.role != APP_ROLE or not isinstance(entry, dict):
         return member, ()
-    offers, refused = _offers(entry.get("tags"), services)
+    offers, refused = _offers(entry.get("tags"), reading)
     return replace(member, offers=offers), refused
 
 
@@ -161,16 +207,39 @@ def _address(value: object) -> str:
     return str(address)
 
 
-def _offers(tags: object, services: Mapping[str, Service]) -> tuple[tuple[Offer, ...], tuple[str, ...]]:
-    offers: list[Offer] = []
+def _offers(tags: object, reading: _Reading) -> tuple[tuple[Offer, ...], tuple[str, ...]]:
+    """Return the offers by service, and why others are none. Of a service that has a tag of its own that one counts."""
+    offers: dict[str, Offer] = {}
     refused: list[str] = []
     for tag, value in sorted(tags.items()) if isinstance(tags, dict) else ():
-        if tag.startswith(_OFFER_TAG):
-            try:
-                offers.append(_offer(tag.removeprefix(_OFFER_TAG), value, services))
-            except _Rejected as error:
-                refused.append(str(error))
-    return tuple(offers), tuple(refused)
+        try:
+            if tag == packed.TAG:
+                refused += _unpack(value, reading, offers)
+            elif tag.startswith(_OFFER_TAG):
+                offer = _offer(tag.removeprefix(_OFFER_TAG), value, reading.services)
+                offers[offer.service] = offer
+        except _Rejected as error:
+            refused.append(str(error))
+    return tuple(offers[name] for name in sorted(offers)), tuple(refused)
+
+
+def _unpack(value: object, reading: _Reading, offers: dict[str, Offer]) -> list[str]:
+    """Add to `offers` what the tag for all of them holds; return why others of it are none."""
+    refused: list[str] = []
+    try:
+        entries = packed.entries(value if isinstance(value, str) else "")
+    except packed.Garbled as error:
+        raise _Rejected(f"offers {_quoted(value)}, which is garbled: {error}") from None
+    for entry in entries:
+        name = reading.by_code.get(entry.service_code)
+        try:
+            if name is None:
+                raise _Rejected(f"offers a service with the code {_quoted(entry.service_code)}, which is not one here")
+            version = packed.version_of(name, entry.version_code, reading.names)
+            offers[name] = _checked(Offer(name, version, entry.first_port, entry.last_port, entry.checks))
+        except _Rejected as error:
+            refused.append(str(error))
+    return refused
 
 
 def _offer(name: str, value: object, services: Mapping[str, Service]) -> Offer:
@@ -179,13 +248,19 @@ def _offer(name: str, value: object, services: Mapping[str, Service]) -> Offer:
     match = _OFFER.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise _Rejected(f"offers {name} as {_quoted(value)}, which is not VERSION;FIRST-LAST[;CHECKS]")
-    first_port, last_port = int(match[2]), int(match[3])
-    if not 1 <= first_port <= last_port <= LAST_PORT:
-        raise _Rejected(f"offers {name} on ports {first_port}-{last_port}, which are none")
     checks = int(match[4] or 0)
-    if match[4] is not None and not 1 <= checks <= LAST_PORT - (last_port - first_port):
-        raise _Rejected(f"offers {name} with checks on ports from {checks} on, which are none")
-    return Offer(name, match[1], first_port, last_port, checks)
+    if match[4] is not None and not checks:
+        raise _Rejected(f"offers {name} with checks on ports from 0 on, which are none")
+    return _checked(Offer(name, match[1], int(match[2]), int(match[3]), checks))
+
+
+def _checked(offer: Offer) -> Offer:
+    first, last, checks = offer.first_port, offer.last_port, offer.checks
+    if not 1 <= first <= last <= LAST_PORT:
+        raise _Rejected(f"offers {offer.service} on ports {first}-{last}, which are none")
+    if checks and not 1 <= checks <= LAST_PORT - (last - first):
+        raise _Rejected(f"offers {offer.service} with checks on ports from {checks} on, which are none")
+    return offer
 
 
 def _quoted(value: object) -> str:

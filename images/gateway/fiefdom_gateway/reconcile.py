@@ -7,23 +7,40 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from fiefdom_gateway import certificates, closed, edges, gone, haproxy, refusal, shares, upgraded, workers
+from fiefdom_gateway import (
+    certificates,
+    closed,
+    edges,
+    gone,
+    haproxy,
+    members,
+    refusal,
+    servers,
+    shares,
+    upgraded,
+    workers,
+)
 from fiefdom_gateway.belief import believe
 from fiefdom_gateway.edges import Failed, Sockets
+from fiefdom_gateway.last_good import LastGood
 from fiefdom_gateway.log import Once, printable, say
-from fiefdom_gateway.members import Unreadable, parse_members
+from fiefdom_gateway.members import Unreadable
+from fiefdom_gateway.names import VersionNames
+from fiefdom_gateway.news import News
 from fiefdom_gateway.settings import BadSettings, Settings, parse_settings
 from fiefdom_gateway.status import Look
-from fiefdom_gateway.wanted import Known, dump_memory, load_memory, none_alive, remember, still_believed, wanted_servers
+from fiefdom_gateway.wanted import Known, dump_memory, load_memory, remember, still_believed, wanted_servers
+from fiefdom_gateway.written import Written
 
 # Events come in bursts: a host that joins changes several members' views at once.
 DEBOUNCE_S = 0.02
 # How soon to look again while a server waits to be removed, while one is to have no upgraded connections, and while
 # Serf does not answer.
 SETTLE_S = 0.1
-UPGRADE_S = 0.5
 SERF_RETRY_S = 1.0
 SERF_TIMEOUT_S = 2.0
+# How long HAProxy was not told anything when it is asked to judge what a restarted one would begin with.
+CALM_S = 1.0
 RELOAD_TIMEOUT_S = 60.0
 
 
@@ -40,26 +57,28 @@ class Reconciler:
         self._turn = asyncio.Lock()
         self.look = Look(node=settings.node, services=settings.services)
         self._settings_file = settings_file
-        self._static = ""
+        self._settings_text = self._static = ""
         self._memory: dict[str, Known] = {}
-        self._written: dict[Path, str] = {}
         self._again = asyncio.Event()
-        # By worker: servers whose upgraded connections were closed last, and when.
-        self._closed: dict[str, tuple[frozenset[tuple[str, str]], float]] = {}
         self._say_once = Once()
-        self._told: set[str] = set()
+        self._closing = upgraded.Closing()
+        self._news = News(self._say_once)
+        self._written = Written(self._say_once)
+        self._last_good = LastGood(settings.state_dir, self._written, self._say_once)
         # What the static part names, and nobody gave, is to be there before HAProxy looks.
         self.before_static: Callable[[], Awaitable[None]] | None = None
-        self._doubted: set[str] = set()
+        self._names = VersionNames()
+        # What the last look at the members began with; and what HAProxy's workers say, by worker.
+        self._last_list: list[object] | None = None
+        self._looked_by: tuple[object, ...] = ()
+        self._workers: dict[str, servers.Worker] = {}
+        # What was compared last, and found to be equal with nothing left to do.
+        self._settled: tuple[object, ...] | None = None
 
     @property
     def config_file(self) -> Path:
         """The last good configuration, which HAProxy runs."""
-        return self.settings.state_dir / "haproxy.cfg"
-
-    @property
-    def _static_file(self) -> Path:
-        return self.settings.state_dir / "static.cfg"
+        return self._last_good.config_file
 
     @property
     def _memory_file(self) -> Path:
@@ -74,13 +93,20 @@ class Reconciler:
         """Say that something may have changed."""
         self._again.set()
 
+    def hear(self, host: str, service: str | None, version: str) -> None:
+        """Take up which version a host says it offers."""
+        if self._names.hear(self.look.read.get(host), service, version):
+            self.look_again()
+
     async def stand_still(self) -> None:
         """End the round that runs, and begin none: another container writes the files now."""
         await self._turn.acquire()
+        await self._last_good.stand_still()
 
     def go_on(self) -> None:
         """Go on after `stand_still`."""
-        self._written.clear()
+        self._written.forget()
+        self._last_good.go_on()
         self.look_again()
         self._turn.release()
 
@@ -95,7 +121,7 @@ class Reconciler:
             self._runs(await self._install(edges.read_text(given)))
         except (Unreadable, Failed) as refused:
             try:
-                self._runs(await self._install(edges.read_text(self._static_file)))
+                self._runs(await self._install(edges.read_text(self._last_good.static_file)))
             except (Unreadable, Failed) as error:
                 raise Failed(f"no usable configuration: {refused}; nor a last good one: {error}") from None
             self._refuse(_read_or_none(given), refused)
@@ -110,6 +136,7 @@ class Reconciler:
                     self._again.clear()
                     looked_at_s = time.monotonic()
                     self._take_up_settings()
+                    self._forget_gone()
                     if self.before_static is not None:
                         await self.before_static()
                     await self._take_up_static()
@@ -118,7 +145,8 @@ class Reconciler:
                     async with self.looking:
                         await self._look_at_members()
                 done = await self._apply()
-                await self._keep_last_good()
+                calm = time.monotonic() - self.acted_at_s >= CALM_S
+                self._last_good.keep((self._static, self.look.wanted, self.settings.services), calm=calm)
             if self.look.reconciled_at_s is not None:
                 self.caught_up.set()
             pause_s = self._patience_s() - (time.monotonic() - looked_at_s)
@@ -130,7 +158,7 @@ class Reconciler:
         if not done:
             return SETTLE_S
         # A request that is open at a server may be upgraded yet.
-        return UPGRADE_S if self._closed else self._patience_s()
+        return upgraded.AGAIN_S if self._closing.busy else self._patience_s()
 
     def _patience_s(self) -> float:
         wait_s = self.settings.interval_s
@@ -141,12 +169,16 @@ class Reconciler:
     def _take_up_settings(self) -> None:
         """Follow reconciler.json: services, hosts and times change while HAProxy serves, names and paths at a start."""
         try:
-            new = parse_settings(edges.read_text(self._settings_file))
+            text = edges.read_text(self._settings_file)
+            if text == self._settings_text:
+                self._say_once("settings", None, mended=f"{self._settings_file} is good again")
+                return
+            new = parse_settings(text)
         except (Unreadable, BadSettings) as error:
             self._say_once("settings", f"{self._settings_file} was not taken up: {error}")
             return
+        self._settings_text = text
         self._say_once("settings", None, mended=f"{self._settings_file} is good again")
-        self._forget_gone(new)
         old = self.settings
         self.settings = replace(
             old,
@@ -167,9 +199,9 @@ class Reconciler:
             self._memory = still_believed(self._memory, new.inventory, new.services)
             self._choose_servers()
 
-    def _forget_gone(self, settings: Settings) -> None:
+    def _forget_gone(self) -> None:
         try:
-            went = gone.forget(self.settings.state_dir, settings.services)
+            went = gone.forget(self.settings.state_dir, self.settings.services)
         except (Failed, Unreadable) as error:
             self._say_once("gone", f"what was said of services that are gone stays: {error}")
             return
@@ -197,7 +229,7 @@ class Reconciler:
             if not await self._renew_certificates(static):
                 await self._reload()
         except Failed as error:
-            # `_keep_last_good` puts back what was put in place.
+            # The next round puts back what was put in place.
             self._refuse(static, error)
             return
         self._runs(static)
@@ -244,15 +276,15 @@ class Reconciler:
         """Tell the host what HAProxy does not run: nobody may be asking for the status."""
         found = self.look.refusal
         if found is None or found.digest is None:
-            self._written.pop(self._refused_file, None)
+            self._written.forget(self._refused_file)
             with suppress(OSError):
                 self._refused_file.unlink(missing_ok=True)
         else:
-            self._try_write(self._refused_file, f"{found.digest} {printable(found.reason)}\n")
+            self._written.try_write(self._refused_file, f"{found.digest} {printable(found.reason)}\n")
 
     async def _install(self, static: str) -> str:
         """Make a static part, with today's servers, the configuration that HAProxy reads next. Raises Failed."""
-        await self._write_config(haproxy.render(static, self.look.wanted, self.settings.services))
+        await self._last_good.install((static, self.look.wanted, self.settings.services))
         return static
 
     def _runs(self, static: str) -> None:
@@ -293,7 +325,11 @@ class Reconciler:
         try:
             text = await edges.run(["serf", "members", "-format", "json"], environ, SERF_TIMEOUT_S)
             services, before = self.settings.services, [known.member for known in self._memory.values()]
-            listed = parse_members(text, services)
+            entries = members.listed(text)
+            if self._is_as_before(entries):
+                return
+            names = self._names.refresh(before, self.look.read.values())
+            listed = members.read_members(entries, services, names)
             roll = believe(listed, self.settings.inventory, services, before)
         except (Failed, Unreadable) as error:
             self.look = replace(self.look, serf_error=str(error))
@@ -311,37 +347,28 @@ class Reconciler:
             read={member.name: member for member in listed.members},
             members=roll.members,
             refused=roll.rejected,
+            names=names,
             looked=True,
         )
-        self._tell_members()
+        self._last_list = entries
+        self._news.of_members(self.look.members, self._memory)
         self._choose_servers()
-        self._try_write(self._memory_file, dump_memory(self._memory))
+        self._written.try_write(self._memory_file, dump_memory(self._memory))
 
-    def _tell_members(self) -> None:
-        for member in self.look.members:
-            self._say_once(f"member {member.name}", f"{member.name} at {member.address} is {member.status}")
-        listed = {member.name for member in self.look.members}
-        absent = self._memory.keys() - listed
-        for name in absent:
-            self._say_once(f"member {name}", f"{name} is absent without having left")
-        for name in self._told - listed - absent:
-            self._say_once(f"member {name}", None)
-        self._told = listed | absent
-        alone = "no app host is alive: the servers stay, HAProxy's health checks judge them"
-        self._say_once("alone", alone if none_alive(self._memory) else None, mended="app hosts are alive again")
+    def _is_as_before(self, entries: list[object]) -> bool:
+        """Whether nothing that a look is about has changed since the last one, as at rest: then all stays as it is."""
+        absent = any(known.absent_since is not None for known in self._memory.values())
+        inputs = (self.settings, self._asked_shares())
+        same = self._looked_by == inputs and self._last_list is not None and members.same(self._last_list, entries)
+        self._looked_by = inputs
+        return same and not absent and not self._names.news and self.look.serf_error is None
 
     def _choose_servers(self) -> None:
         wanted, contested = wanted_servers(self._memory, self.settings.services)
         rejected = (*self.look.refused, *contested)
         asked = self._asked_shares()
         self.look = replace(self.look, wanted=shares.weighted(wanted, asked), asked_shares=asked, rejected=rejected)
-        members = {rejection.member for rejection in rejected}
-        for member in sorted(members):
-            reasons = sorted(rejection.reason for rejection in rejected if rejection.member == member)
-            self._say_once(f"rejected {member}", f"{member} {'; '.join(reasons)}: not believed")
-        for member in sorted(self._doubted - members):
-            self._say_once(f"rejected {member}", None, mended=f"{member} claims nothing any more that is not believed")
-        self._doubted = members
+        self._news.of_rejected(rejected)
 
     def _asked_shares(self) -> tuple[shares.Share, ...]:
         """What an operator says of versions; as it was where that cannot be read."""
@@ -371,21 +398,25 @@ class Reconciler:
         # First, so that a host whose servers are drained here gets nothing new from there either.
         await self._drain_stragglers()
         try:
-            actual = await self._actual()
-            commands = haproxy.next_commands(self.look.wanted, actual, services)
+            own = self._worker("")
+            actual = await own.servers(self._ask, self.look.wanted, services)
+            at_rest = (self.look.wanted, actual, services) == self._settled
+            commands = () if at_rest else haproxy.next_commands(self.look.wanted, actual, services)
             if commands:
                 try:
                     await self._command(commands)
                 finally:
                     self.acted_at_s = time.monotonic()
-                actual = await self._actual()
+                changed = (command.backend for command in commands)
+                actual = await own.servers_again(self._ask, actual, changed, self.look.wanted, services)
             await self._close_upgraded("", self._ask, actual)
-            done = haproxy.settled(self.look.wanted, actual, services)
+            done = at_rest or haproxy.settled(self.look.wanted, actual, services)
+            self._settled = (self.look.wanted, actual, services) if done and not commands else None
         except (Failed, Unreadable) as error:
             self._say_once("haproxy", f"HAProxy cannot be compared: {error}")
             return False
         self._say_once("haproxy", None, mended="HAProxy answers again")
-        if haproxy.weighed(self.look.wanted, actual, services):
+        if self.look.shares != self.look.asked_shares and haproxy.weighed(self.look.wanted, actual, services):
             self.look = replace(self.look, shares=self.look.asked_shares)
         known = self.look.looked or bool(self._memory)
         fresh = self.look.serf_error is None
@@ -396,10 +427,12 @@ class Reconciler:
     async def _drain_stragglers(self) -> None:
         """Keep replaced workers, which know no reconciler of their own any more, from servers that are to go."""
         replaced = await workers.replaced(self._sockets)
-        self._closed = {name: last for name, last in self._closed.items() if name in ("", *map(str, replaced))}
+        there = {"", *map(str, replaced)}
+        self._closing.keep(there)
+        self._workers = {name: worker for name, worker in self._workers.items() if name in there}
         for worker in replaced:
             try:
-                actual = await worker.servers()
+                actual = await self._worker(str(worker)).servers(worker.ask, self.look.wanted, self.settings.services)
                 for command in haproxy.stragglers(self.look.wanted, actual, self.settings.services):
                     await worker.ask(haproxy.command_line(command))
                     self.acted_at_s = time.monotonic()
@@ -407,27 +440,13 @@ class Reconciler:
             except (Failed, Unreadable):
                 continue  # it ended just now
 
-    async def _close_upgraded(
-        self, worker: str, ask: Callable[[str], Awaitable[str]], actual: Iterable[haproxy.Actual]
-    ) -> None:
+    async def _close_upgraded(self, worker: str, ask: upgraded.Ask, actual: Iterable[haproxy.Actual]) -> None:
         """Close upgraded connections to servers that drain, where their service says so."""
-        servers = haproxy.to_close(self.look.wanted, actual, self.settings.services)
-        before, at_s = self._closed.pop(worker, (frozenset(), 0.0))
-        if not servers:
-            return
-        now_s = time.monotonic()
-        if servers <= before and now_s - at_s < UPGRADE_S:
-            self._closed[worker] = before, at_s
-            return
-        self._closed[worker] = servers, now_s
-        tcp = {service.backend for service in self.settings.services.values() if service.is_tcp}
-        closed = await upgraded.close(ask, servers, tcp)
-        if closed:
-            say(f"{closed} upgraded connections closed to {', '.join('/'.join(server) for server in sorted(servers))}")
+        services = self.settings.services
+        await self._closing.close(worker, ask, haproxy.to_close(self.look.wanted, actual, services), services)
 
-    async def _actual(self) -> tuple[haproxy.Actual, ...]:
-        states = await self._ask("show servers state")
-        return haproxy.parse_servers(states, await self._ask("show servers conn"))
+    def _worker(self, name: str) -> servers.Worker:
+        return self._workers.setdefault(name, servers.Worker())
 
     async def _ask(self, command: str) -> str:
         return await edges.ask_haproxy(command, self._sockets.admin)
@@ -456,39 +475,6 @@ class Reconciler:
                 say(f"{command.backend}/{command.name} drains")
             case haproxy.Delete():
                 say(f"{command.backend}/{command.name} removed")
-
-    # --- Files
-
-    async def _keep_last_good(self) -> None:
-        """Write the running servers into the configuration that a restarted HAProxy begins with."""
-        try:
-            await self._install(self._static)
-            self._write(self._static_file, self._static)
-        except Failed as error:
-            self._say_once("last good", f"the last good configuration is not of today: {error}")
-            return
-        self._say_once("last good", None, mended="the last good configuration is of today again")
-
-    async def _write_config(self, text: str) -> None:
-        if self._written.get(self.config_file) == text:
-            return
-        candidate = self.config_file.with_name("candidate.cfg")
-        edges.write_atomically(candidate, text)
-        await edges.validate(candidate)
-        self._write(self.config_file, text)
-
-    def _write(self, path: Path, text: str) -> None:
-        if self._written.get(path) != text:
-            edges.write_atomically(path, text)
-            self._written[path] = text
-
-    def _try_write(self, path: Path, text: str) -> None:
-        try:
-            self._write(path, text)
-        except Failed as error:
-            self._say_once(f"write {path}", str(error))
-            return
-        self._say_once(f"write {path}", None, mended=f"{path} is written again")
 
 
 def _read_or_none(path: Path) -> str | None:

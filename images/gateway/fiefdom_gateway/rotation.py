@@ -1,8 +1,9 @@
 """What a gateway answers a host that asks about itself: may it stop a service, is it in rotation.
 
 A question is a Serf query `fiefdom-drained` or `fiefdom-serving` about `HOST`, as a whole, or `HOST SERVICE`; where it
-asks for serving, `HOST SERVICE LEAST` says how many servers must. The answer is the word that was asked for, or what
-there is instead, in words. A question is a stranger's text.
+asks for serving, `HOST SERVICE LEAST` says how many servers must, and a fourth word which version, where the host's
+tags have only its code. The answer is the word that was asked for, or what there is instead, in words. A question is a
+stranger's text.
 """
 
 import re
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from fiefdom_gateway.haproxy import State
-from fiefdom_gateway.members import Member, is_host_name
+from fiefdom_gateway.members import Member, is_host_name, is_version
 from fiefdom_gateway.settings import is_name
 from fiefdom_gateway.status import Look
 from fiefdom_gateway.view import Busy, Row, View
@@ -21,7 +22,7 @@ T = TypeVar("T", Row, Busy)
 DRAINED = "drained"
 SERVING = "serving"
 QUERIES = {f"fiefdom-{word}": word for word in (DRAINED, SERVING)}
-NOT_UNDERSTOOD = "not understood: HOST, HOST SERVICE or HOST SERVICE LEAST"
+NOT_UNDERSTOOD = "not understood: HOST, HOST SERVICE or HOST SERVICE LEAST [VERSION]"
 _WHOLE = re.compile(r"[0-9]{1,5}", re.ASCII)
 
 
@@ -33,17 +34,20 @@ class Question:
     host: str
     service: str | None = None
     least: int | None = None
+    version: str | None = None
 
 
 def understood(query: str, payload: str) -> Question | None:
     """Return the question that a query asks; None when it is none."""
     word, parts = QUERIES.get(query), payload.split(" ")
-    if word is None or len(parts) > 3 or not is_host_name(parts[0]):
+    if word is None or len(parts) > 4 or not is_host_name(parts[0]):
         return None
-    host, service, least = (*parts, None, None)[:3]
+    host, service, least, version = (*parts, None, None, None)[:4]
     if not (service is None or is_name(service)) or not (least is None or _WHOLE.fullmatch(least)):
         return None
-    return Question(word, str(host), service, None if least is None else int(least))
+    if not (version is None or is_version(version)):
+        return None
+    return Question(word, str(host), service, None if least is None else int(least), version)
 
 
 def answer(question: Question, look: Look, view: View) -> str:

@@ -5,11 +5,11 @@ servers: of each that is added, in the configuration that a new worker begins wi
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fiefdom_gateway import kept
+from fiefdom_gateway import kept, packed
 from fiefdom_gateway.wanted import Server
 
 # HAProxy knows weights up to 256; one of 0 gets nothing at all.
@@ -52,18 +52,20 @@ def weighted(servers: Iterable[Server], shares: Iterable[Share]) -> tuple[Server
     Where all servers that get requests are of that version, or none is, there is nothing to share out.
     """
     servers, by_service = tuple(servers), {share.service: share for share in shares}
-    weights = {name: _weights(share, servers) for name, share in by_service.items()}
+    # Of a host with very many services the code of the version may be all that is known.
+    named = {name: packed.spellings(share.version) for name, share in by_service.items()}
+    weights = {name: _weights(share, named[name], servers) for name, share in by_service.items()}
     return tuple(
-        replace(server, weight=own[server.version == by_service[server.service].version])
+        replace(server, weight=own[server.version in named[server.service]])
         if (own := weights.get(server.service))
         else server
         for server in servers
     )
 
 
-def _weights(share: Share, servers: Iterable[Server]) -> Mapping[bool, int] | None:
+def _weights(share: Share, named: Container[str], servers: Iterable[Server]) -> Mapping[bool, int] | None:
     """The weight of a server that has the version, and of one that has another."""
-    has = [s.version == share.version for s in servers if s.service == share.service and not s.drain]
+    has = [s.version in named for s in servers if s.service == share.service and not s.drain]
     new, old = has.count(True), has.count(False)
     if not (new and old):
         return None

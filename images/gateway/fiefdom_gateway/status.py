@@ -13,6 +13,7 @@ from pathlib import Path
 from fiefdom_gateway import certificates, edges, haproxy, workers
 from fiefdom_gateway.acme import Told
 from fiefdom_gateway.members import Member, Offer, Rejection, Unreadable
+from fiefdom_gateway.packed import Names
 from fiefdom_gateway.refusal import Refusal
 from fiefdom_gateway.settings import Service
 from fiefdom_gateway.shares import Share
@@ -24,6 +25,7 @@ class Look:
     """What the last rounds of the reconciler found. Times are of time.monotonic().
 
     `read` are the members as Serf listed them; `members` are those that are believed, with what is believed of them.
+    `names` are the versions by which codes were read.
     `closed` are the services in whose place HAProxy answers, because an operator said so, and `shares` what he said of
     versions, as HAProxy's weights have it; None before HAProxy has told. `asked_shares` are what it is to have.
     """
@@ -41,6 +43,7 @@ class Look:
     refusal: Refusal | None = None
     reconciled_at_s: float | None = None
     closed: frozenset[str] | None = None
+    names: Names = field(default_factory=dict)
     shares: tuple[Share, ...] | None = None
     asked_shares: tuple[Share, ...] = ()
     looked: bool = False
@@ -191,7 +194,7 @@ def _counted(
 ) -> dict[str, int]:
     key = (server.backend, server.name)
     own = traffic.get(key, haproxy.Traffic())
-    return {**asdict(own), "sessions": own.sessions + elsewhere.get(key, 0)}
+    return {**vars(own), "sessions": own.sessions + elsewhere.get(key, 0)}
 
 
 def _shown_state(server: haproxy.Actual) -> str:

@@ -46,7 +46,7 @@ async def supervise(settings: Settings, settings_file: Path) -> int:
 async def _supervise(settings: Settings, settings_file: Path, place: handover.Place) -> int:
     reconciler = Reconciler(settings, settings_file, place.own)
     agent = Agent(settings)
-    answers = Answers(reconciler, lambda: view.take(place.own))
+    answers = Answers(reconciler, lambda backend: view.take(place.own, backend))
     stop = _listen_to_signals(reconciler.look_again)
     obtainer = Obtainer(settings, reconciler.renew_certificate)
     loan = await handover.borrow(place)

@@ -14,7 +14,7 @@ def spaced(reply: str, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
     Raises Unreadable.
     """
-    lines = [line for line in reply.splitlines() if line.strip()]
+    lines = [line for line in reply.split("\n") if line and not line.isspace()]
     start = next((number for number, line in enumerate(lines) if line.startswith("# ")), None)
     if start is None:
         raise Unreadable("HAProxy's reply lacks its header line")

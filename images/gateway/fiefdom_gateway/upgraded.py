@@ -5,7 +5,11 @@ response that ends with its connection as `rsp.st=MSG_TUNNEL`, too, under its ow
 """
 
 import re
-from collections.abc import Awaitable, Callable, Collection
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping
+
+from fiefdom_gateway.log import say
+from fiefdom_gateway.settings import Service
 
 # Each takes two commands of half a millisecond, and other hosts' servers wait meanwhile. The rest is closed next time.
 AT_ONCE = 300
@@ -17,8 +21,12 @@ _TRANSACTION = re.compile(
 _BACKEND = re.compile(r"^ +backend=(\S+) ", re.MULTILINE | re.ASCII)
 _SERVER = re.compile(r"^ +server=(\S+) ", re.MULTILINE | re.ASCII)
 
+# How soon to look again while a server is to have no upgraded connections.
+AGAIN_S = 0.5
+
 Target = tuple[str, str]
 """Backend and name of a server."""
+Ask = Callable[[str], Awaitable[str]]
 
 
 def sessions_of(listed: str, servers: Collection[Target]) -> list[tuple[str, Target]]:
@@ -35,7 +43,7 @@ def is_upgraded(session: str, server: Target, *, is_tcp: bool = False) -> bool:
     return is_tcp or _TRANSACTION.search(session) is not None
 
 
-async def close(ask: Callable[[str], Awaitable[str]], servers: Collection[Target], tcp: Collection[str] = ()) -> int:
+async def close(ask: Ask, servers: Collection[Target], tcp: Collection[str] = ()) -> int:
     """Close upgraded connections to some servers, and nothing else there; return how many. Raises Failed.
 
     Of servers in the backends `tcp` all are closed, for there is nothing else.
@@ -49,3 +57,35 @@ async def close(ask: Callable[[str], Awaitable[str]], servers: Collection[Target
             await ask(f"shutdown session {session}")
             closed += 1
     return closed
+
+
+class Closing:
+    """Closes them for as long as their servers drain: a request that is open there may be upgraded yet."""
+
+    def __init__(self) -> None:
+        # By worker: servers whose upgraded connections were closed last, and when.
+        self._last: dict[str, tuple[frozenset[Target], float]] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether some server is to have no upgraded connections."""
+        return bool(self._last)
+
+    def keep(self, workers: Collection[str]) -> None:
+        """Forget all but these workers."""
+        self._last = {name: last for name, last in self._last.items() if name in workers}
+
+    async def close(self, worker: str, ask: Ask, servers: frozenset[Target], services: Mapping[str, Service]) -> None:
+        """Close those to some servers of a worker, unless that was done just now. Raises Failed."""
+        before, at_s = self._last.pop(worker, (frozenset(), 0.0))
+        if not servers:
+            return
+        now_s = time.monotonic()
+        if servers <= before and now_s - at_s < AGAIN_S:
+            self._last[worker] = before, at_s
+            return
+        self._last[worker] = servers, now_s
+        tcp = {service.backend for service in services.values() if service.is_tcp}
+        closed = await close(ask, servers, tcp)
+        if closed:
+            say(f"{closed} upgraded connections closed to {', '.join('/'.join(server) for server in sorted(servers))}")

@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 from fiefdom_gateway import edges, haproxy, workers
 from fiefdom_gateway.edges import Failed, Sockets
 from fiefdom_gateway.haproxy import State
+from fiefdom_gateway.members import Unreadable
 
 _TIMEOUT_S = 2.0
 
@@ -32,6 +33,34 @@ class Busy(NamedTuple):
     sessions: int
 
 
+class Current:
+    """Servers in a worker's replies to `show servers state` and `show stat`.
+
+    There may be thousands, and a question is about one host: of the rest nothing is read.
+    """
+
+    def __init__(self, servers_state: str, stat: str) -> None:
+        self._servers_state = whole(servers_state)
+        self._stat = whole(stat)
+
+    def get(self, host: str, default: tuple[()], /) -> Iterable[Row]:
+        """Raises Unreadable."""
+        found = rows(lines_about(self._servers_state, f" {host}-"), lines_about(self._stat, f",{host}-"))
+        return by_host(found).get(host, default)
+
+
+class Replaced:
+    """Servers with sessions open in replaced workers' replies to `show stat`."""
+
+    def __init__(self, stats: Iterable[str]) -> None:
+        self._stats = [whole(stat) for stat in stats]
+
+    def get(self, host: str, default: tuple[()], /) -> Iterable[Busy]:
+        """Raises Unreadable."""
+        found = [server for stat in self._stats for server in busy(lines_about(stat, f",{host}-"))]
+        return by_host(found).get(host, default)
+
+
 @dataclass(frozen=True)
 class View:
     """Servers of the worker that takes new connections, by host; and those of replaced ones that have sessions open.
@@ -41,8 +70,27 @@ class View:
     server where one has stopped.
     """
 
-    current: Mapping[str, list[Row]] = field(default_factory=dict)
-    replaced: Mapping[str, list[Busy]] = field(default_factory=dict)
+    current: Mapping[str, list[Row]] | Current = field(default_factory=dict)
+    replaced: Mapping[str, list[Busy]] | Replaced = field(default_factory=dict)
+
+
+def whole(reply: str) -> str:
+    """Return a reply that does not break off within a line. Raises Unreadable."""
+    if not reply.endswith("\n"):
+        raise Unreadable("HAProxy's reply breaks off")
+    return reply
+
+
+def lines_about(reply: str, text: str) -> str:
+    """Return the header line of a reply, and its lines that have a text in them."""
+    start = reply.find("# ")
+    at = reply.find("\n", start) + 1
+    found = [reply[start:at]]
+    while (at := reply.find(text, at)) >= 0:
+        begin, end = reply.rfind("\n", 0, at) + 1, reply.find("\n", at) + 1
+        found.append(reply[begin:end])
+        at = end
+    return "".join(found)
 
 
 def rows(servers_state: str, stat: str) -> list[Row]:
@@ -67,16 +115,26 @@ def by_host(servers: Iterable[T]) -> dict[str, list[T]]:
     return found
 
 
-async def take(sockets: Sockets) -> View:
-    """Ask every worker on this host. Raises Failed or Unreadable where one that is there does not tell."""
+async def take(sockets: Sockets, backend: str | None = None) -> View:
+    """Ask every worker on this host, of one backend's servers or of all.
+
+    Raises Failed or Unreadable where one that is there does not tell.
+    """
+    # HAProxy's kind 4 are servers.
+    show_state = "show servers state" + (f" {backend}" if backend else "")
+    show_stat = "show stat" + (f" {backend} 4 -1" if backend else "")
     # In this order: what is not in rotation any more gets no session after it was asked for.
-    states = await edges.ask_haproxy("show servers state", sockets.admin, _TIMEOUT_S)
-    current = rows(states, await edges.ask_haproxy("show stat", sockets.admin, _TIMEOUT_S))
-    replaced: list[Busy] = []
+    states = await edges.ask_haproxy(show_state, sockets.admin, _TIMEOUT_S)
+    if backend and "# " not in states:
+        # The static part that has it was not taken up.
+        return await take(sockets)
+    current = Current(states, await edges.ask_haproxy(show_stat, sockets.admin, _TIMEOUT_S))
+    replaced: list[str] = []
     for worker in await workers.replaced(sockets):
         try:
-            replaced += busy(await worker.ask("show stat"))
+            # Of an earlier configuration it may not have the backend.
+            replaced.append(whole(await worker.ask("show stat")))
         except Failed:
             if worker in await workers.replaced(sockets):
                 raise
-    return View(by_host(current), by_host(replaced))
+    return View(current, Replaced(replaced))

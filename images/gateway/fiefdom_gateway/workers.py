@@ -5,7 +5,6 @@ from pathlib import Path
 
 from fiefdom_gateway import edges, haproxy
 from fiefdom_gateway.edges import Failed, Sockets
-from fiefdom_gateway.haproxy import Actual
 
 _TIMEOUT_S = 2.0
 
@@ -20,10 +19,6 @@ class Worker:
     async def ask(self, command: str) -> str:
         """Return the reply to a command. Raises Failed."""
         return await edges.ask_haproxy(f"@!{self.pid} {command}", self.master, _TIMEOUT_S)
-
-    async def servers(self) -> tuple[Actual, ...]:
-        """Return its servers. Raises Failed or Unreadable."""
-        return haproxy.parse_servers(await self.ask("show servers state"), await self.ask("show servers conn"))
 
 
 async def replaced(own: Sockets) -> list[Worker]:

@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "images" / "gateway"))
 
-from fiefdom_gateway import main, serf, view  # noqa: E402
+from fiefdom_gateway import main, rotation, serf, view  # noqa: E402
 from fiefdom_gateway.answers import HOLD_S, Answers  # noqa: E402
 from fiefdom_gateway.edges import Failed  # noqa: E402
 from fiefdom_gateway.haproxy import State  # noqa: E402
@@ -55,14 +55,16 @@ class Played:
             looking=asyncio.Lock(),
             acted_at_s=0.0,
             look_again=self._look_again,
+            hear=lambda *said: self.heard.append(said),
         )
+        self.heard: list[tuple[str, ...]] = []
         self.answers = Answers(self.reconciler, self._take)
         self._next = 0
 
     def _look_again(self) -> None:
         self.looks += 1
 
-    async def _take(self) -> View:
+    async def _take(self, _backend: str | None) -> View:
         await asyncio.sleep(self.view_takes_s)
         if self.view_error is not None:
             raise self.view_error
@@ -135,6 +137,9 @@ def test_a_question_is_answered_over_the_stream(tmp_path: Path) -> None:
         played.view = serving(8000)
         assert await played.ask("app1 predictor", "serving") == "1 of 2 servers up"
         assert await played.ask("app1 predictor 1", "serving") == "serving"
+        assert played.heard == []
+        assert await played.ask(f"app1 predictor 1 {'v' * 128}", "serving") == "serving"
+        assert played.heard == [("app1", "predictor", "v" * 128)]
         assert await played.ask("app1 predictor") == "app1 still offers predictor"
         assert played.agent.asked[:4] == ["handshake", "auth", "monitor", "stream"]
 
@@ -144,7 +149,7 @@ def test_a_question_is_answered_over_the_stream(tmp_path: Path) -> None:
 def test_what_is_not_understood_is_answered_in_words(tmp_path: Path) -> None:
     async def scene(played: Played) -> None:
         for payload in ("", "app1 predictor x", "\x1b[2J", "x" * 1000):
-            assert await played.ask(payload) == "not understood: HOST, HOST SERVICE or HOST SERVICE LEAST"
+            assert await played.ask(payload) == "not understood: HOST, HOST SERVICE or HOST SERVICE LEAST [VERSION]"
         played.agent.query(99, "fiefdom-drained", b"\xff\xfe")
         assert await played.ask("app1") == "drained"
         assert played.agent.answers[99].startswith("not understood")
@@ -323,14 +328,14 @@ def test_a_view_from_before_haproxy_was_changed_is_not_used(tmp_path: Path) -> N
 
 def test_while_haproxy_is_changed_without_end_nobody_is_told_anything(tmp_path: Path) -> None:
     async def scene(played: Played) -> None:
-        async def take() -> View:
+        async def take(_backend: str | None) -> View:
             await asyncio.sleep(0.01)
             played.reconciler.acted_at_s = time.monotonic()
             return View()
 
-        played.answers.views = Shared(take)
+        played.answers._take_view = take
         assert await played.ask("app1 predictor") == "HAProxy is being changed"
-        assert played.answers.views.taken % 3 == 0, "each look is given up after three"
+        assert played.answers.looks % 3 == 0, "each look is given up after three"
 
     play(tmp_path, scene)
 
@@ -368,9 +373,9 @@ def test_who_asks_hears_the_word_as_soon_as_it_is_true(tmp_path: Path, word: str
         played.has_looked(after)
         played.view = View() if word == "drained" else serving(8000, 8001)
         assert await asked == word
-        began_s, looks = time.monotonic(), played.answers.views.taken
+        began_s, looks = time.monotonic(), played.answers.looks
         assert await played.ask("app1 predictor", word) == word
-        assert time.monotonic() - began_s < HOLD_S and played.answers.views.taken <= looks + 1
+        assert time.monotonic() - began_s < HOLD_S and played.answers.looks <= looks + 1
 
     play(tmp_path, scene)
 
@@ -383,7 +388,7 @@ def test_a_held_question_takes_a_fifth_of_the_time_for_looks(tmp_path: Path) -> 
         played.has_looked(OFFERING)
         played.view_takes_s = 0.06
         assert await played.ask("app1 predictor", "serving") == "0 of 2 servers up"
-        assert played.answers.views.taken <= 2
+        assert played.answers.looks <= 2
 
     play(tmp_path, scene)
 
@@ -399,7 +404,7 @@ def test_many_questions_at_once_are_one_look_at_haproxy_and_two_at_the_members(t
         while len(played.agent.answers) < 200:
             await asyncio.sleep(0.01)
         assert set(played.agent.answers.values()) == {"drained"}
-        assert played.answers.views.taken == 1
+        assert played.answers.looks == 1
         assert played.agent.asked.count("members") <= 3
 
     play(tmp_path, scene)
@@ -502,7 +507,7 @@ def test_a_real_agents_questions_are_answered_once(cluster: tuple[RealAgent, Rea
         looks = played.looks
         assert await asked("drained", "app1 predictor") == ["drained"]
         assert await asked("serving", "app1 predictor 1") == ["0 of 0 servers up"]
-        assert await asked("drained", "app1 $(reboot)") == ["not understood: HOST, HOST SERVICE or HOST SERVICE LEAST"]
+        assert await asked("drained", "app1 $(reboot)") == [rotation.NOT_UNDERSTOOD]
         assert played.looks == looks
         began_s = time.monotonic()
         await asyncio.to_thread(subprocess.run, host.command("tags", "-delete", "svc:predictor"), check=True)

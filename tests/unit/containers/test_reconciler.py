@@ -33,7 +33,7 @@ from fiefdom_gateway.haproxy import (  # noqa: E402
     Traffic,
 )
 from fiefdom_gateway.log import Once, printable  # noqa: E402
-from fiefdom_gateway.members import Member, Offer, Rejection, Roll, Unreadable, parse_members  # noqa: E402
+from fiefdom_gateway.members import Member, Offer, Rejection, Roll, Unreadable, parse_members, same  # noqa: E402
 from fiefdom_gateway.settings import BadSettings, Host, Inventory, Service, parse_settings  # noqa: E402
 from fiefdom_gateway.wanted import Known, Server  # noqa: E402
 
@@ -646,6 +646,48 @@ def test_recorded_servers():
     )
 
 
+def test_a_row_that_says_what_it_said_before_is_not_judged_again():
+    """Six thousand servers at rest are six thousand rows each time: what grows with them is to be next to nothing."""
+    state = recorded("show_servers_state")
+    reader = haproxy.Servers()
+    first = reader.read(state)
+    assert reader.judged == len(first) > 2
+    # Seconds since the last change are another word each time.
+    later = re.sub(r"(?m)^(\d+ (?:\S+ ){8})\d+ ", r"\g<1>999 ", state)
+    assert later != state
+    assert reader.read(later) == first and reader.judged == len(first)
+    drained = state.replace("app1-8000 10.99.0.21 2 0 ", "app1-8000 10.99.0.21 2 8 ")
+    found = reader.read(drained)
+    assert reader.judged == len(first) + 1
+    assert [s.state for s in found if s.name == "app1-8000"] == [State.DRAIN]
+    conn = recorded("show_servers_conn")
+    assert haproxy.with_busy(first, conn) == haproxy.parse_servers(state, conn)
+
+
+def test_whether_servers_are_busy_is_asked_of_backends_where_one_is_to_go():
+    def at(backend, name, port):
+        return Actual(backend, name, "10.99.0.21", port, State.READY, True, True, False)
+
+    def server(service, port, *, drain=False):
+        return Server(service, f"app1-{port}", "10.99.0.21", port, drain, "1")
+
+    have = [at("predictor", "app1-8000", 8000), at("echo-backend", "app1-9000", 9000), at("foreign", "x", 1)]
+    want = [server("predictor", 8000), server("echo", 9000)]
+    leaving = [server("predictor", 8000, drain=True), want[1]]
+    assert haproxy.backends_to_wait_for(want, have, SERVICES) == []
+    assert haproxy.backends_to_wait_for(want[:1], have, SERVICES) == ["echo-backend"]
+    assert haproxy.backends_to_wait_for(leaving, have, SERVICES) == ["predictor"]
+
+
+def test_the_order_of_serfs_list_is_no_change():
+    entries = [listed("app1"), listed("app2", "10.99.0.22:7946")]
+    assert same(entries, entries[::-1])
+    assert not same(entries, entries[:1]) and not same(entries[:1], entries)
+    assert not same(entries, [entries[0], listed("app2", "10.99.0.22:7946", "leaving")])
+    assert not same([*entries, entries[0]], [*entries, entries[0]]), "who is listed twice is looked at anew"
+    assert not same([*entries, 5], [*entries, 5])
+
+
 def test_recorded_sessions_and_information():
     stat = recorded("show_stat")
     traffic = haproxy.traffic(stat)
@@ -965,6 +1007,40 @@ def test_applying_the_difference_yields_exactly_the_wanted_servers(rolls, actual
 STATIC = "frontend f\n    bind :80\n\nbackend predictor\n    # fiefdom:servers predictor\n\nbackend echo-backend\n"
 
 
+@given(members_strategy, actual_strategy)
+def test_settled_is_as_sets_of_servers_would_tell(found_members, actual_servers):
+    servers, _ = wanted.wanted_servers(wanted.remember({}, Roll(found_members), 0.0, 120.0), SERVICES)
+    for there in (
+        actual_servers,
+        as_wanted(servers),
+        as_wanted(servers)[1:],
+        [*as_wanted(servers), *actual_servers[:1]],
+    ):
+        have = {
+            (s.backend, s.name, s.address, s.port, s.check_port or s.port, s.weight, s.state)
+            for s in there
+            if s.backend in ("predictor", "echo-backend")
+        }
+        want = {
+            (of.backend, s.name, s.address, s.port, s.check_port or s.port, s.weight, state)
+            for s in servers
+            for of, state in [(SERVICES[s.service], State.DRAIN if s.drain else State.READY)]
+        }
+        if len({row[:2] for row in have}) == len(have):  # HAProxy has a name once
+            assert haproxy.settled(servers, there, SERVICES) is (have == want)
+
+
+def as_wanted(servers):
+    return [
+        Actual(
+            SERVICES[s.service].backend,
+            *(s.name, s.address, s.port, State.DRAIN if s.drain else State.READY),
+            *(True, True, False, s.check_port, s.weight),
+        )
+        for s in servers
+    ]
+
+
 def test_servers_stand_below_their_marker():
     text = haproxy.render(STATIC, [server(8000), server(8001, drain=True)], SERVICES)
     assert text == (
@@ -1034,7 +1110,7 @@ class Gateway:
         if command != "reload":
             if not self.answers:
                 raise edges.Failed("is not what this is about")
-            name = command.replace(" ", "_")
+            name = "_".join(command.split()[:3])
             return recorded(name) if command.startswith("show servers ") else ""
         self.reloads += 1
         return "Success=0\n[ALERT] (1) : cannot bind socket\n" if self.port_taken else "Success=1\n"

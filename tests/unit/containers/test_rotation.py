@@ -84,9 +84,20 @@ def test_a_question_is_about_a_host_or_one_service_of_it(payload: str, asked: tu
 @pytest.mark.parametrize(
     "payload",
     [
-        *("", " ", "app1 ", " app1", "app1  predictor", "app1 predictor 1 2", "app1\n", "app1 predictor\n", "app1\tx"),
+        *(
+            "",
+            " ",
+            "app1 ",
+            " app1",
+            "app1  predictor",
+            "app1 predictor 1 2 3",
+            "app1\n",
+            "app1 predictor\n",
+            "app1\tx",
+        ),
         *("app1 predictor -1", "app1 predictor 1.5", "app1 predictor x", "app1 predictor 123456", "app1 predictor ٣"),
         *("-app1", "é", "app1 é", "app1 ;x", "a" * 64, "app1 " + "b" * 64, "\ufffd", "app1 predictor +1"),
+        *("app1 predictor 1 ~abc", "app1 predictor 1 ", "app1 predictor 1 " + "v" * 129),
     ],
 )
 def test_what_is_no_question_is_not_understood(payload: str) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,26 +19,35 @@ from fiefdom.desired.programs import text_of
 from helpers.example import context
 from helpers.programs import with_constants
 
+sys.path.insert(0, str(Path(__file__).parents[3] / "images" / "gateway"))
+
+from fiefdom_gateway import packed
+from fiefdom_gateway.members import Offer, parse_members
+from fiefdom_gateway.settings import Service
+
 NO_GATEWAY_S = 2
 AGENT_S = 3
 DOCKER = """#!/bin/sh
 shift 2
 exec "$@"
 """
-# In the agent's container: its tags are lines of a file, so that a test sees what it was told.
+# In the agent's container: its tags are lines of a file, so that a test sees what it was told. All of one command
+# becomes true at once, as the agent has it.
 SERF = """#!/bin/sh
 [ ! -e {root}/dead ] || exit 1
 case $1 in
   tags)
     echo "$*" >>{root}/told
     shift
+    cp {root}/tags {root}/tags.$$
     while [ $# -gt 0 ]; do
       case $1 in
-        -set) sed -i "/^${{2%%=*}}=/d" {root}/tags; echo "$2" >>{root}/tags ;;
-        -delete) sed -i "/^$2=/d" {root}/tags ;;
+        -set) sed -i "/^${{2%%=*}}=/d" {root}/tags.$$; echo "$2" >>{root}/tags.$$ ;;
+        -delete) sed -i "/^$2=/d" {root}/tags.$$ ;;
       esac
       shift 2
     done
+    mv {root}/tags.$$ {root}/tags
     ;;
   info)
     echo '{{"tags": {{'
@@ -44,7 +55,7 @@ case $1 in
     echo '}}}}'
     ;;
   members)
-    case $* in *leaving*) cat {root}/leaving 2>/dev/null ;; esac
+    case $* in *leaving*) cat {root}/leaving 2>/dev/null ;; *alive*) cat {root}/alive; exit ;; esac
     cat {root}/gateways
     [ ! -e {root}/once ] || : > {root}/gateways
     ;;
@@ -71,7 +82,7 @@ class Host:
         for name, text in (("docker", DOCKER), ("serf", SERF), ("container", CONTAINER), ("systemctl", SYSTEMCTL)):
             (root / name).write_text(text.format(root=root))
             (root / name).chmod(0o755)
-        for name in ("tags", "told", "asked", "answering"):
+        for name in ("tags", "told", "asked", "answering", "alive"):
             (root / name).touch()
         self.made = root / "made"
         self.instance("running", 0)
@@ -433,3 +444,120 @@ def test_wrong_usage_is_told(host: Host, words: tuple[str, ...]) -> None:
 
 def test_the_constants_that_a_test_replaces_are_there() -> None:
     assert "no_gateway_s=5\n" in text_of("offer") and "agent_s=10\n" in text_of("offer")
+
+
+# --- More than Serf carries in a tag for each
+
+
+def offer_many(host: Host, words: dict[str, str]) -> None:
+    """The host has offered these before."""
+    host.made.mkdir(exist_ok=True)
+    for name, word in words.items():
+        (host.made / f"{name}.offer").write_text(f"{word}\n")
+
+
+def read_by_a_gateway(tags: dict[str, str], services: set[str]) -> dict[str, Offer]:
+    """What a gateway understands that routes these services and others."""
+    routed = {name: Service(name, name, 8000, 100, "check") for name in services | {f"other{i}" for i in range(40)}}
+    listed = {"name": "app2", "addr": "10.1.0.22:7946", "status": "alive", "tags": tags}
+    roll = parse_members(json.dumps({"members": [listed]}), routed)
+    assert roll.rejected == ()
+    return {offer.service: offer for offer in roll.members[0].offers}
+
+
+SIXTY = {f"service-with-a-long-name-{i}": f"{i:x}{'v' * 126};{8000 + 10 * i}-{8001 + 10 * i}" for i in range(60)}
+
+
+def test_what_a_gateway_understands_of_sixty_services_is_what_the_host_offers(host: Host) -> None:
+    offer_many(host, SIXTY)
+    assert host.run("tags") == ""
+    assert set(host.next_tags) == {"role", "o"} and len(host.next_tags["o"]) == 482
+    found = read_by_a_gateway(host.next_tags, set(SIXTY))
+    for name, word in SIXTY.items():
+        version, _, ports = word.partition(";")
+        offer = found[name]
+        assert (f"{offer.first_port}-{offer.last_port}", offer.checks) == (ports, 0)
+        assert offer.version == f"~{packed.code(version)}" and offer.version in packed.spellings(version)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_ports_come_through(host: Host, seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311
+    words: dict[str, str] = {}
+    wanted: dict[str, tuple[int, int, int]] = {}
+    for i in range(25):
+        first = chance.choice([1, 15, 16, 8000, 8126, 8127, 65535, chance.randrange(1, 65000)])
+        last = min(first + chance.choice([0, 1, 14, 15, 16, 300]), 65535)
+        checks = chance.choice([0, 1, chance.randrange(1, 65536 - last + first)])
+        words[f"s{i}"] = f"{'v' * 100};{first}-{last}" + (f";{checks}" if checks else "")
+        wanted[f"s{i}"] = first, last, checks
+    offer_many(host, words)
+    assert host.run("tags") == ""
+    found = read_by_a_gateway(host.next_tags, set(words))
+    assert {name: (o.first_port, o.last_port, o.checks) for name, o in found.items()} == wanted
+
+
+PLAIN = {f"s{i}": f"{'1' * 60};{9100 + i}-{9100 + i}" for i in range(6)}
+READS = "gw1  10.1.0.11:7946  alive  role=gateway,reads=packed"
+
+
+def test_one_offer_more_takes_the_place_of_all_tags_in_one_stroke_and_back(host: Host) -> None:
+    host.knows("gw1", answers="serving")
+    host.put("alive", READS)
+    offer_many(host, PLAIN)
+    host.run("tags")
+    host.put("tags", *(f"{key}={said}" for key, said in host.next_tags.items() if key != "role"))
+    assert set(host.tags) == {f"svc:{name}" for name in PLAIN}
+    assert host.run("make", "predictor") == ""
+    assert set(host.tags) == {"o"} and host.next_tags == {"role": "app", **host.tags}
+    assert len((host.root / "told").read_text().splitlines()) == 1
+    assert set(read_by_a_gateway({"role": "app", **host.tags}, {*PLAIN, "predictor"})) == {*PLAIN, "predictor"}
+    # The question has what the tag leaves out.
+    assert " fiefdom-serving app2 predictor 2 1.2.0" in (host.root / "asked").read_text()
+    host.knows("gw1", answers="drained")
+    assert host.run("withdraw", "predictor") == ""
+    assert host.tags == {f"svc:{name}": word for name, word in PLAIN.items()}
+    assert len((host.root / "told").read_text().splitlines()) == 2
+
+
+def test_among_packed_offers_one_is_made_and_withdrawn(host: Host) -> None:
+    host.knows("gw1", answers="serving")
+    host.put("alive", READS)
+    many = {name: word for i, (name, word) in enumerate(SIXTY.items()) if i < 30}
+    offer_many(host, many)
+    for name, word in many.items():
+        text = f"word {word}\nstart_timeout_s 1\ndrain_timeout_s 1\n"
+        (host.root / "offers" / f"{name}.conf").write_text(text)
+    host.run("tags")
+    host.put("tags", f"o={host.next_tags['o']}")
+    before = host.tags
+    assert host.run("make", "web") == ""
+    offer = read_by_a_gateway({"role": "app", **host.tags}, {*many, "web"})["web"]
+    assert (offer.first_port, offer.last_port) == (9000, 9000)
+    assert host.run("agree") == "", "as many of their instances answer as are to"
+    assert len((host.root / "told").read_text().splitlines()) == 1
+    host.knows("gw1", answers="drained")
+    assert host.run("withdraw", "web") == ""
+    assert host.tags == before
+
+
+def test_a_gateway_that_would_not_understand_is_named_and_nothing_changes(host: Host) -> None:
+    host.knows("gw1", answers="serving")
+    host.put("alive", READS, "gw2  10.1.0.12:7946  alive  role=gateway")
+    offer_many(host, PLAIN)
+    host.run("tags")
+    before = host.next_tags
+    assert ended(host.start("make", "predictor"), 1) == (
+        "predictor is not offered: Serf carries that many only in a way that is new to gw2; run `fiefdom apply` there\n"
+    )
+    assert (host.next_tags, host.tags) == (before, {}) and not (host.made / "predictor.offer").exists()
+
+
+def test_what_serf_does_not_carry_is_not_offered_and_the_rest_is(host: Host) -> None:
+    offer_many(host, SIXTY)
+    host.run("tags")
+    before = host.next_tags
+    assert ended(host.start("make", "web"), 1) == (
+        "web is not offered: what this host offers needs 523 bytes and Serf carries 512\n"
+    )
+    assert host.next_tags == before and not (host.made / "web.offer").exists()

@@ -1,14 +1,9 @@
 """The offers concern by value."""
 
 from dataclasses import replace
-from typing import Any
-
-import msgpack
-from pydantic import ValidationError
 
 from fiefdom.desired import offers
 from fiefdom.desired.state import HostState
-from fiefdom.model import TAGS_MAX_BYTES
 from helpers.example import context
 
 
@@ -70,24 +65,3 @@ def test_a_tag_tells_the_ports_of_checks_where_they_have_some_and_what_runs_has_
 def test_an_instance_of_a_service_that_is_called_like_an_offer_is_none() -> None:
     assert offers.is_offer(offers.unit_of("web"))
     assert not offers.is_offer("fiefdom-offer-web@8000.service")
-
-
-def test_a_host_that_offers_all_it_may_can_still_say_that_it_leaves() -> None:
-    """Serf refuses tags of more bytes, and a host that cannot say so would leave without being drained."""
-    sizes = []
-    own = {"app1": {"services": None}, "app2": {"services": None}}
-    for length in range(25, 64):
-        services: dict[str, Any] = {
-            f"s{i}": {"image": "a", "version": "1" * length, "base_port": 9100 + i, "route": {"path_prefix": f"/{i}"}}
-            for i in range(8)
-        }
-        try:
-            found = context("app2", hosts=own, services={**services, "predictor": None, "web": None})
-        except ValidationError as error:
-            assert "its 8 services need" in str(error) and "Serf carries 512" in str(error)
-            break
-        words = {f"svc:{offer.service}": offer.word for offer in offers.desired(found).offers}
-        # Beside the map, in MessagePack's old form, Serf's own first byte.
-        tags = {"role": "app", "state": "leaving", **words}
-        sizes.append(1 + len(msgpack.packb(tags, use_bin_type=False)))
-    assert TAGS_MAX_BYTES - 12 < max(sizes) <= TAGS_MAX_BYTES

@@ -75,7 +75,7 @@ def test_with_another_version_only_that_and_the_build_change() -> None:
     assert other.with_version("web", "1.0").services["web"].model_dump(exclude={"build"}) == cluster.services[
         "web"
     ].model_dump(exclude={"build"})
-    for version in ("", "a b", "a;b", "a/b", "v" * 65):
+    for version in ("", "a b", "a;b", "a/b", "v" * 129):
         with pytest.raises(ValidationError):
             cluster.with_version("web", version)
 
@@ -365,20 +365,6 @@ def test_a_clash_of_two_services_is_told_once_however_many_hosts_have_it() -> No
         Cluster.model_validate(changed({"services/api/base_port": 8000, "hosts": {**VALID["hosts"], **hosts}}))
     (error,) = caught.value.errors()
     assert len(error["ctx"]["all"]) == 1
-
-
-def test_more_services_than_serf_can_tell_of_are_refused() -> None:
-    services = {
-        f"service-with-a-long-name-{i}": {
-            "image": "a",
-            "version": "v" * 60,
-            "base_port": 9100 + i,
-            "route": {"path_prefix": f"/{i}"},
-        }
-        for i in range(5)
-    }
-    assert "Serf carries 512" in refusal({"services": {**VALID["services"], **services}})
-    Cluster.model_validate(changed({"services": dict(list({**VALID["services"], **services}.items())[:5])}))
 
 
 def test_the_same_ports_on_different_hosts_are_fine() -> None:

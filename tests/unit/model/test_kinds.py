@@ -47,9 +47,9 @@ def test_http_has_a_gateway_port_and_tcp_only_the_one_that_is_said() -> None:
 
 
 def test_a_service_that_gateways_do_not_have_takes_no_room_in_serfs_tags() -> None:
-    many = {f"services/redis{i}": REDIS | {"base_port": 10000 + i} for i in range(40)}
+    many = {f"services/redis{i}": REDIS | {"base_port": 10000 + 200 * i} for i in range(60)}
     assert says(changed(many)) == []
-    routed = {key: value | {"route": {"port": 10000 + i}} for i, (key, value) in enumerate(many.items())}
+    routed = {key: value | {"route": {"port": 30000 + i}} for i, (key, value) in enumerate(many.items())}
     assert ["need 1" in one or "Serf carries" in one for one in says(changed(routed))] == [True]
 
 

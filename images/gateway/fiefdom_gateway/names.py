@@ -1,0 +1,36 @@
+"""The versions behind the codes of `packed`: from what hosts offered before, and from what they say when they ask."""
+
+from collections.abc import Iterable
+
+from fiefdom_gateway import packed
+from fiefdom_gateway.members import Member
+
+
+class VersionNames:
+    """Versions by service and code. What no host offers any more is forgotten at the next `refresh`."""
+
+    def __init__(self) -> None:
+        self._names: dict[tuple[str, str], str] = {}
+        self.news = False
+
+    def hear(self, member: Member | None, service: str | None, version: str) -> bool:
+        """Take up a version that a host says, where it offers the service by the code of that; whether it is news."""
+        heard = packed.code(version)
+        offered = {offer.service: offer.version for offer in ([] if member is None else member.offers)}
+        if service is None or packed.is_known(offered.get(service, "")) or offered[service][1:] != heard:
+            return False
+        self.news = self._names.get((service, heard)) != version
+        self._names[service, heard] = version
+        return self.news
+
+    def refresh(self, members: Iterable[Member], read: Iterable[Member]) -> packed.Names:
+        """Return the versions by which codes are read now; `members` are those remembered, `read` those listed last."""
+        found: dict[tuple[str, str], str] = {}
+        for member in (*read, *members):
+            for offer in member.offers:
+                if packed.is_known(offer.version):
+                    found[offer.service, packed.code(offer.version)] = offer.version
+                elif (key := (offer.service, offer.version[1:])) in self._names:
+                    found.setdefault(key, self._names[key])
+        self._names, self.news = found, False
+        return dict(found)
