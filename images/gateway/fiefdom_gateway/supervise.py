@@ -9,13 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fiefdom_gateway import edges, handover, status, view
+from fiefdom_gateway import edges, handover, paths, status, view
 from fiefdom_gateway.answers import Answers
 from fiefdom_gateway.client import STATUS_SOCKET, shared_socket
 from fiefdom_gateway.log import say
 from fiefdom_gateway.obtainer import Obtainer
 from fiefdom_gateway.reconcile import Reconciler
 from fiefdom_gateway.settings import Settings
+from fiefdom_gateway.web import Web
 
 AGENT_BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 STREAM_BACKOFF_S = (0.1, 0.2, 0.5, 1.0)
@@ -53,6 +54,8 @@ async def _supervise(settings: Settings, settings_file: Path, place: handover.Pl
     reconciler.before_static = obtainer.prepare
     await obtainer.prepare()
     await reconciler.prepare()
+    # Until this process ends: HAProxy asks the container that it is of, also while it finishes.
+    await Web(paths.table(lambda: reconciler.look, place.own, obtainer.told)).open(place.own.web)
     haproxy = await _start_haproxy(reconciler.config_file, place.own, loan)
     tasks = [asyncio.create_task(work) for work in _works(reconciler, agent, answers, obtainer)]
     died = asyncio.create_task(haproxy.wait())
