@@ -80,8 +80,8 @@ async def document(look: Look, sockets: edges.Sockets, told: Iterable[Told] = ()
         servers = server_rows(look, haproxy.parse_servers(states, connections), haproxy.traffic(stat), elsewhere)
         own: dict[str, object] = {
             "version": info.get("Version"),
-            "pid": _whole(info.get("Pid")),
-            "uptime_s": _whole(info.get("Uptime_sec")),
+            "pid": whole(info.get("Pid")),
+            "uptime_s": whole(info.get("Uptime_sec")),
         }
         answers = haproxy.takes_connections(stat)
     except (edges.Failed, Unreadable) as error:
@@ -99,7 +99,7 @@ async def document(look: Look, sockets: edges.Sockets, told: Iterable[Told] = ()
         "members": [asdict(member) for member in look.members],
         "servers": servers,
         "certificates": [row for row in served if row["name"] not in placeholders],
-        "obtained": [_obtained(one) for one in told],
+        "obtained": [obtained(one) for one in told],
         "maintenance": [{"service": name} for name in sorted(look.closed & look.services.keys())],
         "shares": [asdict(share) for share in look.shares if share.service in look.services],
         "rejected": [asdict(rejection) for rejection in look.rejected],
@@ -123,7 +123,8 @@ def config_part(look: Look, now_s: float) -> dict[str, object]:
     }
 
 
-def _obtained(told: Told) -> dict[str, object]:
+def obtained(told: Told) -> dict[str, object]:
+    """Return the row of a name for which an authority is asked."""
     return {
         "name": told.name,
         "begins": told.facts and _as_time(told.facts.begins_s),
@@ -190,7 +191,8 @@ def _shown_state(server: haproxy.Actual) -> str:
     return "drain" if server.state is haproxy.State.DRAIN else "maint"
 
 
-def _whole(text: str | None) -> int | None:
+def whole(text: str | None) -> int | None:
+    """Return a word as a number; None where it is none."""
     return int(text) if text is not None and text.isascii() and text.isdigit() else None
 
 

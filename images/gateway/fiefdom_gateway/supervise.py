@@ -55,7 +55,8 @@ async def _supervise(settings: Settings, settings_file: Path, place: handover.Pl
     await obtainer.prepare()
     await reconciler.prepare()
     # Until this process ends: HAProxy asks the container that it is of, also while it finishes.
-    await Web(paths.table(lambda: reconciler.look, place.own, obtainer.told)).open(place.own.web)
+    table = paths.table(lambda: reconciler.look, place.own, obtainer.told, lambda: reconciler.settings)
+    await Web(table).open(place.own.web)
     haproxy = await _start_haproxy(reconciler.config_file, place.own, loan)
     tasks = [asyncio.create_task(work) for work in _works(reconciler, agent, answers, obtainer)]
     died = asyncio.create_task(haproxy.wait())

@@ -1,7 +1,7 @@
 """What the gateway itself answers over HTTP: a table of paths on a unix socket, which HAProxy's stats port leads to.
 
 HAProxy stands before it and judges what is HTTP, so little is understood here: one GET or HEAD on each connection, no
-body, no query. What goes wrong here is an answer or a line, never an error of the reconciler's.
+body. What goes wrong here is an answer or a line, never an error of the reconciler's.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 from fiefdom_gateway.log import Once
 
@@ -19,10 +20,14 @@ HEAD_LIMIT = 16384
 OPEN_LIMIT = 32
 READ_LIMIT_S = 5.0
 ANSWER_LIMIT_S = 10.0
+QUERY_FIELDS = 8
 
-# For an answer that a browser may show: nothing from elsewhere, nothing kept, in nobody's frame.
+# For an answer that a browser may show: nothing from elsewhere, nothing kept, in nobody's frame, no text that becomes
+# markup or a program.
 SECURITY_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "DENY",
@@ -44,7 +49,15 @@ class Answer:
 Page = Callable[[], Answer | Awaitable[Answer]]
 """What answers a path. One that is not async holds the reconciler up as long as it takes: milliseconds, not more."""
 
-Table = Mapping[str, Page]
+
+@dataclass(frozen=True)
+class Asked:
+    """A page that is also told its query: the last value of each name, of few."""
+
+    page: Callable[[Mapping[str, str]], Answer | Awaitable[Answer]]
+
+
+Table = Mapping[str, Page | Asked]
 
 
 class Web:
@@ -93,11 +106,11 @@ class Web:
         if method not in ("GET", "HEAD"):
             return method, plain(405, "only GET and HEAD are answered", {"Allow": "GET, HEAD"})
         page = self._table.get(path)
-        return method, plain(404, "nothing is here") if page is None else await self._ask(path, page)
+        return method, plain(404, "nothing is here") if page is None else await self._ask(path, page, head)
 
-    async def _ask(self, path: str, page: Page) -> Answer:
+    async def _ask(self, path: str, page: Page | Asked, head: bytes) -> Answer:
         try:
-            found = page()
+            found = page.page(query_of(head)) if isinstance(page, Asked) else page()
             if inspect.isawaitable(found):
                 found = await asyncio.wait_for(found, ANSWER_LIMIT_S)
         except Exception as error:  # whatever it is, it is this answer's alone
@@ -113,6 +126,15 @@ def request_line(head: bytes) -> tuple[str | None, str]:
     if len(words) != 3 or words[2] not in ("HTTP/1.0", "HTTP/1.1") or not words[1].startswith("/"):
         return None, ""
     return words[0], words[1].partition("?")[0]
+
+
+def query_of(head: bytes) -> dict[str, str]:
+    """Return the query of a request line that `request_line` takes for one; nothing where there is too much of it."""
+    target = head.partition(b"\r\n")[0].decode("latin-1").split(" ")[1]
+    try:
+        return dict(parse_qsl(target.partition("?")[2], max_num_fields=QUERY_FIELDS))
+    except ValueError:
+        return {}
 
 
 def plain(status: int, text: str, headers: Mapping[str, str] | None = None) -> Answer:
