@@ -1,13 +1,27 @@
 """What the gateway answers over HTTP at which path: one table of it all."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from fiefdom_gateway import web
+from fiefdom_gateway import metrics, web
 from fiefdom_gateway.acme import Told
 from fiefdom_gateway.edges import Sockets
+from fiefdom_gateway.rounds import Rounds
 from fiefdom_gateway.status import Look
 
 
-def table(_look: Callable[[], Look], _sockets: Sockets, _told: Callable[[], tuple[Told, ...]]) -> web.Table:
-    """Return what answers each path, from the reconciler's last look and what is told of certificates."""
-    return {"/": lambda: web.redirect("/stats")}
+def table(
+    look: Callable[[], Look],
+    _sockets: Sockets,
+    told: Callable[[], tuple[Told, ...]],
+    rounds: Rounds,
+    served: Callable[[], tuple[Mapping[str, Any], ...]],
+) -> web.Table:
+    """Return what answers each path, from the reconciler's last look and what is known of certificates."""
+
+    def told_of_now() -> web.Answer:
+        text = metrics.exposition(look(), rounds, told(), served(), time.monotonic())
+        return web.Answer(metrics.CONTENT_TYPE, text.encode())
+
+    return {"/": lambda: web.redirect("/stats"), "/fiefdom/metrics": told_of_now}

@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT / "images" / "gateway"))
 
 from fiefdom_gateway import haproxy, paths, web  # noqa: E402
 from fiefdom_gateway.edges import Sockets  # noqa: E402
+from fiefdom_gateway.rounds import Rounds  # noqa: E402
 from fiefdom_gateway.status import Look  # noqa: E402
 from fiefdom_gateway.web import Answer, Table, Web  # noqa: E402
 
@@ -190,7 +191,11 @@ def test_a_socket_that_cannot_be_made_is_said_and_no_error(tmp_path: Path, capsy
 
 
 def test_the_first_page_leads_on(tmp_path: Path) -> None:
-    answer = asked(tmp_path, b"GET / HTTP/1.1\r\n\r\n", paths.table(lambda: Look("gw1", {}), Sockets(tmp_path), tuple))
+    answer = asked(
+        tmp_path,
+        b"GET / HTTP/1.1\r\n\r\n",
+        paths.table(lambda: Look("gw1", {}), Sockets(tmp_path), tuple, Rounds(), tuple),
+    )
     assert answer.startswith("HTTP/1.1 302 Found\r\nLocation: ")
 
 
