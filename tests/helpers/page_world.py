@@ -1,7 +1,7 @@
 """A gateway's page served for real, over a cluster that a test makes up and changes while a browser looks.
 
-All is the gateway's own but HAProxy and Serf: in HAProxy's place a socket answers with tables as HAProxy 3.0 prints them,
-and what Serf would list is a `Look`.
+All is the gateway's own but HAProxy and Serf: in HAProxy's place a socket answers with tables as HAProxy 3.0 prints
+them, and what Serf would list is a `Look`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT / "images" / "gateway"))
 from fiefdom_gateway import paths, web  # noqa: E402
 from fiefdom_gateway.edges import Sockets  # noqa: E402
 from fiefdom_gateway.members import Member, Offer, Rejection  # noqa: E402
+from fiefdom_gateway.rounds import Rounds  # noqa: E402
 from fiefdom_gateway.settings import Host, Inventory, Service, Settings, parse_settings  # noqa: E402
 from fiefdom_gateway.shares import Share  # noqa: E402
 from fiefdom_gateway.status import Look  # noqa: E402
@@ -117,6 +118,10 @@ class World:
             ready=True,
         )
 
+    def served(self) -> tuple[dict[str, object], ...]:
+        """What HAProxy says of its certificates."""
+        return tuple({"name": n, "names": [n, f"www.{n}"], "ends": ends} for n, ends in self.certificates.items())
+
     def settings(self) -> Settings:
         bare = {
             "cluster": "lab",
@@ -141,12 +146,6 @@ class World:
         self.asked += command == "show stat"
         if command == "show info":
             return "Name: HAProxy\nVersion: 3.0.11\nUptime_sec: 93784\nCurrConns: 214\nMaxconn: 4000\nIdle_pct: 88\n"
-        if command == "show ssl cert":
-            return "# filename\n" + "".join(f"/etc/fiefdom/gateway/certificates/{n}.pem\n" for n in self.certificates)
-        if command.startswith("show ssl cert "):
-            name = Path(command.removeprefix("show ssl cert ")).stem
-            names = f"DNS:{name}, DNS:www.{name}"
-            return f"Filename: {name}\nnotAfter: {self.certificates[name]}\nSubject Alternative Name: {names}\n"
         assert command == "show stat", command
         now_s = time.monotonic()
         rows = [server.row(now_s) for server in self.servers]
@@ -267,7 +266,7 @@ def large(folder: Path, hosts: int = 500, per_host: int = 12) -> World:
 
 
 def _ends_in(days: int) -> str:
-    return time.strftime("%b %d %H:%M:%S %Y GMT", time.gmtime(time.time() + days * 86400 + 3600))
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + days * 86400 + 3600))
 
 
 @dataclass
@@ -330,7 +329,7 @@ def served(world: World) -> Iterator[Served]:
     """Serve a world's page on loopback, in a thread of its own."""
     loop = asyncio.new_event_loop()
     sockets = Sockets(world.folder)
-    table = paths.table(world.look, sockets, tuple, world.settings)
+    table = paths.table(world.look, sockets, tuple, Rounds(), world.served, world.settings)
     found = Served(world, "", loop, 0, web.Web(table))
 
     async def begin() -> None:

@@ -1,6 +1,7 @@
 """The page of admins, live: what its files and its document are answered from, computed once for all who look.
 
-A look is taken when somebody asks and the last one is older than a second, or than ten times what that one took. It runs beside the reconciler, which waits for nothing here.
+A look is taken when somebody asks and the last one is older than a second, or than ten times what that one took. It runs
+beside the reconciler, which waits for nothing here.
 """
 
 import asyncio
@@ -8,11 +9,10 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fiefdom_gateway import certificates, edges, figures, haproxy, page, status, web
+from fiefdom_gateway import edges, figures, haproxy, page, status, web
 from fiefdom_gateway.acme import Told
 from fiefdom_gateway.edges import Failed, Sockets
 from fiefdom_gateway.ledger import Reader
@@ -25,7 +25,6 @@ from fiefdom_gateway.status import Look
 AGE_S = 1.0
 # A look is not taken more often than lets this share of the time to others.
 _SHARE = 10
-_CERTIFICATES_AGE_S = 15.0
 _TIMEOUT_S = 2.0
 _OF_MAX = 64
 _PROCESS = {
@@ -51,6 +50,7 @@ class Sources:
     look: Callable[[], Look]
     settings: Callable[[], Settings]
     told: Callable[[], tuple[Told, ...]]
+    served: Callable[[], tuple[Mapping[str, object], ...]]
     sockets: Sockets
 
 
@@ -62,7 +62,6 @@ class Live:
         self._files = files
         self._rates = figures.Rates()
         self._ledger = Reader(sources.settings().state_dir.with_name("ledger"))
-        self._certificates: tuple[float, tuple[Mapping[str, object], ...]] | None = None
         self._took_s = 0.0
         self.looks: Shared[page.Base] = Shared(self._take)
 
@@ -78,19 +77,22 @@ class Live:
         sources = self._sources
         settings = sources.settings()
         told = sources.told()
+        # Nobody is to believe what stands in the place of one that is not there yet.
+        placeholders = {one.name for one in told if one.facts is None}
         known = page.Known(
             cluster=settings.cluster,
             look=sources.look(),
             inventory=settings.inventory,
             at_s=time.time(),
             now_s=began_s,
+            certificates=tuple(row for row in sources.served() if row["name"] not in placeholders),
             obtained=tuple(status.obtained(one) for one in told),
         )
         stat: str | None = None
         try:
             stat = await self._ask("show stat")
             info = haproxy.parse_info(await self._ask("show info"))
-            known = replace(known, haproxy=_process(info), certificates=await self._served(told))
+            known = replace(known, haproxy=_process(info))
         except (Failed, Unreadable) as error:
             known = replace(known, haproxy_error=str(error))
         # Not in the loop's own thread: of thousands of servers this takes long.
@@ -111,18 +113,6 @@ class Live:
 
     async def _ask(self, command: str) -> str:
         return await edges.ask_haproxy(command, self._sources.sockets.admin, _TIMEOUT_S)
-
-    async def _served(self, told: tuple[Told, ...]) -> tuple[Mapping[str, object], ...]:
-        now_s = time.monotonic()
-        if self._certificates is None or now_s - self._certificates[0] >= _CERTIFICATES_AGE_S:
-            rows: tuple[Mapping[str, object], ...] = ()
-            # Who serves is well, whatever it does not say of its certificates.
-            with suppress(Failed):
-                rows = tuple(await certificates.served(self._ask))
-            self._certificates = now_s, rows
-        # Nobody is to believe what stands in the place of one that is not there yet.
-        placeholders = {one.name for one in told if one.facts is None}
-        return tuple(row for row in self._certificates[1] if row["name"] not in placeholders)
 
 
 def _process(info: Mapping[str, str]) -> dict[str, object]:

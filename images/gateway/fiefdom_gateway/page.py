@@ -17,8 +17,8 @@ from fiefdom_gateway.settings import Inventory, Service
 from fiefdom_gateway.status import Look, config_part
 
 FORMAT = 1
-INSTANCES_MAX = 300
-HOSTS_MAX = 300
+INSTANCES_MAX = 200
+HOSTS_MAX = 200
 REFUSED_MAX = 100
 GATEWAY_ROLE = "gateway"
 _ORDER = {"down": 0, "drain": 1, "maint": 2, "up": 3}

@@ -12,6 +12,7 @@ from fiefdom_gateway.belief import believe
 from fiefdom_gateway.edges import Failed, Sockets
 from fiefdom_gateway.log import Once, printable, say
 from fiefdom_gateway.members import Unreadable, parse_members
+from fiefdom_gateway.rounds import Rounds
 from fiefdom_gateway.settings import BadSettings, Settings, parse_settings
 from fiefdom_gateway.status import Look
 from fiefdom_gateway.wanted import Known, dump_memory, load_memory, none_alive, remember, still_believed, wanted_servers
@@ -51,6 +52,7 @@ class Reconciler:
         # What the static part names, and nobody gave, is to be there before HAProxy looks.
         self.before_static: Callable[[], Awaitable[None]] | None = None
         self._doubted: set[str] = set()
+        self.rounds = Rounds()
 
     @property
     def config_file(self) -> Path:
@@ -105,10 +107,11 @@ class Reconciler:
         looked_at_s = -self.settings.interval_s
         while True:
             async with self._turn:
+                began_s = time.monotonic()
                 if self._again.is_set() or time.monotonic() - looked_at_s >= self._patience_s():
                     await asyncio.sleep(DEBOUNCE_S)
                     self._again.clear()
-                    looked_at_s = time.monotonic()
+                    began_s = looked_at_s = time.monotonic()
                     self._take_up_settings()
                     if self.before_static is not None:
                         await self.before_static()
@@ -119,6 +122,7 @@ class Reconciler:
                         await self._look_at_members()
                 done = await self._apply()
                 await self._keep_last_good()
+                self.rounds.add(time.monotonic() - began_s)
             if self.look.reconciled_at_s is not None:
                 self.caught_up.set()
             pause_s = self._patience_s() - (time.monotonic() - looked_at_s)
@@ -368,12 +372,13 @@ class Reconciler:
             done = haproxy.settled(self.look.wanted, actual, services)
         except (Failed, Unreadable) as error:
             self._say_once("haproxy", f"HAProxy cannot be compared: {error}")
+            self.rounds.failed += 1
             return False
         self._say_once("haproxy", None, mended="HAProxy answers again")
         known = self.look.looked or bool(self._memory)
         fresh = self.look.serf_error is None
         at_s = time.monotonic() if fresh else self.look.reconciled_at_s
-        self.look = replace(self.look, reconciled_at_s=at_s, ready=self.look.ready or known)
+        self.look = replace(self.look, reconciled_at_s=at_s, ready=self.look.ready or known, actual=actual)
         return done
 
     async def _drain_stragglers(self) -> None:

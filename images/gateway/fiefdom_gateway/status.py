@@ -24,6 +24,7 @@ class Look:
     """What the last rounds of the reconciler found. Times are of time.monotonic().
 
     `read` are the members as Serf listed them; `members` are those that are believed, with what is believed of them.
+    `actual` are the servers that HAProxy had at the end of the last round.
     `closed` are the services in whose place HAProxy answers, because an operator said so,
     and `shares` what he said of versions.
     """
@@ -35,6 +36,7 @@ class Look:
     refused: tuple[Rejection, ...] = ()
     rejected: tuple[Rejection, ...] = ()
     wanted: tuple[Server, ...] = ()
+    actual: tuple[haproxy.Actual, ...] = ()
     serf_error: str | None = "has not answered yet"
     config_error: str | None = None
     config_digest: str | None = None
@@ -166,7 +168,7 @@ def server_rows(
             "name": server.name,
             "address": server.address,
             "port": server.port,
-            "state": _shown_state(server),
+            "state": shown_state(server),
             **_counted(server, traffic, elsewhere),
             "version": version_of.get((service_of[server.backend], server.name)),
         }
@@ -185,7 +187,8 @@ def _counted(
     return {**asdict(own), "sessions": own.sessions + elsewhere.get(key, 0)}
 
 
-def _shown_state(server: haproxy.Actual) -> str:
+def shown_state(server: haproxy.Actual) -> str:
+    """Return a server's state as people read it: up, down, drain or maint."""
     if server.state is haproxy.State.READY:
         return "up" if server.up else "down"
     return "drain" if server.state is haproxy.State.DRAIN else "maint"

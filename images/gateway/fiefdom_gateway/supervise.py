@@ -15,6 +15,7 @@ from fiefdom_gateway.client import STATUS_SOCKET, shared_socket
 from fiefdom_gateway.log import say
 from fiefdom_gateway.obtainer import Obtainer
 from fiefdom_gateway.reconcile import Reconciler
+from fiefdom_gateway.served import Served
 from fiefdom_gateway.settings import Settings
 from fiefdom_gateway.web import Web
 
@@ -55,10 +56,15 @@ async def _supervise(settings: Settings, settings_file: Path, place: handover.Pl
     await obtainer.prepare()
     await reconciler.prepare()
     # Until this process ends: HAProxy asks the container that it is of, also while it finishes.
-    table = paths.table(lambda: reconciler.look, place.own, obtainer.told, lambda: reconciler.settings)
+    served = Served(place.own)
+    table = paths.table(
+        *(lambda: reconciler.look, place.own, obtainer.told, reconciler.rounds, lambda: served.rows),
+        settings=lambda: reconciler.settings,
+    )
     await Web(table).open(place.own.web)
     haproxy = await _start_haproxy(reconciler.config_file, place.own, loan)
-    tasks = [asyncio.create_task(work) for work in _works(reconciler, agent, answers, obtainer)]
+    works = *_works(reconciler, agent, answers, obtainer), served.run()
+    tasks = [asyncio.create_task(work) for work in works]
     died = asyncio.create_task(haproxy.wait())
     ends: set[asyncio.Task[Any]] = {asyncio.create_task(stop.wait()), died, *tasks}
     if loan is not None:

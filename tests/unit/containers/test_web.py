@@ -13,9 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "images" / "gateway"))
 
-from fiefdom_gateway import haproxy, paths, web  # noqa: E402
-from fiefdom_gateway.edges import Sockets  # noqa: E402
-from fiefdom_gateway.status import Look  # noqa: E402
+from fiefdom_gateway import haproxy, web  # noqa: E402
 from fiefdom_gateway.web import Answer, Table, Web  # noqa: E402
 
 
@@ -189,9 +187,17 @@ def test_a_socket_that_cannot_be_made_is_said_and_no_error(tmp_path: Path, capsy
     assert capsys.readouterr().out.startswith("the gateway's own pages cannot be served: ")
 
 
-def test_the_first_page_leads_on(tmp_path: Path) -> None:
-    answer = asked(tmp_path, b"GET / HTTP/1.1\r\n\r\n", paths.table(lambda: Look("gw1", {}), Sockets(tmp_path), tuple))
-    assert answer.startswith("HTTP/1.1 302 Found\r\nLocation: ")
+@pytest.mark.parametrize(("query", "told"), [("?of=a%20b&of=c&x", {"of": "c"}), ("", {}), ("?" + "a=1&" * 99, {})])
+def test_who_wants_its_query_is_told_it(tmp_path: Path, query: str, told: dict[str, str]) -> None:
+    heard: list[object] = []
+
+    def page(words: object) -> Answer:
+        heard.append(words)
+        return Answer("text/plain", b"heard\n")
+
+    request = f"GET /fiefdom/asked{query} HTTP/1.1\r\n\r\n".encode()
+    assert asked(tmp_path, request, {"/fiefdom/asked": web.Asked(page)}).endswith("heard\n")
+    assert heard == [told]
 
 
 def test_the_reconciler_leaves_haproxys_server_for_it_alone() -> None:

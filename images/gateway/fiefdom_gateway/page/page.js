@@ -239,21 +239,22 @@ function showTiles(found) {
   remember("requests", totals.requests_s);
   remember("errors", errors);
   remember("time", time);
+  remember("up", totals.up);
+  const connections = found.haproxy.connections ?? null;
+  remember("connections", connections);
   const tiles = [
     { key: "requests", title: "Requests", value: rate(totals.requests_s), unit: "/s" },
     { key: "errors", title: "5xx and lost", value: rate(errors), unit: "/s", tone: errors > 0 ? "bad" : null },
     { key: "time", title: "Time of a request", value: time === null ? "–" : whole.format(time), unit: "ms" },
-    { key: "instances", title: "Instances up", value: whole.format(totals.up), unit: `of ${whole.format(totals.instances)}`, still: true },
-    { key: "services", title: "Services", value: whole.format(totals.services), unit: `on ${many(totals.hosts, "host")}`, still: true },
-    { key: "connections", title: "Connections", value: found.haproxy.connections === null || found.haproxy.connections === undefined ? "–" : whole.format(found.haproxy.connections), unit: found.haproxy.connections_max ? `of ${whole.format(found.haproxy.connections_max)}` : "", still: true },
+    { key: "up", title: "Instances up", value: whole.format(totals.up), unit: `of ${whole.format(totals.instances)}` },
+    { key: "connections", title: "Connections", value: connections === null ? "–" : whole.format(connections), unit: found.haproxy.connections_max ? `of ${whole.format(found.haproxy.connections_max)}` : "" },
   ];
   keyed(at("tiles"), tiles, (tile) => tile.key, () => make("div", {}, make("dt"), make("dd", {}, make("span"), " ", make("small")), make("dd", { class: "drawn" })), (node, tile) => {
     mark(node, "data-tone", tile.tone);
     write(node.children[0], tile.title);
     write(node.children[1].firstChild, tile.value);
     write(node.children[1].lastChild, tile.unit);
-    if (tile.still) node.children[2]?.remove();
-    else spark(node.children[2], tile.key);
+    spark(node.children[2], tile.key);
   });
 }
 
@@ -396,6 +397,9 @@ function showRows(found) {
   showInstances(instances, (i) => `${i.service} ${i.host} ${i.port}`);
   more("hosts-more", found.hosts_more, "more hosts: filter by a name to see them");
   more("instances-more", found.instances_more, "more instances: filter by a service or host to see them");
+  write(at("n-services"), whole.format(found.totals.services));
+  write(at("n-hosts"), whole.format(found.totals.hosts));
+  write(at("n-instances"), `${whole.format(found.totals.up)} of ${whole.format(found.totals.instances)} up`);
   write(at("filter-found"), wanted ? `${many(services.length, "service")}, ${many(hosts.length, "host")}, ${many(instances.length, "instance")}` : "");
 }
 
@@ -423,7 +427,7 @@ function show(found) {
 function fresh() {
   const live = silentSince === null && answeredAt !== null;
   mark(at("freshness"), "data-live", live ? "yes" : "no");
-  write(at("age"), answeredAt === null ? "not answered yet" : document.hidden ? "paused" : live ? `live, of ${clock(answeredAt)}` : `of ${clock(answeredAt)}`);
+  write(at("age"), answeredAt === null ? "not answered yet" : document.hidden ? "paused" : live ? `live, ${clock(answeredAt)}` : `of ${clock(answeredAt)}`);
   mark(document.body, "data-stale", silentSince === null ? null : "yes");
   if (silentSince !== null) write(at("silence"), `The gateway is not answering since ${clock(silentSince)}.${answeredAt === null ? "" : " What stands here is of before."}`);
   else if (files !== null && files.old) write(at("silence"), "The gateway was updated and has another page by now: load this one anew.");
