@@ -1,7 +1,7 @@
 """The page of admins, live: what its files and its document are answered from, computed once for all who look.
 
-A look is taken when somebody asks and the last one is older than a second, or than ten times what that one took. It runs
-beside the reconciler, which waits for nothing here.
+A look is taken when somebody asks and the last one is older than a second, or than ten times what that one took. It
+runs beside the reconciler, which waits for nothing here.
 """
 
 import asyncio
