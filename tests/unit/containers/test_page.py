@@ -248,7 +248,7 @@ def test_a_service_that_is_closed_wakes_nobody(tmp_path: Path) -> None:
     [
         (lambda m: replace(m, status="failed"), ("warning", "app5")),
         (lambda m: replace(m, status="failed", failed_leaving=True), ("warning", "app5")),
-        (lambda m: None, ("notice", "app5")),  # a run is at work, which may have taken it out
+        (lambda _: None, ("notice", "app5")),  # a run is at work, which may have taken it out
     ],
 )
 def test_a_host_that_is_no_member_is_a_trouble(tmp_path: Path, change: Any, trouble: tuple[str, str]) -> None:

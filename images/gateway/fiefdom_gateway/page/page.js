@@ -343,12 +343,17 @@ const showAudit = table("audit", [
   { title: "Note", wide: true, cell: (row, cell) => { write(cell, row.note); mark(cell, "class", row.note ? "wide" : "wide bare"); } },
 ], "Nothing was done yet that this gateway knows of.");
 
+// The pages of all gateways are on one port.
+function pageOf(address) {
+  if (!/^[0-9a-f.:]+$/i.test(address)) return null;
+  return `http://${address.includes(":") ? `[${address}]` : address}:${location.port || 80}/`;
+}
+
 function showGateways(found) {
   const others = found.gateways.length > 0 ? found.gateways : [{ name: found.node, self: true, status: "alive" }];
   keyed(at("gateways"), others, (g) => g.name, () => make("li", {}, make("a"), make("span", { class: "muted" })), (node, gateway) => {
     const link = node.firstChild;
-    const address = gateway.self ? "/" : `http://${String(gateway.address).includes(":") ? `[${gateway.address}]` : gateway.address}:${location.port || 80}/`;
-    mark(link, "href", address);
+    mark(link, "href", gateway.self ? "/" : pageOf(gateway.address));
     mark(link, "aria-current", gateway.self ? "page" : null);
     write(link, gateway.self ? `${gateway.name} (this gateway)` : gateway.name);
     write(node.lastChild, gateway.status === "alive" ? "" : ` ${gateway.status}`);
