@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "images" / "gateway"))
 
-from fiefdom_gateway import paths, web  # noqa: E402
+from fiefdom_gateway import live, paths, web  # noqa: E402
 from fiefdom_gateway.edges import Sockets  # noqa: E402
 from fiefdom_gateway.members import Member, Offer, Rejection  # noqa: E402
 from fiefdom_gateway.rounds import Rounds  # noqa: E402
@@ -27,6 +28,8 @@ from fiefdom_gateway.settings import Host, Inventory, Service, Settings, parse_s
 from fiefdom_gateway.shares import Share  # noqa: E402
 from fiefdom_gateway.status import Look  # noqa: E402
 from fiefdom_gateway.wanted import Server  # noqa: E402
+
+__all__ = ["Counted", "Member", "Offer", "Rejection", "Served", "World", "example", "large", "live", "served"]
 
 RECORDED = ROOT / "tests" / "unit" / "containers" / "data" / "haproxy-3.0"
 HEADER = (RECORDED / "show_stat.txt").read_text().splitlines()[0]
@@ -145,7 +148,8 @@ class World:
         """HAProxy's reply to a command."""
         self.asked += command == "show stat"
         if command == "show info":
-            return "Name: HAProxy\nVersion: 3.0.11\nUptime_sec: 93784\nCurrConns: 214\nMaxconn: 4000\nIdle_pct: 88\n"
+            open_now = 200 + self.asked * 5 % 17
+            return f"Version: 3.0.11\nUptime_sec: 93784\nCurrConns: {open_now}\nMaxconn: 4000\nIdle_pct: 88\n"
         assert command == "show stat", command
         now_s = time.monotonic()
         rows = [server.row(now_s) for server in self.servers]
@@ -297,15 +301,17 @@ class Served:
 
         async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             """As HAProxy does: a connection to the gateway's own socket for each request."""
-            with suppress(OSError, asyncio.IncompleteReadError):
-                head = await reader.readuntil(b"\r\n\r\n")
-                own, to = await asyncio.open_unix_connection(socket)
-                to.write(head)
-                while part := await own.read(65536):
-                    writer.write(part)
-                    await writer.drain()
-                to.close()
-            writer.close()
+            try:
+                with suppress(OSError, asyncio.IncompleteReadError):
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    own, to = await asyncio.open_unix_connection(socket)
+                    to.write(head)
+                    while part := await own.read(65536):
+                        writer.write(part)
+                        await writer.drain()
+                    to.close()
+            finally:
+                writer.close()
 
         self.listener = await asyncio.start_server(forward, "127.0.0.1", self.port, reuse_address=True)
         self.port = self.listener.sockets[0].getsockname()[1]
@@ -327,21 +333,30 @@ async def _haproxy(world: World, path: Path) -> asyncio.AbstractServer:
 @contextmanager
 def served(world: World) -> Iterator[Served]:
     """Serve a world's page on loopback, in a thread of its own."""
-    loop = asyncio.new_event_loop()
     sockets = Sockets(world.folder)
     table = paths.table(world.look, sockets, tuple, Rounds(), world.served, world.settings)
-    found = Served(world, "", loop, 0, web.Web(table))
+    begun: Future[tuple[Served, asyncio.Event]] = Future()
 
-    async def begin() -> None:
-        await _haproxy(world, sockets.admin)
-        await found.gateway.open(sockets.web)
-        await found._start()
+    async def serve() -> None:
+        found = Served(world, "", asyncio.get_running_loop(), 0, web.Web(table))
+        over = asyncio.Event()
+        try:
+            listening = await _haproxy(world, sockets.admin)
+            await found.gateway.open(sockets.web)
+            await found._start()
+        except BaseException as error:
+            begun.set_exception(error)
+            raise
+        begun.set_result((found, over))
+        await over.wait()
+        listening.close()
+        found.gateway.close()
 
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
+    found, over = begun.result(10)
     try:
-        asyncio.run_coroutine_threadsafe(begin(), loop).result(10)
         yield found
     finally:
-        loop.call_soon_threadsafe(loop.stop)
+        found.loop.call_soon_threadsafe(over.set)
         thread.join(10)

@@ -258,8 +258,11 @@ def _offered(instances: Iterable[Instance], service: str) -> Row:
 
 
 def _offers(host: Row, text: str) -> bool:
-    offers = host["offers"]
-    return isinstance(offers, list) and any(text in str(offer["service"]).casefold() for offer in offers)
+    """Whether a host offers, or is to offer, a service with that in its name."""
+    offers, missing = host["offers"], host["missing"]
+    names = [str(offer["service"]) for offer in offers] if isinstance(offers, list) else []
+    names += missing if isinstance(missing, list) else []
+    return any(text in name.casefold() for name in names)
 
 
 def _instance_row(instance: Instance) -> Row:

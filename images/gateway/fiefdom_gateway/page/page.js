@@ -432,7 +432,7 @@ function show(found) {
 function fresh() {
   const live = silentSince === null && answeredAt !== null;
   mark(at("freshness"), "data-live", live ? "yes" : "no");
-  write(at("age"), answeredAt === null ? "not answered yet" : document.hidden ? "paused" : live ? `live, ${clock(answeredAt)}` : `of ${clock(answeredAt)}`);
+  write(at("age"), answeredAt === null ? "not answered yet" : document.hidden ? "paused" : live ? `live, ${clock(answeredAt)}` : `of ${clock(answeredAt)}, asked ${failures === 1 ? "once" : `${failures} times`} since`);
   mark(document.body, "data-stale", silentSince === null ? null : "yes");
   if (silentSince !== null) write(at("silence"), `The gateway is not answering since ${clock(silentSince)}.${answeredAt === null ? "" : " What stands here is of before."}`);
   else if (files !== null && files.old) write(at("silence"), "The gateway was updated and has another page by now: load this one anew.");
