@@ -48,6 +48,7 @@ ORDER = (
     "test_offers_moments",
     "test_losses",
     "test_releases",
+    "test_page",
     "test_one_off",
     "test_jobs",
     "test_hooks",

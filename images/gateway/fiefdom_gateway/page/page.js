@@ -362,7 +362,7 @@ function showGateways(found) {
 
 function showAbout(found) {
   const about = [
-    ["HAProxy", `${found.haproxy.version ?? "does not answer"}${found.haproxy.uptime_s ? `, up ${lasted(found.haproxy.uptime_s)}` : ""}`],
+    ["HAProxy", found.haproxy.error === null ? `up ${lasted(found.haproxy.uptime_s)}` : "does not answer"],
     ["Serf", found.serf.ok ? "answers" : found.serf.error],
     ["Configuration", found.config.ok ? `taken up, ${(found.config.digest ?? "").slice(0, 12)}` : "refused, the last good one runs"],
     ["Members looked at", found.reconciled_s_ago === null ? "not yet" : `${lasted(found.reconciled_s_ago)} ago`],
