@@ -55,18 +55,20 @@ def test_a_release_is_seen_while_it_goes_on(mended: Site) -> None:
     before = next(row["version"] for row in predictor(state())["versions"])
     seen: list[dict[str, Any]] = []
     argv, pipe = [str(BIN / "fiefdom"), "rollout", inventory], subprocess.PIPE
-    with Load(f"{GATEWAY_URL}/predict", at_least=2000) as load:
-        with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True) as run:
+    with (
+        Load(f"{GATEWAY_URL}/predict", at_least=2000) as load,
+        subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True) as run,
+    ):
 
-            def is_over() -> bool:
-                seen.append(state())
-                return run.poll() is not None
+        def is_over() -> bool:
+            seen.append(state())
+            return run.poll() is not None
 
-            await_true(is_over, timeout_s=300, what="the end of the release")
-            said, complaints = run.communicate()
+        await_true(is_over, timeout_s=300, what="the end of the release")
+        said, complaints = run.communicate()
     tell("a release that the page shows", load)
     assert run.returncode == 0, said + complaints
-    assert load.failed == 0
+    assert load.failed == 0, load.report()
     at_work = [found["at_work"] for found in seen if found["at_work"] is not None]
     assert any(work["why"].startswith("rollout ") and work["alive"] for work in at_work)
     steps = [

@@ -178,13 +178,13 @@ def test_it_asks_less_often_while_nobody_answers_and_not_at_all_while_hidden(bro
         page.clock.run_for(60_000)
         page.get_by_text("paused").wait_for()
         assert asked == []
+        # From here on, time goes on as is said here alone.
+        page.clock.pause_at(page.evaluate("Date.now()") + 100)
         page.evaluate("Object.defineProperty(document, 'hidden', {value: false, configurable: true})")
         with page.expect_response("**/fiefdom/state.json*"):
             page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
         page.get_by_text("live,").wait_for()
         at.stop()
-        # From here on, time goes on as is said here alone.
-        page.clock.pause_at(page.evaluate("Date.now()") + 100)
         asked.clear()
         for tries, wait_ms in enumerate((2000, 2000, 4000, 8000, 15000, 15000), 1):
             page.clock.run_for(wait_ms - 1)
