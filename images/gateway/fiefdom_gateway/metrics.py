@@ -1,4 +1,4 @@
-"""What the gateway knows, in Prometheus' text format: from the reconciler's memory alone, and so HAProxy is not asked."""
+"""What the gateway knows, in Prometheus' text format: from the reconciler's memory alone, so nobody asks HAProxy."""
 
 import calendar
 import time
