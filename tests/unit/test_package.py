@@ -15,7 +15,12 @@ import pytest
 import fiefdom
 
 ROOT = Path(__file__).parents[2]
-TRAVELS = {"templates": "data/templates", "images": "data/images", "examples": "data/examples"}
+TRAVELS = {
+    "templates": "data/templates",
+    "monitoring": "data/monitoring",
+    "images": "data/images",
+    "examples": "data/examples",
+}
 
 pytestmark = pytest.mark.long
 

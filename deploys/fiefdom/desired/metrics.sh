@@ -50,8 +50,8 @@ names_in() { # folder ending
 
 labels_of() { # container role
   case $2 in
-    instance) labels="container=\"$1\",role=\"$2\",service=\"${1%-*}\"" ;;
-    *) labels="container=\"$1\",role=\"$2\",service=\"\"" ;;
+    instance) labels="container=\"$1\",kind=\"$2\",service=\"${1%-*}\"" ;;
+    *) labels="container=\"$1\",kind=\"$2\",service=\"\"" ;;
   esac
 }
 
@@ -62,7 +62,7 @@ role_of() { # container
 # --- Containers
 
 docker_part() {
-  # shellcheck disable=SC2086 # names without blanks
+  # shellcheck disable=SC2046 # names without blanks
   set -- $(names_in "$conf_dir" .conf)
   format='{{.Name}} {{.State.Running}} {{.State.Pid}} {{.State.OOMKilled}} {{.HostConfig.Memory}}'
   format="$format {{index .Config.Labels \"fiefdom.role\"}} {{index .Config.Labels \"fiefdom.version\"}}"
@@ -149,7 +149,7 @@ units_part() {
           service = ""
         }
         if (name != "" && restarts != "")
-          print "fiefdom_container_restarts_total{container=\"" name "\",role=\"" role "\",service=\"" service "\"} " restarts
+          print "fiefdom_container_restarts_total{container=\"" name "\",kind=\"" role "\",service=\"" service "\"} " restarts
         id = state = restarts = ""
       }'
 }
@@ -165,9 +165,10 @@ offers_part() {
 # A line of a job: when it began, when it ended or a dash, and how; of one that runs, how the run before did.
 jobs_part() {
   for path in "$runs_dir"/*; do
-    [ -f "$path" ] && read -r began ended outcome < "$path" || continue
+    [ -f "$path" ] || continue
+    read -r began ended outcome < "$path" || continue
     job=${path##*/}
-    labels="service=\"${job%%.*}\",job=\"${job#*.}\""
+    labels="service=\"${job%%.*}\",job_name=\"${job#*.}\""
     failed=1
     case $outcome in 0 | -) failed=0 ;; esac
     echo "fiefdom_job_failed{$labels} $failed"
