@@ -124,7 +124,9 @@ def test_what_is_told_is_so(prometheus: Prometheus) -> None:
     assert set(prometheus.values("fiefdom_offer_made", "service", "host").values()) == {1.0}
     assert prometheus.values("node_memory_MemTotal_bytes", "host").keys() == {("gw1",), ("app1",), ("app2",)}
     # What its sandbox would keep from it shows here.
-    assert set(prometheus.values("node_scrape_collector_success", "collector").values()) == {1.0}
+    looked = 'node_scrape_collector_success{collector=~"cpu|filesystem|meminfo|netdev|netstat|stat|textfile|vmstat"}'
+    found = prometheus.values(looked, "host", "collector")
+    assert len(found) == 3 * 8 and set(found.values()) == {1.0}, found
     assert set(prometheus.values("node_textfile_scrape_error", "host").values()) == {0.0}
 
 
@@ -136,7 +138,7 @@ def test_nobody_else_may_ask_an_exporter(prometheus: Prometheus) -> None:
 
 
 def test_a_second_run_changes_nothing_and_harm_is_mended(prometheus: Prometheus) -> None:
-    settle(site, prometheus.inventory)
+    settle(prometheus.site, prometheus.inventory)
     prometheus.site.ssh(
         "app1", f"echo '# by hand' >>/etc/systemd/system/{EXPORTER}; systemctl stop fiefdom-metrics.timer"
     )
@@ -144,7 +146,7 @@ def test_a_second_run_changes_nothing_and_harm_is_mended(prometheus: Prometheus)
     assert code == 2
     named = {change.split(" ", 1)[1] for change in changes["app1"]}
     assert {f"file /etc/systemd/system/{EXPORTER}", "unit fiefdom-metrics.timer"} <= named
-    settle(site, prometheus.inventory)
+    settle(prometheus.site, prometheus.inventory)
 
 
 def test_an_alert_comes_with_a_fault_and_goes_with_its_mend(prometheus: Prometheus) -> None:
