@@ -7,7 +7,6 @@ import yaml
 
 from fiefdom.cli.frame import Command, Document, inventory_argument, loaded
 from fiefdom.cluster.scraping import scrape_config
-from fiefdom.errors import FiefdomError
 from fiefdom.resources import monitoring_dir
 
 
@@ -20,8 +19,4 @@ def monitoring(inventory: str, part: str | None) -> Document:
     cluster = loaded(inventory)
     if part is not None:
         return Document(words=[(monitoring_dir() / part).read_text().removesuffix("\n")])
-    try:
-        found = scrape_config(cluster)
-    except FiefdomError as error:
-        raise FiefdomError(f"{inventory}: {error}") from error
-    return Document(words=[yaml.safe_dump(found, sort_keys=False).removesuffix("\n")])
+    return Document(words=[yaml.safe_dump(scrape_config(cluster), sort_keys=False).removesuffix("\n")])

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from fiefdom.cluster.scraping import GATEWAY, HAPROXY, HOST, scrape_config
-from fiefdom.errors import FiefdomError
+from fiefdom.resources import monitoring_dir
+from helpers import forked
 from helpers.example import context
 from helpers.promtool import promtool
 
@@ -42,13 +43,8 @@ def test_every_host_is_asked_for_what_it_has() -> None:
 
 
 def test_without_exporters_gateways_alone_are_asked() -> None:
-    assert [name.split()[0] for name in targets({"monitoring": {"from_cidrs": ["10.7.0.9/32"]}})] == [HAPROXY, GATEWAY]
-
-
-def test_where_nobody_may_ask_it_is_said_and_not_where_the_firewall_is_somebody_elses() -> None:
-    with pytest.raises(FiefdomError, match=r"^monitoring.from_cidrs: not set, .*; name its network"):
-        targets({})
-    assert targets({"network": {"firewall": False}})
+    """As `network.admin_cidrs` may, whatever `monitoring` says."""
+    assert [name.split()[0] for name in targets({})] == [HAPROXY, GATEWAY]
 
 
 def test_prometheus_reads_it(tmp_path: Path) -> None:
@@ -62,3 +58,26 @@ def test_what_haproxy_calls_a_proxy_is_a_service_where_it_is_one() -> None:
     assert haproxy["metric_relabel_configs"] == [
         {"source_labels": ["proxy"], "regex": "predictor|web", "target_label": "service", "replacement": "$0"}
     ]
+
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_command_prints_what_prometheus_takes(tmp_path: Path) -> None:
+    done = forked.fiefdom("monitoring", "inventories/lab.yaml", cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    (tmp_path / "p.yml").write_text(done.stdout)
+    checked = promtool("check", "config", tmp_path / "p.yml")
+    assert checked.returncode == 0, checked.stdout
+    assert [job["job_name"] for job in yaml.safe_load(done.stdout)["scrape_configs"]] == [HAPROXY, GATEWAY]
+
+
+@pytest.mark.parametrize(("option", "file"), [("--alerts", "alerts.yml"), ("--dashboard", "dashboard.json")])
+def test_the_command_prints_what_lies_beside_it(option: str, file: str) -> None:
+    done = forked.fiefdom("monitoring", "inventories/lab.yaml", option, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, (monitoring_dir() / file).read_text())
+
+
+def test_an_inventory_that_is_wrong_is_one_line() -> None:
+    done = forked.fiefdom("monitoring", "inventories/none.yaml", cwd=ROOT)
+    assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1
