@@ -64,6 +64,7 @@ ORDER = (
     "test_registry",
     "test_resume",
     "test_faults",
+    "test_metrics",
     "test_foreign",
     "test_two_gateways",
     "test_address",

@@ -15,7 +15,7 @@ import pytest
 import fiefdom
 
 ROOT = Path(__file__).parents[2]
-TRAVELS = {"templates": "data/templates", "images": "data/images", "examples": "data/examples"}
+TRAVELS = {name: f"data/{name}" for name in ("templates", "monitoring", "images", "examples")}
 
 pytestmark = pytest.mark.long
 

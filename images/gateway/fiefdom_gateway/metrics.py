@@ -1,4 +1,4 @@
-"""What the gateway knows, in Prometheus' text format: from the reconciler's memory alone, and so HAProxy is not asked."""
+"""What the gateway knows, in Prometheus' text format: from the reconciler's memory alone, so nobody asks HAProxy."""
 
 import calendar
 import time
@@ -117,9 +117,9 @@ def _of_members(look: Look) -> Iterator[Metric]:
     found = Counter((member.role if member.role in _ROLES else "other", member.status) for member in look.members)
     yield _gauge(
         "members",
-        "Members of the cluster that the gateway believes, by role and what Serf says of them.",
+        "Members of the cluster that the gateway believes, by kind and what Serf says of them.",
         *(
-            Sample({"role": role, "status": status}, found[role, status])
+            Sample({"kind": role, "status": status}, found[role, status])
             for role in (*_ROLES, "other")
             for status in _STATUSES
         ),
@@ -132,7 +132,7 @@ def _of_members(look: Look) -> Iterator[Metric]:
     ready = {(server.backend, server.name) for server in look.actual if server.state is State.READY}
     offers = [
         (
-            {"service": offer.service, "host": member.name, "version": offer.version},
+            {"service": offer.service, "member": member.name, "version": offer.version},
             [f"{member.name}-{port}" for port in range(offer.first_port, offer.last_port + 1)],
             look.services[offer.service].backend,
         )

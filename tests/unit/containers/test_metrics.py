@@ -45,15 +45,15 @@ def values(text: str) -> dict[str, str]:
         ('reconcile_duration_seconds_bucket{le="+Inf"}', "3"),
         ("reconcile_duration_seconds_sum", "42.254"),
         ("reconcile_duration_seconds_count", "3"),
-        ('members{role="app",status="alive"}', "1"),
-        ('members{role="app",status="failed"}', "1"),
-        ('members{role="gateway",status="alive"}', "1"),
-        ('members{role="other",status="alive"}', "1"),
-        ('members{role="other",status="left"}', "0"),
+        ('members{kind="app",status="alive"}', "1"),
+        ('members{kind="app",status="failed"}', "1"),
+        ('members{kind="gateway",status="alive"}', "1"),
+        ('members{kind="other",status="alive"}', "1"),
+        ('members{kind="other",status="left"}', "0"),
         ("claims_not_believed", "2"),
-        ('offered_instances{service="echo",host="app1",version="1.0"}', "2"),
-        ('offered_instances_taken_up{service="echo",host="app1",version="1.0"}', "1"),
-        ('offered_instances_taken_up{service="db",host="app2",version="16"}', "0"),
+        ('offered_instances{service="echo",member="app1",version="1.0"}', "2"),
+        ('offered_instances_taken_up{service="echo",member="app1",version="1.0"}', "1"),
+        ('offered_instances_taken_up{service="db",member="app2",version="16"}', "0"),
         ('servers_wanted{service="echo"}', "2"),
         ('servers_wanted{service="db"}', "0"),
         ('servers{service="echo",state="up"}', "1"),
@@ -127,7 +127,7 @@ def test_what_members_say_makes_no_metric_endless() -> None:
 def test_roles_of_strangers_are_one() -> None:
     odd = tuple(Member(f"h{i}", "10.0.0.1", "alive", f"role{i}") for i in range(9))
     text = metrics.exposition(Look("gw1", {}, members=odd), ROUNDS, (), (), NOW_S)
-    assert 'members{role="other",status="alive"} 9' in text and "role3" not in text
+    assert 'members{kind="other",status="alive"} 9' in text and "role3" not in text
 
 
 def test_no_secret_is_told_for_none_is_asked_for() -> None:
