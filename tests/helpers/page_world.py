@@ -34,13 +34,15 @@ __all__ = ["Counted", "Member", "Offer", "Rejection", "Served", "World", "exampl
 RECORDED = ROOT / "tests" / "unit" / "containers" / "data" / "haproxy-3.0"
 HEADER = (RECORDED / "show_stat.txt").read_text().splitlines()[0]
 COLUMNS = HEADER.removeprefix("# ").split(",")
+PLACES = {column: place for place, column in enumerate(COLUMNS)}
 
 
 def stat_row(backend: str, name: str, **counted: object) -> str:
     """A row of `show stat`: what is not said is empty, as HAProxy has it."""
-    assert counted.keys() <= set(COLUMNS), counted.keys() - set(COLUMNS)
-    about = {"pxname": backend, "svname": name, **counted}
-    return ",".join(str(about.get(column, "")) for column in COLUMNS)
+    row = [""] * len(COLUMNS)
+    for column, value in {"pxname": backend, "svname": name, **counted}.items():
+        row[PLACES[column]] = str(value)
+    return ",".join(row)
 
 
 @dataclass
