@@ -12,7 +12,7 @@ WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 # Where it is set, each of some hundred processes would compile all of Fiefdom, and each worker all tests, anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv demo test check audit proof lint docs reference pip-audit lock bases bench clean
+.PHONY: help venv demo test check audit proof lint docs reference screenshots pip-audit lock bases bench clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -61,6 +61,9 @@ docs: venv ## build the pages into site/; a broken link fails it
 
 reference: venv ## write anew what is made from the model and the commands: the schema and two pages
 	$(VENV)/bin/python -m fiefdom.cli.write_pages
+
+screenshots: venv ## draw the pictures of the gateway's page in docs/assets anew, with Debian's chromium
+	FIEFDOM_SCREENSHOTS=1 $(VENV)/bin/pytest -q -k pictures tests/unit/containers/test_page_browser.py
 
 pip-audit: venv ## known vulnerabilities of what is locked
 	@$(VENV)/bin/python .ci/audit_lock.py requirements.lock .ci/pip-audit.exceptions

@@ -26,6 +26,7 @@ __all__ = [
     "firewall",
     "gateway",
     "is_member",
+    "monitoring",
     "network",
     "offers",
     "serf",
@@ -100,6 +101,12 @@ def gateway() -> Changes:
 @library.concern("address")
 def address() -> Changes:
     """keepalived on a member in the group gateways, which moves `gateway.address`; nothing where there is none."""
+    raise NotImplementedError
+
+
+@library.concern("monitoring")
+def monitoring() -> Changes:
+    """Debian's node exporter on a member, and what it tells of instances; nothing where `monitoring` asks for none."""
     raise NotImplementedError
 
 

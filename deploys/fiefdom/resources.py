@@ -25,6 +25,11 @@ def images_dir() -> Path:
     return _having("images", "bases.lock")
 
 
+def monitoring_dir() -> Path:
+    """The folder of alert rules and the dashboard. Raises FiefdomError where this installation lacks it."""
+    return _having("monitoring", "alerts.yml")
+
+
 def _having(name: str, file: str) -> Path:
     for folder in (_LIBRARY / "data" / name, _REPOSITORY / name):
         if (folder / file).is_file():

@@ -14,10 +14,22 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 NEVER_BUILT = "0.1.0.dev0"
-KEPT = ("bench", "deploys", "docs", "examples", "group_data", "images", "inventories", "schema", "templates", "tests")
+KEPT = (
+    "bench",
+    "deploys",
+    "docs",
+    "examples",
+    "group_data",
+    "images",
+    "inventories",
+    "monitoring",
+    "schema",
+    "templates",
+    "tests",
+)
 KEPT += ("CHANGELOG.md", "LICENSE", "Makefile", "README.md", "pyproject.toml", "requirements.lock")
 KEPT += (".git_archival.txt", ".gitattributes", ".gitignore")
-TRAVELS = {"templates": "data/templates", "images": "data/images", "examples": "data/examples"}
+TRAVELS = {name: f"data/{name}" for name in ("templates", "monitoring", "images", "examples")}
 
 pytestmark = pytest.mark.long
 

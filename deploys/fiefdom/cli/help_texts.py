@@ -83,6 +83,11 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "fiefdom man | man -l -",
         "fiefdom man >~/.local/share/man/man1/fiefdom.1",
     ),
+    "monitoring": (
+        "fiefdom monitoring mine.yaml >prometheus.yml",
+        "fiefdom monitoring mine.yaml --alerts >alerts.yml",
+        "fiefdom monitoring mine.yaml --dashboard >dashboard.json",
+    ),
     "plan": (
         "fiefdom plan mine.yaml",
         "fiefdom plan mine.yaml --diff --limit gateways",

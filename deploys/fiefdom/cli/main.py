@@ -58,6 +58,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Close SERVICE at all gateways at once: clients get 503 and its page, until the same command opens it again.",
     ),
     "man": ("completion", "Print a page for `man`, with all commands on it."),
+    "monitoring": (
+        "monitoring",
+        "Print what Prometheus is to ask of this cluster, as its scrape configuration; no host is asked.",
+    ),
     "plan": (
         "apply",
         "Show what would change. Exit 0: nothing, 2: changes pending, 3: some host does not answer, 1: error.",
@@ -112,7 +116,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 TASKS: dict[str, tuple[str, ...]] = {
-    "Look": ("status", "plan", "doctor", "logs", "audit"),
+    "Look": ("status", "plan", "doctor", "logs", "audit", "monitoring"),
     "Write an inventory": ("init", "check", "config", "docs", "schema", "keygen", "secret"),
     "Set hosts up": ("trust", "build", "apply"),
     "Release": ("rollout", "weight", "rollback", "run", "maintenance"),

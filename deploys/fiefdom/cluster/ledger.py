@@ -32,12 +32,13 @@ from fiefdom.cluster.lock import (
 )
 from fiefdom.cluster.words import WORDS_MAX, words
 from fiefdom.converge.run import Hosts, ask_each
+from fiefdom.desired.gateway import LEDGER_DIR
 from fiefdom.errors import FiefdomError, HostError
 from fiefdom.waiting import pause
 from fiefdom.wording import printable
 
 SCRIPT = (Path(__file__).parent / "ledger.sh").read_text()
-DIR = "/var/lib/fiefdom/ledger"
+DIR = LEDGER_DIR
 BEAT_S = 3
 _NONE = "-"
 

@@ -11,6 +11,8 @@ set -u
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 verb=$1 folder=$2 token=${3:--} seen=${4:--}
 lock=$folder/lock audit=$folder/audit.jsonl owner=
+# The gateway's container shows lock and audit, and may read them: account.UID. Where it has no such number, it does not.
+reader=65530
 umask 077
 
 fail() {
@@ -36,10 +38,15 @@ stamped() { # key
     printf '{"%s":"%s",%s\n' "$1" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "${line#?}"
 }
 
+# Nobody else comes through the folder, and the guard is not for reading: who opens it can hold it.
+readable() { # path mode
+    chgrp "$reader" "$1" 2>/dev/null && chmod "$2" "$1" || :
+}
+
 take() {
     is_expected || return 0
     owner=
-    stamped since >"$lock.new" && sync -d "$lock.new" && mv -fT "$lock.new" "$lock" && sync "$folder" ||
+    stamped since >"$lock.new" && readable "$lock.new" 0640 && sync -d "$lock.new" && mv -fT "$lock.new" "$lock" && sync "$folder" ||
         fail "$lock cannot be written"
 }
 
@@ -62,6 +69,7 @@ append() {
         stamped at
     } | dd status=none bs=1M iflag=fullblock oflag=append conv=notrunc,fsync of="$audit" ||
         fail "$audit cannot be written"
+    readable "$audit" 0640
 }
 
 # The time comes last: an answer without it broke off.
@@ -86,7 +94,7 @@ show)
         tail -c 4194304 "$audit" | tail -n "$token" | sed 's/[^ -~]/?/g; s/^/entry\t/'
     ;;
 take | beat | release | append)
-    [ -d "$folder" ] || { (umask 022 && mkdir -p "${folder%/*}") && mkdir -p -m 0700 "$folder"; } || fail "$folder cannot be created"
+    [ -d "$folder" ] || { (umask 022 && mkdir -p "${folder%/*}") && mkdir -p -m 0700 "$folder" && readable "$folder" 0750; } || fail "$folder cannot be created"
     exec 9>"$folder/guard" && flock -w 5 9 || fail "$folder/guard: another command has held it for 5 s"
     "$verb"
     ;;

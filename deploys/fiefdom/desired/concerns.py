@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
-from fiefdom.desired import address, docker, firewall, gateway, network, offers, serf, services, sshd
+from fiefdom.desired import address, docker, firewall, gateway, monitoring, network, offers, serf, services, sshd
 from fiefdom.desired.context import Context
 from fiefdom.desired.cutting import Cutting
 from fiefdom.desired.state import CODENAMES, Codename, HostState
@@ -22,6 +22,7 @@ CONCERNS: Mapping[str, Callable[[Context], HostState]] = {
     "offers": offers.desired,
     "gateway": gateway.desired,
     "address": address.desired,
+    "monitoring": monitoring.desired,
     "sshd": sshd.desired,
 }
 ALL = tuple(CONCERNS)

@@ -94,6 +94,8 @@ def _rules(context: Context, own: tuple[str, ...]) -> str:
         rules=own,
         is_gateway=context.is_gateway,
         moves_with=_moves_with(context),
+        watchers=_networks(cluster.monitoring.from_cidrs),
+        exporter_port=cluster.monitoring.port if cluster.monitoring.node_exporter else None,
         ssh_port=cluster.ssh_of(context.name)[1],
         gossip_port=cluster.serf.port,
         stats_port=cluster.gateway.stats_port,

@@ -41,6 +41,8 @@ RECONCILER_CONFIG = f"{CONFIG_DIR}/reconciler.json"
 AGENT_CONFIG = f"{CONFIG_DIR}/agent.json"
 # Services that an operator closed, as the gateway itself keeps them: it outlives every container and configuration.
 CLOSED = f"{STATE_DIR}/closed"
+# Operators' lock and audit, which the page shows: cluster.ledger writes them, and makes the folder as it is here.
+LEDGER_DIR = "/var/lib/fiefdom/ledger"
 
 PIDS = 512
 START_TIMEOUT_S = 60
@@ -75,6 +77,7 @@ def desired(context: Context) -> HostState:
             *((Directory(CERTIFICATES_DIR),) if context.cluster.gateway.tls else ()),
             Directory("/var/lib/fiefdom"),
             Directory(STATE_DIR, mode=0o700, uid=UID, gid=UID, serves=True),
+            Directory(LEDGER_DIR, mode=0o750, gid=UID, keeps=True),
         ),
         files=(
             # Before the configuration that loads it: the reconciler may look at any moment.
@@ -105,6 +108,7 @@ def _container(context: Context) -> Container:
         f"--user={UID}:{UID}",
         f"--volume={CONFIG_DIR}:{CONFIG_DIR}:ro",
         f"--volume={STATE_DIR}:{STATE_DIR}",
+        f"--volume={LEDGER_DIR}:{LEDGER_DIR}:ro",
         *sandbox_args(
             cluster,
             memory_mib=gateway.memory_mib,

@@ -138,6 +138,8 @@ def _own_ports(context: Context) -> set[int]:
     """Ports that the kernel must not give to an outgoing connection: ours would then fail to start."""
     cluster = context.cluster
     ports = {cluster.serf.port, cluster.serf.rpc_port}
+    if cluster.monitoring.node_exporter:
+        ports.add(cluster.monitoring.port)
     if context.is_gateway:
         ports |= {cluster.gateway.stats_port, *cluster.fronts}
     return ports | {port for instance in context.instances for port in instance.ports}

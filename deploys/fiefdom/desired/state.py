@@ -47,8 +47,8 @@ class Directory:
 
     One that ``serves`` is where a container keeps what it writes. With all that is in it, it goes to another owner in
     the host's own turn, so that neither the container before nor the one after is shut out of it.
-    One that ``keeps`` is a volume, or the way there: no manifest has it and nothing removes it, whatever becomes of who
-    wanted it. Its own mode and owner are looked at, and what is in it is not.
+    One that ``keeps`` is a volume, the way there, or the ledger: no manifest has it and nothing removes it, whatever
+    becomes of who wanted it. Its own mode and owner are looked at, and what is in it is not.
     """
 
     path: str

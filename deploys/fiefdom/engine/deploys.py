@@ -208,7 +208,7 @@ class _Run:
         return self.found[key]
 
 
-_WITHOUT_IMAGES = frozenset({"network", "firewall", "docker", "address", "sshd"})
+_WITHOUT_IMAGES = frozenset({"network", "firewall", "docker", "address", "monitoring", "sshd"})
 """Concerns that want no image, and no secret but a registry's password."""
 
 

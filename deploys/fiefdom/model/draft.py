@@ -11,6 +11,7 @@ from fiefdom.model import references
 from fiefdom.model.development import Development
 from fiefdom.model.hooks import Hooks, Notify
 from fiefdom.model.hosts import APP_HOSTS, GATEWAYS, Host, Instance, Service
+from fiefdom.model.monitoring import Monitoring
 from fiefdom.model.once import once
 from fiefdom.model.secrets import SecretSource
 from fiefdom.model.settings import Docker, EncryptedFile, Gateway, Network, Registry, Rollout, Serf, Ssh, patience_s
@@ -45,6 +46,7 @@ class Draft(Model):
     hooks: Hooks = Field(
         default_factory=Hooks, description="Programs of your own that run on your machine around a release."
     )
+    monitoring: Monitoring = Field(default_factory=Monitoring, description="What Prometheus may ask.")
     notify: Notify | None = Field(None, description="Who is told of releases; nobody when absent.")
     base_dir: FilePath = Field(".", description="Folder that relative paths start from; the inventory's own.")
 

@@ -18,6 +18,7 @@ from fiefdom.model.job_rules import job_problems
 from fiefdom.model.jumps import address_problems, jump_problems
 from fiefdom.model.kind_rules import kind_problems
 from fiefdom.model.link_rules import link_problems
+from fiefdom.model.monitoring_rules import monitoring_problems
 from fiefdom.model.mount_rules import mount_problems
 from fiefdom.model.moving_rules import moving_address_problems
 from fiefdom.model.passthrough_rules import passthrough_problems
@@ -211,6 +212,8 @@ def _port_ranges(cluster: Draft, name: str) -> Iterator[_Range]:
     if {GATEWAYS, APP_HOSTS} & set(host.groups):
         yield _Range(("serf", "port"), cluster.serf.port)
         yield _Range(("serf", "rpc_port"), cluster.serf.rpc_port)
+    if cluster.monitoring.node_exporter:
+        yield _Range(("monitoring", "port"), cluster.monitoring.port)
     if GATEWAYS in host.groups:
         yield _Range(("gateway", "stats_port"), cluster.gateway.stats_port)
         # Services may share a gateway port.
@@ -385,9 +388,10 @@ _RULES = (
         _port_problems,
         (
             *(*_RUNS, "hosts.*.ssh.port", "services.*.base_port", "services.*.route", "services.*.kind"),
-            *("services.*.health", "gateway.tls"),
+            *("services.*.health", "gateway.tls", "monitoring"),
         ),
     ),
+    _Rule(monitoring_problems, ("monitoring", "network", "docker")),
     _Rule(_health_problems, ("services.*.health", "services.*.container_port")),
     _Rule(route_problems, ("services.*.route", "services.*.kind", "gateway.tls")),
     _Rule(kind_problems, (*_RUNS, "services.*.kind", "services.*.route", "services.*.health", "gateway.tls")),

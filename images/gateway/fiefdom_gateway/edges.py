@@ -30,7 +30,7 @@ class Refused(Failed):
 
 @dataclass(frozen=True)
 class Sockets:
-    """Where one HAProxy listens for commands: its worker at `admin`, its master at `master`."""
+    """Where one HAProxy listens for commands: its worker at `admin`, its master at `master`. `web` is what it asks."""
 
     folder: Path
 
@@ -41,6 +41,10 @@ class Sockets:
     @property
     def master(self) -> Path:
         return self.folder / "master.sock"
+
+    @property
+    def web(self) -> Path:
+        return self.folder / "web.sock"
 
     @property
     def environ(self) -> dict[str, str]:

@@ -27,6 +27,7 @@ from fiefdom_gateway.log import Once, printable, say
 from fiefdom_gateway.members import Unreadable
 from fiefdom_gateway.names import VersionNames
 from fiefdom_gateway.news import News
+from fiefdom_gateway.rounds import Rounds
 from fiefdom_gateway.settings import BadSettings, Settings, parse_settings
 from fiefdom_gateway.status import Look
 from fiefdom_gateway.wanted import Known, dump_memory, load_memory, remember, still_believed, wanted_servers
@@ -74,6 +75,7 @@ class Reconciler:
         self._workers: dict[str, servers.Worker] = {}
         # What was compared last, and found to be equal with nothing left to do.
         self._settled: tuple[object, ...] | None = None
+        self.rounds = Rounds()
 
     @property
     def config_file(self) -> Path:
@@ -131,10 +133,11 @@ class Reconciler:
         looked_at_s = -self.settings.interval_s
         while True:
             async with self._turn:
+                began_s = time.monotonic()
                 if self._again.is_set() or time.monotonic() - looked_at_s >= self._patience_s():
                     await asyncio.sleep(DEBOUNCE_S)
                     self._again.clear()
-                    looked_at_s = time.monotonic()
+                    began_s = looked_at_s = time.monotonic()
                     self._take_up_settings()
                     self._forget_gone()
                     if self.before_static is not None:
@@ -147,6 +150,7 @@ class Reconciler:
                 done = await self._apply()
                 calm = time.monotonic() - self.acted_at_s >= CALM_S
                 self._last_good.keep((self._static, self.look.wanted, self.settings.services), calm=calm)
+                self.rounds.add(time.monotonic() - began_s)
             if self.look.reconciled_at_s is not None:
                 self.caught_up.set()
             pause_s = self._patience_s() - (time.monotonic() - looked_at_s)
@@ -414,6 +418,7 @@ class Reconciler:
             self._settled = (self.look.wanted, actual, services) if done and not commands else None
         except (Failed, Unreadable) as error:
             self._say_once("haproxy", f"HAProxy cannot be compared: {error}")
+            self.rounds.failed += 1
             return False
         self._say_once("haproxy", None, mended="HAProxy answers again")
         if self.look.shares != self.look.asked_shares and haproxy.weighed(self.look.wanted, actual, services):
@@ -421,7 +426,7 @@ class Reconciler:
         known = self.look.looked or bool(self._memory)
         fresh = self.look.serf_error is None
         at_s = time.monotonic() if fresh else self.look.reconciled_at_s
-        self.look = replace(self.look, reconciled_at_s=at_s, ready=self.look.ready or known)
+        self.look = replace(self.look, reconciled_at_s=at_s, ready=self.look.ready or known, actual=actual)
         return done
 
     async def _drain_stragglers(self) -> None:

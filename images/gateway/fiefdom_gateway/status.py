@@ -25,7 +25,7 @@ class Look:
     """What the last rounds of the reconciler found. Times are of time.monotonic().
 
     `read` are the members as Serf listed them; `members` are those that are believed, with what is believed of them.
-    `names` are the versions by which codes were read.
+    `names` are the versions by which codes were read; `actual` are the servers that HAProxy had at the end of the last round.
     `closed` are the services in whose place HAProxy answers, because an operator said so, and `shares` what he said of
     versions, as HAProxy's weights have it; None before HAProxy has told. `asked_shares` are what it is to have.
     """
@@ -37,6 +37,7 @@ class Look:
     refused: tuple[Rejection, ...] = ()
     rejected: tuple[Rejection, ...] = ()
     wanted: tuple[Server, ...] = ()
+    actual: tuple[haproxy.Actual, ...] = ()
     serf_error: str | None = "has not answered yet"
     config_error: str | None = None
     config_digest: str | None = None
@@ -84,8 +85,8 @@ async def document(look: Look, sockets: edges.Sockets, told: Iterable[Told] = ()
         servers = server_rows(look, haproxy.parse_servers(states, connections), haproxy.traffic(stat), elsewhere)
         own: dict[str, object] = {
             "version": info.get("Version"),
-            "pid": _whole(info.get("Pid")),
-            "uptime_s": _whole(info.get("Uptime_sec")),
+            "pid": whole(info.get("Pid")),
+            "uptime_s": whole(info.get("Uptime_sec")),
         }
         answers = haproxy.takes_connections(stat)
     except (edges.Failed, Unreadable) as error:
@@ -103,7 +104,7 @@ async def document(look: Look, sockets: edges.Sockets, told: Iterable[Told] = ()
         "members": [asdict(member) for member in look.members],
         "servers": servers,
         "certificates": [row for row in served if row["name"] not in placeholders],
-        "obtained": [_obtained(one) for one in told],
+        "obtained": [obtained(one) for one in told],
         **words_kept(look),
         "rejected": [asdict(rejection) for rejection in look.rejected],
         "config": config_part(look, time.monotonic()),
@@ -136,7 +137,8 @@ def config_part(look: Look, now_s: float) -> dict[str, object]:
     }
 
 
-def _obtained(told: Told) -> dict[str, object]:
+def obtained(told: Told) -> dict[str, object]:
+    """Return the row of a name for which an authority is asked."""
     return {
         "name": told.name,
         "begins": told.facts and _as_time(told.facts.begins_s),
@@ -178,7 +180,7 @@ def server_rows(
             "name": server.name,
             "address": server.address,
             "port": server.port,
-            "state": _shown_state(server),
+            "state": shown_state(server),
             **_counted(server, traffic, elsewhere),
             "version": version_of.get((service_of[server.backend], server.name)),
         }
@@ -197,13 +199,15 @@ def _counted(
     return {**vars(own), "sessions": own.sessions + elsewhere.get(key, 0)}
 
 
-def _shown_state(server: haproxy.Actual) -> str:
+def shown_state(server: haproxy.Actual) -> str:
+    """Return a server's state as people read it: up, down, drain or maint."""
     if server.state is haproxy.State.READY:
         return "up" if server.up else "down"
     return "drain" if server.state is haproxy.State.DRAIN else "maint"
 
 
-def _whole(text: str | None) -> int | None:
+def whole(text: str | None) -> int | None:
+    """Return a word as a number; None where it is none."""
     return int(text) if text is not None and text.isascii() and text.isdigit() else None
 
 

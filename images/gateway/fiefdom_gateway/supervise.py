@@ -9,13 +9,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fiefdom_gateway import edges, handover, status, view
+from fiefdom_gateway import edges, handover, paths, status, view
 from fiefdom_gateway.answers import Answers
 from fiefdom_gateway.client import STATUS_SOCKET, shared_socket
 from fiefdom_gateway.log import say
 from fiefdom_gateway.obtainer import Obtainer
 from fiefdom_gateway.reconcile import Reconciler
+from fiefdom_gateway.served import Served
 from fiefdom_gateway.settings import Settings
+from fiefdom_gateway.web import Web
 
 AGENT_BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 STREAM_BACKOFF_S = (0.1, 0.2, 0.5, 1.0)
@@ -53,8 +55,16 @@ async def _supervise(settings: Settings, settings_file: Path, place: handover.Pl
     reconciler.before_static = obtainer.prepare
     await obtainer.prepare()
     await reconciler.prepare()
+    # Until this process ends: HAProxy asks the container that it is of, also while it finishes.
+    served = Served(place.own)
+    table = paths.table(
+        *(lambda: reconciler.look, place.own, obtainer.told, reconciler.rounds, lambda: served.rows),
+        settings=lambda: reconciler.settings,
+    )
+    await Web(table).open(place.own.web)
     haproxy = await _start_haproxy(reconciler.config_file, place.own, loan)
-    tasks = [asyncio.create_task(work) for work in _works(reconciler, agent, answers, obtainer)]
+    works = *_works(reconciler, agent, answers, obtainer), served.run()
+    tasks = [asyncio.create_task(work) for work in works]
     died = asyncio.create_task(haproxy.wait())
     ends: set[asyncio.Task[Any]] = {asyncio.create_task(stop.wait()), died, *tasks}
     if loan is not None:

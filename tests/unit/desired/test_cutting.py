@@ -31,6 +31,7 @@ EVERYTHING = {
     "network": {"input_rules": ["tcp dport 9999 accept"]},
     "ssh": {"crypto": "pq", "user": "operator", "allow_users": ["operator", "root"]},
     "gateway": {"known_hosts_only": True, "address": "10.1.0.100"},
+    "monitoring": {"node_exporter": True, "from_cidrs": ["10.7.0.9/32"]},
 }
 """What `INVENTORY` leaves out of what is optional."""
 
