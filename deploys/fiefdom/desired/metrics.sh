@@ -115,7 +115,7 @@ tell_cgroup() { # pid
     echo "fiefdom_container_memory_bytes{$labels} $((memory - ${free:-0}))"
   fi
   used=$(sed -n 's/^usage_usec //p' "$group/cpu.stat" 2> /dev/null)
-  [ -z "$used" ] || printf 'fiefdom_container_cpu_seconds_total{%s} %d.%06d\n' "$labels" $((used / 1000000)) $((used % 1000000))
+  [ -z "$used" ] || printf '%s %d.%06d\n' "fiefdom_container_cpu_seconds_total{$labels}" $((used / 1000000)) $((used % 1000000))
 }
 
 # --- Units, offers, jobs, and the address

@@ -19,6 +19,7 @@ CARRIED = {
     "app1": ["container", "offer"],
     "app2": ["container", "offer"],
     "app2 with a link on it": ["container", "links", "offer"],
+    "app1 with an exporter": ["container", "metrics", "offer"],
     "app2 with a job on it": ["container", "job", "offer", "once"],
 }
 LINKED = {"web": {"links": ["redis"]}, "redis": {"image": "redis", "version": "7", "kind": "tcp", "base_port": 6379}}
@@ -26,6 +27,7 @@ LINKED["redis"]["groups"] = ["web_hosts"]
 MORE: dict[str, dict[str, object]] = {
     "with a link on it": {"services": LINKED},
     "with a job on it": {"services": {"web": {"jobs": {"tidy": {"command": ["tidy"], "schedule": "daily"}}}}},
+    "with an exporter": {"monitoring": {"node_exporter": True, "from_cidrs": ["10.7.0.9/32"]}},
     "with an address of all": {"gateway": {"address": "10.1.0.100"}},
 }
 
