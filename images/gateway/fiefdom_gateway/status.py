@@ -25,7 +25,7 @@ class Look:
     """What the last rounds of the reconciler found. Times are of time.monotonic().
 
     `read` are the members as Serf listed them; `members` are those that are believed, with what is believed of them.
-    `names` are the versions by which codes were read; `actual` are the servers that HAProxy had at the end of the last round.
+    `names` are the versions by which codes were read; `actual` are the servers that HAProxy had after the last round.
     `closed` are the services in whose place HAProxy answers, because an operator said so, and `shares` what he said of
     versions, as HAProxy's weights have it; None before HAProxy has told. `asked_shares` are what it is to have.
     """
