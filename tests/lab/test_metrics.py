@@ -22,13 +22,14 @@ from helpers.operator_view import GATEWAY_URL, LAB_YAML, Site, await_true, ok, t
 
 PORT = 19090
 URL = f"{GATEWAY_URL}/predict"
+EXPORTER_PORT = 9199
 EXPORTER = "prometheus-node-exporter.service"
 
 
 def watched(data: dict[str, Any]) -> None:
     """The lab with exporters, which this machine may ask, and with a second service that may be lost."""
     with_hello(data)
-    data["monitoring"] = {"node_exporter": True, "from_cidrs": ["10.99.0.1/32"]}
+    data["monitoring"] = {"node_exporter": True, "port": EXPORTER_PORT, "from_cidrs": ["10.99.0.1/32"]}
 
 
 @dataclass
@@ -132,7 +133,7 @@ def test_what_is_told_is_so(prometheus: Prometheus) -> None:
 
 def test_nobody_else_may_ask_an_exporter(prometheus: Prometheus) -> None:
     asked = prometheus.site.ssh(
-        "app2", "curl -s -m 3 -o /dev/null -w '%{http_code}' http://10.99.0.21:9100/metrics", check=False
+        "app2", f"curl -s -m 3 -o /dev/null -w '%{{http_code}}' http://10.99.0.21:{EXPORTER_PORT}/metrics", check=False
     )
     assert asked == "000"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from fiefdom import inventory
+from fiefdom import __version__, inventory
 from fiefdom.inventory import secret
 from helpers import forked
 
@@ -171,7 +171,7 @@ def test_help_names_every_command_and_version_is_told() -> None:
         ),
     ):
         assert f"  {command} " in helped.stdout
-    assert started("--version").stdout.strip().endswith("0.1.0")
+    assert started("--version").stdout == f"fiefdom, version {__version__}\n"
 
 
 def test_schema_is_the_file_that_the_inventories_name() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -37,11 +38,15 @@ def frames_of(work: Callable[[], object]) -> Counter[str]:
             entered[f"{frame.f_code.co_filename} {frame.f_code.co_name}"] += 1
 
     before = sys.getprofile()
+    # What other tests left to the collector is none of this work.
+    gc.collect()
+    gc.disable()
     sys.setprofile(count)
     try:
         work()
     finally:
         sys.setprofile(before)
+        gc.enable()
     return entered
 
 
