@@ -10,8 +10,8 @@ from fiefdom.desired.state import HostState
 def made(state: HostState) -> frozenset[tuple[str, str]]:
     """What of ``state`` is Fiefdom's own to remove again, as (kind, name).
 
-    Packages stay, for others may use them by now, and so do units that a package brought. Volumes stay whatever
-    happens.
+    Packages stay, for others may use them by now, and so do units that a package brought, but for those that are said
+    to go. Volumes stay whatever happens.
     """
     paths = {f.path for f in state.files}
     return frozenset(
@@ -21,7 +21,7 @@ def made(state: HostState) -> frozenset[tuple[str, str]]:
         + [("directory", d.path) for d in state.directories if not d.keeps]
         + [("account", a.name) for a in state.accounts]
         + [("unit", c.unit) for c in state.containers]
-        + [("unit", u.name) for u in state.units if f"/etc/systemd/system/{u.name}" in paths]
+        + [("unit", u.name) for u in state.units if u.goes or f"/etc/systemd/system/{u.name}" in paths]
         + [("container", c.name) for c in state.containers]
     )
 

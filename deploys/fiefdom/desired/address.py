@@ -94,5 +94,6 @@ def desired(context: Context) -> HostState:
                 ),
             )
         ),
-        units=(Unit(UNIT, config=(KEEPALIVED,), on_change=("reload",)),),
+        # Left alone without its configuration, it would hold the address for ever.
+        units=(Unit(UNIT, config=(KEEPALIVED,), on_change=("reload",), goes=True),),
     )

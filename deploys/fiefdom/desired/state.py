@@ -148,6 +148,7 @@ class Unit:
     ``on_change`` is how it takes a new configuration in; as a tuple, one after the other.
     ``live`` is a read-only command whose output is recorded with the stamp: where it differs later, somebody
     changed behind the unit's back what it had set up.
+    ``goes`` is for one that a package brought and nobody but Fiefdom has a use for: it ends where it is wanted no more.
     """
 
     name: str
@@ -156,6 +157,7 @@ class Unit:
     config: tuple[str, ...] = ()
     on_change: tuple[Literal["reload", "restart"], ...] = ("restart",)
     live: tuple[str, ...] = ()
+    goes: bool = False
 
 
 @dataclass(frozen=True)

@@ -494,6 +494,18 @@ def test_an_offer_goes_before_its_instances_and_these_before_the_agent() -> None
     assert host.now.offers == {}
 
 
+@pytest.mark.parametrize("goes", [False, True])
+def test_a_units_package_stays_and_the_unit_ends_where_it_is_said_to(goes: bool) -> None:
+    """Before its files go, for what ends it may be one of them."""
+    conf = File("/etc/mover.conf", b"x")
+    unit = Unit("mover.service", config=(conf.path,), goes=goes)
+    before = HostState(files=(conf,), packages=(Package("mover"),), units=(unit,))
+    host = apply_all(SimulatedHost(HostState(), now=apply_all(SimulatedHost(before, now=bare())).now))
+    gone = [step for step in host.log if step[0] in ("remove-unit", "remove-file")]
+    assert gone == [("remove-unit", unit.name)] * goes + [("remove-file", conf.path)]
+    assert changes(HostState(), host.now) == []
+
+
 def test_an_agent_that_is_no_longer_wanted_does_not_come_back() -> None:
     changed = replace(INSTANCE, args=("--memory=1g",))
     kept = tuple(u for u in FULL.units if u.name not in (AGENT.unit, OFFER.unit))
