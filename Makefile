@@ -12,7 +12,7 @@ WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 # Where it is set, each of some hundred processes would compile all of Fiefdom, and each worker all tests, anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv demo test check audit proof lint docs reference screenshots pip-audit lock bases bench clean
+.PHONY: help venv demo test tools check audit proof lint docs reference screenshots pip-audit lock bases bench clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -23,7 +23,13 @@ venv: $(STAMP) ## make .venv with Fiefdom and its tools
 demo: venv ## bare hosts on this machine, converged, serving behind their gateway
 	@$(VENV)/bin/fiefdom demo
 
-test: venv ## every test but the longest, with its lab: about 37 minutes on two cores
+# What tests ask beside Python: where one lacks, better now than in half an hour.
+TOOLS := /usr/sbin/sshd:openssh-server chromium:chromium prometheus:prometheus promtool:prometheus
+tools:
+	@missing=$$(for each in $(TOOLS); do command -v "$${each%:*}" >/dev/null || echo "$${each#*:}"; done | sort -u | paste -sd' '); \
+	  [ -z "$$missing" ] || { echo "Tests want Debian packages that lack here: sudo RUNLEVEL=1 apt-get install --no-install-recommends $$missing" >&2; exit 1; }
+
+test: venv tools ## every test but the longest, with its lab: about 37 minutes on two cores
 	@echo 'Unit tests first, then real hosts on this machine: about 37 minutes on two cores. The share done is in brackets.'
 	$(VENV)/bin/pytest -q --numprocesses $(WORKERS) --dist worksteal tests/unit
 	$(VENV)/bin/pytest --verbose --durations 15 --numprocesses 2 --dist loadfile --no-loadscope-reorder \
