@@ -45,7 +45,7 @@ dry_option = click.option(
 )
 yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 every_option = click.option(
-    "--all", "-a", "every", is_flag=True, help="Show each host and row by itself, also where they are many."
+    "--all", "-a", "every", is_flag=True, help="Show each host by itself, however many they are."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 
