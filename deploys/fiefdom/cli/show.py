@@ -95,9 +95,10 @@ def plan_tree(
     count = len(plan.hosts) + len(silent or {})
     left = f", {_without(without)}" if without else ""
     yield Text(f"{summary} {count} hosts{left}. plan {plan.hash}", style="bold")
-    for host in plan.hosts:
-        for finding in host.findings:
-            yield Text(f"{finding.level}: {host.host}: {finding}", style="yellow")
+    found = [(host.host, finding) for host in plan.hosts for finding in host.findings]
+    for alike in gathered.gather(found, lambda one: one[1] if wide else None):
+        finding = alike[0][1]
+        yield Text(f"{finding.level}: {named([name for name, _ in alike])}: {finding}", style="yellow")
     left_at: dict[tuple[str, str], list[str]] = {}
     for host in plan.hosts:
         for path in host.left_volumes:

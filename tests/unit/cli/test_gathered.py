@@ -23,6 +23,7 @@ from fiefdom.procedures.release import Release
 
 SMALL, LARGE = 3, 100
 PORTS = range(8000, 8012)
+LEAST = ["8.0", "GiB", "of", "10.0", "GiB", "at", "least,"]
 
 
 def names(hosts: int) -> list[str]:
@@ -68,25 +69,7 @@ def test_the_status_of_a_hundred_hosts_is_a_row_for_each_kind_of_what_is_well() 
     assert rows_of(a_status(LARGE)) == [
         ["host", "address", "system", "role", "member", "instances", "gateway", "disk", "free"],
         ["h0", "10.1.0.1", "trixie", "gateway", "alive", "-", "serving", "8.0", "GiB", "of", "10.0", "GiB"],
-        [
-            "99",
-            "hosts",
-            "trixie",
-            "app",
-            "host",
-            "alive",
-            "1188/1188",
-            "-",
-            "8.0",
-            "GiB",
-            "of",
-            "10.0",
-            "GiB",
-            "at",
-            "least,",
-            "at",
-            "h1",
-        ],
+        ["99", "hosts", "trixie", "app", "host", "alive", "1188/1188", "-", *LEAST, "at", "h1"],
         ["service", "host", "version", "offer"],
         ["web", "99", "hosts", "7", "offered"],
         ["service", "instance", "version", "container", "h0"],
@@ -236,11 +219,11 @@ def test_silent_hosts_findings_and_volumes_stay_where_hosts_are_many() -> None:
     finding = Finding("warning", "clock", "the clock is off", "certificates fail", "set it")
     plan = a_plan(LARGE)
     hosts = [replace(host, left_volumes=("/v",)) if host.host in ("h3", "h4") else host for host in plan.hosts]
-    hosts[5] = replace(hosts[5], findings=(finding,))
+    hosts[5], hosts[6] = (replace(host, findings=(finding,)) for host in hosts[5:7])
     lines = [line.plain for line in show.plan_tree(Plan(tuple(hosts)), "inv.yaml", {"dead": "gone"})]
     assert lines[:3] == ["100 hosts: nothing to change", "dead", "  ! does not answer: gone"]
     assert lines[-2:] == [
-        f"warning: h5: {finding}",
+        f"warning: 2 hosts: h5, h6: {finding}",
         "volume: 2 hosts: h3, h4: /v stays, though no service has it any more",
     ]
 
