@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import click
 
 from fiefdom import RELEASE
-from fiefdom.cli import frame, show
+from fiefdom.cli import frame, gathered, show
 from fiefdom.cli.frame import (
     Command,
     Document,
     Run,
     at_option,
     dry_option,
+    every_option,
     force_option,
     inventory_argument,
     json_option,
@@ -44,17 +45,24 @@ Diffs = Mapping[tuple[str, str], str]
 @limit_option
 @at_option
 @without_option
+@every_option
 @json_option
 @click.option("--diff", is_flag=True, help="Show how text files would change; secrets stay masked.")
 def plan(
-    inventory: str, limit: tuple[str, ...], at: tuple[str, ...], without: tuple[str, ...], diff: bool, **_: bool
+    inventory: str,
+    limit: tuple[str, ...],
+    at: tuple[str, ...],
+    without: tuple[str, ...],
+    diff: bool,
+    every: bool,
+    **_: bool,
 ) -> Document:
     """Show what would change. Exit 0: nothing, 2: changes pending, 3: some host does not answer, 1: error."""
     with frame.connected(inventory, limit, frame.require_possible, at, without=without, looks=True) as run:
         seen = _look(run)
         texts = diffs.of_plan(seen.plan, run.session.text_of) if diff else None
     code = SILENT if seen.silent else CLEAN if seen.plan.clean else PENDING
-    return Document(_data(seen, texts), _lines(seen, inventory, texts), code=code)
+    return Document(_data(seen, texts), _lines(seen, inventory, texts, every), code=code)
 
 
 @click.command(cls=Command)
@@ -62,6 +70,7 @@ def plan(
 @limit_option
 @at_option
 @without_option
+@every_option
 @json_option
 @click.option("--diff", is_flag=True, help="Show how text files change; secrets stay masked.")
 @click.option("--plan", "agreed", metavar="HASH", help="Do the plan that `fiefdom plan` showed with HASH, or nothing.")
@@ -73,6 +82,7 @@ def apply(
     without: tuple[str, ...],
     diff: bool,
     agreed: str | None,
+    every: bool,
     as_json: bool,
     yes: bool,
 ) -> Document:
@@ -94,15 +104,15 @@ def apply(
         document = _data(seen, texts)
         frame.begin(document)
         if not as_json:
-            _print(run, seen, texts)
+            _print(run, seen, texts, every)
         if wanted.due.clean:
             procedure.confirm(known, run.session, warn)
             return Document(document)
         procedure.require_same_key(known, run.session, wanted.due.hosts)
         if not yes and agreed is None:
-            _ask(run, seen, as_json)
+            _ask(run, seen, as_json, every)
         exactly = agreed is not None
-        with show.Progress(run.out) as progress:
+        with show.Progress(run.out, crowd=_crowd(wanted, every)) as progress:
             procedure.apply(
                 known,
                 run.session,
@@ -125,9 +135,12 @@ def apply(
     help="Bring what the inventory changed as well; releases stay for `fiefdom rollout`.",
 )
 @force_option
+@every_option
 @yes_option
 @json_option
-def upgrade(inventory: str, dry: bool, with_changes: bool, force: bool, as_json: bool, yes: bool) -> Document:
+def upgrade(
+    inventory: str, dry: bool, with_changes: bool, force: bool, every: bool, as_json: bool, yes: bool
+) -> Document:
     """Bring all hosts to this Fiefdom's own images and files, turn by turn, with no request failed.
 
     Gateways first, then app hosts, each when all others serve. Instances run on: where this Fiefdom makes them
@@ -144,7 +157,7 @@ def upgrade(inventory: str, dry: bool, with_changes: bool, force: bool, as_json:
         if not with_changes:
             upgrading.require_no_changes(seen.plan)
         if not as_json:
-            _print(run, seen, None)
+            _print(run, seen, None, every)
         told = list(upgrading.foreseen(seen.plan, run.known.cluster))
         if dry:
             if not force:
@@ -154,7 +167,7 @@ def upgrade(inventory: str, dry: bool, with_changes: bool, force: bool, as_json:
             tell(line)
         procedure.require_same_key(seen.known, run.session, seen.plan.due.hosts)
         frame.ask("Upgrade?", yes)
-        with show.Progress(run.out) as progress:
+        with show.Progress(run.out, crowd=_crowd(seen.plan, every)) as progress:
             upgrading.upgrade(
                 seen.known, run.session, seen.plan, whatever=yes, force=force, say=progress, tell=tell, warn=warn
             )
@@ -184,10 +197,16 @@ def _look(run: Run, *, whole: bool = False) -> _Seen:
     return _Seen(wanted, known, silent)
 
 
-def _ask(run: Run, seen: _Seen, as_json: bool) -> None:
+def _crowd(wanted: Plan, every: bool) -> int | None:
+    """How many hosts change, where they are too many to tell of each phase."""
+    changed = sum(bool(host.changes) for host in wanted.due.hosts)
+    return changed if gathered.are_many(gathered.LINES_OF_HOST * changed) and not every else None
+
+
+def _ask(run: Run, seen: _Seen, as_json: bool, every: bool) -> None:
     frame.require_terminal(False)
     if as_json:
-        _print(run, seen, None)
+        _print(run, seen, None, every)
     frame.ask("Apply?", False)
 
 
@@ -196,13 +215,13 @@ def _data(seen: _Seen, texts: Diffs | None) -> dict[str, object]:
     return seen.plan.as_data() | {"silent": dict(seen.silent), "without": list(seen.known.without)} | diff
 
 
-def _lines(seen: _Seen, inventory: str, texts: Diffs | None) -> list[object]:
+def _lines(seen: _Seen, inventory: str, texts: Diffs | None, every: bool) -> list[object]:
     return [
-        *show.plan_tree(seen.plan, inventory, seen.silent, seen.known.without),
-        *(show.diff(host, path, text) for (host, path), text in (texts or {}).items()),
+        *show.plan_tree(seen.plan, inventory, seen.silent, seen.known.without, every),
+        *show.diffs(texts or {}, gathered.is_wide(seen.plan, every)),
     ]
 
 
-def _print(run: Run, seen: _Seen, texts: Diffs | None) -> None:
-    for line in _lines(seen, run.inventory, texts):
+def _print(run: Run, seen: _Seen, texts: Diffs | None, every: bool) -> None:
+    for line in _lines(seen, run.inventory, texts, every):
         run.out.print(line)

@@ -14,6 +14,7 @@ from fiefdom.cli.frame import (
     Command,
     Document,
     Run,
+    every_option,
     inventory_argument,
     json_option,
     limit_option,
@@ -38,9 +39,10 @@ WATCH_S = 2
 @click.option("--check", is_flag=True, help="Exit with 2 where anything is not in rotation as the inventory says.")
 @click.option("--wait", metavar="S", type=click.IntRange(1, 86400), help="As --check, after at most S seconds of it.")
 @click.option("--watch", is_flag=True, help="Draw it again and again on the terminal, until you interrupt it.")
+@every_option
 @json_option
 def status(
-    inventory: str, limit: tuple[str, ...], check: bool, wait: int | None, watch: bool, as_json: bool
+    inventory: str, limit: tuple[str, ...], check: bool, wait: int | None, watch: bool, every: bool, as_json: bool
 ) -> Document:
     """Show hosts, members, offers, instances, versions and their state in HAProxy."""
     if watch and (as_json or check or wait):
@@ -53,10 +55,10 @@ def status(
             return read(run.known.cluster, run.known.secrets, run.session)
 
         if watch:
-            _watch(run, look)
+            _watch(run, look, every)
         found = await_well(look, wait or 0, lambda seen: _connect_anew(run, seen)) if wait else look()
     unwell = PENDING if (check or wait) and not found.serving else CLEAN
-    return Document(found.as_data(), show.status_tables(found), code=SILENT if found.silent else unwell)
+    return Document(found.as_data(), show.status_tables(found, every), code=SILENT if found.silent else unwell)
 
 
 def _connect_anew(run: Run, seen: Status) -> None:
@@ -64,7 +66,7 @@ def _connect_anew(run: Run, seen: Status) -> None:
     run.session.on_all(run.session.connect_anew, seen.silent)
 
 
-def _watch(run: Run, look: Callable[[], Status]) -> NoReturn:
+def _watch(run: Run, look: Callable[[], Status], every: bool) -> NoReturn:
     # Deferred: only who watches needs it.
     from rich.console import Group
     from rich.live import Live
@@ -72,7 +74,7 @@ def _watch(run: Run, look: Callable[[], Status]) -> NoReturn:
     with suppress(KeyboardInterrupt), Live(console=run.out, screen=True, auto_refresh=False) as live:
         while True:
             found = look()
-            live.update(Group(*show.status_tables(found)), refresh=True)
+            live.update(Group(*show.status_tables(found, every)), refresh=True)
             pause(WATCH_S)
             _connect_anew(run, found)
     raise SystemExit(CLEAN)

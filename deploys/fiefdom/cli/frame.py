@@ -44,6 +44,9 @@ dry_option = click.option(
     "--dry", is_flag=True, help="Show what would be done, or why it would be refused; change nothing."
 )
 yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+every_option = click.option(
+    "--all", "-a", "every", is_flag=True, help="Show each host by itself, however many they are."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 
 

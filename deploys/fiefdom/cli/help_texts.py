@@ -117,7 +117,12 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "secret remove": ("fiefdom secret remove mine.yaml chat",),
     "secret set": ("fiefdom secret set mine.yaml chat", "fiefdom secret set mine.yaml tls-key <key.pem"),
     "ssh": ("fiefdom ssh mine.yaml app2", "fiefdom ssh mine.yaml app2 -- uptime"),
-    "status": ("fiefdom status mine.yaml", "fiefdom status mine.yaml --watch", "fiefdom status mine.yaml --wait 60"),
+    "status": (
+        "fiefdom status mine.yaml",
+        "fiefdom status mine.yaml --all",
+        "fiefdom status mine.yaml --watch",
+        "fiefdom status mine.yaml --wait 60",
+    ),
     "trust": ("fiefdom trust mine.yaml", "fiefdom trust mine.yaml app3"),
     "unlock": ("fiefdom unlock mine.yaml", "fiefdom unlock mine.yaml --take-over"),
     "upgrade": (

@@ -15,6 +15,7 @@ from fiefdom.cli.frame import (
     Document,
     Run,
     dry_option,
+    every_option,
     force_option,
     inventory_argument,
     json_option,
@@ -46,6 +47,7 @@ def _release_options(command: Callable[..., Document]) -> Callable[..., Document
         click.option("--keep", is_flag=True, help="At a failure, leave the hosts that are done on the new version."),
         force_option,
         take_over_option,
+        every_option,
         json_option,
     ]
     for option in reversed(options):
@@ -132,10 +134,10 @@ def _release(
             words.append("The cluster does not wait after its canary any more.")
     elif dry:
         words += show.release_commands(due(run.known, run.session, wanted) if what == "rollout" else ())
-        words += show.release_plan(wanted)
+        words += show.release_plan(wanted, options["every"])
     else:
         if not yes:
-            for line in show.release_plan(wanted):
+            for line in show.release_plan(wanted, options["every"]):
                 run.out.print(line)
             frame.ask(f"Roll back {wanted}?", yes)
         with show.Progress(run.out, len(wanted.hosts)) as progress:

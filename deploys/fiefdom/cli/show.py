@@ -14,12 +14,14 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from fiefdom.cli import gathered
 from fiefdom.cluster.audit import Act
 from fiefdom.cluster.jobs import JobStatus
 from fiefdom.cluster.lock import Lock
-from fiefdom.cluster.status import Status
+from fiefdom.cluster.status import NOT_ROUTED, HostStatus, InstanceStatus, Status
 from fiefdom.converge.carry_out import DONE
-from fiefdom.converge.plan import PAUSE, HostPlan, Plan
+from fiefdom.converge.plan import PAUSE, Change, HostPlan, Plan
+from fiefdom.converge.steps import PHASES
 from fiefdom.model.certificates import SOON_DAYS
 from fiefdom.procedures.release import Release, versions_of
 from fiefdom.procedures.release_command import Due
@@ -65,14 +67,23 @@ def holders(gateways: Iterable[str], locks: Collection[Lock], silent: Mapping[st
 
 
 def plan_tree(
-    plan: Plan, inventory: str, silent: Mapping[str, str] | None = None, without: Sequence[str] = ()
+    plan: Plan,
+    inventory: str,
+    silent: Mapping[str, str] | None = None,
+    without: Sequence[str] = (),
+    every: bool = False,
 ) -> Iterable[Text]:
     """A plan as lines: hosts, under each its changes, and a footer with counts, hash and the releases that wait.
 
-    ``silent`` are hosts that could not be looked at, and ``without`` those that are left out on purpose.
+    ``silent`` are hosts that could not be looked at, and ``without`` those that are left out on purpose. Where hosts
+    are many, a change that several have stands once, unless a person wants ``every`` host by itself.
     """
-    for host in plan.hosts:
-        yield from host_lines(host)
+    wide = gathered.is_wide(plan, every)
+    if wide:
+        yield from _wide_plan(plan)
+    else:
+        for host in plan.hosts:
+            yield from host_lines(host)
     for name, reason in (silent or {}).items():
         yield Text(name, style="bold")
         yield Text(f"  ! does not answer: {reason}", style="red")
@@ -84,12 +95,16 @@ def plan_tree(
     count = len(plan.hosts) + len(silent or {})
     left = f", {_without(without)}" if without else ""
     yield Text(f"{summary} {count} hosts{left}. plan {plan.hash}", style="bold")
-    for host in plan.hosts:
-        for finding in host.findings:
-            yield Text(f"{finding.level}: {host.host}: {finding}", style="yellow")
+    found = [(host.host, finding) for host in plan.hosts for finding in host.findings]
+    for alike in gathered.gather(found, lambda one: one[1] if wide else None):
+        finding = alike[0][1]
+        yield Text(f"{finding.level}: {named([name for name, _ in alike])}: {finding}", style="yellow")
+    left_at: dict[tuple[str, str], list[str]] = {}
     for host in plan.hosts:
         for path in host.left_volumes:
-            yield Text(f"volume: {host.host}: {path} stays, though no service has it any more", style="dim")
+            left_at.setdefault(("" if wide else host.host, path), []).append(host.host)
+    for (_, path), names in left_at.items():
+        yield Text(f"volume: {named(names)}: {path} stays, though no service has it any more", style="dim")
     for pending in plan.pending:
         yield Text(f"release pending: {pending}. Do it with: ", style="magenta").append(
             f"fiefdom rollout {inventory} {pending.service}", style="bold"
@@ -101,8 +116,29 @@ def host_lines(host: HostPlan) -> Iterable[Text]:
     yield Text(host.host, style="bold")
     if not host.changes:
         yield Text("  = no change", style="dim")
-    width = min(60, max((len(f"{c.kind} {c.name}") for c in host.changes), default=0))
-    for change in host.changes:
+    yield from _changes(host.changes)
+
+
+def _wide_plan(plan: Plan) -> Iterable[Text]:
+    for names, changes in gathered.changes(plan):
+        yield Text(named(names), style="bold")
+        yield from _changes(changes)
+    if unchanged := sum(not host.changes for host in plan.hosts):
+        yield Text(f"{_count(unchanged)}: nothing to change", style="dim")
+
+
+def named(names: Sequence[str]) -> str:
+    """Hosts by name, behind their number where they are several."""
+    return f"{_count(len(names))}: {', '.join(names)}" if len(names) > 1 else names[0]
+
+
+def _count(hosts: int) -> str:
+    return f"{hosts} host{'s' * (hosts != 1)}"
+
+
+def _changes(changes: Sequence[Change]) -> Iterable[Text]:
+    width = min(60, max((len(f"{c.kind} {c.name}") for c in changes), default=0))
+    for change in changes:
         line = Text("  ")
         line.append(f"{change.sign:<3} ", style=_STYLE[change.sign])
         line.append(f"{change.kind} {change.name}".ljust(width))
@@ -117,15 +153,20 @@ def _without(names: Sequence[str]) -> str:
 class Progress:
     """A line for each host and stage with the elapsed seconds; on a terminal also a live line of who is at what.
 
-    Where it is known how many hosts take a turn, ``turns``, the live line begins with a bar of those that did.
+    Where it is known how many hosts take a turn, ``turns``, the live line begins with a bar of those that did. Where
+    so many hosts change, ``crowd``, that nobody reads their phases, a phase is told once for all hosts, and a host when
+    it is done; of an error, also who was at what.
     """
 
-    def __init__(self, console: Console, turns: int | None = None) -> None:
+    def __init__(self, console: Console, turns: int | None = None, crowd: int | None = None) -> None:
         self._console = console
         self._start = time.monotonic()
         self._busy: dict[str, str] = {}
-        self._live = _live(console, turns) if console.is_terminal else None
-        self._task = self._live.add_task("", total=turns) if self._live else None
+        self._crowd = crowd
+        self._told: set[str] = set()
+        self._done: set[str] = set()
+        self._live = _live(console, turns or crowd) if console.is_terminal else None
+        self._task = self._live.add_task("", total=turns or crowd) if self._live else None
 
     @property
     def elapsed_s(self) -> float:
@@ -142,18 +183,49 @@ class Progress:
     ) -> None:
         if self._live:
             self._live.stop()
+        if error is not None and self._crowd is not None:
+            for what, names in self._at().items():
+                if what in PHASES:
+                    self._print(named(names), f"not done, last at {what}")
 
     def __call__(self, who: str, what: str) -> None:
         """Say what ``who`` does now."""
-        self._console.print(
-            f"[dim]{self.elapsed_s:6.1f} s[/dim]  [bold]{escape(who):<8}[/bold] {escape(what)}", highlight=False
-        )
+        again = what == DONE and who in self._done
         self._busy[who] = what
         if what == DONE:
             del self._busy[who]
+            self._done.add(who)
+        if self._crowd is None:
+            self._print(who, what)
+        elif what == DONE:
+            self._print(who, f"{what}, {len(self._done)} of {max(len(self._done), self._crowd)}")
+        elif what not in PHASES:
+            self._print(who, what)
+        elif what not in self._told:
+            self._told.add(what)
+            self._print("hosts", what)
         if self._live and self._task is not None:
-            text = escape(", ".join(f"{name}: {text}" for name, text in self._busy.items()))
-            self._live.update(self._task, description=text, advance=1 if what == DONE else 0)
+            advance = what == DONE and not (again and self._crowd is not None)
+            self._live.update(self._task, description=escape(self._now()), advance=int(advance))
+
+    def _print(self, who: str, what: str) -> None:
+        self._console.print(
+            f"[dim]{self.elapsed_s:6.1f} s[/dim]  [bold]{escape(who):<8}[/bold] {escape(what)}", highlight=False
+        )
+
+    def _now(self) -> str:
+        """Who is at what, in a line."""
+        if self._crowd is None:
+            return ", ".join(f"{name}: {text}" for name, text in self._busy.items())
+        at = self._at().items()
+        return ", ".join(f"{names[0] if len(names) == 1 else _count(len(names))}: {text}" for text, names in at)
+
+    def _at(self) -> dict[str, list[str]]:
+        """Who is at what, by what it is."""
+        found: dict[str, list[str]] = {}
+        for name, what in self._busy.items():
+            found.setdefault(what, []).append(name)
+        return found
 
 
 def _live(console: Console, turns: int | None) -> rich.progress.Progress:
@@ -167,34 +239,41 @@ def _live(console: Console, turns: int | None) -> rich.progress.Progress:
     return rich.progress.Progress(*columns, console=console, transient=True)
 
 
-def status_tables(status: Status) -> Iterable[Table | Text]:
-    """Hosts, then offers, then instances, then what is wrong."""
+def status_tables(status: Status, every: bool = False) -> Iterable[Table | Text]:
+    """Hosts, then offers, then instances, then what is wrong.
+
+    What is well and many stands once with its count, unless a person wants ``every`` row.
+    """
     hosts = Table(
         *("host", "address", "system", "role", "member", "instances", "gateway", "disk free"), box=None, pad_edge=False
     )
-    for h in status.hosts:
+    for same in gathered.hosts(status.hosts, every):
+        h = same[0]
+        running, wanted = sum(one.running for one in same), sum(one.wanted for one in same)
         hosts.add_row(
-            Text(h.name, style="bold"),
-            h.address,
+            Text(h.name if len(same) == 1 else _count(len(same)), style="bold"),
+            h.address if len(same) == 1 else "",
             h.release,
             h.role,
             _state(h.member),
-            f"{h.running}/{h.wanted}" if h.wanted else "-",
+            f"{running}/{wanted}" if wanted else "-",
             _state(h.gateway),
-            f"{size(h.disk.free_kib)} of {size(h.disk.size_kib)}" if h.disk else "-",
+            _free(same),
         )
     yield hosts
     yield Text()
     offers = Table("service", "host", "version", "offer", "", box=None, pad_edge=False)
-    for o in status.offers:
-        offers.add_row(o.service, o.host, Text(o.version), _state(o.state), Text(o.why, style="dim"))
+    for offered in gathered.offers(status.offers, every):
+        o = offered[0]
+        where = o.host if len(offered) == 1 else _count(len(offered))
+        offers.add_row(o.service, where, Text(o.version), _state(o.state), Text(o.why, style="dim"))
     yield offers
     yield Text()
     instances = Table("service", "instance", "version", "container", *status.gateways, box=None, pad_edge=False)
-    for i in status.instances:
-        instances.add_row(
-            i.service, f"{i.host}:{i.port}", Text(i.version), _state(i.container), *(_state(s) for s in i.servers)
-        )
+    for alike in gathered.instances(status.instances, every):
+        i, count = alike[0], len(alike)
+        states = (_state(word, 1 if word == NOT_ROUTED else count) for word in i.servers)
+        instances.add_row(i.service, _where(alike), Text(i.version), _state(i.container, count), *states)
     yield instances
     if status.certificates:
         yield Text()
@@ -213,6 +292,23 @@ def status_tables(status: Status) -> Iterable[Table | Text]:
         yield Text(f"! {line}", style="red")
     for line in status.notices:
         yield Text(f"! {line}", style="yellow")
+
+
+def _free(hosts: Sequence[HostStatus]) -> str:
+    """What is free where Docker keeps images; of several hosts, where the least is."""
+    known = [(host.disk.free_kib, host.disk.size_kib, host.name) for host in hosts if host.disk]
+    if not known:
+        return "-"
+    free, whole, name = min(known)
+    return f"{size(free)} of {size(whole)}" + (f" at least, at {name}" if len(hosts) > 1 else "")
+
+
+def _where(instances: Sequence[InstanceStatus]) -> str:
+    first = instances[0]
+    if len(instances) == 1:
+        return f"{first.host}:{first.port}"
+    hosts = {one.host for one in instances}
+    return f"{len(instances)} at {first.host if len(hosts) == 1 else _count(len(hosts))}"
 
 
 def _jobs(found: Iterable[JobStatus]) -> Table:
@@ -234,9 +330,19 @@ def _moment(at: str) -> str:
     return at.rstrip("Z").replace("T", " ")
 
 
-def _state(word: str) -> Text:
+def _state(word: str, count: int = 1) -> Text:
     good, waiting = {"alive", "running", "up", "serving", "offered"}, {"leaving", "drain", "maint", "-"}
-    return Text(word, style="green" if word in good else "dim" if word in waiting else "red")
+    text = word if count == 1 else f"{count} {word}"
+    return Text(text, style="green" if word in good else "dim" if word in waiting else "red")
+
+
+def diffs(texts: Mapping[tuple[str, str], str], wide: bool) -> Iterable[Text]:
+    """Diffs by host and path; where hosts are many, the same one once."""
+    if not wide:
+        yield from (diff(host, path, text) for (host, path), text in texts.items())
+        return
+    for names, path, text in gathered.diffs(texts):
+        yield diff(named(names), path, text)
 
 
 def diff(host: str, path: str, text: str) -> Text:
@@ -254,16 +360,29 @@ def release_commands(due: Iterable[Due]) -> Iterable[Text]:
         yield Text(f"first, in {one.service} {one.version} on {one.host}: {printable(shlex.join(one.command))}")
 
 
-def release_plan(release: Release) -> Iterable[Text]:
-    """What a release would do, batch by batch."""
-    for number, batch in enumerate(release.batches, 1):
-        yield Text(f"{number}. {', '.join(batch)}", style="bold")
-        for name in batch:
-            for (service, before, after), count in Counter(versions_of(release.turns[name])).items():
-                pause = f" ({PAUSE})" if service in release.pauses else ""
-                yield Text(f"   -/+ {service} x {count}  {before} -> {after}{pause}", style=_STYLE["-/+"])
+def release_plan(release: Release, every: bool = False) -> Iterable[Text]:
+    """What a release would do, batch by batch; of many, those together that do the same, unless ``every`` is wanted."""
+    if gathered.are_many(gathered.LINES_OF_HOST * len(release.turns)) and not every:
+        runs = gathered.batches(release)
+    else:
+        runs = [[number] for number in range(len(release.batches))]
+    for run in runs:
+        batches = [release.batches[number] for number in run]
+        if len(run) > 1:
+            yield Text(f"{run[0] + 1} to {run[-1] + 1}. {'; '.join(map(', '.join, batches))}", style="bold")
+            yield from _turn(release, batches[0][0], " on each host")
+            continue
+        yield Text(f"{run[0] + 1}. {', '.join(batches[0])}", style="bold")
+        for name in batches[0]:
+            yield from _turn(release, name)
     if release.left:
         yield Text(f"then it waits for --continue: {', '.join(release.left)}", style="dim")
+
+
+def _turn(release: Release, name: str, where: str = "") -> Iterable[Text]:
+    for (service, before, after), count in Counter(versions_of(release.turns[name])).items():
+        pause = f" ({PAUSE})" if service in release.pauses else ""
+        yield Text(f"   -/+ {service} x {count}{where}  {before} -> {after}{pause}", style=_STYLE["-/+"])
 
 
 def release_report(report: Report, inventory: str) -> Iterable[Text]:
