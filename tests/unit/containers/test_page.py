@@ -313,6 +313,32 @@ def test_ten_pages_cost_one_look(tmp_path: Path) -> None:
     assert {len(found["hosts"]) for found in documents} == {1, 5} and {found["files"] for found in documents} == {"f"}
 
 
+def test_ten_pages_cost_one_document_and_what_strangers_ask_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = example(tmp_path)
+    written: list[object] = []
+    monkeypatch.setattr(live, "AGE_S", 1000.0)
+    monkeypatch.setattr(live, "written", lambda document: written.append(document["of"]) or "{}")
+    asked = live.Live(live.Sources(world.look, world.settings, tuple, world.served, Sockets(tmp_path)))
+
+    async def ask() -> None:
+        await asyncio.gather(*(asked.answer({"of": "app1"} if n % 2 else {}) for n in range(10)))
+        assert sorted(written) == ["", "app1"]  # type: ignore[type-var]
+        for number in range(100):
+            await asked.answer({"of": f"x{number}"})
+
+    asyncio.run(ask())
+    assert len(written) == 102 and len(asked._answers) <= live._ANSWERS_MAX
+
+
+def test_a_document_is_written_as_json(tmp_path: Path) -> None:
+    shown = page.base(known(example(tmp_path))).of('"')
+    odd = {"none": [], "text": "[\u20ac", "rows": ({"a": [1, None]}, "x"), 'a"b': {"c": True}}
+    for document in (shown, odd, {}):
+        assert json.loads(live.written(document)) == json.loads(json.dumps(document))
+
+
 def test_without_haproxy_the_page_still_answers(tmp_path: Path) -> None:
     world = example(tmp_path)
     asked = live.Live(live.Sources(world.look, world.settings, tuple, world.served, Sockets(tmp_path)))
