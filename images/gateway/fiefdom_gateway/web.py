@@ -96,7 +96,7 @@ class Web:
         finally:
             self._open -= 1
             if not taken:
-                # Closed in order, it would keep its place among HAProxy's few connections for as long as its client likes.
+                # Closed in order, it would keep its place among HAProxy's few connections as long as its client likes.
                 writer.transport.abort()
             writer.close()
 
