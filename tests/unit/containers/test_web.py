@@ -146,8 +146,12 @@ def test_who_takes_no_answer_keeps_no_place(tmp_path: Path, monkeypatch: pytest.
             client.sendall(b"GET / HTTP/1.1\r\n\r\n")
             hung_up = select.poll()
             hung_up.register(client, 0)  # POLLHUP alone: it comes without that anything is read
-            while not hung_up.poll(0):
-                await asyncio.sleep(0)
+
+            async def until_hung_up() -> None:
+                while not hung_up.poll(0):
+                    await asyncio.sleep(0)
+
+            await asyncio.wait_for(until_hung_up(), 5)
             client.settimeout(5)
             taken = 0
             with suppress(ConnectionResetError):
