@@ -111,7 +111,8 @@ class Live:
             known = replace(known, haproxy_error=str(error))
         # Not in the loop's own thread: of thousands of servers this takes long.
         made = await asyncio.to_thread(self._made, known, stat)
-        self._took_s = time.monotonic() - began_s
+        # To wait for an HAProxy that does not answer takes time from nobody, and that it does again is news.
+        self._took_s = 0.0 if known.haproxy_error else time.monotonic() - began_s
         return made
 
     def _made(self, known: page.Known, stat: str | None) -> page.Base:

@@ -347,6 +347,28 @@ def test_without_haproxy_the_page_still_answers(tmp_path: Path) -> None:
     assert len(found["hosts"]) == 5 and found["audit"]
 
 
+def test_an_haproxy_that_did_not_answer_is_asked_again_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = example(tmp_path)
+    monkeypatch.setattr(live, "_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(live, "AGE_S", 0.0)
+    # However long that took, in shares of it: were it counted, the next look would be the last one.
+    monkeypatch.setattr(live, "_SHARE", 1_000_000)
+    asked = live.Live(live.Sources(world.look, world.settings, tuple, world.served, Sockets(tmp_path)))
+
+    async def twice() -> None:
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(-1)
+            await asyncio.Event().wait()
+
+        server = await asyncio.start_unix_server(silent, Sockets(tmp_path).admin)
+        for _ in range(2):
+            assert "no answer within" in json.loads((await asked.answer({})).body)["haproxy"]["error"]
+        server.close()
+
+    asyncio.run(twice())
+    assert asked.looks.taken == 2
+
+
 def test_no_file_of_the_page_names_another_place() -> None:
     """No external resource, nothing inline: the policy would keep a browser from it, and so it is not there."""
     for file in live.FILES.iterdir():
