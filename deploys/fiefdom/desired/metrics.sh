@@ -65,39 +65,53 @@ docker_part() {
   # shellcheck disable=SC2046 # names without blanks
   set -- $(names_in "$conf_dir" .conf)
   format='{{.Name}} {{.State.Running}} {{.State.Pid}} {{.State.OOMKilled}} {{.HostConfig.Memory}}'
-  format="$format {{index .Config.Labels \"fiefdom.role\"}} {{index .Config.Labels \"fiefdom.version\"}}"
-  timeout "$limit_s" docker version --format ' ' > /dev/null 2>&1 || {
+  format="$format {{index .Config.Labels \"fiefdom.version\"}}"
+  timeout -k 1 "$limit_s" docker version --format ' ' > /dev/null 2>&1 || {
     echo 'fiefdom_docker_up 0'
     return
   }
   echo 'fiefdom_docker_up 1'
   [ $# -gt 0 ] || return
   # One that is not there is no error: it is told as one that does not run.
-  found=$(timeout "$limit_s" docker inspect --type container --format "$format" "$@" 2> /dev/null) || :
+  ended=0
+  found=$(timeout -k 1 "$limit_s" docker inspect --type container --format "$format" "$@" 2> /dev/null) || ended=$?
   for each; do
-    line=$(printf '%s\n' "$found" | grep -m 1 "^/$each ") || line="/$each false 0 false 0 $(role_of "$each") "
+    line=$(printf '%s\n' "$found" | grep -m 1 "^/$each ") || {
+      [ "$ended" -lt 124 ] || continue # nobody said that it is not there
+      line="/$each false 0 false 0 "
+    }
     tell_container "$each" "$line"
   done
-  answering=$(timeout "$limit_s" "$container" answering "$@" 2> /dev/null) || :
+  # Who was not asked in time, or is no more, is not told of.
+  answering=$(timeout -k 1 "$limit_s" "$container" answering "$@" 2> /dev/null) || :
   for each; do
-    labels_of "$each" "$(role_of "$each")"
     case "
 $answering
-" in *"
+" in
+      *"
 $each
-"*) healthy=1 ;; *) healthy=0 ;; esac
+"*) healthy=1 ;;
+      *"
+$each: "*) healthy=0 ;;
+      *) continue ;;
+    esac
+    labels_of "$each" "$(role_of "$each")"
     echo "fiefdom_container_healthy{$labels} $healthy"
   done
 }
 
 tell_container() { # name line
-  read -r _ running pid oom memory role version << LINE
+  read -r _ running pid oom memory version << LINE
 $2
 LINE
-  labels_of "$1" "$role"
+  labels_of "$1" "$(role_of "$1")"
   echo "fiefdom_container_running{$labels} $(is "$running" true)"
   echo "fiefdom_container_oom_killed{$labels} $(is "$oom" true)"
-  [ -z "$version" ] || echo "fiefdom_container_info{$labels,version=\"$version\"} 1"
+  # A label of the container's, of which one that the exporter cannot read would cost all that is told here.
+  case $version in
+    '' | *[!A-Za-z0-9_.+-]*) ;;
+    *) echo "fiefdom_container_info{$labels,version=\"$version\"} 1" ;;
+  esac
   [ "$memory" = 0 ] || echo "fiefdom_container_memory_limit_bytes{$labels} $memory"
   [ "$running" != true ] || tell_cgroup "$pid"
 }
@@ -121,7 +135,7 @@ tell_cgroup() { # pid
 # --- Units, offers, jobs, and the address
 
 units_part() {
-  timeout "$limit_s" systemctl show -p Id -p ActiveState -p NRestarts -- 'fiefdom-*.service' 'fiefdom-*.timer' docker.service keepalived.service 2> /dev/null |
+  timeout -k 1 "$limit_s" systemctl show -p Id -p ActiveState -p NRestarts -- 'fiefdom-*.service' 'fiefdom-*.timer' docker.service keepalived.service 2> /dev/null |
     awk -F = '
       $1 == "Id" { id = $2 }
       $1 == "ActiveState" { state = $2 }

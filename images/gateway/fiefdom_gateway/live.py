@@ -27,6 +27,8 @@ AGE_S = 1.0
 _SHARE = 10
 _TIMEOUT_S = 2.0
 _OF_MAX = 64
+# As many answers of one look are kept, for who asks the same.
+_ANSWERS_MAX = 8
 _PROCESS = {
     "uptime_s": "Uptime_sec",
     "connections": "CurrConns",
@@ -64,13 +66,25 @@ class Live:
         self._ledger = Reader(sources.settings().state_dir.with_name("ledger"))
         self._took_s = 0.0
         self.looks: Shared[page.Base] = Shared(self._take)
+        self._answered: page.Base | None = None
+        self._answers: dict[str, asyncio.Task[web.Answer]] = {}
 
     async def answer(self, query: Mapping[str, str]) -> web.Answer:
         """Return the document, with the instances and hosts that `of` in the query stands in."""
         young_s = time.monotonic() - max(AGE_S, self._took_s * _SHARE)
         seen = await self.looks.since(young_s)
-        document = {"files": self._files, **seen.found.of(printable(query.get("of", ""), _OF_MAX))}
-        return web.Answer("application/json", json.dumps(document, separators=(",", ":")).encode())
+        if seen.found is not self._answered:
+            self._answered, self._answers = seen.found, {}
+        wanted = printable(query.get("of", ""), _OF_MAX)
+        if wanted not in self._answers:
+            if len(self._answers) >= _ANSWERS_MAX:
+                self._answers = {}
+            self._answers[wanted] = asyncio.create_task(asyncio.to_thread(self._written, seen.found, wanted))
+        # Who waits no longer takes it from nobody else.
+        return await asyncio.shield(self._answers[wanted])
+
+    def _written(self, base: page.Base, wanted: str) -> web.Answer:
+        return web.Answer("application/json", written({"files": self._files, **base.of(wanted)}).encode())
 
     async def _take(self) -> page.Base:
         began_s = time.monotonic()
@@ -97,7 +111,8 @@ class Live:
             known = replace(known, haproxy_error=str(error))
         # Not in the loop's own thread: of thousands of servers this takes long.
         made = await asyncio.to_thread(self._made, known, stat)
-        self._took_s = time.monotonic() - began_s
+        # To wait for an HAProxy that does not answer takes time from nobody, and that it does again is news.
+        self._took_s = 0.0 if known.haproxy_error else time.monotonic() - began_s
         return made
 
     def _made(self, known: page.Known, stat: str | None) -> page.Base:
@@ -113,6 +128,19 @@ class Live:
 
     async def _ask(self, command: str) -> str:
         return await edges.ask_haproxy(command, self._sources.sockets.admin, _TIMEOUT_S)
+
+
+def written(document: Mapping[str, object]) -> str:
+    """Return a document as JSON, row by row: in one call of the encoder's, of a large one, no other thread works."""
+    return "{" + ",".join(f"{_one(name)}:{_rows(value)}" for name, value in document.items()) + "}"
+
+
+def _rows(value: object) -> str:
+    return "[" + ",".join(_one(row) for row in value) + "]" if isinstance(value, (list, tuple)) else _one(value)
+
+
+def _one(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _process(info: Mapping[str, str]) -> dict[str, object]:

@@ -20,6 +20,7 @@ HEAD_LIMIT = 16384
 OPEN_LIMIT = 32
 READ_LIMIT_S = 5.0
 ANSWER_LIMIT_S = 10.0
+TAKE_LIMIT_S = 5.0
 QUERY_FIELDS = 8
 
 # For an answer that a browser may show: nothing from elsewhere, nothing kept, in nobody's frame, no text that becomes
@@ -83,13 +84,20 @@ class Web:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open += 1
+        taken = False
         try:
             with suppress(OSError, asyncio.IncompleteReadError, asyncio.TimeoutError):  # who asked has gone, or sleeps
                 method, answer = await self._exchange(reader)
+                # Whoever does not take all of it is waited for, and no rest of it stays behind.
+                writer.transport.set_write_buffer_limits(high=0)
                 writer.write(as_bytes(answer, head_only=method == "HEAD"))
-                await asyncio.wait_for(writer.drain(), READ_LIMIT_S)
+                await asyncio.wait_for(writer.drain(), TAKE_LIMIT_S)
+                taken = True
         finally:
             self._open -= 1
+            if not taken:
+                # Closed in order, it would keep its place among HAProxy's few connections as long as its client likes.
+                writer.transport.abort()
             writer.close()
 
     async def _exchange(self, reader: asyncio.StreamReader) -> tuple[str, Answer]:

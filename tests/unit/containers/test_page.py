@@ -313,12 +313,60 @@ def test_ten_pages_cost_one_look(tmp_path: Path) -> None:
     assert {len(found["hosts"]) for found in documents} == {1, 5} and {found["files"] for found in documents} == {"f"}
 
 
+def test_ten_pages_cost_one_document_and_what_strangers_ask_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = example(tmp_path)
+    written: list[object] = []
+    monkeypatch.setattr(live, "AGE_S", 1000.0)
+    monkeypatch.setattr(live, "written", lambda document: written.append(document["of"]) or "{}")
+    asked = live.Live(live.Sources(world.look, world.settings, tuple, world.served, Sockets(tmp_path)))
+
+    async def ask() -> None:
+        await asyncio.gather(*(asked.answer({"of": "app1"} if n % 2 else {}) for n in range(10)))
+        assert sorted(written) == ["", "app1"]  # type: ignore[type-var]
+        for number in range(100):
+            await asked.answer({"of": f"x{number}"})
+
+    asyncio.run(ask())
+    assert len(written) == 102 and len(asked._answers) <= live._ANSWERS_MAX
+
+
+def test_a_document_is_written_as_json(tmp_path: Path) -> None:
+    shown = page.base(known(example(tmp_path))).of('"')
+    odd = {"none": [], "text": "[\u20ac", "rows": ({"a": [1, None]}, "x"), 'a"b': {"c": True}}
+    for document in (shown, odd, {}):
+        assert json.loads(live.written(document)) == json.loads(json.dumps(document))
+
+
 def test_without_haproxy_the_page_still_answers(tmp_path: Path) -> None:
     world = example(tmp_path)
     asked = live.Live(live.Sources(world.look, world.settings, tuple, world.served, Sockets(tmp_path)))
     found = json.loads(asyncio.run(asked.answer({})).body)
     assert "admin.sock failed" in found["haproxy"]["error"] and found["well"] is False
     assert len(found["hosts"]) == 5 and found["audit"]
+
+
+def test_an_haproxy_that_did_not_answer_is_asked_again_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = example(tmp_path)
+    monkeypatch.setattr(live, "_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(live, "AGE_S", 0.0)
+    # However long that took, in shares of it: were it counted, the next look would be the last one.
+    monkeypatch.setattr(live, "_SHARE", 1_000_000)
+    asked = live.Live(live.Sources(world.look, world.settings, tuple, world.served, Sockets(tmp_path)))
+
+    async def twice() -> None:
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(-1)
+            await asyncio.Event().wait()
+
+        server = await asyncio.start_unix_server(silent, Sockets(tmp_path).admin)
+        for _ in range(2):
+            assert "no answer within" in json.loads((await asked.answer({})).body)["haproxy"]["error"]
+        server.close()
+
+    asyncio.run(twice())
+    assert asked.looks.taken == 2
 
 
 def test_no_file_of_the_page_names_another_place() -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+import select
+import socket
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -130,6 +133,33 @@ def test_who_says_nothing_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         writer.close()
 
     on_socket(tmp_path, silent)
+
+
+def test_who_takes_no_answer_keeps_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest is dropped: what the kernel had taken is all that comes."""
+    monkeypatch.setattr(web, "TAKE_LIMIT_S", 0.01)
+    long = b"x" * 4_000_000
+
+    async def slow(_ask: Ask) -> None:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(tmp_path / "web.sock"))
+            client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            hung_up = select.poll()
+            hung_up.register(client, 0)  # POLLHUP alone: it comes without that anything is read
+
+            async def until_hung_up() -> None:
+                while not hung_up.poll(0):
+                    await asyncio.sleep(0)
+
+            await asyncio.wait_for(until_hung_up(), 5)
+            client.settimeout(5)
+            taken = 0
+            with suppress(ConnectionResetError):
+                while part := client.recv(1 << 20):
+                    taken += len(part)
+            assert 0 < taken < len(long)
+
+    on_socket(tmp_path, slow, {"/": lambda: Answer("text/plain", long)})
 
 
 def test_connections_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

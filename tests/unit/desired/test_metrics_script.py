@@ -18,6 +18,7 @@ case "$1 $2" in
   "version --format") ;;
   "inspect --type") [ "$3" = container ] || exit 2
       shift 5
+      [ ! -e "$ROOT/hangs" ] || { grep "^/$1 " "$ROOT/docker.txt"; exit 124; }
       for name; do grep "^/$name " "$ROOT/docker.txt" || missing=1; done
       exit ${missing:-0} ;;
   *) exit 2 ;;
@@ -32,11 +33,12 @@ IP = """#!/bin/sh
 ANSWERING = """#!/bin/sh
 [ "$1" = answering ] || exit 2
 shift
+[ ! -e "$ROOT/hangs" ] || { echo serf-agent; exit 124; }
 for name; do case $name in web-8001) echo "$name: refused the connection" ;; *) echo "$name" ;; esac; done
 """
-CONTAINERS = """/web-8000 true 41 false 268435456 instance 1.2.0
-/web-8001 false 0 true 268435456 instance 1.2.0
-/serf-agent true 42 false 67108864 agent 0.1.0
+CONTAINERS = """/web-8000 true 41 false 268435456 1.2.0
+/web-8001 false 0 true 268435456 1.2.0
+/serf-agent true 42 false 67108864 0.1.0
 """
 UNITS = """Id=fiefdom-web@8000.service
 ActiveState=active
@@ -182,6 +184,29 @@ def test_where_dockerd_does_not_answer_nothing_is_told_of_containers(root: Path)
     assert values(text)["fiefdom_docker_up"] == "0"
     assert "fiefdom_container_running" not in text and "fiefdom_container_healthy" not in text
     assert "fiefdom_offer_made" in text
+
+
+def test_what_hangs_is_left_out_and_not_told_as_0(root: Path) -> None:
+    """As `timeout` ends what it has to end."""
+    (root / "hangs").touch()
+    found = values(run(root))
+    # Docker comes to the first of the containers, and one has answered its check before time was up.
+    assert {name for name in found if name.startswith(("fiefdom_container_running", "fiefdom_container_healthy"))} == {
+        f"fiefdom_container_running{{{AGENT}}}",
+        f"fiefdom_container_healthy{{{AGENT}}}",
+    }
+    assert 'fiefdom_unit_active{unit="fiefdom-serf-agent.service"}' in found
+
+
+@pytest.mark.parametrize("version", ['1"} 1', "a b", "1\\", "{x}", "\u20ac", ""])
+def test_a_version_that_is_none_costs_nothing_else(root: Path, version: str) -> None:
+    (root / "docker.txt").write_text(CONTAINERS.replace("1.2.0", version))
+    text = run(root)
+    assert promtool("check", "metrics", text=text).returncode == 0
+    assert [line for line in text.splitlines() if line.startswith("fiefdom_container_info")] == [
+        f'fiefdom_container_info{{{AGENT},version="0.1.0"}} 1'
+    ]
+    assert values(text)[f"fiefdom_container_running{{{WEB}}}"] == "1"
 
 
 def test_a_host_that_has_nothing_yet_tells_that(root: Path) -> None:

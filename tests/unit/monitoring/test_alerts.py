@@ -61,6 +61,7 @@ def one(name: str, labels: str, value: float) -> list[dict[str, str]]:
     return [always(name, labels, value)]
 
 
+CLOSED = "fiefdom_gateway_service_closed", f'{GW}, service="web"'
 TEXTFILE = f'{APP}, file="/run/fiefdom/metrics/fiefdom.prom"'
 CONTAINER = f'{APP}, container="web-8000", service="web"'
 GATEWAYS = scraping.HAPROXY, scraping.GATEWAY
@@ -102,7 +103,13 @@ CASES: list[tuple[str, Series, list[Series]]] = [
     (
         "FiefdomErrors",
         [answers("2xx", 90), answers("5xx", 10)],
-        [[answers("2xx", 99), answers("5xx", 1)], [answers("2xx", 0), answers("5xx", 0)]],
+        # A gateway answers 503 in the place of a service that is closed, and that stays in the rate for a while.
+        [
+            [answers("2xx", 99), answers("5xx", 1)],
+            [answers("2xx", 0), answers("5xx", 0)],
+            [answers("2xx", 0), answers("5xx", 10), *state(0, 4, closed=1)],
+            [answers("2xx", 0), answers("5xx", 10), series(CLOSED[0], CLOSED[1], "1x46 0x14")],
+        ],
     ),
     (
         "FiefdomInstanceRestarting",
@@ -127,9 +134,14 @@ CASES: list[tuple[str, Series, list[Series]]] = [
     (
         "FiefdomHostTellsNothing",
         one("node_textfile_mtime_seconds", TEXTFILE, 0),
-        [[series("node_textfile_mtime_seconds", TEXTFILE, "0+60x60")]],
+        # A host that is off has its own alert.
+        [
+            [series("node_textfile_mtime_seconds", TEXTFILE, "0+60x60"), up(scraping.HOST, APP, 1)],
+            [up(scraping.HOST, APP, 0)],
+        ],
     ),
-    ("FiefdomDiskFull", disk(5), [disk(50), disk(5, "tmpfs")]),
+    ("FiefdomHostTellsNothing", [up(scraping.HOST, APP, 1)], []),
+    ("FiefdomDiskFull", disk(5), [disk(50), disk(5, "tmpfs"), disk(0, "squashfs"), disk(0, "iso9660")]),
     ("FiefdomDockerDown", one("fiefdom_docker_up", APP, 0), [one("fiefdom_docker_up", APP, 1)]),
     (
         "FiefdomUnitFailed",
@@ -160,7 +172,6 @@ def test_the_rules_are_what_prometheus_reads() -> None:
 
 
 def test_every_alert_has_a_test() -> None:
-    assert [name for name, _, _ in CASES] == list(dict.fromkeys(name for name, _, _ in CASES))
     assert {name for name, _, _ in CASES} == set(RULES)
 
 
