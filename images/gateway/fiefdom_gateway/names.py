@@ -19,9 +19,11 @@ class VersionNames:
         offered = {offer.service: offer.version for offer in ([] if member is None else member.offers)}
         if service is None or packed.is_known(offered.get(service, "")) or offered[service][1:] != heard:
             return False
-        self.news = self._names.get((service, heard)) != version
+        if self._names.get((service, heard)) == version:
+            return False  # the look that takes it up may be on its way still
         self._names[service, heard] = version
-        return self.news
+        self.news = True
+        return True
 
     def refresh(self, members: Iterable[Member], read: Iterable[Member]) -> packed.Names:
         """Return the versions by which codes are read now; `members` are those remembered, `read` those listed last."""

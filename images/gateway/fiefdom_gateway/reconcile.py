@@ -108,6 +108,7 @@ class Reconciler:
     def go_on(self) -> None:
         """Go on after `stand_still`."""
         self._written.forget()
+        self._last_list = None
         self._last_good.go_on()
         self.look_again()
         self._turn.release()
@@ -129,7 +130,13 @@ class Reconciler:
             self._refuse(_read_or_none(given), refused)
 
     async def run(self) -> None:
-        """Look and apply until cancelled."""
+        """Look and apply until cancelled; then nothing is on its way any more."""
+        try:
+            await self._rounds_without_end()
+        finally:
+            await self._last_good.stand_still()
+
+    async def _rounds_without_end(self) -> None:
         looked_at_s = -self.settings.interval_s
         while True:
             async with self._turn:
@@ -354,10 +361,10 @@ class Reconciler:
             names=names,
             looked=True,
         )
-        self._last_list = entries
         self._news.of_members(self.look.members, self._memory)
         self._choose_servers()
-        self._written.try_write(self._memory_file, dump_memory(self._memory))
+        kept = self._written.try_write(self._memory_file, dump_memory(self._memory))
+        self._last_list = entries if kept else None
 
     def _is_as_before(self, entries: list[object]) -> bool:
         """Whether nothing that a look is about has changed since the last one, as at rest: then all stays as it is."""
