@@ -54,6 +54,8 @@ class Reconciler:
         # Held during a look at the members; and when HAProxy was last told anything, of time.monotonic().
         self.looking = asyncio.Lock()
         self.acted_at_s = time.monotonic()
+        # The same, but for replaced workers, which may be told in vain for as long as they live.
+        self._changed_at_s = self.acted_at_s
         self._sockets = sockets
         self._turn = asyncio.Lock()
         self.look = Look(node=settings.node, services=settings.services)
@@ -155,7 +157,7 @@ class Reconciler:
                     async with self.looking:
                         await self._look_at_members()
                 done = await self._apply()
-                calm = time.monotonic() - self.acted_at_s >= CALM_S
+                calm = time.monotonic() - self._changed_at_s >= CALM_S
                 self._last_good.keep((self._static, self.look.wanted, self.settings.services), calm=calm)
                 self.rounds.add(time.monotonic() - began_s)
             if self.look.reconciled_at_s is not None:
@@ -417,7 +419,7 @@ class Reconciler:
                 try:
                     await self._command(commands)
                 finally:
-                    self.acted_at_s = time.monotonic()
+                    self.acted_at_s = self._changed_at_s = time.monotonic()
                 changed = (command.backend for command in commands)
                 actual = await own.servers_again(self._ask, actual, changed, self.look.wanted, services)
             await self._close_upgraded("", self._ask, actual)

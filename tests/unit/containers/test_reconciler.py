@@ -1356,6 +1356,38 @@ def test_what_is_on_its_way_to_the_disk_ends_with_the_rounds(played):
     played(scene)
 
 
+def test_a_replaced_worker_that_is_told_in_vain_keeps_nothing_from_the_last_good_configuration(played, monkeypatch):
+    monkeypatch.setattr(reconcile, "CALM_S", 0.1)
+
+    async def scene(gateway):
+        told: list[str] = []
+        said: set[str] = set()
+
+        def haproxy(command: str) -> str:
+            if command == "show proc":
+                return "# workers\n11 worker 1 0d 3.0\n# old workers\n10 worker 2 0d 3.0\n"
+            if command.startswith("@!10 set server "):
+                told.append(command)
+                return "Proxy is disabled.\n"
+            if "show servers state" in command:
+                if command.startswith("@!10 "):
+                    return STATES + "predictor app9-8000 10.99.0.29 2 0 1 6 8000 0\n"
+                return STATES + f"predictor app1-8000 10.99.0.21 2 {8 if said else 0} 1 6 8000 0\n"
+            if command == "set server predictor/app1-8000 state drain":
+                said.add("drain")
+                return ""
+            return "# bkname/svname used_cur\n"
+
+        gateway.haproxy = haproxy
+        gateway.members = [ONE]
+        await until(lambda: "server app1-8000 " in (gateway.state_dir / "haproxy.cfg").read_text())
+        gateway.members = [{**ONE, "tags": {**ONE["tags"], "state": "leaving"}}]
+        await until(lambda: "server app1-8000 " not in (gateway.state_dir / "haproxy.cfg").read_text())
+        assert len(told) > 1
+
+    played(scene)
+
+
 def test_a_service_that_haproxy_does_not_have_yet_hides_nothing_of_the_others(played):
     """Its static part was refused, or is on its way."""
 
