@@ -105,6 +105,8 @@ def test_what_was_offered_in_a_tag_of_its_own_keeps_its_name() -> None:
     assert before is not None
     names = VersionNames().refresh([before], [])
     assert read(TAG, names)[0][0] == before.offers[0]
+    # Of one that is not believed nothing is remembered, and its word could have the code of another's.
+    assert VersionNames().refresh([], [before]) == {}
 
 
 def test_memory_keeps_a_code_and_a_name() -> None:
