@@ -236,21 +236,25 @@ TAGS
 }
 
 # The agent's own word against what stands in /run: it may have read that before the last offer was made or withdrawn.
-agree_with_agent() {
+# Of a service that is named it is told once more, also where it says so already.
+agree_with_agent() { # [service]
+  again=${1:-}
   said=$(serf info -format=json) || return 1
   said=$(printf '%s\n' "$said" | sed -n -e 's/^ *"\(svc:[^"]*\)": "\([^"]*\)",\{0,1\}$/\1 \2/p' \
     -e 's/^ *"\(o\)": "\([^"]*\)",\{0,1\}$/\1 \2/p' | sort)
   choose_tags
-  [ "$said" != "$(printf '%s\n' "$tags" | sort)" ] || return 0
+  [ -n "$again" ] || [ "$said" != "$(printf '%s\n' "$tags" | sort)" ] || return 0
   set --
   for key in $(printf '%s\n' "$said" | cut -d ' ' -f 1); do
     printf '%s\n' "$tags" | grep -q "^$key " || set -- "$@" -delete "$key"
   done
   while read -r key offered; do
     [ -z "$key" ] || set -- "$@" -set "$key=$offered"
+    [ "$key" != "svc:$again" ] || again=
   done << TAGS
 $tags
 TAGS
+  [ -z "$again" ] || set -- "$@" -delete "svc:$again"
   serf tags "$@" > /dev/null
 }
 
@@ -382,9 +386,13 @@ until_all_say() { # word payload timeout_s none_s [arguments of `serf tags`]
     case $was_told:$answers in
       no:*) said=$(ask "$word" "$about" "$@" | unlock_when_told) ;;
       yes:*' still offers '*)
-        [ $# = 0 ] || flock 9
-        said=$(ask "$word" "$about" "$@")
-        [ $# = 0 ] || flock -u 9
+        # Since the lock was let go, others may have been offered and withdrawn: what is told is what stands now.
+        [ $# = 0 ] || {
+          flock 9
+          agree_with_agent "${about#* }"
+          flock -u 9
+        }
+        said=$(ask "$word" "$about")
         ;;
       *) said=$(ask "$word" "$about") ;;
     esac

@@ -19,18 +19,28 @@ class VersionNames:
         offered = {offer.service: offer.version for offer in ([] if member is None else member.offers)}
         if service is None or packed.is_known(offered.get(service, "")) or offered[service][1:] != heard:
             return False
-        self.news = self._names.get((service, heard)) != version
+        if self._names.get((service, heard)) == version:
+            return False  # the look that takes it up may be on its way still
         self._names[service, heard] = version
-        return self.news
+        self.news = True
+        return True
 
     def refresh(self, members: Iterable[Member], read: Iterable[Member]) -> packed.Names:
-        """Return the versions by which codes are read now; `members` are those remembered, `read` those listed last."""
-        found: dict[tuple[str, str], str] = {}
-        for member in (*read, *members):
+        """Return the versions by which codes are read now; `members` are those remembered, `read` those listed last.
+
+        Who is listed and not believed names no version that others offer.
+        """
+        found = {
+            (offer.service, packed.code(offer.version)): offer.version
+            for member in members
+            for offer in member.offers
+            if packed.is_known(offer.version)
+        }
+        for member in read:
             for offer in member.offers:
-                if packed.is_known(offer.version):
-                    found[offer.service, packed.code(offer.version)] = offer.version
-                elif (key := (offer.service, offer.version[1:])) in self._names:
+                known = packed.is_known(offer.version)
+                key = offer.service, packed.code(offer.version) if known else offer.version[1:]
+                if key in self._names:
                     found.setdefault(key, self._names[key])
         self._names, self.news = found, False
         return dict(found)

@@ -107,13 +107,13 @@ class _Reader:
         found = self._text[self._at : self._at + count]
         if len(found) < count:
             raise Garbled("it ends within an offer")
+        if not all(digit in _DIGITS for digit in found):
+            raise Garbled("it has a character that is no digit")
         self._at += count
         return found
 
     def number(self, count: int) -> int:
         value = 0
         for digit in self.digits(count):
-            if digit not in _DIGITS:
-                raise Garbled("it has a character that is no digit")
             value = value * 64 + _DIGITS[digit]
         return value

@@ -54,6 +54,8 @@ class Reconciler:
         # Held during a look at the members; and when HAProxy was last told anything, of time.monotonic().
         self.looking = asyncio.Lock()
         self.acted_at_s = time.monotonic()
+        # The same, but for replaced workers, which may be told in vain for as long as they live.
+        self._changed_at_s = self.acted_at_s
         self._sockets = sockets
         self._turn = asyncio.Lock()
         self.look = Look(node=settings.node, services=settings.services)
@@ -108,6 +110,7 @@ class Reconciler:
     def go_on(self) -> None:
         """Go on after `stand_still`."""
         self._written.forget()
+        self._last_list = None
         self._last_good.go_on()
         self.look_again()
         self._turn.release()
@@ -129,7 +132,13 @@ class Reconciler:
             self._refuse(_read_or_none(given), refused)
 
     async def run(self) -> None:
-        """Look and apply until cancelled."""
+        """Look and apply until cancelled; then nothing is on its way any more."""
+        try:
+            await self._rounds_without_end()
+        finally:
+            await self._last_good.stand_still()
+
+    async def _rounds_without_end(self) -> None:
         looked_at_s = -self.settings.interval_s
         while True:
             async with self._turn:
@@ -148,7 +157,7 @@ class Reconciler:
                     async with self.looking:
                         await self._look_at_members()
                 done = await self._apply()
-                calm = time.monotonic() - self.acted_at_s >= CALM_S
+                calm = time.monotonic() - self._changed_at_s >= CALM_S
                 self._last_good.keep((self._static, self.look.wanted, self.settings.services), calm=calm)
                 self.rounds.add(time.monotonic() - began_s)
             if self.look.reconciled_at_s is not None:
@@ -354,10 +363,10 @@ class Reconciler:
             names=names,
             looked=True,
         )
-        self._last_list = entries
         self._news.of_members(self.look.members, self._memory)
         self._choose_servers()
-        self._written.try_write(self._memory_file, dump_memory(self._memory))
+        kept = self._written.try_write(self._memory_file, dump_memory(self._memory))
+        self._last_list = entries if kept else None
 
     def _is_as_before(self, entries: list[object]) -> bool:
         """Whether nothing that a look is about has changed since the last one, as at rest: then all stays as it is."""
@@ -410,7 +419,7 @@ class Reconciler:
                 try:
                     await self._command(commands)
                 finally:
-                    self.acted_at_s = time.monotonic()
+                    self.acted_at_s = self._changed_at_s = time.monotonic()
                 changed = (command.backend for command in commands)
                 actual = await own.servers_again(self._ask, actual, changed, self.look.wanted, services)
             await self._close_upgraded("", self._ask, actual)

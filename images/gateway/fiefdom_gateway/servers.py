@@ -39,8 +39,11 @@ class Worker:
         found = [server for server in before if server.backend not in changed]
         for backend in changed:
             rows = self._parts.setdefault(backend, haproxy.Servers())
-            answer = rows.read(await ask(f"show servers state {backend}"))
-            found += [server for server in answer if server.backend == backend]
+            reply = await ask(f"show servers state {backend}")
+            if "# " not in reply:
+                # The static part that has it was not taken up.
+                return await self.servers(ask, wanted, services)
+            found += [server for server in rows.read(reply) if server.backend == backend]
         return await self._busy(ask, haproxy.in_order(found), wanted, services)
 
     async def _busy(

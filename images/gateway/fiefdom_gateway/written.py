@@ -24,14 +24,15 @@ class Written:
             edges.write_atomically(path, text)
             self._texts[path] = text
 
-    def try_write(self, path: Path, text: str) -> None:
-        """Write a file, or say why it cannot be."""
+    def try_write(self, path: Path, text: str) -> bool:
+        """Write a file, or say why it cannot be; whether it has that text."""
         try:
             self.write(path, text)
         except Failed as error:
             self._say_once(f"write {path}", str(error))
-            return
+            return False
         self._say_once(f"write {path}", None, mended=f"{path} is written again")
+        return True
 
     def forget(self, *paths: Path) -> None:
         """Write these anew next time; all where none is named, for somebody else may have written them."""

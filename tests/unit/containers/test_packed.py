@@ -1,6 +1,7 @@
 """All offers of a host in one tag: what the gateway reads of it, and how it comes to the versions' names."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -55,7 +56,11 @@ def test_a_tag_of_its_own_counts_more() -> None:
         ("", "it ends within an offer"),
         (TAG[:-1], "it ends within an offer"),
         ("H0é", "it ends within an offer"),
-        (TAG[:3] + ";" + TAG[4:], "with the code"),
+        (f"H0{packed.code('other')}AAAAC", "with the code"),
+        (TAG[:3] + ";" + TAG[4:], "it has a character that is no digit"),
+        # What stands in a version's place is shown to people.
+        (f"H0{API}\x1b[mAC", "it has a character that is no digit"),
+        (f'H0{API}"}}\nAC', "it has a character that is no digit"),
         (TAG[:8] + "; " + TAG[10:], "it has a character that is no digit"),
         (5, "it ends within an offer"),
         (f"H0{API}AAA_i___", "offers api on ports 262143-262143, which are none"),
@@ -72,7 +77,8 @@ def test_what_is_garbled_or_no_port_is_refused(tag: object, reason: str) -> None
 def test_reading_raises_nothing_else(text: str) -> None:
     offers, _ = read(text)
     assert all(1 <= offer.first_port <= offer.last_port <= 65535 for offer in offers)
-    read(f"H0{API}{text}")
+    offers, _ = read(f"H0{API}{text}")
+    assert all(re.fullmatch(r"~[A-Za-z0-9_-]{3}", offer.version) for offer in offers)
 
 
 def test_a_version_is_heard_from_who_offers_its_code() -> None:
@@ -83,6 +89,8 @@ def test_a_version_is_heard_from_who_offers_its_code() -> None:
     assert not names.hear(None, "api", "2.0")
     assert names.refresh([], [member] if member else []) == {}
     assert names.hear(member, "api", "2.0")
+    # A question is asked again before the next look, by this host and by others; it is news to that look all the same.
+    assert not names.hear(member, "api", "2.0") and names.news
     assert member is not None
     known = names.refresh([], [member])
     assert known == {("api", packed.code("2.0")): "2.0"}
@@ -97,6 +105,8 @@ def test_what_was_offered_in_a_tag_of_its_own_keeps_its_name() -> None:
     assert before is not None
     names = VersionNames().refresh([before], [])
     assert read(TAG, names)[0][0] == before.offers[0]
+    # Of one that is not believed nothing is remembered, and its word could have the code of another's.
+    assert VersionNames().refresh([], [before]) == {}
 
 
 def test_memory_keeps_a_code_and_a_name() -> None:

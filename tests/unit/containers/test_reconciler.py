@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "images" / "gateway"))
 
-from fiefdom_gateway import closed, edges, handover, haproxy, kept, reconcile, refusal, shares, status, wanted  # noqa: E402
+from fiefdom_gateway import closed, edges, handover, haproxy, kept, packed, reconcile, refusal, shares, status, wanted  # noqa: E402
 from fiefdom_gateway.belief import believe  # noqa: E402
 from fiefdom_gateway.haproxy import (  # noqa: E402
     Actual,
@@ -1229,6 +1229,194 @@ def test_servers_follow_the_members_that_the_inventory_of_now_bears_out(played):
         await until(lambda: look().serf_error is None)
         assert servers() == []
         assert {rejection.member for rejection in look().rejected} == {"app1", "evil"}
+
+    played(scene)
+
+
+PACKED = f"H0{packed.code('predictor')}{packed.code('2')}AC"
+ONE = offering("1;8000-8000")
+
+
+def _settings_without_hosts(gateway):
+    gateway.configure(hosts={"gw1": SETTINGS["hosts"]["gw1"]}, known_hosts_only=True)
+
+
+def _options(gateway):
+    service = {**SETTINGS["services"][0], "server_options": "check", "sticky": True}
+    gateway.configure(services=[service])
+
+
+def _share(gateway):
+    kept.put(shares.file_of(gateway.state_dir), "predictor", "predictor 1 50")
+
+
+# What a look is about, each changed alone while all else is at rest.
+CHANGES = {
+    "who comes": lambda g: g.members.append({**offering("1;8000-8000", name="app2"), "addr": "10.99.0.22:7946"}),
+    "who leaves": lambda g: g.members[0].update(status="left"),
+    "who drains": lambda g: g.members[0]["tags"].update(state="leaving"),
+    "what is offered": lambda g: g.members[0]["tags"].update({"svc:predictor": "1;8000-8001"}),
+    "a version": lambda g: g.members[0]["tags"].update({"svc:predictor": "2;8000-8000"}),
+    "an address": lambda g: g.members[0].update(addr="10.99.0.29:7946"),
+    "the inventory": _settings_without_hosts,
+    "a service's options": _options,
+    "a share": _share,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_look_that_finds_all_as_before_misses_no_change(played, change):
+    async def scene(gateway):
+        reconciler = gateway.reconciler
+
+        def seen() -> object:
+            look = reconciler.look
+            return look.wanted, look.services, look.asked_shares, look.rejected
+
+        gateway.members = [json.loads(json.dumps(ONE)), listed("gw1", "10.99.0.11:7946", role="gateway")]
+        await until(lambda: [server.name for server in reconciler.look.wanted] == ["app1-8000"])
+        rounds = reconciler.rounds.count
+        await until(lambda: reconciler.rounds.count > rounds + 2)
+        before = seen()
+        CHANGES[change](gateway)
+        await until(lambda: seen() != before)
+
+    played(scene)
+
+
+def test_a_host_that_is_gone_from_the_list_loses_its_servers_when_its_time_is_up_though_nothing_else_happens(played):
+    async def scene(gateway):
+        def servers() -> list[str]:
+            return [server.name for server in gateway.reconciler.look.wanted]
+
+        gateway.configure(absent_grace_s=0.3)
+        other = {**offering("1;8000-8000", name="app2"), "addr": "10.99.0.22:7946"}
+        gateway.members = [ONE, other]
+        await until(lambda: servers() == ["app1-8000", "app2-8000"])
+        gateway.members = [other]
+        await until(lambda: servers() == ["app2-8000"])
+        gateway.members = [ONE, other]
+        await until(lambda: servers() == ["app1-8000", "app2-8000"])
+
+    played(scene)
+
+
+def test_a_version_that_is_heard_twice_before_a_look_gets_its_name(played):
+    async def scene(gateway):
+        gateway.members = [listed(o=PACKED)]
+        await until(lambda: [s.version for s in gateway.reconciler.look.wanted] == [f"~{packed.code('2')}"])
+        for _ in range(2):
+            gateway.reconciler.hear("app1", "predictor", "2")
+        await until(lambda: [s.version for s in gateway.reconciler.look.wanted] == ["2"])
+
+    played(scene)
+
+
+def test_what_is_remembered_is_written_again_when_the_disk_has_room_or_another_container_wrote_it(played):
+    async def scene(gateway):
+        file = gateway.state_dir / "members.json"
+        gateway.disk_full = True
+        gateway.members = [ONE]
+        await until(lambda: len(gateway.reconciler.look.wanted) == 1)
+        rounds = gateway.reconciler.rounds.count
+        await until(lambda: gateway.reconciler.rounds.count > rounds + 2)
+        gateway.disk_full = False
+        await until(lambda: file.exists() and "app1" in file.read_text())
+        await gateway.reconciler.stand_still()
+        file.write_text('{"members": []}')
+        gateway.reconciler.go_on()
+        await until(lambda: "app1" in file.read_text())
+
+    played(scene)
+
+
+def test_what_is_on_its_way_to_the_disk_ends_with_the_rounds(played):
+    """Another container may write there from then on."""
+
+    async def scene(gateway):
+        ended: list[str] = []
+
+        async def validate(_path: Path) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append("validation")
+
+        edges.validate = validate
+        running = asyncio.create_task(gateway.reconciler.run())
+        gateway.members = [ONE]
+        await until(
+            lambda: gateway.reconciler._last_good._keeping and not gateway.reconciler._last_good._keeping.done()
+        )
+        await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert ended == ["validation"]
+
+    played(scene)
+
+
+def test_a_replaced_worker_that_is_told_in_vain_keeps_nothing_from_the_last_good_configuration(played, monkeypatch):
+    monkeypatch.setattr(reconcile, "CALM_S", 0.1)
+
+    async def scene(gateway):
+        told: list[str] = []
+        said: set[str] = set()
+
+        def haproxy(command: str) -> str:
+            if command == "show proc":
+                return "# workers\n11 worker 1 0d 3.0\n# old workers\n10 worker 2 0d 3.0\n"
+            if command.startswith("@!10 set server "):
+                told.append(command)
+                return "Proxy is disabled.\n"
+            if "show servers state" in command:
+                if command.startswith("@!10 "):
+                    return STATES + "predictor app9-8000 10.99.0.29 2 0 1 6 8000 0\n"
+                return STATES + f"predictor app1-8000 10.99.0.21 2 {8 if said else 0} 1 6 8000 0\n"
+            if command == "set server predictor/app1-8000 state drain":
+                said.add("drain")
+                return ""
+            return "# bkname/svname used_cur\n"
+
+        gateway.haproxy = haproxy
+        gateway.members = [ONE]
+        await until(lambda: "server app1-8000 " in (gateway.state_dir / "haproxy.cfg").read_text())
+        gateway.members = [{**ONE, "tags": {**ONE["tags"], "state": "leaving"}}]
+        await until(lambda: "server app1-8000 " not in (gateway.state_dir / "haproxy.cfg").read_text())
+        assert len(told) > 1
+
+    played(scene)
+
+
+def test_a_service_that_haproxy_does_not_have_yet_hides_nothing_of_the_others(played):
+    """Its static part was refused, or is on its way."""
+
+    async def scene(gateway):
+        there: dict[str, str] = {}
+
+        def haproxy(command: str) -> str:
+            words = command.split()
+            if words[:2] == ["add", "server"]:
+                if words[2].startswith("new/"):
+                    return "No such backend.\n"
+                there[words[2]] = words[3]
+                return "New server registered.\n"
+            if words[:3] == ["show", "servers", "state"]:
+                if words[3:] == ["new"]:
+                    return "Can't find backend.\n"
+                return STATES + "".join(
+                    f"{place.replace('/', ' ')} {end.partition(':')[0]} 2 0 1 6 {end.partition(':')[2]} 0\n"
+                    for place, end in there.items()
+                )
+            return "# bkname/svname used_cur\n" if words[:3] == ["show", "servers", "conn"] else ""
+
+        gateway.haproxy = haproxy
+        new = {**SETTINGS["services"][0], "name": "new", "backend": "new", "base_port": 9000}
+        hosts = {**SETTINGS["hosts"], "app1": {"address": "10.99.0.21", "services": ["predictor", "new"]}}
+        gateway.configure(services=[SETTINGS["services"][0], new], hosts=hosts)
+        gateway.members = [offering("1;8000-8000", **{"svc:new": "1;9000-9000"})]
+        await until(lambda: gateway.reconciler.look.ready and gateway.reconciler.look.reconciled_at_s is not None)
+        await until(lambda: [server.name for server in gateway.reconciler.look.actual] == ["app1-8000"])
 
     played(scene)
 

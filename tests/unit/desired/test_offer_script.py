@@ -541,6 +541,26 @@ def test_among_packed_offers_one_is_made_and_withdrawn(host: Host) -> None:
     assert host.tags == before
 
 
+def test_what_is_withdrawn_again_brings_back_nothing_that_another_withdrew_meanwhile(host: Host) -> None:
+    host.knows("gw1", answers="serving")
+    host.put("alive", READS)
+    many = {name: word for i, (name, word) in enumerate(SIXTY.items()) if i < 30}
+    offer_many(host, many)
+    host.run("tags")
+    host.put("tags", f"o={host.next_tags['o']}")
+    assert host.run("make", "web") == ""
+    host.knows("gw1", answers="app2 still offers web")
+    told = host.root / "told"
+    before = len(told.read_text().splitlines())
+    run = host.start("withdraw", "web")
+    await_true(lambda: len(told.read_text().splitlines()) > before)
+    other, *rest = many
+    (host.made / f"{other}.offer").unlink()
+    await_true(lambda: set(read_by_a_gateway({"role": "app", **host.tags}, {*many, "web"})) == set(rest))
+    host.knows("gw1", answers="drained")
+    assert ended(run) == "" and set(read_by_a_gateway({"role": "app", **host.tags}, {*many, "web"})) == set(rest)
+
+
 def test_a_gateway_that_would_not_understand_is_named_and_nothing_changes(host: Host) -> None:
     host.knows("gw1", answers="serving")
     host.put("alive", READS, "gw2  10.1.0.12:7946  alive  role=gateway")
