@@ -24,7 +24,7 @@ demo: venv ## bare hosts on this machine, converged, serving behind their gatewa
 	@$(VENV)/bin/fiefdom demo
 
 # What tests ask beside Python: where one lacks, better now than in half an hour.
-TOOLS := /usr/sbin/sshd:openssh-server chromium:chromium prometheus:prometheus promtool:prometheus
+TOOLS := /usr/sbin/sshd:openssh-server chromium:chromium prometheus:prometheus promtool:prometheus /usr/sbin/haproxy:haproxy
 tools:
 	@missing=$$(for each in $(TOOLS); do command -v "$${each%:*}" >/dev/null || echo "$${each#*:}"; done | sort -u | paste -sd' '); \
 	  [ -z "$$missing" ] || { echo "Tests want Debian packages that lack here: sudo RUNLEVEL=1 apt-get install --no-install-recommends $$missing" >&2; exit 1; }

@@ -31,7 +31,7 @@ def asked_for(path: Path) -> frozenset[str]:
 
 
 async def follow(ask: Ask, path: Path) -> frozenset[str]:
-    """Tell a worker what was asked for; return what all its backends have closed now. Raises Failed or Unreadable,
+    """Tell a worker what was asked for; return what it has closed now, by all its lists. Raises Failed or Unreadable,
     and NoSwitch where nothing can be closed.
 
     Each backend that can be closed reads the file by itself, so HAProxy has a list for each, under one path; it would
@@ -47,7 +47,9 @@ async def follow(ask: Ask, path: Path) -> frozenset[str]:
         for command in (changes := commands(wanted, actual, number)):
             await ask(command)
         found.append(listed(await ask(f"show acl #{number}")) if changes else actual)
-    return frozenset.intersection(*found)
+    if len(set(found)) > 1:
+        raise Failed("HAProxy did not take it up in each of its lists")
+    return found[0]
 
 
 def lists_of(reply: str, path: Path) -> dict[str, int]:

@@ -115,6 +115,21 @@ def test_what_one_backend_lacks_is_told_to_it(path: Path) -> None:
     assert worker.lists == {"0": {"web"}, "2": {"web"}}
 
 
+@pytest.mark.parametrize("close", [False, True])
+def test_what_one_backend_does_not_take_up_is_no_answer(path: Path, close: bool) -> None:
+    """Neither that it is closed, nor that it is open."""
+
+    class Deaf(Worker):
+        async def ask(self, command: str) -> str:
+            changes = command.startswith(("add acl #2 ", "del acl #2 "))
+            return "\n" if changes else await super().ask(command)
+
+    worker = Deaf(path, *(() if close else ("web",)))
+    kept.put(path, "web", "web" if close else None)
+    with pytest.raises(Failed, match="in each of its lists"):
+        asyncio.run(closed.follow(worker.ask, path))
+
+
 def test_a_configuration_that_knows_no_switch_is_told_as_such(path: Path) -> None:
     with pytest.raises(Failed, match="`fiefdom apply` brings one that does"):
         asyncio.run(closed.follow(Worker(path, knows=False).ask, path))
