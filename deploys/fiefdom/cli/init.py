@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -60,7 +61,7 @@ def init(folder: str, yes: bool, **given: Any) -> Document:
     ci: first.Ci = given["ci"] or asked.choice("Workflow for which CI?", first.CI, "github")
     wanted = first.files_of(Path(folder), asked.answers, ci)
     files.write_new(Path(folder), wanted)
-    inventory = Path(folder) / first.inventory_path(asked.answers["cluster"])
+    inventory = shlex.quote(str(Path(folder) / first.inventory_path(asked.answers["cluster"])))
     return Document(
         words=[
             *(f"wrote {Path(folder) / new.path}" for new in wanted),

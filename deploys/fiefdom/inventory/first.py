@@ -146,7 +146,7 @@ def inventory_text(answers: Answers) -> str:
     network, ssh = answers["network"], answers["ssh"]
     (name, service), *_ = answers["services"].items()
     hosts = "\n".join(
-        f"  {host}: {{address: {own['address']}, groups: [{', '.join(own['groups'])}]}}"
+        f"  {_scalar(host)}: {{address: {own['address']}, groups: [{', '.join(own['groups'])}]}}"
         for host, own in answers["hosts"].items()
     )
     admins = "\n".join(f"    - {cidr}" for cidr in network["admin_cidrs"])
@@ -158,7 +158,7 @@ def inventory_text(answers: Answers) -> str:
     return f"""\
 # yaml-language-server: $schema=../{SCHEMA}
 # Made by `fiefdom init`, and yours from here on. Every key: `fiefdom docs`. `fiefdom check` tells its mistakes.
-cluster: {answers["cluster"]}
+cluster: {_scalar(answers["cluster"])}
 
 network:
   cidr: {network["cidr"]} # every host's address; gossip and instances are reachable from here only
@@ -180,7 +180,7 @@ hosts:
 
 services:
   # The gateways answer for it at port 80.
-  {name}:
+  {_scalar(name)}:
     image: {_scalar(service["image"])}
     version: {_scalar(service["version"])}
     # Without `registry: {{server: ...}}` above, the image is your machine's own, and travels to the hosts over SSH.

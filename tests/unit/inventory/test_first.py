@@ -46,6 +46,10 @@ FLAGS: dict[str, tuple[str, ...]] = {
         *("--image", "nginx", "--version", "1.10", "--cidr", "10.0.0.0/8"),
     ),
     "words that YAML would take for others": (*LEAST[:4], "--image", "yes/no", "--version", "1e3", "--user", "0123"),
+    "names that YAML would take for others": (
+        *("--cluster", "no", "--gateway", "on=10.20.0.11", "--app-host", "null=10.20.0.21", "--service", "yes"),
+        *("--image", "off", "--version", "true", "--ci", "gitlab"),
+    ),
 }
 
 
@@ -90,8 +94,17 @@ def test_what_is_written_is_fine_and_says_what_was_said(
         value.rpartition("=")[2] for flag, value in zip(flags[::2], flags[1::2], strict=True) if flag == "--gateway"
     ]
     assert cluster.ssh.key == said.get("--key")
+    assert (cluster.cluster, *cluster.services) == (said.get("--cluster", "mine"), said.get("--service", "web"))
     assert (folder / text.partition("$schema=../")[2].partition("\n")[0]).read_text() == schema_text()
     assert all(len(line) <= 130 for line in text.splitlines())
+
+
+def test_what_comes_next_can_be_typed_as_it_stands(tmp_path: Path) -> None:
+    folder = tmp_path / "my 'own' [cluster]"
+    done = init(folder, *LEAST, "--cluster", "mine")
+    assert done.returncode == 0, done.stderr
+    following = [shlex.split(line) for line in done.stdout.splitlines()[-3:]]
+    assert following == [["fiefdom", verb, f"{folder}/inventories/mine.yaml"] for verb in ("trust", "plan", "apply")]
 
 
 def test_the_gossip_key_is_its_owners_and_git_leaves_it_out(made: tuple[Path, Path]) -> None:
