@@ -206,24 +206,37 @@ def test_a_wrong_answer_is_one_line_and_nothing_is_written(tmp_path: Path, case:
 
 
 @pytest.mark.parametrize(
-    "there",
-    [
-        "secrets/gossip.key",
-        ".gitignore",
-        "inventories/mine.yaml",
-        "inventories/mine.py",
-        ".github/workflows/fiefdom.yml",
-    ],
+    ("there", "mend"),
+    {
+        "secrets/gossip.key": "each cluster has a folder of its own; name another",
+        ".gitignore": "add the line /secrets/",
+        "inventories/mine.yaml": "each cluster has a folder of its own; name another",
+        "inventories/mine.py": "each cluster has a folder of its own; name another",
+        "schema/fiefdom.schema.json": "it is another version's; move it away",
+        ".github/workflows/fiefdom.yml": "say --ci none, which leaves it out",
+    }.items(),
 )
-def test_nothing_is_overwritten(tmp_path: Path, there: str) -> None:
+def test_nothing_is_overwritten(tmp_path: Path, there: str, mend: str) -> None:
     folder = tmp_path / "mine"
     (folder / there).parent.mkdir(parents=True)
     (folder / there).write_text("mine\n")
     done = init(folder, *LEAST)
     assert (done.returncode, done.stdout) == (1, "")
-    assert f"{there}: is there already and stays as it is; nothing was written" in done.stderr
+    assert f"{there}: is there already and stays as it is; nothing was written: {mend}" in done.stderr
     assert files_in(folder) == {there} and (folder / there).read_text() == "mine\n"
     assert not (folder / DRAFTS).exists()
+
+
+@pytest.mark.parametrize("ci", first.CI)
+def test_a_workflow_beneath_the_top_of_a_repository_is_told(tmp_path: Path, ci: str) -> None:
+    (tmp_path / ".git").mkdir()
+    done = init(tmp_path / "mine", *LEAST, "--ci", ci)
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stdout.splitlines() if "for CI looks there alone; write mine/ before" in line]
+    assert len(told) == (ci != "none")
+    assert all(f" to {tmp_path / first.WORKFLOWS[ci]}, " in line for line in told)
+    (tmp_path / "own/.git").mkdir(parents=True)
+    assert "CI looks there" not in init(tmp_path / "own", *LEAST, "--ci", ci).stdout
 
 
 def test_a_gitignore_that_keeps_the_key_out_is_as_good(tmp_path: Path) -> None:
