@@ -51,6 +51,8 @@ class NewFile:
     path: str
     content: bytes = field(repr=False)
     mode: int = 0o644
+    mend: str = ""
+    """What a person may do where it is there already."""
 
 
 def write_new(folder: Path, wanted: Sequence[NewFile]) -> None:
@@ -62,13 +64,14 @@ def write_new(folder: Path, wanted: Sequence[NewFile]) -> None:
     Raises:
         FiefdomError: one of them is there, or cannot be written; what was there is as it was.
     """
+    made: list[Path] = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder, 0o755, made)
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _take_back(folder)
-            _write_all(folder, wanted)
+            _write_all(folder, wanted, made)
         finally:
             os.close(handle)
     except BlockingIOError as error:
@@ -80,12 +83,12 @@ def write_new(folder: Path, wanted: Sequence[NewFile]) -> None:
         ) from error
 
 
-def _write_all(folder: Path, wanted: Sequence[NewFile]) -> None:
+def _write_all(folder: Path, wanted: Sequence[NewFile], made: list[Path]) -> None:
     for new in wanted:
         if os.path.lexists(folder / new.path):
-            raise FiefdomError(f"{folder / new.path}: is there already and stays as it is; nothing was written")
+            mend = f": {new.mend}" if new.mend else ""
+            raise FiefdomError(f"{folder / new.path}: is there already and stays as it is; nothing was written{mend}")
     drafts = folder / DRAFTS
-    made: list[Path] = []
     try:
         _make(drafts, 0o700, made)
         for new in wanted:
@@ -110,6 +113,8 @@ def _write_all(folder: Path, wanted: Sequence[NewFile]) -> None:
 def _take_back(folder: Path) -> None:
     """Remove what a killed run has left, but not where it was through with all files."""
     drafts = folder / DRAFTS
+    if drafts.is_symlink():
+        raise FiefdomError(f"{drafts}: is a link, which no run before has left; nothing was written: remove it")
     staged = [path for path in drafts.rglob("*") if path.is_file()]
     left = [folder / path.relative_to(drafts) for path in staged if _is_same(folder / path.relative_to(drafts), path)]
     if len(left) < len(staged):

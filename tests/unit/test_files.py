@@ -67,7 +67,7 @@ def test_an_error_on_the_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(Path, "hardlink_to", hardlink_to)
     with pytest.raises(FiefdomError, match="No space left on device"):
         write_new(tmp_path / "new", WANTED)
-    assert list((tmp_path / "new").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def killed_at(folder: Path, at: int) -> None:
@@ -119,3 +119,32 @@ def test_two_at_once_do_not_take_each_other_back(tmp_path: Path) -> None:
         write_new(tmp_path, WANTED)
     os.close(handle)
     write_new(tmp_path, WANTED)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0, 0o755), (0o077, 0o700)])
+def test_no_umask_lets_others_write_the_folder(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_new(tmp_path / "new/deep", WANTED)
+    finally:
+        os.umask(before)
+    assert {(tmp_path / made).stat().st_mode & 0o777 for made in ("new", "new/deep", "new/deep/a")} == {mode}
+    assert (tmp_path / "new/deep/secrets").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_link_in_the_place_of_drafts_is_refused_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/precious").write_bytes(b"mine")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / DRAFTS).symlink_to(tmp_path / "other")
+    with pytest.raises(FiefdomError, match=f"{DRAFTS}: is a link, .*: remove it"):
+        write_new(tmp_path / "new", WANTED)
+    assert found(tmp_path) == {"other/precious": b"mine"}
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_bytes(b"mine")
+    for folder in ("taken", "taken/deep"):
+        with pytest.raises(FiefdomError, match=r"taken.*: cannot be written .*, and nothing was"):
+            write_new(tmp_path / folder, WANTED)
+    assert found(tmp_path) == {"taken": b"mine"}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
@@ -60,17 +61,26 @@ def init(folder: str, yes: bool, **given: Any) -> Document:
     ci: first.Ci = given["ci"] or asked.choice("Workflow for which CI?", first.CI, "github")
     wanted = first.files_of(Path(folder), asked.answers, ci)
     files.write_new(Path(folder), wanted)
-    inventory = Path(folder) / first.inventory_path(asked.answers["cluster"])
+    inventory = shlex.quote(str(Path(folder) / first.inventory_path(asked.answers["cluster"])))
     return Document(
         words=[
             *(f"wrote {Path(folder) / new.path}" for new in wanted),
             f"{Path(folder) / first.KEY} is the one secret among them: keep a copy, and out of version control.",
+            *_misplaced(Path(folder), ci),
             "Next:",
             f"  fiefdom trust {inventory}",
             f"  fiefdom plan {inventory}",
             f"  fiefdom apply {inventory}",
         ]
     )
+
+
+def _misplaced(folder: Path, ci: first.Ci) -> Iterator[str]:
+    top = first.repository_above(folder)
+    if ci != "none" and top is not None:
+        below = folder.resolve().relative_to(top)
+        path = first.WORKFLOWS[ci]
+        yield f"{folder / path} is to move to {top / path}, for CI looks there alone; write {below}/ before its paths."
 
 
 @dataclass

@@ -17,6 +17,8 @@ INSTANCES, MEMBER = "instances", "member"
 _CONTAINER = re.compile(r"([a-z][a-z0-9-]*)-([0-9]{1,5})", re.ASCII)
 _OFFER = re.compile(r"([A-Za-z0-9_.+-]{1,128});([0-9]{1,5})-([0-9]{1,5})(?:;[0-9]{1,5})?", re.ASCII)
 _OFFER_TAG = "svc:"
+_PACKED_TAG = "o"
+"""All offers in one, of a host that has more than Serf carries as a tag for each; it has no names, the host does."""
 _WORDS_MAX = 200
 
 
@@ -101,10 +103,14 @@ def membership(lines: Iterable[str]) -> Membership:
     if not name or not status:
         return {**nobody, "state": "silent"}
     state = "leaving" if status == "alive" and tags.get("state") == "leaving" else status
+    if _PACKED_TAG in tags:
+        words = list(_pairs(told, "offer"))
+    else:
+        words = [(tag.removeprefix(_OFFER_TAG), word) for tag, word in tags.items() if tag.startswith(_OFFER_TAG)]
     offers = {
-        _word(tag.removeprefix(_OFFER_TAG)): match[1]
-        for tag, word in sorted(tags.items())
-        if tag.startswith(_OFFER_TAG) and isinstance(word, str) and (match := _OFFER.fullmatch(word))
+        _word(service): match[1]
+        for service, word in sorted(words, key=lambda each: each[0])
+        if isinstance(word, str) and (match := _OFFER.fullmatch(word))
     }
     gateways = sorted(
         _word(row.get("name"))

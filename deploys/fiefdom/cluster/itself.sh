@@ -34,6 +34,10 @@ instances() {
         --format "{{.Names}}$tab{{.Label \"fiefdom.name\"}}$tab{{.State}}$tab{{.Label \"fiefdom.version\"}}" |
         awk -F "$tab" '$1 == $2 { print "instance\t" $1 "\t" $3 "\t" $4 }'
     find "$conf_dir" -name '*.conf' -type f 2>/dev/null | sed "s/.*\///; s/\.conf$//; s/^/wanted$tab/" | sort
+    offers
+}
+
+offers() {
     find "$made_dir" -name '*.offer' -type f -exec grep -H . {} + 2>/dev/null |
         sed "s/.*\/\([^/]*\)\.offer:/offer$tab\1$tab/" | sort
 }
@@ -46,6 +50,7 @@ member() {
         for word in info members; do
             printf '%s\t%s\n' "$word" "$(ask exec "$container" serf "$word" -format=json | tr -d '\n')"
         done
+        offers
         return
     done
 }

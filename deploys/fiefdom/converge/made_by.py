@@ -13,7 +13,9 @@ WHAT = "fiefdom"
 """The kind of the finding that another Fiefdom was here."""
 OWN_ROLES = ("agent", "gateway")
 
-_NUMBERS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})*")
+_VERSION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})*)(?:(a|b|rc|\.post|\.dev)([0-9]{1,9}))?")
+_STAGES = (".dev", "a", "b", "rc", None, ".post")
+"""What the version specification of Python packages puts behind the numbers, in its order; None is the release."""
 _SHOWN = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
 
 
@@ -22,17 +24,17 @@ def version_of(found: Snapshot) -> str:
 
     Of two, as a gateway has while one hands over to the next, the older: the host is not through with its turn.
     """
-    return min(_own(found), key=_numbers, default="")
+    return min(_own(found), key=_order, default="")
 
 
 def is_newer(version: str, than: str = RELEASE) -> bool:
-    """Whether one version comes after another, by its numbers alone; what has none comes after nothing."""
-    return _numbers(version) > _numbers(than)
+    """Whether one version comes after another, as pip has it; what begins with no number comes after nothing."""
+    return _order(version) > _order(than)
 
 
 def findings(found: Snapshot) -> Iterator[Finding]:
     """That the host is of another Fiefdom. A newer one's is refused: this one may not know what that has made."""
-    oldest, newest = version_of(found), max(_own(found), key=_numbers, default="")
+    oldest, newest = version_of(found), max(_own(found), key=_order, default="")
     if is_newer(newest):
         mend = f"install Fiefdom {newest} on your machine"
         yield Finding("refused", WHAT, _says(newest), "it would be taken back", mend)
@@ -60,9 +62,11 @@ def others(found: Mapping[str, Snapshot]) -> Iterator[str]:
         yield f"{', '.join(names)}: of Fiefdom {version}, and this is {RELEASE}; {mend}"
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    found = _NUMBERS.match(version)
-    numbers = [int(number) for number in found[0].split(".")] if found else []
+def _order(version: str) -> tuple[tuple[int, ...], int, int]:
+    found = _VERSION.match(version)
+    if found is None:
+        return (), 0, 0
+    numbers = [int(number) for number in found[1].split(".")]
     while numbers and numbers[-1] == 0:  # 1.2 is 1.2.0
         numbers.pop()
-    return tuple(numbers)
+    return tuple(numbers), _STAGES.index(found[2]), int(found[3] or 0)

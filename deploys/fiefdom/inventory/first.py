@@ -88,17 +88,26 @@ def files_of(folder: Path, answers: Answers, ci: Ci) -> tuple[NewFile, ...]:
         FiefdomError: ``folder`` has a .gitignore that would not keep the gossip key out.
     """
     path = inventory_path(answers["cluster"])
-    wanted = [NewFile(KEY, f"{secret.new_key()}\n".encode(), 0o600)]
+    own = "each cluster has a folder of its own; name another"
+    wanted = [NewFile(KEY, f"{secret.new_key()}\n".encode(), 0o600, mend=own)]
     if not _is_ignored(folder / _IGNORE):
         wanted.append(NewFile(_IGNORE, _ignore_text().encode()))
-    schema = NewFile(SCHEMA, reference.schema_text().encode())
+    schema = NewFile(SCHEMA, reference.schema_text().encode(), mend="it is another version's; move it away")
     if not _is_there(folder / SCHEMA, schema.content):
         wanted.append(schema)
     if ci != "none":
-        wanted.append(NewFile(WORKFLOWS[ci], workflow_text(ci, answers).encode()))
-    wanted.append(NewFile(f"{path.removesuffix('.yaml')}.py", _PYTHON.encode()))
-    wanted.append(NewFile(path, inventory_text(answers).encode()))
+        left_out = "say --ci none, which leaves it out"
+        wanted.append(NewFile(WORKFLOWS[ci], workflow_text(ci, answers).encode(), mend=left_out))
+    wanted.append(NewFile(f"{path.removesuffix('.yaml')}.py", _PYTHON.encode(), mend=own))
+    wanted.append(NewFile(path, inventory_text(answers).encode(), mend=own))
     return tuple(wanted)
+
+
+def repository_above(folder: Path) -> Path | None:
+    """The Git repository that ``folder`` is beneath the top of, where CI looks for no workflow; None at a top."""
+    folder = folder.resolve()
+    found = next((each for each in (folder, *folder.parents) if os.path.lexists(each / ".git")), folder)
+    return None if found == folder else found
 
 
 def _is_there(path: Path, content: bytes) -> bool:
@@ -146,7 +155,7 @@ def inventory_text(answers: Answers) -> str:
     network, ssh = answers["network"], answers["ssh"]
     (name, service), *_ = answers["services"].items()
     hosts = "\n".join(
-        f"  {host}: {{address: {own['address']}, groups: [{', '.join(own['groups'])}]}}"
+        f"  {_scalar(host)}: {{address: {own['address']}, groups: [{', '.join(own['groups'])}]}}"
         for host, own in answers["hosts"].items()
     )
     admins = "\n".join(f"    - {cidr}" for cidr in network["admin_cidrs"])
@@ -158,7 +167,7 @@ def inventory_text(answers: Answers) -> str:
     return f"""\
 # yaml-language-server: $schema=../{SCHEMA}
 # Made by `fiefdom init`, and yours from here on. Every key: `fiefdom docs`. `fiefdom check` tells its mistakes.
-cluster: {answers["cluster"]}
+cluster: {_scalar(answers["cluster"])}
 
 network:
   cidr: {network["cidr"]} # every host's address; gossip and instances are reachable from here only
@@ -180,7 +189,7 @@ hosts:
 
 services:
   # The gateways answer for it at port 80.
-  {name}:
+  {_scalar(name)}:
     image: {_scalar(service["image"])}
     version: {_scalar(service["version"])}
     # Without `registry: {{server: ...}}` above, the image is your machine's own, and travels to the hosts over SSH.

@@ -101,6 +101,21 @@ def test_a_member(root: Path) -> None:
     assert (root / "asked").read_text() == "serf-agent serf info -format=json\nserf-agent serf members -format=json\n"
 
 
+def test_what_a_member_offers_in_one_tag_is_told_by_the_host(root: Path) -> None:
+    (root / "containers/serf-agent.conf").write_text("")
+    (root / "offers/web.offer").write_text("1.0;8000-8001\n")
+    (root / "offers/api.offer").write_text("2;9000-9000;9100\n")
+    (root / "offers/tags.json").write_text("{}")
+    (root / "members.json").write_text(json.dumps(listed(), indent=2))
+    for tags, offers in (
+        ({"role": "app", "o": "H0AAABBBCCC"}, {"api": "2", "web": "1.0"}),
+        ({"role": "app", "svc:web": "0.9;8000-8001"}, {"web": "0.9"}),
+        ({"role": "app"}, {}),
+    ):
+        (root / "info.json").write_text(json.dumps({**INFO, "tags": tags}, indent=2))
+        assert membership(asked(root, MEMBER))["offers"] == offers
+
+
 def said(info: object, listing: object) -> list[str]:
     return ["docker\tup", "agent\tserf-agent", f"info\t{json.dumps(info)}", f"members\t{json.dumps(listing)}"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -49,10 +51,28 @@ def test_what_is_broken_is_made_anew(folder: Path, content: bytes) -> None:
     first = text(folder)
     (path,) = kept(folder)
     whole = path.read_bytes()
-    for broken in (content, whole[: len(whole) // 2], whole[:-1]):
+    for broken in (content, *(whole[:end] for end in range(len(whole))), whole[:30] + content + whole[30:]):
         path.write_bytes(broken)
         assert text(folder) == first
         assert path.read_bytes() == whole
+
+
+def test_no_umask_lets_others_write_what_is_run_later(folder: Path) -> None:
+    before = os.umask(0)
+    try:
+        text(folder)
+    finally:
+        os.umask(before)
+    (path,) = kept(folder)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_it_is_kept_where_python_keeps_its_modules(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.pycache_prefix", str(folder / "elsewhere"))
+    first = text(folder)
+    assert not kept(folder) and len([*folder.glob("elsewhere/**/*.pyc")]) == 1
+    monkeypatch.setattr(Environment, "_compile", None)
+    assert text(folder) == first
 
 
 def test_nothing_is_kept_where_python_is_to_keep_nothing_or_cannot(

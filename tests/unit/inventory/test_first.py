@@ -46,6 +46,10 @@ FLAGS: dict[str, tuple[str, ...]] = {
         *("--image", "nginx", "--version", "1.10", "--cidr", "10.0.0.0/8"),
     ),
     "words that YAML would take for others": (*LEAST[:4], "--image", "yes/no", "--version", "1e3", "--user", "0123"),
+    "names that YAML would take for others": (
+        *("--cluster", "no", "--gateway", "on=10.20.0.11", "--app-host", "null=10.20.0.21", "--service", "yes"),
+        *("--image", "off", "--version", "true", "--ci", "gitlab"),
+    ),
 }
 
 
@@ -90,8 +94,17 @@ def test_what_is_written_is_fine_and_says_what_was_said(
         value.rpartition("=")[2] for flag, value in zip(flags[::2], flags[1::2], strict=True) if flag == "--gateway"
     ]
     assert cluster.ssh.key == said.get("--key")
+    assert (cluster.cluster, *cluster.services) == (said.get("--cluster", "mine"), said.get("--service", "web"))
     assert (folder / text.partition("$schema=../")[2].partition("\n")[0]).read_text() == schema_text()
     assert all(len(line) <= 130 for line in text.splitlines())
+
+
+def test_what_comes_next_can_be_typed_as_it_stands(tmp_path: Path) -> None:
+    folder = tmp_path / "my 'own' [cluster]"
+    done = init(folder, *LEAST, "--cluster", "mine")
+    assert done.returncode == 0, done.stderr
+    following = [shlex.split(line) for line in done.stdout.splitlines()[-3:]]
+    assert following == [["fiefdom", verb, f"{folder}/inventories/mine.yaml"] for verb in ("trust", "plan", "apply")]
 
 
 def test_the_gossip_key_is_its_owners_and_git_leaves_it_out(made: tuple[Path, Path]) -> None:
@@ -193,24 +206,37 @@ def test_a_wrong_answer_is_one_line_and_nothing_is_written(tmp_path: Path, case:
 
 
 @pytest.mark.parametrize(
-    "there",
-    [
-        "secrets/gossip.key",
-        ".gitignore",
-        "inventories/mine.yaml",
-        "inventories/mine.py",
-        ".github/workflows/fiefdom.yml",
-    ],
+    ("there", "mend"),
+    {
+        "secrets/gossip.key": "each cluster has a folder of its own; name another",
+        ".gitignore": "add the line /secrets/",
+        "inventories/mine.yaml": "each cluster has a folder of its own; name another",
+        "inventories/mine.py": "each cluster has a folder of its own; name another",
+        "schema/fiefdom.schema.json": "it is another version's; move it away",
+        ".github/workflows/fiefdom.yml": "say --ci none, which leaves it out",
+    }.items(),
 )
-def test_nothing_is_overwritten(tmp_path: Path, there: str) -> None:
+def test_nothing_is_overwritten(tmp_path: Path, there: str, mend: str) -> None:
     folder = tmp_path / "mine"
     (folder / there).parent.mkdir(parents=True)
     (folder / there).write_text("mine\n")
     done = init(folder, *LEAST)
     assert (done.returncode, done.stdout) == (1, "")
-    assert f"{there}: is there already and stays as it is; nothing was written" in done.stderr
+    assert f"{there}: is there already and stays as it is; nothing was written: {mend}" in done.stderr
     assert files_in(folder) == {there} and (folder / there).read_text() == "mine\n"
     assert not (folder / DRAFTS).exists()
+
+
+@pytest.mark.parametrize("ci", first.CI)
+def test_a_workflow_beneath_the_top_of_a_repository_is_told(tmp_path: Path, ci: str) -> None:
+    (tmp_path / ".git").mkdir()
+    done = init(tmp_path / "mine", *LEAST, "--ci", ci)
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stdout.splitlines() if "for CI looks there alone; write mine/ before" in line]
+    assert len(told) == (ci != "none")
+    assert all(f" to {tmp_path / first.WORKFLOWS[ci]}, " in line for line in told)
+    (tmp_path / "own/.git").mkdir(parents=True)
+    assert "CI looks there" not in init(tmp_path / "own", *LEAST, "--ci", ci).stdout
 
 
 def test_a_gitignore_that_keeps_the_key_out_is_as_good(tmp_path: Path) -> None:
