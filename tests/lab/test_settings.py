@@ -9,6 +9,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from email.message import Message
 from typing import Any
 
 import pytest
@@ -68,14 +69,19 @@ class Stay(urllib.request.HTTPRedirectHandler):
         """Where a redirect leads is looked at, not gone to."""
 
 
+def named(headers: Message) -> dict[str, str]:
+    """Headers by their names, which may be written in any way."""
+    return {name.lower(): value for name, value in headers.items()}
+
+
 def asked(path: str, host: str = NAME, body: bytes | None = None) -> tuple[int, dict[str, str], bytes]:
     request = urllib.request.Request(f"{GATEWAY_URL}{path}", data=body, headers={"Host": host})
     try:
         with urllib.request.build_opener(Stay).open(request, timeout=10) as answer:
-            return answer.status, dict(answer.headers), answer.read()
+            return answer.status, named(answer.headers), answer.read()
     except urllib.error.HTTPError as error:
         with error:
-            return error.code, dict(error.headers), error.read()
+            return error.code, named(error.headers), error.read()
 
 
 def test_sshd_the_clock_and_the_gateways_statistics(settled: Site) -> None:
@@ -98,7 +104,7 @@ def test_what_a_container_may_and_has(settled: Site) -> None:
 
 def test_what_the_gateway_makes_of_requests(settled: Site) -> None:
     status, headers, body = asked("/shop/predict")
-    assert (status, headers["X-Shown"], json.loads(body)["service"]) == (200, "yes", "shown")
+    assert (status, headers["x-shown"], json.loads(body)["service"]) == (200, "yes", "shown")
     status, headers, _ = asked("/shop/predict", host="www.example.org")
-    assert (status, headers["Location"]) == (308, f"http://{NAME}/shop/predict")
+    assert (status, headers["location"]) == (308, f"http://{NAME}/shop/predict")
     assert asked("/shop/predict", body=b"x" * 2048)[0] == 413

@@ -90,7 +90,7 @@ ExecStart=/bin/sh $kept/guard.sh boot
 WantedBy=sysinit.target
 EOF
     systemctl daemon-reload && systemctl -q enable "$at_boot" && sync -f /etc || fail "$at_boot" "cannot be enabled"
-    mkdir -p "${armed%/*}" && : >"$armed" || fail "$armed" "cannot be written"
+    (umask 022 && mkdir -p "${armed%/*}") && : >"$armed" || fail "$armed" "cannot be written"
     start_timer "$2" "nobody confirmed it within $2 s" || not_armed "$timer.timer" "cannot be started"
     mv -T "$draft" "$kept" && sync -f "$state" || not_armed "$kept" "cannot be written"
 }
@@ -247,7 +247,7 @@ boot() {
     rm -f "$armed" # a soft reboot keeps it
     why="the host rebooted before it was confirmed"
     (revert "$why") && return
-    mkdir -p "${armed%/*}" && : >"$armed"
+    (umask 022 && mkdir -p "${armed%/*}") && : >"$armed" # others keep there what is no secret
     start_timer 5 "$why"
     return 1
 }
