@@ -37,6 +37,12 @@ HOSTS, SERVICES, INSTANCES = (50, 500), 6, 2
 RATIO_WANTED = 12
 SECONDS_WANTED = 0.3
 OFFERS = 7
+PARTS = {
+    ", all of it": status.ALL,
+    " of a service": status.Part("service", frozenset({"s1"})),
+    " of a host": status.Part("host", frozenset({"app7"})),
+    " without servers": status.Part("summary"),
+}
 # Checks so rare that they are no part of what is measured.
 OPTIONS = "check inter 1000000ms fall 2 rise 1 observe layer7 error-limit 5 on-error mark-down"
 STATE = (
@@ -244,9 +250,9 @@ class Scene:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    async def document(self) -> tuple[float, int]:
+    async def document(self, part: status.Part) -> tuple[float, int]:
         began_s = time.monotonic()
-        text = json.dumps(await status.document(self.reconciler.look, self.sockets))
+        text = json.dumps(await status.document(self.reconciler.look, self.sockets, part=part))
         return time.monotonic() - began_s, len(text)
 
     async def end(self) -> None:
@@ -272,18 +278,19 @@ async def with_haproxy(hosts: int) -> bool:
                         used_s = time.process_time()
                         took.append(await scene.told(word))
                         used.append(time.process_time() - used_s)
-                document_s, size = await scene.document()
+                documents = {name: await scene.document(part) for name, part in PARTS.items()}
                 own, its = await scene.at_rest()
             finally:
                 await scene.end()
-    print(f"{servers} servers behind a real HAProxy")
+    print(f"{servers} servers behind a real HAProxy, load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores")
     print(f"  start until it has them all     {start_s:6.2f} s")
     slowest = 0.0
     for what, found in (("made", made), ("withdrawn", withdrawn)):
         slowest = max(slowest, statistics.median(found))
         print(f"  an offer {what:22} {statistics.median(found):6.2f} s ({min(found):.2f} to {max(found):.2f})")
     print(f"  ... of that, of a processor     {statistics.median(used):6.2f} s")
-    print(f"  the status document             {document_s:6.2f} s, {size / 1024:.0f} KiB")
+    for name, (took_s, size) in documents.items():
+        print(f"  the status{name:22} {took_s:6.2f} s, {size / 1024:.0f} KiB")
     print(f"  at rest                         {own * 100:6.2f} % of a processor, HAProxy {its * 100:.2f} %")
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(f"  memory of this process          {memory:6} MiB")

@@ -142,7 +142,7 @@ def require_believed(cluster: Cluster, hosts: Hosts, names: Collection[str]) -> 
 def _refused(cluster: Cluster, hosts: Hosts, names: Collection[str]) -> list[str]:
     def ask(gateway: str) -> list[str]:
         try:
-            view = views.gateway_view(hosts, gateway)
+            view = views.gateway_view(hosts, gateway, views.SUMMARY)
         except Unreachable:
             return []
         return [f"{r.member}: refused by {gateway}: {r.reason}" for r in view.rejected if r.member in names]

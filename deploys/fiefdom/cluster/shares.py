@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 from fiefdom.cluster.told import others, tell
-from fiefdom.cluster.views import Share, View, Views, views_of
+from fiefdom.cluster.views import SUMMARY, Share, View, Views, views_of
 from fiefdom.converge.run import Hosts
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
@@ -59,7 +59,7 @@ def _end(view: View, share: Share) -> str:
 
 def end(hosts: Hosts, gateways: Collection[str], services: Collection[str], warn: Tell) -> None:
     """Take the shares of ``services`` away where there are any; ``warn`` hears of gateways that keep theirs."""
-    for gateway, view in views_of(hosts, gateways).items():
+    for gateway, view in views_of(hosts, gateways, SUMMARY).items():
         for service in sorted({share.service for share in (*view.shares, *view.asked_shares)} & set(services)):
             for name, why in tell(hosts, [gateway], "weight", service, "off").items():
                 warn(f"{name}: the share of a version of {service} stays: {why}")

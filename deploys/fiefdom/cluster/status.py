@@ -12,7 +12,7 @@ from typing import Any
 from fiefdom.cluster import jobs, maintenance, shares
 from fiefdom.cluster.jobs import JobStatus
 from fiefdom.cluster.members import of_stranger
-from fiefdom.cluster.views import Config, View, Views, gateway_view, views_of
+from fiefdom.cluster.views import SUMMARY, Config, View, Views, gateway_view, views_of
 from fiefdom.converge import made_by, moving, plan, snapshot
 from fiefdom.converge.run import Hosts, ask_each
 from fiefdom.desired import concerns, docker, gateway, offers
@@ -260,7 +260,7 @@ def await_gateways(applied: plan.Plan, hosts: Hosts, timeout_s: float = 30.0) ->
 
 def _await_gateway(name: str, digest: str, hosts: Hosts, timeout_s: float) -> None:
     for late in looks(timeout_s, LOOK_S):
-        config = gateway_view(hosts, name).config
+        config = gateway_view(hosts, name, SUMMARY).config
         if config.ok and config.digest == digest:
             return
         if config.error and (late or _is_final(config, digest)):

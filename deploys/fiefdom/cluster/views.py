@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -159,18 +159,27 @@ Views = Mapping[str, View]
 """By gateway."""
 
 
-def gateway_view(hosts: Hosts, name: str) -> View:
-    """What a gateway says of itself."""
-    ok, output, error = hosts.shell(name, GATEWAY_STATUS)
+SUMMARY = ("summary",)
+"""The part of a gateway's status that has no servers."""
+
+
+def gateway_view(hosts: Hosts, name: str, part: Sequence[str] = ()) -> View:
+    """What a gateway says of itself: all, or ``part`` of it, as `SUMMARY` or a host's servers by ("host", NAME).
+
+    An older gateway says all.
+    """
+    ok, output, error = hosts.shell(name, (*GATEWAY_STATUS, *part))
+    if not ok and part and "usage: fiefdom-gateway" in error:
+        ok, output, error = hosts.shell(name, GATEWAY_STATUS)
     return parse_view(output) if ok else Silent(printable(error)[:200] or "no answer")
 
 
-def views_of(hosts: Hosts, gateways: Iterable[str]) -> dict[str, View]:
+def views_of(hosts: Hosts, gateways: Iterable[str], part: Sequence[str] = ()) -> dict[str, View]:
     """What gateways say of themselves; one whose connection broke off is silent like any other."""
 
     def view(name: str) -> View:
         try:
-            return gateway_view(hosts, name)
+            return gateway_view(hosts, name, part)
         except Unreachable as error:
             return Silent(str(error))
 
@@ -303,16 +312,16 @@ def await_serving(
     wanted = cluster.routed(name) if instances is None else instances
     start_s = max((cluster.services[i.service].health.start_timeout_s for i in wanted), default=0)
     for late in looks(2 * start_s + cluster.serf.join_timeout_s + 60):
-        missing = not_up(_views(cluster, hosts, gateways), cluster, name, wanted)
+        missing = not_up(_views(cluster, hosts, gateways, ("host", name)), cluster, name, wanted)
         if missing is None:
             return
         if late:
             raise FiefdomError(f"{name}: does not serve again: {missing}; the other hosts were left alone")
 
 
-def _views(cluster: Cluster, hosts: Hosts, gateways: Collection[str] | None = None) -> Views:
+def _views(cluster: Cluster, hosts: Hosts, gateways: Collection[str] | None, part: Sequence[str]) -> Views:
     asked = cluster.gateways if gateways is None else gateways
-    return hosts.on_all(lambda name: gateway_view(hosts, name), asked)
+    return hosts.on_all(lambda name: gateway_view(hosts, name, part), asked)
 
 
 # So few errors may be anybody's: a client that gave up, a check that came late.

@@ -125,7 +125,10 @@ def _let_go(hosts: Hosts, remaining: Sequence[str], gone: plan.HostPlan, say: Sa
 
 def _forget(hosts: Hosts, gateways: Sequence[str], name: str) -> None:
     def lists() -> dict[str, list[str]]:
-        return {gate: [name] if view.may_list(name) else [] for gate, view in views_of(hosts, gateways).items()}
+        return {
+            gate: [name] if view.may_list(name) else []
+            for gate, view in views_of(hosts, gateways, ("host", name)).items()
+        }
 
     if left := members.forget(hosts, gateways, [name], lists):
         raise FiefdomError(

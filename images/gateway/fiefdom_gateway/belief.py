@@ -86,7 +86,7 @@ def _offers(
             kept.append(believed)
         if reason is not None:
             refused.append(reason)
-    return replace(member, offers=tuple(kept)), refused
+    return member if member.offers == (offers := tuple(kept)) else replace(member, offers=offers), refused
 
 
 def _judged(offer: Offer, service: Service, host: Host | None) -> tuple[Offer | None, str | None]:

@@ -153,6 +153,14 @@ def read_text(path: Path) -> str:
         raise Unreadable(f"{path} cannot be read: {error}") from None
 
 
+def read_or_none(path: Path) -> str | None:
+    """Return a file's text, where it can be read."""
+    try:
+        return read_text(path)
+    except Unreadable:
+        return None
+
+
 def _closed(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 

@@ -5,16 +5,19 @@ from pathlib import Path
 
 SETTINGS_FILE = Path("/etc/fiefdom/gateway/reconciler.json")
 USAGE = (
-    "usage: fiefdom-gateway run|status|healthy|lends|renew|maintenance on|off SERVICE|"
+    "usage: fiefdom-gateway run|status [summary|host NAME...|service NAME...]|healthy|lends|renew|"
+    "maintenance on|off SERVICE|"
     "weight SERVICE off|VERSION PERCENT\n"
 )
 
 
 def main(arguments: list[str]) -> int:
-    alone = {"run": _run, "status": _status, "healthy": _healthy, "lends": _lends, "renew": _renew}
+    alone = {"run": _run, "healthy": _healthy, "lends": _lends, "renew": _renew}
     match arguments:
         case [word] if word in alone:
             return alone[word]()
+        case ["status"] | ["status", "summary"] | ["status", "host" | "service", _, *_]:
+            return _status(" ".join(arguments[1:]))
         case ["maintenance" | "weight", *_]:
             return _told(arguments)
     sys.stderr.write(USAGE)
@@ -40,32 +43,32 @@ def _run() -> int:
     return 1
 
 
-def _document() -> str | None:
+def _document(part: str) -> str | None:
     """Return the document of this container's gateway."""
     from fiefdom_gateway.client import STATUS_SOCKET, fetch
 
     try:
-        return fetch(STATUS_SOCKET)
+        return fetch(STATUS_SOCKET, part)
     except OSError as error:
         sys.stderr.write(f"the gateway does not answer on {STATUS_SOCKET}: {error}\n")
         return None
 
 
-def _document_of_the_host() -> str | None:
+def _document_of_the_host(part: str) -> str | None:
     """Return the document of the gateway whose turn it is, be it this container's or one before or after it."""
     import json
 
     from fiefdom_gateway.client import fetch, shared_socket
 
     try:
-        return fetch(shared_socket(json.loads(SETTINGS_FILE.read_text())["state_dir"]))
+        return fetch(shared_socket(json.loads(SETTINGS_FILE.read_text())["state_dir"]), part)
     except (OSError, ValueError, KeyError) as error:
         sys.stderr.write(f"no gateway answers: {error}\n")
         return None
 
 
-def _status() -> int:
-    document = _document_of_the_host()
+def _status(part: str) -> int:
+    document = _document_of_the_host(part)
     sys.stdout.write(document or "")
     return 0 if document else 1
 
@@ -73,7 +76,7 @@ def _status() -> int:
 def _healthy() -> int:
     import json
 
-    document = _document()
+    document = _document("summary")
     return 0 if document and json.loads(document)["healthy"] else 1
 
 

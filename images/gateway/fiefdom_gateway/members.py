@@ -132,22 +132,51 @@ def same(one: list[object], other: list[object]) -> bool:
     return len(one) == len(by_name[0]) == len(other) and by_name[0] == by_name[1]
 
 
+class Reader:
+    """Reads one list after the other; an entry that says the same as before is not judged again."""
+
+    def __init__(self) -> None:
+        self._reading: _Reading | None = None
+        self._before: _Judged = {}
+
+    def read(self, entries: list[object], services: Mapping[str, Service], names: packed.Names) -> Roll:
+        """As `parse_members`, of the list's entries."""
+        reading = self._reading
+        if reading is None or reading.services is not services or reading.names != names:
+            self._reading = reading = _Reading(services, names)
+            self._before = {}
+        before, self._before = self._before, {}
+        return _read(entries, reading, before, self._before)
+
+
 def read_members(entries: list[object], services: Mapping[str, Service], names: packed.Names) -> Roll:
     """As `parse_members`, of the list's entries."""
-    reading = _Reading(services, names)
+    return _read(entries, _Reading(services, names), {}, {})
+
+
+_Judged = dict[str, tuple[object, Member, tuple[str, ...]]]
+"""By name: an entry, the member that it is, and why not all of its offers are some."""
+
+
+def _read(entries: list[object], reading: _Reading, before: _Judged, judged: _Judged) -> Roll:
     members: dict[str, Member] = {}
     rejected: list[Rejection] = []
     for entry in entries:
         shown = _shown_name(entry)
-        try:
-            member = _member(entry)
-        except _Rejected as error:
-            rejected.append(Rejection(shown, str(error)))
-            continue
-        if member.name in members:
-            rejected.append(Rejection(shown, "is listed twice"))
-            continue
-        member, refused = _with_offers(member, entry, reading)
+        known = before.get(shown)
+        if known is not None and known[0] == entry and shown not in members:
+            _, member, refused = known
+        else:
+            try:
+                member = _member(entry)
+            except _Rejected as error:
+                rejected.append(Rejection(shown, str(error)))
+                continue
+            if member.name in members:
+                rejected.append(Rejection(shown, "is listed twice"))
+                continue
+            member, refused = _with_offers(member, entry, reading)
+        judged[member.name] = entry, member, refused
         rejected += [Rejection(shown, reason) for reason in refused]
         members[member.name] = member
     return Roll(tuple(members[name] for name in sorted(members)), tuple(sorted(rejected)))

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
-from fiefdom_gateway.log import Once
+from fiefdom_gateway import haproxy
+from fiefdom_gateway.log import Once, say
 from fiefdom_gateway.members import Member, Rejection
 from fiefdom_gateway.wanted import Known, none_alive
 
@@ -40,3 +41,14 @@ class News:
         for member in sorted(self._doubted - reasons.keys()):
             self._say_once(f"rejected {member}", None, mended=f"{member} claims nothing any more that is not believed")
         self._doubted = set(reasons)
+
+
+def of_command(command: haproxy.Command) -> None:
+    """Tell what HAProxy has done."""
+    match command:
+        case haproxy.Add():
+            say(f"{command.backend}/{command.name} added at {command.address} port {command.port}")
+        case haproxy.SetState(state=haproxy.State.DRAIN):
+            say(f"{command.backend}/{command.name} drains")
+        case haproxy.Delete():
+            say(f"{command.backend}/{command.name} removed")

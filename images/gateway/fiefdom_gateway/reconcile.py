@@ -14,6 +14,7 @@ from fiefdom_gateway import (
     gone,
     haproxy,
     members,
+    news,
     refusal,
     servers,
     shares,
@@ -30,7 +31,16 @@ from fiefdom_gateway.news import News
 from fiefdom_gateway.rounds import Rounds
 from fiefdom_gateway.settings import BadSettings, Settings, parse_settings
 from fiefdom_gateway.status import Look
-from fiefdom_gateway.wanted import Known, dump_memory, load_memory, remember, still_believed, wanted_servers
+from fiefdom_gateway.wanted import (
+    Known,
+    Made,
+    Server,
+    dump_memory,
+    load_memory,
+    remember,
+    still_believed,
+    wanted_servers,
+)
 from fiefdom_gateway.written import Written
 
 # Events come in bursts: a host that joins changes several members' views at once.
@@ -71,12 +81,11 @@ class Reconciler:
         # What the static part names, and nobody gave, is to be there before HAProxy looks.
         self.before_static: Callable[[], Awaitable[None]] | None = None
         self._names = VersionNames()
+        self._reader, self._made = members.Reader(), Made()
         # What the last look at the members began with; and what HAProxy's workers say, by worker.
         self._last_list: list[object] | None = None
         self._looked_by: tuple[object, ...] = ()
         self._workers: dict[str, servers.Worker] = {}
-        # What was compared last, and found to be equal with nothing left to do.
-        self._settled: tuple[object, ...] | None = None
         self.rounds = Rounds()
 
     @property
@@ -111,6 +120,7 @@ class Reconciler:
         """Go on after `stand_still`."""
         self._written.forget()
         self._last_list = None
+        self._workers.clear()
         self._last_good.go_on()
         self.look_again()
         self._turn.release()
@@ -129,7 +139,7 @@ class Reconciler:
                 self._runs(await self._install(edges.read_text(self._last_good.static_file)))
             except (Unreadable, Failed) as error:
                 raise Failed(f"no usable configuration: {refused}; nor a last good one: {error}") from None
-            self._refuse(_read_or_none(given), refused)
+            self._refuse(edges.read_or_none(given), refused)
 
     async def run(self) -> None:
         """Look and apply until cancelled; then nothing is on its way any more."""
@@ -327,6 +337,8 @@ class Reconciler:
             answer = await edges.ask_haproxy("reload", self._sockets.master, RELOAD_TIMEOUT_S)
         finally:
             self.acted_at_s = time.monotonic()
+            # The worker of now is another one.
+            self._workers.pop("", None)
         reason = haproxy.reload_error(answer)
         if reason is not None:
             raise Failed(f"HAProxy did not reload: {reason}")
@@ -342,7 +354,7 @@ class Reconciler:
             if self._is_as_before(entries):
                 return
             names = self._names.refresh(before, self.look.read.values())
-            listed = members.read_members(entries, services, names)
+            listed = self._reader.read(entries, services, names)
             roll = believe(listed, self.settings.inventory, services, before)
         except (Failed, Unreadable) as error:
             self.look = replace(self.look, serf_error=str(error))
@@ -377,7 +389,7 @@ class Reconciler:
         return same and not absent and not self._names.news and self.look.serf_error is None
 
     def _choose_servers(self) -> None:
-        wanted, contested = wanted_servers(self._memory, self.settings.services)
+        wanted, contested = wanted_servers(self._memory, self.settings.services, self._made)
         rejected = (*self.look.refused, *contested)
         asked = self._asked_shares()
         self.look = replace(self.look, wanted=shares.weighted(wanted, asked), asked_shares=asked, rejected=rejected)
@@ -412,9 +424,9 @@ class Reconciler:
         await self._drain_stragglers()
         try:
             own = self._worker("")
-            actual = await own.servers(self._ask, self.look.wanted, services)
-            at_rest = (self.look.wanted, actual, services) == self._settled
-            commands = () if at_rest else haproxy.next_commands(self.look.wanted, actual, services)
+            actual = await own.servers_for(self._ask, self.look.wanted, services, self.settings.interval_s)
+            rest = own.compared.rest(self.look.wanted, actual, services)
+            commands = haproxy.next_commands(*rest, services)
             if commands:
                 try:
                     await self._command(commands)
@@ -422,10 +434,11 @@ class Reconciler:
                     self.acted_at_s = self._changed_at_s = time.monotonic()
                 changed = (command.backend for command in commands)
                 actual = await own.servers_again(self._ask, actual, changed, self.look.wanted, services)
-            await self._close_upgraded("", self._ask, actual)
-            done = at_rest or haproxy.settled(self.look.wanted, actual, services)
-            self._settled = (self.look.wanted, actual, services) if done and not commands else None
+                rest = own.compared.rest(self.look.wanted, actual, services)
+            await self._close_upgraded("", self._ask, *rest)
+            done = own.compared.note(rest, services)
         except (Failed, Unreadable) as error:
+            self._workers.pop("", None)
             self._say_once("haproxy", f"HAProxy cannot be compared: {error}")
             self.rounds.failed += 1
             return False
@@ -450,14 +463,16 @@ class Reconciler:
                 for command in haproxy.stragglers(self.look.wanted, actual, self.settings.services):
                     await worker.ask(haproxy.command_line(command))
                     self.acted_at_s = time.monotonic()
-                await self._close_upgraded(str(worker), worker.ask, actual)
+                await self._close_upgraded(str(worker), worker.ask, self.look.wanted, actual)
             except (Failed, Unreadable):
                 continue  # it ended just now
 
-    async def _close_upgraded(self, worker: str, ask: upgraded.Ask, actual: Iterable[haproxy.Actual]) -> None:
+    async def _close_upgraded(
+        self, worker: str, ask: upgraded.Ask, wanted: Iterable[Server], actual: Iterable[haproxy.Actual]
+    ) -> None:
         """Close upgraded connections to servers that drain, where their service says so."""
         services = self.settings.services
-        await self._closing.close(worker, ask, haproxy.to_close(self.look.wanted, actual, services), services)
+        await self._closing.close(worker, ask, haproxy.to_close(wanted, actual, services), services)
 
     def _worker(self, name: str) -> servers.Worker:
         return self._workers.setdefault(name, servers.Worker())
@@ -474,25 +489,9 @@ class Reconciler:
             line = haproxy.command_line(command)
             refusal = haproxy.command_error(command, await self._ask(line))
             if refusal is None:
-                self._tell_command(command)
+                news.of_command(command)
             else:
                 refused.add(key)
                 if haproxy.must_wait(command, refusal):
                     continue
             self._say_once(f"command {'/'.join(key)}", refusal and f"HAProxy refused '{line}': {refusal}")
-
-    def _tell_command(self, command: haproxy.Command) -> None:
-        match command:
-            case haproxy.Add():
-                say(f"{command.backend}/{command.name} added at {command.address} port {command.port}")
-            case haproxy.SetState(state=haproxy.State.DRAIN):
-                say(f"{command.backend}/{command.name} drains")
-            case haproxy.Delete():
-                say(f"{command.backend}/{command.name} removed")
-
-
-def _read_or_none(path: Path) -> str | None:
-    try:
-        return edges.read_text(path)
-    except Unreadable:
-        return None

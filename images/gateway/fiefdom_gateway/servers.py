@@ -1,8 +1,11 @@
 """What a worker of HAProxy's says of its servers: asked for as much of it as matters, for there may be thousands."""
 
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
 
 from fiefdom_gateway import haproxy
+from fiefdom_gateway.compared import Compared
 from fiefdom_gateway.haproxy import Actual
 from fiefdom_gateway.settings import Service
 from fiefdom_gateway.wanted import Server
@@ -16,6 +19,18 @@ class Worker:
     def __init__(self) -> None:
         self._rows = haproxy.Servers()
         self._parts: dict[str, haproxy.Servers] = {}
+        self._all: tuple[Actual, ...] = ()
+        self._all_at_s: float | None = None
+        self.compared = Compared()
+
+    async def servers_for(
+        self, ask: Ask, wanted: tuple[Server, ...], services: Mapping[str, Service], age_s: float
+    ) -> tuple[Actual, ...]:
+        """As `servers`, of which those may be of that age that are in backends of which nothing else is wanted now."""
+        backends = self.compared.unlike(wanted, services)
+        if not backends or self._all_at_s is None or time.monotonic() - self._all_at_s >= age_s:
+            return await self.servers(ask, wanted, services)
+        return await self.servers_again(ask, self._all, backends, wanted, services)
 
     async def servers(
         self, ask: Ask, wanted: tuple[Server, ...], services: Mapping[str, Service]
@@ -24,7 +39,10 @@ class Worker:
 
         Raises Failed or Unreadable.
         """
-        return await self._busy(ask, self._rows.read(await ask("show servers state")), wanted, services)
+        began_s = time.monotonic()
+        self._all = self._rows.read(await ask("show servers state"))
+        self._all_at_s = began_s
+        return await self._busy(ask, self._all, wanted, services)
 
     async def servers_again(
         self,
@@ -44,7 +62,8 @@ class Worker:
                 # The static part that has it was not taken up.
                 return await self.servers(ask, wanted, services)
             found += [server for server in rows.read(reply) if server.backend == backend]
-        return await self._busy(ask, haproxy.in_order(found), wanted, services)
+        self._all = tuple(replace(s, busy=False) if s.busy else s for s in haproxy.in_order(found))
+        return await self._busy(ask, self._all, wanted, services)
 
     async def _busy(
         self,
@@ -53,6 +72,6 @@ class Worker:
         wanted: tuple[Server, ...],
         services: Mapping[str, Service],
     ) -> tuple[Actual, ...]:
-        for backend in haproxy.backends_to_wait_for(wanted, servers, services):
+        for backend in haproxy.backends_to_wait_for(*self.compared.rest(wanted, servers, services), services):
             servers = haproxy.with_busy(servers, await ask(f"show servers conn {backend}"))
         return servers

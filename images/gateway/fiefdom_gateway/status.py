@@ -1,16 +1,14 @@
 """The status document: what the last look found, and HAProxy's own word of this moment."""
 
-import asyncio
-import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
+from typing import NamedTuple
 
-from fiefdom_gateway import certificates, edges, haproxy, workers
+from fiefdom_gateway import certificates, edges, haproxy, view, workers
 from fiefdom_gateway.acme import Told
 from fiefdom_gateway.members import Member, Offer, Rejection, Unreadable
 from fiefdom_gateway.packed import Names
@@ -18,6 +16,8 @@ from fiefdom_gateway.refusal import Refusal
 from fiefdom_gateway.settings import Service
 from fiefdom_gateway.shares import Share
 from fiefdom_gateway.wanted import Server
+
+Ask = Callable[[str], Awaitable[str]]
 
 
 @dataclass(frozen=True)
@@ -70,25 +70,34 @@ class Look:
         return found
 
 
-async def document(look: Look, sockets: edges.Sockets, told: Iterable[Told] = ()) -> dict[str, object]:
-    """Return the status document. HAProxy not answering is a fact in it, not an error."""
+class Part(NamedTuple):
+    """Whose servers are asked for: those of `names` where the kind is `host` or `service`, none for a `summary`."""
+
+    kind: str = "all"
+    names: frozenset[str] = frozenset()
+
+
+ALL = Part()
+
+
+async def document(
+    look: Look, sockets: edges.Sockets, told: Iterable[Told] = (), part: Part = ALL
+) -> dict[str, object]:
+    """Return the status document, or a part of it. HAProxy not answering is a fact in it, not an error."""
 
     async def ask(command: str) -> str:
         return await edges.ask_haproxy(command, sockets.admin, 2.0)
 
     try:
-        states = await ask("show servers state")
-        connections = await ask("show servers conn")
-        stat = await ask("show stat")
+        servers = [] if part.kind == "summary" else await _rows(ask, look, sockets, part)
         info = haproxy.parse_info(await ask("show info"))
-        elsewhere = await _sessions_elsewhere(sockets)
-        servers = server_rows(look, haproxy.parse_servers(states, connections), haproxy.traffic(stat), elsewhere)
         own: dict[str, object] = {
             "version": info.get("Version"),
             "pid": whole(info.get("Pid")),
             "uptime_s": whole(info.get("Uptime_sec")),
         }
-        answers = haproxy.takes_connections(stat)
+        # HAProxy's kind 1 are frontends.
+        answers = haproxy.takes_connections(await ask("show stat -1 1 -1"))
     except (edges.Failed, Unreadable) as error:
         servers, own, answers = [], {"version": None, "pid": None, "uptime_s": None, "error": str(error)}, False
     served: list[dict[str, object]] = []
@@ -112,6 +121,29 @@ async def document(look: Look, sockets: edges.Sockets, told: Iterable[Told] = ()
         "haproxy": own,
         "healthy": look.ready and answers,
     }
+
+
+async def _rows(ask: Ask, look: Look, sockets: edges.Sockets, part: Part) -> list[dict[str, object]]:
+    """Return the rows of the servers that a part has. Raises Failed or Unreadable."""
+    if part.kind == "service":
+        backends = sorted(s.backend for name, s in look.services.items() if name in part.names)
+        replies = [(await ask(f"show servers state {b}"), await ask(f"show stat {b} 4 -1")) for b in backends]
+        # Of a configuration that was not taken up yet it does not have the backend.
+        replies = [reply for reply in replies if "# " in reply[0]]
+    else:
+        replies = [(await ask("show servers state"), await ask("show stat"))]
+    elsewhere = await _sessions_elsewhere(sockets)
+    rows: list[dict[str, object]] = []
+    for states, stat in replies:
+        for host in sorted(part.names) if part.kind == "host" else ("",):
+            if host:
+                own = view.lines_about(view.whole(states), f" {host}-"), view.lines_about(view.whole(stat), f",{host}-")
+            else:
+                own = states, stat
+            found = haproxy.Servers().read(own[0])
+            actual = [server for server in found if not host or server.name.rpartition("-")[0] == host]
+            rows += server_rows(look, actual, haproxy.traffic(own[1]), elsewhere)
+    return rows
 
 
 def words_kept(look: Look) -> dict[str, object]:
@@ -209,28 +241,3 @@ def shown_state(server: haproxy.Actual) -> str:
 def whole(text: str | None) -> int | None:
     """Return a word as a number; None where it is none."""
     return int(text) if text is not None and text.isascii() and text.isdigit() else None
-
-
-async def serve(
-    path: Path,
-    shared: Path,
-    look: Callable[[], Look],
-    sockets: edges.Sockets,
-    told: Callable[[], tuple[Told, ...]] = lambda: (),
-) -> tuple[asyncio.AbstractServer, asyncio.AbstractServer]:
-    """Answer every connection to two unix sockets with the document; `shared` is taken over from who had it before."""
-
-    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            writer.write(json.dumps(await document(look(), sockets, told())).encode() + b"\n")
-            await writer.drain()
-        except OSError:
-            pass  # who asked has gone
-        finally:
-            writer.close()
-
-    path.unlink(missing_ok=True)
-    beside = sockets.folder / shared.name
-    servers = await asyncio.start_unix_server(answer, path), await asyncio.start_unix_server(answer, beside)
-    beside.replace(shared)
-    return servers

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fiefdom_gateway import edges, handover, paths, status, view
+from fiefdom_gateway import edges, handover, paths, status_socket, view
 from fiefdom_gateway.answers import Answers
 from fiefdom_gateway.client import STATUS_SOCKET, shared_socket
 from fiefdom_gateway.log import say
@@ -81,7 +81,7 @@ async def _supervise(settings: Settings, settings_file: Path, place: handover.Pl
     answers.go_on()
     obtainer.go_on()
     shared = Path(shared_socket(str(settings.state_dir)))
-    servers = await status.serve(Path(STATUS_SOCKET), shared, lambda: reconciler.look, place.own, obtainer.told)
+    servers = await status_socket.serve(Path(STATUS_SOCKET), shared, lambda: reconciler.look, place.own, obtainer.told)
     retired = asyncio.create_task(lender.retired.wait())
     await asyncio.wait([retired, *ends], return_when=asyncio.FIRST_COMPLETED)
     broken = [task for task in tasks if task.done()]

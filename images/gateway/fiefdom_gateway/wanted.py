@@ -1,8 +1,10 @@
 """From members, and what is remembered of them, to the servers that HAProxy should have."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from operator import attrgetter
 
 from fiefdom_gateway.belief import believe
@@ -75,30 +77,69 @@ def none_alive(memory: Memory) -> bool:
     return bool(memory) and not any(_is_alive(known) for known in memory.values())
 
 
-def wanted_servers(memory: Memory, services: Mapping[str, Service]) -> tuple[tuple[Server, ...], tuple[Rejection, ...]]:
+class Made:
+    """The servers of members, by name; of one that says the same as before they are not made again."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, tuple[Member, tuple[Server, ...]]] = {}
+        self._services: Mapping[str, Service] | None = None
+
+    def servers(self, member: Member, services: Mapping[str, Service]) -> tuple[Server, ...]:
+        """Return one server for each port that a member offers."""
+        if services is not self._services:
+            self._of, self._services = {}, services
+        before = self._of.get(member.name)
+        if before is None or before[0] != member:
+            before = self._of[member.name] = member, tuple(_servers(member, services))
+        return before[1]
+
+    def forget_others(self, memory: Memory) -> None:
+        """Keep what is remembered of those members alone."""
+        for name in self._of.keys() - memory.keys():
+            del self._of[name]
+
+
+def _servers(member: Member, services: Mapping[str, Service]) -> Iterator[Server]:
+    for offer in member.offers:
+        if offer.service not in services:
+            continue
+        for port in range(offer.first_port, offer.last_port + 1):
+            check_port = offer.checks + port - offer.first_port if offer.checks else 0
+            name = f"{member.name}-{port}"
+            yield Server(offer.service, name, member.address, port, member.drains, offer.version, check_port)
+
+
+def wanted_servers(
+    memory: Memory, services: Mapping[str, Service], made: Made | None = None
+) -> tuple[tuple[Server, ...], tuple[Rejection, ...]]:
     """Return one server per offered port, sorted, and the claims on an address and port that another member holds."""
+    made = made or Made()
+    made.forget_others(memory)
+    sharers = Counter(known.member.address for known in memory.values())
     servers: list[Server] = []
     rejected: set[Rejection] = set()
     holder: dict[tuple[str, int], tuple[str, str]] = {}
     # A host that was renamed is there twice for a while, and the living name is right.
     for name in sorted(memory, key=lambda name: (not _is_alive(memory[name]), name)):
         member = memory[name].member
-        for offer in member.offers:
-            if offer.service not in services:
+        found = made.servers(member, services)
+        if sharers[member.address] == 1 and len({server.port for server in found}) == len(found):
+            servers += found
+            continue
+        for server in found:
+            claim = (name, server.service)
+            other = holder.setdefault((server.address, server.port), claim)
+            if other == claim:
+                servers.append(server)
                 continue
-            for port in range(offer.first_port, offer.last_port + 1):
-                claim = (name, offer.service)
-                other = holder.setdefault((member.address, port), claim)
-                if other != claim:
-                    at = f"{offer.service} at {member.address} on ports"
-                    rejected.add(Rejection(name, f"offers {at} that {other[0]} holds for {other[1]}"))
-                    continue
-                check_port = offer.checks + port - offer.first_port if offer.checks else 0
-                name_of = f"{name}-{port}"
-                servers.append(
-                    Server(offer.service, name_of, member.address, port, member.drains, offer.version, check_port)
-                )
-    return tuple(sorted(servers, key=_ORDER)), tuple(sorted(rejected))
+            at = f"{server.service} at {server.address} on ports"
+            rejected.add(Rejection(name, f"offers {at} that {other[0]} holds for {other[1]}"))
+    # Each service for itself: its servers are nearly in order then, which is what sorting is quick with.
+    by_service: dict[str, list[Server]] = {}
+    for server in servers:
+        by_service.setdefault(server.service, []).append(server)
+    ordered = (sorted(by_service[service], key=_ORDER) for service in sorted(by_service))
+    return tuple(chain.from_iterable(ordered)), tuple(sorted(rejected))
 
 
 def _is_alive(known: Known) -> bool:
