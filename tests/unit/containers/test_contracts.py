@@ -196,11 +196,11 @@ REPLIES = {
         "3 predictor 1 app1-8000 10.99.0.21 2 0 6 8000 0 1\n"
         "3 predictor 2 app2-8001 10.99.0.22 2 8 6 8001 0 1\n"
     ),
-    "show servers conn": "# bkname/svname used_cur\npredictor/app1-8000 1\npredictor/app2-8001 0\n",
     "show stat": (
         "# pxname,svname,status,scur,qcur,stot,req_tot,hrsp_5xx,econ,eresp,wretr\nport-80,FRONTEND,OPEN,4,,4,4,0,,,\n"
         "predictor,app1-8000,UP,1,2,70,70,4,2,3,6\npredictor,app2-8001,DRAIN,0,0,9,9,8,7,6,5\n"
     ),
+    "show stat -1 1 -1": "# pxname,svname,status\nport-80,FRONTEND,OPEN\n",
     "show ssl cert": "# filename\n/etc/fiefdom/gateway/certificates/www.pem\n\n",
     "show ssl cert /etc/fiefdom/gateway/certificates/www.pem": (
         "Filename: /etc/fiefdom/gateway/certificates/www.pem\nStatus: Used\nnotBefore: Nov 28 23:09:13 2026 GMT\n"
