@@ -13,7 +13,7 @@ fail() {
     exit 1
 }
 
-mkdir -p "$turn" && exec 8>"$turn/lock" && flock -w 900 8 || fail "$turn/lock" "another turn has held it for fifteen minutes"
+(umask 022 && mkdir -p "${turn%/*}") && mkdir -p "$turn" && exec 8>"$turn/lock" && flock -w 900 8 || fail "$turn/lock" "another turn has held it for fifteen minutes"
 # Its operator went away; it ends by itself.
 while systemctl -q is-active "$unit"; do sleep 0.2; done
 

@@ -15,7 +15,7 @@ made_dir=/run/fiefdom/offers
 runs_dir=/var/lib/fiefdom/jobs
 address_conf=/etc/fiefdom/address.conf
 container=/usr/local/lib/fiefdom/container
-out_dir=/run/fiefdom/metrics
+out_dir=/run/fiefdom-metrics
 proc=/proc
 cgroups=/sys/fs/cgroup
 limit_s=20
@@ -120,16 +120,26 @@ is() { # word wanted
   if [ "$1" = "$2" ]; then echo 1; else echo 0; fi
 }
 
+# Also where the kernel still has a hierarchy for each controller.
 tell_cgroup() { # pid
-  group=$(sed -n 's/^0:://p' "$proc/$1/cgroup" 2> /dev/null)
-  [ -n "$group" ] || return 0
-  group=$cgroups$group
-  if read -r memory < "$group/memory.current" 2> /dev/null; then
-    free=$(sed -n 's/^inactive_file //p' "$group/memory.stat" 2> /dev/null)
-    echo "fiefdom_container_memory_bytes{$labels} $((memory - ${free:-0}))"
+  group=$(group_of "$1" '')
+  if [ -e "$cgroups$group/memory.stat" ]; then
+    memory_in="$cgroups$group" now=memory.current taken=inactive_file
+    used_us=$(sed -n 's/^usage_usec //p' "$cgroups$group/cpu.stat" 2> /dev/null)
+  else
+    memory_in="$cgroups/memory$(group_of "$1" memory)" now=memory.usage_in_bytes taken=total_inactive_file
+    used_us=$(sed 's/...$//' "$cgroups/cpuacct$(group_of "$1" cpuacct)/cpuacct.usage" 2> /dev/null)
   fi
-  used=$(sed -n 's/^usage_usec //p' "$group/cpu.stat" 2> /dev/null)
-  [ -z "$used" ] || printf '%s %d.%06d\n' "fiefdom_container_cpu_seconds_total{$labels}" $((used / 1000000)) $((used % 1000000))
+  memory=$(cat "$memory_in/$now" 2> /dev/null)
+  free=$(sed -n "s/^$taken //p" "$memory_in/memory.stat" 2> /dev/null)
+  [ -z "$memory" ] || echo "fiefdom_container_memory_bytes{$labels} $((memory - ${free:-0}))"
+  [ -z "$used_us" ] ||
+    printf '%s %d.%06d\n' "fiefdom_container_cpu_seconds_total{$labels}" $((used_us / 1000000)) $((used_us % 1000000))
+}
+
+group_of() { # pid controller; none is the one hierarchy of all
+  if [ -n "$2" ]; then what="[^:]*\b$2\b[^:]*"; else what=; fi
+  sed -n "s/^[0-9]*:$what:\(\/.*\)/\1/p" "$proc/$1/cgroup" 2> /dev/null | head -n 1
 }
 
 # --- Units, offers, jobs, and the address

@@ -15,7 +15,8 @@ UNIT = f"{PACKAGE}.service"
 UNIT_FILE = f"/etc/systemd/system/{UNIT}"
 METRICS = "fiefdom-metrics"
 # In memory: it is written anew each time, and none of it outlives a boot.
-_RUN_DIR = "fiefdom/metrics"
+# Not below /run/fiefdom, which may be closed to all but root.
+_RUN_DIR = "fiefdom-metrics"
 TEXTFILES = f"/run/{_RUN_DIR}"
 INTERVAL_S = 30
 

@@ -110,6 +110,19 @@ def values(text: str) -> dict[str, str]:
     return dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
 
 
+def test_a_kernel_with_a_hierarchy_for_each_controller_tells_the_same(root: Path) -> None:
+    told = values(run(root))
+    for each in (root / "cgroup/x/41").iterdir():
+        each.unlink()
+    (root / "proc/41/cgroup").write_text("9:name=systemd:/x/41\n4:memory:/m/41\n2:cpu,cpuacct:/c/41\n0::/x/41\n")
+    for folder in ("memory/m/41", "cpuacct/c/41"):
+        (root / "cgroup" / folder).mkdir(parents=True)
+    (root / "cgroup/memory/m/41/memory.usage_in_bytes").write_text("5000\n")
+    (root / "cgroup/memory/m/41/memory.stat").write_text("cache 1\ninactive_file 7\ntotal_inactive_file 2000\n")
+    (root / "cgroup/cpuacct/c/41/cpuacct.usage").write_text("1000042999\n")
+    assert values(run(root)) == told
+
+
 WEB = 'container="web-8000",kind="instance",service="web"'
 WEB1 = 'container="web-8001",kind="instance",service="web"'
 AGENT = 'container="serf-agent",kind="agent",service=""'

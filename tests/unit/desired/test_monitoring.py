@@ -47,7 +47,7 @@ def test_another_configuration_starts_it_anew() -> None:
 
 def test_what_hosts_tell_is_where_the_exporter_looks() -> None:
     state = monitoring.desired(context("app1", **ON))
-    folder = "/run/fiefdom/metrics"
+    folder = "/run/fiefdom-metrics"
     assert f"--collector.textfile.directory={folder}\n" in state.file(monitoring.UNIT_FILE).content.decode()
     assert f"\nout_dir={folder}\n" in state.file("/usr/local/lib/fiefdom/metrics").content.decode()
     service = state.file("/etc/systemd/system/fiefdom-metrics.service").content.decode()

@@ -62,7 +62,7 @@ def one(name: str, labels: str, value: float) -> list[dict[str, str]]:
 
 
 CLOSED = "fiefdom_gateway_service_closed", f'{GW}, service="web"'
-TEXTFILE = f'{APP}, file="/run/fiefdom/metrics/fiefdom.prom"'
+TEXTFILE = f'{APP}, file="/run/fiefdom-metrics/fiefdom.prom"'
 CONTAINER = f'{APP}, container="web-8000", service="web"'
 GATEWAYS = scraping.HAPROXY, scraping.GATEWAY
 Series = list[dict[str, str]]
