@@ -154,7 +154,7 @@ def test_the_facts_say_what_members_have_and_are_and_what_they_lack(theirs: Thei
     site = theirs.site
     site.ssh("app1", "echo '# by hand' >>/etc/modprobe.d/fiefdom.conf")
     names = [f"fiefdom.facts.{name}" for name in ("Instances", "Member", "Drift")]
-    done = theirs.pyinfra("--limit", ",".join(MEMBERS), "inventory.py", "fact", *names)
+    done = theirs.pyinfra(*(f"--limit={name}" for name in MEMBERS), "inventory.py", "fact", *names)
     assert done.returncode == 0, done.stderr
     instances, members, drift = map(json.loads(done.stdout).get, names)
     assert instances["gw1"] == []
