@@ -9,6 +9,8 @@
 #   return      once it serves again: as if it had never been away
 #   release     after keepalived has ended, however it did
 set -eu
+# Whatever the unit has that runs it: keepalived asks as nobody, and has to read what was noted.
+umask 022
 
 conf=/etc/fiefdom/address.conf
 run=/run/fiefdom-address

@@ -49,6 +49,7 @@ class Gateway:
         return subprocess.run(
             ["sh", str(self.root / "address"), verb],
             env={"PATH": path, **environment},
+            umask=0o077,  # as the gateway's unit has it
             capture_output=True,
             text=True,
             check=False,
@@ -147,6 +148,18 @@ def test_who_holds_it_sends_new_connections_to_the_first_that_serves(
         assert f'dup to {heir} device "ens3"' in (gateway.rules or "")
     assert gateway.run("left").returncode == 0
     assert gateway.noted == "left"
+
+
+@pytest.mark.parametrize(("verb", "noted"), [("yield", "draining"), ("left", "left")])
+def test_what_was_noted_can_be_read_by_nobody(gateway: Gateway, verb: str, noted: str) -> None:
+    """As whom keepalived asks; and what it cannot read, it takes for nothing."""
+    gateway.says("10.1.0.11", "10.1.0.12")
+    (gateway.root / MOVING).write_text(HELD)
+    for each in ("yield",) if verb == "yield" else ("yield", verb):
+        assert gateway.run(each, MAINPID="7").returncode == 0
+    path = gateway.root / "run/leaving"
+    assert gateway.noted == noted
+    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o644, 0o755)
 
 
 def test_who_does_not_hold_it_only_keeps_from_getting_it(gateway: Gateway) -> None:
