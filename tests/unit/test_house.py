@@ -6,6 +6,7 @@ From the syntax tree, so that an import inside a function or under TYPE_CHECKING
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -94,9 +95,11 @@ def offences(texts: Sources) -> list[str]:
     return found + [f"a circle: {' -> '.join(circle)}" for circle in circles(graph)]
 
 
-CONCERNS = {
-    f"desired.{name}" for name in ("address", "docker", "firewall", "gateway", "network", "serf", "services", "sshd")
-}
+# Those that a host's state is put together from.
+_TOGETHER = re.search(
+    r"^from fiefdom\.desired import (.*)$", (LIBRARY / "desired/concerns.py").read_text(), re.MULTILINE
+)
+CONCERNS = {f"desired.{name}" for name in (_TOGETHER[1] if _TOGETHER else "").split(", ")}
 
 
 def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:

@@ -237,7 +237,7 @@ class Gateway(Model):
         8404,
         ge=FIRST_GATEWAY_PORT,
         le=LAST_PORT,
-        description="Port of statistics and Prometheus metrics, for admins and `monitoring.from_cidrs` only.",
+        description="Port of the gateway's page, statistics and metrics, for admins and `monitoring.from_cidrs` only.",
     )
     balance: Literal["roundrobin", "leastconn", "random"] = Field("roundrobin", description="Balancing algorithm.")
     maxconn: int = Field(4000, ge=100, le=200000, description="Connections at once.")

@@ -57,7 +57,7 @@ def _of_gateway(known: "Known") -> Iterable[Trouble]:
         )
     if look.config_error is not None:
         yield Trouble(
-            "critical",
+            "warning",
             "configuration",
             f"refused, the last good one runs: {printable(look.config_error, 300)}",
         )

@@ -229,7 +229,7 @@ def test_troubles_come_worst_first(tmp_path: Path) -> None:
             server.state = "DOWN"
     world.config_error = "line 9: unknown keyword"
     found = problems(known(world))
-    assert list(found)[:2] == [("critical", "configuration"), ("critical", "queue")]
+    assert list(found)[:2] == [("critical", "queue"), ("warning", "configuration")]
     assert found["critical", "queue"] == "no instance serves; requests are answered 503"
 
 
