@@ -480,6 +480,7 @@ ROUTED = {
         )
     ],
     "dot_segments": "refuse",
+    "closed_file": "/var/lib/fiefdom/gateway/closed",
 }
 FRONTED = {
     **ROUTED,
@@ -493,7 +494,6 @@ FRONTED = {
     "proxy_protocol": ["10.96.0.9/32"],
     "source_limits": {"requests_per_s": 5, "connections": 9, "exempt_cidrs": ["10.0.0.0/8"]},
     "buffer_kib": 32,
-    "closed_file": "/var/lib/fiefdom/gateway/closed",
 }
 SERVERS = "".join(f"    server app{i}-8000 10.99.0.{20 + i}:8000 {OPTIONS}\n" for i in range(1, 9))
 

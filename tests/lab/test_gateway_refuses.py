@@ -761,10 +761,19 @@ def test_what_is_asked_of_the_gateway_itself(cluster: Cluster) -> None:
         return statuses(exchange(lines.encode()))[0]
 
     assert [told(path) for path, _ in paths] == [200, 503, 200]
-    docker("exec", GATEWAY, "sh", "-c", "echo shut >/var/lib/fiefdom/gateway/closed")
-    cluster.until(lambda _: told("/shut") == 200)
-    docker("exec", GATEWAY, "rm", "/var/lib/fiefdom/gateway/closed")
-    cluster.until(lambda _: told("/shut") == 503)
+    # What is said of a service that nobody knows is forgotten.
+    both = (("predictor", 8000), ("shut", 8100))
+    known = {"max_instances": 100, "server_options": OPTIONS}
+    cluster.write_reconciler(
+        services=[{"name": name, "backend": name, "base_port": port, **known} for name, port in both]
+    )
+    try:
+        docker("exec", GATEWAY, "fiefdom-gateway", "close", "shut")
+        assert told("/shut") == 200
+        docker("exec", GATEWAY, "fiefdom-gateway", "open", "shut")
+        assert told("/shut") == 503
+    finally:
+        cluster.write_reconciler()
 
     below = "/.well-known/acme-challenge"
     asked = [(f"{below}/aB_-9", "GET"), (f"{below}/aB_-9", "HEAD"), (f"{below}/aB_-9", "POST")]

@@ -16,7 +16,7 @@ from fiefdom.images import bases
 from helpers.operator_view import ROOT
 
 IMAGE = "fiefdom-test/python:1"
-NEEDED = ("deploys", "templates", "images", "examples")
+NEEDED = ("deploys", "templates", "monitoring", "images", "examples")
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 INSIDE = """
 set -eu
