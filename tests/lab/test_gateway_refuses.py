@@ -768,9 +768,9 @@ def test_what_is_asked_of_the_gateway_itself(cluster: Cluster) -> None:
         services=[{"name": name, "backend": name, "base_port": port, **known} for name, port in both]
     )
     try:
-        docker("exec", GATEWAY, "fiefdom-gateway", "close", "shut")
+        docker("exec", GATEWAY, "fiefdom-gateway", "maintenance", "on", "shut")
         assert told("/shut") == 200
-        docker("exec", GATEWAY, "fiefdom-gateway", "open", "shut")
+        docker("exec", GATEWAY, "fiefdom-gateway", "maintenance", "off", "shut")
         assert told("/shut") == 503
     finally:
         cluster.write_reconciler()
