@@ -106,5 +106,5 @@ def test_what_the_gateway_makes_of_requests(settled: Site) -> None:
     status, headers, body = asked("/shop/predict")
     assert (status, headers["x-shown"], json.loads(body)["service"]) == (200, "yes", "shown")
     status, headers, _ = asked("/shop/predict", host="www.example.org")
-    assert (status, headers["location"]) == (308, f"http://{NAME}/shop/predict")
+    assert (status, headers["location"]) == (308, f"//{NAME}/shop/predict")  # by the same scheme
     assert asked("/shop/predict", body=b"x" * 2048)[0] == 413
