@@ -29,8 +29,8 @@ tools:
 	@missing=$$(for each in $(TOOLS); do command -v "$${each%:*}" >/dev/null || echo "$${each#*:}"; done | sort -u | paste -sd' '); \
 	  [ -z "$$missing" ] || { echo "Tests want Debian packages that lack here: sudo RUNLEVEL=1 apt-get install --no-install-recommends $$missing" >&2; exit 1; }
 
-test: venv tools ## every test but the longest, with its lab: about 37 minutes on two cores
-	@echo 'Unit tests first, then real hosts on this machine: about 37 minutes on two cores. The share done is in brackets.'
+test: venv tools ## every test but the longest, with its lab: about 40 minutes on two cores
+	@echo 'Unit tests first, then real hosts on this machine: about 40 minutes on two cores. The share done is in brackets.'
 	$(VENV)/bin/pytest -q --numprocesses $(WORKERS) --dist worksteal tests/unit
 	$(VENV)/bin/pytest --verbose --durations 15 --numprocesses 2 --dist loadfile --no-loadscope-reorder \
 	  -m '$(EVERYDAY) and not hosts' tests/lab
