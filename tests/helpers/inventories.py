@@ -68,3 +68,13 @@ def changed(changes: dict[str, Any]) -> dict[str, Any]:
         else:
             at[last] = value
     return raw
+
+
+THEIRS: dict[str, Any] = {
+    "cluster": "theirs",
+    "network": {"cidr": "10.9.0.0/24", "admin_cidrs": ["10.9.0.3/32"]},
+    "services": {"web": {"image": "team/web", "version": "1.0"}},
+    "registry": {"server": "registry.example.org"},
+    "serf": {"key": {"env": "THEIR_KEY"}},
+}
+"""What another repository says of a cluster in pyinfra's data, beside its own words."""

@@ -24,6 +24,7 @@ import pytest
 from fiefdom.desired.account import UID
 from fiefdom.desired.render import render
 from fiefdom.images import bases
+from helpers.haproxy_variables import LIMITS
 
 pytestmark = pytest.mark.lab
 
@@ -49,13 +50,7 @@ PLAIN: dict[str, Any] = {
     "stats_bind": f"{GATEWAY_ADDRESS}:8404",
     "listeners": [{"port": 80, "routes": [], "default_backend": "predictor"}],
     "backends": [{"name": "predictor", "health_path": "/health"}],
-    "maxconn": 4000,
-    "retries": 5,
-    "balance": "roundrobin",
-    "connect_timeout_s": 2.0,
-    "server_timeout_s": 60.0,
-    "client_timeout_s": 60.0,
-    "request_timeout_s": 10.0,
+    **LIMITS,
 }
 
 # An instance that keeps what it gets, and takes lengths and chunks as RFC 9112 says. What it has kept is told, once, at

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from fiefdom.desired.render import render
+from helpers.haproxy_variables import LIMITS
 
 GLOBAL = """global
     stats socket {folder}/admin.sock mode 600 level admin
@@ -26,13 +27,7 @@ defaults
 PLAIN = {
     "listeners": [],
     "backends": [],
-    "maxconn": 4000,
-    "retries": 5,
-    "balance": "roundrobin",
-    "connect_timeout_s": 2.0,
-    "server_timeout_s": 60.0,
-    "client_timeout_s": 60.0,
-    "request_timeout_s": 10.0,
+    **LIMITS,
 }
 ADDRESS, CLIENT, OTHER = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 

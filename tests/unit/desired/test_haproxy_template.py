@@ -7,6 +7,7 @@ import pytest
 
 from fiefdom.cluster.access import FIELDS
 from fiefdom.desired.render import render
+from helpers.haproxy_variables import LIMITS
 
 EXPECTED = Path(__file__).parent / "data" / "haproxy.cfg"
 
@@ -14,13 +15,7 @@ PLAIN = {
     "stats_bind": "10.99.0.11:8404",
     "listeners": [{"port": 80, "routes": [], "default_backend": "predictor"}],
     "backends": [{"name": "predictor", "health_path": "/health", "health_timeout_s": 2.0}],
-    "maxconn": 4000,
-    "retries": 5,
-    "balance": "roundrobin",
-    "connect_timeout_s": 2.0,
-    "server_timeout_s": 60.0,
-    "client_timeout_s": 60.0,
-    "request_timeout_s": 10.0,
+    **LIMITS,
 }
 
 

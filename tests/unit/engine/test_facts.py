@@ -10,6 +10,7 @@ import pytest
 
 from helpers import forked
 from helpers.example import GOSSIP_KEY
+from helpers.inventories import THEIRS
 
 # pyinfra's own objects and its own way to a fact, at hosts that answer as Debian does; nothing is connected.
 PROGRAM = """
@@ -57,13 +58,6 @@ failed = sorted(h.name for h in state.failed_hosts)
 print(json.dumps([found, commands, failed, fact.name, told], default=json_encode))
 """
 
-CLUSTER = {
-    "cluster": "theirs",
-    "network": {"cidr": "10.9.0.0/24", "admin_cidrs": ["10.9.0.3/32"]},
-    "services": {"web": {"image": "team/web", "version": "1.0"}},
-    "registry": {"server": "registry.example.org"},
-    "serf": {"key": {"env": "THEIR_KEY"}},
-}
 HOSTS = {
     "gw1": {"ssh_hostname": "10.9.0.11", "fiefdom": {"groups": ["gateways"]}},
     "app1": {"ssh_hostname": "10.9.0.21", "fiefdom": {"groups": ["app_hosts"]}},
@@ -73,7 +67,7 @@ SAYS = ["docker\tup", "instance\tweb-8000\trunning\t1.0", "offer\tweb\t1.0;8000-
 
 
 def found(fact: str, at: str, **others: Any) -> tuple[Any, list[Any], list[str], str, str]:
-    asked = json.dumps({"hosts": HOSTS, "all": {"fiefdom": CLUSTER}, "fact": fact, "at": at, "says": SAYS, **others})
+    asked = json.dumps({"hosts": HOSTS, "all": {"fiefdom": THEIRS}, "fact": fact, "at": at, "says": SAYS, **others})
     done = forked.run(PROGRAM, asked, cwd=Path(__file__).parents[2], timeout_s=60)
     assert done.returncode == 0, done.stderr
     answer, commands, failed, name, told = json.loads(done.stdout.splitlines()[-1])

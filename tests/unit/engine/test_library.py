@@ -10,7 +10,7 @@ import pytest
 
 from helpers import forked
 from helpers.example import GOSSIP_KEY
-from helpers.inventories import VALID, as_yaml
+from helpers.inventories import THEIRS, VALID, as_yaml
 
 # pyinfra's own objects of a foreign inventory, at hosts that answer as a bare Debian does; nothing is connected.
 PROGRAM = """
@@ -54,13 +54,6 @@ with ctx_state.use(state):
 print(json.dumps([found, state.config.FAIL_PERCENT]))
 """
 
-CLUSTER = {
-    "cluster": "theirs",
-    "network": {"cidr": "10.9.0.0/24", "admin_cidrs": ["10.9.0.3/32"]},
-    "services": {"web": {"image": "team/web", "version": "1.0"}},
-    "registry": {"server": "registry.example.org"},
-    "serf": {"key": {"env": "THEIR_KEY"}},
-}
 MEMBERS = {
     "gw1": {"ssh_hostname": "10.9.0.11", "fiefdom": {"groups": ["gateways"]}},
     "app1": {"ssh_hostname": "10.9.0.21", "fiefdom": {"groups": ["app_hosts"]}},
@@ -89,14 +82,14 @@ def test_a_host_outside_gets_sshd_alone_and_nobody_elses_run_is_changed() -> Non
 
 def test_who_is_a_member() -> None:
     hosts = {**MEMBERS, "db.example.org": {}, "cache": {"fiefdom": {"ssh": {"port": 2222}}}}
-    answer, _ = found("fiefdom.is_member(host)", hosts, all={"fiefdom": CLUSTER, "cluster": "k8s", "hosts": 3})
+    answer, _ = found("fiefdom.is_member(host)", hosts, all={"fiefdom": THEIRS, "cluster": "k8s", "hosts": 3})
     assert answer == {"gw1": True, "app1": True, "db.example.org": False, "cache": False}
 
 
 def test_members_get_the_site_and_others_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THEIR_KEY", GOSSIP_KEY)
     hosts = {**MEMBERS, "db.example.org": {}}
-    answer, fail_percent = found("fiefdom.site()", hosts, all={"fiefdom": CLUSTER})
+    answer, fail_percent = found("fiefdom.site()", hosts, all={"fiefdom": THEIRS})
     assert answer["gw1"] == answer["app1"] and len(answer["app1"]) == len(PHASES)
     assert answer["db.example.org"].startswith("DeployError: db.example.org: is in no cluster of Fiefdom's; ask `if ")
     assert fail_percent == 0
@@ -106,7 +99,7 @@ def test_one_concern_of_a_member_asks_for_no_secret(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("THEIR_KEY", raising=False)
     monkeypatch.delenv("FIEFDOM_GOSSIP_KEY", raising=False)
     hosts = {"gw1": MEMBERS["gw1"], "app1": MEMBERS["app1"]}
-    everywhere = {"fiefdom": CLUSTER}
+    everywhere = {"fiefdom": THEIRS}
     answer, _ = found("fiefdom.docker()", hosts, all=everywhere)
     assert isinstance(answer["app1"], list)
     answer, _ = found("fiefdom.serf()", hosts, all=everywhere)
