@@ -43,6 +43,18 @@ LOCKOUTS: list[LockOut] = []
 """Every one that a test tried."""
 
 
+def started(*arguments: str) -> subprocess.Popen[str]:
+    """A command of `fiefdom` at work; what it says, errors too, can be read line by line."""
+    return subprocess.Popen(
+        [str(BIN / "fiefdom"), *arguments],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
 def tell(event: str, load: Load) -> None:
     """Keep the count of ``load`` for the report, whether the test passes or not."""
     TRAFFIC.append(f"{event}: {load.report()}")

@@ -11,7 +11,7 @@ import pytest
 
 from fiefdom import lab
 from helpers.load import Load
-from helpers.operator_view import BIN, GATEWAY_URL, ROOT, Site, answers, await_true, tell
+from helpers.operator_view import GATEWAY_URL, ROOT, Site, answers, await_true, started, tell
 
 # With a static address, so that the network changes hands while the host is being made.
 APP3 = {
@@ -32,14 +32,7 @@ def with_app3(_site: Site) -> Iterator[str]:
 
 def phases_of(inventory: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A run on app3 and the phases it says it enters."""
-    process = subprocess.Popen(
-        [str(BIN / "fiefdom"), "apply", inventory, "--limit", "app3", "--yes"],
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = started("apply", inventory, "--limit", "app3", "--yes")
     assert process.stdout is not None
     for line in process.stdout:
         words = line.split()

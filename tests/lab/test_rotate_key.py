@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ import yaml
 
 from fiefdom import RELEASE
 from helpers.load import Load
-from helpers.operator_view import BIN, GATEWAY_URL, LAB_YAML, ROOT, Site, await_true, tell
+from helpers.operator_view import GATEWAY_URL, LAB_YAML, ROOT, Site, await_true, started, tell
 
 pytestmark = pytest.mark.proof
 
@@ -162,14 +161,7 @@ def test_a_rotation_that_is_killed_is_gone_on_with(site: Site, keyed: tuple[str,
     inventory, path = keyed
     old = path.read_text()
     with Load(URL) as load:
-        process = subprocess.Popen(
-            [str(BIN / "fiefdom"), "rotate-key", inventory, "--yes"],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        process = started("rotate-key", inventory, "--yes")
         assert process.stdout is not None
         left = seen
         for line in process.stdout:

@@ -16,7 +16,7 @@ import pytest
 from fiefdom import RELEASE, lab
 from fiefdom.desired.account import UID
 from helpers.load import Load
-from helpers.operator_view import BIN, GATEWAY_URL, LAB_YAML, ROOT, Site, await_true, tell
+from helpers.operator_view import GATEWAY_URL, LAB_YAML, ROOT, Site, await_true, started, tell
 
 BEFORE_OFFERS = "42ad0c5"
 """The last commit whose hosts are in rotation as a whole or not at all."""
@@ -197,14 +197,7 @@ def fiefdoms(site: Site) -> dict[str, str]:
 
 def upgrade_killed_at(turn: str) -> None:
     """`fiefdom upgrade`, which is gone as soon as it has begun the turn of a host."""
-    process = subprocess.Popen(
-        [str(BIN / "fiefdom"), "upgrade", LAB_YAML, "--yes"],
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = started("upgrade", LAB_YAML, "--yes")
     assert process.stdout is not None
     said = ""
     for line in process.stdout:
