@@ -23,11 +23,14 @@ venv: $(STAMP) ## make .venv with Fiefdom and its tools
 demo: venv ## bare hosts on this machine, converged, serving behind their gateway
 	@$(VENV)/bin/fiefdom demo
 
-# What tests ask beside Python: where one lacks, better now than in half an hour.
-TOOLS := /usr/sbin/sshd:openssh-server chromium:chromium prometheus:prometheus promtool:prometheus /usr/sbin/haproxy:haproxy
+# What tests ask beside Python: where one lacks, better now than in half an hour. Root on Debian gets them, in the runlevel
+# in which packages start nothing.
+TOOLS := /usr/sbin/sshd:openssh-server chromium:chromium prometheus:prometheus promtool:prometheus /usr/sbin/haproxy:haproxy serf:serf
 tools:
 	@missing=$$(for each in $(TOOLS); do command -v "$${each%:*}" >/dev/null || echo "$${each#*:}"; done | sort -u | paste -sd' '); \
-	  [ -z "$$missing" ] || { echo "Tests want Debian packages that lack here: sudo RUNLEVEL=1 apt-get install --no-install-recommends $$missing" >&2; exit 1; }
+	  [ -z "$$missing" ] || { [ "$$(id -u)" = 0 ] && [ -e /etc/debian_version ] && echo "installing $$missing, which tests ask" \
+	       && apt-get -qq update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install $$missing fonts-dejavu-core > /dev/null; } \
+	  || { echo "Tests want Debian packages that lack here: sudo RUNLEVEL=1 apt-get install --no-install-recommends $$missing" >&2; exit 1; }
 
 test: venv tools ## every test but the longest, with its lab: about 40 minutes on two cores
 	@echo 'Unit tests first, then real hosts on this machine: about 40 minutes on two cores. The share done is in brackets.'
