@@ -610,8 +610,8 @@ def test_the_status_document(cluster):
 @pytest.mark.usefixtures("cluster")
 def test_the_internal_port_answers_and_tells_no_version():
     assert get("/healthz", port=8404)[0] == 200
-    assert "haproxy_server_status" in get("/metrics", port=8404)[1]
-    assert "3.0.11" not in get("/stats", port=8404)[1]
+    assert "haproxy_server_status" in get("/metrics", port=8404, host="10.99.0.11")[1]
+    assert "3.0.11" not in get("/stats", port=8404, host="10.99.0.11")[1]
     assert get("/predict")[1].startswith("predictor ")
 
 

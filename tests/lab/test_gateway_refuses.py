@@ -561,7 +561,7 @@ def test_nothing_that_answers_tells_a_version(cluster: Cluster) -> None:
     pages = {}
     for path in ("/", "/stats", "/stats;csv", "/stats;json", "/metrics", "/healthz", "/none"):
         with socket.create_connection((GATEWAY_ADDRESS, 8404), timeout=5) as connection:
-            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {GATEWAY_ADDRESS}\r\nConnection: close\r\n\r\n".encode())
             pages[path] = b"".join(iter(lambda connection=connection: connection.recv(65536), b""))
     assert b"haproxy_server_status" in pages["/metrics"]
     assert b"Statistics Report" in pages["/stats"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -90,6 +91,19 @@ def test_haproxys_own_pages_are_where_they_were(site: Site) -> None:
     assert "haproxy_server_status" in get("/metrics")[1]
     kind, text = get("/")
     assert kind == "text/html; charset=utf-8" and '<script type="module" src="/fiefdom/page.js">' in text
+
+
+def test_a_site_whose_name_leads_here_is_told_nothing(site: Site) -> None:
+    def status(path: str, host: str) -> int:
+        try:
+            asked = urllib.request.Request(f"{PAGE}{path}", headers={"Host": host})
+            return int(urllib.request.urlopen(asked, timeout=10).status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    for path in ("/", "/fiefdom/state.json", "/fiefdom/metrics", "/metrics", "/stats"):
+        assert [status(path, host) for host in ("evil.example:8404", "gw1:8404", "localhost")] == [421, 200, 200]
+    assert status("/healthz", "evil.example") == 200
 
 
 def test_only_admins_reach_it_and_the_container_writes_no_ledger(site: Site) -> None:

@@ -43,7 +43,7 @@ SERVICE: dict[str, Any] = {
 def change(data: dict[str, Any]) -> None:
     data["ssh"] |= {"permit_root": True, "max_auth_tries": 4, "client_alive_interval_s": 120}
     data["serf"] |= {"join_timeout_s": 25}
-    data["gateway"] = {"stats_port": 8405, "dot_segments": "refuse"}
+    data["gateway"] = {"stats_port": 8405, "stats_names": ["stats.example.org"], "dot_segments": "refuse"}
     data["rollout"] = {"most_errors": 0.02}
     data["time_servers"] = ["10.99.0.1"]
     data["services"]["shown"] = {**data["services"]["predictor"], **SERVICE}
@@ -90,7 +90,8 @@ def test_sshd_the_clock_and_the_gateways_statistics(settled: Site) -> None:
     assert "permitrootlogin without-password" in says or "permitrootlogin prohibit-password" in says
     assert "10.99.0.1" in settled.ssh("app1", "cat /etc/systemd/timesyncd.conf.d/10-fiefdom.conf")
     assert "join_timeout_s 25" in settled.ssh("app1", "cat /etc/fiefdom/offers.conf")
-    assert settled.ssh("gw1", "ss -Hltn sport = :8405")
+    asked = urllib.request.Request(f"{GATEWAY_URL}:8405/stats", headers={"Host": "stats.example.org:8405"})
+    assert b"Statistics Report" in urllib.request.urlopen(asked, timeout=10).read()
 
 
 def test_what_a_container_may_and_has(settled: Site) -> None:

@@ -217,6 +217,7 @@ def _haproxy(context: Context) -> str:
     return render(
         "haproxy.cfg.j2",
         stats_bind=f"{context.host.address}:{gateway.stats_port}",
+        stats_names=stats_names(cluster),
         listeners=routes.listeners(cluster),
         backends=[routes.backend(cluster, name, context.secrets) for name in routes.of_kind(cluster, "http")],
         tcp_services=[
@@ -246,6 +247,16 @@ def _haproxy(context: Context) -> str:
         access_log=gateway.access_log,
         closed_file=CLOSED,
     )
+
+
+def stats_names(cluster: Cluster) -> list[str]:
+    """Names by which a gateway's statistics port may be asked for, beside its address: those of any gateway, for one
+    name may lead to all, and those that the inventory allows.
+    """
+    places = [cluster.hosts[name].ssh.address for name in cluster.gateways]
+    # The port listens at no IPv6 address, even where SSH does.
+    found = {*cluster.gateways, *(place for place in places if place and ":" not in place)}
+    return sorted(found | set(cluster.gateway.stats_names))
 
 
 def hard_stop_after_s(cluster: Cluster) -> int:

@@ -21,6 +21,7 @@ from fiefdom.model.text import (
     Cidr,
     FilePath,
     Forwarding,
+    HostName,
     Jump,
     Many,
     Matches,
@@ -238,6 +239,11 @@ class Gateway(Model):
         ge=FIRST_GATEWAY_PORT,
         le=LAST_PORT,
         description="Port of the gateway's page, statistics and metrics, for admins and `monitoring.from_cidrs` only.",
+    )
+    stats_names: Many[HostName] = Field(
+        (),
+        description="Further names and addresses that the statistics port may be asked for by, such as "
+        "gw1.example.org; all but the gateways' own are refused.",
     )
     balance: Literal["roundrobin", "leastconn", "random"] = Field("roundrobin", description="Balancing algorithm.")
     maxconn: int = Field(4000, ge=100, le=200000, description="Connections at once.")

@@ -424,3 +424,13 @@ def test_what_has_a_dot_segment(path: str, refused: bool) -> None:
 def test_an_access_log_is_another_configuration(key: dict[str, bool], listeners: int) -> None:
     text = desired(gateway=key).file(gateway.HAPROXY_CONFIG).content.decode()
     assert text.count("    log stderr ") == listeners and text.count("\nfrontend port-") == 2
+
+
+def test_the_statistics_port_is_asked_for_by_names_of_the_inventorys_gateways() -> None:
+    def names(**changes: Any) -> list[str]:
+        return gateway.stats_names(context("gw1", **changes).cluster)
+
+    assert names() == ["gw1", "gw2"]
+    assert names(gateway={"stats_names": ["gw.example.org"]}) == ["gw.example.org", "gw1", "gw2"]
+    found = {place: names(hosts={"gw2": {"ssh": {"address": place}}}) for place in ("gw2.example.org", "2001:db8::9")}
+    assert found == {"gw2.example.org": ["gw1", "gw2", "gw2.example.org"], "2001:db8::9": ["gw1", "gw2"]}

@@ -22,6 +22,7 @@ HAPROXY = "/etc/fiefdom/gateway/haproxy.cfg"
         ("app1", {"serf": {"rpc_port": 7400}}, AGENT, '"rpc_addr": "127.0.0.1:7400"'),
         ("app1", {"serf": {"join_timeout_s": 44}}, "/etc/fiefdom/offers.conf", "join_timeout_s 44"),
         ("gw1", {"gateway": {"stats_port": 8499}}, HAPROXY, ":8499"),
+        ("gw1", {"gateway": {"stats_names": ["gw.example.org"]}}, HAPROXY, "-i gw.example.org gw1"),
         ("gw1", {"gateway": {"connect_timeout_s": 3.5}}, HAPROXY, "timeout connect 3500ms"),
     ],
 )
