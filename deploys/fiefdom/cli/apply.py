@@ -147,7 +147,7 @@ def upgrade(
     otherwise, `fiefdom rollout` brings that. A cluster of a newer Fiefdom is refused.
     """
     with frame.connected(inventory, (), frame.require_possible) as run:
-        upgrading.settle(run.session)
+        upgrading.settle(run.session, tell)
         seen = _look(run, whole=True)
         document = _data(seen, None)
         frame.begin(document)

@@ -20,6 +20,7 @@ from fiefdom.cli.frame import (
     inventory_argument,
     json_option,
     take_over_option,
+    tell,
     warn,
     without_option,
     yes_option,
@@ -122,7 +123,7 @@ def _release(
     services = release.chosen_services(cluster, service)
     if not dry:
         require_free(run.known, run.session, wish)
-    wanted = prepare(run.known, run.session, services, wish)
+    wanted = prepare(run.known, run.session, services, wish, tell)
     require_same_key(run.known, run.session, wanted.turns.values())
     report = Report(wanted, wish)
     words: list[Any] = []

@@ -162,7 +162,7 @@ def _still_to_do(known: Known, hosts: Hosts, agreed: Plan, whatever: bool, exact
     Raises FiefdomError for a change that nobody agreed to.
     """
     # A host may be at a turn whose operator is gone.
-    hosts.on_all(lambda name: turn.await_turn(hosts, name), hosts.names)
+    turn.await_turns(hosts, hosts.names, tell)
     left = look.settled_plan(known, hosts.names, hosts, tell)
     if exactly and left.hash != agreed.hash:
         raise FiefdomError(f"the plan is {left.hash} by now, and not {agreed.hash}; nothing was done")

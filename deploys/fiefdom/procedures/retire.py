@@ -45,7 +45,7 @@ def retire(
         ledger.hold(hosts, remaining, who, why, warn=lambda text: say("ledger", text), take_over=take_over) as held,
     ):
         # A host may be at a turn that lost its operator, and serve in a moment what nobody else does now.
-        hosts.on_all(lambda name: turn.await_turn(hosts, name))
+        turn.await_turns(hosts, hosts.names, lambda text: say("here", text))
         gone = _farewell(cluster, hosts, name, remaining, force)
         if volumes and (more := gone.snapshot.volumes - set(volumes)):
             raise FiefdomError(f"{name}: has another volume by now, {min(more)}; nothing was done, run it again")

@@ -21,9 +21,9 @@ from fiefdom.model import Cluster
 from fiefdom.procedures import hooks, release, release_command
 from fiefdom.procedures.release import Order, Release
 from fiefdom.procedures.tidy import tidy
-from fiefdom.procedures.turn import Failure, Heard, await_turn, take_turn
+from fiefdom.procedures.turn import Failure, Heard, await_turns, take_turn
 from fiefdom.waiting import looks, now_s
-from fiefdom.wording import printable
+from fiefdom.wording import Tell, printable
 
 _WORDS_MAX = 400
 
@@ -200,12 +200,15 @@ def _done(wanted: Release) -> dict[str, tuple[str, str]]:
     return {name: (before[0], after) for name, (before, after) in wanted.services.items()}
 
 
-def prepare(known: run.Known, hosts: Hosts, services: Collection[str], wish: Wish) -> Release:
-    """The release that the inventory asks for, from one look at every host; nothing is changed.
+def prepare(
+    known: run.Known, hosts: Hosts, services: Collection[str], wish: Wish, tell: Tell = lambda _: None
+) -> Release:
+    """The release that the inventory asks for, from one look at every host; nothing is changed. ``tell`` hears of hosts
+    that are waited for.
 
     Raises FiefdomError for a cluster that is not fit for a release, unless forced.
     """
-    hosts.on_all(lambda name: await_turn(hosts, name))
+    await_turns(hosts, hosts.names, tell)
     seen = look.see(known, hosts.names, hosts)
     found = _release(seen, services, wish)
     # Who goes back is in trouble already.
@@ -453,7 +456,7 @@ class Rollout:
             if reason := self.hosts.connect_anew(name):
                 raise FiefdomError(f"{error}; and no other one opens: {reason}") from error
             # It may be at the turn still in which its connection dropped.
-            await_turn(self.hosts, name)
+            await_turns(self.hosts, [name], lambda text: self.say("here", text))
             heard = Heard(name, self._stage)
             take_turn(self.hosts, name, steps, heard)
         return heard

@@ -44,7 +44,7 @@ def rotate(known: run.Known, hosts: Hosts, *, force: bool, take_over: bool, say:
         around.begun(held.beat),
         held.recorded("rotate-key", names=hosts.names),
     ):
-        hosts.on_all(lambda name: turn.await_turn(hosts, name))
+        turn.await_turns(hosts, hosts.names, lambda text: say("here", text))
         found = rings_of(cluster, hosts)
         begun = _require_free_to_begin(known, hosts, found, force)
         new = secret.next_key(cluster, make=not begun)

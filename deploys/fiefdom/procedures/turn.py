@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fiefdom.converge import failure, steps
 from fiefdom.converge.run import Hosts
-from fiefdom.errors import FiefdomError
-from fiefdom.waiting import now_s
-from fiefdom.wording import printable
+from fiefdom.errors import HostError, HostErrors
+from fiefdom.waiting import looks, now_s
+from fiefdom.wording import Tell, printable
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,65 @@ class Failure:
     """False where the host's turn was not begun, so that nothing changed there."""
 
 
-def await_turn(hosts: Hosts, name: str) -> None:
-    """Wait until a turn that lost its operator has ended on the host."""
-    lock = "/var/lib/fiefdom/lock"
-    script = '[ ! -e "$1" ] || { exec 9>>"$1" && flock -w 900 9; }'
-    if not hosts.script(name, script, [lock], timeout_s=1000)[0]:
-        raise FiefdomError(f"{name}: another run has held {lock} for fifteen minutes; see fiefdom-turn.service there")
+_LOCK = "/var/lib/fiefdom/lock"
+_TURN = "/run/fiefdom/turn/output"
+"""What fiefdom-turn.service has printed; see converge/turn.sh."""
+TURN_WITHIN_S = 900
+"""Seconds after which whoever has a host's lock is taken for stuck."""
+_ASK_S = 5
+
+# Wait for a host's lock for so many seconds; where it is held still, say so, and at which stage the turn is.
+_AWAIT = r"""
+[ -e "$1" ] || exit 0
+exec 9>>"$1" || exit 1
+flock -w "$2" 9 && exit 0
+stage=
+systemctl -q is-active fiefdom-turn.service && stage=$(sed -n 's/^fiefdom-stage\t//p' "$3" | tail -n 1)
+printf 'held\t%s\n' "$stage"
+"""
+
+
+def await_turns(hosts: Hosts, names: Iterable[str], tell: Tell) -> None:
+    """Wait until turns that lost their operator have ended on hosts; ``tell`` hears at once where there are some, and
+    then of what changes.
+
+    Raises FiefdomError where one takes too long.
+    """
+    told: dict[str, str] = {}
+    asked, wait_s = tuple(names), 0
+    for late in looks(TURN_WITHIN_S, 0):
+        held = {name: at for name, at in _held(hosts, asked, wait_s).items() if at is not None}
+        if over := [name for name in told if name not in held]:
+            tell(f"{', '.join(over)}: what another run began there has ended")
+        for at, at_once in _by_value({name: at for name, at in held.items() if told.get(name) != at}).items():
+            stage = f", which is at {at}" if at else ""
+            tell(f"{', '.join(at_once)}: waits for the end of what another run began there{stage}")
+        if late or not held:
+            break
+        told, asked, wait_s = held, tuple(held), _ASK_S
+    if held:
+        words = f"another run has held {_LOCK} for fifteen minutes; see fiefdom-turn.service there"
+        raise HostErrors(HostError(name, words) for name in held)
+
+
+def _held(hosts: Hosts, names: Iterable[str], wait_s: int) -> dict[str, str | None]:
+    """At which stage is who has a host's lock after so many seconds; empty for one without, None where nobody has."""
+
+    def ask(name: str) -> str | None:
+        well, output, errors = hosts.script(name, _AWAIT, [_LOCK, str(wait_s), _TURN], timeout_s=wait_s + 30)
+        if not well:
+            raise HostError(name, f"{_LOCK} cannot be asked for: {printable(errors)}")
+        kind, _, stage = output.strip("\n").partition("\t")
+        return printable(stage) if kind == "held" else None
+
+    return hosts.on_all(ask, names)
+
+
+def _by_value(found: Mapping[str, str]) -> dict[str, list[str]]:
+    by_value: dict[str, list[str]] = {}
+    for name, value in found.items():
+        by_value.setdefault(value, []).append(name)
+    return by_value
 
 
 @dataclass

@@ -59,9 +59,11 @@ def upgrade(
     apply(known, hosts, wanted, whatever=whatever, what="upgrade", fit=fit, say=say, tell=tell, warn=warn)
 
 
-def settle(hosts: Hosts) -> None:
-    """Let hosts end the turns of a run that is gone. Raises FiefdomError where one takes too long."""
-    hosts.on_all(lambda name: turn.await_turn(hosts, name), hosts.names)
+def settle(hosts: Hosts, tell: Tell) -> None:
+    """Let hosts end the turns of a run that is gone; ``tell`` hears of those. Raises FiefdomError where one takes too
+    long.
+    """
+    turn.await_turns(hosts, hosts.names, tell)
 
 
 def is_due(wanted: Plan) -> bool:
