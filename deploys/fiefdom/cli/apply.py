@@ -110,7 +110,8 @@ def apply(
             return Document(document)
         procedure.require_same_key(known, run.session, wanted.due.hosts)
         if not yes and agreed is None:
-            _ask(run, seen, as_json, every)
+            _show_before_asking(run, seen, as_json, every)
+            frame.ask("Apply?", False)
         exactly = agreed is not None
         with show.Progress(run.out, crowd=_crowd(wanted, every)) as progress:
             procedure.apply(
@@ -163,9 +164,11 @@ def upgrade(
             if not force:
                 upgrading.require_fit(seen.known, run.session, seen.plan)
             return frame.dry(run.names, told, **document)
+        procedure.require_same_key(seen.known, run.session, seen.plan.due.hosts)
+        if not yes:
+            _show_before_asking(run, seen, as_json, every)
         for line in told:
             tell(line)
-        procedure.require_same_key(seen.known, run.session, seen.plan.due.hosts)
         frame.ask("Upgrade?", yes)
         with show.Progress(run.out, crowd=_crowd(seen.plan, every)) as progress:
             upgrading.upgrade(
@@ -203,11 +206,11 @@ def _crowd(wanted: Plan, every: bool) -> int | None:
     return changed if gathered.are_many(gathered.LINES_OF_HOST * changed) and not every else None
 
 
-def _ask(run: Run, seen: _Seen, as_json: bool, every: bool) -> None:
+def _show_before_asking(run: Run, seen: _Seen, as_json: bool, every: bool) -> None:
+    """Show a plan that only the document was to have. Raises FiefdomError where nobody could be asked about it."""
     frame.require_terminal(False)
     if as_json:
         _print(run, seen, None, every)
-    frame.ask("Apply?", False)
 
 
 def _data(seen: _Seen, texts: Diffs | None) -> dict[str, object]:

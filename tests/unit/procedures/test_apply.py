@@ -348,14 +348,15 @@ def test_a_port_of_checks_is_offered_with_the_release_and_not_before(hosts: Simu
 def test_a_plan_that_was_made_is_a_document_also_where_somebody_interrupts(
     hosts: SimulatedHosts, monkeypatch: pytest.MonkeyPatch, ends: type[BaseException]
 ) -> None:
-    def asks(*_: Any) -> None:
+    def asks(*_: Any, **__: Any) -> None:
         raise ends
 
-    monkeypatch.setattr("fiefdom.cli.apply._ask", asks)
+    monkeypatch.setattr("fiefdom.cli.frame.is_terminal", lambda _: True)
+    monkeypatch.setattr("click.confirm", asks)
     result = fiefdom("apply", "--json")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["hash"] == look.make_plan(hosts.known, hosts.names, hosts).hash
-    assert result.stderr.startswith("error: interrupted")
+    assert result.stderr.endswith("error: interrupted\n")
 
 
 @pytest.mark.parametrize("idle", [False, True], ids=["with changes", "with nothing to do"])

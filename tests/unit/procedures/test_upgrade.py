@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import Result
 
@@ -79,6 +80,27 @@ def test_nothing_is_done_unasked(hosts: SimulatedHosts, command: Callable[..., R
         "error: no terminal to ask on; say --yes to let it go on unasked\n"
     )
     assert not any("ledger take" in line or line.endswith((" files", " containers")) for line in hosts.log)
+
+
+@pytest.mark.parametrize("act", ["upgrade", "apply"])
+@pytest.mark.parametrize("answer", ["n", "y"])
+def test_who_is_asked_has_seen_the_plan_also_where_a_document_is_wanted(
+    hosts: SimulatedHosts, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Result], act: str, answer: str
+) -> None:
+    def confirm(question: str, **_: Any) -> bool:
+        click.echo(question, err=True)
+        return answer == "y"
+
+    monkeypatch.setattr("fiefdom.cli.frame.is_terminal", lambda _: True)
+    monkeypatch.setattr("click.confirm", confirm)
+    done = command(act, "--json")
+    before, asked, _ = done.stderr.partition(f"{act.capitalize()}?\n")
+    assert asked
+    assert "-/+ container serf-agent" in before
+    assert done.exit_code == (0 if answer == "y" else 1)
+    data = json.loads(done.stdout)
+    assert data["hash"] in before
+    assert data.get("error") == (None if answer == "y" else "nothing was done")
 
 
 def test_who_keeps_releases_off_keeps_an_upgrade_off(hosts: SimulatedHosts, command: Callable[..., Result]) -> None:
