@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -11,6 +12,8 @@ from email.parser import BytesParser
 from pathlib import Path
 
 import pytest
+
+from fiefdom.converge import made_by
 
 ROOT = Path(__file__).parents[2]
 NEVER_BUILT = "0.1.0.dev0"
@@ -140,6 +143,30 @@ def test_a_tag_sets_the_version(history: Path, tmp_path: Path) -> None:
     git(history, "archive", "--output", f"{archive}.tar", "HEAD")
     shutil.unpack_archive(f"{archive}.tar", archive)
     assert says(archive).startswith(f"1.2.4.dev1+g{behind}")
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="there is no git here")
+def test_builds_count_in_the_order_in_which_they_are_made(history: Path) -> None:
+    """Each release, candidate and dev build before the next tag, and what hosts are told of them."""
+    found = [says(history)]
+    for tag in ("v0.1.0", "v0.2.0rc1", "v0.2.0", "v0.3.0a1", "v0.3.0"):
+        if tag != "v0.1.0":
+            commit(history)
+            found.append(says(history))
+        git(history, "tag", tag)
+        found.append(says(history))
+        commit(history)
+    assert [version.partition("+")[0] for version in found] == [
+        *("0.1.0.dev1", "0.1.0"),
+        *("0.1.1.dev2", "0.2.0rc1"),
+        *("0.2.0rc2.dev2", "0.2.0"),
+        *("0.2.1.dev2", "0.3.0a1"),
+        *("0.3.0a2.dev2", "0.3.0"),
+    ]
+    told = [version.partition("+")[0].partition(".dev")[0] for version in found]
+    for versions in (found, told):
+        for before, after in itertools.pairwise(versions):
+            assert not made_by.is_newer(before, after), f"{before} before {after}"
 
 
 def test_without_git_it_is_what_the_source_says(source: Path, built: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 
@@ -13,9 +14,12 @@ WHAT = "fiefdom"
 """The kind of the finding that another Fiefdom was here."""
 OWN_ROLES = ("agent", "gateway")
 
-_VERSION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})*)(?:(a|b|rc|\.post|\.dev)([0-9]{1,9}))?")
-_STAGES = (".dev", "a", "b", "rc", None, ".post")
-"""What the version specification of Python packages puts behind the numbers, in its order; None is the release."""
+# What the version specification of Python packages (PEP 440) calls public, in its normal form, which builds write.
+_VERSION = re.compile(
+    r"([0-9]{1,9}(?:\.[0-9]{1,9})*)(?:(a|b|rc)([0-9]{1,9}))?(?:\.post([0-9]{1,9}))?(?:\.dev([0-9]{1,9}))?"
+)
+_STAGES = ("a", "b", "rc", None)
+"""What stands behind the numbers, in its order; None is the release."""
 _SHOWN = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
 
 
@@ -62,11 +66,20 @@ def others(found: Mapping[str, Snapshot]) -> Iterator[str]:
         yield f"{', '.join(names)}: of Fiefdom {version}, and this is {RELEASE}; {mend}"
 
 
-def _order(version: str) -> tuple[tuple[int, ...], int, int]:
+def _order(version: str) -> tuple[float | tuple[int, ...], ...]:
     found = _VERSION.match(version)
     if found is None:
-        return (), 0, 0
-    numbers = [int(number) for number in found[1].split(".")]
-    while numbers and numbers[-1] == 0:  # 1.2 is 1.2.0
-        numbers.pop()
-    return tuple(numbers), _STAGES.index(found[2]), int(found[3] or 0)
+        return ()
+    numbers, stage, count, post, dev = found.groups()
+    release = [int(number) for number in numbers.split(".")]
+    while release and release[-1] == 0:  # 1.2 is 1.2.0
+        release.pop()
+    # What is developed towards a release comes before its first candidate, and towards anything else right before that.
+    is_before_all = dev is not None and stage is None and post is None
+    return (
+        tuple(release),
+        -1 if is_before_all else _STAGES.index(stage),
+        int(count or 0),
+        -1 if post is None else int(post),
+        math.inf if dev is None else int(dev),
+    )

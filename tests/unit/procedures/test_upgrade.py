@@ -11,6 +11,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import Result
+from packaging.version import Version
 
 from fiefdom import RELEASE
 from fiefdom.cluster import audit, ledger, status
@@ -276,12 +277,32 @@ def test_status_tells_who_is_of_another_fiefdom(hosts: SimulatedHosts) -> None:
         ("1.0.1rc1", "1.0.0.post1", True),
         ("1.0.0+local", "1.0.0", False),
         ("1.0.1.dev3", "1.0.0", True),
+        ("1.0.0rc2.dev3", "1.0.0", False),
+        ("1.0.0", "1.0.0rc2.dev3", True),
+        ("1.0.0rc1.post1.dev3+gabc", "1.0.0", False),
+        ("0", "latest", True),
         ("", "0.1.0", False),
         ("latest", "0.1.0", False),
     ],
 )
 def test_which_version_comes_after_another(version: str, than: str, newer: bool) -> None:
     assert made_by.is_newer(version, than) == newer
+
+
+def test_versions_come_in_the_order_that_pip_has() -> None:
+    """All pairs of what PEP 440 knows; what is local is nobody's concern, for no host is told it."""
+    stages = ("", "a1", "a2", "b1", "rc1", "rc2", "rc10", ".post1", ".post2", "rc1.post1", "rc2.post1")
+    devs = ("", ".dev0", ".dev1", ".dev12", ".dev5+gabc")
+    numbers = ("0.9", "0.9.0", "0.10.0")
+    found = [f"{number}{stage}{dev}" for number in numbers for stage in stages for dev in devs]
+    public = {version: Version(Version(version).public) for version in found}
+    wrong = [
+        (one, other)
+        for one in found
+        for other in found
+        if made_by.is_newer(one, other) != (public[one] > public[other])
+    ]
+    assert wrong == []
 
 
 def test_a_host_without_containers_is_nobodys() -> None:
