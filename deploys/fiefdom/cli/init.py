@@ -53,7 +53,8 @@ _KEY_PATH = re.compile(r"(~/)?[A-Za-z0-9_./@+-]+")
 def init(folder: str, yes: bool, **given: Any) -> Document:
     """Write a first inventory, the gossip key, .gitignore and a CI workflow into FOLDER, from your answers.
 
-    It asks for what no option says, on a terminal. It never overwrites a file, and writes all of them or none.
+    It asks for what no option says, on a terminal. It never overwrites a file, and writes all of them or none. FOLDER
+    may have other clusters already.
     """
     asked = _Asked(given, asks=not yes and is_terminal(sys.stdin) and is_terminal(sys.stderr))
     _ask_all(asked, Path(folder))
@@ -61,12 +62,14 @@ def init(folder: str, yes: bool, **given: Any) -> Document:
     ci: first.Ci = given["ci"] or asked.choice("Workflow for which CI?", first.CI, "github")
     wanted = first.files_of(Path(folder), asked.answers, ci)
     files.write_new(Path(folder), wanted)
-    inventory = shlex.quote(str(Path(folder) / first.inventory_path(asked.answers["cluster"])))
+    name: str = asked.answers["cluster"]
+    inventory = shlex.quote(str(Path(folder) / first.inventory_path(name)))
+    key = Path(folder) / first.key_path(name)
     return Document(
         words=[
             *(f"wrote {Path(folder) / new.path}" for new in wanted),
-            f"{Path(folder) / first.KEY} is the one secret among them: keep a copy, and out of version control.",
-            *_misplaced(Path(folder), ci),
+            f"{key} is the one secret among them: keep a copy, and out of version control.",
+            *_misplaced(Path(folder), ci, name),
             "Next:",
             f"  fiefdom trust {inventory}",
             f"  fiefdom plan {inventory}",
@@ -75,11 +78,11 @@ def init(folder: str, yes: bool, **given: Any) -> Document:
     )
 
 
-def _misplaced(folder: Path, ci: first.Ci) -> Iterator[str]:
+def _misplaced(folder: Path, ci: first.Ci, cluster: str) -> Iterator[str]:
     top = first.repository_above(folder)
     if ci != "none" and top is not None:
         below = folder.resolve().relative_to(top)
-        path = first.WORKFLOWS[ci]
+        path = first.workflow_path(ci, cluster)
         yield f"{folder / path} is to move to {top / path}, for CI looks there alone; write {below}/ before its paths."
 
 
@@ -187,7 +190,7 @@ def _ask_all(asked: _Asked, folder: Path) -> None:
     asked.text("user", "Login user", "root", lambda text: asked.put(("ssh", "user"), text))
     asked.text("key", "Private SSH key (nothing: your agent's, or ~/.ssh's)", "", lambda text: _take_key(asked, text))
     asked.put(("ssh", "known_hosts"), "../known_hosts")
-    asked.put(("serf", "key_file"), f"../{first.KEY}")
+    asked.put(("serf", "key_file"), f"../{first.key_path(asked.answers['cluster'])}")
     _ask_service(asked)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -23,12 +24,8 @@ from fiefdom.wording import KeyPath, dotted
 
 Ci = Literal["github", "gitlab", "none"]
 CI: tuple[Ci, ...] = ("github", "gitlab", "none")
-WORKFLOWS: Mapping[str, str] = {"github": ".github/workflows/fiefdom.yml", "gitlab": ".gitlab-ci.yml"}
-"""Where each CI looks for what it runs."""
-
-KEY = "secrets/gossip.key"
 IGNORED = "/secrets/"
-"""The line of .gitignore that keeps the gossip key out."""
+"""The line of .gitignore that keeps gossip keys out."""
 SCHEMA = "schema/fiefdom.schema.json"
 _IGNORE = ".gitignore"
 
@@ -81,23 +78,39 @@ def inventory_path(cluster: str) -> str:
     return f"inventories/{cluster}.yaml"
 
 
+def key_path(cluster: str) -> str:
+    """Where the gossip key of the cluster of that name is written."""
+    return f"secrets/{cluster}.gossip.key"
+
+
+def workflow_path(ci: Ci, cluster: str) -> str:
+    """Where a CI looks for what it runs. GitHub's takes a file of each cluster, GitLab's has one for all."""
+    return {"github": f".github/workflows/fiefdom-{cluster}.yml", "gitlab": ".gitlab-ci.yml"}[ci]
+
+
 def files_of(folder: Path, answers: Answers, ci: Ci) -> tuple[NewFile, ...]:
     """All files of a cluster's first day, less those that are there already just so; the inventory comes last.
+
+    What clusters in one folder do not share has the cluster's name in its own.
 
     Raises:
         FiefdomError: ``folder`` has a .gitignore that would not keep the gossip key out.
     """
-    path = inventory_path(answers["cluster"])
-    own = "each cluster has a folder of its own; name another"
-    wanted = [NewFile(KEY, f"{secret.new_key()}\n".encode(), 0o600, mend=own)]
+    cluster: str = answers["cluster"]
+    path = inventory_path(cluster)
+    own = "another cluster has another name; say it with --cluster"
+    wanted = [NewFile(key_path(cluster), f"{secret.new_key()}\n".encode(), 0o600, mend=own)]
     if not _is_ignored(folder / _IGNORE):
         wanted.append(NewFile(_IGNORE, _ignore_text().encode()))
-    schema = NewFile(SCHEMA, reference.schema_text().encode(), mend="it is another version's; move it away")
+    renew = f"it is another version's; `fiefdom schema >{shlex.quote(str(folder / SCHEMA))}` makes it this one's"
+    schema = NewFile(SCHEMA, reference.schema_text().encode(), mend=renew)
     if not _is_there(folder / SCHEMA, schema.content):
         wanted.append(schema)
     if ci != "none":
-        left_out = "say --ci none, which leaves it out"
-        wanted.append(NewFile(WORKFLOWS[ci], workflow_text(ci, answers).encode(), mend=left_out))
+        mend = "say --ci none, which leaves it out"
+        if ci == "gitlab":
+            mend += ", and add jobs for this cluster to it"
+        wanted.append(NewFile(workflow_path(ci, cluster), workflow_text(ci, answers).encode(), mend=mend))
     wanted.append(NewFile(f"{path.removesuffix('.yaml')}.py", _PYTHON.encode(), mend=own))
     wanted.append(NewFile(path, inventory_text(answers).encode(), mend=own))
     return tuple(wanted)
@@ -214,8 +227,13 @@ def _scalar(text: str) -> str:
 def workflow_text(ci: Ci, answers: Answers) -> str:
     """What a CI runs: the gate that `fiefdom check` and `fiefdom plan` make."""
     key: str = answers["ssh"].get("key", "~/.ssh/id_ed25519")
+    cluster: str = answers["cluster"]
     values = {
-        "INVENTORY": inventory_path(answers["cluster"]),
+        "INVENTORY": inventory_path(cluster),
+        "CLUSTER": cluster,
+        "GOSSIP_KEY": key_path(cluster),
+        # Secrets of a repository are those of all its workflows.
+        "OWN": cluster.upper().replace("-", "_"),
         "VERSION": RELEASE,
         # Where the inventory says, or where SSH looks by itself.
         "KEY": f'"$HOME/{key[2:]}"' if key.startswith("~/") else key,

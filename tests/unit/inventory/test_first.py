@@ -136,7 +136,7 @@ def steps_of(text: str) -> str:
 def test_a_workflow_runs_commands_that_there_are_on_the_inventory_that_there_is(tmp_path: Path, ci: str) -> None:
     folder = tmp_path / "mine"
     assert init(folder, *LEAST, "--ci", ci, "--key", "~/.ssh/deploy").returncode == 0
-    text = (folder / first.WORKFLOWS[ci]).read_text()
+    text = (folder / first.workflow_path(ci, "mine")).read_text()
     assert f"fiefdom=={RELEASE}" in text and "@" not in re.sub("actions/[a-z-]+@[0-9a-f]{40}", "", text)
     assert all(re.search(r"@[0-9a-f]{40} # v[0-9]", line) for line in text.splitlines() if "uses:" in line)
     shell = steps_of(text)
@@ -166,7 +166,7 @@ def test_the_gate_ends_as_plan_does_with_a_key_that_nobody_else_reads(tmp_path: 
     (tmp_path / "key").write_text("PRIVATE\n")
     given = str(tmp_path / "key") if ci == "gitlab" else "PRIVATE"
     environment = {"PATH": f"{fake.parent}:/usr/bin:/bin", "HOME": str(home), "FIEFDOM_SSH_KEY": given}
-    shell = steps_of((folder / first.WORKFLOWS[ci]).read_text()).replace('pip install "$FIEFDOM"', ":")
+    shell = steps_of((folder / first.workflow_path(ci, "mine")).read_text()).replace('pip install "$FIEFDOM"', ":")
     done = subprocess.run(["bash", "-e"], input=shell, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.splitlines()[0], done.stderr) == (code, "600", "")
     assert (home / ".ssh/id_ed25519").read_text() == "PRIVATE\n"
@@ -208,12 +208,12 @@ def test_a_wrong_answer_is_one_line_and_nothing_is_written(tmp_path: Path, case:
 @pytest.mark.parametrize(
     ("there", "mend"),
     {
-        "secrets/gossip.key": "each cluster has a folder of its own; name another",
+        "secrets/mine.gossip.key": "another cluster has another name; say it with --cluster",
         ".gitignore": "add the line /secrets/",
-        "inventories/mine.yaml": "each cluster has a folder of its own; name another",
-        "inventories/mine.py": "each cluster has a folder of its own; name another",
-        "schema/fiefdom.schema.json": "it is another version's; move it away",
-        ".github/workflows/fiefdom.yml": "say --ci none, which leaves it out",
+        "inventories/mine.yaml": "another cluster has another name; say it with --cluster",
+        "inventories/mine.py": "another cluster has another name; say it with --cluster",
+        "schema/fiefdom.schema.json": "it is another version's; `fiefdom schema >",
+        ".github/workflows/fiefdom-mine.yml": "say --ci none, which leaves it out",
     }.items(),
 )
 def test_nothing_is_overwritten(tmp_path: Path, there: str, mend: str) -> None:
@@ -227,6 +227,63 @@ def test_nothing_is_overwritten(tmp_path: Path, there: str, mend: str) -> None:
     assert not (folder / DRAFTS).exists()
 
 
+OTHER = ("--gateway", "10.30.0.11", "--app-host", "10.30.0.21", "--image", "team/predictor:1.5.0")
+
+
+def test_a_second_cluster_has_its_own_beside_the_first(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    assert init(folder, *LEAST).returncode == 0
+    first_ones = {name: (folder / name).read_bytes() for name in files_in(folder)}
+    done = init(folder, *OTHER, "--cluster", "mine-next")
+    assert done.returncode == 0, done.stderr
+    own = {
+        *("secrets/mine-next.gossip.key", "inventories/mine-next.py", "inventories/mine-next.yaml"),
+        ".github/workflows/fiefdom-mine-next.yml",
+    }
+    assert files_in(folder) == {*first_ones, *own}
+    assert {name: (folder / name).read_bytes() for name in first_ones} == first_ones
+    both = [load(folder / f"inventories/{name}.yaml") for name in ("mine", "mine-next")]
+    keys = [cluster.path(cluster.serf.key_file or "").read_text() for cluster in both]
+    assert len(set(keys)) == 2
+    for cluster in both:
+        assert forked.fiefdom("check", f"inventories/{cluster.cluster}.yaml", cwd=folder).returncode == 0
+    flows = [yaml.safe_load((folder / first.workflow_path("github", c.cluster)).read_text()) for c in both]
+    for key in ("name", "jobs"):
+        assert flows[0][key] != flows[1][key]
+    assert flows[0]["jobs"]["plan"]["concurrency"] != flows[1]["jobs"]["plan"]["concurrency"]
+    taken = [set(re.findall(r"secrets\.([A-Z_]+)", str(flow))) for flow in flows]
+    assert taken[1] == {"FIEFDOM_SSH_KEY_MINE_NEXT", "FIEFDOM_GOSSIP_KEY_MINE_NEXT"}
+    assert taken[0] == {"FIEFDOM_SSH_KEY_MINE", "FIEFDOM_GOSSIP_KEY_MINE"}
+
+
+def test_a_second_cluster_of_the_same_name_or_gitlab_is_told_the_way_out(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    assert init(folder, *LEAST, "--ci", "gitlab").returncode == 0
+    before = files_in(folder)
+    for words, mend in (
+        ((), "another cluster has another name; say it with --cluster"),
+        (
+            ("--cluster", "next", "--ci", "gitlab"),
+            "say --ci none, which leaves it out, and add jobs for this cluster to it",
+        ),
+    ):
+        done = init(folder, *OTHER, *words)
+        assert done.returncode == 1 and done.stderr.endswith(f"nothing was written: {mend}\n")
+        assert files_in(folder) == before
+    assert init(folder, *OTHER, "--cluster", "next", "--ci", "none").returncode == 0
+
+
+def test_a_schema_of_another_version_is_made_this_ones_as_it_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "my folder"
+    (folder / "schema").mkdir(parents=True)
+    (folder / first.SCHEMA).write_text("{}\n")
+    (told,) = re.findall(r"`(.*)`", init(folder, *LEAST, "--cluster", "mine").stderr)
+    verb, place = told.split(" >", 1)
+    assert verb == "fiefdom schema" and shlex.split(place) == [str(folder / first.SCHEMA)]
+    (folder / first.SCHEMA).write_text(forked.fiefdom("schema").stdout)
+    assert init(folder, *LEAST, "--cluster", "mine").returncode == 0
+
+
 @pytest.mark.parametrize("ci", first.CI)
 def test_a_workflow_beneath_the_top_of_a_repository_is_told(tmp_path: Path, ci: str) -> None:
     (tmp_path / ".git").mkdir()
@@ -234,7 +291,7 @@ def test_a_workflow_beneath_the_top_of_a_repository_is_told(tmp_path: Path, ci: 
     assert done.returncode == 0, done.stderr
     told = [line for line in done.stdout.splitlines() if "for CI looks there alone; write mine/ before" in line]
     assert len(told) == (ci != "none")
-    assert all(f" to {tmp_path / first.WORKFLOWS[ci]}, " in line for line in told)
+    assert all(f" to {tmp_path / first.workflow_path(ci, 'mine')}, " in line for line in told)
     (tmp_path / "own/.git").mkdir(parents=True)
     assert "CI looks there" not in init(tmp_path / "own", *LEAST, "--ci", ci).stdout
 
