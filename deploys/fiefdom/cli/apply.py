@@ -202,8 +202,7 @@ def _look(run: Run, *, whole: bool = False) -> _Seen:
 
 def _crowd(wanted: Plan, every: bool) -> int | None:
     """How many hosts change, where they are too many to tell of each phase."""
-    changed = sum(bool(host.changes) for host in wanted.due.hosts)
-    return changed if gathered.are_many(gathered.LINES_OF_HOST * changed) and not every else None
+    return gathered.crowd(sum(bool(host.changes) for host in wanted.due.hosts), every)
 
 
 def _show_before_asking(run: Run, seen: _Seen, as_json: bool, every: bool) -> None:

@@ -71,6 +71,11 @@ def is_wide(plan: Plan, every: bool) -> bool:
     return are_many(LINES_OF_HOST * len(plan.hosts)) and not every
 
 
+def crowd(hosts: int, every: bool) -> int | None:
+    """So many hosts that change, where they are too many to tell each phase or stage of each."""
+    return hosts if are_many(LINES_OF_HOST * hosts) and not every else None
+
+
 def changes(plan: Plan) -> list[tuple[tuple[str, ...], list[Change]]]:
     """A plan's changes by the hosts that have them, the most hosts first, else in the plan's order."""
     where: dict[Change, list[str]] = {}

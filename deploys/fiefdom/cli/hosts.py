@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
-from fiefdom.cli import frame, show
+from fiefdom.cli import frame, gathered, show
 from fiefdom.cli.frame import (
     Command,
     Document,
     done,
     dry_option,
+    every_option,
     force_option,
     inventory_argument,
     json_option,
@@ -31,9 +32,17 @@ from fiefdom.procedures.rotate_key import ROUNDS, rotate, rounds_left
 @dry_option
 @force_option
 @take_over_option
+@every_option
 @json_option
 def reboot(
-    inventory: str, limit: tuple[str, ...], upgrade: bool, dry: bool, force: bool, take_over: bool, **_: bool
+    inventory: str,
+    limit: tuple[str, ...],
+    upgrade: bool,
+    dry: bool,
+    force: bool,
+    take_over: bool,
+    every: bool,
+    **_: bool,
 ) -> Document:
     """Reboot the app hosts one after the other, with no request failed. A gateway only when --limit names it."""
     with frame.connected(inventory, ()) as run:
@@ -49,7 +58,7 @@ def reboot(
                 for service in reboot_module.pausing(cluster, name)
             ]
             return frame.dry(names, [f"Would reboot {', '.join(names)}, one after the other, {each}.", *pauses])
-        with show.Progress(run.out, len(names)) as progress:
+        with show.Progress(run.out, len(names), gathered.crowd(len(names), every)) as progress:
             reboot_module.reboot(
                 run.known, run.session, names, upgrade=upgrade, force=force, take_over=take_over, say=progress
             )
@@ -103,9 +112,10 @@ def retire(
 @dry_option
 @force_option
 @take_over_option
+@every_option
 @yes_option
 @json_option
-def rotate_key(inventory: str, dry: bool, force: bool, take_over: bool, yes: bool, **_: bool) -> Document:
+def rotate_key(inventory: str, dry: bool, force: bool, take_over: bool, every: bool, yes: bool, **_: bool) -> Document:
     """Give all members another gossip key, host by host, with no request failed; the old one opens nothing any more."""
     with frame.connected(inventory, (), lambda _: frame.require_terminal(yes or dry)) as run:
         if dry:
@@ -113,7 +123,8 @@ def rotate_key(inventory: str, dry: bool, force: bool, take_over: bool, yes: boo
             turns = [f"{number}. each of {', '.join(run.names)} {what}" for number, what in enumerate(rounds, 1)]
             return frame.dry(run.names, turns, rounds=list(rounds))
         frame.ask(f"Give {', '.join(run.names)} another gossip key? The old one opens nothing then.", yes)
-        with show.Progress(run.out, len(ROUNDS) * len(run.names)) as progress:
+        crowd = gathered.crowd(len(run.names), every)
+        with show.Progress(run.out, len(ROUNDS) * len(run.names), crowd) as progress:
             left = rotate(run.known, run.session, force=force, take_over=take_over, say=progress)
     words = f"All members have another gossip key, after {progress.elapsed_s:.1f} seconds."
     return done(run.names, progress.elapsed_s, show.good(words), *left)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from fiefdom.cli import frame, show
+from fiefdom.cli import frame, gathered, show
 from fiefdom.cli.frame import (
     Command,
     Document,
@@ -141,7 +141,7 @@ def _release(
             for line in show.release_plan(wanted, options["every"]):
                 run.out.print(line)
             frame.ask(f"Roll back {wanted}?", yes)
-        with show.Progress(run.out, len(wanted.hosts)) as progress:
+        with show.Progress(run.out, len(wanted.hosts), gathered.crowd(len(wanted.hosts), options["every"])) as progress:
             report = perform(run.known, run.session, wanted, wish, progress)
         words += show.release_report(report, run.inventory)
         if what == "rollback" and report.error is None:

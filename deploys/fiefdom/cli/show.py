@@ -25,13 +25,18 @@ from fiefdom.converge.steps import PHASES
 from fiefdom.model.certificates import SOON_DAYS
 from fiefdom.procedures.release import Release, versions_of
 from fiefdom.procedures.release_command import Due
-from fiefdom.procedures.rollout import Report
+from fiefdom.procedures.rollout import IMAGE, Report
+from fiefdom.procedures.rotate_key import ROUNDS
+from fiefdom.procedures.tidy import OLD
+from fiefdom.procedures.turn import is_stage
 from fiefdom.wording import ago, duration, printable, size
 
 if TYPE_CHECKING:
     import rich.progress
 
 _STYLE = {"+": "green", "~": "yellow", "-": "red", "-/+": "magenta"}
+_AT_ONCE = (*PHASES, IMAGE, *OLD)
+"""What many hosts are at in the same moment, as `Say` hears it."""
 _WORDS = {"+": "to create", "~": "to change", "-/+": "to replace", "-": "to remove"}
 
 
@@ -150,21 +155,28 @@ def _without(names: Sequence[str]) -> str:
     return f"without {', '.join(names)}" if names else ""
 
 
+def _is_stage(what: str) -> bool:
+    return is_stage(what) or what in ROUNDS
+
+
 class Progress:
     """A line for each host and stage with the elapsed seconds; on a terminal also a live line of who is at what.
 
-    Where it is known how many hosts take a turn, ``turns``, the live line begins with a bar of those that did. Where
-    so many hosts change, ``crowd``, that nobody reads their phases, a phase is told once for all hosts, and a host when
-    it is done; of an error, also who was at what.
+    Where it is known how many turns hosts take, ``turns``, the live line begins with a bar of those that are over.
+    Where so many hosts change, ``crowd``, that nobody reads their phases, a phase is told once for all hosts, and a
+    host when it is done; of an error, also who was at what. A turn's stages then are the live line's alone; where there
+    is none, a turn is told as it begins, so that a log says who is at it.
     """
 
     def __init__(self, console: Console, turns: int | None = None, crowd: int | None = None) -> None:
         self._console = console
         self._start = time.monotonic()
         self._busy: dict[str, str] = {}
-        self._crowd = crowd
+        self._turns, self._crowd = turns, crowd
         self._told: set[str] = set()
         self._done: set[str] = set()
+        self._at_turn: set[str] = set()
+        self._over = 0
         self._live = _live(console, turns or crowd) if console.is_terminal else None
         self._task = self._live.add_task("", total=turns or crowd) if self._live else None
 
@@ -185,28 +197,40 @@ class Progress:
             self._live.stop()
         if error is not None and self._crowd is not None:
             for what, names in self._at().items():
-                if what in PHASES:
+                if what in _AT_ONCE or _is_stage(what):
                     self._print(named(names), f"not done, last at {what}")
 
     def __call__(self, who: str, what: str) -> None:
         """Say what ``who`` does now."""
-        again = what == DONE and who in self._done
+        again = self._turns is None and who in self._done
         self._busy[who] = what
         if what == DONE:
             del self._busy[who]
             self._done.add(who)
+            # Of a host that changes once more all the same is done.
+            self._over += not (again and self._crowd is not None)
         if self._crowd is None:
             self._print(who, what)
-        elif what == DONE:
-            self._print(who, f"{what}, {len(self._done)} of {max(len(self._done), self._crowd)}")
-        elif what not in PHASES:
+        else:
+            self._gather(who, what, self._crowd if self._turns is None else self._turns)
+        if self._live and self._task is not None:
+            self._live.update(self._task, description=escape(self._now()), completed=self._over)
+
+    def _gather(self, who: str, what: str, all_of_them: int) -> None:
+        if what == DONE:
+            self._at_turn.discard(who)
+            self._print(who, f"{what}, {self._over} of {max(self._over, all_of_them)}")
+        elif _is_stage(what):
+            # What all hosts do at once is over when the first has its turn.
+            self._busy = {name: at for name, at in self._busy.items() if name in self._at_turn or name == who}
+            if who not in self._at_turn and not self._live:
+                self._print(who, what)
+            self._at_turn.add(who)
+        elif what not in _AT_ONCE:
             self._print(who, what)
         elif what not in self._told:
             self._told.add(what)
             self._print("hosts", what)
-        if self._live and self._task is not None:
-            advance = what == DONE and not (again and self._crowd is not None)
-            self._live.update(self._task, description=escape(self._now()), advance=int(advance))
 
     def _print(self, who: str, what: str) -> None:
         self._console.print(

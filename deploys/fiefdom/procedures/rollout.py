@@ -25,6 +25,8 @@ from fiefdom.procedures.turn import Failure, Heard, await_turns, take_turn
 from fiefdom.waiting import looks, now_s
 from fiefdom.wording import Tell, printable
 
+IMAGE = "image"
+"""What a host is at while it gets the release's image, as `Say` hears it."""
 _WORDS_MAX = 400
 
 # Names of containers that a failed turn may have kept aside; tells which are there, and the last words of the first.
@@ -274,7 +276,7 @@ def ship(hosts: Hosts, wanted: Release, say: Say) -> None:
     turns = _bringing(wanted)
 
     def send(name: str) -> None:
-        say(name, "image")
+        say(name, IMAGE)
         if noted := steps.brought(turns[name]):
             hosts.run(name, Phase("record", noted))
         hosts.run(name, steps.images_phase(turns[name]))

@@ -19,6 +19,9 @@ from fiefdom.model.mounts import is_beneath
 from fiefdom.procedures.rollback import AUDITED
 from fiefdom.wording import Tell
 
+OLD = ("old images", "old files")
+"""What a host is at while it removes these, as `Say` hears it."""
+
 
 def with_spared(known: Known, hosts: Hosts, wanted: Plan) -> tuple[Known, Plan]:
     """What is known with the images that a rollback could want, and ``wanted`` with the removal of the others.
@@ -60,7 +63,7 @@ def tidy(known: Known, hosts: Hosts, say: Say, warn: Tell) -> None:
             return
 
         def remove(name: str) -> None:
-            say(name, "old images" if old[name].of("image") else "old files")
+            say(name, OLD[0] if old[name].of("image") else OLD[1])
             for phase in steps.phases(old[name]):
                 hosts.run(name, phase)
 

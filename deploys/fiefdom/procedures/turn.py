@@ -27,6 +27,9 @@ class Failure:
     """False where the host's turn was not begun, so that nothing changed there."""
 
 
+STAGES = ("drain", "replace", "join", "soak", "restore", "remove", "upgrade", "reboot")
+"""What a host is at in its turn, as `Say` hears it; where several services go one after the other, with a service."""
+
 _LOCK = "/var/lib/fiefdom/lock"
 _TURN = "/run/fiefdom/turn/output"
 """What fiefdom-turn.service has printed; see converge/turn.sh."""
@@ -43,6 +46,12 @@ stage=
 systemctl -q is-active fiefdom-turn.service && stage=$(sed -n 's/^fiefdom-stage\t//p' "$3" | tail -n 1)
 printf 'held\t%s\n' "$stage"
 """
+
+
+def is_stage(what: str) -> bool:
+    """Whether that is what a host is at in its turn, and no word on it."""
+    stage, _, service = what.partition(" ")
+    return stage in STAGES and " " not in service
 
 
 def await_turns(hosts: Hosts, names: Iterable[str], tell: Tell) -> None:

@@ -310,10 +310,15 @@ def test_a_finding_of_many_hosts_is_a_row_with_their_names() -> None:
 # --- Progress
 
 
-def told(work: Callable[[show.Progress], None], terminal: bool = False, crowd: int | None = LARGE) -> list[str]:
+def told(
+    work: Callable[[show.Progress], None],
+    terminal: bool = False,
+    crowd: int | None = LARGE,
+    turns: int | None = None,
+) -> list[str]:
     out = io.StringIO()
     try:
-        with show.Progress(Console(file=out, force_terminal=terminal, width=200), crowd=crowd) as progress:
+        with show.Progress(Console(file=out, force_terminal=terminal, width=200), turns, crowd) as progress:
             work(progress)
     except RuntimeError:
         pass
@@ -368,6 +373,78 @@ def test_a_terminal_counts_hosts_at_the_same_phase_and_those_that_are_done() -> 
     live = [line for line in told(work, terminal=True) if "/100" in line]
     assert live[-1].endswith("1/100 h1: containers, 48 hosts: files")
     assert all(len(line) < 120 for line in live)
+
+
+def release(progress: show.Progress) -> None:
+    progress("hook", "before")
+    for name in names(LARGE):
+        progress(name, "image")
+    for name in names(LARGE)[:3]:
+        progress(name, "redis pauses: its one instance stops before the next one starts")
+        for stage in ("drain predictor", "replace predictor", "join predictor", "drain web", "join web", "soak"):
+            progress(name, stage)
+        progress(name, "done")
+    for name in names(LARGE):
+        progress(name, "old images")
+
+
+def test_a_log_of_a_hundred_turns_has_who_is_at_his_and_who_is_done() -> None:
+    turns = [
+        line
+        for at, name in enumerate(names(3), 1)
+        for line in (
+            f"{name:<8} redis pauses: its one instance stops before the next one starts",
+            f"{name:<8} drain predictor",
+            f"{name:<8} done, {at} of 100",
+        )
+    ]
+    assert told(release, turns=LARGE) == ["hook     before", "hosts    image", *turns, "hosts    old images"]
+
+
+def test_a_terminal_has_a_line_for_each_turn_and_its_stage_beside_the_bar_alone() -> None:
+    lines = told(release, terminal=True, turns=LARGE)
+    assert [line for line in lines if " done, " in line] == [
+        f"{name:<8} done, {at} of 100" for at, name in enumerate(names(3), 1)
+    ]
+    live = [line for line in lines if "/100" in line]
+    assert not [line for line in lines if line not in live and re.search("drain|replace|join|soak", line)]
+    assert live[-1].endswith("3/100 100 hosts: old images")
+    assert all(len(line) < 120 for line in live)
+
+
+def test_the_live_line_of_a_turn_forgets_what_all_hosts_were_at_before() -> None:
+    def work(progress: show.Progress) -> None:
+        for name in names(LARGE):
+            progress(name, "image")
+        progress("h0", "drain")
+        progress("h1", "drain")
+
+    live = [line for line in told(work, terminal=True, turns=LARGE) if "/100" in line]
+    assert live[-1].endswith("0/100 2 hosts: drain")
+
+
+def test_a_turn_that_ends_badly_is_told_with_its_stage_and_one_that_goes_back_begins_again() -> None:
+    def fail(progress: show.Progress) -> None:
+        for stage in ("drain", "done"):
+            progress("h0", stage)
+        for stage in ("drain", "replace", "restore"):
+            progress("h1", stage)
+        progress("h0", "restore")
+        progress("h0", "put back")
+        raise RuntimeError
+
+    assert told(fail, turns=LARGE) == [
+        *("h0       drain", "h0       done, 1 of 100", "h1       drain", "h0       restore", "h0       put back"),
+        "h1       not done, last at restore",
+    ]
+
+
+def test_few_turns_are_told_stage_by_stage() -> None:
+    def work(progress: show.Progress) -> None:
+        for stage in ("image", "drain", "join", "done"):
+            progress("h0", stage)
+
+    assert told(work, crowd=None, turns=3) == [f"h0       {stage}" for stage in ("image", "drain", "join", "done")]
 
 
 # --- From an inventory on

@@ -13,6 +13,8 @@ import pytest
 from click.testing import Result
 
 from fiefdom.converge import made_by
+from fiefdom.converge.carry_out import DONE
+from fiefdom.procedures.rotate_key import ROUNDS
 from helpers import crowd
 from helpers.clock import stopped
 from helpers.simulated import SimulatedHosts, converged
@@ -99,3 +101,81 @@ def test_an_upgrade_is_foreseen_in_few_lines(hosts: SimulatedHosts, command: Fie
     assert len(few) < 20 and len(every) > 2 * HOSTS
     assert f"{len(APPS)} hosts: {', '.join(APPS)}" in few
     assert few[-3:] == every[-3:]
+
+
+def stages_of(result: Result) -> list[str]:
+    return [re.sub(r"^ +\d+\.\d s +", "", line) for line in lines_of(result) if re.match(r" +\d+\.\d s", line)]
+
+
+def done(turns: list[str], names: list[str]) -> None:
+    """Each host's turn is a line where it begins and one where it is over."""
+    assert [line.split()[0] for line in turns] == [name for name in names for _ in range(2)]
+    ends = [" ".join(line.split()[1:]) for line in turns[1::2]]
+    assert ends == [f"done, {at} of {len(names)}" for at in range(1, len(names) + 1)]
+
+
+PULLED: dict[str, Any] = {"registry": {"server": "registry.example.org"}, **PLAIN}
+
+
+@pytest.fixture
+def releasing(hosts: SimulatedHosts, tmp_path: Path) -> SimulatedHosts:
+    """The hosts where another version of a service waits, which they pull."""
+    found = converged(crowd.known(HOSTS, **PULLED), tmp_path)
+    hosts.__dict__.update(found.__dict__)
+    predictor = crowd.SERVICES["predictor"] | {"version": "1.3.0"}
+    hosts.known = crowd.known(HOSTS, services=crowd.SERVICES | {"predictor": predictor}, **PULLED)
+    return hosts
+
+
+@pytest.mark.usefixtures("releasing")
+def test_a_release_at_work_tells_images_once_and_each_turn(command: Fiefdom) -> None:
+    stages = stages_of(command("rollout", "predictor", "--force"))
+    assert stages[0] == "hosts    image"
+    turns = [line for line in stages if line.split()[0] in APPS]
+    done(turns, APPS)
+    assert {line.split()[1] for line in turns[::2]} == {"drain"}
+    assert len(stages) - len(turns) <= 2
+
+
+@pytest.mark.usefixtures("releasing")
+def test_all_tells_each_stage_of_a_release(command: Fiefdom) -> None:
+    stages = stages_of(command("rollout", "predictor", "--force", "--all"))
+    for stage in ("image", "drain", "replace", "join", "soak", "done"):
+        assert [line.split()[0] for line in stages if line.split()[1:] == [stage]] == APPS, stage
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_reboots_are_told_turn_by_turn(
+    hosts: SimulatedHosts, command: Fiefdom, monkeypatch: pytest.MonkeyPatch, every: bool
+) -> None:
+    def reboot(_known: Any, _hosts: Any, names: tuple[str, ...], *, say: Callable[[str, str], None], **_: Any) -> None:
+        assert list(names) == APPS
+        for name in names:
+            for stage in ("reboot", "join", DONE):
+                say(name, stage)
+
+    monkeypatch.setattr("fiefdom.procedures.reboot.reboot", reboot)
+    stages = stages_of(command("reboot", *["--all"] * every))
+    if every:
+        assert len(stages) == 3 * len(APPS)
+    else:
+        done(stages, APPS)
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_another_key_is_told_turn_by_turn(
+    hosts: SimulatedHosts, command: Fiefdom, monkeypatch: pytest.MonkeyPatch, every: bool
+) -> None:
+    def rotate(_known: Any, session: SimulatedHosts, *, say: Callable[[str, str], None], **_: Any) -> list[str]:
+        for what in ROUNDS:
+            for name in session.names:
+                say(name, what)
+                say(name, DONE)
+        return []
+
+    monkeypatch.setattr("fiefdom.cli.hosts.rotate", rotate)
+    stages = stages_of(command("rotate-key", "--yes", *["--all"] * every))
+    assert len(stages) == 2 * len(ROUNDS) * HOSTS
+    ends = [" ".join(line.split()[1:]) for line in stages[1::2]]
+    turns = len(ROUNDS) * HOSTS
+    assert ends == (["done"] * turns if every else [f"done, {at} of {turns}" for at in range(1, turns + 1)])

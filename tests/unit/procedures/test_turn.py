@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fiefdom.converge import steps
 from fiefdom.errors import FiefdomError
-from fiefdom.procedures import turn
+from fiefdom.procedures import reboot, turn
 from helpers.clock import Clock, stopped
 from helpers.simulated import SimulatedHosts
 
@@ -134,3 +136,20 @@ def test_a_lock_that_cannot_be_asked_for_is_no_turn(tmp_path: Path) -> None:
     (tmp_path / "lock").mkdir()
     with pytest.raises(FiefdomError, match=r"^app1: /var/lib/fiefdom/lock cannot be asked for: .*directory"):
         turn.await_turns(Here(tmp_path), ["app1"], pytest.fail)
+
+
+def test_each_stage_that_a_host_tells_of_its_turn_is_known_as_one() -> None:
+    written = [Path(module.__file__).read_text() for module in (steps, reboot)]
+    told = {word for text in written for word in re.findall(r'\("say", f?"([a-z]+)', text)}
+    assert told == set(turn.STAGES) - {"soak", "reboot"}
+
+
+@pytest.mark.parametrize(
+    ("what", "stage"),
+    [
+        *(("drain", True), ("drain predictor", True), ("soak", True), ("image", False), ("done", False), ("", False)),
+        *(("put back", False), ("restore what was there before", False), ("predictor pauses: its one", False)),
+    ],
+)
+def test_a_word_on_a_turn_is_no_stage(what: str, stage: bool) -> None:
+    assert turn.is_stage(what) == stage
