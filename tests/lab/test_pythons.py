@@ -15,7 +15,7 @@ import pytest
 from fiefdom.images import bases
 from helpers.operator_view import ROOT
 
-IMAGE = "fiefdom-test/python:1"
+IMAGE = "scratch-pythons-test:1"
 NEEDED = ("deploys", "templates", "monitoring", "images", "examples")
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 INSIDE = """
@@ -54,10 +54,13 @@ def test_what_it_needs_is_built_for_each_python(python: str, wheel: Path, tmp_pa
     assert done.returncode == 0, done.stderr
 
 
-def test_debian_13_installs_and_runs_it(docker_here: None, wheel: Path, tmp_path: Path) -> None:
+def test_debian_13_installs_and_runs_it(
+    docker_here: None, wheel: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     context = ROOT / "tests/lab/images/python"
     build = ["docker", "build", "--quiet", *bases.build_arguments(context), "--tag", IMAGE, str(context)]
     subprocess.run(build, check=True, capture_output=True)
+    request.addfinalizer(lambda: subprocess.run(["docker", "image", "rm", IMAGE], check=True, capture_output=True))
     fetched = tmp_path / "wheels"
     fetch = [*PIP, "download", "--only-binary=:all:", "--python-version=3.13", f"--dest={fetched}", str(wheel)]
     subprocess.run(fetch, check=True, capture_output=True)
