@@ -72,7 +72,7 @@ class Clock:
         return job
 
     def await_outcome(self, inventory: str, outcome: str) -> None:
-        """Until a run ended so; one that is at work for most of the time is so at most looks, and tells of a bad end."""
+        """Until a run ended so: one that is at work at most looks tells of a bad end as well."""
 
         def ended() -> bool:
             told = self.told(inventory)
