@@ -32,12 +32,22 @@ tools:
 	       && apt-get -qq update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install $$missing fonts-dejavu-core > /dev/null; } \
 	  || { echo "Tests want Debian packages that lack here: sudo RUNLEVEL=1 apt-get install --no-install-recommends $$missing" >&2; exit 1; }
 
-test: venv tools ## every test but the longest, with its lab: about 40 minutes on two cores
-	@echo 'Unit tests first, then real hosts on this machine: about 40 minutes on two cores. The share done is in brackets.'
-	$(VENV)/bin/pytest -q --numprocesses $(WORKERS) --dist worksteal tests/unit
-	$(VENV)/bin/pytest --verbose --durations 15 --numprocesses 2 --dist loadfile --no-loadscope-reorder \
-	  -m '$(EVERYDAY) and not hosts' tests/lab
-	$(VENV)/bin/pytest --verbose --durations 15 -m '$(EVERYDAY) and hosts' tests/lab
+test: venv tools ## every test but the longest, with its lab: about MINUTES minutes on two cores
+	@echo 'Tests on real hosts on this machine, and beside them all others: about MINUTES minutes on two cores.'
+	@echo 'The share of those on hosts is in brackets; the others tell their end.'
+	@$(MAKE) --no-print-directory --jobs 2 hosts beside
+
+# One lab's tests, one after the other. They wait for most of their time for hosts, so the others run beside them.
+.PHONY: hosts beside
+hosts: venv
+	@$(VENV)/bin/pytest --verbose --durations 15 -m '$(EVERYDAY) and hosts' tests/lab
+
+BESIDE := $(VENV)/beside.log
+beside: venv
+	@{ nice $(VENV)/bin/pytest -q --numprocesses $(WORKERS) --dist worksteal tests/unit && \
+	   nice $(VENV)/bin/pytest -q --durations 15 --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+	     -m '$(EVERYDAY) and not hosts' tests/lab; } > $(BESIDE) 2>&1 || { cat $(BESIDE); exit 1; }
+	@tail -n 20 $(BESIDE)
 
 # Whole files, for the tests beside a proof are what it stands on.
 PROOFS = $(shell grep -lE 'mark\.proof' tests/lab/test_*.py)

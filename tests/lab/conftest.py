@@ -18,7 +18,8 @@ import pytest
 from fiefdom import lab
 from helpers.operator_view import ADDRESSES, LAB_YAML, LOCKOUTS, TRAFFIC, Site
 
-SCRATCH_IMAGES = ("fiefdom-test/*", "scratch-container-test/*")
+# What tests with hosts build. Those without run beside them, and each takes its own away.
+SCRATCH_IMAGES = "fiefdom-test/*"
 # These want a Docker daemon and no hosts, so that `make test` runs several at once; the longest first.
 NO_HOSTS = (
     "test_gateway_container",
@@ -131,10 +132,9 @@ def bare_lab(docker_here: None) -> Iterator[None]:
             )
             assert left.stdout == b"", f"`lab down` left something of docker {kind[0]}"
         assert not lab.lab_root().exists()
-    for pattern in SCRATCH_IMAGES:
-        listing = ["docker", "images", "--format", "{{.Repository}}:{{.Tag}}", pattern]
-        for tag in subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split():
-            subprocess.run(["docker", "image", "rm", "--force", tag], capture_output=True, check=True)
+    listing = ["docker", "images", "--format", "{{.Repository}}:{{.Tag}}", SCRATCH_IMAGES]
+    for tag in subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split():
+        subprocess.run(["docker", "image", "rm", "--force", tag], capture_output=True, check=True)
 
 
 @pytest.fixture(scope="session")

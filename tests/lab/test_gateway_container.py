@@ -37,6 +37,7 @@ ROOT = Path(__file__).parents[2]
 PREFIX = "scratch-container-test"
 NETWORK = f"{PREFIX}-network"
 GATEWAY = f"{PREFIX}-gateway"
+IMAGES = ("gateway", "serf", "predictor")
 ADDRESSES = {"gw1": "10.99.0.11", "app1": "10.99.0.21", "app2": "10.99.0.22"}
 PORTS = {"app1": (8000, 8001), "app2": (8010, 8011)}
 URL = "http://10.99.0.11/predict"
@@ -391,7 +392,7 @@ class Traffic:
 
 @pytest.fixture(scope="module")
 def _cluster(docker_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    for name in ("gateway", "serf", "predictor"):
+    for name in IMAGES:
         context = ROOT / "images" / name
         docker("build", "--quiet", *bases.build_arguments(context), "--tag", image(name), str(context))
     remove_all()
@@ -404,6 +405,8 @@ def _cluster(docker_here: None, tmp_path_factory: pytest.TempPathFactory) -> Ite
     cluster.start_network()
     yield cluster
     remove_all()
+    for name in IMAGES:
+        docker("image", "rm", "--force", image(name))
 
 
 def remove_all() -> None:

@@ -71,8 +71,8 @@ def test_contents_are_those_of_the_image(tmp_path: Path) -> None:
     context.mkdir()
     for file in ("Dockerfile", "packages.txt"):
         (tmp_path / file).rename(context / file)
-    of = cluster(tmp_path, services={"predictor": {"build": "predictor", "image": "fiefdom-test/contents"}})
-    ref = "fiefdom-test/contents:1.2.0"
+    of = cluster(tmp_path, services={"predictor": {"build": "predictor", "image": "scratch-images-test"}})
+    ref = "scratch-images-test:1.2.0"
     build.ensure(of, [ref], lambda _: None)
     try:
         found = {c.ref: c for c in build.contents(of)}
