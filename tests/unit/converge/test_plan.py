@@ -370,6 +370,23 @@ def test_dockerd_finds_its_networks_when_its_package_starts_it() -> None:
 
 
 @pytest.mark.parametrize(
+    ("precedes", "packages", "verbs"),
+    [
+        ("docker.io", {}, "enable,start"),
+        ("docker.io", {"docker.io": "1"}, "enable,reload,restart"),  # who knows what it began with
+        ("", {}, "enable,reload,restart"),
+    ],
+)
+def test_what_its_package_starts_with_its_configuration_is_not_started_again(
+    precedes: str, packages: dict[str, str], verbs: str
+) -> None:
+    state = replace(WITH_DOCKER, files=(replace(DAEMON_JSON, precedes=precedes),))
+    wanted = plan.of_host("app1", state, Snapshot(0, "debian", "trixie", packages=packages), {})
+    found = [step for phase in steps.phases(wanted) for step in phase.steps if step[:2] == ("unit", docker.UNIT)]
+    assert found == [("unit", docker.UNIT, verbs, state.stamp((docker.CONFIG,)), "")]
+
+
+@pytest.mark.parametrize(
     ("docker_is", "networks", "guarded"),
     [
         ("absent", b"", False),  # it starts on what is refused where the operator is in it
