@@ -359,6 +359,16 @@ def test_what_could_not_be_reached_is_why_nothing_is_found(debian: Debian) -> No
     )
 
 
+def test_a_host_without_lists_fetches_no_words_of_packages_and_one_that_has_them_keeps_them(debian: Debian) -> None:
+    fake_apt(debian, 'echo "$*" >>/calls')
+    debian.shell("rm -f /var/lib/apt/lists/*Translation*")
+    debian.take_all(("packages", "curl"))
+    debian.shell("touch /var/lib/apt/lists/deb.debian.org_debian_dists_trixie_main_i18n_Translation-en.lz4")
+    debian.take_all(("packages", "curl"))
+    updates = [call for call in debian.shell("cat /calls").splitlines() if " update" in call]
+    assert [call.partition(" update")[2] for call in updates] == [" -o Acquire::Languages=none", ""]
+
+
 def test_an_upgrade_brings_kernels_which_are_packages_of_another_name(debian: Debian) -> None:
     fake_apt(debian, 'echo "$*" >>/calls')
     debian.take_all(("upgrade",))
