@@ -17,7 +17,19 @@ from fiefdom.desired import docker, mounts, network, sshd
 from fiefdom.desired.containers import UNIT_DIR, conf_path
 from fiefdom.desired.offers import conf_path as offer_conf_path
 from fiefdom.desired.offers import unit_of as offer_unit
-from fiefdom.desired.state import Account, Block, Container, Directory, File, Image, Offer, Package, Sysctl, Unit
+from fiefdom.desired.state import (
+    ANY_PACKAGE,
+    Account,
+    Block,
+    Container,
+    Directory,
+    File,
+    Image,
+    Offer,
+    Package,
+    Sysctl,
+    Unit,
+)
 from fiefdom.model.unit_names import former_of, template_of, unit_of
 
 _HERE = Path(__file__).parent
@@ -221,7 +233,8 @@ def steps_text(steps: Iterable[Step]) -> str:
 def _packages(plan: HostPlan) -> Iterator[Step]:
     names = [c.resource.name for c in plan.of("package") if isinstance(c.resource, Package)]
     # Not checked, which only what the package brings could.
-    early = [f for f in _changed_files(plan, serves=False) if f.precedes in names]
+    before = {*names, ANY_PACKAGE} if names else set()
+    early = [f for f in _changed_files(plan, serves=False) if f.precedes in before]
     recorded = claims(plan.state, plan.snapshot) - plan.snapshot.made
     for f in early:
         if ("file", f.path) in recorded:

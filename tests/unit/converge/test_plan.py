@@ -16,6 +16,7 @@ from fiefdom.converge.snapshot import FoundContainer, FoundFile, FoundUnit, Snap
 from fiefdom.desired import docker, sshd
 from fiefdom.desired.containers import CHECKS_LABEL, with_containers
 from fiefdom.desired.state import (
+    ANY_PACKAGE,
     Account,
     Container,
     Directory,
@@ -367,6 +368,16 @@ def test_dockerd_finds_its_networks_when_its_package_starts_it() -> None:
     ]
     here = Snapshot(0, "debian", "trixie", packages={"docker.io": "1"})
     assert [p.name for p in steps.phases(plan.of_host("app1", WITH_DOCKER, here, {}))] == ["files"]
+
+
+def test_what_comes_before_any_package_does_so_only_where_one_comes() -> None:
+    proxy = File("/etc/apt/apt.conf.d/zz-fiefdom-proxy", b"x\n", precedes=ANY_PACKAGE)
+    state = HostState(packages=(Package("curl"), Package("nftables")), files=(proxy,))
+    packages, files = steps.phases(plan.of_host("app1", state, Snapshot(0, "debian", "trixie"), {}))
+    assert [step[0] for step in packages.steps] == ["record", "stage", "place", "packages"]
+    assert (packages.name, packages.steps[-1], files.name) == ("packages", ("packages", "curl", "nftables"), "files")
+    here = Snapshot(0, "debian", "trixie", packages={"curl": "1", "nftables": "1"})
+    assert [p.name for p in steps.phases(plan.of_host("app1", state, here, {}))] == ["files"]
 
 
 @pytest.mark.parametrize(
