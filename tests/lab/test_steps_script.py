@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from fiefdom.converge import steps
-from fiefdom.converge.steps import SCRIPT, TURN, Step, steps_text
+from fiefdom.converge.steps import SCRIPT, TURN, Step, merged, steps_text
 
 pytestmark = pytest.mark.usefixtures("docker_here")
 
@@ -40,7 +40,7 @@ class Debian:
 
     def take_all(self, *steps: Step) -> None:
         """Take steps none of which may fail."""
-        assert self.take(*steps) == (0, ["\t".join(["done", s[0], s[1] if s[1:] else ""]) for s in steps])
+        assert self.take(*steps) == (0, ["\t".join(["done", s[0], s[1] if s[1:] else ""]) for s in merged(steps)])
 
     def failure(self, *steps: Step) -> str:
         """What the script says of the step that fails."""

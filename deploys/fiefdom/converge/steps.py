@@ -6,6 +6,7 @@ import base64
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import groupby
 from pathlib import Path
 
 from fiefdom.converge import guard, old_images, originals, passing, serving
@@ -222,12 +223,29 @@ def steps_text(steps: Iterable[Step]) -> str:
 
     Raises ValueError for a field that would read as more than one.
     """
-    steps = list(steps)
+    steps = list(merged(steps))
     for step in steps:
         if any("\n" in field or "\t" in field for field in step):
             raise ValueError(f"a field of the step {step[:2]} holds a line break or a tab")
     lines = ["\t".join(field or "-" for field in step) for step in steps]
     return "".join(f"{line}\n" for line in [*lines, _END]) if lines else ""
+
+
+_OF_MANY = (("record",), ("guard", "keep"))
+"""How steps begin that take kinds and names, as many as there are."""
+
+
+def merged(steps: Iterable[Step]) -> Iterator[Step]:
+    """Steps with those that follow each other as one, where one does for many: programs and writes to the disk cost."""
+
+    def beginning(step: Step) -> Step:
+        return next((words for words in _OF_MANY if step[: len(words)] == words), ())
+
+    for words, group in groupby(steps, beginning):
+        if words:
+            yield (*words, *(field for step in group for field in step[len(words) :]))
+        else:
+            yield from group
 
 
 def _packages(plan: HostPlan) -> Iterator[Step]:

@@ -81,6 +81,17 @@ put_manifest() {
     sort -u >"$staging/manifest" && move_file "$staging/manifest" "$manifest" || fail "$manifest" "cannot be written"
 }
 
+# From here on they are Fiefdom's. All of them go to the disk at once: a new host has some fifty.
+record() { # kind name, and so on
+    recorded=''
+    while [ $# -gt 0 ]; do
+        [ "$1" != file ] || is_ours "$1" "$2" || keep_original "$2"
+        recorded=$recorded$1$tab$2$newline
+        shift 2
+    done
+    { cat "$manifest" 2>/dev/null; printf '%s' "$recorded"; } | put_manifest || exit 1
+}
+
 staged_name() { # path; two paths never share a name
     staged=$(printf '%s' "$1" | sha256sum)
     staged=$staging/${staged%% *}
@@ -587,10 +598,7 @@ take() {
     action=$1
     shift
     case $action in
-    record) # from here on it is Fiefdom's
-        [ "$1" != file ] || is_ours "$1" "$2" || keep_original "$2"
-        { cat "$manifest" 2>/dev/null; printf '%s\t%s\n' "$1" "$2"; } | put_manifest || exit 1
-        ;;
+    record) record "$@" ;;
     forget) grep -vxF "$1$tab$2" "$manifest" | put_manifest || exit 1 ;;
     packages) install_packages "$@" ;;
     account) make_account "$@" ;;

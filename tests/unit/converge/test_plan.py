@@ -370,6 +370,32 @@ def test_dockerd_finds_its_networks_when_its_package_starts_it() -> None:
     assert [p.name for p in steps.phases(plan.of_host("app1", WITH_DOCKER, here, {}))] == ["files"]
 
 
+def test_what_is_recorded_and_kept_of_one_host_is_so_in_one_stroke() -> None:
+    taken = [
+        ("guard", "begin"),
+        *(("guard", "keep", "file", path) for path in ("/a", "/b")),
+        ("guard", "keep", "unit", "x.service"),
+        ("guard", "arm", "1", "60"),
+        ("record", "file", "/a"),
+        ("record", "brought", "web:1"),
+        ("place", "/a"),
+        ("record", "unit", "x.service"),
+        ("keep", "file", "/a"),
+        ("keep", "file", "/b"),
+    ]
+    assert steps.steps_text(taken).splitlines() == [
+        "guard\tbegin",
+        "guard\tkeep\tfile\t/a\tfile\t/b\tunit\tx.service",
+        "guard\tarm\t1\t60",
+        "record\tfile\t/a\tbrought\tweb:1",
+        "place\t/a",
+        "record\tunit\tx.service",
+        "keep\tfile\t/a",
+        "keep\tfile\t/b",
+        "end",
+    ]
+
+
 def test_what_comes_before_any_package_does_so_only_where_one_comes() -> None:
     proxy = File("/etc/apt/apt.conf.d/zz-fiefdom-proxy", b"x\n", precedes=ANY_PACKAGE)
     state = HostState(packages=(Package("curl"), Package("nftables")), files=(proxy,))
