@@ -101,6 +101,7 @@ bench: demo ## measure runs, releases, joins, throughput and growth, each as a r
 	$(VENV)/bin/python bench/throughput.py
 	$(VENV)/bin/python bench/scale.py
 	$(VENV)/bin/python bench/gateway.py
+	$(VENV)/bin/python bench/fanout.py
 
 # The lab needs nothing but the standard library, so this works without .venv.
 define LAB_DOWN

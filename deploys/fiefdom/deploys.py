@@ -57,10 +57,10 @@ def docker() -> Changes:
 
 @library.concern("network")
 def network() -> Changes:
-    """The host's name, its line of /etc/hosts, kernel settings, clock, and a static address where one is asked for.
+    """The host's name, its line of /etc/hosts, kernel settings, clock, apt's proxy, a static address where asked for.
 
-    Reads `address`, `static`, `sysctls` and `time_servers`. Outside of a cluster `address` is needed, unless
-    `ssh_hostname` is an IPv4 address. /etc/hosts gets the cluster's hosts on a member.
+    Reads `address`, `static`, `sysctls`, `packages` and `time_servers`. Outside of a cluster `address` is needed,
+    unless `ssh_hostname` is an IPv4 address. /etc/hosts gets the cluster's hosts on a member.
     """
     raise NotImplementedError
 

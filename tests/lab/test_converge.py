@@ -31,6 +31,17 @@ def test_dockerd_never_was_on_a_network_of_its_own_choice(first_converge: tuple[
     assert set(re.findall(r"docker0\s+inet (\S+)", told)) == {"172.31.255.1/24"}
 
 
+@pytest.mark.parametrize("host", HOSTS)
+def test_dockerd_was_started_by_its_package_and_by_nobody_again(first_converge: tuple[Site, str], host: str) -> None:
+    if os.environ.get("FIEFDOM_TEST_KEEP_LAB"):
+        pytest.skip("FIEFDOM_TEST_KEEP_LAB: the hosts were not bare")
+    site, _ = first_converge
+    started = "journalctl -q -o cat -u docker.service | grep '^Started docker.service'"
+    assert len(site.ssh(host, started).splitlines()) == 1
+    # And it has read what Fiefdom wrote.
+    assert site.ssh(host, "docker info --format '{{.LiveRestoreEnabled}} {{.LoggingDriver}}'") == "true local"
+
+
 def test_round_robin_reaches_every_instance_equally(site: Site) -> None:
     assert answers(40) == dict.fromkeys(EVERY_INSTANCE, 10)
 

@@ -6,14 +6,19 @@ The service is `shown`, beside the lab's own predictor, which is under traffic m
 from __future__ import annotations
 
 import json
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
+from fiefdom import lab
+from fiefdom.desired import network
 from helpers.operator_view import GATEWAY_URL, LAB_YAML, Site, undisturbed
 
 pytestmark = pytest.mark.proof
@@ -109,3 +114,59 @@ def test_what_the_gateway_makes_of_requests(settled: Site) -> None:
     status, headers, _ = asked("/shop/predict", host="www.example.org")
     assert (status, headers["location"]) == (308, f"//{NAME}/shop/predict")  # by the same scheme
     assert asked("/shop/predict", body=b"x" * 2048)[0] == 413
+
+
+@contextmanager
+def proxy() -> Iterator[tuple[str, list[str]]]:
+    """A proxy on the operator's machine that passes on what it is asked: its URL, and what it was asked."""
+    asked: list[str] = []
+
+    class PassesOn(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            sent = {n: v for n, v in self.headers.items() if n.lower() in ("if-modified-since", "if-range", "range")}
+            try:
+                answer = urllib.request.urlopen(urllib.request.Request(self.path, headers=sent), timeout=60)
+            except urllib.error.HTTPError as error:  # 304 and 404 are answers
+                answer = error
+            with answer:
+                body, status, headers = answer.read(), answer.status, answer.headers
+            self.send_response(status)
+            for name in ("Content-Range", "Content-Type", "Last-Modified"):
+                if name in headers:
+                    self.send_header(name, headers[name])
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            """What was asked is kept."""
+
+    with ThreadingHTTPServer((lab.OPERATOR_ADDRESS, 0), PassesOn) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://{lab.OPERATOR_ADDRESS}:{server.server_port}", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_packages_come_by_the_proxy_that_is_named_and_by_none_afterwards(settled: Site) -> None:
+    missing = network.TIMESYNCD_PACKAGE
+    settled.ssh("app1", f"DEBIAN_FRONTEND=noninteractive apt-get -qq -y remove {missing} && apt-get clean")
+    with proxy() as (url, asked):
+        path = settled.inventory("proxied", lambda data: (change(data), data.update(packages={"proxy": url})))
+        due = settled.plan(path)[1]
+        assert {f"+ file {network.APT}", f"+ package {missing}"} <= set(due["app1"])
+        assert f"+ file {network.APT}" in due["gw1"]
+        settled.apply(path)
+    assert any(each.endswith(".deb") and f"/{missing}_" in each for each in asked), asked
+    assert any("/InRelease" in each for each in asked), "lists come by it as well"
+    settled.ssh("app1", f"echo '// by hand' >>{network.APT}")
+    assert settled.plan(path)[1]["app1"] == [f"~ file {network.APT}"]
+    settled.apply(settled.inventory("settings", change))
+    assert settled.ssh("app1", f"ls {network.APT} 2>&1 || :").endswith("No such file or directory")
+    assert "Proxy" not in settled.ssh("app1", "apt-config dump Acquire::http::Proxy")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from fiefdom.converge import steps
-from fiefdom.converge.steps import SCRIPT, TURN, Step, steps_text
+from fiefdom.converge.steps import SCRIPT, TURN, Step, merged, steps_text
 
 pytestmark = pytest.mark.usefixtures("docker_here")
 
@@ -40,7 +40,7 @@ class Debian:
 
     def take_all(self, *steps: Step) -> None:
         """Take steps none of which may fail."""
-        assert self.take(*steps) == (0, ["\t".join(["done", s[0], s[1] if s[1:] else ""]) for s in steps])
+        assert self.take(*steps) == (0, ["\t".join(["done", s[0], s[1] if s[1:] else ""]) for s in merged(steps)])
 
     def failure(self, *steps: Step) -> str:
         """What the script says of the step that fails."""
@@ -357,6 +357,16 @@ def test_what_could_not_be_reached_is_why_nothing_is_found(debian: Debian) -> No
         1,
         ["fiefdom-log\tapt-get install\tE: Unable to locate package curl", f"fiefdom-failed\tapt-get install\t{gone}"],
     )
+
+
+def test_a_host_without_lists_fetches_no_words_of_packages_and_one_that_has_them_keeps_them(debian: Debian) -> None:
+    fake_apt(debian, 'echo "$*" >>/calls')
+    debian.shell("rm -f /var/lib/apt/lists/*Translation*")
+    debian.take_all(("packages", "curl"))
+    debian.shell("touch /var/lib/apt/lists/deb.debian.org_debian_dists_trixie_main_i18n_Translation-en.lz4")
+    debian.take_all(("packages", "curl"))
+    updates = [call for call in debian.shell("cat /calls").splitlines() if " update" in call]
+    assert [call.partition(" update")[2] for call in updates] == [" -o Acquire::Languages=none", ""]
 
 
 def test_an_upgrade_brings_kernels_which_are_packages_of_another_name(debian: Debian) -> None:

@@ -284,7 +284,12 @@ verb=$1
 shift
 case $verb in
 begin) begin ;;
-keep) keep "$@" ;;
+keep) # kind name, and so on
+    while [ $# -gt 0 ]; do
+        keep "$1" "$2"
+        shift 2
+    done
+    ;;
 arm) arm "$@" ;;
 applied) : >"$kept/applied" ;;
 ask) ask "$1" ;;

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import groupby
 from pathlib import Path
 
 from fiefdom.converge import guard, old_images, originals, passing, serving
@@ -17,7 +18,19 @@ from fiefdom.desired import docker, mounts, network, sshd
 from fiefdom.desired.containers import UNIT_DIR, conf_path
 from fiefdom.desired.offers import conf_path as offer_conf_path
 from fiefdom.desired.offers import unit_of as offer_unit
-from fiefdom.desired.state import Account, Block, Container, Directory, File, Image, Offer, Package, Sysctl, Unit
+from fiefdom.desired.state import (
+    ANY_PACKAGE,
+    Account,
+    Block,
+    Container,
+    Directory,
+    File,
+    Image,
+    Offer,
+    Package,
+    Sysctl,
+    Unit,
+)
 from fiefdom.model.unit_names import former_of, template_of, unit_of
 
 _HERE = Path(__file__).parent
@@ -210,7 +223,7 @@ def steps_text(steps: Iterable[Step]) -> str:
 
     Raises ValueError for a field that would read as more than one.
     """
-    steps = list(steps)
+    steps = list(merged(steps))
     for step in steps:
         if any("\n" in field or "\t" in field for field in step):
             raise ValueError(f"a field of the step {step[:2]} holds a line break or a tab")
@@ -218,10 +231,28 @@ def steps_text(steps: Iterable[Step]) -> str:
     return "".join(f"{line}\n" for line in [*lines, _END]) if lines else ""
 
 
+_OF_MANY = (("record",), ("guard", "keep"))
+"""How steps begin that take kinds and names, as many as there are."""
+
+
+def merged(steps: Iterable[Step]) -> Iterator[Step]:
+    """Steps with those that follow each other as one, where one does for many: programs and writes to the disk cost."""
+
+    def beginning(step: Step) -> Step:
+        return next((words for words in _OF_MANY if step[: len(words)] == words), ())
+
+    for words, group in groupby(steps, beginning):
+        if words:
+            yield (*words, *(field for step in group for field in step[len(words) :]))
+        else:
+            yield from group
+
+
 def _packages(plan: HostPlan) -> Iterator[Step]:
     names = [c.resource.name for c in plan.of("package") if isinstance(c.resource, Package)]
     # Not checked, which only what the package brings could.
-    early = [f for f in _changed_files(plan, serves=False) if f.precedes in names]
+    before = {*names, ANY_PACKAGE} if names else set()
+    early = [f for f in _changed_files(plan, serves=False) if f.precedes in before]
     recorded = claims(plan.state, plan.snapshot) - plan.snapshot.made
     for f in early:
         if ("file", f.path) in recorded:

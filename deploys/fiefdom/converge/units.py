@@ -57,7 +57,7 @@ def _unit_actions(unit: Unit, found: FoundUnit, state: HostState, now: Snapshot)
         return
     elif not running:
         # Installing its package may start it before its configuration is there: only `on_change` is sure to read it.
-        verbs = unit.on_change if unit.config else ("start",)
+        verbs = unit.on_change if unit.config and not _begins_with_it(unit, state, now) else ("start",)
         yield UnitAction(verbs, "start again after its failure" if found.active == "failed" else "start")
     elif has_stamp(unit, now):
         stamp, _, live = now.stamps.get(unit.name, "").partition(" ")
@@ -68,6 +68,15 @@ def _unit_actions(unit: Unit, found: FoundUnit, state: HostState, now: Snapshot)
             yield UnitAction(unit.on_change, f"{unit.on_change[-1]}: runs an older configuration")
         elif unit.live and now.live.get(unit.name) != live:
             yield UnitAction(unit.on_change, f"{unit.on_change[-1]}: changed behind its back")
+
+
+def _begins_with_it(unit: Unit, state: HostState, now: Snapshot) -> bool:
+    """Whether all of a unit's configuration is in its place before the package comes that starts it.
+
+    dockerd would be started twice in a row on each new host.
+    """
+    coming = {package.name for package in state.packages} - now.packages.keys()
+    return all(state.file(path).precedes in coming for path in unit.config)
 
 
 def _has_other_content(path: str, state: HostState, now: Snapshot) -> bool:

@@ -1,4 +1,4 @@
-"""Host networking: names, kernel settings, time, and a static address where the inventory asks for one.
+"""Host networking: names, kernel settings, time, apt's way, and a static address where the inventory asks for one.
 
 The static address is systemd-networkd's. Where /etc/network/interfaces configures the same interface, ifupdown goes
 on doing so at boot; that file is not Fiefdom's, so its stanza has to go by hand.
@@ -14,7 +14,7 @@ from fiefdom.desired.context import Context
 from fiefdom.desired.cutting import Cutting
 from fiefdom.desired.ports import ranges
 from fiefdom.desired.render import render
-from fiefdom.desired.state import Block, Directory, File, HostState, Package, Sysctl, Unit
+from fiefdom.desired.state import ANY_PACKAGE, Block, Directory, File, HostState, Package, Sysctl, Unit
 from fiefdom.model import GATEWAYS, Cluster, sysctl_name
 from fiefdom.model.once import once
 
@@ -23,6 +23,8 @@ CLOUD_HOSTS = "/etc/cloud/templates/hosts.debian.tmpl"
 """What cloud-init writes /etc/hosts from at each boot, where it does."""
 SYSCTLS = "/etc/sysctl.d/60-fiefdom.conf"
 MODPROBE = "/etc/modprobe.d/fiefdom.conf"
+# The last of its folder, so that the inventory has the last word there.
+APT = "/etc/apt/apt.conf.d/zz-fiefdom-proxy"
 TIMESYNCD = "/etc/systemd/timesyncd.conf.d/10-fiefdom.conf"
 TIMESYNCD_PACKAGE = "systemd-timesyncd"
 TIMESYNCD_UNIT = "systemd-timesyncd.service"
@@ -31,6 +33,7 @@ NETWORKD = f"{LINKS}10-fiefdom.network"
 NETWORKD_UNIT = "systemd-networkd.service"
 RESOLV_CONF = "/etc/resolv.conf"
 
+_PACKAGES = "what apt fetches by which way is nothing to SSH"
 _CLOCK = "a key is good at any hour"
 _NAMES = "the operator comes to an address, and sshd looks up no name"
 _MODULES = "SSH needs none of the protocols that it keeps out"
@@ -45,6 +48,7 @@ CUTTING = Cutting(
         RESOLV_CONF: _NAMES,
         MODPROBE: _MODULES,
         str(PurePath(MODPROBE).parent): _MODULES,
+        APT: _PACKAGES,
         TIMESYNCD: _CLOCK,
         str(PurePath(TIMESYNCD).parent): _CLOCK,
         TIMESYNCD_UNIT: _CLOCK,
@@ -98,7 +102,15 @@ def desired(context: Context) -> HostState:
         files=(File(MODPROBE, render("modprobe.conf.j2").encode()),),
         blocks=_hosts(context.cluster),
     )
-    return state + _sysctls(context) + _time(context) + _static(context)
+    return state + _packages(context) + _sysctls(context) + _time(context) + _static(context)
+
+
+def _packages(context: Context) -> HostState:
+    proxy = context.cluster.packages.proxy
+    if proxy is None:
+        return HostState()
+    # A bare host may have no other way to its first package.
+    return HostState(files=(File(APT, render("apt.conf.j2", proxy=proxy).encode(), precedes=ANY_PACKAGE),))
 
 
 @once

@@ -14,6 +14,8 @@ from typing import Any, Literal
 Codename = Literal["bookworm", "trixie"]
 CODENAMES: tuple[Codename, ...] = ("bookworm", "trixie")
 Role = Literal["instance", "agent", "gateway"]
+ANY_PACKAGE = "*"
+"""Stands for whichever package comes first; see `File.precedes`."""
 
 
 def digest(data: bytes | str) -> str:
@@ -67,7 +69,8 @@ class File:
     stands for the staged path. A file that is ``secret`` shows no content anywhere. One that ``serves`` is what a
     container is made from: it is placed in the host's own turn, right before its containers start anew, so that a
     run which stops half way leaves no host with a configuration that its next restart would take up alone.
-    ``precedes`` names a package that starts what reads it as soon as it is installed, so that it is placed before.
+    ``precedes`` names a package that starts what reads it as soon as it is installed, so that it is placed before; with
+    `ANY_PACKAGE`, before whichever is installed.
     One that is a ``login`` is what Docker's client shows registries. That may be another at each call, so it counts for
     nothing when files are compared, and is placed anew before every pull.
     One that is ``mounted`` is a container's own: what runs sees the very file that it began with, so that one which was

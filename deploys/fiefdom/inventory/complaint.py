@@ -42,6 +42,7 @@ _MEANT = {
     "content": "text",
     "haproxy": "gateway",
     "ntp": "time_servers",
+    "apt": "packages",
 }
 
 

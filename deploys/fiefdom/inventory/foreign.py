@@ -35,7 +35,7 @@ from fiefdom.wording import printable, shown
 ALONE: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "sshd": (frozenset({"ssh", "network"}), frozenset({"ssh"})),
     "docker": (frozenset({"docker"}), frozenset()),
-    "network": (frozenset({"ssh", "time_servers"}), frozenset({"address", "ssh", "static", "sysctls"})),
+    "network": (frozenset({"ssh", "packages", "time_servers"}), frozenset({"address", "ssh", "static", "sysctls"})),
     "firewall": (frozenset({"network", "ssh"}), frozenset({"address", "ssh"})),
 }
 """Concerns that need no cluster, with the keys that each has a say in: a cluster's, and a host's own."""

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AfterValidator, Field
 
 from fiefdom.model.secrets import FileOrSource
-from fiefdom.model.text import HOST_NAME, LAST_PORT, FilePath, HostName, Many, Matches, Model
-from fiefdom.wording import shown
+from fiefdom.model.text import HOST_NAME, FilePath, HostName, Many, Matches, Model, of_a_port
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -30,13 +29,6 @@ def _without_login(value: str) -> str:
     return value
 
 
-def _of_a_port(value: str) -> str:
-    port = value.removeprefix("https://").partition("/")[0].partition(":")[2]
-    if port and not 1 <= int(port) <= LAST_PORT:
-        raise ValueError(f"{shown(value)} names port {port}, and ports are 1 to {LAST_PORT}")
-    return value
-
-
 class Acme(Model):
     """An authority from which each gateway gets certificates of its own (RFC 8555, http-01)."""
 
@@ -48,7 +40,7 @@ class Acme(Model):
             rf"https://{HOST_NAME}(:[0-9]{{1,5}})?(/[A-Za-z0-9._~:/&=%@+-]*)?(\?[A-Za-z0-9._~:/?&=%@+-]*)?",
             "the address of an authority's directory, such as https://acme.example.org/directory",
         ),
-        AfterValidator(_of_a_port),
+        AfterValidator(of_a_port),
     ] = Field(description="Address of the authority's directory. Who writes it agrees to the authority's terms.")
     account_key: FileOrSource = Field(
         description="PEM of the account's private key, one for all gateways, RSA or EC of P-256 or P-384: a file that "

@@ -14,7 +14,18 @@ from fiefdom.model.hosts import APP_HOSTS, GATEWAYS, Host, Instance, Service
 from fiefdom.model.monitoring import Monitoring
 from fiefdom.model.once import once
 from fiefdom.model.secrets import SecretSource
-from fiefdom.model.settings import Docker, EncryptedFile, Gateway, Network, Registry, Rollout, Serf, Ssh, patience_s
+from fiefdom.model.settings import (
+    Docker,
+    EncryptedFile,
+    Gateway,
+    Network,
+    Packages,
+    Registry,
+    Rollout,
+    Serf,
+    Ssh,
+    patience_s,
+)
 from fiefdom.model.text import FilePath, HostName, Many, Model, Name
 from fiefdom.wording import KeyPath
 
@@ -37,6 +48,7 @@ class Draft(Model):
         description="Further registries by name, for services that name one or whose image begins with its server.",
     )
     secrets: EncryptedFile | None = Field(None, description="Encrypted file that holds secrets by name.")
+    packages: Packages = Field(default_factory=Packages, description="Debian's packages on hosts.")
     time_servers: Many[HostName] = Field((), description="NTP servers; Debian's own when empty.")
     development: Development = Field(
         default_factory=Development,

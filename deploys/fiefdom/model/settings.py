@@ -27,6 +27,7 @@ from fiefdom.model.text import (
     Matches,
     Model,
     Port,
+    ProxyUrl,
     User,
 )
 from fiefdom.model.tls import Tls
@@ -171,6 +172,16 @@ class Docker(Model):
         if bridge.network.prefixlen > 29 or bridge.ip == bridge.network.network_address:
             raise ValueError(f"{shown(value)} leaves no addresses for containers; write one like 172.31.255.1/24")
         return str(bridge)
+
+
+class Packages(Model):
+    """Debian's packages on hosts."""
+
+    proxy: ProxyUrl | None = Field(
+        None,
+        description="Proxy that the hosts' apt goes through, such as an apt-cacher-ng at http://10.20.0.5:3142; each "
+        "host's own way when absent.",
+    )
 
 
 class Serf(Model):

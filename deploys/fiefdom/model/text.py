@@ -254,6 +254,39 @@ HostHeader = Annotated[
     Matches(f"{HOST_NAME}(:[0-9]{{1,5}})?", f"a host name or address, with :PORT or without, {_OF_LABELS}"),
     AfterValidator(_no_false_address),
 ]
+
+
+def _without_login(value: str) -> str:
+    if "@" in _authority(value):
+        raise ValueError("holds a login, which anybody on a host could read there; write http://HOST:PORT")
+    return value
+
+
+def _authority(url: str) -> str:
+    return url.partition("://")[2].partition("/")[0]
+
+
+def of_a_port(url: str) -> str:
+    """An http or https URL that names a possible port, if one; ValueError for others."""
+    port = _authority(url).partition(":")[2]
+    if port and not 1 <= int(port) <= LAST_PORT:
+        raise ValueError(f"{shown(url)} names port {port}, and ports are 1 to {LAST_PORT}")
+    return url
+
+
+def _of_a_true_host(url: str) -> str:
+    _no_false_address(_authority(url))
+    return url
+
+
+ProxyUrl = Annotated[
+    str,
+    # First, so that no error repeats a password.
+    AfterValidator(_without_login),
+    Matches(rf"https?://{HOST_NAME}(:[0-9]{{1,5}})?/?", "the address of a proxy, such as http://10.20.0.5:3142"),
+    AfterValidator(of_a_port),
+    AfterValidator(_of_a_true_host),
+]
 CookieName = Annotated[str, Matches("[A-Za-z][A-Za-z0-9_-]{0,63}", "a cookie's name such as SHOP_ID")]
 SecretName = Annotated[
     str, Matches("[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", "at most 64 letters, digits, dots, dashes and underscores")

@@ -16,6 +16,7 @@ from fiefdom.converge.snapshot import FoundContainer, FoundFile, FoundUnit, Snap
 from fiefdom.desired import docker, sshd
 from fiefdom.desired.containers import CHECKS_LABEL, with_containers
 from fiefdom.desired.state import (
+    ANY_PACKAGE,
     Account,
     Container,
     Directory,
@@ -367,6 +368,59 @@ def test_dockerd_finds_its_networks_when_its_package_starts_it() -> None:
     ]
     here = Snapshot(0, "debian", "trixie", packages={"docker.io": "1"})
     assert [p.name for p in steps.phases(plan.of_host("app1", WITH_DOCKER, here, {}))] == ["files"]
+
+
+def test_what_is_recorded_and_kept_of_one_host_is_so_in_one_stroke() -> None:
+    taken = [
+        ("guard", "begin"),
+        *(("guard", "keep", "file", path) for path in ("/a", "/b")),
+        ("guard", "keep", "unit", "x.service"),
+        ("guard", "arm", "1", "60"),
+        ("record", "file", "/a"),
+        ("record", "brought", "web:1"),
+        ("place", "/a"),
+        ("record", "unit", "x.service"),
+        ("keep", "file", "/a"),
+        ("keep", "file", "/b"),
+    ]
+    assert steps.steps_text(taken).splitlines() == [
+        "guard\tbegin",
+        "guard\tkeep\tfile\t/a\tfile\t/b\tunit\tx.service",
+        "guard\tarm\t1\t60",
+        "record\tfile\t/a\tbrought\tweb:1",
+        "place\t/a",
+        "record\tunit\tx.service",
+        "keep\tfile\t/a",
+        "keep\tfile\t/b",
+        "end",
+    ]
+
+
+def test_what_comes_before_any_package_does_so_only_where_one_comes() -> None:
+    proxy = File("/etc/apt/apt.conf.d/zz-fiefdom-proxy", b"x\n", precedes=ANY_PACKAGE)
+    state = HostState(packages=(Package("curl"), Package("nftables")), files=(proxy,))
+    packages, files = steps.phases(plan.of_host("app1", state, Snapshot(0, "debian", "trixie"), {}))
+    assert [step[0] for step in packages.steps] == ["record", "stage", "place", "packages"]
+    assert (packages.name, packages.steps[-1], files.name) == ("packages", ("packages", "curl", "nftables"), "files")
+    here = Snapshot(0, "debian", "trixie", packages={"curl": "1", "nftables": "1"})
+    assert [p.name for p in steps.phases(plan.of_host("app1", state, here, {}))] == ["files"]
+
+
+@pytest.mark.parametrize(
+    ("precedes", "packages", "verbs"),
+    [
+        ("docker.io", {}, "enable,start"),
+        ("docker.io", {"docker.io": "1"}, "enable,reload,restart"),  # who knows what it began with
+        ("", {}, "enable,reload,restart"),
+    ],
+)
+def test_what_its_package_starts_with_its_configuration_is_not_started_again(
+    precedes: str, packages: dict[str, str], verbs: str
+) -> None:
+    state = replace(WITH_DOCKER, files=(replace(DAEMON_JSON, precedes=precedes),))
+    wanted = plan.of_host("app1", state, Snapshot(0, "debian", "trixie", packages=packages), {})
+    found = [step for phase in steps.phases(wanted) for step in phase.steps if step[:2] == ("unit", docker.UNIT)]
+    assert found == [("unit", docker.UNIT, verbs, state.stamp((docker.CONFIG,)), "")]
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ EVERYTHING = {
         for name, host in INVENTORY["hosts"].items()
     },
     "network": {"input_rules": ["tcp dport 9999 accept"]},
+    "packages": {"proxy": "http://10.1.0.5:3142"},
     "ssh": {"crypto": "pq", "user": "operator", "allow_users": ["operator", "root"]},
     "gateway": {"known_hosts_only": True, "address": "10.1.0.100"},
     "monitoring": {"node_exporter": True, "from_cidrs": ["10.7.0.9/32"]},

@@ -1,7 +1,13 @@
 """The network concern by value."""
 
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
 from fiefdom.desired import network
-from fiefdom.desired.state import HostState, Sysctl
+from fiefdom.desired.state import ANY_PACKAGE, HostState, Sysctl
 from helpers.example import context
 
 
@@ -71,6 +77,23 @@ def test_addressing_and_time_are_left_alone_unless_asked_for() -> None:
     state = network.desired(context("app2", time_servers=None))
     assert {f.path for f in state.files} == {network.SYSCTLS, network.MODPROBE}
     assert [unit.name for unit in state.units] == ["systemd-timesyncd.service"]
+
+
+def test_apt_has_a_proxy_before_the_first_package_where_one_is_named() -> None:
+    assert network.APT not in {f.path for f in network.desired(context()).files}
+    file = network.desired(context(packages={"proxy": "http://10.1.0.5:3142"})).file(network.APT)
+    assert file.content.decode().splitlines()[1:] == ['Acquire::http::Proxy "http://10.1.0.5:3142";']
+    assert (file.precedes, file.mode) == (ANY_PACKAGE, 0o644)
+
+
+@pytest.mark.skipif(shutil.which("apt-config") is None, reason="no apt here")
+def test_apt_reads_what_it_is_told(tmp_path: Path) -> None:
+    file = network.desired(context(packages={"proxy": "https://proxy.example.org:3142/"})).file(network.APT)
+    told = tmp_path / "conf"
+    told.write_bytes(file.content)
+    argv = ["apt-config", "-c", str(told), "dump", "--format", "%f=%v%n", "Acquire::http::Proxy"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["Acquire::http::Proxy=https://proxy.example.org:3142/"]
 
 
 def test_a_static_address_without_name_servers_keeps_the_hosts_own() -> None:

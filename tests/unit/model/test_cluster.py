@@ -85,6 +85,33 @@ def test_login_names_are_what_directories_hand_out(user: str) -> None:
     assert Cluster.model_validate(changed({"ssh": {"user": user}})).ssh.user == user
 
 
+@pytest.mark.parametrize("proxy", ["http://10.0.0.5:3142", "http://apt.example.org:3142/", "https://proxy"])
+def test_a_proxy_for_packages_is_a_url(proxy: str) -> None:
+    assert Cluster.model_validate(changed({"packages": {"proxy": proxy}})).packages.proxy == proxy
+
+
+@pytest.mark.parametrize(
+    ("proxy", "says"),
+    [
+        (
+            "http://ann:hunter2@10.0.0.5:3142",
+            "packages.proxy: Value error, holds a login, which anybody on a host",
+        ),
+        ("http://hunter2@10.0.0.5", "holds a login"),
+        ("10.0.0.5:3142", "it must be the address of a proxy, such as http://10.20.0.5:3142"),
+        ("socks5h://10.0.0.5", "it must be the address of a proxy"),
+        ("http://10.0.0.5:3142/debian", "it must be the address of a proxy"),
+        ('http://a";', "it must be the address of a proxy"),
+        ("http://10.0.0.5:0", "names port 0, and ports are 1 to 65535"),
+        ("http://10.0.0.5:70000", "names port 70000"),
+        ("http://10.0.0.500:3142", "'10.0.0.500:3142' ends in a number and is no IPv4 address"),
+    ],
+)
+def test_what_is_no_proxy_is_refused_and_no_password_told(proxy: str, says: str) -> None:
+    told = refusal({"packages": {"proxy": proxy}})
+    assert says in told and "hunter2" not in told.partition("[type=")[0]
+
+
 def test_whole_numbers_in_an_environment_are_text() -> None:
     cluster = Cluster.model_validate(
         changed({"services/web/environment": {"PORT": 80}, "hosts/gw1/sysctls": {"net.core.somaxconn": 4096}})
