@@ -30,7 +30,18 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "images" / "gateway"))
 
-from fiefdom_gateway import belief, edges, handover, haproxy, members, rotation, status, view, wanted  # noqa: E402
+from fiefdom_gateway import (  # noqa: E402
+    belief,
+    edges,
+    handover,
+    haproxy,
+    members,
+    replies,
+    rotation,
+    status,
+    view,
+    wanted,
+)
 from fiefdom_gateway.answers import Answers  # noqa: E402
 from fiefdom_gateway.reconcile import Reconciler  # noqa: E402
 from fiefdom_gateway.settings import parse_settings  # noqa: E402
@@ -110,7 +121,7 @@ def listed(hosts: int, without: str = "", leaving: str = "") -> str:
     return json.dumps({"members": rows})
 
 
-def replies(servers: tuple[wanted.Server, ...]) -> tuple[str, str]:
+def said(servers: tuple[wanted.Server, ...]) -> tuple[str, str]:
     """What HAProxy says of these servers to `show servers state` and `show servers conn`."""
     states, conn = ["1", STATE], [CONN]
     for i, s in enumerate(servers):
@@ -139,15 +150,15 @@ def pure_parts(hosts: int) -> dict[str, Callable[[], object]]:
     memory = wanted.remember({}, believed, 0.0, 60.0)
     servers, _ = wanted.wanted_servers(memory, services)
     half = servers[::2]
-    states, conn = replies(servers)
-    actual = haproxy.parse_servers(states, conn)
+    states, _ = said(servers)
+    actual = replies.Servers().read(states)
     static = "".join(f"backend {name}\n    # fiefdom:servers {name}\n" for name in services)
     look = status.Look(node="gw1", services=services, members=believed.members, wanted=servers)
     return {
         "members read": lambda: members.parse_members(text, services),
         "members believed": lambda: belief.believe(roll, known.inventory, services, roll.members),
         "servers chosen": lambda: wanted.wanted_servers(memory, services),
-        "HAProxy's state read": lambda: haproxy.parse_servers(states, conn),
+        "HAProxy's state read": lambda: replies.Servers().read(states),
         "commands, nothing to do": lambda: haproxy.next_commands(servers, actual, services),
         "commands, half to go": lambda: haproxy.next_commands(half, actual, services),
         "commands, half to come": lambda: haproxy.next_commands(servers, actual[::2], services),
@@ -292,7 +303,7 @@ class Gateway:
         return (int(major), int(minor)) >= (2, 7)
 
     async def version(self) -> str:
-        return haproxy.parse_info(await edges.ask_haproxy("show info", self.sockets.admin))["Version"]
+        return replies.parse_info(await edges.ask_haproxy("show info", self.sockets.admin))["Version"]
 
     async def at_rest(self) -> tuple[float, float]:
         """Return the shares of a processor that the reconciler and HAProxy use while nothing happens."""

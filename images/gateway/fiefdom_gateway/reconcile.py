@@ -16,6 +16,7 @@ from fiefdom_gateway import (
     members,
     news,
     refusal,
+    replies,
     servers,
     shares,
     upgraded,
@@ -339,7 +340,7 @@ class Reconciler:
             self.acted_at_s = time.monotonic()
             # The worker of now is another one.
             self._workers.pop("", None)
-        reason = haproxy.reload_error(answer)
+        reason = replies.reload_error(answer)
         if reason is not None:
             raise Failed(f"HAProxy did not reload: {reason}")
 
@@ -468,7 +469,7 @@ class Reconciler:
                 continue  # it ended just now
 
     async def _close_upgraded(
-        self, worker: str, ask: upgraded.Ask, wanted: Iterable[Server], actual: Iterable[haproxy.Actual]
+        self, worker: str, ask: upgraded.Ask, wanted: Iterable[Server], actual: Iterable[replies.Actual]
     ) -> None:
         """Close upgraded connections to servers that drain, where their service says so."""
         services = self.settings.services
