@@ -1299,6 +1299,30 @@ def test_a_look_that_finds_all_as_before_misses_no_change(played, change):
     played(scene)
 
 
+def test_a_look_reads_the_shares_once_whatever_it_finds(played, monkeypatch):
+    calls: list[str] = []
+
+    def counted(module, name):
+        call = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *arguments: (calls.append(name), call(*arguments))[1])
+
+    async def scene(gateway):
+        def wanted_() -> list[str]:
+            return [server.name for server in gateway.reconciler.look.wanted]
+
+        counted(shares, "asked_for")
+        counted(edges, "run")
+        for port in range(8000, 8005):
+            gateway.members = [offering(f"1;{port}-{port}")]
+            await until(lambda: wanted_() == [f"app1-{port}"])  # noqa: B023
+        gateway.members = None
+        await until(lambda: gateway.reconciler.look.serf_error is not None)
+        # Each look asks Serf once.
+        assert calls.count("asked_for") - calls.count("run") in (0, 1), calls
+
+    played(scene)
+
+
 def test_a_host_that_is_gone_from_the_list_loses_its_servers_when_its_time_is_up_though_nothing_else_happens(played):
     async def scene(gateway):
         def servers() -> list[str]:
