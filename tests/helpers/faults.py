@@ -62,13 +62,13 @@ def settle(site: Site, inventory: str = LAB_YAML) -> None:
     site.await_serving(inventory)
 
 
-def with_hello(data: dict[str, Any]) -> None:
+def with_hello(data: dict[str, Any], instances: int = 1) -> None:
     """A second service: an image, files, units and containers for every app host."""
     data["services"]["hello"] = {
         "image": "fiefdom-test/hello",
         "version": "1",
         "build": str(ROOT / "tests/lab/images/hello"),
-        "instances": 1,
+        "instances": instances,
         "base_port": 9000,
         "container_port": 8080,
         "user": "1000:1000",

@@ -14,8 +14,11 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+from fiefdom.cluster.audit import Entry
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "images" / "gateway"))
@@ -198,13 +201,12 @@ class World:
     def unlock(self) -> None:
         (self.ledger / "lock").unlink()
 
-    def audit(self, run: str, what: str, event: str, ago_s: float, **about: object) -> None:
+    def audit(self, run: str, what: str, event: str, ago_s: float, **about: Any) -> None:
         self.ledger.mkdir(exist_ok=True)
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - ago_s))
-        entry = {"at": at, "run": run, "who": "ann@desk", "what": what, "event": event, "outcome": "", "plan": ""}
-        entry |= {"hosts": [], "services": {}, "note": "", "without": [], **about}
+        entry = Entry(run=run, what=what, event=event, at=at, **{"who": "ann@desk", **about})
         with (self.ledger / "audit.jsonl").open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+            file.write(json.dumps(asdict(entry)) + "\n")
 
 
 def example(folder: Path) -> World:

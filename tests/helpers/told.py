@@ -10,8 +10,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "images" / "gateway"))
 
 from fiefdom_gateway import metrics
 from fiefdom_gateway.acme import Facts, Told
-from fiefdom_gateway.haproxy import Actual, State
 from fiefdom_gateway.members import Member, Offer, Rejection
+from fiefdom_gateway.replies import Actual, State
 from fiefdom_gateway.rounds import Rounds
 from fiefdom_gateway.settings import Service
 from fiefdom_gateway.shares import Share

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 
+from helpers.faults import with_hello
 from helpers.load import Load
-from helpers.operator_view import GATEWAY_URL, LAB_YAML, ROOT, Site, answers, await_true, tell
+from helpers.operator_view import GATEWAY_URL, LAB_YAML, Site, answers, await_true, tell
 
 URL = f"{GATEWAY_URL}/predict"
 IDEMPOTENT = ("busy", "pausing", "new", "slow")
@@ -44,21 +44,7 @@ def open_requests(site: Site, host: str) -> int:
 
 @pytest.mark.proof
 def test_two_services_of_different_technology_stand_side_by_side_as_data(site: Site) -> None:
-    def add_hello(data: dict[str, Any]) -> None:
-        data["services"]["hello"] = {
-            "image": "fiefdom-test/hello",
-            "version": "1",
-            "build": str(ROOT / "tests/lab/images/hello"),
-            "instances": 2,
-            "base_port": 9000,
-            "container_port": 8080,
-            "user": "1000:1000",
-            "health": {"path": "/hello/index.html"},
-            "limits": {"memory_mib": 32, "pids": 32},
-            "route": {"path_prefix": "/hello"},
-        }
-
-    two = site.inventory("two", add_hello)
+    two = site.inventory("two", lambda data: with_hello(data, instances=2))
     with Load(URL) as load:
         site.apply(two)
         site.await_serving(two)

@@ -37,7 +37,7 @@ from helpers.example import GOSSIP_KEY, context
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "images" / "gateway"))
 
-from fiefdom_gateway import haproxy, rotation, serf, wanted  # noqa: E402
+from fiefdom_gateway import haproxy, replies, rotation, serf, wanted  # noqa: E402
 from fiefdom_gateway import status as gateway_status  # noqa: E402
 from fiefdom_gateway import view as gateway_view  # noqa: E402
 from fiefdom_gateway.belief import believe  # noqa: E402
@@ -177,10 +177,10 @@ def test_members_say_nothing_that_gets_out_of_its_place(text: str, only: bool) -
 def test_haproxys_replies_say_nothing_that_gets_into_a_command(
     states: str, connections: str, stat: str, info: str
 ) -> None:
-    haproxy.parse_info(info)
+    replies.parse_info(info)
     try:
-        actual = haproxy.parse_servers(states, connections)
-        traffic = haproxy.traffic(stat)
+        actual = replies.with_busy(replies.Servers().read(states), connections)
+        traffic = replies.traffic(stat)
         found = gateway_view.View(gateway_view.by_host(gateway_view.rows(states, stat)))
     except Unreadable:
         return
@@ -200,11 +200,11 @@ def test_haproxys_replies_say_nothing_that_gets_into_a_command(
 
 @given(bent(recorded("reload_failed")), bent(recorded("validate_failed")), bent("# workers\n57 worker 0 0d00h\n"))
 def test_haproxys_other_words_are_only_shown(reload: str, validation: str, workers: str) -> None:
-    haproxy.reload_error(reload)
-    haproxy.config_reasons(validation)
+    replies.reload_error(reload)
+    replies.config_reasons(validation)
     for command in (haproxy.Delete("predictor", "app1-8000"), haproxy.Add("predictor", "a-1", "10.0.0.1", 1, "")):
         haproxy.command_error(command, reload)
-    assert all(isinstance(pid, int) for pids in haproxy.parse_workers(workers) for pid in pids)
+    assert all(isinstance(pid, int) for pids in replies.parse_workers(workers) for pid in pids)
 
 
 EVENTS = [

@@ -5,7 +5,7 @@ from itertools import groupby
 from operator import attrgetter
 
 from fiefdom_gateway import haproxy
-from fiefdom_gateway.haproxy import Actual
+from fiefdom_gateway.replies import Actual
 from fiefdom_gateway.settings import Service
 from fiefdom_gateway.wanted import Server
 
@@ -16,7 +16,7 @@ _BY_BACKEND, _BY_SERVICE = attrgetter("backend"), attrgetter("service")
 
 
 class Compared:
-    """Remembers by backend the servers that were equal, in the order of `wanted` and of `haproxy.in_order`."""
+    """Remembers by backend the servers that were equal, in the order of `wanted` and of `replies.in_order`."""
 
     def __init__(self) -> None:
         self._equal: dict[str, Pair] = {}

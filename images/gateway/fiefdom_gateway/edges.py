@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fiefdom_gateway.haproxy import config_reasons
 from fiefdom_gateway.log import printable
 from fiefdom_gateway.members import Unreadable
+from fiefdom_gateway.replies import config_reasons
 
 # Of the order of a reload: seconds for thousands of servers.
 VALIDATION_TIMEOUT_S = 30.0

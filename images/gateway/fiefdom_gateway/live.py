@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fiefdom_gateway import edges, figures, haproxy, page, status, web
+from fiefdom_gateway import edges, figures, page, replies, status, web
 from fiefdom_gateway.acme import Told
 from fiefdom_gateway.edges import Failed, Sockets
 from fiefdom_gateway.ledger import Reader
@@ -105,7 +105,7 @@ class Live:
         stat: str | None = None
         try:
             stat = await self._ask("show stat")
-            info = haproxy.parse_info(await self._ask("show info"))
+            info = replies.parse_info(await self._ask("show info"))
             known = replace(known, haproxy=_process(info))
         except (Failed, Unreadable) as error:
             known = replace(known, haproxy_error=str(error))

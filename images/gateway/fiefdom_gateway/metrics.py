@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from fiefdom_gateway import rounds, status
 from fiefdom_gateway.acme import Told
-from fiefdom_gateway.haproxy import State
+from fiefdom_gateway.replies import State
 from fiefdom_gateway.rounds import Rounds
 from fiefdom_gateway.status import Look
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from fiefdom_gateway import haproxy
+from fiefdom_gateway import haproxy, replies
 from fiefdom_gateway.log import Once, say
 from fiefdom_gateway.members import Member, Rejection
 from fiefdom_gateway.wanted import Known, none_alive
@@ -48,7 +48,7 @@ def of_command(command: haproxy.Command) -> None:
     match command:
         case haproxy.Add():
             say(f"{command.backend}/{command.name} added at {command.address} port {command.port}")
-        case haproxy.SetState(state=haproxy.State.DRAIN):
+        case haproxy.SetState(state=replies.State.DRAIN):
             say(f"{command.backend}/{command.name} drains")
         case haproxy.Delete():
             say(f"{command.backend}/{command.name} removed")

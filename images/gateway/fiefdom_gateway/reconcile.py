@@ -16,6 +16,7 @@ from fiefdom_gateway import (
     members,
     news,
     refusal,
+    replies,
     servers,
     shares,
     upgraded,
@@ -220,7 +221,7 @@ class Reconciler:
                 # HAProxy judged the static part together with the servers' options, which are others now.
                 self.look = replace(self.look, refusal=replace(self.look.refusal, again_at_s=0.0))
             self._memory = still_believed(self._memory, new.inventory, new.services)
-            self._choose_servers()
+            self._choose_servers(self._asked_shares())
 
     def _forget_gone(self) -> None:
         try:
@@ -339,7 +340,7 @@ class Reconciler:
             self.acted_at_s = time.monotonic()
             # The worker of now is another one.
             self._workers.pop("", None)
-        reason = haproxy.reload_error(answer)
+        reason = replies.reload_error(answer)
         if reason is not None:
             raise Failed(f"HAProxy did not reload: {reason}")
 
@@ -347,11 +348,12 @@ class Reconciler:
 
     async def _look_at_members(self) -> None:
         environ = edges.serf_environ(self.settings.rpc_addr, self.settings.serf_config)
+        asked = self._asked_shares()
         try:
             text = await edges.run(["serf", "members", "-format", "json"], environ, SERF_TIMEOUT_S)
             services, before = self.settings.services, [known.member for known in self._memory.values()]
             entries = members.listed(text)
-            if self._is_as_before(entries):
+            if self._is_as_before(entries, asked):
                 return
             names = self._names.refresh(before, self.look.read.values())
             listed = self._reader.read(entries, services, names)
@@ -362,7 +364,7 @@ class Reconciler:
             if self.look.looked:
                 self._say_once("serf", f"Serf does not answer, the servers stay as they are: {error}")
             # Their shares are an operator's word, which waits for nobody.
-            self._choose_servers()
+            self._choose_servers(asked)
             return
         self._say_once("serf", None, mended="Serf answers again")
         self._memory = remember(self._memory, roll, time.monotonic(), self.settings.absent_grace_s)
@@ -376,22 +378,21 @@ class Reconciler:
             looked=True,
         )
         self._news.of_members(self.look.members, self._memory)
-        self._choose_servers()
+        self._choose_servers(asked)
         kept = self._written.try_write(self._memory_file, dump_memory(self._memory))
         self._last_list = entries if kept else None
 
-    def _is_as_before(self, entries: list[object]) -> bool:
+    def _is_as_before(self, entries: list[object], asked: tuple[shares.Share, ...]) -> bool:
         """Whether nothing that a look is about has changed since the last one, as at rest: then all stays as it is."""
         absent = any(known.absent_since is not None for known in self._memory.values())
-        inputs = (self.settings, self._asked_shares())
+        inputs = (self.settings, asked)
         same = self._looked_by == inputs and self._last_list is not None and members.same(self._last_list, entries)
         self._looked_by = inputs
         return same and not absent and not self._names.news and self.look.serf_error is None
 
-    def _choose_servers(self) -> None:
+    def _choose_servers(self, asked: tuple[shares.Share, ...]) -> None:
         wanted, contested = wanted_servers(self._memory, self.settings.services, self._made)
         rejected = (*self.look.refused, *contested)
-        asked = self._asked_shares()
         self.look = replace(self.look, wanted=shares.weighted(wanted, asked), asked_shares=asked, rejected=rejected)
         self._news.of_rejected(rejected)
 
@@ -413,7 +414,7 @@ class Reconciler:
         except Unreadable as error:
             if self._memory_file.exists():
                 say(f"the members of the last run are forgotten: {error}")
-        self._choose_servers()
+        self._choose_servers(self._asked_shares())
 
     # --- Making the one like the other
 
@@ -468,7 +469,7 @@ class Reconciler:
                 continue  # it ended just now
 
     async def _close_upgraded(
-        self, worker: str, ask: upgraded.Ask, wanted: Iterable[Server], actual: Iterable[haproxy.Actual]
+        self, worker: str, ask: upgraded.Ask, wanted: Iterable[Server], actual: Iterable[replies.Actual]
     ) -> None:
         """Close upgraded connections to servers that drain, where their service says so."""
         services = self.settings.services

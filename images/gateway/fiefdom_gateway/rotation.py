@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from fiefdom_gateway.haproxy import State
 from fiefdom_gateway.members import Member, is_host_name, is_version
+from fiefdom_gateway.replies import State
 from fiefdom_gateway.settings import is_name
 from fiefdom_gateway.status import Look
 from fiefdom_gateway.view import Busy, Row, View

@@ -4,9 +4,9 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 
-from fiefdom_gateway import haproxy
+from fiefdom_gateway import haproxy, replies
 from fiefdom_gateway.compared import Compared
-from fiefdom_gateway.haproxy import Actual
+from fiefdom_gateway.replies import Actual
 from fiefdom_gateway.settings import Service
 from fiefdom_gateway.wanted import Server
 
@@ -17,8 +17,8 @@ class Worker:
     """One worker, by what answers its commands."""
 
     def __init__(self) -> None:
-        self._rows = haproxy.Servers()
-        self._parts: dict[str, haproxy.Servers] = {}
+        self._rows = replies.Servers()
+        self._parts: dict[str, replies.Servers] = {}
         self._all: tuple[Actual, ...] = ()
         self._all_at_s: float | None = None
         self.compared = Compared()
@@ -56,13 +56,13 @@ class Worker:
         changed = sorted(set(backends))
         found = [server for server in before if server.backend not in changed]
         for backend in changed:
-            rows = self._parts.setdefault(backend, haproxy.Servers())
+            rows = self._parts.setdefault(backend, replies.Servers())
             reply = await ask(f"show servers state {backend}")
             if "# " not in reply:
                 # The static part that has it was not taken up.
                 return await self.servers(ask, wanted, services)
             found += [server for server in rows.read(reply) if server.backend == backend]
-        self._all = tuple(replace(s, busy=False) if s.busy else s for s in haproxy.in_order(found))
+        self._all = tuple(replace(s, busy=False) if s.busy else s for s in replies.in_order(found))
         return await self._busy(ask, self._all, wanted, services)
 
     async def _busy(
@@ -73,5 +73,5 @@ class Worker:
         services: Mapping[str, Service],
     ) -> tuple[Actual, ...]:
         for backend in haproxy.backends_to_wait_for(*self.compared.rest(wanted, servers, services), services):
-            servers = haproxy.with_busy(servers, await ask(f"show servers conn {backend}"))
+            servers = replies.with_busy(servers, await ask(f"show servers conn {backend}"))
         return servers

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from fiefdom_gateway import certificates, edges, haproxy, view, workers
+from fiefdom_gateway import certificates, edges, replies, view, workers
 from fiefdom_gateway.acme import Told
 from fiefdom_gateway.members import Member, Offer, Rejection, Unreadable
 from fiefdom_gateway.packed import Names
@@ -37,7 +37,7 @@ class Look:
     refused: tuple[Rejection, ...] = ()
     rejected: tuple[Rejection, ...] = ()
     wanted: tuple[Server, ...] = ()
-    actual: tuple[haproxy.Actual, ...] = ()
+    actual: tuple[replies.Actual, ...] = ()
     serf_error: str | None = "has not answered yet"
     config_error: str | None = None
     config_digest: str | None = None
@@ -90,14 +90,14 @@ async def document(
 
     try:
         servers = [] if part.kind == "summary" else await _rows(ask, look, sockets, part)
-        info = haproxy.parse_info(await ask("show info"))
+        info = replies.parse_info(await ask("show info"))
         own: dict[str, object] = {
             "version": info.get("Version"),
             "pid": whole(info.get("Pid")),
             "uptime_s": whole(info.get("Uptime_sec")),
         }
         # HAProxy's kind 1 are frontends.
-        answers = haproxy.takes_connections(await ask("show stat -1 1 -1"))
+        answers = replies.takes_connections(await ask("show stat -1 1 -1"))
     except (edges.Failed, Unreadable) as error:
         servers, own, answers = [], {"version": None, "pid": None, "uptime_s": None, "error": str(error)}, False
     served: list[dict[str, object]] = []
@@ -127,22 +127,22 @@ async def _rows(ask: Ask, look: Look, sockets: edges.Sockets, part: Part) -> lis
     """Return the rows of the servers that a part has. Raises Failed or Unreadable."""
     if part.kind == "service":
         backends = sorted(s.backend for name, s in look.services.items() if name in part.names)
-        replies = [(await ask(f"show servers state {b}"), await ask(f"show stat {b} 4 -1")) for b in backends]
+        told = [(await ask(f"show servers state {b}"), await ask(f"show stat {b} 4 -1")) for b in backends]
         # Of a configuration that was not taken up yet it does not have the backend.
-        replies = [reply for reply in replies if "# " in reply[0]]
+        told = [(states, stat) for states, stat in told if "# " in states]
     else:
-        replies = [(await ask("show servers state"), await ask("show stat"))]
+        told = [(await ask("show servers state"), await ask("show stat"))]
     elsewhere = await _sessions_elsewhere(sockets)
     rows: list[dict[str, object]] = []
-    for states, stat in replies:
+    for states, stat in told:
         for host in sorted(part.names) if part.kind == "host" else ("",):
             if host:
                 own = view.lines_about(view.whole(states), f" {host}-"), view.lines_about(view.whole(stat), f",{host}-")
             else:
                 own = states, stat
-            found = haproxy.Servers().read(own[0])
+            found = replies.Servers().read(own[0])
             actual = [server for server in found if not host or server.name.rpartition("-")[0] == host]
-            rows += server_rows(look, actual, haproxy.traffic(own[1]), elsewhere)
+            rows += server_rows(look, actual, replies.traffic(own[1]), elsewhere)
     return rows
 
 
@@ -190,7 +190,7 @@ async def _sessions_elsewhere(sockets: edges.Sockets) -> Counter[tuple[str, str]
     sessions: Counter[tuple[str, str]] = Counter()
     for worker in await workers.replaced(sockets):
         try:
-            found = haproxy.traffic(await worker.ask("show stat"))
+            found = replies.traffic(await worker.ask("show stat"))
         except (edges.Failed, Unreadable):
             continue  # it ended just now
         sessions.update({key: counted.sessions for key, counted in found.items()})
@@ -199,8 +199,8 @@ async def _sessions_elsewhere(sockets: edges.Sockets) -> Counter[tuple[str, str]
 
 def server_rows(
     look: Look,
-    actual: Iterable[haproxy.Actual],
-    traffic: Mapping[tuple[str, str], haproxy.Traffic],
+    actual: Iterable[replies.Actual],
+    traffic: Mapping[tuple[str, str], replies.Traffic],
     elsewhere: Mapping[tuple[str, str], int],
 ) -> list[dict[str, object]]:
     """Return a row per server that HAProxy has in the services' backends; `elsewhere` are sessions of other workers."""
@@ -222,20 +222,20 @@ def server_rows(
 
 
 def _counted(
-    server: haproxy.Actual,
-    traffic: Mapping[tuple[str, str], haproxy.Traffic],
+    server: replies.Actual,
+    traffic: Mapping[tuple[str, str], replies.Traffic],
     elsewhere: Mapping[tuple[str, str], int],
 ) -> dict[str, int]:
     key = (server.backend, server.name)
-    own = traffic.get(key, haproxy.Traffic())
+    own = traffic.get(key, replies.Traffic())
     return {**vars(own), "sessions": own.sessions + elsewhere.get(key, 0)}
 
 
-def shown_state(server: haproxy.Actual) -> str:
+def shown_state(server: replies.Actual) -> str:
     """Return a server's state as people read it: up, down, drain or maint."""
-    if server.state is haproxy.State.READY:
+    if server.state is replies.State.READY:
         return "up" if server.up else "down"
-    return "drain" if server.state is haproxy.State.DRAIN else "maint"
+    return "drain" if server.state is replies.State.DRAIN else "maint"
 
 
 def whole(text: str | None) -> int | None:

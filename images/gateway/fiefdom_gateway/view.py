@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
-from fiefdom_gateway import edges, haproxy, workers
+from fiefdom_gateway import edges, replies, workers
 from fiefdom_gateway.edges import Failed, Sockets
-from fiefdom_gateway.haproxy import State
 from fiefdom_gateway.members import Unreadable
+from fiefdom_gateway.replies import State
 
 _TIMEOUT_S = 2.0
 
@@ -95,16 +95,16 @@ def lines_about(reply: str, text: str) -> str:
 
 def rows(servers_state: str, stat: str) -> list[Row]:
     """Return a worker's servers, from its replies to `show servers state` and `show stat`. Raises Unreadable."""
-    counted = haproxy.parse_open(stat)
+    counted = replies.parse_open(stat)
     return [
         Row(backend, name, state, up, *counted.get((backend, name), (0, 0)))
-        for backend, name, state, up in haproxy.parse_states(servers_state)
+        for backend, name, state, up in replies.parse_states(servers_state)
     ]
 
 
 def busy(stat: str) -> list[Busy]:
     """Return the servers with sessions open, from a worker's reply to `show stat`. Raises Unreadable."""
-    return [Busy(*server, sessions) for server, (sessions, _) in haproxy.parse_open(stat).items() if sessions]
+    return [Busy(*server, sessions) for server, (sessions, _) in replies.parse_open(stat).items() if sessions]
 
 
 def by_host(servers: Iterable[T]) -> dict[str, list[T]]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from fiefdom_gateway import edges, haproxy
+from fiefdom_gateway import edges, replies
 from fiefdom_gateway.edges import Failed, Sockets
 
 _TIMEOUT_S = 2.0
@@ -26,7 +26,7 @@ async def replaced(own: Sockets) -> list[Worker]:
     found: list[Worker] = []
     for sockets in edges.all_sockets(own.folder.parent):
         try:
-            current, old = haproxy.parse_workers(await edges.ask_haproxy("show proc", sockets.master, _TIMEOUT_S))
+            current, old = replies.parse_workers(await edges.ask_haproxy("show proc", sockets.master, _TIMEOUT_S))
         except Failed:
             continue  # it has ended, or did not begin yet
         found += [Worker(sockets.master, pid) for pid in (old if sockets == own else (*current, *old))]

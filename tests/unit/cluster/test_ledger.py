@@ -8,12 +8,14 @@ import json
 import os
 import resource
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -31,6 +33,10 @@ from fiefdom.model import Cluster
 from helpers.clock import stopped
 from helpers.inventories import VALID
 from helpers.simulated import broken_off
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "images" / "gateway"))
+
+from fiefdom_gateway import ledger as gateways_ledger
 
 GATEWAYS = ("gw1", "gw2")
 APPS = ("app1", "app2")
@@ -935,3 +941,53 @@ def test_a_lock_is_lines() -> None:
         "  silent, perhaps dead: last sign of life 1 minute ago"
     ]
     assert len(list(show.lock_lines(lock(person=True)))) == 1
+
+
+# --- As the gateway's program reads it, which cannot import the library
+
+
+def names_of(kind: type[Any]) -> set[str]:
+    return {found.name for found in fields(kind)}
+
+
+def read_by_gateway(hosts: Gateways) -> gateways_ledger.Ledger:
+    return gateways_ledger.Reader(hosts.folder("gw1")).read(time.time())
+
+
+@pytest.mark.parametrize("silent_s", [0, SILENT_S + 1])
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_a_gateway_reads_a_lock_as_the_library_does(hosts: Gateways, kind: Kind, silent_s: float) -> None:
+    ledger.lock(hosts, GATEWAYS, "ann@desk", "the disk is changed", no_warning, kind)
+    hosts.silence(silent_s)
+    own, there = ledger.read(hosts, GATEWAYS).locks[0], read_by_gateway(hosts).lock
+    assert there is not None
+    same = names_of(gateways_ledger.Lock) - {"silent_s"}
+    # Whose lock it is, and what a command compares it by, nobody looks at on a page.
+    assert same == names_of(Lock) - {"gateway", "age_s", "silence_s", "token", "seen"}
+    assert {name: getattr(there, name) for name in same} == {name: getattr(own, name) for name in same}
+    assert there.alive is own.alive
+    assert there.silent_s == pytest.approx(own.silence_s, abs=5)
+
+
+def test_a_gateway_reads_what_was_done_as_the_library_does(hosts: Gateways) -> None:
+    with hold(hosts) as held:
+        with held.recorded("rollout", plan="a1", names=APPS, services={"predictor": ("1.0.0", "1.1.0")}, note="why"):
+            pass
+        with suppress(FiefdomError), held.recorded("reboot", names=APPS):
+            raise FiefdomError("app1 does not come back")
+        with suppress(KeyboardInterrupt), held.recorded("apply"):
+            raise KeyboardInterrupt
+        ledger.append(hosts, GATEWAYS, Entry(held.run, held.who, "upgrade", "begin"), no_warning)
+    own = {act.what: act for act in audit.acts(ledger.read(hosts, GATEWAYS).entries)}
+    there = {act.what: act for act in read_by_gateway(hosts).acts}
+    assert {what: act.outcome for what, act in own.items()} == {
+        **{"rollout": "ok", "reboot": "failed", "apply": "interrupted", "upgrade": "died"},
+    }
+    # Who is at work tells the page whether an act goes on.
+    assert {act.what: act.outcome.replace("died", "") for act in own.values()} == {
+        what: act.outcome for what, act in there.items()
+    }
+    same = names_of(gateways_ledger.Act) - {"hosts_more", "outcome"}
+    assert same == names_of(Act) - {"plan", "without", "outcome"}
+    for what, act in own.items():
+        assert {name: getattr(there[what], name) for name in same} == {name: getattr(act, name) for name in same}

@@ -23,8 +23,8 @@ sys.path.insert(0, str(ROOT / "images" / "gateway"))
 from fiefdom_gateway import main, rotation, serf, view  # noqa: E402
 from fiefdom_gateway.answers import HOLD_S, Answers  # noqa: E402
 from fiefdom_gateway.edges import Failed  # noqa: E402
-from fiefdom_gateway.haproxy import State  # noqa: E402
 from fiefdom_gateway.members import parse_members  # noqa: E402
+from fiefdom_gateway.replies import State  # noqa: E402
 from fiefdom_gateway.settings import Service  # noqa: E402
 from fiefdom_gateway.shared import Shared  # noqa: E402
 from fiefdom_gateway.status import Look  # noqa: E402

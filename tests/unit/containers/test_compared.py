@@ -9,10 +9,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "images" / "gateway"))
 
-from fiefdom_gateway import haproxy, members, servers, wanted
+from fiefdom_gateway import members, replies, servers, wanted
 from fiefdom_gateway.compared import Compared
-from fiefdom_gateway.haproxy import Actual, State
 from fiefdom_gateway.members import Member, Offer
+from fiefdom_gateway.replies import Actual, State
 from fiefdom_gateway.settings import Service
 from fiefdom_gateway.wanted import Known, Server
 
@@ -132,5 +132,5 @@ def test_an_entry_that_says_something_else_is_read_anew():
 
 
 def test_all_that_is_wanted_is_in_the_order_that_is_compared():
-    rows = haproxy.in_order([actual(ECHO), actual(DB)])
+    rows = replies.in_order([actual(ECHO), actual(DB)])
     assert Compared().rest((DB, ECHO), rows, SERVICES) == BOTH

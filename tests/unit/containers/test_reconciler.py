@@ -20,20 +20,31 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "images" / "gateway"))
 
-from fiefdom_gateway import closed, edges, handover, haproxy, kept, packed, reconcile, refusal, shares, status, wanted  # noqa: E402
+from fiefdom_gateway import (  # noqa: E402
+    closed,
+    edges,
+    handover,
+    haproxy,
+    kept,
+    packed,
+    reconcile,
+    refusal,
+    replies,
+    shares,
+    status,
+    wanted,
+)
 from fiefdom_gateway.belief import believe  # noqa: E402
 from fiefdom_gateway.haproxy import (  # noqa: E402
-    Actual,
     Add,
     Delete,
     EnableHealth,
     SetCheckPort,
     SetState,
-    State,
-    Traffic,
 )
 from fiefdom_gateway.log import Once, printable  # noqa: E402
 from fiefdom_gateway.members import Member, Offer, Rejection, Roll, Unreadable, parse_members, same  # noqa: E402
+from fiefdom_gateway.replies import Actual, State, Traffic  # noqa: E402
 from fiefdom_gateway.settings import BadSettings, Host, Inventory, Service, parse_settings  # noqa: E402
 from fiefdom_gateway.wanted import Known, Server  # noqa: E402
 
@@ -631,8 +642,12 @@ def test_an_offer_of_a_service_no_longer_routed_is_ignored():
 # --- HAProxy's replies, as recorded from 3.0
 
 
+def told_servers(servers_state: str, servers_conn: str) -> tuple[Actual, ...]:
+    return replies.with_busy(replies.Servers().read(servers_state), servers_conn)
+
+
 def test_recorded_servers():
-    found = haproxy.parse_servers(recorded("show_servers_state"), recorded("show_servers_conn"))
+    found = told_servers(recorded("show_servers_state"), recorded("show_servers_conn"))
 
     def server(name, address, port, state, *, up, checked=True, busy=False):
         return Actual("predictor", name, address, port, state, up, checked, busy)
@@ -649,7 +664,7 @@ def test_recorded_servers():
 def test_a_row_that_says_what_it_said_before_is_not_judged_again():
     """Six thousand servers at rest are six thousand rows each time: what grows with them is to be next to nothing."""
     state = recorded("show_servers_state")
-    reader = haproxy.Servers()
+    reader = replies.Servers()
     first = reader.read(state)
     assert reader.judged == len(first) > 2
     # Seconds since the last change are another word each time.
@@ -661,7 +676,7 @@ def test_a_row_that_says_what_it_said_before_is_not_judged_again():
     assert reader.judged == len(first) + 1
     assert [s.state for s in found if s.name == "app1-8000"] == [State.DRAIN]
     conn = recorded("show_servers_conn")
-    assert haproxy.with_busy(first, conn) == haproxy.parse_servers(state, conn)
+    assert replies.with_busy(first, conn) == told_servers(state, conn)
 
 
 def test_whether_servers_are_busy_is_asked_of_backends_where_one_is_to_go():
@@ -690,14 +705,14 @@ def test_the_order_of_serfs_list_is_no_change():
 
 def test_recorded_sessions_and_information():
     stat = recorded("show_stat")
-    traffic = haproxy.traffic(stat)
+    traffic = replies.traffic(stat)
     assert traffic[("predictor", "app1-8000")].sessions == 1
     assert traffic[("predictor", "app2-8010")].sessions == 0
     assert ("predictor", "BACKEND") in traffic
-    assert haproxy.parse_open(stat) == {key: (found.sessions, found.requests) for key, found in traffic.items()}
-    assert haproxy.takes_connections(stat)
-    assert not haproxy.takes_connections(stat.replace(",OPEN,", ",STOP,"))
-    assert haproxy.parse_info(recorded("show_info"))["Version"] == "3.0.11-1+deb13u5"
+    assert replies.parse_open(stat) == {key: (found.sessions, found.requests) for key, found in traffic.items()}
+    assert replies.takes_connections(stat)
+    assert not replies.takes_connections(stat.replace(",OPEN,", ",STOP,"))
+    assert replies.parse_info(recorded("show_info"))["Version"] == "3.0.11-1+deb13u5"
 
 
 @pytest.mark.parametrize(
@@ -730,7 +745,7 @@ def test_what_is_wrong_with_a_certificate_is_told_below_the_line_that_names_it()
         "[ALERT]    (7) : config : Error(s) found in configuration file : /x.cfg\n"
         "  and what is below that\n"
     )
-    assert haproxy.config_reasons(said) == (
+    assert replies.config_reasons(said) == (
         "parsing [/x.cfg:72] : 'bind :443' in section 'frontend': 'crt-list' : error processing line 2 in "
         "'/list.txt' : unable to load certificate from file '/www.pem'.: unable to load SSL private key into "
         "SSL Context '/www.pem'."
@@ -738,41 +753,41 @@ def test_what_is_wrong_with_a_certificate_is_told_below_the_line_that_names_it()
 
 
 def test_recorded_reloads():
-    assert haproxy.reload_error(recorded("reload")) is None
+    assert replies.reload_error(recorded("reload")) is None
     reason = "parsing [/var/lib/fiefdom/gateway/haproxy.cfg:57] : unknown keyword 'bogus' in 'frontend' section"
-    assert haproxy.reload_error(recorded("reload_failed")) == reason
-    assert haproxy.reload_error("") == "no answer"
+    assert replies.reload_error(recorded("reload_failed")) == reason
+    assert replies.reload_error("") == "no answer"
 
 
 def test_a_recorded_validation():
     reason = "parsing [/tmp/bad.cfg:52] : unknown keyword 'bogus' in 'frontend' section"
-    assert haproxy.config_reasons(recorded("validate_failed")) == reason
+    assert replies.config_reasons(recorded("validate_failed")) == reason
 
 
 @pytest.mark.parametrize("name", ["x;shutdown", "x\\", "x\t-", "é", "x" * 201])
 def test_a_name_that_no_server_has_never_gets_into_a_command(name):
     reply = recorded("show_servers_state").replace("app1-8000", name)
     with pytest.raises(Unreadable, match="a name that no server can have"):
-        haproxy.parse_servers(reply, recorded("show_servers_conn"))
+        told_servers(reply, recorded("show_servers_conn"))
 
 
 @given(st.text(), st.text())
 def test_replies_raise_nothing_but_unreadable(state, connections):
     for parse in (
-        lambda: haproxy.parse_servers(state, connections),
-        lambda: haproxy.parse_servers(recorded("show_servers_state") + state, recorded("show_servers_conn")),
-        lambda: haproxy.traffic(state),
-        lambda: haproxy.traffic("# pxname,svname,\n" + state),
-        lambda: haproxy.traffic(recorded("show_stat") + state),
-        lambda: haproxy.parse_open(recorded("show_stat") + state),
-        lambda: haproxy.takes_connections(recorded("show_stat") + state),
-        lambda: list(haproxy.parse_states(recorded("show_servers_state") + state)),
+        lambda: told_servers(state, connections),
+        lambda: told_servers(recorded("show_servers_state") + state, recorded("show_servers_conn")),
+        lambda: replies.traffic(state),
+        lambda: replies.traffic("# pxname,svname,\n" + state),
+        lambda: replies.traffic(recorded("show_stat") + state),
+        lambda: replies.parse_open(recorded("show_stat") + state),
+        lambda: replies.takes_connections(recorded("show_stat") + state),
+        lambda: list(replies.parse_states(recorded("show_servers_state") + state)),
     ):
         with suppress(Unreadable):
             parse()
-    haproxy.parse_info(state)
-    haproxy.parse_workers(state)
-    haproxy.reload_error(state)
+    replies.parse_info(state)
+    replies.parse_workers(state)
+    replies.reload_error(state)
 
 
 # --- Commands
@@ -1284,6 +1299,30 @@ def test_a_look_that_finds_all_as_before_misses_no_change(played, change):
     played(scene)
 
 
+def test_a_look_reads_the_shares_once_whatever_it_finds(played, monkeypatch):
+    calls: list[str] = []
+
+    def counted(module, name):
+        call = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *arguments: (calls.append(name), call(*arguments))[1])
+
+    async def scene(gateway):
+        def wanted_() -> list[str]:
+            return [server.name for server in gateway.reconciler.look.wanted]
+
+        counted(shares, "asked_for")
+        counted(edges, "run")
+        for port in range(8000, 8005):
+            gateway.members = [offering(f"1;{port}-{port}")]
+            await until(lambda: wanted_() == [f"app1-{port}"])  # noqa: B023
+        gateway.members = None
+        await until(lambda: gateway.reconciler.look.serf_error is not None)
+        # Each look asks Serf once.
+        assert calls.count("asked_for") - calls.count("run") in (0, 1), calls
+
+    played(scene)
+
+
 def test_a_host_that_is_gone_from_the_list_loses_its_servers_when_its_time_is_up_though_nothing_else_happens(played):
     async def scene(gateway):
         def servers() -> list[str]:
@@ -1687,8 +1726,8 @@ SHOW_PROC = """#<PID>          <type>          <reloads>       <uptime>        <
 
 
 def test_workers_of_now_and_before():
-    assert haproxy.parse_workers(SHOW_PROC) == ((57,), (26, 24))
-    assert haproxy.parse_workers("") == ((), ())
+    assert replies.parse_workers(SHOW_PROC) == ((57,), (26, 24))
+    assert replies.parse_workers("") == ((), ())
 
 
 def test_a_replaced_worker_is_kept_from_servers_that_are_to_go():
@@ -1798,9 +1837,11 @@ def test_folders_of_ended_containers_go(state_dir):
 
 
 async def until(condition):
-    async with asyncio.timeout(5):
+    async def come():
         while not condition():
             await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(come(), 5)
 
 
 # --- Status and log

@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "images" / "gateway"))
 
 from fiefdom_gateway import rotation, view  # noqa: E402
-from fiefdom_gateway.haproxy import State  # noqa: E402
 from fiefdom_gateway.members import Member, Offer  # noqa: E402
+from fiefdom_gateway.replies import State  # noqa: E402
 from fiefdom_gateway.rotation import Question, answer, understood  # noqa: E402
 from fiefdom_gateway.settings import Service  # noqa: E402
 from fiefdom_gateway.status import Look  # noqa: E402

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "images" / "gateway"))
 
 from fiefdom_gateway import haproxy, upgraded  # noqa: E402
-from fiefdom_gateway.haproxy import Actual, State  # noqa: E402
+from fiefdom_gateway.replies import Actual, State  # noqa: E402
 from fiefdom_gateway.settings import Service  # noqa: E402
 from fiefdom_gateway.wanted import Server  # noqa: E402
 

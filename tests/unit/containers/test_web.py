@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "images" / "gateway"))
 
-from fiefdom_gateway import haproxy, web  # noqa: E402
+from fiefdom_gateway import haproxy, replies, web  # noqa: E402
 from fiefdom_gateway.web import Answer, Table, Web  # noqa: E402
 
 
@@ -240,7 +240,7 @@ def test_the_reconciler_leaves_haproxys_server_for_it_alone() -> None:
         "8 fiefdom-web 1 web - 2 0 1 1 2 1 0 2 0 0 0 0 - 0 - 0 0 - - 0\n"
     )
     conn = "# bkname/svname bkid/svid addr port - purge_delay used_cur\nfiefdom-web/web 8/1 - 0 - 5000 1\n"
-    actual = haproxy.parse_servers(states, conn)
+    actual = replies.with_busy(replies.Servers().read(states), conn)
     assert [(server.backend, server.name, server.busy) for server in actual] == [("fiefdom-web", "web", True)]
     assert haproxy.next_commands((), actual, {}) == ()
     assert haproxy.settled((), actual, {})
