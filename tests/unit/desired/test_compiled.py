@@ -62,10 +62,10 @@ def test_what_is_broken_is_made_anew(folder: Path, content: bytes) -> None:
 
 
 def code(kept_bytes: bytes) -> tuple[object, object]:
-    """What the file is of, and its code: of equal codes marshal may write other bytes, by who else has parts of them."""
+    """What the file is of, and its code: marshal may write equal codes differently, by who else has parts of them."""
     read = io.BytesIO(kept_bytes)
     assert read.read(len(bc_magic)) == bc_magic
-    return pickle.load(read), marshal.load(read)
+    return pickle.load(read), marshal.load(read)  # noqa: S301, S302 -- just written
 
 
 def test_no_umask_lets_others_write_what_is_run_later(folder: Path) -> None:
