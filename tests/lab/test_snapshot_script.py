@@ -43,6 +43,7 @@ def on_debian(prepare: str, state: HostState, *options: str) -> Snapshot:
 def test_the_script_tells_what_a_debian_holds() -> None:
     prepare = """
         printf 'x\\n' >'/etc/a $(name)' && chmod 0640 '/etc/a $(name)' && chown 0:4 '/etc/a $(name)' && : >/etc/empty
+        : >"/etc/an 'other'"
         mkdir -m 0750 /etc/fiefdom && ln -s empty /etc/link
         mkdir -p /var/lib/fiefdom/stamps /var/lib/fiefdom/containers /var/lib/fiefdom/gateway
         printf 'abc line 3\\nand more' >/var/lib/fiefdom/gateway/refused
@@ -51,7 +52,7 @@ def test_the_script_tells_what_a_debian_holds() -> None:
         echo 'abc -' >/var/lib/fiefdom/stamps/x.service
         echo 'spec facts' >/var/lib/fiefdom/containers/web-1
     """
-    paths = ("/etc/a $(name)", "/etc/empty", "/etc/link", "/etc/missing")
+    paths = ("/etc/a $(name)", "/etc/an 'other'", "/etc/empty", "/etc/link", "/etc/missing")
     found = on_debian(
         prepare,
         HostState(
@@ -67,6 +68,7 @@ def test_the_script_tells_what_a_debian_holds() -> None:
     )
     assert {p: f for p, f in found.files.items() if f.kind != "symbolic link"} == {
         "/etc/a $(name)": FoundFile("regular file", 0o640, 0, 4, digest("x\n")),
+        "/etc/an 'other'": FoundFile("regular empty file", 0o644, 0, 0, digest("")),
         "/etc/empty": FoundFile("regular empty file", 0o644, 0, 0, digest("")),
         "/etc/fiefdom": FoundFile("directory", 0o750, 0, 0),
     }
@@ -120,6 +122,19 @@ def test_the_script_follows_no_link_of_the_gateways_user() -> None:
 def test_the_script_tells_a_single_sysctl_by_its_name() -> None:
     found = on_debian("", HostState(sysctls=(Sysctl("net.core.somaxconn", "1"),)), "--sysctl=net.core.somaxconn=4321")
     assert found.sysctls == {"net/core/somaxconn": "4321"}
+
+
+def test_the_script_tells_who_has_the_last_word_on_settings_at_boot() -> None:
+    prepare = """
+        mkdir -p /etc/sysctl.d /usr/lib/sysctl.d && rm -rf /run/sysctl.d
+        echo 'vm.swappiness = 1' >/usr/lib/sysctl.d/99-a.conf && echo 'vm.swappiness = 1' >/usr/lib/sysctl.d/50-a.conf
+        echo '-net.ipv4.tcp_syncookies=0' >/etc/sysctl.d/98-b.conf && echo 'kernel.sysrq=1' >/etc/sysctl.d/10-b.conf
+        echo 'vm.overcommit_memory = 1' >/usr/lib/sysctl.d/97-c.conf && ln -s /dev/null /etc/sysctl.d/97-c.conf
+    """
+    assert on_debian(prepare, HostState()).sysctls_by == {
+        "vm.swappiness": "/usr/lib/sysctl.d/99-a.conf",
+        "net.ipv4.tcp_syncookies": "/etc/sysctl.d/98-b.conf",
+    }
 
 
 def test_the_script_tells_a_silent_dockerd() -> None:

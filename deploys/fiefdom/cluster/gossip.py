@@ -87,22 +87,26 @@ def _ask(
     cluster: Cluster, hosts: Hosts, names: Collection[str], gateways: Collection[str], patience_ms: int
 ) -> tuple[dict[str, Heard], dict[str, views.View]]:
     """What hosts and gateways say of each other, and what the gateways say of themselves."""
-    found: dict[str, views.View] = {}
+    # Each takes as long as the other, so that they go side by side.
+    asked = {f"status of {name}": name for name in gateways}
 
-    def ask(here: str) -> Heard:
+    def ask(here: str) -> Heard | views.View:
+        if here in asked:
+            return views.view_or_silence(hosts, asked[here])
         others = names if here in gateways else gateways
         pairs = [word for name in others for word in (name, cluster.hosts[name].address)]
         container, role = ("gateway", "app") if here in gateways else ("serf-agent", "gateway")
         arguments = [container, str(cluster.serf.port), role, str(patience_ms), *pairs]
-        said = parse(hosts.script(here, SCRIPT, arguments, timeout_s=30)[1])
-        if here in gateways:
-            found[here] = view = views.gateway_view(hosts, here)
-            # One whose agent does not answer tells whom it listed before.
-            knows = view.silence is None and view.serf.ok
-            said = replace(said, listed={m.name: m.status for m in view.members} if knows else None)
-        return said
+        return parse(hosts.script(here, SCRIPT, arguments, timeout_s=30)[1])
 
-    return hosts.on_all(ask, dict.fromkeys([*gateways, *names])), found
+    answers = hosts.on_all(ask, dict.fromkeys([*gateways, *names, *asked]))
+    heard = {name: said for name, said in answers.items() if isinstance(said, Heard)}
+    found = {name: view for what, name in asked.items() if isinstance(view := answers[what], views.View)}
+    for name, view in found.items():
+        # One whose agent does not answer tells whom it listed before.
+        knows = view.silence is None and view.serf.ok
+        heard[name] = replace(heard[name], listed={m.name: m.status for m in view.members} if knows else None)
+    return heard, found
 
 
 def within_reach(hosts: Hosts, gateways: Collection[str], warn: Tell) -> list[str]:

@@ -28,14 +28,16 @@ sshd_include() { # installed candidate include pattern...
         /*) ;;
         *) pattern=/etc/ssh/$pattern ;;
         esac
-        for part in $(
-            set +f
-            # shellcheck disable=SC2086,SC2254 # a pattern
-            {
-                ls -d $pattern 2>/dev/null
-                case $installed in $pattern) printf '%s\n' "$installed" ;; esac
-            } | sort -u
-        ); do
+        set +f
+        # shellcheck disable=SC2086 # a pattern, of which the shell sorts what it finds
+        set -- $pattern
+        set -f
+        [ -e "$1" ] || [ -L "$1" ] || shift
+        # shellcheck disable=SC2046,SC2254 # paths; a pattern
+        [ -e "$installed" ] || case $installed in
+        $pattern) set -- $(printf '%s\n' "$@" "$installed" | sort -u) ;;
+        esac
+        for part; do
             [ "$part" != "$installed" ] || part=$candidate
             parts="$parts \"$part\""
         done
@@ -62,15 +64,28 @@ sshd_judge() { # installed candidate folder
     sshd_with "$installed" "$candidate" >"$folder/main"
     # Alone, the drop-in says what is wanted in the words that sshd itself has for it.
     /usr/sbin/sshd -T -f "$candidate" >"$folder/wanted" 2>"$folder/heard" || { sshd_refuses; return; }
-    for user in root $(sshd_users | grep -vxF root); do
-        sshd_settings "$folder/main" "$user" >"$folder/found" 2>"$folder/heard" || { sshd_refuses; break; }
-        # It tells of every line that it reads. Not at once with the settings, of which LogLevel would be another.
-        sshd_settings "$folder/main" "$user" -ddd 2>&1 >/dev/null | tr -d '\r' >"$folder/heard"
-        grep -q 'Match' "$folder/heard" && who=$user || who=''
-        sshd_differences "$who"
-        # Without such lines, all are alike.
-        [ -n "$who" ] || break
-    done | sshd_sentences
+    # Without Match lines, all are alike.
+    said=$(sshd_judge_user root && for user in $(sshd_users | grep -vxF root); do sshd_judge_user "$user" || break; done)
+    [ -z "$said" ] || printf '%s\n' "$said" | sshd_sentences
+}
+
+# What differs for a user; true where it may be something else for others.
+sshd_judge_user() { # user
+    # So it tells of every line that it reads, and calls its LogLevel another.
+    if ! sshd_settings "$folder/main" "$1" -ddd >"$folder/found" 2>"$folder/heard"; then
+        # Without so many words the last one is why.
+        sshd_settings "$folder/main" "$1" >"$folder/found" 2>"$folder/heard"
+        sshd_refuses
+        return 1
+    fi
+    sshd_differences "$1" ''
+    status=$?
+    if [ "$status" = 3 ]; then
+        sshd_settings "$folder/main" "$1" >"$folder/found" 2>/dev/null
+        sshd_differences "$1" asked
+        status=$?
+    fi
+    return "$status"
 }
 
 sshd_refuses() {
@@ -79,16 +94,29 @@ sshd_refuses() {
     printf 'sshd refuses its configuration: %s\n' "$word"
 }
 
-sshd_differences() { # user; lines of setting, found, wanted, whose line it is, user
-    awk -v who="$1" -v candidate="$candidate" -v installed="$installed" \
+# Lines of setting, found, wanted, whose line it is, user. It ends with 1 where all users are alike, and with 3 and no word
+# where LogLevel has to be asked for.
+sshd_differences() { # user level
+    awk -v user="$1" -v level="$2" -v candidate="$candidate" -v installed="$installed" \
         -v folder="$folder" -v main="$sshd_main" '
-        function values(file, of, all, line, key) { # of each setting its values, in one order
-            while ((("sort -u " file) | getline line) > 0) {
+        function with(values, value, old, count, i, all) { # sorted, and each once
+            count = split(values, old, "\n")
+            for (i = 1; i <= count && old[i] "" < value; i++) all = all old[i] "\n"
+            all = all value
+            if (i <= count && old[i] "" == value) i++
+            for (; i <= count; i++) all = all "\n" old[i]
+            return all
+        }
+        function values(file, of, line, key) { # of each setting
+            while ((getline line < file) > 0) {
                 key = line; sub(/ .*/, "", key); sub(/^[^ ]* ?/, "", line)
-                of[key] = (of[key] == "" ? "" : of[key] ", ") line
+                of[key] = with(of[key], line)
             }
+            for (key in of) gsub(/\n/, ", ", of[key])
         }
         BEGIN { values(folder "/wanted", wanted); values(folder "/found", found) }
+        /Match/ { who = user }
+        { gsub(/\r/, "") }
         / setting / {
             again = $2 == "reprocess" # for what holds under its Match lines
             at = again ? main substr($3, 7) : $2; key = tolower(again ? $5 : $4)
@@ -99,13 +127,18 @@ sshd_differences() { # user; lines of setting, found, wanted, whose line it is, 
             if (again) matched[key] = 1
         }
         END {
-            if (!read) { print "\t" installed "\t" main; exit }
+            if (!read) { print "\t" installed "\t" main; exit who == "" }
+            if (level == "") {
+                if ("loglevel" in by) exit 3
+                found["loglevel"] = wanted["loglevel"]
+            }
             while ((getline line < candidate) > 0) {
                 split(line, word, " "); key = tolower(word[1])
                 if (line ~ /^[ \t]*(#|$)/ || seen[key]++ || found[key] == wanted[key]) continue
                 at = by[key]; sub(/:[0-9]+$/, " line&", at); sub(/ line:/, " line ", at)
                 print word[1] "\t" found[key] "\t" wanted[key] "\t" at "\t" who
             }
+            exit who == ""
         }' "$folder/heard"
 }
 

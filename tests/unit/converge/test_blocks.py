@@ -58,17 +58,24 @@ class Host:
     def look(self) -> Snapshot:
         """What the script's own lines tell of the block, and what the host says that is Fiefdom's."""
         script = snapshot.SCRIPT
-        ask = next(line for line in script.splitlines() if line.startswith("ask()"))
-        part = script[script.index("    ask block |") : script.index("    ask package |")]
-        script = f"tab=$(printf '\\t')\nquery=$(cat)\n{ask}\n{part}"
-        query = snapshot.query([HostState(blocks=(self.block(),))])
-        done = subprocess.run(["sh", "-c", script], input=query, capture_output=True, text=True, check=True)
+        part = script[script.index("host_digests() {") : script.index("# shellcheck disable=SC2086 # what is asked")]
+        own = self.path.parent / "own"
+        own.mkdir(exist_ok=True)
+        script = f"""tab=$(printf '\\t') newline='\n' own={own} kept={own}/kept IFS='\n'
+            asked_file='' asked_block=$1 asked_login='' asked_live=''
+            {part}
+            host_digests && {{ as of; printf %s "$said_of"; as digest; sha256sum $hashed; }} | host_records
+            printf %s "$blocks"
+        """
+        words = ["sh", "-c", script, "fiefdom", str(self.path)]
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+        told = [line for line in done.stdout.splitlines() if line.startswith("block\t")]
         manifest = self.state / "manifest"
         made = [f"made\t{line}" for line in manifest.read_text().splitlines()] if manifest.exists() else []
         kept = self.state / f"originals{self.path}"
         made += [f"original\t{self.path}\t-"] * kept.exists()
         made += [f"file\t{self.path}\tregular file\t644\t0\t0"] * self.path.exists()
-        return snapshot.parse("app1", ["uid\t0", "os\tdebian\ttrixie", *done.stdout.splitlines(), *made, "end"])
+        return snapshot.parse("app1", ["uid\t0", "os\tdebian\ttrixie", *told, *made, "end"])
 
     def plan(self, *blocks: Block) -> plan.HostPlan:
         return plan.of_host("app1", HostState(blocks=blocks), self.look(), {})

@@ -166,28 +166,32 @@ def test_nothing_changes_for_a_host_that_is_fiefdoms_alone() -> None:
 # --- The script's own words, on files of a folder
 
 
-def said(root: Path, function: str, query: str = "", **programs: str) -> list[tuple[str, ...]]:
-    """Records that a function of guest.sh prints, where every path of a host's lies in ``root``."""
+def said(root: Path, function: str, names: str = "", **programs: str) -> list[tuple[str, ...]]:
+    """Records that a function of guest.sh prints, where all paths of a host lie in ``root``, asked for ``names``."""
     for name, text in programs.items():
         (root / name).write_text(f"#!/bin/sh\n{text}\n")
         (root / name).chmod(0o755)
     script = GUEST.replace("/etc/", f"{root}/etc/").replace("/var/lib/", f"{root}/var/lib/")
-    script = f"set -u\nPATH={root}:$PATH\ntab=$(printf '\\t')\nlegacy=''\nquery=$(cat)\n{script}\n{function}\n"
-    done = subprocess.run(["sh", "-c", script], input=query, capture_output=True, text=True, check=False)
+    # As snapshot.sh has them.
+    own = "tab='\t' newline='\n' firewalld='' ssh_socket='' docker=$(command -v docker)"
+    manifest = root / "var/lib/fiefdom/manifest"
+    found = manifest.read_text().rstrip("\n") if manifest.exists() else ""
+    script = f"set -u\nPATH={root}:$PATH\n{own}\nasked_name=$1 manifest=$2\n{script}\n{function}\n"
+    words = ["sh", "-c", script, "fiefdom", names, found]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return [tuple(line.split("\t")) for line in done.stdout.splitlines()]
 
 
 def test_lines_of_names_outside_of_the_block_are_told(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
-    assert said(tmp_path, "guest_names", "name\tapp1\n") == []
+    assert said(tmp_path, "guest_names", "app1") == []
     block = network.desired(context()).blocks[0].text.decode()
     text = f"127.0.1.1\tApp1.example.com App1 # app2\n# 192.0.2.9 app2\n{block}192.0.2.9 nas app2\n"
     (tmp_path / "etc/hosts").write_text(text)
-    query = "file\t/etc/x\nname\tapp1\nname\tapp2\n"
     rows = [("guest", "named", "127.0.1.1", "app1"), ("guest", "named", "192.0.2.9", "app2")]
-    assert sorted(said(tmp_path, "guest_names", query)) == rows
-    assert said(tmp_path, "guest_names", "file\t/etc/x\n") == []
+    assert said(tmp_path, "guest_names", "app1\napp2") == rows
+    assert said(tmp_path, "guest_names") == []
 
 
 DAEMON = "etc/docker/daemon.json"
@@ -272,14 +276,13 @@ def test_whether_cloud_init_writes_etc_hosts_from_its_template(
     assert said(tmp_path, "guest_cloud_init") == [("guest", "cloud-init-hosts", str(template))] * writes
 
 
-def test_what_others_containers_publish_is_told_and_no_more(tmp_path: Path) -> None:
-    rows = ("\\tweb\\t0.0.0.0:80->80/tcp", "a-1\\ta-1\\t1.2.3.4:8000->8000/tcp", "\\tquiet\\t")
-    docker_ps = "\n".join(f"printf '{row}\\n'" for row in rows)
-    assert said(tmp_path, "guest_published", docker=docker_ps) == [("guest", "publishes", "web", "0.0.0.0:80->80/tcp")]
-    assert said(tmp_path, "guest_published", docker="exit 1") == []
-
-
 NFT = """cat <<'END'
+table ip filter {
+	chain INPUT {
+		type filter hook input priority filter; policy drop;
+		tcp dport 80 accept
+	}
+}
 table ip nat {
 	chain DOCKER {
 		tcp dport 80 dnat to 172.17.0.2:80
@@ -296,10 +299,20 @@ table ip theirs {
 		iifname "eth0"   tcp dport 443 redirect to :8443
 		tcp dport 22 accept
 	}
+	chain first {
+		type filter hook input priority filter; policy drop;
+	}
 }
 END
 """
-IPTABLES = """cat <<'END'
+IPTABLES = """[ "$2" = nat ] || exec cat <<'END'
+:INPUT DROP [0:0]
+-A INPUT -p tcp -m tcp --dport 7946 -j ACCEPT
+-A INPUT -p tcp -m tcp --dport 80 -j DROP
+-A FORWARD -p tcp -m tcp --dport 81 -j ACCEPT
+-A DOCKER -p tcp -m tcp --dport 82 -j ACCEPT
+END
+cat <<'END'
 -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
 -A OUTPUT -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 8080
 -A DOCKER ! -i docker0 -p tcp -m tcp --dport 80 -j DNAT --to-destination 172.17.0.2:80
@@ -309,8 +322,41 @@ END
 
 
 def test_rules_that_turn_packets_are_told_but_for_dockers_and_fiefdoms(tmp_path: Path) -> None:
-    found = said(tmp_path, "guest_nat", **{"iptables-save": IPTABLES, "nft": NFT})
-    assert ["\t".join(fields).strip() for fields in found] == [
+    found = said(tmp_path, "guest_firewall", **{"iptables-save": IPTABLES, "nft": NFT})
+    assert [fields[2].strip() for fields in found if fields[1] == "turns"] == [
         "-A CNI-DN-1 -p tcp -m tcp --dport 8000 -j DNAT --to-destination 10.42.0.9:80",
         'iifname "eth0" tcp dport 443 redirect to :8443',
+    ]
+
+
+def test_another_firewall_is_told_with_what_it_lets_pass(tmp_path: Path) -> None:
+    found = said(tmp_path, "guest_firewall", **{"iptables-save": IPTABLES, "nft": NFT})
+    assert [fields[2].strip() for fields in found if fields[1] == "passes"] == [
+        "-A INPUT -p tcp -m tcp --dport 7946 -j ACCEPT",
+        "tcp dport 22 accept",
+    ]
+    assert [fields[2] for fields in found if fields[1] == "firewall"] == ["iptables", "nftables table ip theirs"]
+
+
+@pytest.mark.parametrize(("lines", "told"), [(199, 199), (201, 200)])
+def test_of_the_rules_of_each_program_so_many_are_told(tmp_path: Path, lines: int, told: int) -> None:
+    rule, other = "-A INPUT -s 10.9.0.1/32 -j ACCEPT", "tcp dport 22 accept"
+    rules = f"[ $2 = filter ] && yes -- '{rule}' | head -n {lines}"
+    table = f"echo 'table ip x {{'; yes '{other}' | head -n {lines}"
+    found = said(tmp_path, "guest_firewall", **{"iptables-save": rules, "nft": table})
+    assert [fields[2] for fields in found] == [rule] * told + [other] * told
+
+
+def test_what_listens_is_told_once_and_in_order(tmp_path: Path) -> None:
+    lines = [f"tcp LISTEN 0 4096 10.1.0.21:{port} 0.0.0.0:*" for port in (9000, 80, 80, *range(1000, 1400))]
+    named = 'udp UNCONN 0 0 *:53 *:* users:(("named",pid=1,fd=3))'
+    (tmp_path / "sockets").write_text("\n".join([*lines, named]))
+    found = said(tmp_path, "guest_part", ss=f"cat {tmp_path}/sockets")
+    ports = [fields[3].rpartition(":")[2] for fields in found if fields[1] == "listens"]
+    assert ports == sorted({"9000", "80", *map(str, range(1000, 1400))})[:300]
+    (tmp_path / "sockets").write_text("\n".join([*lines[:1] * 2, named]))
+    found = said(tmp_path, "guest_part", ss=f"cat {tmp_path}/sockets")
+    assert [fields[2:] for fields in found if fields[1] == "listens"] == [
+        ("tcp", "10.1.0.21:9000", "somebody"),
+        ("udp", "*:53", "named"),
     ]

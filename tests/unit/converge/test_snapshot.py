@@ -24,7 +24,7 @@ from fiefdom.converge.snapshot import (
 from fiefdom.desired import gateway, sshd
 from fiefdom.desired.programs import text_of
 from fiefdom.desired.state import Codename, Container, Directory, File, HostState, Image, Package, Sysctl, Unit, digest
-from fiefdom.errors import FiefdomError
+from fiefdom.errors import FiefdomError, HostError
 from fiefdom.model import references
 
 SHA = "0c15e883dee85bb2f3540a47ec58f617a2547117f9096417ba5422268029f501"
@@ -275,19 +275,32 @@ def test_where_docker_is_to_keep_images_is_asked_for() -> None:
 
 DOCKER = """#!/bin/sh
 case $1 in
-  ps) printf 'id1\\tweb-1\\tweb-1\\nid2\\t\\ttheirs\\n' ;;
-  image)
-    [ "$2" = inspect ] || cat "$ROOT/listed"
-    [ "$2" != inspect ] || { shift 4; printf '%s\\n' "$@" >"$ROOT/inspected"; }
-    ;;
+  ps) cat "$ROOT/containers" ;;
+  image) cat "$ROOT/listed" ;;
   inspect)
-    case $5 in used*) shift 5; echo "used\t$*"; exit ;; esac
-    printf '%s\\n' "$5" >>"$ROOT/asked"
-    case $5 in {{.Name}}"\t"*) printf '/web-1\\ttrue\\tsha256:aa\\tspec\\tinstance\\t7\\tweb-1\\t\\t\\t\\n' ;; esac
-    printf '/web-1 "sha256:aa" "1000"\\n%s\\n' "$ENVIRONMENT"
+    shift
+    [ "$1" != --type ] || shift 2
+    format=$2
+    printf '%s\\n' "$format" >>"$ROOT/asked"
+    shift 2
+    printf '%s\\n' "$@" >"$ROOT/inspected"
+    for name; do
+      case $name:$format in
+        web-1:"{{if"*) printf 'container\\t/web-1\\ttrue\\tsha256:aa\\tspec\\tinstance\\t7\\tweb-1\\t\\t\\t\\n' ;;
+        *:"{{if"*) printf 'used\\t%s\\n' "$name" && continue ;;
+      esac
+      printf '/web-1 "sha256:aa" "1000"\\n%s\\n' "$ENVIRONMENT"
+    done
     ;;
 esac
 """
+CONTAINERS = (
+    "id1\tweb-1\tweb-1\tUp 3 days\t1.2.3.4:8000->8000/tcp\n"
+    "id2\t\ttheirs,web/alias\tUp 3 days\t0.0.0.0:80->80/tcp\n"
+    "id3\t\tquiet\tUp 3 days\t\n"
+    "id4\t\tended\tExited (0) 3 days ago\t0.0.0.0:81->81/tcp\n"
+    "id5\t\tlooping\tRestarting (1) 3 seconds ago\t0.0.0.0:82->82/udp\n"
+)
 
 
 def programs(folder: Path) -> None:
@@ -296,15 +309,16 @@ def programs(folder: Path) -> None:
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     (folder / "listed").write_text("")
+    (folder / "containers").write_text(CONTAINERS)
 
 
 LISTED = """\
-listed\tsha256:7\tteam/web\t7
-listed\tsha256:6\tteam/web\t6
-listed\tsha256:8\tregistry:5000/web\t7
-listed\tsha256:5\tpostgres\t15
-listed\tsha256:4\tgone/service\t1
-listed\tsha256:3\t<none>\t<none>
+sha256:7\tteam/web\t7
+sha256:6\tteam/web\t6
+sha256:8\tregistry:5000/web\t7
+sha256:5\tpostgres\t15
+sha256:4\tgone/service\t1
+sha256:3\t<none>\t<none>
 """
 
 
@@ -333,9 +347,15 @@ def test_the_script_asks_of_images_that_may_have_to_go(
     words = ["sh", "-c", script, "fiefdom", "10.0.0.9 50000 10.0.0.1 22"]
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "ROOT": str(tmp_path), "ENVIRONMENT": ""}
     done = subprocess.run(words, input=query, env=env, capture_output=True, text=True, check=True, timeout=60)
-    assert (tmp_path / "inspected").read_text().splitlines() == inspected
+    asked = (tmp_path / "inspected").read_text().splitlines()
+    strangers = {"id2", "id3", "id4", "id5"}
+    assert set(asked[:5]) == {"web-1", *strangers}, "containers before images"
+    assert sorted(asked[5:]) == sorted(inspected)
     found = snapshot.parse("app1", done.stdout.splitlines())
-    assert found.used == {"id2"}, "of somebody's container, and of no other"
+    assert strangers <= found.used and "web-1" not in found.used
+    assert list(found.containers) == ["web-1"]
+    told = [(one.process, one.protocol, one.port) for one in found.guest.publishes]
+    assert told == [("container theirs", "tcp", 80), ("container looping", "udp", 82)]
     assert found.kept_images == {"sha256:6"}
     size = os.statvfs(tmp_path)
     assert found.disk is not None
@@ -355,12 +375,28 @@ def test_the_script_asks_of_a_container_and_finds_what_its_supervisor_stamps(tmp
 
     script = snapshot.SCRIPT.replace("export LC_ALL=C PATH=", f"export LC_ALL=C PATH={tmp_path}:")
     lines = said(script, "10.0.0.9 50000 10.0.0.1 22", stdin=snapshot.query([HostState()])).splitlines()
+    assert not any("s3cret" in line for line in lines)
     facts = said(text_of("container"), "facts", "web-1")
     assert facts == f'/web-1 "sha256:aa" "1000"\nenv {digest(secret)}\n'
     web = snapshot.parse("app1", lines).containers["web-1"]
     assert web == FoundContainer(True, "sha256:aa", "spec", "instance", "7", True, digest(facts))
     _, *by_script, by_supervisor, environment = (tmp_path / "asked").read_text().splitlines()
-    assert by_script == [by_supervisor, environment]
+    assert by_script == [by_supervisor, environment + "{{end}}{{end}}"]
+
+
+def test_a_look_that_has_no_room_for_its_notes_breaks_off(tmp_path: Path) -> None:
+    """What is read of a container by half would be another container, to be replaced."""
+    programs(tmp_path)
+    (tmp_path / "mktemp").write_text(f"#!/bin/sh\necho {tmp_path}/none\n")
+    (tmp_path / "mktemp").chmod(0o755)
+    script = snapshot.SCRIPT.replace("export LC_ALL=C PATH=", f"export LC_ALL=C PATH={tmp_path}:")
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "ROOT": str(tmp_path), "ENVIRONMENT": "[]"}
+    words = ["sh", "-c", script, "fiefdom", "10.0.0.9 50000 10.0.0.1 22"]
+    query = snapshot.query([HostState()])
+    done = subprocess.run(words, input=query, env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1 and "container\t" not in done.stdout
+    with pytest.raises(HostError, match="broke off"):
+        snapshot.parse("app1", done.stdout.splitlines())
 
 
 def test_the_script_knows_where_a_gateway_says_what_it_refused() -> None:
