@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="runs of each; the median counts (default 5)")
     parser.add_argument("--no-ansible", action="store_true", help="leave the comparison with Ansible out")
     options = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # where it is set, each start would compile what it imports
     cluster = inventory.load(INVENTORY)
     names = list(cluster.hosts)
     apply = [*FIEFDOM, "apply", INVENTORY, "--yes"]

@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["pure", "commands"], help="leave the other part out")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # where it is set, each start would compile what it imports
     if options.child:
         print(json.dumps(_pure(options.child)))
         return

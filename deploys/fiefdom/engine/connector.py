@@ -6,6 +6,7 @@ pyinfra's own command has pyinfra's connector as it is.
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,8 @@ from paramiko import (
     Transport,
 )
 from paramiko.ssh_exception import NoValidConnectionsError
+from pyinfra.api import Inventory
+from pyinfra.api import inventory as pyinfra_inventory
 from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
@@ -224,6 +227,17 @@ class Connector(SSHConnector):
             self.client = self.ways.log_in(self.place)  # type: ignore[assignment] # paramiko's own serves as well
         except FiefdomError as error:
             raise ConnectError(str(error)) from error
+
+
+def inventory_of(data: Sequence[tuple[str, dict[str, Any]]]) -> Inventory:
+    """pyinfra's inventory of hosts by name, with what `Places.data` says of each."""
+    # It would look for connectors in all that is installed, twice, and load each: Docker's, Vagrant's, Terraform's.
+    looks = pyinfra_inventory.get_all_connectors, pyinfra_inventory.get_execution_connectors
+    pyinfra_inventory.get_all_connectors = pyinfra_inventory.get_execution_connectors = lambda: {"ssh": SSHConnector}
+    try:
+        return Inventory((data, {}))
+    finally:
+        pyinfra_inventory.get_all_connectors, pyinfra_inventory.get_execution_connectors = looks
 
 
 def nobody_there(error: ConnectError) -> bool:

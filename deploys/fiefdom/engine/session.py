@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import gevent
 from gevent.event import Event
 from gevent.lock import BoundedSemaphore
-from pyinfra.api import Config, FunctionCommand, Inventory, QuoteString, State, StringCommand, operation
+from pyinfra.api import Config, FunctionCommand, QuoteString, State, StringCommand, operation
 from pyinfra.api.exceptions import ConnectError, NestedOperationError, NoHostError
 from pyinfra.api.host import Host
 from pyinfra.context import ctx_host, ctx_state
@@ -24,7 +24,7 @@ from fiefdom.converge import failure, guard, snapshot, steps
 from fiefdom.converge.run import Stream
 from fiefdom.converge.steps import SCRIPT, TURN, Phase, Step
 from fiefdom.engine import interaction, shells, streams
-from fiefdom.engine.connector import CONNECT_TIMEOUT_S, Connector, Ways, nobody_there
+from fiefdom.engine.connector import CONNECT_TIMEOUT_S, Connector, Ways, inventory_of, nobody_there
 from fiefdom.engine.line import guarded
 from fiefdom.engine.places import NEW_HOSTS_PORT, second_try
 from fiefdom.engine.shells import (
@@ -143,7 +143,7 @@ class Session:
         self._ways = Ways(self.cluster)
         data = [(name, self._ways.places.data(name, *self.at.get(name, (None, None)))) for name in everybody]
         self._state = State(
-            Inventory((data, {})),
+            inventory_of(data),
             Config(CONNECT_TIMEOUT=CONNECT_TIMEOUT_S, PARALLEL=len(data)),
             check_for_changes=False,
         )
