@@ -32,8 +32,8 @@ tools:
 	       && apt-get -qq update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install $$missing fonts-dejavu-core > /dev/null; } \
 	  || { echo "Tests want Debian packages that lack here: sudo RUNLEVEL=1 apt-get install --no-install-recommends $$missing" >&2; exit 1; }
 
-test: venv tools ## every test but the longest, with its lab: about MINUTES minutes on two cores
-	@echo 'Tests on real hosts on this machine, and beside them all others: about MINUTES minutes on two cores.'
+test: venv tools ## every test but the longest, with its lab: about 30 minutes on two cores
+	@echo 'Tests on real hosts on this machine, and beside them all others: about 30 minutes on two cores.'
 	@echo 'The share of those on hosts is in brackets; the others tell their end.'
 	@$(MAKE) --no-print-directory --jobs 2 hosts beside
 
