@@ -10,6 +10,7 @@ newline='
 
 # What the query asks of each kind, a line each.
 asked_account='' asked_block='' asked_container='' asked_container_format='' asked_disk='' asked_file='' asked_image=''
+# shellcheck disable=SC2034 # asked_name is guest.sh's
 asked_live='' asked_login='' asked_name='' asked_package='' asked_repository='' asked_sshd='' asked_sysctl='' asked_unit=''
 eval "$(awk -F "$tab" '
     { sign = $1 in asked ? "\n" : ""; asked[$1] = asked[$1] sign substr($0, length($1) + 2) }
@@ -387,7 +388,9 @@ units=$(TZ=UTC systemctl show -p Id -p LoadState -p ActiveState -p SubState -p U
     -p NextElapseUSecRealtime -- firewalld.service ssh.socket $asked_unit 2>/dev/null)
 set +f
 unset IFS
+# shellcheck disable=SC2034 # both are for guest.sh
 firewalld=${units%%"$newline$newline"*} units=${units#*"$newline$newline"}
+# shellcheck disable=SC2034
 ssh_socket=${units%%"$newline$newline"*}
 case $units in *"$newline$newline"*) units=${units#*"$newline$newline"} ;; *) units='' ;; esac
 guest_part >"$own/guest" &
