@@ -344,9 +344,16 @@ def test_a_port_of_checks_is_offered_with_the_release_and_not_before(hosts: Simu
         assert offers() == {f"{OLD};8000-8001;{after}"}
 
 
-@pytest.mark.parametrize("ends", [KeyboardInterrupt, click.Abort])
+@pytest.mark.parametrize(
+    "ends, words",
+    [
+        (KeyboardInterrupt, "interrupted; what was done stays, and the next run finishes the rest"),
+        (click.Abort, "interrupted"),
+    ],
+    ids=["at work", "asked"],
+)
 def test_a_plan_that_was_made_is_a_document_also_where_somebody_interrupts(
-    hosts: SimulatedHosts, monkeypatch: pytest.MonkeyPatch, ends: type[BaseException]
+    hosts: SimulatedHosts, monkeypatch: pytest.MonkeyPatch, ends: type[BaseException], words: str
 ) -> None:
     def asks(*_: Any, **__: Any) -> None:
         raise ends
@@ -356,7 +363,7 @@ def test_a_plan_that_was_made_is_a_document_also_where_somebody_interrupts(
     result = fiefdom("apply", "--json")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["hash"] == look.make_plan(hosts.known, hosts.names, hosts).hash
-    assert result.stderr.endswith("error: interrupted\n")
+    assert result.stderr.endswith(f"error: {words}\n")
 
 
 @pytest.mark.parametrize("idle", [False, True], ids=["with changes", "with nothing to do"])
