@@ -48,7 +48,7 @@ codename=${os##*"$tab"}
 docker_part() {
     [ -n "$docker" ] || return 0
     # All of them: an image stays that any container has, whoever made that.
-    if ! containers=$(docker ps -a --no-trunc --format "{{.ID}}$tab{{.Label \"fiefdom.name\"}}$tab{{.Names}}$tab{{.Status}}$tab{{.Ports}}" 2>/dev/null); then
+    if ! containers=$(docker ps -a --no-trunc --format "{{.ID}}$tab{{if .Label \"fiefdom.name\"}}ours{{end}}$tab{{.Names}}$tab{{.Status}}$tab{{.Ports}}" 2>/dev/null); then
         printf 'docker\tdown\n'
         return 0
     fi
@@ -57,29 +57,33 @@ docker_part() {
         printf '%s\n' "$containers" - "$asked_container" - "$asked_image" - "$asked_repository" - "$manifest" -
         docker image ls --no-trunc --format "{{.ID}}$tab{{.Repository}}$tab{{.Tag}}" 2>/dev/null
     } | docker_about)
-    case $about in *"$newline$newline"*)
-        printf '%s\n' "${about#*"$newline$newline"}"
-        about=${about%%"$newline$newline"*}
-        ;;
-    esac
-    theirs=${about%%"$newline"*} inspected=${about#"${about%%"$newline"*}"}
-    [ -n "$inspected" ] || return 0
+    # Not cut as text, for which dash takes the square of its length: there may be thousands of containers.
     IFS=$newline
     set -f
+    # shellcheck disable=SC2086 # a line each
+    set -- $about
+    theirs_asked=$1
+    shift
+    while [ "$1" != - ]; do
+        printf '%s\n' "$1"
+        shift
+    done
+    shift
+    [ $# -gt 0 ] || return 0
     # An image has its fields only as JSON has them, which is how it is tried as soon as Docker's own type lacks one.
     # One that is somebody's has nothing where ours have their name.
-    # shellcheck disable=SC2086,SC2154 # a line each; facts_format
-    docker inspect --format "{{if eq (printf \"%.4T\" .) \"map[\"}}$image_format{{else}}{{with .HostConfig}}{{end}}{{if not (index .Config.Labels \"fiefdom.name\")}}used$tab{{.Image}}{{println}}{{end}}{{if not (eq .ID$theirs)}}container$tab$asked_container_format
-$facts_format{{end}}{{end}}" $inspected 2>/dev/null | docker_records
+    # shellcheck disable=SC2154 # facts_format
+    docker inspect --format "{{if eq (printf \"%.4T\" .) \"map[\"}}$image_format{{else}}{{with .HostConfig}}{{end}}{{if not (index .Config.Labels \"fiefdom.name\")}}used$tab{{.Image}}{{println}}{{end}}{{if or (index .Config.Labels \"fiefdom.name\") (eq .ID$theirs_asked)}}container$tab$asked_container_format
+$facts_format{{end}}{{end}}" "$@" 2>/dev/null | docker_records
 }
 
 # Whose it is, since when it has a name here, whether it has one, and its layers from the base up.
 image_format="{{range .RepoTags}}image$tab{{.}}$tab{{\$.Id}}$tab{{index \$.Config.Labels \"fiefdom.context\"}}$tab{{range \$.RepoDigests}}{{.}} {{end}}{{println}}{{end}}stored$tab{{.Id}}$tab{{index .Config.Labels \"fiefdom.context\"}}$tab{{json .Metadata.LastTagTime}}$tab{{if or .RepoTags .RepoDigests}}named{{end}}$tab{{range .RootFS.Layers}}{{.}} {{end}}"
 
-# A line of others' containers that nobody asked for by name, what to inspect, containers before images, and behind an
-# empty line what others' containers publish, for no socket of the host's tells whose it is, and some have none. Images
-# also that are not asked for by name: others of their repositories, what Fiefdom brought here once, what has no name; and
-# all, where one that is asked for is yet to come: its layers may be here already.
+# A line of others' containers that are asked for by name, for one of all could be too long for a program. What others'
+# containers publish, for no socket of the host's tells whose it is, and some have none. And behind a `-`, what to inspect,
+# containers before images. Images also that are not asked for by name: others of their repositories, what Fiefdom brought
+# here once, what has no name; and all, where one that is asked for is yet to come: its layers may be here already.
 docker_about() {
     awk -F "$tab" -v tab="$tab" '
         function plain(names, name, count, i) { # without names that it has by a link
@@ -102,9 +106,9 @@ docker_about() {
         part == 4 && $1 == "brought" { brought[$2] }
         part == 5 { stored[++images] = $1; of_image[images] = $2; tagged[images] = $2 ":" $3; there[tagged[images]] }
         END {
-            theirs = " \"-\""
+            theirs_asked = " \"-\""
             for (each in id) {
-                if (!ours[each] && !(each in wanted)) theirs = theirs " \"" id[each] "\""
+                if (!ours[each] && each in wanted) theirs_asked = theirs_asked " \"" id[each] "\""
                 inspected = inspected "\n" (ours[each] || each in wanted ? each : id[each])
             }
             for (each in image) { inspected = inspected "\n" each; if (!(each in there)) lacks = 1 }
@@ -113,7 +117,7 @@ docker_about() {
                     once[stored[i]]
                     inspected = inspected "\n" stored[i]
                 }
-            print theirs inspected "\n" published
+            print theirs_asked published "\n-" inspected
         }'
 }
 

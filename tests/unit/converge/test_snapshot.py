@@ -384,6 +384,38 @@ def test_the_script_asks_of_a_container_and_finds_what_its_supervisor_stamps(tmp
     assert by_script == [by_supervisor, environment + "{{end}}{{end}}"]
 
 
+def look(folder: Path) -> Snapshot:
+    """What the script finds on a host with these `programs`, where nothing is wanted."""
+    script = snapshot.SCRIPT.replace("export LC_ALL=C PATH=", f"export LC_ALL=C PATH={folder}:")
+    env = {"PATH": f"{folder}:{os.environ['PATH']}", "ROOT": str(folder), "ENVIRONMENT": "[]"}
+    words = ["sh", "-c", script, "fiefdom", "10.0.0.9 50000 10.0.0.1 22"]
+    query = snapshot.query([HostState()])
+    done = subprocess.run(words, input=query, env=env, capture_output=True, text=True, check=True, timeout=60)
+    return snapshot.parse("app1", done.stdout.splitlines())
+
+
+def test_containers_are_found_among_thousands_of_others(tmp_path: Path) -> None:
+    """Each argument of a program is 128 KiB long at most, which is the ids of 2,000."""
+    programs(tmp_path)
+    others = [f"{number:064x}" for number in range(2500)]
+    more = "".join(f"{other}\t\tby-hand-{other}\tExited (0)\t\n" for other in others)
+    (tmp_path / "containers").write_text(CONTAINERS + more)
+    found = look(tmp_path)
+    assert list(found.containers) == ["web-1"]
+    assert found.used >= set(others)
+
+
+def test_a_label_with_lines_hides_no_container_and_no_image(tmp_path: Path) -> None:
+    """Whoever runs a container may label it with any text."""
+    programs(tmp_path)
+    as_it_is = """printf 'id6\\tx\\n-\\ny\\tlabelled\\tUp\\t\\n'"""
+    ps = f"""  ps) case $5 in *'{{{{.Label "fiefdom.name"}}}}'*) {as_it_is} ;; esac; cat """
+    labelled = DOCKER.replace("  ps) cat ", ps)
+    assert labelled != DOCKER
+    (tmp_path / "docker").write_text(labelled)
+    assert list(look(tmp_path).containers) == ["web-1"]
+
+
 def test_a_look_that_has_no_room_for_its_notes_breaks_off(tmp_path: Path) -> None:
     """What is read of a container by half would be another container, to be replaced."""
     programs(tmp_path)
