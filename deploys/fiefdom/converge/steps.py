@@ -72,12 +72,14 @@ def phases(plan: HostPlan, confirm_s: int = guard.CONFIRM_S) -> tuple[Phase, ...
     ``confirm_s`` is how long a change that could lock the operator out waits for a new login.
     """
     access = replace(plan, changes=tuple(c for c in plan.changes if guard.cuts_line(c)))
-    calm = replace(plan, changes=tuple(c for c in plan.changes if not guard.cuts_line(c)))
+    # A proxy that nobody wants any more may be gone, and no package would come through it.
+    first = tuple(c for c in plan.of("file", "-") if c.name == network.APT and plan.of("package"))
+    calm = replace(plan, changes=tuple(c for c in plan.changes if not guard.cuts_line(c) and c not in first))
     kept = guard.backup(access, confirm_s)
     return tuple(
         phase
         for phase in (
-            Phase("packages", tuple(_packages(plan))),
+            Phase("packages", (*_removal(replace(plan, changes=first)), *_packages(plan))),
             Phase("access", tuple(_access(access, kept)) if access.changes else (), guarded=kept),
             Phase("files", tuple(_host_files(calm))),
             images_phase(calm),
@@ -471,15 +473,13 @@ def _removal(plan: HostPlan) -> Iterator[Step]:
     files = [c.name for c in plan.of("file", "-")]
     for path in files:
         yield ("remove-file", path)
-    for change in plan.of("block", "-"):
-        yield ("remove-block", change.name)
+    yield from (("remove-block", change.name) for change in plan.of("block", "-"))
     for path in sorted((c.name for c in plan.of("directory", "-")), reverse=True):
         yield ("remove-directory", path)
     if any(path.startswith("/etc/systemd/system/") for path in files):
         yield ("daemon-reload",)
     yield from _units_back(plan)
-    for change in plan.of("account", "-"):
-        yield ("remove-account", change.name)
+    yield from (("remove-account", change.name) for change in plan.of("account", "-"))
     yield from _forgotten(plan)
     for change in plan.of("image", "-"):
         if isinstance(change.resource, str):

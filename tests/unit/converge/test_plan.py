@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fiefdom.converge import claims, effect, plan, ports, steps
 from fiefdom.converge import steps as steps_module
 from fiefdom.converge.snapshot import FoundContainer, FoundFile, FoundUnit, Snapshot
-from fiefdom.desired import docker, sshd
+from fiefdom.desired import docker, network, sshd
 from fiefdom.desired.containers import CHECKS_LABEL, with_containers
 from fiefdom.desired.state import (
     ANY_PACKAGE,
@@ -404,6 +404,23 @@ def test_what_comes_before_any_package_does_so_only_where_one_comes() -> None:
     assert (packages.name, packages.steps[-1], files.name) == ("packages", ("packages", "curl", "nftables"), "files")
     here = Snapshot(0, "debian", "trixie", packages={"curl": "1", "nftables": "1"})
     assert [p.name for p in steps.phases(plan.of_host("app1", state, here, {}))] == ["files"]
+
+
+def test_a_proxy_that_is_no_longer_wanted_goes_before_a_package_would_come_through_it() -> None:
+    here = Snapshot(
+        0,
+        "debian",
+        "trixie",
+        files={network.APT: THEIRS},
+        made=frozenset({("file", network.APT)}),
+    )
+    wanted = plan.of_host("app1", HostState(packages=(Package("curl"),)), here, {})
+    going = [("remove-file", network.APT), ("forget", "file", network.APT)]
+    packages, *others = steps.phases(wanted)
+    assert [*packages.steps] == [*going, ("packages", "curl")]
+    assert not any(step in going for phase in others for step in phase.steps), "once"
+    (removal,) = steps.phases(plan.of_host("app1", HostState(), here, {}))
+    assert (removal.name, [*removal.steps]) == ("removal", going)
 
 
 @pytest.mark.parametrize(
