@@ -114,6 +114,14 @@ def test_the_script_tells_a_login_file_without_what_it_shows() -> None:
     assert "/etc/missing" not in found.files
 
 
+def test_the_script_needs_no_room_on_the_disk() -> None:
+    """Its notes are in memory: a host whose disk is full has to tell that."""
+    fill = "head -c 1M /dev/zero >/tmp/full 2>/dev/null || :"
+    state = HostState(units=(Unit("x.service", live=("printf", "rules")),))
+    found = on_debian(fill, state, "--tmpfs=/tmp:size=64k", "--tmpfs=/run")
+    assert found.live == {"x.service": digest("rules")} and found.free_kib is not None
+
+
 def test_the_script_follows_no_link_of_the_gateways_user() -> None:
     prepare = "mkdir -p /var/lib/fiefdom/gateway && ln -s /etc/shadow /var/lib/fiefdom/gateway/refused"
     assert on_debian(prepare, HostState()).refused == {}

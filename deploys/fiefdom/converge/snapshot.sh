@@ -378,7 +378,8 @@ host_part() {
 manifest=''
 [ ! -r /var/lib/fiefdom/manifest ] || manifest=$(cat /var/lib/fiefdom/manifest)
 docker=$(command -v docker)
-own=$(mktemp -d) || exit 1
+# In memory where it can be: a host whose disk is full has to tell that.
+own=$(mktemp -d -p /run 2>/dev/null || mktemp -d) || exit 1
 trap 'rm -rf "$own"' EXIT
 docker_part &
 docker_pid=$!
