@@ -101,7 +101,13 @@ class _Asked:
         """Get one answer; ``take`` keeps it, or raises ValueError for one that is not possible."""
         said: str | None = self.given[option]
         if said is None and self.asks:
-            click.prompt(question, default=default, value_proc=lambda text: _told(take, text), err=True)
+            click.prompt(
+                question,
+                default=default,
+                show_default=default != "",
+                value_proc=lambda text: _told(take, text),
+                err=True,
+            )
         elif (answer := default if said is None else said) is not None:
             _take_option(option, take, answer)
         else:

@@ -142,6 +142,11 @@ def _not_a_choice(value: object, context: Mapping[str, Any], _: Origin) -> str:
     )
 
 
+def _not_a_list(value: object, _: Mapping[str, Any], __: Origin) -> str:
+    how = ", with a dash before each entry" if isinstance(value, dict) else " such as [a, b]"
+    return f"must be a list{how}, not {{given}}"
+
+
 _A_MAPPING = "must be a mapping of keys to values, not {given}"
 _SAYS: Mapping[str, str | Callable[[object, Mapping[str, Any], Origin], str]] = {
     "value_error": lambda _, context, __: str(context["error"]),
@@ -154,7 +159,7 @@ _SAYS: Mapping[str, str | Callable[[object, Mapping[str, Any], Origin], str]] = 
     "bool_type": "must be true or false, not {given}",
     "dict_type": _A_MAPPING,
     "model_type": _A_MAPPING,
-    "tuple_type": "must be a list such as [a, b], not {given}",
+    "tuple_type": _not_a_list,
     "too_short": "is empty; it needs at least one entry",
     "greater_than": _not_in_range,
     "greater_than_equal": _not_in_range,

@@ -140,6 +140,7 @@ MISTAKES = [
     ("instances: 2", "limits: 128", "services.web.limits: must be a mapping of keys to values, not the number 128"),
     ("instances: 2", "limits: {memory: 128}", "services.web.limits.memory: unknown key; did you mean memory_mib?"),
     ("instances: 2", "tmpfs: /tmp", "services.web.tmpfs: must be a list such as [a, b], not the text '/tmp'"),
+    ("instances: 2", "volumes: {data: /data}", "services.web.volumes: must be a list, with a dash before each entry"),
     (
         "instances: 2",
         "command: [sh, 1]",
