@@ -177,9 +177,17 @@ def _ask_all(asked: _Asked, folder: Path) -> None:
     name = re.sub("[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-")
     default = name if first.complaint({"cluster": name}, ("cluster",)) is None else "mine"
     asked.text("cluster", "Name of the cluster", default, lambda text: asked.put(("cluster",), text))
-    asked.several("gateway", "Addresses of the gateways", None, lambda text: _take_host(asked, text, GATEWAYS, "gw"))
     asked.several(
-        "app_host", "Addresses of the app hosts", None, lambda text: _take_host(asked, text, APP_HOSTS, "app")
+        "gateway",
+        "Addresses of the gateways, with blanks between",
+        None,
+        lambda text: _take_host(asked, text, GATEWAYS, "gw"),
+    )
+    asked.several(
+        "app_host",
+        "Addresses of the app hosts, with blanks between",
+        None,
+        lambda text: _take_host(asked, text, APP_HOSTS, "app"),
     )
     addresses = [host["address"] for host in asked.answers.get("hosts", {}).values()]
     network = first.network_around(addresses) if addresses else None

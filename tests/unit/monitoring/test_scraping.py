@@ -78,6 +78,12 @@ def test_the_command_prints_what_lies_beside_it(option: str, file: str) -> None:
     assert (done.returncode, done.stdout) == (0, (monitoring_dir() / file).read_text())
 
 
+def test_two_files_at_once_are_refused() -> None:
+    done = forked.fiefdom("monitoring", "inventories/lab.yaml", "--alerts", "--dashboard", cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "--alerts and --dashboard" in done.stderr
+
+
 def test_an_inventory_that_is_wrong_is_one_line() -> None:
     done = forked.fiefdom("monitoring", "inventories/none.yaml", cwd=ROOT)
     assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1
