@@ -14,7 +14,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import msgpack
 import pytest
@@ -123,7 +123,8 @@ ENDPOINT = r"([0-9.]+|\[[0-9a-f:]+\]):[0-9]+"
 COMMAND = re.compile(
     rf"(add server (predictor|echo-backend)/{NAME} {ENDPOINT} [a-z0-9 ]+"
     r"|(enable health|del server) (predictor|echo-backend)/[A-Za-z0-9_.:-]+"
-    r"|set server (predictor|echo-backend)/[A-Za-z0-9_.:-]+ state (ready|drain|maint))",
+    r"|set server (predictor|echo-backend)/[A-Za-z0-9_.:-]+ (state (ready|drain|maint)|check-port [0-9]+)"
+    r"|set weight (predictor|echo-backend)/[A-Za-z0-9_.:-]+ [0-9]+)",
     re.ASCII,
 )
 MEMBERS = json.loads((DATA / "serf_members.json").read_text())
@@ -169,6 +170,15 @@ def test_members_say_nothing_that_gets_out_of_its_place(text: str, only: bool) -
         assert line.startswith("# ") or re.fullmatch(rf"    server {NAME} {ENDPOINT} [a-z0-9 ]+", line, re.ASCII)
     recalled = wanted.load_memory(wanted.dump_memory(memory), SERVICES)
     assert wanted.still_believed(recalled, inventory, SERVICES).keys() <= memory.keys()
+
+
+def test_commands_are_known_whatever_kind_they_are() -> None:
+    of = ("predictor", "app1-8000")
+    state = haproxy.SetState(*of, replies.State.DRAIN)
+    said = [haproxy.Add(*of, "10.0.0.1", 8000, "check"), haproxy.EnableHealth(*of), haproxy.SetCheckPort(*of, 8001)]
+    said += [haproxy.SetWeight(*of, 10), state, haproxy.Delete(*of)]
+    assert {type(command) for command in said} == set(get_args(haproxy.Command))
+    assert all(COMMAND.fullmatch(haproxy.command_line(command)) for command in said)
 
 
 @pytest.mark.long
