@@ -37,7 +37,7 @@ test: venv tools ## every test but the longest, with its lab: about 30 minutes o
 	@echo 'The share of those on hosts is in brackets; the others tell their end.'
 	@$(MAKE) --no-print-directory --jobs 2 hosts beside
 
-# One lab's tests, one after the other. They wait for most of their time for hosts, so the others run beside them.
+# One lab's tests, one after the other. They wait for hosts now and then, so the others run beside them with what is left.
 .PHONY: hosts beside
 hosts: venv
 	@$(VENV)/bin/pytest --verbose --durations 15 -m '$(EVERYDAY) and hosts' tests/lab

@@ -107,6 +107,8 @@ def main() -> None:
     )
     parser.add_argument("--down", action="store_true", help="take down a lab that is up")
     options = parser.parse_args()
+    # Where it is set, each start compiles all of Fiefdom anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if options.runs < 1:
         sys.exit("--runs: 1 or more")
     try:
