@@ -84,8 +84,9 @@ def _require(hosts: int) -> None:
             sys.exit(f"no {program} on this machine: apt install {package}")
     if reason := sshds.missing():
         sys.exit(reason)
-    if not 2 <= hosts <= 250:
-        sys.exit("--hosts: 2 to 250")
+    least = crowd.GATEWAYS + 1  # and an app host
+    if not least <= hosts <= 250:
+        sys.exit(f"--hosts: {least} to 250")
 
 
 def _enter() -> None:
