@@ -3,6 +3,7 @@
 `make bench` runs it on a converged lab and prints ratios:
 - floor: `ssh HOST true` to every host in parallel, then a Python start that imports pyinfra; nothing that uses
   pyinfra over SSH can be faster;
+- the hosts' own part: the same, with what an apply asks each host in place of `true`: its snapshot, then its gossip;
 - Ansible: ansible-core from PyPI with pipelining and forks for every host, with a playbook that manages the same
   files, packages and units on the same hosts. It needs python3 on the hosts, which this script installs; the next
   `fiefdom lab down` takes it away again.
@@ -12,18 +13,21 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import yaml
 
 from fiefdom import inventory, lab
+from fiefdom.cluster import gossip
+from fiefdom.converge import snapshot
 from fiefdom.desired import concerns
 from fiefdom.desired.state import HostState
 from fiefdom.inventory import secret
@@ -32,6 +36,7 @@ from fiefdom.model import Cluster
 ROOT = Path(__file__).resolve().parents[1]
 INVENTORY = "inventories/lab.yaml"
 FIEFDOM = [str(Path(sys.executable).with_name("fiefdom"))]
+FLOOR, ASKED = "ssh true + python -c 'import pyinfra'", "the same, with an apply's questions"
 
 
 def main() -> None:
@@ -47,8 +52,10 @@ def main() -> None:
     _run(apply)  # converged, and everything is in the page cache
     with tempfile.TemporaryDirectory() as scratch:
         playbook = [] if options.no_ansible else _prepare_ansible(cluster, Path(scratch))
+        questions = _questions(cluster)
         contenders: dict[str, Callable[[], None]] = {
-            "ssh true + python -c 'import pyinfra'": lambda: _floor(names),
+            FLOOR: lambda: _floor(names),
+            ASKED: lambda: _floor(names, questions),
             "fiefdom plan": lambda: _run([*FIEFDOM, "plan", INVENTORY]),
             "fiefdom apply": lambda: _run(apply),
         }
@@ -56,10 +63,11 @@ def main() -> None:
             _run(playbook)
             contenders["ansible-playbook"] = lambda: _run(playbook)
         times = {name: _median(work, options.runs) for name, work in contenders.items()}
-    floor, ours = times["ssh true + python -c 'import pyinfra'"], times["fiefdom apply"]
+    floor, ours = times[FLOOR], times["fiefdom apply"]
     for name, seconds in times.items():
         print(f"{name:<40} {seconds:7.2f} s  {seconds / ours:6.2f} x fiefdom apply")
     print(f"\nno-op apply over the floor: {ours / floor:.2f} (1.3 is wanted)")
+    print(f"... of which the hosts:     {times[ASKED] / floor:.2f}")
     if playbook:
         print(f"Ansible over no-op apply:   {times['ansible-playbook'] / ours:.1f} (at least 20)")
 
@@ -79,11 +87,37 @@ def _median(work: Callable[[], None], runs: int) -> float:
     return statistics.median(times)
 
 
-def _floor(names: list[str]) -> None:
-    logins = [subprocess.Popen(lab.ssh_argv(name, ["true"])) for name in names]
-    if any(login.wait() for login in logins):
-        sys.exit("ssh true failed")
+def _floor(names: list[str], scripts: Mapping[str, str] | None = None) -> None:
+    scripts = scripts or dict.fromkeys(names, "true")
+    logins = {
+        name: subprocess.Popen(
+            lab.ssh_argv(name, ["sh", "-s"]), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        for name in names
+    }
+    for name, login in logins.items():
+        assert login.stdin is not None
+        login.stdin.write(scripts[name].encode())
+        login.stdin.close()
+    if any(login.wait() for login in logins.values()):
+        sys.exit("ssh failed")
     _run([sys.executable, "-c", "import pyinfra, pyinfra.api, pyinfra.connectors.ssh"])
+
+
+def _questions(cluster: Cluster) -> dict[str, str]:
+    """What an apply that finds nothing to do asks each host, as one script."""
+    secrets = secret.load(cluster)
+    found = {}
+    for name in cluster.hosts:
+        query = snapshot.query_of(concerns.states_of(cluster, name, secrets))
+        looks = shlex.join(["printf", "%s", query]) + " | " + shlex.join(["sh", "-c", snapshot.SCRIPT, "", ""])
+        container, role, others = "serf-agent", "gateway", cluster.gateways
+        if name in cluster.gateways:
+            container, role, others = "gateway", "app", cluster.app_hosts
+        pairs = [word for other in others for word in (other, cluster.hosts[other].address)]
+        asks = shlex.join(["sh", "-c", gossip.SCRIPT, "", container, str(cluster.serf.port), role, "0", *pairs])
+        found[name] = f"{looks}\n{asks}\n"
+    return found
 
 
 def _prepare_ansible(cluster: Cluster, scratch: Path) -> list[str]:

@@ -105,6 +105,8 @@ def sshd(
         "KbdInteractiveAuthentication no",
         "PidFile none",
         "LogLevel VERBOSE",
+        # The shell of a login reads no .bashrc then: this user's own may take longer than what he is asked.
+        "SetEnv SHLVL=1",
     ]
     (folder / "config").write_text("\n".join(config) + "\n")
     with (folder / "log").open("w") as log:
