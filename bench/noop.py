@@ -89,11 +89,9 @@ def _median(work: Callable[[], None], runs: int) -> float:
 
 def _floor(names: list[str], scripts: Mapping[str, str] | None = None) -> None:
     scripts = scripts or dict.fromkeys(names, "true")
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     logins = {
-        name: subprocess.Popen(
-            lab.ssh_argv(name, ["sh", "-s"]), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        for name in names
+        name: subprocess.Popen(lab.ssh_argv(name, ["sh", "-s"]), stdin=subprocess.PIPE, **quiet) for name in names
     }
     for name, login in logins.items():
         assert login.stdin is not None
