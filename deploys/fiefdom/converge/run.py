@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from fiefdom.converge.steps import Phase, Step
+from fiefdom.converge.steps import Phase
+from fiefdom.converge.steps_script import Step
 from fiefdom.desired.state import LocalImage
 from fiefdom.errors import HostError, HostErrors
 from fiefdom.model import Cluster, Secrets

@@ -17,7 +17,7 @@ from paramiko import SSHException
 from pyinfra.api import QuoteString, StringCommand
 from pyinfra.api.host import Host
 
-from fiefdom.converge.steps import TURN, Step, steps_text
+from fiefdom.converge.steps_script import TURN, Step, steps_text
 from fiefdom.errors import FiefdomError, Unreachable
 from fiefdom.waiting import now_s
 

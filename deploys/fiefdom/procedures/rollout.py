@@ -10,9 +10,10 @@ from fiefdom.cluster import answering, ledger, shares, status
 from fiefdom.cluster import views as views_module
 from fiefdom.cluster.lock import CANARY, Lock, quorum, refusal
 from fiefdom.cluster.views import Counts, Views, alone, counts, erring, verdict, views_of
-from fiefdom.converge import arrivals, carry_out, doctor, look, made_by, plan, run, steps
+from fiefdom.converge import arrivals, carry_out, doctor, look, made_by, plan, run, steps, turn_steps
 from fiefdom.converge.run import Hosts, Known, Say
-from fiefdom.converge.steps import Phase, Step
+from fiefdom.converge.steps import Phase
+from fiefdom.converge.steps_script import Step
 from fiefdom.desired.containers import FAILED
 from fiefdom.desired.state import Container, Image
 from fiefdom.errors import FiefdomError, Unreachable
@@ -359,7 +360,7 @@ class Rollout:
             if service in self.release.pauses:
                 self.say(name, f"{service} pauses: its one instance stops before the next one starts")
         try:
-            take_turn(self.hosts, name, steps.turn(self.release.turns[name]), heard)
+            take_turn(self.hosts, name, turn_steps.turn(self.release.turns[name]), heard)
         except Unreachable as error:
             # The host goes on alone, and how far it comes cannot be heard.
             return Failure(name, "its turn", str(error))
@@ -439,7 +440,7 @@ class Rollout:
 
     def _back(self, name: str, aside: bool) -> list[str]:
         try:
-            heard = self._take_back(name, steps.turn_back(self.release.turns[name], aside))
+            heard = self._take_back(name, turn_steps.turn_back(self.release.turns[name], aside))
         except FiefdomError as error:
             self.say(name, f"not put back: {error}")
             return []

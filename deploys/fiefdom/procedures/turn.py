@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fiefdom.converge import failure, steps
+from fiefdom.converge import failure
 from fiefdom.converge.run import Hosts
+from fiefdom.converge.steps_script import Step
 from fiefdom.errors import HostError, HostErrors
 from fiefdom.waiting import looks, now_s
 from fiefdom.wording import Tell, printable
@@ -142,7 +143,7 @@ class Heard:
             self._current = ""
 
 
-def take_turn(hosts: Hosts, name: str, steps: Sequence[steps.Step], heard: Heard) -> None:
+def take_turn(hosts: Hosts, name: str, steps: Sequence[Step], heard: Heard) -> None:
     """Let a host take steps. One that ends before the last without saying why has failed as well.
 
     Raises Unreachable where the connection broke off.

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fiefdom.converge import claims, effect, plan, ports, steps
+from fiefdom.converge import claims, effect, plan, ports, steps, steps_script, turn_steps
 from fiefdom.converge import steps as steps_module
 from fiefdom.converge.snapshot import FoundContainer, FoundFile, FoundUnit, Snapshot
 from fiefdom.desired import docker, network, sshd
@@ -182,7 +182,7 @@ def test_a_name_that_the_host_had_comes_back_when_fiefdom_goes() -> None:
     host = apply_all(SimulatedHost(HostState(hostname="app1")))
     assert changes(HostState(hostname="app1"), host.now) == []
     gone = plan.of_host("app1", HostState(), host.now, {})
-    for step in steps.farewell(gone, ("/etc/hosts", "/etc/hostname")):
+    for step in turn_steps.farewell(gone, ("/etc/hosts", "/etc/hostname")):
         host.take_step(step)
     assert host.now.static_hostname == "old"
 
@@ -383,7 +383,7 @@ def test_what_is_recorded_and_kept_of_one_host_is_so_in_one_stroke() -> None:
         ("keep", "file", "/a"),
         ("keep", "file", "/b"),
     ]
-    assert steps.steps_text(taken).splitlines() == [
+    assert steps_script.steps_text(taken).splitlines() == [
         "guard\tbegin",
         "guard\tkeep\tfile\t/a\tfile\t/b\tunit\tx.service",
         "guard\tarm\t1\t60",
@@ -516,7 +516,7 @@ def test_a_host_leaves_before_a_running_instance_is_replaced_and_joins_last() ->
     ]
 
 
-def turned(host: SimulatedHost) -> list[steps_module.Step]:
+def turned(host: SimulatedHost) -> list[steps_script.Step]:
     return [step for step in host.log if step[0] in ("rest", "containers", "instances", "offer")]
 
 
@@ -799,7 +799,7 @@ def test_apply_leaves_exactly_what_is_pending_and_a_turn_leaves_nothing(
     host.state = after
     if turn.changes:
         host.take(steps.Phase("images", images=tuple(c.name for c in turn.of("image"))))
-        for step in steps.turn(turn):
+        for step in turn_steps.turn(turn):
             host.take_step(step)
     assert held(after, host, hold=set()).changes == ()
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fiefdom.cluster import audit, ledger, views
-from fiefdom.converge import look, plan, steps
+from fiefdom.converge import look, plan, steps, steps_script, turn_steps
 from fiefdom.converge.run import Known
 from fiefdom.desired.containers import FAILED
 from fiefdom.errors import FiefdomError
@@ -425,8 +425,8 @@ def test_another_token_keeps_no_release_from_going_on_and_comes_with_its_images(
 # --- A turn that fails
 
 
-def steps_of(hosts: SimulatedHosts, name: str = "app2") -> tuple[steps.Step, ...]:
-    return steps.turn(rollout.prepare(hosts.known, hosts, frozenset({"predictor"}), Wish()).turns[name])
+def steps_of(hosts: SimulatedHosts, name: str = "app2") -> tuple[steps_script.Step, ...]:
+    return turn_steps.turn(rollout.prepare(hosts.known, hosts, frozenset({"predictor"}), Wish()).turns[name])
 
 
 TEMPLATE = converged(known(), Path("/nowhere"))
