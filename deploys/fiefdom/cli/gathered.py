@@ -6,7 +6,8 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from fiefdom.cluster.status import OFFERED, HostStatus, InstanceStatus, OfferStatus
-from fiefdom.converge.plan import Change, Plan
+from fiefdom.converge.change import Change
+from fiefdom.converge.plan import Plan
 from fiefdom.procedures.release import Release, versions_of
 
 FEW = 40

@@ -20,7 +20,8 @@ from fiefdom.cluster.jobs import JobStatus
 from fiefdom.cluster.lock import Lock
 from fiefdom.cluster.status import NOT_ROUTED, HostStatus, InstanceStatus, Status
 from fiefdom.converge.carry_out import DONE
-from fiefdom.converge.plan import PAUSE, Change, HostPlan, Plan
+from fiefdom.converge.change import Change
+from fiefdom.converge.plan import PAUSE, HostPlan, Plan
 from fiefdom.converge.steps import PHASES
 from fiefdom.model.certificates import SOON_DAYS
 from fiefdom.procedures.release import Release, versions_of

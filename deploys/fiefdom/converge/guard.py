@@ -16,7 +16,8 @@ from pathlib import Path, PurePath
 from typing import Literal, Protocol
 
 from fiefdom.converge import failure, originals
-from fiefdom.converge.plan import Change, HostPlan, merge
+from fiefdom.converge.change import Change
+from fiefdom.converge.plan import HostPlan, merge
 from fiefdom.converge.snapshot import sysctl_path
 from fiefdom.converge.steps_script import Step
 from fiefdom.desired import docker, network, sshd

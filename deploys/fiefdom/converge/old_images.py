@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
-from fiefdom.converge.plan import Change, HostPlan, Plan, in_order
+from fiefdom.converge.change import Change, in_order
+from fiefdom.converge.plan import HostPlan, Plan
 from fiefdom.converge.snapshot import Snapshot, StoredImage
 from fiefdom.desired.state import HostState
 from fiefdom.model.references import familiar

@@ -10,7 +10,8 @@ from fiefdom.cluster import audit, gossip, keys, ledger, members, status, views
 from fiefdom.cluster.lock import quorum
 from fiefdom.converge import arrivals, guard, look, old_images
 from fiefdom.converge.carry_out import carry_out
-from fiefdom.converge.plan import HostPlan, Plan, in_order
+from fiefdom.converge.change import in_order
+from fiefdom.converge.plan import HostPlan, Plan
 from fiefdom.converge.run import Hosts, Known, Say
 from fiefdom.converge.waves import left_by_turns, takes_turns
 from fiefdom.desired import offers

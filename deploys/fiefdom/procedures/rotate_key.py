@@ -9,6 +9,7 @@ from fiefdom.cluster import ledger, members, status, views
 from fiefdom.cluster.keys import Ring, fingerprints, ring_paths, rings_of
 from fiefdom.cluster.members import await_members
 from fiefdom.converge import carry_out, look, plan, run
+from fiefdom.converge.change import Change
 from fiefdom.converge.run import Hosts, Say
 from fiefdom.desired import gateway, serf
 from fiefdom.desired.containers import conf_path, env_path
@@ -184,7 +185,7 @@ def _of_the_key(wanted: plan.Plan) -> plan.Plan:
     names = (gateway.NAME, serf.NAME)
     paths = {gateway.AGENT_CONFIG, serf.CONFIG, *ring_paths(), *map(env_path, names), *map(conf_path, names)}
 
-    def belongs(change: plan.Change) -> bool:
+    def belongs(change: Change) -> bool:
         return change.name in paths if change.kind == "file" else change.kind == "container" and change.name in names
 
     def kept(host: plan.HostPlan) -> plan.HostPlan:

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from fiefdom import RELEASE
 from fiefdom.cluster import status
 from fiefdom.converge import made_by, old_images
-from fiefdom.converge.plan import Change, HostPlan, Plan
+from fiefdom.converge.change import Change
+from fiefdom.converge.plan import HostPlan, Plan
 from fiefdom.converge.run import Hosts, Known, Say
 from fiefdom.converge.waves import waves
 from fiefdom.desired.containers import FAILED

@@ -14,8 +14,9 @@ from rich.text import Text
 
 from fiefdom.cli import doctor, gathered, show
 from fiefdom.cluster.status import HostStatus, InstanceStatus, OfferStatus, Status
+from fiefdom.converge.change import Change
 from fiefdom.converge.doctor import Finding
-from fiefdom.converge.plan import Change, HostPlan, Plan
+from fiefdom.converge.plan import HostPlan, Plan
 from fiefdom.converge.snapshot import Disk, FoundContainer, Snapshot
 from fiefdom.converge.steps import PHASES
 from fiefdom.desired.state import Container, HostState

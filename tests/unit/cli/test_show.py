@@ -15,7 +15,8 @@ from rich.text import Text
 from fiefdom.cli import show
 from fiefdom.cluster.status import CertificateStatus, HostStatus, InstanceStatus, OfferStatus, Status
 from fiefdom.converge import plan
-from fiefdom.converge.plan import Change, HostPlan, Plan
+from fiefdom.converge.change import Change
+from fiefdom.converge.plan import HostPlan, Plan
 from fiefdom.converge.snapshot import Disk, FoundContainer, Snapshot
 from fiefdom.desired.state import Container, HostState
 from fiefdom.procedures.release import Order, Release

@@ -28,7 +28,8 @@ from fiefdom.cluster.views import (
     verdict,
 )
 from fiefdom.converge import plan, turn_steps
-from fiefdom.converge.plan import Change, HostPlan
+from fiefdom.converge.change import Change
+from fiefdom.converge.plan import HostPlan
 from fiefdom.converge.snapshot import FoundContainer, FoundUnit, Snapshot
 from fiefdom.converge.turn_steps import turn_back
 from fiefdom.desired.state import Container, File, HostState, Image, Offer
