@@ -19,7 +19,7 @@ from pyinfra.api.exceptions import ConnectError, NestedOperationError, NoHostErr
 from pyinfra.api.host import Host
 from pyinfra.context import ctx_host, ctx_state
 
-from fiefdom.cluster import ledger
+from fiefdom.cluster import locking
 from fiefdom.converge import failure, guard, snapshot, steps_script
 from fiefdom.converge.run import Stream
 from fiefdom.converge.steps import Phase
@@ -99,7 +99,7 @@ def _ship(state: State, host: Host, cluster: Cluster, refs: tuple[str, ...]) -> 
 
 def _require_free(state: State, host: Host, cluster: Cluster) -> None:
     try:
-        ledger.require_free(session_of(state, cluster), cluster.gateways)
+        locking.require_free(session_of(state, cluster), cluster.gateways)
     except FiefdomError as error:
         fail(host, str(error))
 

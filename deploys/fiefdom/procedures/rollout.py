@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from fiefdom.cluster import answering, ledger, shares, status
+from fiefdom.cluster import answering, ledger, locking, shares, status
 from fiefdom.cluster import views as views_module
 from fiefdom.cluster.lock import CANARY, Lock, quorum, refusal
 from fiefdom.cluster.views import Counts, Views, alone, counts, erring, verdict, views_of
@@ -136,7 +136,7 @@ def _perform(known: run.Known, hosts: Hosts, wanted: Release, wish: Wish, say: S
     about: dict[str, Any] = {"take_over": wish.take_over, "witnesses": witnesses, "without": without}
     try:
         build_images(known, wanted, say)
-        with ledger.hold(hosts, gateways, who, why, warn=warn, in_place_of=lifts, **about) as held:
+        with locking.hold(hosts, gateways, who, why, warn=warn, in_place_of=lifts, **about) as held:
             # Before the hook, which is for a release that nothing else is in the way of; and what that forbids is no
             # word about the version, as a failure in the audit would be.
             _require_unchanged(known, hosts, wanted, wish)
@@ -170,7 +170,7 @@ def _perform(known: run.Known, hosts: Hosts, wanted: Release, wish: Wish, say: S
     else:
         if canary and wanted.left:
             try:
-                ledger.lock(hosts, gateways, who, f"{CANARY}{wanted} on {canary}", warn, "canary", witnesses)
+                locking.lock(hosts, gateways, who, f"{CANARY}{wanted} on {canary}", warn, "canary", witnesses)
             except FiefdomError as error:
                 warn(f"the cluster is not locked after the canary: {error}")
     report.seconds = now_s() - began
@@ -184,7 +184,7 @@ def end_canary(known: Known, hosts: Hosts, wish: Wish, warn: Callable[[str], Non
     if not locks or not all(lock.waits for lock in locks):
         return False
     others = tuple(name for name in hosts.names if name not in gateways)
-    ledger.unlock(hosts, gateways, ledger.operator(), warn, witnesses=others)
+    locking.unlock(hosts, gateways, ledger.operator(), warn, witnesses=others)
     return True
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
-from fiefdom.cluster import ledger, members, status, views
+from fiefdom.cluster import ledger, locking, members, status, views
 from fiefdom.cluster.keys import Ring, fingerprints, ring_paths, rings_of
 from fiefdom.cluster.members import await_members
 from fiefdom.converge import carry_out, look, plan, run
@@ -41,7 +41,7 @@ def rotate(known: run.Known, hosts: Hosts, *, force: bool, take_over: bool, say:
     warn = _warn_with(say)
     with (
         hooks.around(known, hooks.Act("rotate-key", hosts.names), say) as around,
-        ledger.hold(hosts, cluster.gateways, ledger.operator(), why, warn=warn, take_over=take_over) as held,
+        locking.hold(hosts, cluster.gateways, ledger.operator(), why, warn=warn, take_over=take_over) as held,
         around.begun(held.beat),
         held.recorded("rotate-key", names=hosts.names),
     ):

@@ -29,6 +29,7 @@ import gevent
 from fiefdom.errors import Unreachable
 from fiefdom.engine import session as engine
 from fiefdom.engine import shells
+from fiefdom.cluster import locking
 from fiefdom.cluster import ledger
 
 # On the host, its own limit comes two seconds before the link's.
@@ -126,7 +127,7 @@ session = engine.session_of(state, cluster)
 (commands,) = [[*engine.take._inner(steps="", unlocked=cluster)]]
 (asks,) = commands
 asks.function(state, host, *asks.args)
-ledger.lock(session, ("gw1",), "ann@desk", "the sale", print)
+locking.lock(session, ("gw1",), "ann@desk", "the sale", print)
 try:
     asks.function(state, host, *asks.args)
 except engine.NestedOperationError:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiefdom.cluster import audit, ledger, views
+from fiefdom.cluster import audit, ledger, locking, views
 from fiefdom.converge import look, plan, steps, steps_script, turn_steps
 from fiefdom.converge.run import Known
 from fiefdom.desired.containers import FAILED
@@ -203,7 +203,7 @@ def test_a_canarys_lock_of_the_release_before_is_lifted_as_well(hosts: Simulated
 @pytest.mark.long
 def test_several_versions_before_are_each_told_and_the_first_is_gone_back_to(hosts: SimulatedHosts) -> None:
     perform(hosts, order=Order(canary="app1"))
-    ledger.unlock(hosts, ("gw1", "gw2"), "ann@desk", pytest.fail)
+    locking.unlock(hosts, ("gw1", "gw2"), "ann@desk", pytest.fail)
     hosts.known = known("2.0.0")
     report = perform(hosts)
     assert str(report.release) == f"predictor {NEW}, {OLD} -> 2.0.0"
@@ -261,7 +261,7 @@ def test_going_on_unlocks_a_cluster_where_nothing_is_left_to_release(hosts: Simu
 
 
 def test_a_persons_own_lock_is_not_lifted_by_going_on(hosts: SimulatedHosts) -> None:
-    ledger.lock(hosts, ("gw1", "gw2"), "ann@desk", "inventory day", pytest.fail)
+    locking.lock(hosts, ("gw1", "gw2"), "ann@desk", "inventory day", pytest.fail)
     with pytest.raises(FiefdomError, match="inventory day"):
         perform(hosts, resume=True)
     assert not rollout.end_canary(hosts.known, hosts, Wish(resume=True), pytest.fail)
