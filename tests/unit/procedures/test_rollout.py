@@ -23,9 +23,10 @@ from fiefdom.desired.containers import FAILED
 from fiefdom.errors import FiefdomError
 from fiefdom.images import build
 from fiefdom.model import Registry
-from fiefdom.procedures import release, rollback, rollout, turn
+from fiefdom.procedures import batches, release, rollback, rollout, turn
+from fiefdom.procedures.batches import RolloutError
 from fiefdom.procedures.release import Order
-from fiefdom.procedures.rollout import Report, RolloutError, Wish
+from fiefdom.procedures.rollout import Report, Wish
 from fiefdom.procedures.turn import Heard
 from helpers.clock import Clock, stopped
 from helpers.released import APPS, NEW, OLD, Said, known
@@ -448,7 +449,7 @@ KINDS = {(s[0], s[1] if s[0] in ("keep", "containers", "say") else ""): i for i,
 
 def run(hosts: SimulatedHosts, wanted: release.Release, keep: bool = False) -> RolloutError | None:
     try:
-        rollout.Rollout(hosts.known, hosts, wanted, lambda *_: None).run(keep)
+        batches.Rollout(hosts.known, hosts, wanted, lambda *_: None).run(keep)
     except RolloutError as error:
         return error
     return None
@@ -751,7 +752,7 @@ def test_an_operator_who_goes_away_at_any_word_leaves_whole_hosts(tmp_path: Path
                 raise Gone
 
         try:
-            rollout.Rollout(hosts.known, hosts, wanted, tell).run()
+            batches.Rollout(hosts.known, hosts, wanted, tell).run()
         except Gone:
             found = [*versions(hosts).values()]
         else:
@@ -916,7 +917,7 @@ esac
 """
     (tmp_path / "docker").write_text(docker)
     (tmp_path / "docker").chmod(0o755)
-    command = ["sh", "-c", rollout._KEPT, "fiefdom", "a.failed", "b.failed", "c.failed"]
+    command = ["sh", "-c", batches._KEPT, "fiefdom", "a.failed", "b.failed", "c.failed"]
     path = f"{tmp_path}:/usr/bin:/bin"
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={"PATH": path})
     assert done.stdout.splitlines() == ["kept\tb.failed", "kept\tc.failed", "log\tone", "log\t", "log\ttwo\tthree"]
