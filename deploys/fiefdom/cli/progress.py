@@ -12,6 +12,7 @@ from rich.markup import escape
 from fiefdom.cli.show import counted, named
 from fiefdom.converge.carry_out import DONE
 from fiefdom.converge.steps import PHASES
+from fiefdom.grouping import grouped
 from fiefdom.procedures.rollout import IMAGE
 from fiefdom.procedures.rotate_key import ROUNDS
 from fiefdom.procedures.tidy import OLD
@@ -115,10 +116,7 @@ class Progress:
 
     def _at(self) -> dict[str, list[str]]:
         """Who is at what, by what it is."""
-        found: dict[str, list[str]] = {}
-        for name, what in self._busy.items():
-            found.setdefault(what, []).append(name)
-        return found
+        return grouped((what, name) for name, what in self._busy.items())
 
 
 def _live(console: Console, turns: int | None) -> rich.progress.Progress:

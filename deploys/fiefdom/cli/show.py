@@ -17,6 +17,7 @@ from fiefdom.cluster.lock import Lock
 from fiefdom.cluster.status import NOT_ROUTED, HostStatus, InstanceStatus, Status
 from fiefdom.converge.change import Change
 from fiefdom.converge.plan import PAUSE, HostPlan, Plan
+from fiefdom.grouping import grouped
 from fiefdom.model.certificates import SOON_DAYS
 from fiefdom.procedures.release import Release, versions_of
 from fiefdom.procedures.release_command import Due
@@ -91,11 +92,8 @@ def plan_tree(
     for alike in gathered.gather(found, lambda one: one[1] if wide else None):
         finding = alike[0][1]
         yield Text(f"{finding.level}: {named([name for name, _ in alike])}: {finding}", style="yellow")
-    left_at: dict[tuple[str, str], list[str]] = {}
-    for host in plan.hosts:
-        for path in host.left_volumes:
-            left_at.setdefault(("" if wide else host.host, path), []).append(host.host)
-    for (_, path), names in left_at.items():
+    left_at = (((("" if wide else h.host), path), h.host) for h in plan.hosts for path in h.left_volumes)
+    for (_, path), names in grouped(left_at).items():
         yield Text(f"volume: {named(names)}: {path} stays, though no service has it any more", style="dim")
     for pending in plan.pending:
         yield Text(f"release pending: {pending}. Do it with: ", style="magenta").append(

@@ -17,6 +17,7 @@ from fiefdom.desired import docker, mounts
 from fiefdom.desired.containers import conf_path
 from fiefdom.desired.state import Block, Container, File, HostState, Resource, digest
 from fiefdom.errors import FiefdomError
+from fiefdom.grouping import grouped
 
 PAUSE = "a pause: its one instance stops before the next one starts"
 
@@ -43,9 +44,7 @@ class HostPlan:
 
     @cached_property
     def _by_kind(self) -> dict[str, tuple[Change, ...]]:
-        found: dict[str, list[Change]] = {}
-        for change in self.changes:
-            found.setdefault(change.kind, []).append(change)
+        found = grouped((change.kind, change) for change in self.changes)
         return {kind: tuple(changes) for kind, changes in found.items()}
 
     @property
@@ -102,10 +101,11 @@ class Plan:
     @property
     def pending(self) -> tuple[Pending, ...]:
         """The releases that wait for their rollout."""
-        found: dict[tuple[str, str, str], list[str]] = {}
-        for host in self.hosts:
-            for service, (before, after) in host.pending.items():
-                found.setdefault((service, before, after), []).append(host.host)
+        found = grouped(
+            ((service, before, after), host.host)
+            for host in self.hosts
+            for service, (before, after) in host.pending.items()
+        )
         pausing = {c.service for h in self.hosts for c in h.state.containers if c.pauses}
         return tuple(Pending(*key, tuple(hosts), key[0] in pausing) for key, hosts in sorted(found.items()))
 

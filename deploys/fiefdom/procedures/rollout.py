@@ -13,6 +13,7 @@ from fiefdom.converge.run import Hosts, Known, Say
 from fiefdom.converge.steps import Phase
 from fiefdom.desired.state import Image
 from fiefdom.errors import FiefdomError
+from fiefdom.grouping import grouped
 from fiefdom.images import build
 from fiefdom.model import Cluster
 from fiefdom.procedures import hooks, release, release_command
@@ -211,12 +212,12 @@ def _unfit(reasons: Sequence[str]) -> str:
 
 def require_images(cluster: Cluster, wanted: Release, wish: Wish) -> None:
     """Raise FiefdomError for an image that hosts lack and nobody has. What a registry has is only known by pulling."""
-    lacking: dict[str, list[str]] = {}
-    for name in wanted.hosts:
-        for change in wanted.turns[name].of("image"):
-            if isinstance(change.resource, Image) and change.resource.pull:
-                continue
-            lacking.setdefault(change.name, []).append(name)
+    lacking = grouped(
+        (change.name, name)
+        for name in wanted.hosts
+        for change in wanted.turns[name].of("image")
+        if not (isinstance(change.resource, Image) and change.resource.pull)
+    )
     here = build.identities(cluster) if lacking else {}
     for ref, names in lacking.items():
         if ref not in here:
