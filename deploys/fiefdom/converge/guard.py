@@ -51,7 +51,6 @@ _SILENT = "the host says no word of what became of the change of {about}: see wi
 _ARMED = "done\tguard\tarm"
 """The line after which something may have changed."""
 
-
 Answer = Literal["confirmed", "waiting", "applying", "reverted", "unknown"]
 
 
