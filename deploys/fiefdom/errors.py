@@ -37,7 +37,8 @@ class HostErrors(FiefdomError):
     """What went wrong on several hosts at once."""
 
     def __init__(self, errors: Iterable[FiefdomError]) -> None:
-        self._each = tuple(errors)
+        flat = (error.each if isinstance(error, HostErrors) else (error,) for error in errors)
+        self._each = tuple(error for each in flat for error in each)
         self.log = tuple(line for error in self._each for line in error.log)
         super().__init__("; ".join(str(error) for error in self._each))
 

@@ -19,7 +19,8 @@ from fiefdom.cluster import gossip
 from fiefdom.converge import look, one_off, originals, run, steps
 from fiefdom.converge.run import Known
 from fiefdom.converge.snapshot import JOBS, OFFERS, FoundContainer, FoundFile, FoundImage, FoundUnit, Snapshot
-from fiefdom.converge.steps import Phase, Step
+from fiefdom.converge.steps import Phase
+from fiefdom.converge.steps_script import Step
 from fiefdom.desired import offers
 from fiefdom.desired.containers import CHECKS_LABEL, FAILED, LINKS_LABEL, conf_path
 from fiefdom.desired.docker import CLIENT_CONFIG

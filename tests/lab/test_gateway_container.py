@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from fiefdom.converge import steps
+from fiefdom.converge import steps_script
 from fiefdom.desired.account import UID
 from fiefdom.desired.containers import conf_file
 from fiefdom.desired.render import render
@@ -1190,7 +1190,7 @@ def take_over_as(supervised: Supervised, user: int, before: int) -> None:
     state, agent = folder / "gateway-state", folder / "gateway" / "agent.json"
     supervised.write(f"--user={user}:{user}", f"--tmpfs=/run:uid={user},gid={user}")
     reload = f"MAINPID={supervised.runs[-1].pid} {supervised.script} reload {GATEWAY}"
-    script = steps.SCRIPT
+    script = steps_script.SCRIPT
     for old, new in (
         ("state=/var/lib/fiefdom\n", f"state={folder}/host\n"),
         ('$(systemctl "$verb" "$@" 2>&1)', f"$({reload} 2>&1)"),
@@ -1208,7 +1208,12 @@ def take_over_as(supervised: Supervised, user: int, before: int) -> None:
         ("own", str(agent), "0400", str(user), str(user)),
     )
     done = subprocess.run(
-        ["sh", "-c", script], input=steps.steps_text(taken), capture_output=True, text=True, check=False, timeout=90
+        ["sh", "-c", script],
+        input=steps_script.steps_text(taken),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=90,
     )
     assert done.returncode == 0, done.stdout + done.stderr + supervised.log()
 

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from fiefdom import lab
-from fiefdom.converge import guard, steps
-from fiefdom.converge.steps import SCRIPT, steps_text
+from fiefdom.converge import guard, steps_script
+from fiefdom.converge.steps_script import SCRIPT, steps_text
 from helpers.operator_view import BIN, LAB_YAML, LOCKOUTS, ROOT, LockOut, Site, await_true
 
 Data = dict[str, Any]
@@ -449,7 +449,7 @@ def test_another_key_of_the_operator_is_confirmed_with_it(site: Site, tmp_path: 
 def test_a_change_that_nobody_confirmed_yet_is_waited_for(site: Site) -> None:
     """The next run after a deployer that died finds nothing to mend by hand, and sees what the host went back to."""
 
-    def take(*steps: steps.Step) -> subprocess.CompletedProcess[str]:
+    def take(*steps: steps_script.Step) -> subprocess.CompletedProcess[str]:
         argv = ["docker", "exec", "-i", lab.host("app2").container, "sh", "-c", SCRIPT, "fiefdom"]
         return subprocess.run(argv, input=steps_text(steps), text=True, capture_output=True, check=False)
 

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from fiefdom.converge import guest, originals, plan, snapshot, steps
+from fiefdom.converge import guest, originals, plan, snapshot, steps, steps_script, turn_steps
 from fiefdom.converge.snapshot import Snapshot
-from fiefdom.converge.steps import Phase, Step
+from fiefdom.converge.steps import Phase
+from fiefdom.converge.steps_script import Step
 from fiefdom.desired import sshd
 from fiefdom.desired.state import Block, Directory, File, HostState, Unit
 from fiefdom.procedures.retire import _STAYS
@@ -109,7 +110,7 @@ class Host:
         return done.returncode, done.stdout.splitlines()
 
     def take(self, taken: tuple[Step, ...]) -> None:
-        status, lines = self._script(steps.SCRIPT, steps.steps_text(taken))
+        status, lines = self._script(steps_script.SCRIPT, steps_script.steps_text(taken))
         assert status == 0, lines
 
     def look(self, state: HostState) -> Snapshot:
@@ -126,7 +127,7 @@ class Host:
             self.take(phase.steps)
 
     def retire(self) -> None:
-        self.take(steps.farewell(self.plan(BARE), _STAYS))
+        self.take(turn_steps.farewell(self.plan(BARE), _STAYS))
 
     def killed_at(self, number: int, act: Callable[[], None]) -> None:
         """Do something during which all dies at the call of `sync` of this number, if there are so many."""
@@ -364,8 +365,8 @@ def test_a_full_disk_keeps_what_is_there(host: Host) -> None:
         f"head -c 100000 /dev/zero >{DAEMON}"
     )
     before = host.everything()
-    text = steps.steps_text((("record", "file", DAEMON),))
-    status, lines = host._script(steps.SCRIPT, text)
+    text = steps_script.steps_text((("record", "file", DAEMON),))
+    status, lines = host._script(steps_script.SCRIPT, text)
     assert status == 1
     assert lines[-1].startswith(f"fiefdom-failed\t{DAEMON}\twhat is there cannot be kept: ")
     assert host.everything() == before

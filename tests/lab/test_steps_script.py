@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from fiefdom.converge import steps
-from fiefdom.converge.steps import SCRIPT, TURN, Step, merged, steps_text
+from fiefdom.converge import steps_script
+from fiefdom.converge.steps_script import SCRIPT, TURN, Step, merged, steps_text
 
 pytestmark = pytest.mark.usefixtures("docker_here")
 
@@ -397,8 +397,8 @@ def test_field_values_are_data(debian: Debian) -> None:
 
 def test_runs_take_turns(debian: Debian) -> None:
     """The second waits for the first one's lock instead of tearing its staging folder away."""
-    slow = steps.steps_text([stage("/srv/x", b"x\n"), ("check", "/srv/x", "sleep", "1.5"), ("place", "/srv/x")])
-    command = ["docker", "exec", "-i", debian.id, "sh", "-c", steps.SCRIPT, "fiefdom"]
+    slow = steps_script.steps_text([stage("/srv/x", b"x\n"), ("check", "/srv/x", "sleep", "1.5"), ("place", "/srv/x")])
+    command = ["docker", "exec", "-i", debian.id, "sh", "-c", steps_script.SCRIPT, "fiefdom"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as first:
         assert first.stdin is not None
         first.stdin.write(slow)

@@ -25,7 +25,7 @@ from rich.console import Console
 from fiefdom.cli import show
 from fiefdom.cluster import audit, lock, status, views
 from fiefdom.cluster.views import alone, counts, not_up, parse_view, verdict
-from fiefdom.converge import look, run, snapshot, steps
+from fiefdom.converge import look, run, snapshot, steps, steps_script
 from fiefdom.converge.plan import merge
 from fiefdom.desired import concerns
 from fiefdom.desired.state import HostState, spec_hash
@@ -374,10 +374,10 @@ def test_a_snapshot_becomes_a_plan_or_a_sentence(lines: list[str]) -> None:
     assert_harmless(printed(*show.plan_tree(plan, "inventory")))
     json.dumps(plan.as_data())
     for phase in steps.phases(plan.hosts[0]):
-        text = steps.steps_text(phase.steps)
+        text = steps_script.steps_text(phase.steps)
         # Each field arrives as what it was sent as: nothing of a host's own words becomes a step or another field.
         read = [tuple(line.split("\t")) for line in text.split("\n")[:-1]]
-        sent = [tuple(field or "-" for field in step) for step in steps.merged(phase.steps)]
+        sent = [tuple(field or "-" for field in step) for step in steps_script.merged(phase.steps)]
         assert read == [*sent, ("end",)] or not phase.steps
 
 

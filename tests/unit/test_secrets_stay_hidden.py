@@ -176,7 +176,7 @@ def test_steps_carry_one_in_the_content_of_a_closed_file_alone() -> None:
 )
 def test_pyinfra_at_its_most_talkative_does_not_show_what_a_host_is_sent(tmp_path: Path, options: str) -> None:
     (tmp_path / "deploy.py").write_text(
-        "from fiefdom.converge import steps as apply\n"
+        "from fiefdom.converge import steps_script as apply\n"
         "from fiefdom.engine import session as engine\n"
         "steps = apply.steps_text([('stage', '/x', '0600', '0', '0', 'aHVudGVyMg==')])\n"
         "engine.take(name='Fiefdom: files', steps=steps, _sudo=False)\n"

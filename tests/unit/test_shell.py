@@ -20,8 +20,8 @@ SCRIPTS: dict[str, str] = json.loads(forked.run(_finder.read_text()).stdout)
 
 
 def test_the_scripts_are_found() -> None:
-    wanted = {"converge.steps.SCRIPT", "converge.steps.TURN", "converge.guard.SCRIPT", "converge.snapshot.SCRIPT"}
-    wanted |= {"cluster.ledger.SCRIPT", "engine.shells.AS_ROOT"}
+    wanted = {"converge.steps_script.SCRIPT", "converge.steps_script.TURN", "converge.guard.SCRIPT"}
+    wanted |= {"converge.snapshot.SCRIPT", "cluster.ledger.SCRIPT", "engine.shells.AS_ROOT"}
     assert wanted <= set(SCRIPTS)
 
 

@@ -26,6 +26,7 @@ from fiefdom.cli.frame import (
     yes_option,
 )
 from fiefdom.cli.group import CLEAN, PENDING, SILENT
+from fiefdom.cli.progress import Progress
 from fiefdom.cluster.lock import quorum
 from fiefdom.converge import diffs, look
 from fiefdom.converge.plan import Plan
@@ -113,7 +114,7 @@ def apply(
             _show_before_asking(run, seen, as_json, every)
             frame.ask("Apply?", False)
         exactly = agreed is not None
-        with show.Progress(run.out, crowd=_crowd(wanted, every)) as progress:
+        with Progress(run.out, crowd=_crowd(wanted, every)) as progress:
             procedure.apply(
                 known,
                 run.session,
@@ -170,7 +171,7 @@ def upgrade(
         for line in told:
             tell(line)
         frame.ask("Upgrade?", yes)
-        with show.Progress(run.out, crowd=_crowd(seen.plan, every)) as progress:
+        with Progress(run.out, crowd=_crowd(seen.plan, every)) as progress:
             upgrading.upgrade(
                 seen.known, run.session, seen.plan, whatever=yes, force=force, say=progress, tell=tell, warn=warn
             )

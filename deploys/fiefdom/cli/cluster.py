@@ -24,7 +24,7 @@ from fiefdom.cli.frame import (
 from fiefdom.cli.group import CLEAN, PENDING, SILENT
 from fiefdom.cli.outlet import is_terminal
 from fiefdom.cluster import audit as audit_module
-from fiefdom.cluster import ledger
+from fiefdom.cluster import ledger, locking
 from fiefdom.cluster.lock import quorum
 from fiefdom.cluster.status import Status, await_well, read
 from fiefdom.errors import FiefdomError
@@ -99,7 +99,7 @@ def lock(inventory: str, why: str | None, without: tuple[str, ...], **_: bool) -
         )
     with frame.connected(inventory, ("gateways",), without=without, everybody=bool(without), certified=False) as run:
         gateways, witnesses = quorum(run.known.cluster, run.known.without)
-        ledger.lock(run.session, gateways, ledger.operator(), why, warn, witnesses=witnesses)
+        locking.lock(run.session, gateways, ledger.operator(), why, warn, witnesses=witnesses)
     return Document({"outcome": "ok"}, words=[f"Locked. When it is over: fiefdom unlock {inventory}"])
 
 
@@ -113,7 +113,7 @@ def unlock(inventory: str, take_over: bool, without: tuple[str, ...], **_: bool)
     with frame.connected(inventory, ("gateways",), without=without, everybody=True, certified=False) as run:
         gateways = run.known.gateways
         others = [name for name in run.known.cluster.hosts if name not in {*gateways, *run.known.without}]
-        found = ledger.unlock(run.session, gateways, ledger.operator(), warn, take_over=take_over, witnesses=others)
+        found = locking.unlock(run.session, gateways, ledger.operator(), warn, take_over=take_over, witnesses=others)
     words = f"Unlocked: {found[0].who} held it for: {found[0].why}" if found else "It was not locked."
     return Document({"outcome": "ok", "locks": [held.as_data() for held in found]}, words=[words])
 

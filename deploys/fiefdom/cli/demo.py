@@ -17,6 +17,7 @@ from rich.text import Text
 
 from fiefdom import inventory, lab
 from fiefdom.cli import frame, show
+from fiefdom.cli.progress import Progress
 from fiefdom.cluster import status
 from fiefdom.converge import look
 from fiefdom.converge.run import Hosts
@@ -35,7 +36,7 @@ class _Stages:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self.progress = show.Progress(console)
+        self.progress = Progress(console)
         self.times: list[tuple[str, float]] = []
 
     @contextmanager

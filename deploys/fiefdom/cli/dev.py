@@ -12,8 +12,8 @@ import click
 from rich.table import Table
 
 from fiefdom import files
-from fiefdom.cli import show
 from fiefdom.cli.frame import Document, Local, begin, inventory_argument, json_option, loaded, out
+from fiefdom.cli.progress import Progress
 from fiefdom.desired import compose as desired
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory import secret
@@ -60,7 +60,7 @@ def dev_up(inventory: str, service: tuple[str, ...], **_: bool) -> Document:
         raise FiefdomError("nothing is left to run; give a service of development.overrides more instances than 0")
     begin({"project": composed.project})
     values = secret.values_of(cluster, composed.secrets)
-    with show.Progress(out()) as progress:
+    with Progress(out()) as progress:
         rows = laptop.up(composed, values, all_of_it=not service, say=lambda words: progress("here", words))
     data = {"outcome": "ok", "project": composed.project, "seconds": round(progress.elapsed_s, 3)}
     return Document(

@@ -6,7 +6,9 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from fiefdom.cluster.status import OFFERED, HostStatus, InstanceStatus, OfferStatus
-from fiefdom.converge.plan import Change, Plan
+from fiefdom.converge.change import Change
+from fiefdom.converge.plan import Plan
+from fiefdom.grouping import grouped
 from fiefdom.procedures.release import Release, versions_of
 
 FEW = 40
@@ -78,13 +80,8 @@ def crowd(hosts: int, every: bool) -> int | None:
 
 def changes(plan: Plan) -> list[tuple[tuple[str, ...], list[Change]]]:
     """A plan's changes by the hosts that have them, the most hosts first, else in the plan's order."""
-    where: dict[Change, list[str]] = {}
-    for host in plan.hosts:
-        for change in host.changes:
-            where.setdefault(change, []).append(host.host)
-    found: dict[tuple[str, ...], list[Change]] = {}
-    for change, names in where.items():
-        found.setdefault(tuple(names), []).append(change)
+    where = grouped((change, host.host) for host in plan.hosts for change in host.changes)
+    found = grouped((tuple(names), change) for change, names in where.items())
     return sorted(found.items(), key=lambda item: -len(item[0]))
 
 

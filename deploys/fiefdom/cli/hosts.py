@@ -18,6 +18,7 @@ from fiefdom.cli.frame import (
     take_over_option,
     yes_option,
 )
+from fiefdom.cli.progress import Progress
 from fiefdom.inventory.groups import limit_hosts
 from fiefdom.model import Cluster
 from fiefdom.procedures import reboot as reboot_module
@@ -58,7 +59,7 @@ def reboot(
                 for service in reboot_module.pausing(cluster, name)
             ]
             return frame.dry(names, [f"Would reboot {', '.join(names)}, one after the other, {each}.", *pauses])
-        with show.Progress(run.out, len(names), gathered.crowd(len(names), every)) as progress:
+        with Progress(run.out, len(names), gathered.crowd(len(names), every)) as progress:
             reboot_module.reboot(
                 run.known, run.session, names, upgrade=upgrade, force=force, take_over=take_over, say=progress
             )
@@ -99,7 +100,7 @@ def retire(
         going = retire_module.volumes_of(run.session, host) if volumes else ()
         data = f", and the volumes {', '.join(going)} with all that is in them" if going else ""
         frame.ask(f"Retire {host} for good, and remove what Fiefdom made there{data}?", yes)
-        with show.Progress(run.out, 1) as progress:
+        with Progress(run.out, 1) as progress:
             retire_module.retire(
                 run.known, run.session, host, force=force, take_over=take_over, say=progress, volumes=going
             )
@@ -124,7 +125,7 @@ def rotate_key(inventory: str, dry: bool, force: bool, take_over: bool, every: b
             return frame.dry(run.names, turns, rounds=list(rounds))
         frame.ask(f"Give {', '.join(run.names)} another gossip key? The old one opens nothing then.", yes)
         crowd = gathered.crowd(len(run.names), every)
-        with show.Progress(run.out, len(ROUNDS) * len(run.names), crowd) as progress:
+        with Progress(run.out, len(ROUNDS) * len(run.names), crowd) as progress:
             left = rotate(run.known, run.session, force=force, take_over=take_over, say=progress)
     words = f"All members have another gossip key, after {progress.elapsed_s:.1f} seconds."
     return done(run.names, progress.elapsed_s, show.good(words), *left)

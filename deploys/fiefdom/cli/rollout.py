@@ -26,6 +26,7 @@ from fiefdom.cli.frame import (
     yes_option,
 )
 from fiefdom.cli.group import CLEAN, FAILED
+from fiefdom.cli.progress import Progress
 from fiefdom.cluster.lock import quorum
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory.groups import left_out
@@ -141,7 +142,7 @@ def _release(
             for line in show.release_plan(wanted, options["every"]):
                 run.out.print(line)
             frame.ask(f"Roll back {wanted}?", yes)
-        with show.Progress(run.out, len(wanted.hosts), gathered.crowd(len(wanted.hosts), options["every"])) as progress:
+        with Progress(run.out, len(wanted.hosts), gathered.crowd(len(wanted.hosts), options["every"])) as progress:
             report = perform(run.known, run.session, wanted, wish, progress)
         words += show.release_report(report, run.inventory)
         if what == "rollback" and report.error is None:

@@ -1,16 +1,12 @@
-"""How plans, progress and the state of a cluster look to a person."""
+"""How plans, releases and the state of a cluster look to a person."""
 
 from __future__ import annotations
 
 import shlex
-import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -19,24 +15,16 @@ from fiefdom.cluster.audit import Act
 from fiefdom.cluster.jobs import JobStatus
 from fiefdom.cluster.lock import Lock
 from fiefdom.cluster.status import NOT_ROUTED, HostStatus, InstanceStatus, Status
-from fiefdom.converge.carry_out import DONE
-from fiefdom.converge.plan import PAUSE, Change, HostPlan, Plan
-from fiefdom.converge.steps import PHASES
+from fiefdom.converge.change import Change
+from fiefdom.converge.plan import PAUSE, HostPlan, Plan
+from fiefdom.grouping import grouped
 from fiefdom.model.certificates import SOON_DAYS
 from fiefdom.procedures.release import Release, versions_of
 from fiefdom.procedures.release_command import Due
-from fiefdom.procedures.rollout import IMAGE, Report
-from fiefdom.procedures.rotate_key import ROUNDS
-from fiefdom.procedures.tidy import OLD
-from fiefdom.procedures.turn import is_stage
+from fiefdom.procedures.rollout import Report
 from fiefdom.wording import ago, duration, printable, size
 
-if TYPE_CHECKING:
-    import rich.progress
-
 _STYLE = {"+": "green", "~": "yellow", "-": "red", "-/+": "magenta"}
-_AT_ONCE = (*PHASES, IMAGE, *OLD)
-"""What many hosts are at in the same moment, as `Say` hears it."""
 _WORDS = {"+": "to create", "~": "to change", "-/+": "to replace", "-": "to remove"}
 
 
@@ -104,11 +92,8 @@ def plan_tree(
     for alike in gathered.gather(found, lambda one: one[1] if wide else None):
         finding = alike[0][1]
         yield Text(f"{finding.level}: {named([name for name, _ in alike])}: {finding}", style="yellow")
-    left_at: dict[tuple[str, str], list[str]] = {}
-    for host in plan.hosts:
-        for path in host.left_volumes:
-            left_at.setdefault(("" if wide else host.host, path), []).append(host.host)
-    for (_, path), names in left_at.items():
+    left_at = (((("" if wide else h.host), path), h.host) for h in plan.hosts for path in h.left_volumes)
+    for (_, path), names in grouped(left_at).items():
         yield Text(f"volume: {named(names)}: {path} stays, though no service has it any more", style="dim")
     for pending in plan.pending:
         yield Text(f"release pending: {pending}. Do it with: ", style="magenta").append(
@@ -129,15 +114,16 @@ def _wide_plan(plan: Plan) -> Iterable[Text]:
         yield Text(named(names), style="bold")
         yield from _changes(changes)
     if unchanged := sum(not host.changes for host in plan.hosts):
-        yield Text(f"{_count(unchanged)}: nothing to change", style="dim")
+        yield Text(f"{counted(unchanged)}: nothing to change", style="dim")
 
 
 def named(names: Sequence[str]) -> str:
     """Hosts by name, behind their number where they are several."""
-    return f"{_count(len(names))}: {', '.join(names)}" if len(names) > 1 else names[0]
+    return f"{counted(len(names))}: {', '.join(names)}" if len(names) > 1 else names[0]
 
 
-def _count(hosts: int) -> str:
+def counted(hosts: int) -> str:
+    """How many hosts, in words."""
     return f"{hosts} host{'s' * (hosts != 1)}"
 
 
@@ -155,114 +141,6 @@ def _without(names: Sequence[str]) -> str:
     return f"without {', '.join(names)}" if names else ""
 
 
-def _is_stage(what: str) -> bool:
-    return is_stage(what) or what in ROUNDS
-
-
-class Progress:
-    """A line for each host and stage with the elapsed seconds; on a terminal also a live line of who is at what.
-
-    Where it is known how many turns hosts take, ``turns``, the live line begins with a bar of those that are over.
-    Where so many hosts change, ``crowd``, that nobody reads their phases, a phase is told once for all hosts, and a
-    host when it is done; of an error, also who was at what. A turn's stages then are the live line's alone; where there
-    is none, a turn is told as it begins, so that a log says who is at it.
-    """
-
-    def __init__(self, console: Console, turns: int | None = None, crowd: int | None = None) -> None:
-        self._console = console
-        self._start = time.monotonic()
-        self._busy: dict[str, str] = {}
-        self._turns, self._crowd = turns, crowd
-        self._told: set[str] = set()
-        self._done: set[str] = set()
-        self._at_turn: set[str] = set()
-        self._over = 0
-        self._live = _live(console, turns or crowd) if console.is_terminal else None
-        self._task = self._live.add_task("", total=turns or crowd) if self._live else None
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds since the progress began."""
-        return time.monotonic() - self._start
-
-    def __enter__(self) -> Progress:
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live:
-            self._live.stop()
-        if error is not None and self._crowd is not None:
-            for what, names in self._at().items():
-                if what in _AT_ONCE or _is_stage(what):
-                    self._print(named(names), f"not done, last at {what}")
-
-    def __call__(self, who: str, what: str) -> None:
-        """Say what ``who`` does now."""
-        again = self._turns is None and who in self._done
-        self._busy[who] = what
-        if what == DONE:
-            del self._busy[who]
-            self._done.add(who)
-            # Of a host that changes once more all the same is done.
-            self._over += not (again and self._crowd is not None)
-        if self._crowd is None:
-            self._print(who, what)
-        else:
-            self._gather(who, what, self._crowd if self._turns is None else self._turns)
-        if self._live and self._task is not None:
-            self._live.update(self._task, description=escape(self._now()), completed=self._over)
-
-    def _gather(self, who: str, what: str, all_of_them: int) -> None:
-        if what == DONE:
-            self._at_turn.discard(who)
-            self._print(who, f"{what}, {self._over} of {max(self._over, all_of_them)}")
-        elif _is_stage(what):
-            # What all hosts do at once is over when the first has its turn.
-            self._busy = {name: at for name, at in self._busy.items() if name in self._at_turn or name == who}
-            if who not in self._at_turn and not self._live:
-                self._print(who, what)
-            self._at_turn.add(who)
-        elif what not in _AT_ONCE:
-            self._print(who, what)
-        elif what not in self._told:
-            self._told.add(what)
-            self._print("hosts", what)
-
-    def _print(self, who: str, what: str) -> None:
-        self._console.print(
-            f"[dim]{self.elapsed_s:6.1f} s[/dim]  [bold]{escape(who):<8}[/bold] {escape(what)}", highlight=False
-        )
-
-    def _now(self) -> str:
-        """Who is at what, in a line."""
-        if self._crowd is None:
-            return ", ".join(f"{name}: {text}" for name, text in self._busy.items())
-        at = self._at().items()
-        return ", ".join(f"{names[0] if len(names) == 1 else _count(len(names))}: {text}" for text, names in at)
-
-    def _at(self) -> dict[str, list[str]]:
-        """Who is at what, by what it is."""
-        found: dict[str, list[str]] = {}
-        for name, what in self._busy.items():
-            found.setdefault(what, []).append(name)
-        return found
-
-
-def _live(console: Console, turns: int | None) -> rich.progress.Progress:
-    # Deferred: its thread must be one of those that the engine patched, or it would print in the middle of a line.
-    import rich.progress
-
-    what = rich.progress.TextColumn("{task.description}")
-    columns: list[rich.progress.ProgressColumn] = [rich.progress.SpinnerColumn(), what]
-    if turns is not None:
-        columns = [rich.progress.BarColumn(20), rich.progress.MofNCompleteColumn(), what]
-    return rich.progress.Progress(*columns, console=console, transient=True)
-
-
 def status_tables(status: Status, every: bool = False) -> Iterable[Table | Text]:
     """Hosts, then offers, then instances, then what is wrong.
 
@@ -275,7 +153,7 @@ def status_tables(status: Status, every: bool = False) -> Iterable[Table | Text]
         h = same[0]
         running, wanted = sum(one.running for one in same), sum(one.wanted for one in same)
         hosts.add_row(
-            Text(h.name if len(same) == 1 else _count(len(same)), style="bold"),
+            Text(h.name if len(same) == 1 else counted(len(same)), style="bold"),
             h.address if len(same) == 1 else "",
             h.release,
             h.role,
@@ -289,7 +167,7 @@ def status_tables(status: Status, every: bool = False) -> Iterable[Table | Text]
     offers = Table("service", "host", "version", "offer", "", box=None, pad_edge=False)
     for offered in gathered.offers(status.offers, every):
         o = offered[0]
-        where = o.host if len(offered) == 1 else _count(len(offered))
+        where = o.host if len(offered) == 1 else counted(len(offered))
         offers.add_row(o.service, where, Text(o.version), _state(o.state), Text(o.why, style="dim"))
     yield offers
     yield Text()
@@ -332,7 +210,7 @@ def _where(instances: Sequence[InstanceStatus]) -> str:
     if len(instances) == 1:
         return f"{first.host}:{first.port}"
     hosts = {one.host for one in instances}
-    return f"{len(instances)} at {first.host if len(hosts) == 1 else _count(len(hosts))}"
+    return f"{len(instances)} at {first.host if len(hosts) == 1 else counted(len(hosts))}"
 
 
 def _jobs(found: Iterable[JobStatus]) -> Table:

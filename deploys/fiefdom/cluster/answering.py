@@ -7,6 +7,7 @@ from collections.abc import Collection
 from fiefdom.cluster.views import Missing
 from fiefdom.converge.run import Hosts
 from fiefdom.errors import FiefdomError, Unreachable
+from fiefdom.grouping import grouped
 from fiefdom.model import Cluster, Instance
 from fiefdom.waiting import looks
 from fiefdom.wording import printable
@@ -61,9 +62,7 @@ def alone(
 
 def _answering(hosts: Hosts, instances: Collection[Instance]) -> set[str]:
     """Services of which any of ``instances`` answers its check; hosts that say nothing have none."""
-    by_host: dict[str, list[Instance]] = {}
-    for i in instances:
-        by_host.setdefault(i.host, []).append(i)
+    by_host = grouped((i.host, i) for i in instances)
 
     def services(name: str) -> set[str]:
         # One by one, for a host tells of the first that is missing.

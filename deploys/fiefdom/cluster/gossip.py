@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fiefdom.cluster import members, views
-from fiefdom.converge.run import Hosts
+from fiefdom.converge.run import Hosts, side_by_side
 from fiefdom.errors import FiefdomError, Unreachable
 from fiefdom.model import Cluster
 from fiefdom.waiting import looks
@@ -87,21 +87,18 @@ def _ask(
     cluster: Cluster, hosts: Hosts, names: Collection[str], gateways: Collection[str], patience_ms: int
 ) -> tuple[dict[str, Heard], dict[str, views.View]]:
     """What hosts and gateways say of each other, and what the gateways say of themselves."""
-    # Each takes as long as the other, so that they go side by side.
-    asked = {f"status of {name}": name for name in gateways}
 
-    def ask(here: str) -> Heard | views.View:
-        if here in asked:
-            return views.view_or_silence(hosts, asked[here])
+    def ask(here: str) -> Heard:
         others = names if here in gateways else gateways
         pairs = [word for name in others for word in (name, cluster.hosts[name].address)]
         container, role = ("gateway", "app") if here in gateways else ("serf-agent", "gateway")
         arguments = [container, str(cluster.serf.port), role, str(patience_ms), *pairs]
         return parse(hosts.script(here, SCRIPT, arguments, timeout_s=30)[1])
 
-    answers = hosts.on_all(ask, dict.fromkeys([*gateways, *names, *asked]))
-    heard = {name: said for name, said in answers.items() if isinstance(said, Heard)}
-    found = {name: view for what, name in asked.items() if isinstance(view := answers[what], views.View)}
+    # Each takes as long as the other.
+    heard, found = side_by_side(
+        hosts, lambda: hosts.on_all(ask, dict.fromkeys([*gateways, *names])), lambda: views.views_of(hosts, gateways)
+    )
     for name, view in found.items():
         # One whose agent does not answer tells whom it listed before.
         knows = view.silence is None and view.serf.ok

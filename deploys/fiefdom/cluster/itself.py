@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from fiefdom.errors import FiefdomError
+from fiefdom.grouping import grouped
 from fiefdom.wording import printable
 
 SCRIPT = (Path(__file__).parent / "itself.sh").read_text()
@@ -129,11 +130,7 @@ def membership(lines: Iterable[str]) -> Membership:
 
 def _told(lines: Iterable[str]) -> dict[str, list[list[str]]]:
     """By kind, the fields of each line."""
-    told: dict[str, list[list[str]]] = {}
-    for line in lines:
-        kind, *fields = line.split("\t")
-        if fields:
-            told.setdefault(kind, []).append(fields)
+    told = grouped((kind, fields) for kind, *fields in (line.split("\t") for line in lines) if fields)
     if "docker" not in told:
         raise FiefdomError("the host's answer is none")
     if told["docker"] == [["closed"]]:

@@ -5,7 +5,7 @@
 #   beat DIR TOKEN        a sign of life, if the lock is TOKEN's
 #   release DIR TOKEN SEEN  removes the lock, if it is TOKEN's and, where SEEN is not "-", has not moved since
 #   append DIR            adds the line on standard input to the audit
-# ledger.py writes the lines, reads the answer and decides; nothing here does, and no content becomes a command.
+# ledger.py writes the lines and reads the answer, locking.py decides; nothing here does, and no content becomes a command.
 # shellcheck disable=SC2015,SC2174 # `fail` ends the script, and only the last folder is ours to close
 set -u
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin

@@ -8,6 +8,7 @@ from fiefdom.cluster.told import others, tell
 from fiefdom.cluster.views import SUMMARY, Share, View, Views, views_of
 from fiefdom.converge.run import Hosts
 from fiefdom.errors import FiefdomError
+from fiefdom.grouping import grouped
 from fiefdom.model import Cluster
 from fiefdom.wording import Tell
 
@@ -25,12 +26,8 @@ def require_shareable(cluster: Cluster, service: str, version: str) -> None:
 def notices(cluster: Cluster, views: Views) -> Iterator[str]:
     """A sentence for each share that gateways keep, and for those that do not keep the same."""
     for name in cluster.services:
-        by_share: dict[Share, list[str]] = {}
-        for gateway, view in views.items():
-            for share in view.shares:
-                if share.service == name:
-                    by_share.setdefault(share, []).append(gateway)
-        for share, gateways in by_share.items():
+        kept = ((share, gateway) for gateway, view in views.items() for share in view.shares if share.service == name)
+        for share, gateways in grouped(kept).items():
             for says in effects(views, share, gateways):
                 mend = f"`fiefdom weight INVENTORY {name} off` ends that, and so does its rollout or rollback"
                 yield f"{says}{others(views, gateways)}; {mend}"
@@ -38,11 +35,8 @@ def notices(cluster: Cluster, views: Views) -> Iterator[str]:
 
 def effects(views: Views, share: Share, gateways: Iterable[str]) -> Iterator[str]:
     """What comes of a share at ``gateways`` that keep it: there is something to share out where two versions are up."""
-    by_end: dict[str, list[str]] = {}
-    for gateway in gateways:
-        by_end.setdefault(_end(views[gateway], share), []).append(gateway)
     about = f"{share.service} {share.version}"
-    for end, names in by_end.items():
+    for end, names in grouped((_end(views[gateway], share), gateway) for gateway in gateways).items():
         verb = "is to get" if end else "gets"
         yield f"{about} {verb} {share.percent} % of the requests at {', '.join(names)}{end}"
 

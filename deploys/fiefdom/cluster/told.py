@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from fiefdom.cluster import ledger
+from fiefdom.cluster import locking
 from fiefdom.cluster.views import GATEWAY_STATUS, Views
 from fiefdom.converge.run import Hosts, ask_each
 from fiefdom.errors import FiefdomError, HostError, Unreachable
@@ -48,7 +48,7 @@ def tell_recorded(
 
     Raises FiefdomError where it came to nobody.
     """
-    with ledger.recorded(hosts, gateways, word, warn, names=gateways, note=note) as act:
+    with locking.recorded(hosts, gateways, word, warn, names=gateways, note=note) as act:
         missed = tell(hosts, gateways, word, *about)
         if len(missed) == len(gateways):
             raise FiefdomError("; ".join(f"{name}: {why}" for name, why in missed.items()))

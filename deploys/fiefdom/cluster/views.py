@@ -176,10 +176,10 @@ def gateway_view(hosts: Hosts, name: str, part: Sequence[str] = ()) -> View:
 
 def views_of(hosts: Hosts, gateways: Iterable[str], part: Sequence[str] = ()) -> dict[str, View]:
     """What gateways say of themselves; one whose connection broke off is silent like any other."""
-    return hosts.on_all(lambda name: view_or_silence(hosts, name, part), gateways)
+    return hosts.on_all(lambda name: _view_or_silence(hosts, name, part), gateways)
 
 
-def view_or_silence(hosts: Hosts, name: str, part: Sequence[str] = ()) -> View:
+def _view_or_silence(hosts: Hosts, name: str, part: Sequence[str] = ()) -> View:
     """As `gateway_view`, also where the connection broke off."""
     try:
         return gateway_view(hosts, name, part)

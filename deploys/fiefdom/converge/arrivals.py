@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
+from fiefdom.converge.change import Change
 from fiefdom.converge.doctor import Finding, require_none_refused
-from fiefdom.converge.plan import Change, HostPlan, Plan
+from fiefdom.converge.plan import HostPlan, Plan
 from fiefdom.converge.run import Known
 from fiefdom.converge.snapshot import Disk, Snapshot
 from fiefdom.desired.state import Image, LocalImage

@@ -16,8 +16,10 @@ from pathlib import Path, PurePath
 from typing import Literal, Protocol
 
 from fiefdom.converge import failure, originals
-from fiefdom.converge.plan import Change, HostPlan, merge
+from fiefdom.converge.change import Change
+from fiefdom.converge.plan import HostPlan, merge
 from fiefdom.converge.snapshot import sysctl_path
+from fiefdom.converge.steps_script import Step
 from fiefdom.desired import docker, network, sshd
 from fiefdom.desired.concerns import CONCERNS, CUTTING
 from fiefdom.desired.cutting import Cutting
@@ -49,7 +51,6 @@ _SILENT = "the host says no word of what became of the change of {about}: see wi
 _ARMED = "done\tguard\tarm"
 """The line after which something may have changed."""
 
-Step = tuple[str, ...]
 Answer = Literal["confirmed", "waiting", "applying", "reverted", "unknown"]
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from fiefdom.desired import daemon_json, docker, network
 from fiefdom.desired.state import HostState
+from fiefdom.grouping import grouped
 
 TIMEKEEPERS = ("chrony", "ntpsec", "openntpd")
 """Debian's packages that keep time in place of systemd-timesyncd, which conflicts with them."""
@@ -88,9 +89,7 @@ class Guest:
 
 def parse(records: Iterable[tuple[str, ...]]) -> Guest:
     """The facts of guest.sh's records, each without its first word; what cannot be read is passed over."""
-    found: dict[str, list[tuple[str, ...]]] = {}
-    for kind, *fields in records:
-        found.setdefault(kind, []).append(tuple(fields))
+    found = grouped((kind, tuple(fields)) for kind, *fields in records)
 
     def first(kind: str, index: int = 0) -> str:
         of_kind = found.get(kind, [()])[0]

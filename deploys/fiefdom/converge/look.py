@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fiefdom.converge import arrivals, doctor, guest, jobs, made_by, moving, obtained, old_images, plan, ports, snapshot
+from fiefdom.converge.differences import of_instances
 from fiefdom.converge.run import Hosts, Known, ask_each
 from fiefdom.desired.concerns import ALL, state_of, states_of
 from fiefdom.desired.context import Context
@@ -47,7 +48,7 @@ def plan_of(
         # Nobody will ask its instances where they listen: none of them is worth waiting for a release.
         hold = frozenset()
     # Worked out once, for whatever the host says of itself until a release, its instances are the same.
-    instances = plan.of_instances(state, found, known.identities)
+    instances = of_instances(state, found, known.identities)
     running = plan.running_versions(instances, found, hold)
     checks = ports.running_checks(instances, found, hold)
     going = ports.going_ports(state, found)

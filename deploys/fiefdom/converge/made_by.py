@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from fiefdom import RELEASE
 from fiefdom.converge.doctor import Finding
 from fiefdom.converge.snapshot import Snapshot
+from fiefdom.grouping import grouped
 
 WHAT = "fiefdom"
 """The kind of the finding that another Fiefdom was here."""
@@ -57,13 +58,10 @@ def _says(version: str) -> str:
 
 def others(found: Mapping[str, Snapshot]) -> Iterator[str]:
     """Of hosts that another Fiefdom made, a sentence for each version."""
-    by_version: dict[str, list[str]] = {}
-    for name, host in found.items():
-        if (version := version_of(host)) not in ("", RELEASE):
-            by_version.setdefault(version, []).append(name)
-    for version, names in by_version.items():
-        mend = f"install {version}" if is_newer(version) else "`fiefdom upgrade` brings it there"
-        yield f"{', '.join(names)}: of Fiefdom {version}, and this is {RELEASE}; {mend}"
+    for version, names in grouped((version_of(host), name) for name, host in found.items()).items():
+        if version not in ("", RELEASE):
+            mend = f"install {version}" if is_newer(version) else "`fiefdom upgrade` brings it there"
+            yield f"{', '.join(names)}: of Fiefdom {version}, and this is {RELEASE}; {mend}"
 
 
 def _order(version: str) -> tuple[float | tuple[int, ...], ...]:

@@ -10,9 +10,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
-from fiefdom.converge.plan import Change, HostPlan, Plan, in_order
+from fiefdom.converge.change import Change, in_order
+from fiefdom.converge.plan import HostPlan, Plan
 from fiefdom.converge.snapshot import Snapshot, StoredImage
 from fiefdom.desired.state import HostState
+from fiefdom.grouping import grouped
 from fiefdom.model.references import familiar
 from fiefdom.model.references import repository as repository_of
 
@@ -68,10 +70,7 @@ def _old(state: HostState, now: Snapshot, keep_releases: int, spared: Collection
     # Two services may run one image.
     services = {(c.service, repository_of(c.image)) for c in state.containers if c.role == "instance"}
     keeps = Counter({name: keep_releases * n for name, n in Counter(name for _, name in services).items()})
-    found: dict[str, list[str]] = {}
-    for ref in now.images.keys() - wanted:
-        if _is_ours(ref, state, now):
-            found.setdefault(repository_of(ref), []).append(ref)
+    found = grouped((repository_of(ref), ref) for ref in now.images.keys() - wanted if _is_ours(ref, state, now))
     going: dict[str, str] = {}
     for name, refs in found.items():
         more = max(0, keeps[name] - sum(repository_of(ref) == name for ref in wanted))

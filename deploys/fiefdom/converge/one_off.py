@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fiefdom.converge import steps
 from fiefdom.converge.run import Hosts
-from fiefdom.converge.steps import Step
+from fiefdom.converge.steps_script import Step
 from fiefdom.desired import programs
 from fiefdom.desired.state import Container, Directory, File, HostState
 from fiefdom.errors import FiefdomError, HostError

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from fiefdom.converge.containers import container_drift
 from fiefdom.converge.plan import HostPlan
 from fiefdom.converge.snapshot import FoundUnit, Snapshot
+from fiefdom.converge.steps_script import Step
 from fiefdom.converge.units import RUNNING
 from fiefdom.desired.state import Container
 from fiefdom.model.unit_names import former_of
-
-Step = tuple[str, ...]
 
 
 def passed_on(plan: HostPlan) -> tuple[Container, ...]:

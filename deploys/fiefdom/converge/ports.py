@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from urllib.parse import urlsplit
 
+from fiefdom.converge.change import Change
 from fiefdom.converge.containers import is_healthy
-from fiefdom.converge.plan import Change, held_of
+from fiefdom.converge.plan import held_of
 from fiefdom.converge.snapshot import Snapshot
 from fiefdom.desired.state import HostState
 

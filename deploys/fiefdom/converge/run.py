@@ -7,12 +7,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from fiefdom.converge.steps import Phase, Step
+from fiefdom.converge.steps import Phase
+from fiefdom.converge.steps_script import Step
 from fiefdom.desired.state import LocalImage
 from fiefdom.errors import HostError, HostErrors
 from fiefdom.model import Cluster, Secrets
 
 T = TypeVar("T")
+Other = TypeVar("Other")
 
 Say = Callable[[str, str], None]
 """Hears of every stage: the host (or another name for where it happens), and what."""
@@ -142,6 +144,19 @@ class Hosts(Protocol):
 
     def connect_anew(self, name: str) -> str | None:
         """Close a host's connection and open another; why that failed, or None."""
+
+
+def side_by_side(hosts: Hosts, one: Callable[[], T], other: Callable[[], Other]) -> tuple[T, Other]:
+    """What two functions return that each ask hosts: both at once, as all hosts are of `Hosts.on_all`.
+
+    Both are waited for; raises as it does, of what went wrong in either.
+    """
+    first: list[T] = []
+    second: list[Other] = []
+    # By the names of jobs instead of hosts'.
+    jobs = {"one": lambda: first.append(one()), "other": lambda: second.append(other())}
+    hosts.on_all(lambda job: jobs[job](), jobs)
+    return first[0], second[0]
 
 
 def ask_each(hosts: Hosts, function: Callable[[str], T], names: Iterable[str]) -> tuple[dict[str, T], dict[str, str]]:

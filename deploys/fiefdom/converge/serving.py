@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 
 from fiefdom.converge import passing
 from fiefdom.converge.containers import is_healthy, is_made
-from fiefdom.converge.passing import Step
 from fiefdom.converge.plan import HostPlan
 from fiefdom.converge.snapshot import Snapshot
+from fiefdom.converge.steps_script import Step
 from fiefdom.desired.offers import is_offer
 from fiefdom.desired.offers import unit_of as offer_unit
 from fiefdom.desired.state import Container, Offer

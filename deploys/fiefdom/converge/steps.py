@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
-from itertools import groupby
-from pathlib import Path
 
-from fiefdom.converge import guard, old_images, originals, passing, serving
+from fiefdom.converge import guard, old_images, passing, serving
 from fiefdom.converge.claims import claims
-from fiefdom.converge.plan import HostPlan, merge
-from fiefdom.converge.snapshot import SSHD, sysctl_path
+from fiefdom.converge.plan import HostPlan
+from fiefdom.converge.snapshot import sysctl_path
+from fiefdom.converge.steps_script import Step
 from fiefdom.converge.units import has_stamp, unit_actions, unit_stamp
-from fiefdom.desired import docker, mounts, network, sshd
-from fiefdom.desired.containers import UNIT_DIR, conf_path
-from fiefdom.desired.offers import conf_path as offer_conf_path
-from fiefdom.desired.offers import unit_of as offer_unit
+from fiefdom.desired import network, sshd
 from fiefdom.desired.state import (
     ANY_PACKAGE,
     Account,
@@ -26,27 +21,13 @@ from fiefdom.desired.state import (
     Directory,
     File,
     Image,
-    Offer,
     Package,
     Sysctl,
     Unit,
 )
-from fiefdom.model.unit_names import former_of, template_of, unit_of
-
-_HERE = Path(__file__).parent
-_PARTS = {f"# @{name.upper()}@\n": (_HERE / f"{name}.sh").read_text() for name in ("originals", "blocks")}
-_PARTS["# @SSHD@\n"] = SSHD
-SCRIPT = reduce(lambda text, part: text.replace(*part), _PARTS.items(), (_HERE / "steps.sh").read_text())
-TURN = (_HERE / "turn.sh").read_text().replace("@APPLY@\n", SCRIPT)
-"""Does what SCRIPT does, and comes to its end on the host where the operator's connection breaks off."""
-
-_END = "end"  # what breaks off on its way must not be taken for all
 
 PHASES = ("packages", "access", "files", "images", "containers", "removal")
 """Names of the phases, in order."""
-
-Step = tuple[str, ...]
-"""A verb of steps.sh and its arguments."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +60,12 @@ def phases(plan: HostPlan, confirm_s: int = guard.CONFIRM_S) -> tuple[Phase, ...
     return tuple(
         phase
         for phase in (
-            Phase("packages", (*_removal(replace(plan, changes=first)), *_packages(plan))),
+            Phase("packages", (*removal(replace(plan, changes=first)), *_packages(plan))),
             Phase("access", tuple(_access(access, kept)) if access.changes else (), guarded=kept),
             Phase("files", tuple(_host_files(calm))),
             images_phase(calm),
             Phase("containers", tuple(_serving(calm)), interrupts=_interrupts(calm)),
-            Phase("removal", tuple(_removal(calm))),
+            Phase("removal", tuple(removal(calm))),
         )
         if phase.steps or phase.images
     )
@@ -110,151 +91,16 @@ def _logins(plan: HostPlan) -> Iterator[Step]:
         yield ("place", f.path)
 
 
-def turn(plan: HostPlan) -> tuple[Step, ...]:
-    """One host's turn in a rollout: service by service out of rotation, other containers, healthy again, back in.
-
-    ``plan`` holds the changes of the release alone. Whatever fails from the first stage on, the host puts back what it
-    kept and offers it again. What the release leaves alone stays in rotation all the while.
-    """
-    files = _changed_files(plan, serves=True)
-    folders = [c.resource for c in plan.of("directory", "+", "~") if isinstance(c.resource, Directory)]
-    changed = [c.resource for c in plan.of("container", "+", "~", "-/+") if isinstance(c.resource, Container)]
-    released = {service: [c for c in changed if c.service == service] for service in _services(changed)}
-    offers = {o.service: o for o in plan.state.offers if o.service in released}
-    return (
-        *(("remove-container", c.name) for c in plan.of("container", "-")),
-        *staged(files),
-        # One that goes back, or is forced, may bring what no apply has made.
-        *_records(plan),
-        ("keep", "begin", merge([plan]).hash),
-        *(("keep", "file", f.path) for f in files),
-        *(("keep", "directory", d.path) for d in folders),
-        *(("keep", "container", c.name, c.unit) for c in changed),
-        *(("keep", "offer", o.unit) for o in offers.values()),
-        ("keep", "done"),
-        *(
-            step
-            for service, own in released.items()
-            for step in _released(
-                service, own, offers.get(service), files, folders, f" {service}" if len(released) > 1 else ""
-            )
-        ),
-        ("settled",),
-    )
-
-
-def _services(containers: Iterable[Container]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(container.service for container in containers))
-
-
-def _released(
-    service: str,
-    containers: list[Container],
-    offer: Offer | None,
-    files: list[File],
-    folders: list[Directory],
-    which: str,
-) -> tuple[Step, ...]:
-    # What another service is made from waits for its own turn, lest an instance that ends by itself takes it up.
-    own = {path for c in containers for path in (*c.config, conf_path(c.name))}
-    own |= {offer_conf_path(service), f"{UNIT_DIR}/{offer_unit(service)}", f"{UNIT_DIR}/{template_of(service)}"}
-    # A host outside app_hosts runs it for itself.
-    offers = [offer.unit] if offer else []
-    return (
-        ("say", f"drain{which}"),
-        *serving.all_at_once("stop", offers),
-        ("say", f"replace{which}"),
-        *(directory(d) for d in folders if any(mounts.is_of(d.path, c) for c in containers)),
-        *(("place", f.path) for f in files if f.path in own),
-        ("daemon-reload",),
-        ("containers", "restart", *(c.unit for c in containers)),
-        ("say", f"join{which}"),
-        *serving.all_at_once("start", offers),
-    )
-
-
-def farewell(plan: HostPlan, stays: tuple[str, ...], *, volumes: bool = False) -> tuple[Step, ...]:
-    """A host's last turn: out of the cluster, then as it was before Fiefdom, but for paths in ``stays``.
-
-    What was found at one of those comes back all the same, where it does not let the operator in. Volumes stay as well,
-    unless ``volumes`` says that they go.
-    """
-    back = originals.given_back(plan.snapshot)
-    found, going = plan.snapshot.containers, {c.name for c in plan.of("unit", "-")}
-    running = [unit_of(n) for n, f in found.items() if f.role == "agent" and f.ours and f.running]
-    agents = [former_of(unit) if former_of(unit) in going else unit for unit in running]
-    removed = [
-        s
-        for s in _removal(plan)
-        if not (s[0] in ("remove-file", "remove-directory") and s[1].startswith(stays) and s[1] not in back)
-    ]
-    return (
-        ("say", "drain"),
-        *(("containers", "stop", unit) for unit in agents),
-        ("say", "remove"),
-        *(("remove-unit", c.name) for c in plan.of("unit", "-")),
-        *(("remove-container", c.name) for c in plan.of("container", "-")),
-        *removed,
-        ("daemon-reload",),
-        *((("reload", docker.UNIT),) if docker.CONFIG in back else ()),
-        *(("unit-back", name) for name in originals.units_given_back(plan.snapshot) if name not in going),
-        *(("remove-volume", path) for path in sorted(plan.snapshot.volumes) if volumes),
-        ("erase",),
-    )
-
-
-def turn_back(plan: HostPlan, aside: bool) -> tuple[Step, ...]:
-    """One host's way back from the turn of ``plan``; ``aside`` keeps the release's containers for inspection.
-
-    A turn that ended before it had kept anything changed nothing, and what an earlier release kept stays where it is.
-    """
-    return (
-        ("kept", merge([plan]).hash),
-        ("say", "restore"),
-        ("restore", "aside" if aside else "replace"),
-    )
-
-
 def _interrupts(plan: HostPlan) -> bool:
     running = any(c.running for c in plan.snapshot.containers.values())
     return running and bool(plan.of("container") or passing.passed_on(plan))
-
-
-def steps_text(steps: Iterable[Step]) -> str:
-    """Steps as steps.sh reads them: a line each, fields separated by tabs.
-
-    Raises ValueError for a field that would read as more than one.
-    """
-    steps = list(merged(steps))
-    for step in steps:
-        if any("\n" in field or "\t" in field for field in step):
-            raise ValueError(f"a field of the step {step[:2]} holds a line break or a tab")
-    lines = ["\t".join(field or "-" for field in step) for step in steps]
-    return "".join(f"{line}\n" for line in [*lines, _END]) if lines else ""
-
-
-_OF_MANY = (("record",), ("guard", "keep"))
-"""How steps begin that take kinds and names, as many as there are."""
-
-
-def merged(steps: Iterable[Step]) -> Iterator[Step]:
-    """Steps with those that follow each other as one, where one does for many: programs and writes to the disk cost."""
-
-    def beginning(step: Step) -> Step:
-        return next((words for words in _OF_MANY if step[: len(words)] == words), ())
-
-    for words, group in groupby(steps, beginning):
-        if words:
-            yield (*words, *(field for step in group for field in step[len(words) :]))
-        else:
-            yield from group
 
 
 def _packages(plan: HostPlan) -> Iterator[Step]:
     names = [c.resource.name for c in plan.of("package") if isinstance(c.resource, Package)]
     # Not checked, which only what the package brings could.
     before = {*names, ANY_PACKAGE} if names else set()
-    early = [f for f in _changed_files(plan, serves=False) if f.precedes in before]
+    early = [f for f in changed_files(plan, serves=False) if f.precedes in before]
     recorded = claims(plan.state, plan.snapshot) - plan.snapshot.made
     for f in early:
         if ("file", f.path) in recorded:
@@ -267,12 +113,12 @@ def _packages(plan: HostPlan) -> Iterator[Step]:
 
 def _access(plan: HostPlan, kept: guard.Backup) -> Iterator[Step]:
     """All that could cut the line, in one stroke: checked, kept, live, and then it waits for a new login."""
-    files = _changed_files(plan, serves=False)
+    files = changed_files(plan, serves=False)
     yield from guard.staged()
     yield from staged(files)
     yield from _staged_blocks(plan)
     yield from guard.before(kept)
-    yield from _records(plan)
+    yield from records(plan)
     yield from _directories(plan)
     yield from _unstamps(plan, files)
     for f in files:
@@ -302,10 +148,10 @@ def _access(plan: HostPlan, kept: guard.Backup) -> Iterator[Step]:
 
 
 def _host_files(plan: HostPlan) -> Iterator[Step]:
-    files = _changed_files(plan, serves=False)
+    files = changed_files(plan, serves=False)
     entries = [f for f in files if f.path in {account.entry for account in plan.state.accounts}]
     files = [f for f in files if f not in entries]
-    yield from _records(plan)
+    yield from records(plan)
     yield from brought(plan)
     # Before all that belongs to them.
     yield from _files(entries)
@@ -329,7 +175,7 @@ def brought(plan: HostPlan) -> tuple[Step, ...]:
     return tuple(("record", old_images.BROUGHT, ref) for ref in old_images.newly_brought(coming, plan.snapshot))
 
 
-def _records(plan: HostPlan) -> Iterator[Step]:
+def records(plan: HostPlan) -> Iterator[Step]:
     """Steps that note in the manifest what is made, before it is; what is there but not noted goes with `record`."""
     changed = {(c.kind, c.name) for c in plan.changes}
     for kind, name in sorted(claims(plan.state, plan.snapshot) - plan.snapshot.made):
@@ -361,7 +207,8 @@ def _sysctls(plan: HostPlan) -> Iterator[Step]:
             yield ("sysctl", sysctl_path(s.key), s.value)
 
 
-def _changed_files(plan: HostPlan, serves: bool) -> list[File]:
+def changed_files(plan: HostPlan, serves: bool) -> list[File]:
+    """Files to create or to change: those that what serves is made from, or the others."""
     changed = [c.resource for c in plan.of("file", "+", "~")]
     return [f for f in changed if isinstance(f, File) and f.serves is serves]
 
@@ -424,7 +271,7 @@ def _units(plan: HostPlan, files: list[File], units: list[Unit]) -> Iterator[Ste
 
 
 def _serving(plan: HostPlan) -> Iterator[Step]:
-    files = _changed_files(plan, serves=True)
+    files = changed_files(plan, serves=True)
     moving = list(_moving(plan, files))
     for path, _, uid, _ in moving:
         before = str(plan.snapshot.files[path].uid)
@@ -469,17 +316,20 @@ def _moves(directory: Directory, plan: HostPlan) -> bool:
     return directory.serves and directory.path in plan.snapshot.files
 
 
-def _removal(plan: HostPlan) -> Iterator[Step]:
+def removal(plan: HostPlan) -> Iterator[Step]:
+    """Steps that take away what is not wanted any more, but for units and containers."""
     files = [c.name for c in plan.of("file", "-")]
     for path in files:
         yield ("remove-file", path)
-    yield from (("remove-block", change.name) for change in plan.of("block", "-"))
+    for change in plan.of("block", "-"):
+        yield ("remove-block", change.name)
     for path in sorted((c.name for c in plan.of("directory", "-")), reverse=True):
         yield ("remove-directory", path)
     if any(path.startswith("/etc/systemd/system/") for path in files):
         yield ("daemon-reload",)
     yield from _units_back(plan)
-    yield from (("remove-account", change.name) for change in plan.of("account", "-"))
+    for change in plan.of("account", "-"):
+        yield ("remove-account", change.name)
     yield from _forgotten(plan)
     for change in plan.of("image", "-"):
         if isinstance(change.resource, str):

@@ -1,5 +1,5 @@
 # Changes a host: reads steps on standard input and takes them in order; the first that fails ends it.
-# A step is one line of tab-separated fields, "-" for an empty one; after the last comes "end". steps.py writes them.
+# A step is a line of tab-separated fields, "-" for an empty one; after the last comes "end". steps_script.py writes them.
 # Nothing here decides what to change, and no field ever becomes part of a command's text.
 # shellcheck disable=SC2015,SC2174 # `fail` ends the script, and only the last folder is ours to close
 set -u
@@ -127,7 +127,7 @@ check_file() { # path argv...
     output=$("$@" 2>&1) || fail "$path" "refused by $1: $(printf '%s' "$output" | tail -n 3)"
 }
 
-# Here steps.py puts what a host keeps of the time before.
+# Here steps_script.py puts what a host keeps of the time before.
 # @ORIGINALS@
 
 # And how its blocks come into files that are others'.

@@ -1,5 +1,5 @@
 # Takes steps as steps.sh does, in a unit of its own: where the operator's connection breaks off, the host ends its turn alone.
-# Reads steps on standard input and prints what steps.sh prints. steps.py puts steps.sh below.
+# Reads steps on standard input and prints what steps.sh prints. steps_script.py puts steps.sh below.
 # shellcheck disable=SC2015 # `fail` ends the script
 set -u
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin

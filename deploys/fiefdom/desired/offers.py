@@ -7,6 +7,7 @@ from fiefdom.desired.context import Context
 from fiefdom.desired.programs import program
 from fiefdom.desired.render import render
 from fiefdom.desired.state import Directory, File, HostState, Offer, Unit
+from fiefdom.grouping import grouped
 from fiefdom.model import Instance, unit_names
 
 CONF_DIR = "/etc/fiefdom/offers"
@@ -43,10 +44,7 @@ def desired(context: Context) -> HostState:
     state = HostState(
         directories=(Directory("/etc/fiefdom"), Directory(CONF_DIR)), files=(program("offer", serves=True),)
     )
-    by_service: dict[str, list[Instance]] = {}
-    for instance in context.cluster.routed(context.name):
-        by_service.setdefault(instance.service, []).append(instance)
-    for service, instances in by_service.items():
+    for service, instances in grouped((i.service, i) for i in context.cluster.routed(context.name)).items():
         state += _offer(context, service, instances)
     return state
 

@@ -17,7 +17,8 @@ from fiefdom.cluster import keys
 from fiefdom.converge import arrivals, diffs, guard, look, plan, snapshot
 from fiefdom.converge.doctor import require_none_refused
 from fiefdom.converge.run import Known
-from fiefdom.converge.steps import PHASES, Phase, Step, phases, steps_text
+from fiefdom.converge.steps import PHASES, Phase, phases
+from fiefdom.converge.steps_script import Step, steps_text
 from fiefdom.converge.waves import takes_turns
 from fiefdom.desired.concerns import ALL, states_of
 from fiefdom.desired.state import Codename, HostState

@@ -18,7 +18,7 @@ from gevent.select import select
 from paramiko import SSHException
 from pyinfra.api.host import Host
 
-from fiefdom.engine.shells import MARK, MARKED
+from fiefdom.engine.shells import MARK, MARKED, ended
 
 _PIECE_BYTES = 1 << 15
 IN, OUT, ERR = 0, 1, 2
@@ -57,12 +57,7 @@ def _attend(channel: Any, marks: tuple[int, int]) -> int:
         gevent.joinall(readers, raise_error=True)
     finally:
         gevent.killall([keys, *readers])
-    for reader in readers:
-        if reader.value is not None:  # raised in the reader, gevent would print it
-            raise reader.value
-    code: int = channel.recv_exit_status()
-    if code == -1:
-        raise ConnectionError("the host ends what it was at")
+    code = ended(channel, readers, "the host ends what it was at")
     if out.marks:
         last = out.before.decode(errors="replace").strip().rpartition("\n")[2]
         raise ConnectionError(f"its login never ran what it was asked{f', and said: {last}' if last else ''}")

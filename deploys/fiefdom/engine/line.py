@@ -19,7 +19,7 @@ from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
 
 from fiefdom.converge import guard
-from fiefdom.converge.steps import Step
+from fiefdom.converge.steps_script import Step
 from fiefdom.converge.trial import SCRIPT, negotiates
 from fiefdom.engine.connector import Connector
 from fiefdom.engine.known_hosts import known_as, path_of, remember, require_writable, trust

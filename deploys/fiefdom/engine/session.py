@@ -19,10 +19,11 @@ from pyinfra.api.exceptions import ConnectError, NestedOperationError, NoHostErr
 from pyinfra.api.host import Host
 from pyinfra.context import ctx_host, ctx_state
 
-from fiefdom.cluster import ledger
-from fiefdom.converge import failure, guard, snapshot, steps
+from fiefdom.cluster import locking
+from fiefdom.converge import failure, guard, snapshot, steps_script
 from fiefdom.converge.run import Stream
-from fiefdom.converge.steps import SCRIPT, TURN, Phase, Step
+from fiefdom.converge.steps import Phase
+from fiefdom.converge.steps_script import SCRIPT, TURN, Step
 from fiefdom.engine import interaction, shells, streams
 from fiefdom.engine.connector import CONNECT_TIMEOUT_S, Connector, Ways, inventory_of, nobody_there
 from fiefdom.engine.line import guarded
@@ -57,7 +58,7 @@ T = TypeVar("T")
 def take(
     steps: str, detached: bool = False, unlocked: Cluster | None = None
 ) -> Generator[StringCommand | FunctionCommand]:
-    """Let steps.sh take ``steps``, lines as `steps.steps_text` makes them; ``detached`` as in `steps.TURN`.
+    """Let steps.sh take ``steps``, lines as `steps_script.steps_text` makes them; ``detached`` as in its `TURN`.
 
     Refused while somebody holds the lock of the cluster that shall be ``unlocked``.
     """
@@ -98,7 +99,7 @@ def _ship(state: State, host: Host, cluster: Cluster, refs: tuple[str, ...]) -> 
 
 def _require_free(state: State, host: Host, cluster: Cluster) -> None:
     try:
-        ledger.require_free(session_of(state, cluster), cluster.gateways)
+        locking.require_free(session_of(state, cluster), cluster.gateways)
     except FiefdomError as error:
         fail(host, str(error))
 
@@ -236,7 +237,7 @@ class Session:
             guarded(host, self.cluster, phase.steps, phase.guarded)
             del self._unconfirmed[name]
         elif phase.steps:
-            self._operate(host, take, label, steps=steps.steps_text(phase.steps), detached=phase.interrupts)
+            self._operate(host, take, label, steps=steps_script.steps_text(phase.steps), detached=phase.interrupts)
 
     def text_of(self, name: str, path: str) -> str:
         """As `run.Hosts.text_of`."""

@@ -17,7 +17,7 @@ from paramiko import SSHException
 from pyinfra.api import QuoteString, StringCommand
 from pyinfra.api.host import Host
 
-from fiefdom.converge.steps import TURN, Step, steps_text
+from fiefdom.converge.steps_script import TURN, Step, steps_text
 from fiefdom.errors import FiefdomError, Unreachable
 from fiefdom.waiting import now_s
 
@@ -208,16 +208,24 @@ def attach(host: Host, text: str, arguments: Sequence[str], hear: Callable[[int,
             leave()
             gevent.joinall(readers, raise_error=True)
             raise
-        for reader in readers:
-            if reader.value is not None:  # raised in the reader, gevent would print it
-                raise reader.value
-        code: int = channel.recv_exit_status()
-        if code == -1:
-            raise ConnectionError("the host stops what it was at")
-        return code
+        return ended(channel, readers, "the host stops what it was at")
     finally:
         signs.kill()
         channel.close()
+
+
+def ended(channel: Any, readers: Iterable[gevent.Greenlet], broken_off: str) -> int:
+    """The exit code of what a host ran, once what it says is read.
+
+    Raises what kept a reader from its end, and ConnectionError in the words ``broken_off`` where no exit code came.
+    """
+    for reader in readers:
+        if reader.value is not None:  # raised in the reader, gevent would print it
+            raise reader.value
+    code: int = channel.recv_exit_status()
+    if code == -1:
+        raise ConnectionError(broken_off)
+    return code
 
 
 def beat(channel: Any) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from fiefdom.cluster import audit, gossip, keys, ledger, members, status, views
+from fiefdom.cluster import audit, gossip, keys, ledger, locking, members, status, views
 from fiefdom.cluster.lock import quorum
 from fiefdom.converge import arrivals, guard, look, old_images
 from fiefdom.converge.carry_out import carry_out
-from fiefdom.converge.plan import HostPlan, Plan, in_order
+from fiefdom.converge.change import in_order
+from fiefdom.converge.plan import HostPlan, Plan
 from fiefdom.converge.run import Hosts, Known, Say
 from fiefdom.converge.waves import left_by_turns, takes_turns
 from fiefdom.desired import offers
@@ -52,7 +53,7 @@ def apply(
     """
     cluster = known.cluster
     gateways, witnesses = quorum(cluster, known.without)
-    waits = ledger.is_applied_to(hosts, (*gateways, *witnesses))
+    waits = locking.is_applied_to(hosts, (*gateways, *witnesses))
     # Another run may have brought another key while we asked.
     require_same_key(known, hosts, wanted.due.hosts)
     names = [host.host for host in wanted.due.hosts if host.changes]
@@ -60,7 +61,7 @@ def apply(
     with (
         hooks.around(known, hooks.Act(what, tuple(names)), say) as around,
         around.begun(),
-        ledger.recorded(hosts, gateways, what, warn, plan=wanted.hash, **about) as act,
+        locking.recorded(hosts, gateways, what, warn, plan=wanted.hash, **about) as act,
     ):
         build.ensure(cluster, _images(wanted), lambda text: say("here", text))
         arrivals.require_fit(known, wanted.due)
@@ -70,7 +71,7 @@ def apply(
         if not waits:
             carry_out(wanted, hosts, cluster, say, turns=not takes_turns(wanted), sick=sick)
         if waits or takes_turns(wanted):
-            with ledger.hold_for_apply(act, names, tell) as held:
+            with locking.hold_for_apply(act, names, tell) as held:
                 done = _still_to_do(known, hosts, wanted, whatever, exactly, tell)
                 gate = _gate(known, hosts, done, sick)
                 carry_out(done, hosts, cluster, say, gate, held.beat, fit, sick=sick)

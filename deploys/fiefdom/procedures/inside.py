@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fiefdom.cluster import ledger
+from fiefdom.cluster import locking
 from fiefdom.converge import inside
 from fiefdom.converge.inside import Target
 from fiefdom.converge.run import Hosts, Known
@@ -49,7 +49,7 @@ def exec_in(
     host = first_that_answers(hosts, names)
     where = wanted.service if wanted.port is None else f"{wanted.service}:{wanted.port}"
     note = f"{where}: {told(command, known.secrets)}"
-    with ledger.recorded(hosts, known.gateways, "exec", warn, names=[host], note=note):
+    with locking.recorded(hosts, known.gateways, "exec", warn, names=[host], note=note):
         code = inside.attend(hosts, host, wanted, command, terminal=terminal)
         if code:
             raise Ended(code)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from fiefdom.cluster import ledger
+from fiefdom.cluster import locking
 from fiefdom.converge import one_off
 from fiefdom.converge.one_off import Hear
 from fiefdom.converge.run import Hosts, Known, ask_each
@@ -48,7 +48,7 @@ def run_once(
         FiefdomError: no host answers, or nothing began on the one that does.
     """
     host, note = first_that_answers(hosts, names), f"{service}: {told(command, known.secrets)}"
-    with ledger.recorded(hosts, known.gateways, "run", warn, names=[host], note=note):
+    with locking.recorded(hosts, known.gateways, "run", warn, names=[host], note=note):
         code = one_off.attend(hosts, host, one_off.as_running(service, command), hear)
         if code:
             raise Ended(code)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 
-from fiefdom.cluster import answering, gossip, ledger, status
+from fiefdom.cluster import answering, gossip, ledger, locking, status
 from fiefdom.cluster.answering import await_answering
 from fiefdom.cluster.views import alone, await_serving, up, views_of
 from fiefdom.converge import carry_out, run
@@ -43,7 +43,7 @@ def reboot(
     why = f"reboot of {', '.join(names)}{' with upgrades' if upgrade else ''}"
     with (
         hooks.around(known, hooks.Act("reboot", tuple(names)), say) as around,
-        ledger.hold(hosts, gateways, who, why, warn=lambda text: say("ledger", text), take_over=take_over) as held,
+        locking.hold(hosts, gateways, who, why, warn=lambda text: say("ledger", text), take_over=take_over) as held,
         around.begun(held.beat),
         held.recorded("reboot", names=names),
     ):

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fiefdom.converge import old_images, plan
-from fiefdom.converge.plan import Change, HostPlan
+from fiefdom.converge.change import Change
+from fiefdom.converge.plan import HostPlan
 from fiefdom.desired import mounts, offers
 from fiefdom.desired.containers import FAILED, UNIT_DIR, conf_path
 from fiefdom.desired.state import Container

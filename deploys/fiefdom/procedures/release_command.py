@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from fiefdom.cluster import audit, ledger
-from fiefdom.cluster.ledger import Held
+from fiefdom.cluster.locking import Held
 from fiefdom.converge import failure, one_off, steps
 from fiefdom.converge.run import Hosts, Known, Say
 from fiefdom.desired import mounts

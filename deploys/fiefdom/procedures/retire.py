@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from fiefdom.cluster import answering, ledger, members, views
+from fiefdom.cluster import answering, ledger, locking, members, views
 from fiefdom.cluster.views import views_of
-from fiefdom.converge import carry_out, originals, plan, run, snapshot, steps
+from fiefdom.converge import carry_out, originals, plan, run, snapshot, turn_steps
 from fiefdom.converge.run import Hosts, Say
 from fiefdom.desired.state import HostState
 from fiefdom.errors import FiefdomError, HostError
@@ -42,7 +42,7 @@ def retire(
     who, why = ledger.operator(), f"retire {name}" + " with its volumes" * bool(volumes)
     with (
         hooks.around(known, hooks.Act("retire", (name,)), say) as around,
-        ledger.hold(hosts, remaining, who, why, warn=lambda text: say("ledger", text), take_over=take_over) as held,
+        locking.hold(hosts, remaining, who, why, warn=lambda text: say("ledger", text), take_over=take_over) as held,
     ):
         # A host may be at a turn that lost its operator, and serve in a moment what nobody else does now.
         turn.await_turns(hosts, hosts.names, lambda text: say("here", text))
@@ -114,7 +114,7 @@ def _let_go(hosts: Hosts, remaining: Sequence[str], gone: plan.HostPlan, say: Sa
     for words in _of_volumes(gone, volumes=volumes):
         say(name, words)
     heard = turn.Heard(name, lambda host, stage, began=None: None if began else say(host, stage))
-    turn.take_turn(hosts, name, steps.farewell(gone, _STAYS, volumes=volumes), heard)
+    turn.take_turn(hosts, name, turn_steps.farewell(gone, _STAYS, volumes=volumes), heard)
     if heard.failure:
         said = f"{heard.failure.unit}: {heard.failure.reason}; run it again"
         raise HostError(name, said, heard.failure.log)

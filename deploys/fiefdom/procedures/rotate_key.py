@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
-from fiefdom.cluster import ledger, members, status, views
+from fiefdom.cluster import ledger, locking, members, status, views
 from fiefdom.cluster.keys import Ring, fingerprints, ring_paths, rings_of
 from fiefdom.cluster.members import await_members
 from fiefdom.converge import carry_out, look, plan, run
+from fiefdom.converge.change import Change
 from fiefdom.converge.run import Hosts, Say
 from fiefdom.desired import gateway, serf
 from fiefdom.desired.containers import conf_path, env_path
@@ -40,7 +41,7 @@ def rotate(known: run.Known, hosts: Hosts, *, force: bool, take_over: bool, say:
     warn = _warn_with(say)
     with (
         hooks.around(known, hooks.Act("rotate-key", hosts.names), say) as around,
-        ledger.hold(hosts, cluster.gateways, ledger.operator(), why, warn=warn, take_over=take_over) as held,
+        locking.hold(hosts, cluster.gateways, ledger.operator(), why, warn=warn, take_over=take_over) as held,
         around.begun(held.beat),
         held.recorded("rotate-key", names=hosts.names),
     ):
@@ -184,7 +185,7 @@ def _of_the_key(wanted: plan.Plan) -> plan.Plan:
     names = (gateway.NAME, serf.NAME)
     paths = {gateway.AGENT_CONFIG, serf.CONFIG, *ring_paths(), *map(env_path, names), *map(conf_path, names)}
 
-    def belongs(change: plan.Change) -> bool:
+    def belongs(change: Change) -> bool:
         return change.name in paths if change.kind == "file" else change.kind == "container" and change.name in names
 
     def kept(host: plan.HostPlan) -> plan.HostPlan:

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from fiefdom.cluster import audit, ledger
 from fiefdom.converge import look, old_images, steps
-from fiefdom.converge.plan import Change, HostPlan, Plan
+from fiefdom.converge.change import Change
+from fiefdom.converge.plan import HostPlan, Plan
 from fiefdom.converge.run import Hosts, Known, Say
 from fiefdom.desired import mounts
 from fiefdom.errors import FiefdomError

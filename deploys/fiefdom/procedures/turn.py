@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from fiefdom.converge import failure, steps
+from fiefdom.converge import failure
 from fiefdom.converge.run import Hosts
+from fiefdom.converge.steps_script import Step
 from fiefdom.errors import HostError, HostErrors
+from fiefdom.grouping import grouped
 from fiefdom.waiting import looks, now_s
 from fiefdom.wording import Tell, printable
 
@@ -66,7 +68,7 @@ def await_turns(hosts: Hosts, names: Iterable[str], tell: Tell) -> None:
         held = {name: at for name, at in _held(hosts, asked, wait_s).items() if at is not None}
         if over := [name for name in told if name not in held]:
             tell(f"{', '.join(over)}: what another run began there has ended")
-        for at, at_once in _by_value({name: at for name, at in held.items() if told.get(name) != at}).items():
+        for at, at_once in grouped((at, name) for name, at in held.items() if told.get(name) != at).items():
             stage = f", which is at {at}" if at else ""
             tell(f"{', '.join(at_once)}: waits for the end of what another run began there{stage}")
         if late or not held:
@@ -88,13 +90,6 @@ def _held(hosts: Hosts, names: Iterable[str], wait_s: int) -> dict[str, str | No
         return printable(stage) if kind == "held" else None
 
     return hosts.on_all(ask, names)
-
-
-def _by_value(found: Mapping[str, str]) -> dict[str, list[str]]:
-    by_value: dict[str, list[str]] = {}
-    for name, value in found.items():
-        by_value.setdefault(value, []).append(name)
-    return by_value
 
 
 @dataclass
@@ -142,7 +137,7 @@ class Heard:
             self._current = ""
 
 
-def take_turn(hosts: Hosts, name: str, steps: Sequence[steps.Step], heard: Heard) -> None:
+def take_turn(hosts: Hosts, name: str, steps: Sequence[Step], heard: Heard) -> None:
     """Let a host take steps. One that ends before the last without saying why has failed as well.
 
     Raises Unreachable where the connection broke off.

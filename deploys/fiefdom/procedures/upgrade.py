@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from fiefdom import RELEASE
 from fiefdom.cluster import status
 from fiefdom.converge import made_by, old_images
-from fiefdom.converge.plan import Change, HostPlan, Plan
+from fiefdom.converge.change import Change
+from fiefdom.converge.plan import HostPlan, Plan
 from fiefdom.converge.run import Hosts, Known, Say
 from fiefdom.converge.waves import waves
 from fiefdom.desired.containers import FAILED
 from fiefdom.errors import FiefdomError
+from fiefdom.grouping import grouped
 from fiefdom.model import Cluster
 from fiefdom.procedures import reboot, release, turn
 from fiefdom.procedures.apply import apply
@@ -133,12 +135,10 @@ def require_fit(known: Known, hosts: Hosts, wanted: Plan) -> None:
 
 def foreseen(wanted: Plan, cluster: Cluster) -> Iterator[str]:
     """What a person is told before: from which Fiefdom, in which order, and who pauses."""
-    before: dict[str, list[str]] = {}
-    for host in wanted.hosts:
-        if (version := made_by.version_of(host.snapshot)) != RELEASE:
-            before.setdefault(version or "none", []).append(host.host)
+    before = grouped((made_by.version_of(host.snapshot), host.host) for host in wanted.hosts)
     for version, names in before.items():
-        yield f"Fiefdom {version} -> {RELEASE}: {', '.join(names)}."
+        if version != RELEASE:
+            yield f"Fiefdom {version or 'none'} -> {RELEASE}: {', '.join(names)}."
     order = turns(wanted, cluster)
     if order:
         yield f"Turns, each when all others serve: {', '.join(order)}."

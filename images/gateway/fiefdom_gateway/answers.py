@@ -43,7 +43,9 @@ class Reconciling(Protocol):
     settings: Settings
     look: Look
     looking: asyncio.Lock
-    acted_at_s: float
+
+    @property
+    def acted_at_s(self) -> float: ...
 
     def look_again(self) -> None: ...
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +14,13 @@ from fiefdom_gateway import (
     gone,
     haproxy,
     members,
-    news,
     refusal,
     replies,
-    servers,
     shares,
     upgraded,
     workers,
 )
+from fiefdom_gateway.applying import Applying
 from fiefdom_gateway.belief import believe
 from fiefdom_gateway.edges import Failed, Sockets
 from fiefdom_gateway.last_good import LastGood
@@ -35,7 +34,6 @@ from fiefdom_gateway.status import Look
 from fiefdom_gateway.wanted import (
     Known,
     Made,
-    Server,
     dump_memory,
     load_memory,
     remember,
@@ -62,11 +60,8 @@ class Reconciler:
     def __init__(self, settings: Settings, settings_file: Path, sockets: Sockets) -> None:
         self.settings = settings
         self.caught_up = asyncio.Event()
-        # Held during a look at the members; and when HAProxy was last told anything, of time.monotonic().
+        # Held during a look at the members.
         self.looking = asyncio.Lock()
-        self.acted_at_s = time.monotonic()
-        # The same, but for replaced workers, which may be told in vain for as long as they live.
-        self._changed_at_s = self.acted_at_s
         self._sockets = sockets
         self._turn = asyncio.Lock()
         self.look = Look(node=settings.node, services=settings.services)
@@ -75,7 +70,7 @@ class Reconciler:
         self._memory: dict[str, Known] = {}
         self._again = asyncio.Event()
         self._say_once = Once()
-        self._closing = upgraded.Closing()
+        self._applying = Applying(sockets, self._say_once)
         self._news = News(self._say_once)
         self._written = Written(self._say_once)
         self._last_good = LastGood(settings.state_dir, self._written, self._say_once)
@@ -83,11 +78,15 @@ class Reconciler:
         self.before_static: Callable[[], Awaitable[None]] | None = None
         self._names = VersionNames()
         self._reader, self._made = members.Reader(), Made()
-        # What the last look at the members began with; and what HAProxy's workers say, by worker.
+        # What the last look at the members began with.
         self._last_list: list[object] | None = None
         self._looked_by: tuple[object, ...] = ()
-        self._workers: dict[str, servers.Worker] = {}
         self.rounds = Rounds()
+
+    @property
+    def acted_at_s(self) -> float:
+        """When HAProxy was last told anything, of time.monotonic()."""
+        return self._applying.acted_at_s
 
     @property
     def config_file(self) -> Path:
@@ -121,7 +120,7 @@ class Reconciler:
         """Go on after `stand_still`."""
         self._written.forget()
         self._last_list = None
-        self._workers.clear()
+        self._applying.forget()
         self._last_good.go_on()
         self.look_again()
         self._turn.release()
@@ -168,7 +167,7 @@ class Reconciler:
                     async with self.looking:
                         await self._look_at_members()
                 done = await self._apply()
-                calm = time.monotonic() - self._changed_at_s >= CALM_S
+                calm = time.monotonic() - self._applying.changed_at_s >= CALM_S
                 self._last_good.keep((self._static, self.look.wanted, self.settings.services), calm=calm)
                 self.rounds.add(time.monotonic() - began_s)
             if self.look.reconciled_at_s is not None:
@@ -181,8 +180,7 @@ class Reconciler:
         """How long it may take until the next round where nothing happens."""
         if not done:
             return SETTLE_S
-        # A request that is open at a server may be upgraded yet.
-        return upgraded.AGAIN_S if self._closing.busy else self._patience_s()
+        return upgraded.AGAIN_S if self._applying.closing else self._patience_s()
 
     def _patience_s(self) -> float:
         wait_s = self.settings.interval_s
@@ -281,7 +279,7 @@ class Reconciler:
         """Have HAProxy's workers close the services that an operator closed, and open the others."""
         path = closed.file_of(self.settings.state_dir)
         try:
-            found = await closed.follow(self._ask, path)
+            found = await closed.follow(self._applying.ask, path)
             if found != (self.look.closed or frozenset()):
                 say(f"closed for maintenance: {', '.join(sorted(found)) or 'none'}")
                 for worker in await workers.replaced(self._sockets):
@@ -321,7 +319,7 @@ class Reconciler:
         if listed is None:
             return False
         try:
-            await certificates.renew(self._ask, listed)
+            await certificates.renew(self._applying.ask, listed)
         except Failed as error:
             say(f"HAProxy is reloaded for its certificates: {error}")
             return False
@@ -331,16 +329,10 @@ class Reconciler:
     async def renew_certificate(self, path: Path) -> None:
         """Have HAProxy take what is in one certificate's file from now on. Raises Failed."""
         async with self._turn:
-            await certificates.renew_one(self._ask, path)
+            await certificates.renew_one(self._applying.ask, path)
 
     async def _reload(self) -> None:
-        try:
-            answer = await edges.ask_haproxy("reload", self._sockets.master, RELOAD_TIMEOUT_S)
-        finally:
-            self.acted_at_s = time.monotonic()
-            # The worker of now is another one.
-            self._workers.pop("", None)
-        reason = replies.reload_error(answer)
+        reason = replies.reload_error(await self._applying.reload(RELOAD_TIMEOUT_S))
         if reason is not None:
             raise Failed(f"HAProxy did not reload: {reason}")
 
@@ -422,24 +414,10 @@ class Reconciler:
         """Do what can be done now; return whether HAProxy has exactly the wanted servers."""
         services = self.settings.services
         # First, so that a host whose servers are drained here gets nothing new from there either.
-        await self._drain_stragglers()
+        await self._applying.drain_stragglers(self.look.wanted, services)
         try:
-            own = self._worker("")
-            actual = await own.servers_for(self._ask, self.look.wanted, services, self.settings.interval_s)
-            rest = own.compared.rest(self.look.wanted, actual, services)
-            commands = haproxy.next_commands(*rest, services)
-            if commands:
-                try:
-                    await self._command(commands)
-                finally:
-                    self.acted_at_s = self._changed_at_s = time.monotonic()
-                changed = (command.backend for command in commands)
-                actual = await own.servers_again(self._ask, actual, changed, self.look.wanted, services)
-                rest = own.compared.rest(self.look.wanted, actual, services)
-            await self._close_upgraded("", self._ask, *rest)
-            done = own.compared.note(rest, services)
+            actual, done = await self._applying.apply(self.look.wanted, services, self.settings.interval_s)
         except (Failed, Unreadable) as error:
-            self._workers.pop("", None)
             self._say_once("haproxy", f"HAProxy cannot be compared: {error}")
             self.rounds.failed += 1
             return False
@@ -451,48 +429,3 @@ class Reconciler:
         at_s = time.monotonic() if fresh else self.look.reconciled_at_s
         self.look = replace(self.look, reconciled_at_s=at_s, ready=self.look.ready or known, actual=actual)
         return done
-
-    async def _drain_stragglers(self) -> None:
-        """Keep replaced workers, which know no reconciler of their own any more, from servers that are to go."""
-        replaced = await workers.replaced(self._sockets)
-        there = {"", *map(str, replaced)}
-        self._closing.keep(there)
-        self._workers = {name: worker for name, worker in self._workers.items() if name in there}
-        for worker in replaced:
-            try:
-                actual = await self._worker(str(worker)).servers(worker.ask, self.look.wanted, self.settings.services)
-                for command in haproxy.stragglers(self.look.wanted, actual, self.settings.services):
-                    await worker.ask(haproxy.command_line(command))
-                    self.acted_at_s = time.monotonic()
-                await self._close_upgraded(str(worker), worker.ask, self.look.wanted, actual)
-            except (Failed, Unreadable):
-                continue  # it ended just now
-
-    async def _close_upgraded(
-        self, worker: str, ask: upgraded.Ask, wanted: Iterable[Server], actual: Iterable[replies.Actual]
-    ) -> None:
-        """Close upgraded connections to servers that drain, where their service says so."""
-        services = self.settings.services
-        await self._closing.close(worker, ask, haproxy.to_close(wanted, actual, services), services)
-
-    def _worker(self, name: str) -> servers.Worker:
-        return self._workers.setdefault(name, servers.Worker())
-
-    async def _ask(self, command: str) -> str:
-        return await edges.ask_haproxy(command, self._sockets.admin)
-
-    async def _command(self, commands: Iterable[haproxy.Command]) -> None:
-        refused: set[tuple[str, str]] = set()
-        for command in commands:
-            key = (command.backend, command.name)
-            if key in refused:
-                continue
-            line = haproxy.command_line(command)
-            refusal = haproxy.command_error(command, await self._ask(line))
-            if refusal is None:
-                news.of_command(command)
-            else:
-                refused.add(key)
-                if haproxy.must_wait(command, refusal):
-                    continue
-            self._say_once(f"command {'/'.join(key)}", refusal and f"HAProxy refused '{line}': {refusal}")

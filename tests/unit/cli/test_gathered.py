@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from rich.text import Text
 
 from fiefdom.cli import doctor, gathered, show
 from fiefdom.cluster.status import HostStatus, InstanceStatus, OfferStatus, Status
+from fiefdom.converge.change import Change
 from fiefdom.converge.doctor import Finding
-from fiefdom.converge.plan import Change, HostPlan, Plan
+from fiefdom.converge.plan import HostPlan, Plan
 from fiefdom.converge.snapshot import Disk, FoundContainer, Snapshot
-from fiefdom.converge.steps import PHASES
 from fiefdom.desired.state import Container, HostState
 from fiefdom.procedures.release import Release
 
@@ -305,146 +305,6 @@ def test_a_finding_of_many_hosts_is_a_row_with_their_names() -> None:
     assert sum("the clock is off" in line for line in printed(*doctor.table(found, {}, every=True))) == LARGE
     few = printed(*doctor.table({name: [same] for name in names(SMALL)}, {}))
     assert [line.split()[0] for line in few] == ["host", *names(SMALL), "0"]
-
-
-# --- Progress
-
-
-def told(
-    work: Callable[[show.Progress], None],
-    terminal: bool = False,
-    crowd: int | None = LARGE,
-    turns: int | None = None,
-) -> list[str]:
-    out = io.StringIO()
-    try:
-        with show.Progress(Console(file=out, force_terminal=terminal, width=200), turns, crowd) as progress:
-            work(progress)
-    except RuntimeError:
-        pass
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
-    return [re.sub(r"^ +\d+\.\d s +", "", line).rstrip() for line in re.split(r"[\r\n]+", plain) if line.strip()]
-
-
-def go_through(progress: show.Progress) -> None:
-    for phase in PHASES:
-        for name in names(LARGE):
-            progress(name, phase)
-    for name in names(LARGE):
-        progress(name, "done")
-
-
-def test_a_log_of_a_hundred_hosts_has_a_line_for_each_phase_and_one_for_each_host() -> None:
-    lines = told(go_through)
-    assert lines[: len(PHASES)] == [f"hosts    {phase}" for phase in PHASES]
-    assert lines[len(PHASES) :] == [f"{name:<8} done, {at} of 100" for at, name in enumerate(names(LARGE), 1)]
-    assert len(told(go_through, crowd=None)) == LARGE * (len(PHASES) + 1)
-
-
-def test_what_is_no_phase_is_told_of_each_host_and_an_error_tells_who_was_at_what() -> None:
-    def fail(progress: show.Progress) -> None:
-        for name in ("h1", "h2", "h3"):
-            progress(name, "files")
-        progress("h1", "web.service does not come up: exit 1")
-        progress("here", "image team/web:7 is built")
-        progress("h3", "done")
-        progress("h3", "removal")
-        progress("h3", "done")
-        raise RuntimeError
-
-    assert told(fail) == [
-        "hosts    files",
-        "h1       web.service does not come up: exit 1",
-        "here     image team/web:7 is built",
-        "h3       done, 1 of 100",
-        "hosts    removal",
-        "h3       done, 1 of 100",
-        "h2       not done, last at files",
-    ]
-
-
-def test_a_terminal_counts_hosts_at_the_same_phase_and_those_that_are_done() -> None:
-    def work(progress: show.Progress) -> None:
-        for name in names(50):
-            progress(name, "files")
-        progress("h0", "done")
-        progress("h1", "containers")
-
-    live = [line for line in told(work, terminal=True) if "/100" in line]
-    assert live[-1].endswith("1/100 h1: containers, 48 hosts: files")
-    assert all(len(line) < 120 for line in live)
-
-
-def release(progress: show.Progress) -> None:
-    progress("hook", "before")
-    for name in names(LARGE):
-        progress(name, "image")
-    for name in names(LARGE)[:3]:
-        progress(name, "redis pauses: its one instance stops before the next one starts")
-        for stage in ("drain predictor", "replace predictor", "join predictor", "drain web", "join web", "soak"):
-            progress(name, stage)
-        progress(name, "done")
-    for name in names(LARGE):
-        progress(name, "old images")
-
-
-def test_a_log_of_a_hundred_turns_has_who_is_at_his_and_who_is_done() -> None:
-    turns = [
-        line
-        for at, name in enumerate(names(3), 1)
-        for line in (
-            f"{name:<8} redis pauses: its one instance stops before the next one starts",
-            f"{name:<8} drain predictor",
-            f"{name:<8} done, {at} of 100",
-        )
-    ]
-    assert told(release, turns=LARGE) == ["hook     before", "hosts    image", *turns, "hosts    old images"]
-
-
-def test_a_terminal_has_a_line_for_each_turn_and_its_stage_beside_the_bar_alone() -> None:
-    lines = told(release, terminal=True, turns=LARGE)
-    assert [line for line in lines if " done, " in line] == [
-        f"{name:<8} done, {at} of 100" for at, name in enumerate(names(3), 1)
-    ]
-    live = [line for line in lines if "/100" in line]
-    assert not [line for line in lines if line not in live and re.search("drain|replace|join|soak", line)]
-    assert live[-1].endswith("3/100 100 hosts: old images")
-    assert all(len(line) < 120 for line in live)
-
-
-def test_the_live_line_of_a_turn_forgets_what_all_hosts_were_at_before() -> None:
-    def work(progress: show.Progress) -> None:
-        for name in names(LARGE):
-            progress(name, "image")
-        progress("h0", "drain")
-        progress("h1", "drain")
-
-    live = [line for line in told(work, terminal=True, turns=LARGE) if "/100" in line]
-    assert live[-1].endswith("0/100 2 hosts: drain")
-
-
-def test_a_turn_that_ends_badly_is_told_with_its_stage_and_one_that_goes_back_begins_again() -> None:
-    def fail(progress: show.Progress) -> None:
-        for stage in ("drain", "done"):
-            progress("h0", stage)
-        for stage in ("drain", "replace", "restore"):
-            progress("h1", stage)
-        progress("h0", "restore")
-        progress("h0", "put back")
-        raise RuntimeError
-
-    assert told(fail, turns=LARGE) == [
-        *("h0       drain", "h0       done, 1 of 100", "h1       drain", "h0       restore", "h0       put back"),
-        "h1       not done, last at restore",
-    ]
-
-
-def test_few_turns_are_told_stage_by_stage() -> None:
-    def work(progress: show.Progress) -> None:
-        for stage in ("image", "drain", "join", "done"):
-            progress("h0", stage)
-
-    assert told(work, crowd=None, turns=3) == [f"h0       {stage}" for stage in ("image", "drain", "join", "done")]
 
 
 # --- From an inventory on

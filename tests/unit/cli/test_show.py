@@ -1,9 +1,8 @@
-"""What a person reads: plans as lines, progress on a terminal and in a log, the tables of a status."""
+"""What a person reads: plans as lines, the tables of a status."""
 
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -15,11 +14,13 @@ from rich.text import Text
 from fiefdom.cli import show
 from fiefdom.cluster.status import CertificateStatus, HostStatus, InstanceStatus, OfferStatus, Status
 from fiefdom.converge import plan
-from fiefdom.converge.plan import Change, HostPlan, Plan
+from fiefdom.converge.change import Change
+from fiefdom.converge.plan import HostPlan, Plan
 from fiefdom.converge.snapshot import Disk, FoundContainer, Snapshot
 from fiefdom.desired.state import Container, HostState
+from fiefdom.procedures.batches import RolloutError
 from fiefdom.procedures.release import Order, Release
-from fiefdom.procedures.rollout import Report, RolloutError, Wish
+from fiefdom.procedures.rollout import Report, Wish
 from fiefdom.procedures.turn import Failure
 
 
@@ -196,16 +197,6 @@ def test_what_to_type_next_is_right_for_each_kind_of_release(
         assert "back already: app5" in lines and not any(line.startswith("To bring") for line in lines)
 
 
-def test_progress_of_turns_counts_those_that_are_done() -> None:
-    out = io.StringIO()
-    with show.Progress(Console(file=out, force_terminal=True, width=100), turns=2) as tell:
-        tell("app1", "drain")
-        tell("app1", "done")
-        tell("app2", "drain")
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
-    assert "1/2" in plain and "2/2" not in plain
-
-
 @pytest.mark.parametrize("name", ["/etc/[red]x[/red]", "/etc/[/]", "/etc/:warning:"])
 def test_names_are_not_markup(name: str) -> None:
     shown = printed(
@@ -217,39 +208,6 @@ def test_names_are_not_markup(name: str) -> None:
 def test_a_plan_is_coloured_on_a_terminal_only() -> None:
     assert "\x1b[" in printed(*show.plan_tree(MIXED, "inv.yaml"), terminal=True)
     assert "\x1b" not in printed(*show.plan_tree(MIXED, "inv.yaml"))
-
-
-def progress(terminal: bool) -> str:
-    out = io.StringIO()
-    with show.Progress(Console(file=out, force_terminal=terminal, width=100)) as tell:
-        tell("app1", "files")
-        tell("gw1", "images [bold]of[/bold] [/]")
-    return out.getvalue()
-
-
-def test_progress_in_a_log_is_plain_lines() -> None:
-    text = progress(terminal=False)
-    assert "\x1b" not in text and "\r" not in text
-    assert [re.sub(r"^ +\d+\.\d s", "T", line) for line in text.splitlines()] == [
-        "T  app1     files",
-        "T  gw1      images [bold]of[/bold] [/]",
-    ]
-
-
-def test_progress_on_a_terminal_also_keeps_a_live_line_and_gives_the_cursor_back() -> None:
-    text = progress(terminal=True)
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
-    assert "app1     files" in plain and "gw1      images [bold]of[/bold] [/]" in plain
-    assert "\x1b[?25l" in text  # hidden while it lives
-    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
-
-
-def test_progress_gives_the_cursor_back_after_an_error() -> None:
-    out = io.StringIO()
-    with pytest.raises(KeyboardInterrupt), show.Progress(Console(file=out, force_terminal=True)) as tell:
-        tell("app1", "files")
-        raise KeyboardInterrupt
-    assert out.getvalue().rindex("\x1b[?25h") > out.getvalue().rindex("\x1b[?25l")
 
 
 _FREE = ["8.0", "GiB", "of", "10.0", "GiB"]

@@ -13,6 +13,7 @@ from fiefdom.cluster import status
 from fiefdom.cluster.status import InstanceStatus, OfferStatus, Status
 from fiefdom.cluster.views import Agent, Config, Refused, Seen, Server, Silent, View, parse_view
 from fiefdom.converge import plan
+from fiefdom.converge.change import Change
 from fiefdom.converge.snapshot import FoundContainer, FoundUnit, Snapshot
 from fiefdom.desired import gateway
 from fiefdom.errors import FiefdomError
@@ -423,7 +424,7 @@ class Views:
 
 def awaited(*configs: dict[str, Any] | None, timeout_s: float = 30.0) -> int:
     """Await the change of a configuration; how many views were not looked at."""
-    changed = plan.HostPlan("gw1", (plan.Change("file", "~", NEW.path, "content", NEW),), STATE, Snapshot(0, "", ""))
+    changed = plan.HostPlan("gw1", (Change("file", "~", NEW.path, "content", NEW),), STATE, Snapshot(0, "", ""))
     hosts = Views(*configs)
     status.await_gateways(plan.Plan((changed,)), hosts, timeout_s)  # type: ignore[arg-type] # all it needs of a Session
     return len(hosts.answers) - 1

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from fiefdom.converge import plan, snapshot, steps
+from fiefdom.converge import plan, snapshot, steps, turn_steps
 from fiefdom.converge.snapshot import FoundFile, FoundUnit, Snapshot
 from fiefdom.desired.account import ENTRY, UID, with_account
 from fiefdom.desired.state import Container, Directory, File, HostState, Image
@@ -117,7 +117,7 @@ def test_one_that_was_there_before_is_not_fiefdoms_to_remove() -> None:
     removal = taken(ours, HostState())["removal"]
     assert removal.index(("remove-file", ENTRY)) < removal.index(("remove-account", "_fiefdom"))
     assert ("forget", "account", "_fiefdom") in removal
-    farewell = steps.farewell(plan.of_host("app1", HostState(), ours, {}), ("/etc/ssh/",))
+    farewell = turn_steps.farewell(plan.of_host("app1", HostState(), ours, {}), ("/etc/ssh/",))
     assert farewell.index(("remove-container", "serf-agent")) < farewell.index(("remove-account", "_fiefdom"))
 
 

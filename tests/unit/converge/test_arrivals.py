@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from fiefdom.converge import arrivals
-from fiefdom.converge.plan import Change, HostPlan, Plan
+from fiefdom.converge.change import Change
+from fiefdom.converge.plan import HostPlan, Plan
 from fiefdom.converge.run import Known
 from fiefdom.converge.snapshot import Disk, Snapshot, StoredImage
 from fiefdom.desired.state import HostState, Image, LocalImage

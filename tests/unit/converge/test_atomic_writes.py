@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from fiefdom.converge.steps import SCRIPT
+from fiefdom.converge.steps_script import SCRIPT
 from fiefdom.desired.programs import text_of
 
 WRITES = {"steps.sh": (SCRIPT, "move_file"), "container.sh": (text_of("container"), "put_stamp")}

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fiefdom.converge import diffs, plan, snapshot, steps
+from fiefdom.converge import diffs, plan, snapshot, steps, steps_script
 from fiefdom.converge.snapshot import FoundFile, Snapshot
-from fiefdom.converge.steps import Step
+from fiefdom.converge.steps_script import Step
 from fiefdom.desired.state import BLOCK_MARK, Block, File, HostState, digest
 
 OWN = "127.0.0.1 localhost\n127.0.1.1\tapp1.example.com app1\n\n# ours\n192.0.2.7 nas\n"
@@ -47,10 +47,10 @@ class Host:
         return self.block(content).text.decode()
 
     def take(self, *taken: Step, code: int = 0) -> str:
-        script = steps.SCRIPT.replace("/var/lib/fiefdom", str(self.state))
+        script = steps_script.SCRIPT.replace("/var/lib/fiefdom", str(self.state))
         command = ["sh", "-c", script, "fiefdom"]
         done = subprocess.run(
-            command, input=steps.steps_text(taken), capture_output=True, text=True, check=False, timeout=60
+            command, input=steps_script.steps_text(taken), capture_output=True, text=True, check=False, timeout=60
         )
         assert (done.returncode, done.stderr) == (code, ""), done.stdout
         return done.stdout

@@ -9,6 +9,7 @@ import pytest
 
 from fiefdom.converge import carry_out as carry_out_module
 from fiefdom.converge import claims, plan, steps
+from fiefdom.converge.change import Change
 from fiefdom.converge.snapshot import FoundContainer, Snapshot
 from fiefdom.converge.waves import leaders
 from fiefdom.desired.state import Container, File, HostState, Image
@@ -179,8 +180,8 @@ def test_a_plan_without_changes_touches_no_host() -> None:
 
 def test_what_only_a_rollout_does_is_left_to_it() -> None:
     container = APP.containers[0]
-    release = plan.Change("container", "-/+", container.name, "1 -> 2", container, release="web")
-    due = plan.Change("file", "+", CONF.path, "mode 0644", CONF)
+    release = Change("container", "-/+", container.name, "1 -> 2", container, release="web")
+    due = Change("file", "+", CONF.path, "mode 0644", CONF)
     made = replace(SERVING, made=claims.made(APP))
     hosts = FakeHosts()
     carry_out(plan.merge([plan.HostPlan("app1", (due, release), APP, made)]), hosts)

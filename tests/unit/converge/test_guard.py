@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from fiefdom.converge import guard, plan, steps
+from fiefdom.converge.change import Change, Sign
 from fiefdom.converge.snapshot import FoundFile, Snapshot
 from fiefdom.desired import firewall, network, sshd
 from fiefdom.desired.concerns import CUTTING
@@ -389,9 +390,9 @@ def test_systemd_forgets_a_unit_of_the_line_that_goes_before_it_may_be_confirmed
         ("container", "-", "ssh.service", ""),
     ],
 )
-def test_a_change_is_of_the_concern_that_says_so(kind: str, sign: plan.Sign, name: str, topic: str) -> None:
+def test_a_change_is_of_the_concern_that_says_so(kind: str, sign: Sign, name: str, topic: str) -> None:
     """Also one that takes away what no concern makes any more, of which there is only a name."""
-    change = plan.Change(kind, sign, name, "")
+    change = Change(kind, sign, name, "")
     assert (guard.topic(change), guard.cuts_line(change)) == (topic, bool(topic))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fiefdom.converge import snapshot
-from fiefdom.converge.steps import SCRIPT, Step, steps_text
+from fiefdom.converge.steps_script import SCRIPT, Step, steps_text
 
 OWN = (str(os.getuid()), str(os.getgid()))
 

@@ -8,7 +8,8 @@ import pytest
 
 from fiefdom.converge import one_off
 from fiefdom.converge.one_off import BEGUN, ERR, OUT, OneOff, attend
-from fiefdom.converge.steps import Phase, Step
+from fiefdom.converge.steps import Phase
+from fiefdom.converge.steps_script import Step
 from fiefdom.desired import services
 from fiefdom.errors import HostError
 from helpers.example import context

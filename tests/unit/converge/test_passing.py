@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from fiefdom.converge import plan, steps, waves
+from fiefdom.converge import plan, steps, steps_script, turn_steps, waves
 from fiefdom.converge.plan import HostPlan
 from fiefdom.converge.snapshot import FoundUnit, Snapshot
 from fiefdom.desired.state import Container, File, HostState, Image, Offer, Unit
@@ -91,7 +91,7 @@ def said(found: HostPlan) -> list[str]:
     return [f"{c.sign} {c.kind} {c.name}: {c.why}" for c in found.changes if c.kind != "record"]
 
 
-def turned(host: SimulatedHost) -> list[steps.Step]:
+def turned(host: SimulatedHost) -> list[steps_script.Step]:
     others = ("stage", "place", "record", "forget", "daemon-reload", "unit", "remove-file", "directory", "renamed")
     return [step for step in host.log if step[0] not in others]
 
@@ -231,6 +231,6 @@ def test_what_an_unfinished_release_kept_goes_back_by_the_name_of_now() -> None:
 
 def test_a_host_of_an_older_fiefdom_that_leaves_stops_its_agent_by_the_name_that_it_has() -> None:
     gone = plan_of(HostState(), before())
-    assert ("containers", "stop", "serf-agent.service") in steps.farewell(gone, ())
+    assert ("containers", "stop", "serf-agent.service") in turn_steps.farewell(gone, ())
     now = applied(APP, before()).now
-    assert ("containers", "stop", AGENT.unit) in steps.farewell(plan_of(HostState(), now), ())
+    assert ("containers", "stop", AGENT.unit) in turn_steps.farewell(plan_of(HostState(), now), ())

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fiefdom.converge import claims, effect, plan, ports, steps
+from fiefdom.converge import claims, differences, effect, plan, ports, steps, steps_script, turn_steps
 from fiefdom.converge import steps as steps_module
+from fiefdom.converge.change import Change
 from fiefdom.converge.snapshot import FoundContainer, FoundFile, FoundUnit, Snapshot
 from fiefdom.desired import docker, network, sshd
 from fiefdom.desired.containers import CHECKS_LABEL, with_containers
@@ -124,7 +125,7 @@ def test_a_port_of_checks_stays_what_it_was_until_the_release() -> None:
         # Another version of the same, so that there is a release to wait for.
         other = replace(wanted.containers[0], image="fiefdom/predictor:2", version="2")
         wanted = replace(wanted, containers=(other, AGENT))
-        instances = plan.of_instances(wanted, now, {})
+        instances = differences.of_instances(wanted, now, {})
         assert ports.running_checks(instances, now, {"predictor"}) == distance
         assert ports.running_checks(instances, now, ()) == {}
         assert ports.going_ports(wanted, now) == going
@@ -182,7 +183,7 @@ def test_a_name_that_the_host_had_comes_back_when_fiefdom_goes() -> None:
     host = apply_all(SimulatedHost(HostState(hostname="app1")))
     assert changes(HostState(hostname="app1"), host.now) == []
     gone = plan.of_host("app1", HostState(), host.now, {})
-    for step in steps.farewell(gone, ("/etc/hosts", "/etc/hostname")):
+    for step in turn_steps.farewell(gone, ("/etc/hosts", "/etc/hostname")):
         host.take_step(step)
     assert host.now.static_hostname == "old"
 
@@ -383,7 +384,7 @@ def test_what_is_recorded_and_kept_of_one_host_is_so_in_one_stroke() -> None:
         ("keep", "file", "/a"),
         ("keep", "file", "/b"),
     ]
-    assert steps.steps_text(taken).splitlines() == [
+    assert steps_script.steps_text(taken).splitlines() == [
         "guard\tbegin",
         "guard\tkeep\tfile\t/a\tfile\t/b\tunit\tx.service",
         "guard\tarm\t1\t60",
@@ -516,7 +517,7 @@ def test_a_host_leaves_before_a_running_instance_is_replaced_and_joins_last() ->
     ]
 
 
-def turned(host: SimulatedHost) -> list[steps_module.Step]:
+def turned(host: SimulatedHost) -> list[steps_script.Step]:
     return [step for step in host.log if step[0] in ("rest", "containers", "instances", "offer")]
 
 
@@ -676,7 +677,7 @@ def serving(version: str = "1.0.0", count: int = 3, image: str = "fiefdom/predic
 
 
 def held(state: HostState, host: SimulatedHost, hold: set[str] = HELD) -> plan.HostPlan:
-    instances = plan.of_instances(state, host.now, host.identities)
+    instances = differences.of_instances(state, host.now, host.identities)
     for version in plan.running_versions(instances, host.now, hold).values():
         # What a host says of itself until its release: see `look.plan_of`.
         offers = tuple(replace(o, word=f"{version};{o.word.partition(';')[2]}") for o in state.offers)
@@ -684,7 +685,7 @@ def held(state: HostState, host: SimulatedHost, hold: set[str] = HELD) -> plan.H
     return plan.of_host("app1", state, copy.deepcopy(host.now), host.identities, hold=hold)
 
 
-def shown(changes: tuple[plan.Change, ...]) -> list[str]:
+def shown(changes: tuple[Change, ...]) -> list[str]:
     return [f"{c.sign} {c.kind} {c.name.rpartition('/')[2]}" for c in changes]
 
 
@@ -799,7 +800,7 @@ def test_apply_leaves_exactly_what_is_pending_and_a_turn_leaves_nothing(
     host.state = after
     if turn.changes:
         host.take(steps.Phase("images", images=tuple(c.name for c in turn.of("image"))))
-        for step in steps.turn(turn):
+        for step in turn_steps.turn(turn):
             host.take_step(step)
     assert held(after, host, hold=set()).changes == ()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fiefdom.converge import failure
-from fiefdom.converge.steps import SCRIPT, Step, steps_text
+from fiefdom.converge.steps_script import SCRIPT, Step, steps_text
 
 SYSTEMCTL = """#!/bin/sh
 case $1 in

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from fiefdom.converge import plan
+from fiefdom.converge.change import Change
 from fiefdom.converge.snapshot import FoundContainer, Snapshot
 from fiefdom.converge.waves import Wave, takes_turns, waves
 from fiefdom.desired.state import Container, File, HostState, Image, Package
@@ -133,7 +134,7 @@ def test_hosts_take_turns_where_one_may_serve_less_meanwhile(state: HostState, n
 
 
 def test_a_release_that_waits_for_its_rollout_has_no_host_take_a_turn() -> None:
-    release = plan.Change("container", "-/+", "web", "1 -> 2", release="web")
+    release = Change("container", "-/+", "web", "1 -> 2", release="web")
     host = plan.HostPlan("app1", (release,), APP, SERVING)
     assert not takes_turns(plan.merge([host]))
     assert takes_turns(plan.merge([replace(host, changes=(replace(release, release=""),))]))

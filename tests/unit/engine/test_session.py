@@ -29,6 +29,7 @@ import gevent
 from fiefdom.errors import Unreachable
 from fiefdom.engine import session as engine
 from fiefdom.engine import shells
+from fiefdom.cluster import locking
 from fiefdom.cluster import ledger
 
 # On the host, its own limit comes two seconds before the link's.
@@ -90,6 +91,34 @@ print(*filter(None, (job.get() for job in jobs)), sep="\\n")
 """
 
 
+# Each of two jobs waits for the other to have begun, and both ask hosts that fail.
+SIDE_BY_SIDE = f"""{HOST}
+from gevent.event import Event
+from fiefdom.converge.run import side_by_side
+from fiefdom.errors import HostError, HostErrors
+
+session = engine.Session(None, ("gw1", "gw2"))
+session._state = state
+began = {{"left": Event(), "right": Event()}}
+
+def job(own, other, fails=False):
+    def ask(name):
+        began[own].set()
+        if not began[other].wait(10):
+            raise HostError(name, f"{{other}} has not begun")
+        if fails:
+            raise HostError(name, own)
+        return own
+    return lambda: session.on_all(ask)
+
+print(*side_by_side(session, job("left", "right"), job("right", "left")))
+try:
+    side_by_side(session, job("left", "right", fails=True), job("right", "left", fails=True))
+except HostErrors as error:
+    print(*error.each, sep=" | ")
+"""
+
+
 # What pyinfra's own command does before the first change of hosts that may serve less meanwhile.
 LOCKED = f"""{HOST}
 ledger.DIR = sys.argv[2]
@@ -98,7 +127,7 @@ session = engine.session_of(state, cluster)
 (commands,) = [[*engine.take._inner(steps="", unlocked=cluster)]]
 (asks,) = commands
 asks.function(state, host, *asks.args)
-ledger.lock(session, ("gw1",), "ann@desk", "the sale", print)
+locking.lock(session, ("gw1",), "ann@desk", "the sale", print)
 try:
     asks.function(state, host, *asks.args)
 except engine.NestedOperationError:
@@ -167,6 +196,13 @@ def test_a_host_that_cannot_be_heard_is_one_error_that_names_it(how: str, script
 def test_a_commands_words_are_its_own() -> None:
     assert shell("host", "printf", "%s|", "two words", "$HOME;") == "(True, 'two words|$HOME;|', '')"
     assert shell("host", "sh", "-c", "echo why >&2; exit 3") == "(False, '', 'why')"
+
+
+def test_two_jobs_run_at_once_and_what_fails_in_either_is_told_host_by_host() -> None:
+    assert shell("host", program=SIDE_BY_SIDE).splitlines() == [
+        "{'gw1': 'left', 'gw2': 'left'} {'gw1': 'right', 'gw2': 'right'}",
+        "gw1: left | gw2: left | gw1: right | gw2: right",
+    ]
 
 
 def test_after_one_host_that_took_a_change_back_the_others_of_the_run_are_left_alone() -> None:

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fiefdom.cli import frame, main
-from fiefdom.cluster import audit, ledger, lock
+from fiefdom.cluster import audit, ledger, lock, locking
 from fiefdom.converge import look
 from fiefdom.converge.steps import phases
 from fiefdom.converge.waves import left_by_turns
@@ -62,8 +62,8 @@ def words(result: Result) -> list[str]:
 
 def at_work(hosts: SimulatedHosts, who: str = "ann@desk") -> Any:
     """An apply of somebody else."""
-    act = ledger.Held(hosts, GATEWAYS, "run", who, "", pytest.fail)
-    found = ledger.hold_for_apply(act, ["app1"], pytest.fail)
+    act = locking.Held(hosts, GATEWAYS, "run", who, "", pytest.fail)
+    found = locking.hold_for_apply(act, ["app1"], pytest.fail)
     found.__enter__()
     return found
 
@@ -219,7 +219,7 @@ def answer(result: Result) -> tuple[str, str]:
 )
 def test_a_program_is_told_why_a_command_was_refused(hosts: SimulatedHosts, command: str) -> None:
     hosts.known = known(NEW, **MORE_MEMORY) if command == "apply --yes" else known(NEW)
-    ledger.lock(hosts, GATEWAYS, "ann@desk", "the sale", pytest.fail)
+    locking.lock(hosts, GATEWAYS, "ann@desk", "the sale", pytest.fail)
     outcome, error = answer(fiefdom(*command.split(), "--json"))
     assert outcome == "refused" and "the sale" in error
     assert not any(line.endswith((" turn", " containers")) for line in hosts.log)
@@ -255,7 +255,7 @@ def test_what_goes_well_is_one_document_as_well(hosts: SimulatedHosts, command: 
 
 def test_without_json_nothing_of_it_is_printed(hosts: SimulatedHosts) -> None:
     hosts.known = known(NEW)
-    ledger.lock(hosts, GATEWAYS, "ann@desk", "the sale", pytest.fail)
+    locking.lock(hosts, GATEWAYS, "ann@desk", "the sale", pytest.fail)
     result = fiefdom("rollout")
     assert (result.exit_code, result.stdout) == (1, "")
     assert OLD not in result.stderr

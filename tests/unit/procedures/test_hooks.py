@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from fiefdom.cluster import audit, ledger
+from fiefdom.cluster import audit, ledger, locking
 from fiefdom.converge import look
 from fiefdom.errors import FiefdomError
 from fiefdom.model import SecretSource
@@ -208,7 +208,7 @@ def test_a_lock_that_is_lost_is_a_failure(hosts: SimulatedHosts, told: Told, at:
 
 
 def test_what_is_refused_runs_none(hosts: SimulatedHosts, told: Told) -> None:
-    ledger.lock(hosts, hosts.known.gateways, "bob@desk", "a holiday", lambda _: None)
+    locking.lock(hosts, hosts.known.gateways, "bob@desk", "a holiday", lambda _: None)
     with pytest.raises(FiefdomError, match="bob@desk"):
         perform(hosts)
     assert told.events == []

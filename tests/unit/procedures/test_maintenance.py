@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fiefdom.cli import frame, main
-from fiefdom.cluster import audit, ledger, lock, told
+from fiefdom.cluster import audit, ledger, lock, locking, told
 from fiefdom.model.answers import Maintenance
 from helpers.clock import stopped
 from helpers.released import known
@@ -81,7 +81,7 @@ def test_it_is_switched_at_every_gateway_and_told_in_the_audit(
 def test_it_waits_for_no_run(
     hosts: SimulatedHosts, switched: dict[str, list[tuple[str, ...]]], run: Callable[..., Result]
 ) -> None:
-    ledger.lock(hosts, hosts.known.gateways, "ann@there", "a release is looked into", lambda _: None)
+    locking.lock(hosts, hosts.known.gateways, "ann@there", "a release is looked into", lambda _: None)
     assert run("on", "predictor").exit_code == 0
     assert isinstance(ledger.read(hosts, hosts.known.gateways, 0).locks[0], lock.Lock)
     assert set(switched) == {"gw1", "gw2"}

@@ -27,11 +27,11 @@ from fiefdom.cluster.views import (
     parse_view,
     verdict,
 )
-from fiefdom.converge import plan
-from fiefdom.converge import steps as steps_module
-from fiefdom.converge.plan import Change, HostPlan
+from fiefdom.converge import plan, turn_steps
+from fiefdom.converge.change import Change
+from fiefdom.converge.plan import HostPlan
 from fiefdom.converge.snapshot import FoundContainer, FoundUnit, Snapshot
-from fiefdom.converge.steps import turn_back
+from fiefdom.converge.turn_steps import turn_back
 from fiefdom.desired.state import Container, File, HostState, Image, Offer
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
@@ -340,7 +340,7 @@ def test_the_steps_of_a_turn() -> None:
     made = frozenset({("container", "predictor-8000"), ("file", serving.path)})
     changes = (*host.changes, Change("file", "~", serving.path, "", serving), aside)
     host = replace(host, state=state, changes=changes, snapshot=replace(host.snapshot, made=made))
-    steps = [" ".join(step[:3]).strip() for step in steps_module.turn(host)]
+    steps = [" ".join(step[:3]).strip() for step in turn_steps.turn(host)]
     begin = next(i for i, s in enumerate(steps) if s.startswith("keep begin"))
     steps[begin] = "keep begin"
     assert steps == [
@@ -372,7 +372,7 @@ def test_services_of_one_host_are_replaced_one_after_the_other() -> None:
     files = tuple(File(f"/etc/fiefdom/containers/{s}-8000.conf", b"x", serves=True) for s in names)
     changed = tuple(Change("file", "~", f.path, "", f) for f in files)
     host = replace(host, state=replace(host.state, files=files, offers=offers), changes=(*host.changes, *changed))
-    steps = [" ".join(step[:3]).strip() for step in steps_module.turn(host)]
+    steps = [" ".join(step[:3]).strip() for step in turn_steps.turn(host)]
     assert steps[steps.index("keep done") + 1 :] == [
         *(
             step
@@ -394,7 +394,7 @@ def test_services_of_one_host_are_replaced_one_after_the_other() -> None:
 
 def test_a_host_without_an_agent_asks_systemd_for_nothing() -> None:
     """systemctl refuses an empty list of units."""
-    for taken in (steps_module.turn(turn("box1", "predictor")), turn_back(turn("box1", "predictor"), aside=True)):
+    for taken in (turn_steps.turn(turn("box1", "predictor")), turn_back(turn("box1", "predictor"), aside=True)):
         assert all(len(step) > 2 for step in taken if step[0] == "containers")
 
 

@@ -16,16 +16,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiefdom.cluster import audit, ledger, views
-from fiefdom.converge import look, plan, steps
+from fiefdom.cluster import audit, ledger, locking, views
+from fiefdom.converge import look, plan, steps, steps_script, turn_steps
 from fiefdom.converge.run import Known
 from fiefdom.desired.containers import FAILED
 from fiefdom.errors import FiefdomError
 from fiefdom.images import build
 from fiefdom.model import Registry
-from fiefdom.procedures import release, rollback, rollout, turn
+from fiefdom.procedures import batches, release, rollback, rollout, turn
+from fiefdom.procedures.batches import RolloutError
 from fiefdom.procedures.release import Order
-from fiefdom.procedures.rollout import Report, RolloutError, Wish
+from fiefdom.procedures.rollout import Report, Wish
 from fiefdom.procedures.turn import Heard
 from helpers.clock import Clock, stopped
 from helpers.released import APPS, NEW, OLD, Said, known
@@ -203,7 +204,7 @@ def test_a_canarys_lock_of_the_release_before_is_lifted_as_well(hosts: Simulated
 @pytest.mark.long
 def test_several_versions_before_are_each_told_and_the_first_is_gone_back_to(hosts: SimulatedHosts) -> None:
     perform(hosts, order=Order(canary="app1"))
-    ledger.unlock(hosts, ("gw1", "gw2"), "ann@desk", pytest.fail)
+    locking.unlock(hosts, ("gw1", "gw2"), "ann@desk", pytest.fail)
     hosts.known = known("2.0.0")
     report = perform(hosts)
     assert str(report.release) == f"predictor {NEW}, {OLD} -> 2.0.0"
@@ -261,7 +262,7 @@ def test_going_on_unlocks_a_cluster_where_nothing_is_left_to_release(hosts: Simu
 
 
 def test_a_persons_own_lock_is_not_lifted_by_going_on(hosts: SimulatedHosts) -> None:
-    ledger.lock(hosts, ("gw1", "gw2"), "ann@desk", "inventory day", pytest.fail)
+    locking.lock(hosts, ("gw1", "gw2"), "ann@desk", "inventory day", pytest.fail)
     with pytest.raises(FiefdomError, match="inventory day"):
         perform(hosts, resume=True)
     assert not rollout.end_canary(hosts.known, hosts, Wish(resume=True), pytest.fail)
@@ -425,8 +426,8 @@ def test_another_token_keeps_no_release_from_going_on_and_comes_with_its_images(
 # --- A turn that fails
 
 
-def steps_of(hosts: SimulatedHosts, name: str = "app2") -> tuple[steps.Step, ...]:
-    return steps.turn(rollout.prepare(hosts.known, hosts, frozenset({"predictor"}), Wish()).turns[name])
+def steps_of(hosts: SimulatedHosts, name: str = "app2") -> tuple[steps_script.Step, ...]:
+    return turn_steps.turn(rollout.prepare(hosts.known, hosts, frozenset({"predictor"}), Wish()).turns[name])
 
 
 TEMPLATE = converged(known(), Path("/nowhere"))
@@ -448,7 +449,7 @@ KINDS = {(s[0], s[1] if s[0] in ("keep", "containers", "say") else ""): i for i,
 
 def run(hosts: SimulatedHosts, wanted: release.Release, keep: bool = False) -> RolloutError | None:
     try:
-        rollout.Rollout(hosts.known, hosts, wanted, lambda *_: None).run(keep)
+        batches.Rollout(hosts.known, hosts, wanted, lambda *_: None).run(keep)
     except RolloutError as error:
         return error
     return None
@@ -751,7 +752,7 @@ def test_an_operator_who_goes_away_at_any_word_leaves_whole_hosts(tmp_path: Path
                 raise Gone
 
         try:
-            rollout.Rollout(hosts.known, hosts, wanted, tell).run()
+            batches.Rollout(hosts.known, hosts, wanted, tell).run()
         except Gone:
             found = [*versions(hosts).values()]
         else:
@@ -916,7 +917,7 @@ esac
 """
     (tmp_path / "docker").write_text(docker)
     (tmp_path / "docker").chmod(0o755)
-    command = ["sh", "-c", rollout._KEPT, "fiefdom", "a.failed", "b.failed", "c.failed"]
+    command = ["sh", "-c", batches._KEPT, "fiefdom", "a.failed", "b.failed", "c.failed"]
     path = f"{tmp_path}:/usr/bin:/bin"
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={"PATH": path})
     assert done.stdout.splitlines() == ["kept\tb.failed", "kept\tc.failed", "log\tone", "log\t", "log\ttwo\tthree"]

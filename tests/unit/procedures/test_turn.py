@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fiefdom.converge import steps
+from fiefdom.converge import turn_steps
 from fiefdom.errors import FiefdomError
 from fiefdom.procedures import reboot, turn
 from helpers.clock import Clock, stopped
@@ -139,7 +139,7 @@ def test_a_lock_that_cannot_be_asked_for_is_no_turn(tmp_path: Path) -> None:
 
 
 def test_each_stage_that_a_host_tells_of_its_turn_is_known_as_one() -> None:
-    written = [Path(module.__file__).read_text() for module in (steps, reboot)]
+    written = [Path(module.__file__).read_text() for module in (turn_steps, reboot)]
     told = {word for text in written for word in re.findall(r'\("say", f?"([a-z]+)', text)}
     assert told == set(turn.STAGES) - {"soak", "reboot"}
 

@@ -14,7 +14,7 @@ from click.testing import Result
 from packaging.version import Version
 
 from fiefdom import RELEASE
-from fiefdom.cluster import audit, ledger, status
+from fiefdom.cluster import audit, ledger, locking, status
 from fiefdom.converge import look, made_by
 from fiefdom.converge.snapshot import Snapshot
 from fiefdom.errors import FiefdomError
@@ -105,7 +105,7 @@ def test_who_is_asked_has_seen_the_plan_also_where_a_document_is_wanted(
 
 
 def test_who_keeps_releases_off_keeps_an_upgrade_off(hosts: SimulatedHosts, command: Callable[..., Result]) -> None:
-    ledger.lock(hosts, GATEWAYS, "ann@desk", "the sale", pytest.fail)
+    locking.lock(hosts, GATEWAYS, "ann@desk", "the sale", pytest.fail)
     done = command("upgrade", "--yes", "--json")
     assert done.exit_code == 1 and "the sale" in json.loads(done.stdout)["error"]
     assert turns_of(hosts) == []

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from fiefdom.converge import look, plan
+from fiefdom.converge import look, plan, turn_steps
 from fiefdom.converge.run import Known
 from fiefdom.converge.snapshot import FoundFile
 from fiefdom.desired.containers import conf_path
@@ -109,7 +109,7 @@ def test_other_content_waits_for_the_rollout_and_is_there_after_it(hosts: Simula
 def test_a_release_that_fails_brings_the_old_content_back(hosts: SimulatedHosts) -> None:
     bring(hosts, wants("two\n"))
     wanted = rollout.prepare(hosts.known, hosts, {"predictor"}, Wish())
-    steps = rollout.steps.turn(wanted.turns["app1"])
+    steps = turn_steps.turn(wanted.turns["app1"])
     last = max(i for i, step in enumerate(steps) if step[0] == "containers")
     assert ("place", ON_HOST) in steps[:last]
     hosts.trouble["app1"] = Trouble("fail", last)
@@ -251,7 +251,7 @@ def test_a_volumes_owner_by_itself_is_mended_and_with_a_release_waits_for_it(hos
     bring(hosts, wants())
     bring(hosts, wants(user="2000:2000"))
     wanted = rollout.prepare(hosts.known, hosts, {"predictor"}, Wish())
-    steps = rollout.steps.turn(wanted.turns["app1"])
+    steps = turn_steps.turn(wanted.turns["app1"])
     hosts.trouble["app1"] = Trouble("fail", len(steps) - 1)
     assert release(hosts).error is not None
     assert app1(hosts).now.files[VOLUME].uid == 1000, "with the release that fails it goes back"
