@@ -1,6 +1,7 @@
 # What a host holds, in one round trip. Reads a query on standard input and prints records of tab-separated
 # fields; changes nothing. Needs what every Debian has (sh, coreutils, findutils, awk, grep, sed) and, where it is there,
-# docker. Processes are what a look costs a host, so that one is asked all that it can tell.
+# docker. Processes are what a look costs a host, so that one is asked all that it can tell. What there may be thousands of
+# is never added to a variable nor cut from one, piece by piece: dash and mawk copy all of a text each time.
 # snapshot.py writes the query and reads the answer.
 set -u
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -9,19 +10,22 @@ newline='
 '
 
 # What the query asks of each kind, a line each.
+# In: lines of a kind, a tab, and what is asked. Out: a shell's assignment for each kind, `asked_KIND='...'`.
 asked_account='' asked_block='' asked_container='' asked_container_format='' asked_disk='' asked_file='' asked_image=''
 # shellcheck disable=SC2034 # asked_name is guest.sh's
 asked_live='' asked_login='' asked_name='' asked_package='' asked_repository='' asked_sshd='' asked_sysctl='' asked_unit=''
 eval "$(awk -F "$tab" '
-    { sign = $1 in asked ? "\n" : ""; asked[$1] = asked[$1] sign substr($0, length($1) + 2) }
+    { asked[$1, ++count[$1]] = substr($0, length($1) + 2) }
     END {
-        for (kind in asked) {
+        for (kind in count) {
             if (kind !~ /^[a-z-]+$/) continue
-            count = split(asked[kind], part, "\047")
-            text = part[1]
-            for (i = 2; i <= count; i++) text = text "\047\\\047\047" part[i]
-            gsub(/-/, "_", kind)
-            print "asked_" kind "=\047" text "\047"
+            name = kind; gsub(/-/, "_", name)
+            printf "asked_%s=\047", name
+            for (i = 1; i <= count[kind]; i++) {
+                text = asked[kind, i]; gsub(/\047/, "\047\"\047\"\047", text)
+                printf "%s%s", (i > 1 ? "\n" : ""), text
+            }
+            print "\047"
         }
     }')"
 
@@ -57,7 +61,6 @@ docker_part() {
         printf '%s\n' "$containers" - "$asked_container" - "$asked_image" - "$asked_repository" - "$manifest" -
         docker image ls --no-trunc --format "{{.ID}}$tab{{.Repository}}$tab{{.Tag}}" 2>/dev/null
     } | docker_about)
-    # Not cut as text, for which dash takes the square of its length: there may be thousands of containers.
     IFS=$newline
     set -f
     # shellcheck disable=SC2086 # a line each
@@ -73,17 +76,32 @@ docker_part() {
     # An image has its fields only as JSON has them, which is how it is tried as soon as Docker's own type lacks one.
     # One that is somebody's has nothing where ours have their name.
     # shellcheck disable=SC2154 # facts_format
-    docker inspect --format "{{if eq (printf \"%.4T\" .) \"map[\"}}$image_format{{else}}{{with .HostConfig}}{{end}}{{if not (index .Config.Labels \"fiefdom.name\")}}used$tab{{.Image}}{{println}}{{end}}{{if or (index .Config.Labels \"fiefdom.name\") (eq .ID$theirs_asked)}}container$tab$asked_container_format
-$facts_format{{end}}{{end}}" "$@" 2>/dev/null | docker_records
+    format="{{if eq (printf \"%.4T\" .) \"map[\"}}$image_format{{else}}{{with .HostConfig}}{{end}}{{if not (index .Config.Labels \"fiefdom.name\")}}used$tab{{.Image}}{{println}}{{end}}{{if or (index .Config.Labels \"fiefdom.name\") (eq .ID$theirs_asked)}}container$tab$asked_container_format
+$facts_format{{end}}{{end}}"
+    docker_inspect "$@" 2>/dev/null | docker_records
+}
+
+docker_inspect() { # names...; a call for each word that they come in
+    IFS=' '
+    # shellcheck disable=SC2086 # names are parted by blanks
+    while [ $# -gt 1 ]; do
+        docker inspect --format "$format" $1
+        shift
+    done
+    # shellcheck disable=SC2086
+    exec docker inspect --format "$format" $1 # in the place of a process that is there already
 }
 
 # Whose it is, since when it has a name here, whether it has one, and its layers from the base up.
 image_format="{{range .RepoTags}}image$tab{{.}}$tab{{\$.Id}}$tab{{index \$.Config.Labels \"fiefdom.context\"}}$tab{{range \$.RepoDigests}}{{.}} {{end}}{{println}}{{end}}stored$tab{{.Id}}$tab{{index .Config.Labels \"fiefdom.context\"}}$tab{{json .Metadata.LastTagTime}}$tab{{if or .RepoTags .RepoDigests}}named{{end}}$tab{{range .RootFS.Layers}}{{.}} {{end}}"
 
-# A line of others' containers that are asked for by name, for one of all could be too long for a program. What others'
+# In: lines of containers as `docker ps` says them above, of containers, images and repositories that are asked for, of the
+# manifest, and of images as `docker image ls` says them, with a line of `-` behind all but the last.
+# Out: a line of others' containers that are asked for by name, for one of all could be too long for a program. What others'
 # containers publish, for no socket of the host's tells whose it is, and some have none. And behind a `-`, what to inspect,
-# containers before images. Images also that are not asked for by name: others of their repositories, what Fiefdom brought
-# here once, what has no name; and all, where one that is asked for is yet to come: its layers may be here already.
+# containers before images: a line for each call, of as many as its arguments have room for. Images also that are not asked
+# for by name: others of their repositories, what Fiefdom brought here once, what has no name; and all, where one that is
+# asked for is yet to come: its layers may be here already.
 docker_about() {
     awk -F "$tab" -v tab="$tab" '
         function plain(names, name, count, i) { # without names that it has by a link
@@ -91,6 +109,7 @@ docker_about() {
             for (i = 1; i <= count; i++) if (name[i] !~ /\//) return name[i]
             return names
         }
+        function inspect(name) { printf "%s%s", (inspected++ % 10000 ? " " : "\n"), name }
         BEGIN { part = 0 }
         $0 == "-" { part++; next }
         $0 == "" { next }
@@ -106,52 +125,56 @@ docker_about() {
         part == 4 && $1 == "brought" { brought[$2] }
         part == 5 { stored[++images] = $1; of_image[images] = $2; tagged[images] = $2 ":" $3; there[tagged[images]] }
         END {
-            theirs_asked = " \"-\""
-            for (each in id) {
-                if (!ours[each] && each in wanted) theirs_asked = theirs_asked " \"" id[each] "\""
-                inspected = inspected "\n" (ours[each] || each in wanted ? each : id[each])
-            }
-            for (each in image) { inspected = inspected "\n" each; if (!(each in there)) lacks = 1 }
+            printf " \"-\""
+            for (each in wanted) if (each in id && !ours[each]) printf " \"%s\"", id[each]
+            printf "%s\n-", published
+            for (each in id) inspect(ours[each] || each in wanted ? each : id[each])
+            for (each in image) { inspect(each); if (!(each in there)) lacks = 1 }
             for (i = 1; i <= images; i++)
                 if (!(tagged[i] in image) && !(stored[i] in once) && (lacks || of_image[i] in of || tagged[i] in brought || of_image[i] == "<none>")) {
                     once[stored[i]]
-                    inspected = inspected "\n" stored[i]
+                    inspect(stored[i])
                 }
-            print theirs_asked published "\n-" inspected
+            print ""
         }'
 }
 
-# What `docker inspect` says, a container's two lines of facts as their digest.
+# In: what `docker inspect` says, of a container its record and two lines of facts. Out: records, a container's with these
+# facts' digest.
 docker_records() {
-    records=''
-    set --
+    number=100000 # as many digits for each, so that files come in this order
     while IFS= read -r line; do
         case $line in
         '') ;;
         "used$tab"*) printf '%s\n' "$line" ;;
         "container$tab"*)
-            container_facts >"$own/facts$#" || return 1
-            records=$records$line$newline
-            set -- "$@" "$own/facts$#"
+            number=$((number + 1))
+            printf '%s\n' "$line" >&3 || return 1
+            container_facts >"$own/facts$number" || return 1
             ;;
         "image$tab"* | "stored$tab"*)
             printf '%s\n' "$line"
             grep -e "^image$tab" -e "^stored$tab"
             ;;
         esac
-    done
-    [ $# = 0 ] || sha256sum "$@" | while IFS=' ' read -r facts _; do
-        printf '%s\t%s\n' "${records%%"$newline"*}" "$facts"
-        records=${records#*"$newline"}
-    done
+    done 3>"$own/records"
+    set +f
+    [ ! -s "$own/records" ] || sha256sum "$own"/facts* | while IFS=' ' read -r facts _ && IFS= read -r line <&3; do
+        printf '%s\t%s\n' "$line" "$facts"
+    done 3<"$own/records"
 }
 
 # What sshd makes of the drop-in that is wanted, in its place; where it is not there yet, who loses a login by it.
 sshd_part() {
-    wanted=$newline$asked_sshd
-    case $wanted in *"$newline$codename$tab"*) wanted=${wanted#*"$newline$codename$tab"} ;; *) return 0 ;; esac
-    [ -x /usr/sbin/sshd ] || return 0
-    wanted=${wanted%%"$newline"*}
+    IFS=$newline
+    set -f
+    wanted=''
+    for each in $asked_sshd; do
+        case $each in "$codename$tab"*) wanted=${each#*"$tab"} ;; esac
+    done
+    set +f
+    unset IFS
+    { [ -n "$wanted" ] && [ -x /usr/sbin/sshd ]; } || return 0
     path=${wanted%%"$tab"*}
     printf '%s' "${wanted#*"$tab"}" | base64 -d >"$own/candidate"
     said=$(sshd_judge "$path" "$own/candidate" "$own")
@@ -168,13 +191,15 @@ sshd_part() {
         forwards[$1] != $3 && forwards[$1] != "no" && $3 != "yes" { print "unforwarded\t" $1 "\t" $3 }' "$own/before" "$own/after"
 }
 
-# What is told of files by their digest: asked for ones as lines of `hashed`, with what is made of others in a folder of our
-# own; lines of `said_of` have the path of these and what they are. What was there before Fiefdom's, as originals.sh keeps
-# it, and what is there now, as lines of `both`; of `originals`, with a minus before it where nothing is there any more.
-host_digests() {
-    hashed='' said_of='' blocks='' both='' originals='' number=0
-    # A device would be read without an end, a pipe waited for.
-    for path in $asked_file; do [ ! -f "$path" ] || hashed=$hashed$path$newline; done
+# All files that something is told of, in $own/paths with a NUL behind each: those that are asked for, what is made of others
+# in a folder of our own, of which $own/of has lines of the path there and what it is, and what was there before Fiefdom's, as
+# originals.sh keeps it, each with what is there now.
+host_paths() {
+    number=0
+    as of >"$own/of" || return 1
+    : >"$own/paths"
+    # shellcheck disable=SC2086 # a line each
+    [ -z "$asked_file" ] || printf '%s\0' $asked_file >"$own/paths" || return 1
     for path in $asked_block; do
         [ -f "$path" ] || continue
         number=$((number + 1))
@@ -182,8 +207,8 @@ host_digests() {
         marks=$(sed -nE -e "/^# fiefdom: begin/,/^# fiefdom: end/w $own/$number" -e 's/^# fiefdom: (begin|end).*/\1/p' "$path" && echo .) || return 1
         case $marks in
         .) ;;
-        "begin${newline}end$newline.") hash_own "block$tab$path" ;;
-        *) blocks="${blocks}block$tab$path$tab$newline" ;;
+        "begin${newline}end$newline.") hash_own "block$tab$path" || return 1 ;;
+        *) printf 'block\t%s\t\n' "$path" ;;
         esac
     done
     # What a login shows may be another at each call, and so it tells nothing.
@@ -191,7 +216,7 @@ host_digests() {
         [ -f "$path" ] || continue
         number=$((number + 1))
         sed 's/\("auth": "\)[^"]*/\1/' "$path" >"$own/$number" || return 1
-        hash_own "digest$tab$path"
+        hash_own "digest$tab$path" || return 1
     done
     for live in $asked_live; do
         number=$((number + 1))
@@ -199,51 +224,58 @@ host_digests() {
         # shellcheck disable=SC2086 # the command is words of our own
         ${live#*"$tab"} >"$own/$number" 2>/dev/null
         IFS=$newline
-        hash_own "live$tab${live%%"$tab"*}"
+        hash_own "live$tab${live%%"$tab"*}" || return 1
     done
-    [ -d "$kept" ] || return 0
-    # shellcheck disable=SC2044 # a line each
-    for path in $(find "$kept" ! -type d -printf '/%P\n'); do
-        sign=-
-        [ ! -e "$path" ] || sign=+
-        originals=$originals$sign$path$newline
-        for each in "$kept$path" "$path"; do [ ! -f "$each" ] || both=$both$each$newline; done
-    done
+    [ ! -d "$kept" ] || find "$kept" -ignore_readdir_race ! -type d -printf "/%P\0$kept/%P\0" >>"$own/paths"
 }
 
 hash_own() { # what it is
-    hashed=$hashed$own/$number$newline said_of=$said_of$own/$number$tab$1$newline
+    printf '%s\t%s\n' "$own/$number" "$1" >>"$own/of" && printf '%s\0' "$own/$number" >>"$own/paths"
 }
 
-# Files of which lines are told, as `lined`.
-host_lined() {
+# What is there at these paths, and the digests of files, however many: find takes their list from a file (findutils 4.9, which
+# Debian 12 has) and gives sha256sum as many at once as there is room for. A device would be read without an end, a pipe
+# waited for.
+host_files() {
+    as asked
+    printf '%s\n' "$asked_file"
+    as file
+    # shellcheck disable=SC2185 # where it begins stands in the file
+    [ ! -s "$own/paths" ] || find -files0-from "$own/paths" -maxdepth 0 \
+        -printf 'file\t%y\t%Y\t%s\t%m\t%U\t%G\t%p\n' -xtype f -exec sha256sum {} +
+}
+
+# Lines of files become records. What is read after Fiefdom's own settings at boot has the last word; of files with one name,
+# the first is read, and so all are told before their lines.
+host_lines() {
+    set +f
+    set -- /etc/sysctl.d/*.conf /run/sysctl.d/*.conf /usr/lib/sysctl.d/*.conf
+    as settings
+    for path; do [ ! -e "$path" ] || printf '%s\n' "$path"; done
+    # Offers as offer.sh keeps them, the last run of each job as job.sh does.
+    set -- "$@" /var/lib/fiefdom/stamps/* /var/lib/fiefdom/containers/* /run/fiefdom/offers/*.offer /var/lib/fiefdom/jobs/*
+    set -f
+    as line
     # Where Docker's networks lie, for its bridge may take the operator's place; and images that the way back of the last
     # release is made of, see `keep` in steps.sh.
-    lined=/etc/docker/daemon.json$newline$kept.placed$newline$kept.units$newline/var/lib/fiefdom/previous/index$newline
-    names=/
-    set +f
-    # Offers as offer.sh keeps them, the last run of each job as job.sh does. What is read after Fiefdom's own settings at
-    # boot has the last word; of files with one name, the first is read.
-    for path in /var/lib/fiefdom/stamps/* /var/lib/fiefdom/containers/* /run/fiefdom/offers/*.offer /var/lib/fiefdom/jobs/* \
-        /etc/sysctl.d/*.conf /run/sysctl.d/*.conf /usr/lib/sysctl.d/*.conf; do
-        [ -e "$path" ] || continue
-        case $path in */sysctl.d/*)
-            case $names in */"${path##*/}"/*) continue ;; esac
-            names=$names${path##*/}/
-            ;;
-        esac
-        [ ! -f "$path" ] || lined=$lined$path$newline
-    done
-    set -f
+    # shellcheck disable=SC2086 # a line each
+    grep -Hs -d skip -D skip . /dev/null $asked_sysctl /etc/docker/daemon.json "$kept.placed" "$kept.units" \
+        /var/lib/fiefdom/previous/index "$@"
 }
 
 as() { printf '%s=%s\n' "$own" "$1"; }
 
-# Lines behind one of `as` become records.
+# In: what programs say of the host, each behind a line of `as` that names its kind. Out: records.
 host_records() {
     awk -v mark="$own=" -v tab="$tab" -v kept="$kept" '
+        BEGIN {
+            # As stat names them, and snapshot.py knows them.
+            type["f"] = "regular file"; type["d"] = "directory"; type["l"] = "symbolic link"; type["p"] = "fifo"
+            type["c"] = "character special file"; type["b"] = "block special file"; type["s"] = "socket"
+        }
         function is_of(path) { return index($0, path ":") == 1 }
         function rest(path) { return substr($0, length(path) + 2) }
+        # A path, a colon and a line of that file, as grep has them.
         function of_line(at, part, path, name) {
             if (/^\/proc\/sys\//) print "sysctl" tab $0
             else if (/^\/var\/lib\/fiefdom\/(stamps|containers)\//) print "stamp" tab $0
@@ -259,25 +291,37 @@ host_records() {
             } else if (is_of("/etc/docker/daemon.json")) daemon = daemon rest("/etc/docker/daemon.json")
             else if ((at = index($0, ".conf:"))) {
                 path = substr($0, 1, at + 4); name = path; sub(/.*\//, "", name); $0 = substr($0, at + 6)
-                if (name > "60-fiefdom.conf" && /^[ \t]*-?[ \t]*[a-z].*=/) {
+                if (first[name] == path && name > "60-fiefdom.conf" && /^[ \t]*-?[ \t]*[a-z].*=/) {
                     sub(/=.*/, ""); gsub(/^[ \t-]*|[ \t]*$/, "")
                     print "sysctl-by" tab $0 tab path
                 }
             }
         }
+        # What find says of a path: its type, that behind links (N and L: nothing), size, mode, owner, group, path.
+        function of_file(part, path) {
+            split($0, part, tab); path = part[8]
+            if (part[3] !~ /[NL?]/) there[path]
+            if (index(path, kept "/") == 1) original[++count] = substr(path, length(kept) + 1)
+            if (!(path in asked) || path in told) return
+            told[path]
+            print "file" tab path tab (part[2] == "f" && part[4] == 0 ? "regular empty file" : type[part[2]]) tab part[5] tab part[6] tab part[7]
+        }
+        # What sha256sum says of a path: 64 digits, two blanks, path.
+        function of_digest(path) {
+            if (sub(/^\\/, "")) gsub(/\\\\/, "\\") # as it writes a name with one
+            path = substr($0, 67)
+            if (path in digest) return
+            digest[path] = substr($0, 1, 64)
+            if (path in said_of) print said_of[path] tab digest[path]
+            else if (path in asked) print "digest" tab path tab digest[path]
+        }
         index($0, mark) == 1 { kind = substr($0, length(mark) + 1); row = 0; next }
         kind == "line" { of_line(); next }
         kind == "unit" || kind == "made" { print kind tab $0; next }
-        kind == "of" { at = index($0, tab); said_of[substr($0, 1, at - 1)] = substr($0, at + 1) }
-        kind == "digest" && /^[0-9a-f]/ {
-            path = substr($0, 67)
-            print (path in said_of ? said_of[path] : "digest" tab path) tab substr($0, 1, 64)
-        }
-        kind == "original" { original[++count] = $0 }
-        kind == "kept" {
-            if (sub(/^\\/, "")) gsub(/\\\\/, "\\") # as sha256sum writes a name with one
-            digest[substr($0, 67)] = substr($0, 1, 64)
-        }
+        kind == "asked" { asked[$0]; next }
+        kind == "of" { at = index($0, tab); said_of[substr($0, 1, at - 1)] = substr($0, at + 1); next }
+        kind == "file" { if (/^file\t/) of_file(); else of_digest(); next }
+        kind == "settings" { name = $0; sub(/.*\//, "", name); if (!(name in first)) first[name] = $0; next }
         kind == "disk" { if (++row == 2) print "free-kib" tab $4; if (row == 3) print "disk" tab $2 tab $4 }
         # Who has the names and the numbers that containers are to have.
         kind == "passwd" { split($0, part, ":"); print "user" tab part[1] tab part[3] tab part[4] }
@@ -290,16 +334,16 @@ host_records() {
         }
         END {
             for (i = 1; i <= count; i++) {
-                path = substr(original[i], 2); now = digest[path]
+                path = original[i]; now = digest[path]
                 same = now != "" && (now == digest[kept path] || (now tab path) in placed)
-                print "original" tab path tab (same || original[i] ~ /^-/ ? "-" : "changed")
+                print "original" tab path tab (same || !(path in there) ? "-" : "changed")
             }
             gsub(/[ \t]/, "", daemon)
             while (match(daemon, /"(bip|base|size)":"?[^,}"]*/)) {
                 print "docker-network" tab substr(daemon, RSTART, RLENGTH)
                 daemon = substr(daemon, RSTART + RLENGTH)
             }
-        }'
+        }' "$own/of" -
 }
 
 # shellcheck disable=SC2086 # what is asked is a line each
@@ -321,21 +365,12 @@ host_part() {
         root=${root%/*}
         root=${root:-/}
     done
-    host_digests || return 1
-    host_lined
+    host_paths || return 1
     {
         as disk
         df -Pk /var/lib "$root"
-        as of
-        printf %s "$said_of"
-        as digest
-        [ -z "$hashed" ] || sha256sum $hashed
-        as original
-        printf %s "$originals"
-        as kept
-        [ -z "$both" ] || sha256sum $both
-        as line
-        grep -Hs . /dev/null $asked_sysctl $lined
+        host_files
+        host_lines
         IFS=$newline$tab
         as passwd
         [ -z "$asked_account" ] || getent passwd $asked_account
@@ -349,8 +384,6 @@ host_part() {
         as unit
         [ -z "$units" ] || printf '%s\n' "$units"
     } 2>/dev/null | host_records
-    printf %s "$blocks"
-    [ -z "$asked_file" ] || stat --printf 'file\t%n\t%F\t%a\t%u\t%g\n' $asked_file 2>/dev/null
     [ -z "$asked_package" ] || dpkg-query -W \
         -f "package$tab\${Package}$tab\${db:Status-Status}$tab\${Version}$tab\${Architecture}\n" $asked_package 2>/dev/null
     [ ! -e /var/lib/fiefdom/guard/pending ] || {

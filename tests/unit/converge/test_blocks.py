@@ -58,14 +58,13 @@ class Host:
     def look(self) -> Snapshot:
         """What the script's own lines tell of the block, and what the host says that is Fiefdom's."""
         script = snapshot.SCRIPT
-        part = script[script.index("host_digests() {") : script.index("# shellcheck disable=SC2086 # what is asked")]
+        part = script[script.index("host_paths() {") : script.index("# shellcheck disable=SC2086 # what is asked")]
         own = self.path.parent / "own"
         own.mkdir(exist_ok=True)
         script = f"""tab=$(printf '\\t') newline='\n' own={own} kept={own}/kept IFS='\n'
             asked_file='' asked_block=$1 asked_login='' asked_live=''
             {part}
-            host_digests && {{ as of; printf %s "$said_of"; as digest; sha256sum $hashed; }} | host_records
-            printf %s "$blocks"
+            host_paths && host_files | host_records
         """
         words = ["sh", "-c", script, "fiefdom", str(self.path)]
         done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)

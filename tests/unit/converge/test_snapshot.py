@@ -395,9 +395,9 @@ def look(folder: Path) -> Snapshot:
 
 
 def test_containers_are_found_among_thousands_of_others(tmp_path: Path) -> None:
-    """Each argument of a program is 128 KiB long at most, which is the ids of 2,000."""
+    """Each argument of a program is 128 KiB long at most, which is the ids of 2,000; all are 2 MiB, of 28,000."""
     programs(tmp_path)
-    others = [f"{number:064x}" for number in range(2500)]
+    others = [f"{number:064x}" for number in range(30_000)]
     more = "".join(f"{other}\t\tby-hand-{other}\tExited (0)\t\n" for other in others)
     (tmp_path / "containers").write_text(CONTAINERS + more)
     found = look(tmp_path)
