@@ -6,7 +6,7 @@ import ipaddress
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -385,3 +385,8 @@ class Model(BaseModel):
         if isinstance(value, dict):
             return {k: v for k, v in value.items() if not (isinstance(k, str) and k.startswith("x-"))}
         return value
+
+
+def has_unknown_key(model: type[Model], value: Mapping[object, object]) -> bool:
+    """Whether ``value`` has a key that ``model`` does not: what it may be a slip of is not to be called missing."""
+    return any(name not in model.model_fields and not str(name).startswith("x-") for name in value)

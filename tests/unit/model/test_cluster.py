@@ -446,8 +446,12 @@ ONE_SOURCE = "write one of {env: NAME}, {command: [PROGRAM, ARGUMENT]}, {secret:
     [
         ({"services/web/environment": {"A": {}}}, f"environment.A: Value error, has no source; {ONE_SOURCE}"),
         ({"services/web/environment": {"A": {"env": None}}}, "has no source"),
-        ({"services/web/environment": {"A": {"env": "X", "secret": "y"}}}, "has 'env' and 'secret'"),
-        ({"services/web/environment": {"A": {"enf": "X"}}}, f"has 'enf'; {ONE_SOURCE}"),
+        ({"services/web/environment": {"A": {"env": "X", "secret": "y"}}}, "has env and secret"),
+        ({"services/web/environment": {"A": {"enf": "X"}}}, "environment.A.enf: Extra inputs are not permitted"),
+        (
+            {"services/web/environment": {"A": {"hunter2": None}}},
+            f"environment.A: Value error, has no source; {ONE_SOURCE}",
+        ),
         (
             {"services/web/environment": {"A": {"env": "1X"}}},
             "A.env: Value error, what stands there is not possible here; it must be the name of an",
