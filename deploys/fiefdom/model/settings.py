@@ -182,8 +182,8 @@ class Packages(Model):
 
     proxy: ProxyUrl | None = Field(
         None,
-        description="Proxy that the hosts' apt goes through, such as an apt-cacher-ng at http://10.20.0.5:3142; each "
-        "host's own way when absent.",
+        description="Proxy (http:// or https://) that the hosts' apt goes through, such as an apt-cacher-ng at "
+        "http://10.20.0.5:3142; each host's own way when absent.",
     )
 
 

@@ -258,7 +258,7 @@ HostHeader = Annotated[
 
 def _without_login(value: str) -> str:
     if "@" in _authority(value):
-        raise ValueError("holds a login, which anybody on a host could read there; write http://HOST:PORT")
+        raise ValueError("holds a login, which anybody on a host could read there; write the address without it")
     return value
 
 
@@ -283,7 +283,10 @@ ProxyUrl = Annotated[
     str,
     # First, so that no error repeats a password.
     AfterValidator(_without_login),
-    Matches(rf"https?://{HOST_NAME}(:[0-9]{{1,5}})?/?", "the address of a proxy, such as http://10.20.0.5:3142"),
+    Matches(
+        rf"https?://{HOST_NAME}(:[0-9]{{1,5}})?/?",
+        "an http:// or https:// address of a proxy, such as http://10.20.0.5:3142",
+    ),
     AfterValidator(of_a_port),
     AfterValidator(_of_a_true_host),
 ]
