@@ -22,7 +22,7 @@ from fiefdom.cli.outlet import is_terminal
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory import first
 from fiefdom.model.hosts import APP_HOSTS, GATEWAYS, Service
-from fiefdom.wording import shown
+from fiefdom.wording import from_here, shown
 
 _KEY_PATH = re.compile(r"(~/)?[A-Za-z0-9_./@+-]+")
 
@@ -83,7 +83,8 @@ def _misplaced(folder: Path, ci: first.Ci, cluster: str) -> Iterator[str]:
     if ci != "none" and top is not None:
         below = folder.resolve().relative_to(top)
         path = first.workflow_path(ci, cluster)
-        yield f"{folder / path} is to move to {top / path}, for CI looks there alone; write {below}/ before its paths."
+        there = from_here(top / path)
+        yield f"{folder / path} is to move to {there}, for CI looks there alone; write {below}/ before its paths."
 
 
 @dataclass

@@ -46,7 +46,7 @@ def keygen(inventory: str) -> Document:
         )
     if cluster.serf.key_file is None:
         raise FiefdomError(f"{inventory}: serf.key_file: not set; name a file outside version control for the key")
-    path = cluster.path(cluster.serf.key_file)
+    path = cluster.path_here(cluster.serf.key_file)
     secrets.generate(path)
     return Document(
         words=[f"{path} holds a new gossip key. Keep {path.name}* out of version control, and keep a copy."]
