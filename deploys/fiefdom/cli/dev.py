@@ -14,6 +14,7 @@ from rich.table import Table
 from fiefdom import files
 from fiefdom.cli import show
 from fiefdom.cli.frame import Document, Local, begin, inventory_argument, json_option, loaded, out
+from fiefdom.cli.group import Family
 from fiefdom.desired import compose as desired
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory import secret
@@ -40,7 +41,7 @@ def compose(inventory: str, service: tuple[str, ...], output: Path | None) -> Do
     return Document(words=[f"{output} has {', '.join(container.name for container in composed.containers)}."])
 
 
-@click.group()
+@click.group(cls=Family)
 def dev() -> None:
     """The cluster's services on this machine, with the middleware of `development`."""
 

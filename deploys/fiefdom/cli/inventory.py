@@ -8,6 +8,7 @@ import sys
 import click
 
 from fiefdom.cli.frame import Command, Document, Local, inventory_argument, loaded
+from fiefdom.cli.group import Family
 from fiefdom.cli.outlet import is_terminal
 from fiefdom.errors import FiefdomError
 from fiefdom.images import build as build_module
@@ -53,7 +54,7 @@ def keygen(inventory: str) -> Document:
     )
 
 
-@click.group()
+@click.group(cls=Family)
 def secret() -> None:
     """Secrets in the inventory's encrypted file, which only `secrets.recipients` can read."""
 

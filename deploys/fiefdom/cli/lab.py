@@ -9,10 +9,11 @@ import click
 
 from fiefdom import lab as lab_module
 from fiefdom.cli.frame import Command, Document, json_option, tell
+from fiefdom.cli.group import Family
 from fiefdom.cli.help_texts import Helped
 
 
-@click.group()
+@click.group(cls=Family)
 def lab() -> None:
     """Real hosts on this machine: systemd, sshd and, after a converge, dockerd in each."""
 

@@ -9,7 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from fiefdom import __version__
-from fiefdom.cli.group import Group
+from fiefdom.cli.group import Group, completions, first_sentence
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "apply": ("apply", "Bring hosts to what the inventory says. Exit 0 only if they are there."),
@@ -138,18 +138,13 @@ class _Parts(Group):
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        # Deferred: only the list of all commands and their page want it.
-        from fiefdom.cli.commands_page import first_sentence_of
-
         width = max(map(len, self.commands))  # one column for all tasks
         for task, names in TASKS.items():
             with formatter.section(task):
-                formatter.write_dl([(f"{name:<{width}}", first_sentence_of(self.commands[name])) for name in names])
+                formatter.write_dl([(f"{name:<{width}}", first_sentence(self.commands[name])) for name in names])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        names = [name for name in self.commands if name.startswith(incomplete)]
-        found = [CompletionItem(name, help=self.commands[name].get_short_help_str()) for name in names]
-        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
+        return completions(self, ctx, incomplete)
 
 
 @click.group(

@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from fiefdom.cli import help_texts
+from fiefdom.cli.group import first_sentence
 from fiefdom.cli.left_out import VARIABLE
 from fiefdom.cli.main import COMMANDS, TASKS, main
 
@@ -68,6 +69,28 @@ def test_the_list_has_all_tasks_in_one_column() -> None:
     assert sorted(row.split()[0] for row in rows) == sorted(COMMANDS)
     assert {len(re.match(r" +\S+ +", row)[0]) for row in rows} == {column}  # type: ignore[index]
     assert "..." not in text, "a sentence that is cut off"
+
+
+GROUPS = sorted({path.split()[0] for path in ALL if " " in path})
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_groups_list_has_whole_sentences(group: str) -> None:
+    text = CliRunner().invoke(main, [group, "--help"], env={"COLUMNS": "80"}).output
+    _, _, rows = text.partition("\nCommands:\n")
+    inner = {path.split()[1]: command for path, command in ALL.items() if path.startswith(f"{group} ")}
+    assert " ".join(rows.split()) == " ".join(f"{name} {first_sentence(inner[name])}" for name in sorted(inner))
+
+
+@pytest.mark.parametrize("before", ["", *GROUPS])
+def test_a_shell_is_told_whole_sentences(before: str) -> None:
+    asks = {
+        "_FIEFDOM_COMPLETE": "zsh_complete",
+        "COMP_WORDS": f"fiefdom {before} ",
+        "COMP_CWORD": "2" if before else "1",
+    }
+    text = CliRunner().invoke(main, env=asks, prog_name="fiefdom").output
+    assert "\nplain\n" in text and "..." not in text
 
 
 @pytest.mark.parametrize("path", ALL)
