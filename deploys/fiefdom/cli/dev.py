@@ -43,7 +43,7 @@ def compose(inventory: str, service: tuple[str, ...], output: Path | None) -> Do
 
 @click.group(cls=Family)
 def dev() -> None:
-    """The cluster's services on this machine, with the middleware of `development`."""
+    """The cluster's services on this machine, with the middleware of the inventory's `development`."""
 
 
 @dev.command("up", cls=Local)

@@ -32,7 +32,7 @@ def build(inventory: str, contents: bool) -> Document:
 @click.command(cls=Local)
 @inventory_argument
 def keygen(inventory: str) -> Document:
-    """Make the gossip key where the inventory says, once; it never overwrites."""
+    """Make the gossip key, which all members share, where the inventory says; it never overwrites."""
     cluster = loaded(inventory)
     source = cluster.serf.key
     if source is not None and source.secret is not None:
@@ -110,7 +110,10 @@ def secret_rekey(inventory: str) -> Document:
 
 @click.command(cls=Command)
 def schema() -> Document:
-    """Print the JSON schema of inventories."""
+    """Print the JSON schema of inventories.
+
+    Editors complete and check an inventory by it.
+    """
     return Document(words=[reference.schema_text().removesuffix("\n")])
 
 

@@ -19,7 +19,9 @@ def lab() -> None:
 
 
 @lab.command("up", cls=Helped)
-@click.option("--app-hosts", default=2, show_default=True, type=click.IntRange(1, 9), help="How many app hosts.")
+@click.option(
+    "--app-hosts", default=2, show_default=True, type=click.IntRange(1, 9), metavar="N", help="How many app hosts."
+)
 def lab_up(app_hosts: int) -> None:
     """Boot a gateway and app hosts; what runs already stays as it is."""
     lab_module.up(app_hosts, tell)

@@ -51,7 +51,7 @@ def test_each_command_has_one_task() -> None:
     assert Counter(name for names in TASKS.values() for name in names) == Counter(COMMANDS.keys())
 
 
-ASK_NOBODY = {"build", "check", "compose", "config", "dev down", "dev logs", "dev up", "keygen"}
+ASK_NOBODY = {"build", "check", "compose", "config", "dev down", "dev logs", "dev up", "keygen", "monitoring"}
 
 
 def test_round_trips_are_offered_by_who_makes_some() -> None:
@@ -99,6 +99,13 @@ def test_every_help_ends_with_exit_codes_and_examples(path: str) -> None:
     codes, _, examples = text.partition("\nExit code:\n")[2].partition("\nExamples:\n")
     assert " ".join(codes.split()) == help_texts.exit_codes(path).replace("`", "")
     assert examples.splitlines() == [f"  {line}" for line in help_texts.examples(path)] != []
+
+
+@pytest.mark.parametrize("path", ["", *GROUPS, *ALL])
+def test_every_help_fits_a_terminal_of_80_columns_in_plain_words(path: str) -> None:
+    text = CliRunner().invoke(main, [*path.split(), "--help"], env={"COLUMNS": "80"}).output
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+    assert "INTEGER" not in text and "FLOAT" not in text
 
 
 @pytest.mark.parametrize("line", [line for path in ALL for line in help_texts.examples(path)])
