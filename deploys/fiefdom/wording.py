@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 
 def size(kib: int) -> str:
@@ -67,3 +68,11 @@ def printable(text: str) -> str:
     """``text`` as one line that any terminal can print."""
     line = " ".join(text.split())
     return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
+def from_here(path: str | Path) -> Path:
+    """``path`` from the working directory where it is in that, as a person there writes it; else as it is."""
+    try:
+        return Path(path).relative_to(Path.cwd())
+    except (ValueError, OSError):  # the latter where that folder is gone
+        return Path(path)

@@ -58,7 +58,7 @@ def plan(
     every: bool,
     **_: bool,
 ) -> Document:
-    """Show what would change. Exit 0: nothing, 2: changes pending, 3: some host does not answer, 1: error."""
+    """Show what `fiefdom apply` would change, and change nothing."""
     with frame.connected(inventory, limit, frame.require_possible, at, without=without, looks=True) as run:
         seen = _look(run)
         texts = diffs.of_plan(seen.plan, run.session.text_of) if diff else None
@@ -87,7 +87,7 @@ def apply(
     as_json: bool,
     yes: bool,
 ) -> Document:
-    """Bring hosts to what the inventory says. Exit 0 only if they are there.
+    """Bring hosts to what the inventory says, after asking.
 
     A change of sshd, firewall or network stays only if a new login confirms it in time; else the host takes it back.
     """

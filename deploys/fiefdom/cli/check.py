@@ -21,7 +21,7 @@ from fiefdom.wording import dotted
 @inventory_argument
 @json_option
 def check(inventory: str, **_: bool) -> Document:
-    """Tell all mistakes of an inventory at once; no host is asked. Exit 0: none, 1: there are some.
+    """Tell all mistakes of an inventory at once; no host is asked.
 
     A line for each, as FILE:LINE: KEY: what is wrong and how to mend it. Files that the inventory names are looked at
     where they are on this machine. No secret is asked for and no command run: the encrypted file is opened only with a

@@ -37,7 +37,12 @@ WATCH_S = 2
 @inventory_argument
 @limit_option
 @click.option("--check", is_flag=True, help="Exit with 2 where anything is not in rotation as the inventory says.")
-@click.option("--wait", metavar="S", type=click.IntRange(1, 86400), help="As --check, after at most S seconds of it.")
+@click.option(
+    "--wait",
+    metavar="S",
+    type=click.IntRange(1, 86400),
+    help="As --check, once all is in rotation or S seconds are over.",
+)
 @click.option("--watch", is_flag=True, help="Draw it again and again on the terminal, until you interrupt it.")
 @every_option
 @json_option
@@ -82,7 +87,7 @@ def _watch(run: Run, look: Callable[[], Status], every: bool) -> NoReturn:
 
 @click.command(cls=Command)
 @inventory_argument
-@click.option("--why", metavar="TEXT", help="Lock it, and what whoever finds it locked should know.")
+@click.option("--why", metavar="TEXT", help="Lock it; who finds it locked is told TEXT.")
 @without_option
 @json_option
 def lock(inventory: str, why: str | None, without: tuple[str, ...], **_: bool) -> Document:
@@ -105,11 +110,11 @@ def lock(inventory: str, why: str | None, without: tuple[str, ...], **_: bool) -
 
 @click.command(cls=Command)
 @inventory_argument
-@click.option("--take-over", is_flag=True, help="Remove the lock of a run that died as well.")
+@click.option("--take-over", is_flag=True, help="Remove one of a run that died as well.")
 @without_option
 @json_option
 def unlock(inventory: str, take_over: bool, without: tuple[str, ...], **_: bool) -> Document:
-    """Remove the lock that a person set, or that a run left which died."""
+    """Remove the lock that a person set, or with --take-over the one that a dead run left."""
     with frame.connected(inventory, ("gateways",), without=without, everybody=True, certified=False) as run:
         gateways = run.known.gateways
         others = [name for name in run.known.cluster.hosts if name not in {*gateways, *run.known.without}]
@@ -120,7 +125,9 @@ def unlock(inventory: str, take_over: bool, without: tuple[str, ...], **_: bool)
 
 @click.command(cls=Command)
 @inventory_argument
-@click.option("--last", default=20, show_default=True, type=click.IntRange(1, 10000), help="How many acts.")
+@click.option(
+    "--last", default=20, show_default=True, type=click.IntRange(1, 10000), metavar="N", help="The last N acts."
+)
 @json_option
 def audit(inventory: str, last: int, **_: bool) -> Document:
     """Show who did what to this cluster, when and how it ended, and who holds its lock."""

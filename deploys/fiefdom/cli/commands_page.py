@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterator, Mapping
 
 import click
 
+from fiefdom.cli.group import about, first_sentence
 from fiefdom.cli.help_texts import examples, exit_codes, path_of
 
 _HEAD = """\
@@ -64,7 +64,7 @@ def commands_page(group: click.Group) -> str:
     name = group.name or "fiefdom"
     top = click.Context(group, info_name="fiefdom" if name == "main" else name)
     commands = list(commands_of(group, top))
-    parts = [_HEAD.format(about=about_of(group), name=top.info_name), _list(commands)]
+    parts = [_HEAD.format(about=about(group), name=top.info_name), _list(commands)]
     for command, context in commands:
         parts.append(_section(command, context, 2))
         if isinstance(command, click.Group):
@@ -84,14 +84,14 @@ def commands_of(group: click.Group, context: click.Context) -> Iterator[_Found]:
 
 
 def _list(commands: list[_Found]) -> str:
-    rows = [f"| [`{c.command_path}`](#{_anchor(c)}) | {first_sentence_of(command)} |" for command, c in commands]
+    rows = [f"| [`{c.command_path}`](#{_anchor(c)}) | {first_sentence(command)} |" for command, c in commands]
     return "\n".join(["| command | what it does |", "|---|---|", *rows]) + "\n"
 
 
 def _section(command: click.Command, context: click.Context, level: int) -> str:
     path = context.command_path
     usage = " ".join([path, *command.collect_usage_pieces(context)])
-    parts = [f"{'#' * level} {path}", f"    {usage}", about_of(command)]
+    parts = [f"{'#' * level} {path}", f"    {usage}", about(command)]
     if isinstance(command, click.Group):
         parts.append("\n".join(f"- [`{c.command_path}`](#{_anchor(c)})" for _, c in commands_of(command, context)))
     else:
@@ -135,19 +135,6 @@ def _extra(words: str) -> str:
         else:
             parts.append(f"{part.capitalize()}.")
     return " ".join(parts)
-
-
-def about_of(command: click.Command) -> str:
-    """What a command's help says, a line for each paragraph."""
-    text = inspect.cleandoc(command.help or "")
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
-
-
-def first_sentence_of(command: click.Command) -> str:
-    """What a command is for, in a line."""
-    paragraph = about_of(command).partition("\n\n")[0]
-    sentence = re.match(r".*?[.:](?= [A-Z]|$)", paragraph)
-    return sentence[0] if sentence else paragraph
 
 
 def _anchor(context: click.Context) -> str:

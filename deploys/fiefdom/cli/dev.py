@@ -13,6 +13,7 @@ from rich.table import Table
 
 from fiefdom import files
 from fiefdom.cli.frame import Document, Local, begin, inventory_argument, json_option, loaded, out
+from fiefdom.cli.group import Family
 from fiefdom.cli.progress import Progress
 from fiefdom.desired import compose as desired
 from fiefdom.errors import FiefdomError
@@ -40,9 +41,9 @@ def compose(inventory: str, service: tuple[str, ...], output: Path | None) -> Do
     return Document(words=[f"{output} has {', '.join(container.name for container in composed.containers)}."])
 
 
-@click.group()
+@click.group(cls=Family)
 def dev() -> None:
-    """The cluster's services on this machine, with the middleware of `development`."""
+    """The cluster's services on this machine, with the middleware of the inventory's `development`."""
 
 
 @dev.command("up", cls=Local)

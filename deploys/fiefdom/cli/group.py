@@ -1,11 +1,14 @@
-"""How a command ends: exit codes, and errors that a person can cause as one line. Light, for it starts each command."""
+"""How commands are listed and end: exit codes, errors that a person can cause as one line. Light: each start has it."""
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from fiefdom.cli.left_out import VARIABLE
 from fiefdom.errors import FiefdomError
@@ -39,6 +42,38 @@ class Group(click.Group):
             _fail((error.format_message() + f" Name it, or set {VARIABLE}." * is_inventory, ()))
         except click.ClickException as error:
             _fail((error.format_message(), ()))
+
+
+class Family(click.Group):
+    """Commands of one word, such as `dev`: listed with their whole first sentence, which click would cut off."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, first_sentence(self.commands[name])) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        return completions(self, ctx, incomplete)
+
+
+def completions(group: click.Group, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    """What completes the name of one of ``group``'s commands, each with its first sentence, and its options."""
+    names = [name for name in group.commands if name.startswith(incomplete)]
+    found = [CompletionItem(name, help=first_sentence(group.commands[name])) for name in names]
+    return [*found, *click.Command.shell_complete(group, ctx, incomplete)]
+
+
+def about(command: click.Command) -> str:
+    """What a command's help says, a line for each paragraph."""
+    text = inspect.cleandoc(command.help or "")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+
+
+def first_sentence(command: click.Command) -> str:
+    """What a command is for, in a line."""
+    paragraph = about(command).partition("\n\n")[0]
+    sentence = re.match(r".*?[.:](?= [A-Z]|$)", paragraph)
+    return sentence[0] if sentence else paragraph
 
 
 def one_line(words: object) -> str:

@@ -64,8 +64,8 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     ),
     "init": (
         "fiefdom init",
-        "fiefdom init mine --gateway 10.20.0.11 --app-host 10.20.0.21 --app-host 10.20.0.22 --image team/web:1.4",
-        "fiefdom init mine --gateway edge=10.20.0.11 --app-host 10.20.0.21 --image nginx:1.27 --ci gitlab --yes",
+        "fiefdom init mine --gateway edge=10.20.0.11 --app-host 10.20.0.21 --ci gitlab",
+        "fiefdom init --gateway 10.20.0.11 --app-host 10.20.0.21 --image web:1 --yes",
     ),
     "keygen": ("fiefdom keygen mine.yaml",),
     "lab down": ("fiefdom lab down", "fiefdom lab down --images"),

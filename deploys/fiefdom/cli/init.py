@@ -22,7 +22,7 @@ from fiefdom.cli.outlet import is_terminal
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory import first
 from fiefdom.model.hosts import APP_HOSTS, GATEWAYS, Service
-from fiefdom.wording import shown
+from fiefdom.wording import from_here, shown
 
 _KEY_PATH = re.compile(r"(~/)?[A-Za-z0-9_./@+-]+")
 
@@ -33,12 +33,18 @@ _KEY_PATH = re.compile(r"(~/)?[A-Za-z0-9_./@+-]+")
     "--cluster", metavar="NAME", help="Name of the cluster, and of its inventory; the folder's own otherwise."
 )
 @click.option(
-    "--gateway", multiple=True, metavar="[NAME=]ADDRESS", help="A gateway; gw1, gw2 and so on without a name."
+    "--gateway",
+    multiple=True,
+    metavar="[NAME=]ADDRESS",
+    help="A gateway, as often as there are some; gw1, gw2 without a name.",
 )
 @click.option(
-    "--app-host", multiple=True, metavar="[NAME=]ADDRESS", help="A host of instances; app1, app2 without a name."
+    "--app-host",
+    multiple=True,
+    metavar="[NAME=]ADDRESS",
+    help="A host of instances, as often as there are some; app1, app2 without a name.",
 )
-@click.option("--cidr", metavar="CIDR", help="Network of all hosts; the /24 around them, or what it takes, otherwise.")
+@click.option("--cidr", metavar="CIDR", help="Network of all hosts; otherwise the /24 around them, or what it takes.")
 @click.option("--admin-cidr", multiple=True, metavar="CIDR", help="Who may use SSH; this machine's address otherwise.")
 @click.option("--user", metavar="NAME", help="Login user: root, or one with passwordless sudo.")
 @click.option("--key", metavar="PATH", help="Private SSH key; your agent's and ~/.ssh's own otherwise.")
@@ -48,7 +54,7 @@ _KEY_PATH = re.compile(r"(~/)?[A-Za-z0-9_./@+-]+")
 @click.option("--instances", metavar="N", help="Its instances on each app host.")
 @click.option("--container-port", metavar="PORT", help="Port that it listens on in its container.")
 @click.option("--health-path", metavar="PATH", help="Path that it answers once it can serve.")
-@click.option("--ci", type=click.Choice(first.CI), help="Whose workflow is written.")
+@click.option("--ci", type=click.Choice(first.CI), help="Whose workflow is written; that of GitHub otherwise.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask: take the default of all that is not said.")
 def init(folder: str, yes: bool, **given: Any) -> Document:
     """Write a first inventory, the gossip key, .gitignore and a CI workflow into FOLDER, from your answers.
@@ -83,7 +89,8 @@ def _misplaced(folder: Path, ci: first.Ci, cluster: str) -> Iterator[str]:
     if ci != "none" and top is not None:
         below = folder.resolve().relative_to(top)
         path = first.workflow_path(ci, cluster)
-        yield f"{folder / path} is to move to {top / path}, for CI looks there alone; write {below}/ before its paths."
+        there = from_here(top / path)
+        yield f"{folder / path} is to move to {there}, for CI looks there alone; write {below}/ before its paths."
 
 
 @dataclass

@@ -8,6 +8,7 @@ import sys
 import click
 
 from fiefdom.cli.frame import Command, Document, Local, inventory_argument, loaded
+from fiefdom.cli.group import Family
 from fiefdom.cli.outlet import is_terminal
 from fiefdom.errors import FiefdomError
 from fiefdom.images import build as build_module
@@ -31,7 +32,7 @@ def build(inventory: str, contents: bool) -> Document:
 @click.command(cls=Local)
 @inventory_argument
 def keygen(inventory: str) -> Document:
-    """Make the gossip key where the inventory says, once; it never overwrites."""
+    """Make the gossip key, which all members share, where the inventory says; it never overwrites."""
     cluster = loaded(inventory)
     source = cluster.serf.key
     if source is not None and source.secret is not None:
@@ -46,14 +47,14 @@ def keygen(inventory: str) -> Document:
         )
     if cluster.serf.key_file is None:
         raise FiefdomError(f"{inventory}: serf.key_file: not set; name a file outside version control for the key")
-    path = cluster.path(cluster.serf.key_file)
+    path = cluster.path_here(cluster.serf.key_file)
     secrets.generate(path)
     return Document(
         words=[f"{path} holds a new gossip key. Keep {path.name}* out of version control, and keep a copy."]
     )
 
 
-@click.group()
+@click.group(cls=Family)
 def secret() -> None:
     """Secrets in the inventory's encrypted file, which only `secrets.recipients` can read."""
 
@@ -109,7 +110,10 @@ def secret_rekey(inventory: str) -> Document:
 
 @click.command(cls=Command)
 def schema() -> Document:
-    """Print the JSON schema of inventories."""
+    """Print the JSON schema of inventories.
+
+    Editors complete and check an inventory by it.
+    """
     return Document(words=[reference.schema_text().removesuffix("\n")])
 
 

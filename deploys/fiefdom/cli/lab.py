@@ -9,16 +9,19 @@ import click
 
 from fiefdom import lab as lab_module
 from fiefdom.cli.frame import Command, Document, json_option, tell
+from fiefdom.cli.group import Family
 from fiefdom.cli.help_texts import Helped
 
 
-@click.group()
+@click.group(cls=Family)
 def lab() -> None:
     """Real hosts on this machine: systemd, sshd and, after a converge, dockerd in each."""
 
 
 @lab.command("up", cls=Helped)
-@click.option("--app-hosts", default=2, show_default=True, type=click.IntRange(1, 9), help="How many app hosts.")
+@click.option(
+    "--app-hosts", default=2, show_default=True, type=click.IntRange(1, 9), metavar="N", help="How many app hosts."
+)
 def lab_up(app_hosts: int) -> None:
     """Boot a gateway and app hosts; what runs already stays as it is."""
     lab_module.up(app_hosts, tell)

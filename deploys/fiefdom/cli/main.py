@@ -9,13 +9,13 @@ import click
 from click.shell_completion import CompletionItem
 
 from fiefdom import __version__
-from fiefdom.cli.group import Group
+from fiefdom.cli.group import Group, completions, first_sentence
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "apply": ("apply", "Bring hosts to what the inventory says. Exit 0 only if they are there."),
+    "apply": ("apply", "Bring hosts to what the inventory says, after asking."),
     "audit": ("cluster", "Show who did what to this cluster, when and how it ended, and who holds its lock."),
     "build": ("inventory", "Build the cluster's images on this machine, where their folders changed."),
-    "check": ("check", "Tell all mistakes of an inventory at once; no host is asked. Exit 0: none, 1: there are some."),
+    "check": ("check", "Tell all mistakes of an inventory at once; no host is asked."),
     "compose": (
         "dev",
         "Print a file for `docker compose` that runs the services on a laptop: all, or those named with what they link "
@@ -35,7 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "doctor",
         "Show what hosts have of their own that Fiefdom would get into trouble with. Changes nothing.",
     ),
-    "dev": ("dev", "The cluster's services on this machine, with the middleware of `development`."),
+    "dev": ("dev", "The cluster's services on this machine, with the middleware of the inventory's `development`."),
     "docs": (
         "inventory",
         "Print what the model says of KEY and of all keys beneath it; without KEY, of the keys at the top.",
@@ -45,7 +45,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "init",
         "Write a first inventory, the gossip key, .gitignore and a CI workflow into FOLDER, from your answers.",
     ),
-    "keygen": ("inventory", "Make the gossip key where the inventory says, once; it never overwrites."),
+    "keygen": (
+        "inventory",
+        "Make the gossip key, which all members share, where the inventory says; it never overwrites.",
+    ),
     "lab": ("lab", "Real hosts on this machine: systemd, sshd and, after a converge, dockerd in each."),
     "lock": (
         "cluster",
@@ -64,7 +67,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "plan": (
         "apply",
-        "Show what would change. Exit 0: nothing, 2: changes pending, 3: some host does not answer, 1: error.",
+        "Show what `fiefdom apply` would change, and change nothing.",
     ),
     "reboot": (
         "hosts",
@@ -100,9 +103,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("cluster", "Show hosts, members, offers, instances, versions and their state in HAProxy."),
     "trust": (
         "trust",
-        "Show the host keys of hosts that are not known yet, and add those that you have compared to known_hosts.",
+        "Show the host keys of hosts that are not known yet, and add to known_hosts those that you have compared.",
     ),
-    "unlock": ("cluster", "Remove the lock that a person set, or that a run left which died."),
+    "unlock": ("cluster", "Remove the lock that a person set, or with --take-over the one that a dead run left."),
     "upgrade": (
         "apply",
         "Bring all hosts to this Fiefdom's own images and files, turn by turn, with no request failed.",
@@ -138,18 +141,13 @@ class _Parts(Group):
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        # Deferred: only the list of all commands and their page want it.
-        from fiefdom.cli.commands_page import first_sentence_of
-
         width = max(map(len, self.commands))  # one column for all tasks
         for task, names in TASKS.items():
             with formatter.section(task):
-                formatter.write_dl([(f"{name:<{width}}", first_sentence_of(self.commands[name])) for name in names])
+                formatter.write_dl([(f"{name:<{width}}", first_sentence(self.commands[name])) for name in names])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        names = [name for name in self.commands if name.startswith(incomplete)]
-        found = [CompletionItem(name, help=self.commands[name].get_short_help_str()) for name in names]
-        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
+        return completions(self, ctx, incomplete)
 
 
 @click.group(

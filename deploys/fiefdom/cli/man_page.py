@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 import click
 
 from fiefdom import __version__
-from fiefdom.cli.commands_page import about_of, commands_of
+from fiefdom.cli.commands_page import commands_of
+from fiefdom.cli.group import about
 from fiefdom.cli.help_texts import examples, exit_codes, path_of
 from fiefdom.cli.left_out import VARIABLE
 
@@ -33,7 +34,7 @@ def man_page(group: click.Group) -> str:
         f'.TH FIEFDOM 1 "" "fiefdom {_text(__version__)}" "Fiefdom"',
         *(".SH NAME", r"fiefdom \- containerised services on your own Debian hosts, behind a gateway"),
         *(".SH SYNOPSIS", r".B fiefdom", r"[OPTIONS] COMMAND [ARGS]..."),
-        *(".SH DESCRIPTION", *_paragraphs(about_of(group))),
+        *(".SH DESCRIPTION", *_paragraphs(about(group))),
         ".SH COMMANDS",
     ]
     for command, context in commands_of(group, top):
@@ -49,7 +50,7 @@ def _command(command: click.Command, context: click.Context) -> Iterator[str]:
     yield f".SS {_text(path)}"
     yield f".B {_text(f'fiefdom {path}')}"
     yield _text(" ".join(command.collect_usage_pieces(context)))
-    yield from (line for text in about_of(command).split("\n\n") for line in (".PP", *_paragraphs(text)))
+    yield from (line for text in about(command).split("\n\n") for line in (".PP", *_paragraphs(text)))
     options = (param for param in command.params if isinstance(param, click.Option))
     records = (record for option in options if (record := option.get_help_record(context)) is not None)
     yield from _tagged((re.sub(r" INTEGER( RANGE)?$", " N", names), words) for names, words in records)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import click
 import yaml
 
-from fiefdom.cli.frame import Command, Document, inventory_argument, loaded
+from fiefdom.cli.frame import Document, Local, inventory_argument, loaded
 from fiefdom.cluster.scraping import scrape_config
 from fiefdom.errors import FiefdomError
 from fiefdom.resources import monitoring_dir
 
 
-@click.command(cls=Command)
+@click.command(cls=Local)
 @inventory_argument
 @click.option("--alerts", is_flag=True, help="Print alert rules for Prometheus instead.")
 @click.option("--dashboard", is_flag=True, help="Print a dashboard for Grafana instead.")

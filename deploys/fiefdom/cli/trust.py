@@ -28,7 +28,7 @@ _STYLE = {"known": "green", "trusted": "green", "declined": "yellow", "refused":
 @yes_option
 @json_option
 def trust(inventory: str, hosts: tuple[str, ...], at: tuple[str, ...], yes: bool, **_: bool) -> Document:
-    """Show the host keys of hosts that are not known yet, and add those that you have compared to known_hosts.
+    """Show the host keys of hosts that are not known yet, and add to known_hosts those that you have compared.
 
     Without HOST, of all hosts, and of the jump hosts on the way. Compare a fingerprint with what the host itself says
     on its console: `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`. A key that is another than the known one is

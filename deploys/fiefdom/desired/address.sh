@@ -23,8 +23,15 @@ quiet_looks=10
 
 say() { printf '%s\n' "$*"; }
 
+# Why it ends is an error in the journal, as container.sh tells it.
+say_why() {
+  level=
+  [ "${JOURNAL_STREAM:-}" != "$(stat -L -c %d:%i /proc/self/fd/2)" ] || level='<3>'
+  printf '%s%s\n' "$level" "$*" >&2
+}
+
 die() {
-  say "$*" >&2
+  say_why "$@"
   exit 1
 }
 

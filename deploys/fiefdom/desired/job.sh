@@ -23,10 +23,14 @@ say() {
 }
 
 # Why it ends is an error in the journal, as container.sh tells it.
-fail() {
+say_why() {
   level=
   [ "${JOURNAL_STREAM:-}" != "$(stat -L -c %d:%i /proc/self/fd/2)" ] || level='<3>'
   printf '%s%s\n' "$level" "$*" >&2
+}
+
+fail() {
+  say_why "$@"
   [ -z "$began_s" ] || write_run "$(date +%s)" 1
   exit 1
 }

@@ -12,6 +12,18 @@ conf=/etc/fiefdom/links.conf
 chain=FIEFDOM-LINKS
 bridge=docker0
 
+# Why it ends is an error in the journal, as container.sh tells it.
+say_why() {
+  level=
+  [ "${JOURNAL_STREAM:-}" != "$(stat -L -c %d:%i /proc/self/fd/2)" ] || level='<3>'
+  printf '%s%s\n' "$level" "$*" >&2
+}
+
+die() {
+  say_why "$@"
+  exit 1
+}
+
 # Prints the rules of a table's chain, which lead to the target.
 rules() { # target
   printf ':%s - [0:0]\n' "$chain"
@@ -40,7 +52,7 @@ leads_back() { # verb
 # Docker takes a chain of this name for its own where it comes later. The answer has to come back by this host: the
 # bridge alone would bring it from an address that nobody asked.
 open_ways() {
-  [ -r "$conf" ]
+  [ -r "$conf" ] || die "$conf cannot be read"
   iptables -w -N DOCKER-USER 2> /dev/null || :
   {
     printf '*filter\n'
@@ -71,8 +83,5 @@ case ${1:-} in
   open) open_ways ;;
   close) close_ways ;;
   show) show_ways ;;
-  *)
-    printf 'usage: %s open|close|show\n' "${0##*/}" >&2
-    exit 1
-    ;;
+  *) die "usage: ${0##*/} open|close|show" ;;
 esac

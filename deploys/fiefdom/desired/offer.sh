@@ -26,10 +26,14 @@ newline='
 '
 
 # Why it ends is an error in the journal, as container.sh tells it.
-die() {
+say_why() {
   level=
   [ "${JOURNAL_STREAM:-}" != "$(stat -L -c %d:%i /proc/self/fd/2)" ] || level='<3>'
   printf '%s%s\n' "$level" "$*" >&2
+}
+
+die() {
+  say_why "$@"
   exit 1
 }
 

@@ -15,6 +15,7 @@ from paramiko.hostkeys import HostKeys
 from fiefdom.engine import host_certificate
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster
+from fiefdom.wording import from_here
 
 SYSTEM = Path("/etc/ssh/ssh_known_hosts")
 
@@ -100,16 +101,17 @@ def _unknown(found: Sequence[Known], name: str, key: PKey) -> str:
     shown = f"{key.get_name()} {key.fingerprint}"
     plain = [known for known in found if not known.marker]
     if same := [known for known in plain if known.kind == key.get_name()]:
+        file = from_here(same[0].file)
         return (
-            f"the host key of {name} ({shown}) is not the one in {same[0].file} line {same[0].line}; if the host was "
-            f"set up anew, take that out (`ssh-keygen -R '{name}' -f {same[0].file}`) and let `fiefdom trust` show you "
+            f"the host key of {name} ({shown}) is not the one in {file} line {same[0].line}; if the host was "
+            f"set up anew, take that out (`ssh-keygen -R '{name}' -f {file}`) and let `fiefdom trust` show you "
             "the new one"
         )
     if plain:
         others = ", ".join(dict.fromkeys(known.kind for known in plain))
         return (
-            f"{name} shows its {shown}, and {plain[0].file} knows {others} only; `fiefdom trust` adds it once you have "
-            "compared it"
+            f"{name} shows its {shown}, and {from_here(plain[0].file)} knows {others} only; `fiefdom trust` adds it "
+            "once you have compared it"
         )
     if any(known.marker == "@cert-authority" for known in found):
         return f"{name} shows no certificate of a known @cert-authority, but its key {shown}"
@@ -132,8 +134,8 @@ def require_writable(known_hosts: Path, name: str, host: str) -> None:
             pass
     except OSError as error:
         raise FiefdomError(
-            f"{host}: was not changed, for {known_hosts} cannot be added to, where its key has to be known as that of "
-            f"{name}: {error.strerror}; make it writable"
+            f"{host}: was not changed, for {from_here(known_hosts)} cannot be added to, where its key has to be known "
+            f"as that of {name}: {error.strerror}; make it writable"
         ) from error
 
 
@@ -148,7 +150,8 @@ def remember(known_hosts: Path, name: str, key: PKey) -> None:
         _replace(known_hosts, text + line if not text or text.endswith("\n") else f"{text}\n{line}")
     except OSError as error:
         raise FiefdomError(
-            f"{known_hosts}: cannot be added to: {error.strerror}; the host is {name} by now: add its key there"
+            f"{from_here(known_hosts)}: cannot be added to: {error.strerror}; the host is {name} by now: add its key "
+            "there"
         ) from error
 
 
@@ -172,7 +175,7 @@ def _text(known_hosts: Path) -> str:
     try:
         return known_hosts.read_text(errors="replace") if known_hosts.exists() else ""
     except OSError as error:
-        raise FiefdomError(f"{known_hosts}: cannot be read: {error.strerror}") from error
+        raise FiefdomError(f"{from_here(known_hosts)}: cannot be read: {error.strerror}") from error
 
 
 def _line(name: str, key: PKey) -> str:

@@ -24,6 +24,7 @@ from pyinfra.api.exceptions import ConnectError, PyinfraError
 from pyinfra.connectors.ssh_util import load_key_with_certificate
 
 from fiefdom.engine.places import DEFAULT_KEYS, Place
+from fiefdom.wording import from_here
 
 MANY = 2
 """Of more keys than these, all other hosts are offered first the one that the first host took."""
@@ -165,27 +166,28 @@ class Offer:
 
 
 def _load(file: str, ask: bool) -> PKey:
+    here = from_here(file)
     try:
         return load_key_with_certificate(file, allow_prompt=False)
     except PyinfraError as error:
         text = _text(file)
         if text is None:
-            raise ConnectError(f"{file}: no such key file, or it cannot be read") from error
+            raise ConnectError(f"{here}: no such key file, or it cannot be read") from error
         if _is_public(text):
-            raise ConnectError(f"{file}: is a public key, and the agent has no such key: `ssh-add` it") from error
+            raise ConnectError(f"{here}: is a public key, and the agent has no such key: `ssh-add` it") from error
         if b"sk-" in (public_blob(file) or b"")[:30]:
             raise ConnectError(
-                f"{file}: is a key in a security key, which only an agent can use: `ssh-add {file}`"
+                f"{here}: is a key in a security key, which only an agent can use: `ssh-add {here}`"
             ) from error
         if "encrypted" not in str(error):
-            raise ConnectError(f"{file}: is no private key that paramiko reads: {error}") from error
+            raise ConnectError(f"{here}: is no private key that paramiko reads: {error}") from error
     if not (ask and sys.stdin.isatty() and sys.stderr.isatty()):
-        raise ConnectError(f"{file}: is encrypted, and there is no terminal to ask on: `ssh-add {file}` first")
-    words = getpass.getpass(f"Passphrase of {file}: ", stream=sys.stderr)
+        raise ConnectError(f"{here}: is encrypted, and there is no terminal to ask on: `ssh-add {here}` first")
+    words = getpass.getpass(f"Passphrase of {here}: ", stream=sys.stderr)
     try:
         return load_key_with_certificate(file, key_password=words, allow_prompt=False)
     except (PyinfraError, SSHException, ValueError) as error:
-        raise ConnectError(f"{file}: that is not its passphrase") from error
+        raise ConnectError(f"{here}: that is not its passphrase") from error
 
 
 def public_blob(file: str) -> bytes | None:

@@ -17,7 +17,7 @@ from fiefdom.images import bases
 from fiefdom.images.docker import CONTEXT_LABEL, inspect, run
 from fiefdom.model import Cluster
 from fiefdom.resources import images_dir
-from fiefdom.wording import Tell
+from fiefdom.wording import Tell, from_here
 
 _PACKAGES = "/usr/share/fiefdom/packages.txt"  # `dpkg-query --show`, written by the Dockerfiles
 
@@ -111,14 +111,15 @@ def build(image: Wanted, say: Tell) -> None:
     """Build one image from its folder with the local Docker daemon."""
     context = image.context
     if context is None or not (context / "Dockerfile").is_file():
-        raise FiefdomError(f"{image.key.replace('.image', '.build')}: {context} has no Dockerfile; correct the folder")
+        folder = context and from_here(context)
+        raise FiefdomError(f"{image.key.replace('.image', '.build')}: {folder} has no Dockerfile; correct the folder")
     say(f"building {image.ref}")
     label = f"{CONTEXT_LABEL}={_digest_of(context)}"
     base = bases.build_arguments(context)
     done = run("build", "--force-rm", "--label", label, *base, "--tag", image.ref, str(context))
     if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        raise FiefdomError(f"{image.ref} could not be built from {context}: " + " | ".join(lines[-3:]))
+        raise FiefdomError(f"{image.ref} could not be built from {from_here(context)}: " + " | ".join(lines[-3:]))
 
 
 @dataclass(frozen=True)

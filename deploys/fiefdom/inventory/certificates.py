@@ -28,7 +28,7 @@ def contents(cluster: Cluster) -> dict[str, bytes]:
     found = {}
     for key, path in named(cluster):
         try:
-            found[path] = _read(key, cluster.path(path))
+            found[path] = _read(key, cluster.path_here(path))
         except ValueError as error:
             raise FiefdomError(f"{dotted(key)}: {error}") from error
     return found
@@ -39,7 +39,7 @@ def problems(cluster: Cluster) -> Iterator[Problem]:
     found: dict[str | SecretSource, bytes] = {}
     for key, path in named(cluster):
         try:
-            found[path] = _read(key, cluster.path(path))
+            found[path] = _read(key, cluster.path_here(path))
         except ValueError as error:
             yield key, str(error)
     yield from of_contents(cluster, found)

@@ -52,7 +52,7 @@ def mistakes_of(error: ValidationError, written: Written) -> list[Mistake]:
     # A key that is missing because its name is misspelt is one mistake.
     unknown = [d["loc"] for d in details if d["type"] == _UNKNOWN]
     unknown += [mistake.key for mistake in written.mistakes if mistake.says.startswith(_UNKNOWN_KEY)]
-    misspelt = {loc: _close(loc[-1], _known(loc[:-1])) for loc in unknown}
+    misspelt = {loc: _close(loc[-1], known_keys(loc[:-1])) for loc in unknown}
     meant: set[KeyPath] = {(*loc[:-1], name) for loc, name in misspelt.items() if name is not None}
     told = [d for d in details if not (d["type"] == "missing" and d["loc"] in meant)]
     # Of a list pydantic says that it is empty where no entry of it can be.
@@ -83,7 +83,7 @@ def _close(name: object, known: list[str]) -> str | None:
     return close[0] if close else _MEANT[text] if _MEANT.get(text) in known else None
 
 
-def _known(key: KeyPath) -> list[str]:
+def known_keys(key: KeyPath) -> list[str]:
     """Keys that a person may write in the mapping at ``key``, which may be text as well."""
     found = _type_at(key)
     models = [one for one in (found, *get_args(found)) if isinstance(one, type) and issubclass(one, BaseModel)]
@@ -98,7 +98,7 @@ def _problems(detail: ErrorDetails, written: Written) -> Iterator[Problem]:
     # pydantic marks an error of a mapping's key, or of a mapping that is none, by a last step of its own.
     key: KeyPath = tuple(part for part in detail["loc"] if part != "[key]")
     if kind == _UNKNOWN:
-        yield key, unknown_key(key[-1], _known(key[:-1]))
+        yield key, unknown_key(key[-1], known_keys(key[:-1]))
     elif kind == "missing":
         field = getattr(_type_at(key[:-1]), "model_fields", {}).get(key[-1])
         meaning = f" ({field.description.rstrip('.')})" if field is not None and field.description else ""

@@ -17,7 +17,7 @@ def problems(cluster: Cluster) -> Iterator[Problem]:
     """What is wrong with the files that services name; those of a service that runs nowhere count as well."""
     for key, path, file in named(cluster):
         try:
-            content = read(cluster.path(path))
+            content = read(cluster.path_here(path))
         except ValueError as error:
             yield key, str(error)
             continue
@@ -25,7 +25,7 @@ def problems(cluster: Cluster) -> Iterator[Problem]:
             yield from ((key, says) for says in _of_template(content, path))
     for key, path in pages(cluster):
         try:
-            _page(cluster.path(path))
+            _page(cluster.path_here(path))
         except ValueError as error:
             yield key, str(error)
 
@@ -41,14 +41,14 @@ def contents(cluster: Cluster) -> dict[str, bytes]:
         if not cluster.runs_on(str(key[1])):
             continue
         try:
-            found.setdefault(path, read(cluster.path(path)))
+            found.setdefault(path, read(cluster.path_here(path)))
         except ValueError as error:
             raise FiefdomError(f"{dotted(key)}: {error}") from error
         for says in _of_template(found[path], path) if file.template is not None else ():
             raise FiefdomError(f"{dotted(key)}: {says}")
     for key, path in pages(cluster):
         try:
-            found[path] = _page(cluster.path(path))
+            found[path] = _page(cluster.path_here(path))
         except ValueError as error:
             raise FiefdomError(f"{dotted(key)}: {error}") from error
     return found

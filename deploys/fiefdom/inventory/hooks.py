@@ -21,7 +21,7 @@ _WEBHOOK: KeyPath = ("notify", "webhook")
 def problems(cluster: Cluster) -> Iterator[Problem]:
     """Programs that are not there, or cannot be run."""
     for key, written in cluster.hooks.programs():
-        path = cluster.path(written)
+        path = cluster.path_here(written)
         try:
             is_file, is_there = path.is_file(), path.exists()
         except OSError as error:

@@ -55,12 +55,24 @@ def describe(key: str | None = None) -> list[str]:
     if key is None:
         top = [row for row in rows if len([part for part in row.path if part not in _NAMES]) == 1]
         return [*_listed(top), "", "Say `fiefdom docs KEY` for what is beneath one of them."]
-    row = _find(rows, key)
+    given = _parts(key)
+    row = _find(rows, given, key)
     beneath = [other for other in rows if other != row and other.path[: len(row.path)] == row.path]
     lines = [str(row), *(f"  {line}" for line in _facts(row))]
     if row.takes_secret:
         lines += ["", "A secret is one of", *_sources()]
-    return [*lines, *(["", *_listed(beneath)] if beneath else [])]
+    return [*lines, *(["", *_listed(beneath)] if beneath else []), *_read_as_name(rows, row, given)]
+
+
+def _read_as_name(rows: Sequence[_Row], row: _Row, given: Sequence[str]) -> list[str]:
+    """Where the end of ``given`` stands for a name and is a key's word as well: that key, which may be meant."""
+    at = len(given) - 1
+    if at >= len(row.path) or row.path[at] not in _NAMES or row.path[at] == given[at]:
+        return []
+    meant = " or ".join(map(str, _short_of(rows, given)))
+    return (
+        ["", f"{given[at]} is taken for a name of yours here ({row.path[at]}); did you mean {meant}?"] if meant else []
+    )
 
 
 def _rows() -> Iterator[_Row]:
@@ -103,17 +115,22 @@ def _sources() -> Iterator[str]:
         )
 
 
-def _find(rows: Sequence[_Row], key: str) -> _Row:
+def _parts(key: str) -> tuple[str, ...]:
     # An index, as in errors of the model (hosts.app1.groups[0]), says nothing about the key.
-    given = tuple(_without_path(re.sub(r"\[[0-9]*\]", "", key)).strip(".").split("."))
+    return tuple(_without_path(re.sub(r"\[[0-9]*\]", "", key)).strip(".").split("."))
+
+
+def _find(rows: Sequence[_Row], given: Sequence[str], key: str) -> _Row:
     found = [row for row in rows if _is_at(row, given)] or [row for row in rows if _ends_with(row, given)]
+    if len(found) > 1:
+        found = [row for row in found if _has_at_end(row, given)] or found
     if len(found) == 1:
         return found[0]
     said = printable(key)[:80]
     if found:
         raise FiefdomError(f"{said} may be {' or '.join(map(str, found))}; say which")
-    close = _closest(rows, given)
-    mend = f"did you mean {close}?" if close else "`fiefdom docs` lists those at the top"
+    close = _short_of(rows, given) or [row for row in (_closest(rows, given),) if row is not None]
+    mend = f"did you mean {' or '.join(map(str, close))}?" if close else "`fiefdom docs` lists those at the top"
     raise FiefdomError(f"{said} is no key of an inventory; {mend}")
 
 
@@ -131,6 +148,26 @@ def _is_at(row: _Row, given: Sequence[str]) -> bool:
         return row.holds_values and _match(row.path, given[: len(row.path)])
     rest = row.path[len(given) :]
     return _match(row.path[: len(given)], given) and (not rest or (len(rest) == 1 and rest[0] in _NAMES))
+
+
+def _short_of(rows: Sequence[_Row], given: Sequence[str]) -> list[_Row]:
+    """Those that ``given`` is the key of, without a name that stands before its end."""
+    found = [row for row in rows if not _is_at(row, given) and _fits(row.path, given, row.holds_values)]
+    return [row for row in found if given[-1] in row.path] or found
+
+
+def _has_at_end(row: _Row, given: Sequence[str]) -> bool:
+    """Whether ``row`` ends with ``given``, from that very word on; names may be left out."""
+    return any(row.path[i] == given[0] and _fits(row.path[i:], given, more=False) for i in range(len(row.path)))
+
+
+def _fits(path: Sequence[str], given: Sequence[str], more: bool) -> bool:
+    """Whether ``given`` is ``path``, whose names may be left out; ``more`` may follow."""
+    if not path:
+        return more or not given
+    if path[0] in _NAMES and _fits(path[1:], given, more):
+        return True
+    return bool(given) and (path[0] in _NAMES or path[0] == given[0]) and _fits(path[1:], given[1:], more)
 
 
 def _ends_with(row: _Row, given: Sequence[str]) -> bool:

@@ -35,7 +35,7 @@ def missing_folders(cluster: Cluster) -> Iterator[Problem]:
     """Folders that images are to be built from, and cannot be. What a registry has is not built."""
     for name, service in cluster.services.items():
         if service.build is not None and cluster.registry_of(name) is None:
-            yield from _folder_problems(cluster.path(service.build), ("services", name, "build"))
+            yield from _folder_problems(cluster.path_here(service.build), ("services", name, "build"))
 
 
 def schedules_over(cluster: Cluster, today: date) -> Iterator[Problem]:
@@ -52,7 +52,7 @@ def missing_middleware(cluster: Cluster) -> Iterator[Problem]:
     """Folders that a laptop's middleware is to be built from, and cannot be; no host asks for them."""
     for name, middleware in cluster.development.services.items():
         if middleware.build is not None:
-            yield from _folder_problems(cluster.path(middleware.build), ("development", "services", name, "build"))
+            yield from _folder_problems(cluster.path_here(middleware.build), ("development", "services", name, "build"))
 
 
 def _folder_problems(folder: Path, key: KeyPath) -> Iterator[Problem]:
@@ -67,7 +67,7 @@ def _ssh_problems(cluster: Cluster) -> Iterator[Problem]:
     keys |= {("hosts", name, "ssh", "key"): host.ssh.key for name, host in cluster.hosts.items()}
     for key, path in keys.items():
         # One that is not there may be on the machine of whoever logs in.
-        if path is None or not (file := cluster.path(path)).exists():
+        if path is None or not (file := cluster.path_here(path)).exists():
             continue
         try:
             with file.open("rb") as opened:
@@ -83,9 +83,9 @@ def _ssh_problems(cluster: Cluster) -> Iterator[Problem]:
 
 def _gossip_problems(cluster: Cluster) -> Iterator[Problem]:
     # `fiefdom keygen` makes one that is not there.
-    if cluster.serf.key_file is not None and cluster.path(cluster.serf.key_file).exists():
+    if cluster.serf.key_file is not None and cluster.path_here(cluster.serf.key_file).exists():
         try:
-            secret.gossip_key_in(cluster.path(cluster.serf.key_file))
+            secret.gossip_key_in(cluster.path_here(cluster.serf.key_file))
         except FiefdomError as error:
             yield ("serf", "key_file"), str(error)
 
@@ -95,7 +95,7 @@ def _encrypted_problems(cluster: Cluster, environ: Mapping[str, str]) -> Iterato
     named = {key: source.secret for key, source in sources if source.secret is not None}
     if cluster.secrets is None or not named:
         return
-    path: Path = cluster.path(cluster.secrets.file)
+    path: Path = cluster.path_here(cluster.secrets.file)
     if not vault.is_there(path):
         yield ("secrets", "file"), f"there is no file {path}; `fiefdom secret set INVENTORY NAME` makes it"
         return

@@ -21,7 +21,7 @@ from fiefdom.inventory.python_lines import lines_of
 from fiefdom.inventory.source import Lines, read_group_data, read_python, read_text, read_yaml, written
 from fiefdom.inventory.written import Mistake, Mistakes, Origin, Written
 from fiefdom.model import Cluster, Host
-from fiefdom.wording import KeyPath, printable
+from fiefdom.wording import KeyPath, from_here, printable
 
 DATA_KEY = "fiefdom"
 """Host data under which the two-line pyinfra inventory carries the YAML inventory beside it."""
@@ -120,7 +120,7 @@ def unread_group_data(path: str | Path) -> Path | None:
     here = (Path.cwd() / "group_data").resolve()
     beside = Path(path).resolve().parent
     own = {(folder / "group_data").resolve() for folder in (beside, beside.parent)}
-    return here if here.is_dir() and here not in own else None
+    return from_here(here) if here.is_dir() and here not in own else None
 
 
 def of_document(document: Document, groups: Mapping[str, Written]) -> Cluster:

@@ -15,7 +15,7 @@ from fiefdom.errors import FiefdomError
 from fiefdom.inventory import certificates, files, vault
 from fiefdom.model import ENV_MAX_BYTES, Cluster, Secrets, SecretSource
 from fiefdom.model.mounts import require_size
-from fiefdom.wording import KeyPath, dotted, printable
+from fiefdom.wording import KeyPath, dotted, from_here, printable
 
 VARIABLE = "FIEFDOM_GOSSIP_KEY"
 NEXT_VARIABLE = "FIEFDOM_NEXT_GOSSIP_KEY"
@@ -137,7 +137,7 @@ def _gossip_key(cluster: Cluster, environ: Mapping[str, str], values: Mapping[Se
         raise FiefdomError(
             f"serf.key_file: there is no gossip key; name a file in the inventory ({_MAKE} there) or set {VARIABLE}"
         )
-    path = cluster.path(cluster.serf.key_file)
+    path = cluster.path_here(cluster.serf.key_file)
     return gossip_key_in(path)
 
 
@@ -336,7 +336,7 @@ def _key_path(cluster: Cluster, environ: Mapping[str, str]) -> Path | None:
     if VARIABLE in environ or cluster.serf.key is not None or cluster.serf.key_file is None:
         return None
     # Where a link leads to: the link itself is to stay one.
-    return Path(os.path.realpath(cluster.path(cluster.serf.key_file)))
+    return from_here(os.path.realpath(cluster.path(cluster.serf.key_file)))
 
 
 def _next_path(path: Path) -> Path:

@@ -19,7 +19,7 @@ from fiefdom.errors import FiefdomError
 from fiefdom.inventory import slips
 from fiefdom.inventory.python_lines import lines_of
 from fiefdom.inventory.written import Mistake, Mistakes, Origin, Written
-from fiefdom.wording import KeyPath, printable, shown
+from fiefdom.wording import KeyPath, from_here, printable, shown
 
 # Aliases let a few lines stand for millions of values; no inventory of ours comes near this many.
 _VALUES_MAX = 200_000
@@ -225,7 +225,7 @@ def read_group_data(folders: list[Path]) -> dict[str, Written]:
     # Two ways to the same folder are one: a repository may link to its group data from its inventories.
     for folder in {_resolved(folder): folder for folder in folders}.values():
         for path in _group_files(folder, mistakes):
-            file = _relative(path)
+            file = from_here(path)
             try:
                 new = _group_file(file)
             except Mistakes as error:
@@ -254,7 +254,7 @@ def _group_files(folder: Path, mistakes: list[Mistake]) -> list[Path]:
     """The files of a folder of group data, which need not be there; if it is there and cannot be read, a mistake."""
 
     def mistake(name: Path, says: str) -> None:
-        mistakes.append(Mistake(Origin(_name(_relative(name)), rank=1), (), says, hides=True))
+        mistakes.append(Mistake(Origin(_name(from_here(name)), rank=1), (), says, hides=True))
 
     try:
         there = sorted(_resolved(folder).iterdir())
@@ -281,13 +281,6 @@ def _group_file(file: Path) -> Written:
         raise FiefdomError(f"{_name(file)}: __all__ must be a list of names")
     data = {n: v for n, v in variables.items() if n in names and not n.startswith("__")}
     return written(data, _name(file), lines_of(text))
-
-
-def _relative(path: Path) -> Path:
-    try:
-        return path.relative_to(Path.cwd())
-    except ValueError:
-        return path
 
 
 def _imported(text: str) -> set[str]:

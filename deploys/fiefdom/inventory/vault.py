@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from fiefdom import files
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster, EncryptedFile, SecretSource
-from fiefdom.wording import printable
+from fiefdom.wording import from_here, printable
 
 IDENTITY = "FIEFDOM_IDENTITY"
 # Where age, sops and ssh-keygen put keys.
@@ -41,7 +41,7 @@ def read(cluster: Cluster, environ: Mapping[str, str]) -> Entries:
     Raises:
         FiefdomError: there is no file, no key opens it, or it holds something else. What it holds is never told.
     """
-    path = cluster.path(_settings(cluster).file)
+    path = cluster.path_here(_settings(cluster).file)
     if not is_there(path):
         raise FiefdomError(f"{path}: there is no such file; {_SET} makes it")
     return _texts(path, _parsed(path, _decrypted(path, _content(path), _Keys.of(environ))))
@@ -57,7 +57,7 @@ def read_unasked(cluster: Cluster, environ: Mapping[str, str]) -> Entries | None
         keys = _Keys.of(environ)
     except FiefdomError:
         return None
-    path = cluster.path(_settings(cluster).file)
+    path = cluster.path_here(_settings(cluster).file)
     keys.locked.clear()
     try:
         return _texts(path, _parsed(path, _decrypted(path, _content(path), keys)))
@@ -79,7 +79,7 @@ def change(cluster: Cluster, edit: Callable[[dict[str, str]], Entries], environ:
     """
     settings = _settings(cluster)
     # Where a link leads to: the link itself is to stay one.
-    path, keys = Path(os.path.realpath(cluster.path(settings.file))), _Keys.of(environ)
+    path, keys = from_here(os.path.realpath(cluster.path(settings.file))), _Keys.of(environ)
     recipients = _recipients(settings)
     with _turn(path):
         before = dict(_parsed(path, _decrypted(path, _content(path), keys))) if is_there(path) else {}

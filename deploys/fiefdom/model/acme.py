@@ -8,10 +8,11 @@ import json
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from fiefdom.model.secrets import FileOrSource
 from fiefdom.model.text import HOST_NAME, FilePath, HostName, Many, Matches, Model, of_a_port
+from fiefdom.wording import shown
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -27,6 +28,20 @@ def _without_login(value: str) -> str:
     if "@" in value.partition("://")[2].partition("/")[0]:
         raise ValueError("holds a login, of which an authority knows nothing: the account's key is what it asks for")
     return value
+
+
+def _no_wildcard(value: object) -> object:
+    if isinstance(value, str) and value.startswith("*"):
+        raise ValueError(
+            f"{shown(value)} is a wildcard, and no certificate for one can be obtained by http-01, the only challenge "
+            "that gateways answer; write the names one by one, or give a certificate of your own in "
+            "gateway.tls.certificates"
+        )
+    return value
+
+
+# Before, for to a host name's pattern it is only what is none.
+_Obtained = Annotated[HostName, BeforeValidator(_no_wildcard)]
 
 
 class Acme(Model):
@@ -56,7 +71,7 @@ class Acme(Model):
         ]
         | None
     ) = Field(None, description="Where the authority may write to.")
-    names: Many[HostName] = Field(
+    names: Many[_Obtained] = Field(
         (),
         description="Host names to get a certificate for, one each; when empty, every one of the routes that are "
         "reached over TLS, but wildcards and addresses.",

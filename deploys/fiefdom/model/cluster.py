@@ -12,7 +12,7 @@ from fiefdom.model.draft import Draft
 from fiefdom.model.hosts import Service
 from fiefdom.model.jumps import jumps_of
 from fiefdom.model.rules import problems
-from fiefdom.wording import dotted
+from fiefdom.wording import dotted, from_here
 
 
 class Cluster(Draft):
@@ -63,3 +63,7 @@ class Cluster(Draft):
     def path(self, relative: str) -> Path:
         """A path of the inventory as an absolute one."""
         return (Path(self.base_dir) / Path(relative).expanduser()).resolve()
+
+    def path_here(self, relative: str) -> Path:
+        """As `path`, for this process and a person who reads of it: from the working directory, where it is in that."""
+        return from_here(self.path(relative))

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from fiefdom.model.secrets import SOURCES, SecretSource
-from fiefdom.model.text import Argument, FilePath, Many, Matches, Model, Name, SecretName, WholeText
+from fiefdom.model.text import Argument, FilePath, Many, Matches, Model, Name, SecretName, WholeText, has_unknown_key
 
 FILE_MAX_BYTES = 1 << 20
 """Of one file's content: it goes to a host in one piece, and stands there once for each instance."""
@@ -202,7 +202,7 @@ class ServiceFile(Model):
             raise ValueError(
                 "must be a mapping that says where the content is: {file: PATH}, {template: PATH} or {text: ...}"
             )
-        if isinstance(value, dict):
+        if isinstance(value, dict) and not has_unknown_key(cls, value):
             given = [name for name in _CONTENTS if value.get(name) is not None]
             if len(given) != 1:
                 raise ValueError(

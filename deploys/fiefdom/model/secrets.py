@@ -10,8 +10,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, TypeAdapter, WrapValidator, model_validator
 
-from fiefdom.model.text import Argument, EnvText, FilePath, Many, Matches, Model, SecretName
-from fiefdom.wording import shown
+from fiefdom.model.text import Argument, EnvText, FilePath, Many, Matches, Model, SecretName, has_unknown_key
 
 HIDDEN = "***"
 """What stands in a secret's place."""
@@ -91,9 +90,11 @@ class SecretSource(Model):
         if not isinstance(value, dict):
             # Not told what stands there: it may be the secret itself.
             raise ValueError(f"a secret does not stand in the inventory, only where it comes from; {mend}")
-        given = [str(name) for name, content in value.items() if content is not None and not str(name).startswith("x-")]
-        if len(given) != 1 or given[0] not in SOURCES:
-            raise ValueError(f"has {' and '.join(map(shown, given)) or 'no source'}; {mend}")
+        # What stands there without a value is not told: it may be the secret itself.
+        given = {name: content for name, content in value.items() if content is not None}
+        names = [name for name in SOURCES if name in given]
+        if len(names) != 1 and not has_unknown_key(cls, given):
+            raise ValueError(f"has {' and '.join(names) or 'no source'}; {mend}")
         return value
 
     def __str__(self) -> str:

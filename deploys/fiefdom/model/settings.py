@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import math
 import re
@@ -155,7 +156,9 @@ class Docker(Model):
                 raise ValueError(f"{key} is Fiefdom's to set" + f": {DAEMON_OWN[key]}" * bool(DAEMON_OWN[key]))
             kind = DAEMON_KEYS.get(key)
             if kind is None:
-                raise ValueError(f"{shown(key)} is no key that may be given; these may: {', '.join(DAEMON_KEYS)}")
+                close = difflib.get_close_matches(key, DAEMON_KEYS, n=1)
+                mend = f"did you mean {close[0]}?" if close else f"these may: {', '.join(DAEMON_KEYS)}"
+                raise ValueError(f"{shown(key)} is no key that may be given; {mend}")
             if not kind.fits(found):
                 raise ValueError(f"{key} is {shown(found)}; it must be {kind.words}")
             if not is_plain(found):
@@ -179,8 +182,8 @@ class Packages(Model):
 
     proxy: ProxyUrl | None = Field(
         None,
-        description="Proxy that the hosts' apt goes through, such as an apt-cacher-ng at http://10.20.0.5:3142; each "
-        "host's own way when absent.",
+        description="Proxy (http:// or https://) that the hosts' apt goes through, such as an apt-cacher-ng at "
+        "http://10.20.0.5:3142; each host's own way when absent.",
     )
 
 

@@ -6,7 +6,7 @@ import ipaddress
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -258,7 +258,7 @@ HostHeader = Annotated[
 
 def _without_login(value: str) -> str:
     if "@" in _authority(value):
-        raise ValueError("holds a login, which anybody on a host could read there; write http://HOST:PORT")
+        raise ValueError("holds a login, which anybody on a host could read there; write the address without it")
     return value
 
 
@@ -283,7 +283,10 @@ ProxyUrl = Annotated[
     str,
     # First, so that no error repeats a password.
     AfterValidator(_without_login),
-    Matches(rf"https?://{HOST_NAME}(:[0-9]{{1,5}})?/?", "the address of a proxy, such as http://10.20.0.5:3142"),
+    Matches(
+        rf"https?://{HOST_NAME}(:[0-9]{{1,5}})?/?",
+        "an http:// or https:// address of a proxy, such as http://10.20.0.5:3142",
+    ),
     AfterValidator(of_a_port),
     AfterValidator(_of_a_true_host),
 ]
@@ -385,3 +388,8 @@ class Model(BaseModel):
         if isinstance(value, dict):
             return {k: v for k, v in value.items() if not (isinstance(k, str) and k.startswith("x-"))}
         return value
+
+
+def has_unknown_key(model: type[Model], value: Mapping[object, object]) -> bool:
+    """Whether ``value`` has a key that ``model`` does not: what it may be a slip of is not to be called missing."""
+    return any(name not in model.model_fields and not str(name).startswith("x-") for name in value)

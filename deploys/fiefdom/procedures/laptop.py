@@ -15,7 +15,7 @@ from fiefdom.errors import FiefdomError, HostError, HostErrors
 from fiefdom.images import build, compose, docker
 from fiefdom.model.passthrough import host_path
 from fiefdom.waiting import now_s, pause
-from fiefdom.wording import Tell, dotted
+from fiefdom.wording import Tell, dotted, from_here
 
 _HELD_S = 0.3
 """Docker's proxy accepts for a container in which nobody listens, and closes at once: what is held so long is open."""
@@ -97,8 +97,8 @@ def _require_sources(containers: Iterable[Container]) -> None:
                 path = Path(mount["source"].replace("$$", "$"))
                 if not path.exists():
                     raise FiefdomError(
-                        f"{dotted(container.key)}: there is no {path} on this machine, and {container.name} is to have "
-                        f"it at {mount['target']}; make it, or name the services to run"
+                        f"{dotted(container.key)}: there is no {from_here(path)} on this machine, and {container.name} "
+                        f"is to have it at {mount['target']}; make it, or name the services to run"
                     )
         for device in container.spec.get("devices", ()):
             if not Path(host_path(device)).exists():

@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from fiefdom.cli import help_texts
+from fiefdom.cli.group import first_sentence
 from fiefdom.cli.left_out import VARIABLE
 from fiefdom.cli.main import COMMANDS, TASKS, main
 
@@ -50,7 +51,7 @@ def test_each_command_has_one_task() -> None:
     assert Counter(name for names in TASKS.values() for name in names) == Counter(COMMANDS.keys())
 
 
-ASK_NOBODY = {"build", "check", "compose", "config", "dev down", "dev logs", "dev up", "keygen"}
+ASK_NOBODY = {"build", "check", "compose", "config", "dev down", "dev logs", "dev up", "keygen", "monitoring"}
 
 
 def test_round_trips_are_offered_by_who_makes_some() -> None:
@@ -70,12 +71,41 @@ def test_the_list_has_all_tasks_in_one_column() -> None:
     assert "..." not in text, "a sentence that is cut off"
 
 
+GROUPS = sorted({path.split()[0] for path in ALL if " " in path})
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_groups_list_has_whole_sentences(group: str) -> None:
+    text = CliRunner().invoke(main, [group, "--help"], env={"COLUMNS": "80"}).output
+    _, _, rows = text.partition("\nCommands:\n")
+    inner = {path.split()[1]: command for path, command in ALL.items() if path.startswith(f"{group} ")}
+    assert " ".join(rows.split()) == " ".join(f"{name} {first_sentence(inner[name])}" for name in sorted(inner))
+
+
+@pytest.mark.parametrize("before", ["", *GROUPS])
+def test_a_shell_is_told_whole_sentences(before: str) -> None:
+    asks = {
+        "_FIEFDOM_COMPLETE": "zsh_complete",
+        "COMP_WORDS": f"fiefdom {before} ",
+        "COMP_CWORD": "2" if before else "1",
+    }
+    text = CliRunner().invoke(main, env=asks, prog_name="fiefdom").output
+    assert "\nplain\n" in text and "..." not in text
+
+
 @pytest.mark.parametrize("path", ALL)
 def test_every_help_ends_with_exit_codes_and_examples(path: str) -> None:
     text = CliRunner().invoke(main, [*path.split(), "--help"]).output
     codes, _, examples = text.partition("\nExit code:\n")[2].partition("\nExamples:\n")
     assert " ".join(codes.split()) == help_texts.exit_codes(path).replace("`", "")
     assert examples.splitlines() == [f"  {line}" for line in help_texts.examples(path)] != []
+
+
+@pytest.mark.parametrize("path", ["", *GROUPS, *ALL])
+def test_every_help_fits_a_terminal_of_80_columns_in_plain_words(path: str) -> None:
+    text = CliRunner().invoke(main, [*path.split(), "--help"], env={"COLUMNS": "80"}).output
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+    assert "INTEGER" not in text and "FLOAT" not in text
 
 
 @pytest.mark.parametrize("line", [line for path in ALL for line in help_texts.examples(path)])

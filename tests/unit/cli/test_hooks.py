@@ -18,15 +18,12 @@ def fiefdom(folder: Path, *words: str, acts: str = "") -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def says(folder: Path) -> str:
-    return (
-        f"hooks.before: there is no file {folder}/nowhere; correct the path, which begins in the inventory's folder\n"
-    )
+SAYS = "hooks.before: there is no file nowhere; correct the path, which begins in the inventory's folder\n"
 
 
 @pytest.mark.parametrize("words", [["rollout"], ["rollout", "web", "--dry"], ["rollback", "web", "--yes"]])
 def test_it_is_refused(tmp_path: Path, words: list[str]) -> None:
-    assert fiefdom(tmp_path, *words) == (1, f"error: {says(tmp_path)}")
+    assert fiefdom(tmp_path, *words) == (1, f"error: {SAYS}")
 
 
 ACTS = [["apply", "--yes"], ["reboot"], ["retire", "app1", "--yes"], ["rotate-key", "--yes"], ["upgrade", "--yes"]]
@@ -34,7 +31,7 @@ ACTS = [["apply", "--yes"], ["reboot"], ["retire", "app1", "--yes"], ["rotate-ke
 
 @pytest.mark.parametrize("words", ACTS)
 def test_so_are_others_that_would_run_it(tmp_path: Path, words: list[str]) -> None:
-    assert fiefdom(tmp_path, *words, acts=f", acts: [{words[0]}]") == (1, f"error: {says(tmp_path)}")
+    assert fiefdom(tmp_path, *words, acts=f", acts: [{words[0]}]") == (1, f"error: {SAYS}")
 
 
 @pytest.mark.parametrize("words", [*ACTS, ["plan"]])
@@ -45,4 +42,4 @@ def test_others_do_without_it(tmp_path: Path, words: list[str]) -> None:
 
 def test_a_check_tells_it(tmp_path: Path) -> None:
     code, said = fiefdom(tmp_path, "check")
-    assert code == 1 and said.endswith(f"x.yaml:18: {says(tmp_path)}")
+    assert code == 1 and said.endswith(f"x.yaml:18: {SAYS}")

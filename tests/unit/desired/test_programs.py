@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -92,3 +94,36 @@ def test_the_supervisor_and_its_handing_over_are_placed_together() -> None:
     # Not in the host's own turn, which may be many minutes later: see `File.serves`.
     found = carried("gw1")
     assert not found["container"].serves and not found["handover"].serves
+
+
+SAY_WHY = """\
+say_why() {
+  level=
+  [ "${JOURNAL_STREAM:-}" != "$(stat -L -c %d:%i /proc/self/fd/2)" ] || level='<3>'
+  printf '%s%s\\n' "$level" "$*" >&2
+}
+"""
+ENDING = [
+    path for path in sorted(FOLDER.glob("*.sh")) if re.search(r"^(die|fail)\(\)|^ +exit 1$", path.read_text(), re.M)
+]
+
+
+@pytest.mark.parametrize("path", ENDING, ids=lambda path: path.name)
+def test_why_a_program_ends_is_an_error_in_the_journal(tmp_path: Path, path: Path) -> None:
+    """systemd says where its journal reads, and takes a number in front for the line's level."""
+    text = path.read_text()
+    assert SAY_WHY in text, "alike in all of them"
+    assert not re.search(r">&2\n *exit [1-9]", text), "words that only say_why may print"
+    said = tmp_path / "said"
+    with said.open("w") as file:
+        found = os.fstat(file.fileno())
+        for stream, level in ((f"{found.st_dev}:{found.st_ino}", "<3>"), ("1:1", "")):
+            file.truncate(0)
+            file.seek(0)
+            env = {**os.environ, "JOURNAL_STREAM": stream}
+            done = subprocess.run(["sh", str(path), "dance"], stderr=file, env=env, check=False, timeout=60)
+            assert done.returncode == 1 and re.match(rf"{level}[a-z/]", said.read_text())
+
+
+def test_programs_that_end_so_are_found() -> None:
+    assert [path.stem for path in ENDING] == ["address", "container", "job", "links", "offer"]

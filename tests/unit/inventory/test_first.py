@@ -291,7 +291,7 @@ def test_a_workflow_beneath_the_top_of_a_repository_is_told(tmp_path: Path, ci: 
     assert done.returncode == 0, done.stderr
     told = [line for line in done.stdout.splitlines() if "for CI looks there alone; write mine/ before" in line]
     assert len(told) == (ci != "none")
-    assert all(f" to {tmp_path / first.workflow_path(ci, 'mine')}, " in line for line in told)
+    assert all(f" to {first.workflow_path(ci, 'mine')}, " in line for line in told)
     (tmp_path / "own/.git").mkdir(parents=True)
     assert "CI looks there" not in init(tmp_path / "own", *LEAST, "--ci", ci).stdout
 

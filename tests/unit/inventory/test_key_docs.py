@@ -7,6 +7,7 @@ import pytest
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory import reference
 from fiefdom.inventory.key_docs import describe
+from fiefdom.model import Cluster
 
 PATH = [
     "services.SERVICE.health.path",
@@ -54,6 +55,47 @@ def test_what_stands_in_a_key_is_told_as_that_key(key: str, found: str) -> None:
     assert describe(key)[0] == found
 
 
+@pytest.mark.parametrize(
+    ("key", "found", "name", "meant"),
+    [
+        ("services.jobs", "services.SERVICE", "SERVICE", "services.SERVICE.jobs.NAME"),
+        ("hosts.ssh", "hosts.HOST", "HOST", "hosts.HOST.ssh"),
+        ("hosts.app1.services.environment", "hosts.HOST.services.SERVICE", "SERVICE", None),
+        ("services.web.jobs.schedule", "services.SERVICE.jobs.NAME", "NAME", None),
+        ("services.web.files.text", "services.SERVICE.files.PATH", "PATH", None),
+        ("registries.server", "registries.NAME", "NAME", None),
+        ("gateway.tls.certificates.chain", "gateway.tls.certificates.NAME", "NAME", None),
+        ("development.services.image", "development.services.SERVICE", "SERVICE", None),
+    ],
+)
+def test_a_name_that_is_a_keys_word_is_told_with_that_key(key: str, found: str, name: str, meant: str | None) -> None:
+    lines, word = describe(key), key.rpartition(".")[2]
+    assert lines[0] == found
+    assert lines[-1] == f"{word} is taken for a name of yours here ({name}); did you mean {meant or f'{found}.{word}'}?"
+
+
+def test_every_mapping_by_name_tells_so() -> None:
+    keys = [row[0].strip("`").split(".") for row in reference.rows(Cluster, "")]
+    names = set(reference.NAMES.values())
+    beneath = [key for key in keys if len(key) > 2 and key[-2] in names and key[-1] not in names]
+    assert len(beneath) > 50
+    for key in beneath:
+        lines = describe(".".join([*key[:-2], key[-1]]))
+        assert lines[-1].endswith(f"did you mean {'.'.join(key)}?")
+
+
+@pytest.mark.parametrize(
+    "key", ["services.web", "services.SERVICE", "services.NAME.jobs", "services.jobs.health", "jobs"]
+)
+def test_what_is_no_keys_word_is_a_name_without_a_question(key: str) -> None:
+    assert not any("did you mean" in line for line in describe(key))
+
+
+def test_a_word_that_only_one_of_several_has_tells_which() -> None:
+    assert describe("overrides.environment")[0] == "development.overrides.SERVICE.environment"
+    assert describe("registries.password")[0] == "registries.NAME"
+
+
 def test_without_a_key_the_first_ones_are_told() -> None:
     keys = [line.partition("  (")[0] for line in describe() if "  (" in line]
     assert keys[:4] == ["cluster", "hosts.HOST", "services.SERVICE", "network"]
@@ -78,6 +120,11 @@ def test_a_required_key_says_so_and_a_secret_says_where_it_may_come_from() -> No
         ("helth.path", "did you mean services.SERVICE.health.path?"),
         ("service", "did you mean services.SERVICE?"),
         ("gateway.max_conn", "did you mean gateway.maxconn?"),
+        ("services.jobs.schedule", "did you mean services.SERVICE.jobs.NAME.schedule?"),
+        ("services.jobs.nightly", "did you mean services.SERVICE.jobs.NAME?"),
+        ("hosts.services.instances", "did you mean hosts.HOST.services.SERVICE.instances?"),
+        ("services.environment.TOKEN", "did you mean services.SERVICE.environment?"),
+        ("hosts.sysctls.net.core.somaxconn", "did you mean hosts.HOST.sysctls?"),
         ("zebra", "zebra is no key of an inventory; `fiefdom docs` lists those at the top"),
         ("", "`fiefdom docs` lists those at the top"),
         ("a\nb", r"a b is no key"),

@@ -82,7 +82,14 @@ WWW = {"certificates": {"www": {"chain": "a.pem", "key": "a.key"}}}
         ({}, {}, {"email": "nobody"}, "it must be an address of e-mail"),
         ({}, {}, {"names": ["192.0.2.1"]}, "gateway.tls.acme.names: 192.0.2.1 is an address"),
         ({}, {}, {"names": ["a.example", "A.example"]}, "gateway.tls.acme.names: a.example stands there twice"),
-        ({}, {}, {"names": ["*.example.org"]}, "it must be a host name"),
+        (
+            {},
+            {},
+            {"names": ["*.example.org"]},
+            "'*.example.org' is a wildcard, and no certificate for one can be obtained by http-01, the only challenge "
+            "that gateways answer; write the names one by one, or give a certificate of your own in "
+            "gateway.tls.certificates",
+        ),
         (
             {"services/web/route": {}},
             {},

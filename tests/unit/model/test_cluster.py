@@ -95,13 +95,14 @@ def test_a_proxy_for_packages_is_a_url(proxy: str) -> None:
     [
         (
             "http://ann:hunter2@10.0.0.5:3142",
-            "packages.proxy: Value error, holds a login, which anybody on a host",
+            "packages.proxy: Value error, holds a login, which anybody on a host could read there; "
+            "write the address without it",
         ),
         ("http://hunter2@10.0.0.5", "holds a login"),
-        ("10.0.0.5:3142", "it must be the address of a proxy, such as http://10.20.0.5:3142"),
-        ("socks5h://10.0.0.5", "it must be the address of a proxy"),
-        ("http://10.0.0.5:3142/debian", "it must be the address of a proxy"),
-        ('http://a";', "it must be the address of a proxy"),
+        ("10.0.0.5:3142", "it must be an http:// or https:// address of a proxy, such as http://10.20.0.5:3142"),
+        ("socks5h://10.0.0.5", "it must be an http:// or https:// address"),
+        ("http://10.0.0.5:3142/debian", "it must be an http:// or https:// address"),
+        ('http://a";', "it must be an http:// or https:// address"),
         ("http://10.0.0.5:0", "names port 0, and ports are 1 to 65535"),
         ("http://10.0.0.5:70000", "names port 70000"),
         ("http://10.0.0.500:3142", "'10.0.0.500:3142' ends in a number and is no IPv4 address"),
@@ -446,8 +447,12 @@ ONE_SOURCE = "write one of {env: NAME}, {command: [PROGRAM, ARGUMENT]}, {secret:
     [
         ({"services/web/environment": {"A": {}}}, f"environment.A: Value error, has no source; {ONE_SOURCE}"),
         ({"services/web/environment": {"A": {"env": None}}}, "has no source"),
-        ({"services/web/environment": {"A": {"env": "X", "secret": "y"}}}, "has 'env' and 'secret'"),
-        ({"services/web/environment": {"A": {"enf": "X"}}}, f"has 'enf'; {ONE_SOURCE}"),
+        ({"services/web/environment": {"A": {"env": "X", "secret": "y"}}}, "has env and secret"),
+        ({"services/web/environment": {"A": {"enf": "X"}}}, "environment.A.enf: Extra inputs are not permitted"),
+        (
+            {"services/web/environment": {"A": {"hunter2": None}}},
+            f"environment.A: Value error, has no source; {ONE_SOURCE}",
+        ),
         (
             {"services/web/environment": {"A": {"env": "1X"}}},
             "A.env: Value error, what stands there is not possible here; it must be the name of an",
