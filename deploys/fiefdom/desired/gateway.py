@@ -253,10 +253,11 @@ def stats_names(cluster: Cluster) -> list[str]:
     """Names by which a gateway's statistics port may be asked for, beside its address: those of any gateway, for one
     name may lead to all, and those that the inventory allows.
     """
-    places = [cluster.hosts[name].ssh.address for name in cluster.gateways]
-    # The port listens at no IPv6 address, even where SSH does.
-    found = {*cluster.gateways, *(place for place in places if place and ":" not in place)}
-    return sorted(found | set(cluster.gateway.stats_names))
+    hosts = [cluster.hosts[name] for name in cluster.gateways]
+    # The port listens at no IPv6 address, even where SSH does. And who says where SSH is as the host's own address says
+    # nothing new: another repository's inventory says it of each.
+    places = [p for host in hosts if (p := host.ssh.address) and ":" not in p and p != host.address]
+    return sorted({*cluster.gateways, *places, *cluster.gateway.stats_names})
 
 
 def hard_stop_after_s(cluster: Cluster) -> int:

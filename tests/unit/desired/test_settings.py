@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fiefdom.desired.concerns import state_of
-from helpers.example import context
+from helpers.example import INVENTORY, context
 
 SSHD, AGENT = "/etc/ssh/sshd_config.d/10-fiefdom.conf", "/etc/fiefdom/serf/agent.json"
 HAPROXY = "/etc/fiefdom/gateway/haproxy.cfg"
@@ -34,3 +34,10 @@ def test_a_setting_is_in_its_file_and_was_not_there_before(
         return file.content.decode()
 
     assert line in text(changes) and line not in text({})
+
+
+@pytest.mark.parametrize("host", list(INVENTORY["hosts"]))
+def test_who_says_where_ssh_is_as_the_hosts_address_says_it_already_changes_nothing(host: str) -> None:
+    """Another repository's inventory says it of each host, and both have to want the same of it."""
+    places = {name: {"ssh": {"address": data["address"]}} for name, data in INVENTORY["hosts"].items()}
+    assert state_of(context(host, hosts=places)) == state_of(context(host))
