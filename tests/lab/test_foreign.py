@@ -89,6 +89,10 @@ class Theirs:
         edge = f"colour = 'blue'\nfiefdom = { {'groups': ['gateways'], 'sysctls': sysctls}!r}\n"
         (self.folder / "group_data/edge.py").write_text(edge)
 
+    def clean(self) -> None:
+        for name in (*MEMBERS, OUTSIDE):
+            self.site.ssh(name, "rm -f /etc/theirs.conf /run/theirs /run/differs")
+
     def pyinfra(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         argv = [str(BIN / "pyinfra"), "--json", *arguments]
         return subprocess.run(
@@ -115,9 +119,9 @@ def theirs(first_converge: tuple[Site, str], tmp_path_factory: pytest.TempPathFa
     lab.up(3)
     found = Theirs(site, tmp_path_factory.mktemp("theirs"))
     found.write()
+    found.clean()  # an interrupted run leaves it
     yield found
-    for name in (*MEMBERS, OUTSIDE):
-        site.ssh(name, "rm -f /etc/theirs.conf /run/theirs")
+    found.clean()
 
 
 def test_sshd_outside_the_site_on_members_and_nothing_the_second_time(theirs: Theirs) -> None:
