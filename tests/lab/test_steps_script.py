@@ -445,6 +445,7 @@ cat >/usr/local/bin/systemctl <<'END'
 #!/bin/sh
 case $1 in -q) shift ;; esac
 case $1 in is-active) [ ! -e "/stub/broken/$2" ] && [ "$2" != fiefdom-turn.service ]; exit ;; reset-failed) exit ;; esac
+case $1 in is-enabled) [ ! -e "/stub/masked/$2" ] || echo masked; exit ;; esac
 echo "systemctl $*" >>/stub/log
 verb=$1
 shift
@@ -566,6 +567,19 @@ def test_a_service_that_does_not_come_up_ends_nothing_and_fails_the_run(stubbed:
     done = log(stubbed)
     assert f"systemctl start {OFFER}" in done
     assert "systemctl --no-block start fiefdom-offer-sick.service" in done
+
+
+def test_a_unit_that_somebody_masked_ends_nothing_and_is_told_once(stubbed: Debian) -> None:
+    unit = "fiefdom-web@8001.service"
+    stubbed.shell(f"mkdir -p /stub/masked; touch /stub/broken/{unit} /stub/masked/{unit}")
+    status, lines = stubbed.take(
+        ("unit", unit, "enable", "", ""),
+        ("instances", "fiefdom-web@8000.service", unit),
+        ("record", "file", "/srv/after"),
+    )
+    assert status == 1 and "done\trecord\tfile" in lines
+    told = [line for line in lines if line.startswith(("fiefdom-sick\t", "fiefdom-failed\t"))]
+    assert told == [f"fiefdom-sick\t{unit}\tit is masked, and starts again after systemctl unmask {unit} there"]
 
 
 def test_a_service_whose_instance_does_not_start_is_offered_by_itself_once_it_does(stubbed: Debian) -> None:

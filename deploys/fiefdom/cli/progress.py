@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from fiefdom.cli.show import counted, named
-from fiefdom.converge.carry_out import DONE
+from fiefdom.converge.carry_out import DONE, LEFT
 from fiefdom.converge.steps import PHASES
 from fiefdom.grouping import grouped
 from fiefdom.procedures.rollout import IMAGE
@@ -46,6 +46,7 @@ class Progress:
         self._told: set[str] = set()
         self._done: set[str] = set()
         self._at_turn: set[str] = set()
+        self._left: list[str] = []
         self._over = 0
         self._live = _live(console, turns or crowd) if console.is_terminal else None
         self._task = self._live.add_task("", total=turns or crowd) if self._live else None
@@ -66,12 +67,19 @@ class Progress:
         if self._live:
             self._live.stop()
         if error is not None and self._crowd is not None:
+            left = self._left
             for what, names in self._at().items():
                 if what in _AT_ONCE or _is_stage(what):
                     self._print(named(names), f"not done, last at {what}")
+                    left = [name for name in left if name not in names]
+            if left:
+                self._print(named(left), LEFT)
 
     def __call__(self, who: str, what: str) -> None:
         """Say what ``who`` does now."""
+        if what == LEFT and self._crowd is not None:
+            self._left.append(who)
+            return
         again = self._turns is None and who in self._done
         self._busy[who] = what
         if what == DONE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -13,6 +14,8 @@ from fiefdom.model import Cluster
 
 DONE = "done"
 """What `carry_out` says last of a host that it changed."""
+LEFT = "not finished"
+"""What it says last of one that the error of another one kept from its end."""
 
 
 def carry_out(
@@ -29,7 +32,8 @@ def carry_out(
 ) -> None:
     """Change hosts as ``wanted`` says, in the order of `waves`; ``say(host, text)`` hears of every phase.
 
-    The first error ends the run: what was done stays, and the next run finishes the rest. ``gate`` is called between
+    The first error ends the run: what was done stays, hosts are named that have something left to do, and the next run
+    finishes the rest. ``gate`` is called between
     two turns and raises FiefdomError where the host of the first does not serve again; ``beat`` before each turn, and
     raises it where the lock that this run held is another's by now. ``fit`` is called with the host whose turn it is,
     and raises FiefdomError where it is not to be taken out now. Without ``turns``, all is done but what is done in
@@ -39,31 +43,43 @@ def carry_out(
     for host in wanted.hosts:
         effect.require(host.host, host.state, host.snapshot)
 
+    found = waves(wanted, cluster, turns=turns)
+    left = Counter(name for wave in found for name, own in wave.phases.items() for _ in own)
+    failed = set()
+
     def go_through(wave: Wave, name: str) -> None:
         for phase in wave.phases[name]:
             say(name, phase.name)
             try:
                 hosts.run(name, phase)
-            except Sick as error:
-                if sick is None:
+            except FiefdomError as error:
+                if sick is None or not isinstance(error, Sick):
+                    failed.add(name)
                     raise
                 sick.append(error)
                 _tell_sick(error, say)
+            left[name] -= 1
         if name in wave.done:
             say(name, DONE)
 
-    for wave in waves(wanted, cluster, turns=turns):
-        if wave.after:
-            gate(wave.after)
-        if wave.kind == "turn":
-            beat()
-        if wave.kind == "together":
-            hosts.on_all(partial(go_through, wave), wave.phases)
-        else:
-            for name in wave.phases:
-                if wave.kind == "turn":
-                    fit(name)
-                go_through(wave, name)
+    try:
+        for wave in found:
+            if wave.after:
+                gate(wave.after)
+            if wave.kind == "turn":
+                beat()
+            if wave.kind == "together":
+                hosts.on_all(partial(go_through, wave), wave.phases)
+            else:
+                for name in wave.phases:
+                    if wave.kind == "turn":
+                        fit(name)
+                    go_through(wave, name)
+    except FiefdomError:
+        for name in sorted(+left):
+            if name not in failed:
+                say(name, LEFT)
+        raise
 
 
 def _tell_sick(error: Sick, say: Say) -> None:

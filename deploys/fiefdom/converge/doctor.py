@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fiefdom.converge.guest import DOCKER_CE, TIMEKEEPERS, Guest
-from fiefdom.converge.snapshot import FoundFile, Snapshot
+from fiefdom.converge.snapshot import FoundFile, FoundUnit, Snapshot
 from fiefdom.desired import daemon_json, docker, gateway, network, serf
 from fiefdom.desired.context import Context
 from fiefdom.desired.ports import ranges
@@ -56,6 +56,14 @@ def require_none_refused(host: str, of_host: Iterable[Finding]) -> None:
     refused = [str(finding) for finding in of_host if finding.level == "refused"]
     if refused:
         raise FiefdomError(f"{host}: {'. '.join(refused)}")
+
+
+def of_masked(state: HostState, found: Snapshot) -> Iterator[Finding]:
+    """Units that are to be there and that somebody has masked: systemd neither starts nor enables those."""
+    for unit in state.units:
+        if unit.enabled and found.units.get(unit.name, FoundUnit()).enabled.startswith("masked"):
+            mend = f"`systemctl unmask {unit.name}` there, then `fiefdom apply`"
+            yield Finding("warning", "unit", f"{unit.name} is masked", "it does not start any more", mend)
 
 
 FOLDER = "folder"

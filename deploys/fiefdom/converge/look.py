@@ -61,6 +61,7 @@ def plan_of(
     findings = (
         *made_by.findings(found),
         *doctor.of_folders(state, found),
+        *doctor.of_masked(state, found),
         *doctor.of_links(context, found),
         *doctor.of_certificates(context, time.time()),
         *obtained.findings(context, found, time.time()),

@@ -329,7 +329,12 @@ change_unit() { # name modes stamp live
         # A unit that is down has nothing to reload; it reads its configuration when it starts.
         reload) output=$(systemctl reload-or-restart "$1" 2>&1) ;;
         enable | disable) keep_turned "$1" "$mode" && output=$(systemctl -q "$mode" "$1" 2>&1) ;;
-        esac || fail "$1" "$mode failed: $output" "$(why_failed "$1")"
+        esac || {
+            # All else is done without it; but not where the line may be cut, which is taken back.
+            [ "$guarded" = no ] && [ -n "$(masked "$1")" ] || fail "$1" "$mode failed: $output" "$(why_failed "$1")"
+            tell_sick "$1" 0
+            return 0
+        }
     done
     [ "$3" != - ] || return 0
     live=-
@@ -397,14 +402,27 @@ let_go() { # units...
     done
 }
 
+# Somebody said that it is never to start, and takes that back himself; its journal has nothing to say of it.
+masked() { # unit
+    case $(systemctl is-enabled "$1" 2>/dev/null) in masked*) printf 'it is masked, and starts again after systemctl unmask %s there' "$1" ;; esac
+}
+
 # What does not come up ends nothing: what else is to serve here comes up all the same, and the run fails at its end.
 tell_sick() { # unit since_s
+    ! is_sick "$1" || return 0
     sick="$sick $1"
-    why=$(reason_of "$1" "$2")
-    words=$(last_words "$1" "$2")
+    why=$(masked "$1") words=''
+    [ -n "$why" ] || {
+        why=$(reason_of "$1" "$2")
+        words=$(last_words "$1" "$2")
+    }
     mend=$(storage_mend "$1" "$why$words")
     printf '%s\n' "${mend:+$why$newline}$words" | tell_lines "$1"
     printf 'fiefdom-sick\t%s\t%s\n' "$1" "$(printf '%s' "${mend:-${why:-did not start}}" | tr '\t' ' ')"
+}
+
+is_sick() { # unit
+    case " $sick " in *" $1 "*) ;; *) return 1 ;; esac
 }
 
 bring_up() { # units of instances...
@@ -420,7 +438,8 @@ bring_into_rotation() { # start|reload, the offer's unit, the units of its insta
     verb=$1 offer=$2
     shift 2
     for unit; do
-        case " $sick " in *" $unit "*) unit='' ;; *) break ;; esac
+        is_sick "$unit" || break
+        unit=''
     done
     # It waits for the first of them that comes up, and nobody waits for it.
     [ -n "$unit" ] || {

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from fiefdom.cli.progress import Progress
+from fiefdom.converge.carry_out import LEFT
 from fiefdom.converge.steps import PHASES
 
 LARGE = 100
@@ -113,6 +114,19 @@ def test_what_is_no_phase_is_told_of_each_host_and_an_error_tells_who_was_at_wha
         "h3       done, 1 of 100",
         "h2       not done, last at files",
     ]
+
+
+@pytest.mark.parametrize("crowd", [LARGE, None])
+def test_hosts_that_an_error_kept_from_their_end_are_told_in_a_line_where_they_are_many(crowd: int | None) -> None:
+    def fail(progress: Progress) -> None:
+        progress("h1", "files")
+        for name in ("h1", "h2", "h3"):
+            progress(name, LEFT)
+        raise RuntimeError
+
+    many = ["hosts    files", "h1       not done, last at files", "2 hosts: h2, h3 not finished"]
+    few = ["h1       files", *(f"{name}       not finished" for name in ("h1", "h2", "h3"))]
+    assert told(fail, crowd=crowd) == (many if crowd else few)
 
 
 def test_a_terminal_counts_hosts_at_the_same_phase_and_those_that_are_done() -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from fiefdom.converge import doctor
 from fiefdom.converge.guest import Guest, Listener, parse
-from fiefdom.converge.snapshot import FoundContainer, Snapshot
+from fiefdom.converge.snapshot import FoundContainer, FoundUnit, Snapshot
 from fiefdom.desired import docker, network
+from fiefdom.desired.state import HostState, Unit
 from fiefdom.errors import FiefdomError
 from fiefdom.model.daemon_keys import DAEMON_KEYS, DAEMON_OWN
 from helpers.certificates import issued
@@ -361,3 +362,14 @@ def test_warnings() -> None:
 )
 def test_a_clock(off_s: float | None, says: str | None) -> None:
     assert [f.seen for f in doctor.of_clock(off_s)] == ([says] if says else [])
+
+
+@pytest.mark.parametrize(("enabled", "told"), [("masked", True), ("masked-runtime", True), ("enabled", False)])
+def test_a_unit_of_ours_that_somebody_masked_is_named_with_its_mend(enabled: str, told: bool) -> None:
+    state = HostState(units=(Unit("fiefdom-web@8000.service", enabled=True), Unit("plain.service", enabled=False)))
+    units = {unit.name: FoundUnit(enabled=enabled) for unit in state.units}
+    found = [str(one) for one in doctor.of_masked(state, Snapshot(0, "debian", "trixie", units=units))]
+    assert found == told * [
+        "fiefdom-web@8000.service is masked: it does not start any more; `systemctl unmask fiefdom-web@8000.service` "
+        "there, then `fiefdom apply`"
+    ]
