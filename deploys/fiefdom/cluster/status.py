@@ -15,7 +15,7 @@ from fiefdom.cluster.members import of_stranger
 from fiefdom.cluster.views import SUMMARY, Config, View, Views, gateway_view, views_of
 from fiefdom.converge import made_by, moving, plan, snapshot
 from fiefdom.converge.run import Hosts, ask_each
-from fiefdom.desired import concerns, docker, gateway, offers
+from fiefdom.desired import concerns, docker, gateway, offers, serf
 from fiefdom.errors import FiefdomError
 from fiefdom.model import Cluster, Secrets
 from fiefdom.model.certificates import SOON_DAYS, days_left, lasts
@@ -394,6 +394,11 @@ def _offer(views: Views, host: str, service: str, found: snapshot.Snapshot) -> O
         why = unit.says if state == "waiting" else f"{offers.unit_of(service)} is stopped"
         now = "waits for its instances to start" if unit.queued else f"is {unit.active}"
         return OfferStatus(service, host, version, state, why or f"{offers.unit_of(service)} {now}")
+    agent = found.units.get(serf.UNIT)
+    if agent is not None and agent.active in ("inactive", "failed") and not agent.queued:
+        # Gateways still list what it said before it left.
+        why = f"{serf.UNIT} {'has failed' if agent.active == 'failed' else 'is stopped'}; `fiefdom apply` starts it"
+        return OfferStatus(service, host, version, "unheard", why)
     for gateway_name, view in views.items():
         if view.silence is None and service not in view.offers_of(host):
             doubts = [r.reason for r in view.rejected if r.member == host and f"offers {service} " in f"{r.reason} "]

@@ -212,6 +212,16 @@ def test_an_offer_that_is_not_made_says_why_and_the_cluster_does_not_serve(
     assert offer(shown, "app2").state == "offered" and not shown.serving
 
 
+@pytest.mark.parametrize(("active", "says"), [("inactive", "is stopped"), ("failed", "has failed")])
+def test_what_no_agent_tells_any_more_is_unheard_whatever_gateways_list(active: str, says: str) -> None:
+    found = hosts()
+    found["app1"].units["fiefdom-serf-agent.service"] = FoundUnit("loaded", active)
+    shown = combined(found)
+    why = f"fiefdom-serf-agent.service {says}; `fiefdom apply` starts it"
+    assert offer(shown) == OfferStatus("predictor", "app1", "1.2.0", "unheard", why) and not shown.serving
+    assert offer(shown, "app2").state == "offered"
+
+
 def test_an_offer_of_some_instances_says_so_and_is_one() -> None:
     found = hosts()
     says = "offered: 3 of 4 instances are healthy, predictor-8003: answered 403, wanted 200-399"
