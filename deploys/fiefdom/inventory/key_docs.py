@@ -58,10 +58,11 @@ def describe(key: str | None = None) -> list[str]:
     given = _parts(key)
     row = _find(rows, given, key)
     beneath = [other for other in rows if other != row and other.path[: len(row.path)] == row.path]
-    lines = [str(row), *(f"  {line}" for line in _facts(row))]
+    # First, for what is beneath may be longer than a screen.
+    lines = [*_read_as_name(rows, row, given), str(row), *(f"  {line}" for line in _facts(row))]
     if row.takes_secret:
         lines += ["", "A secret is one of", *_sources()]
-    return [*lines, *(["", *_listed(beneath)] if beneath else []), *_read_as_name(rows, row, given)]
+    return [*lines, *(["", *_listed(beneath)] if beneath else [])]
 
 
 def _read_as_name(rows: Sequence[_Row], row: _Row, given: Sequence[str]) -> list[str]:
@@ -71,7 +72,7 @@ def _read_as_name(rows: Sequence[_Row], row: _Row, given: Sequence[str]) -> list
         return []
     meant = " or ".join(map(str, _short_of(rows, given)))
     return (
-        ["", f"{given[at]} is taken for a name of yours here ({row.path[at]}); did you mean {meant}?"] if meant else []
+        [f"{given[at]} is taken for a name of yours here ({row.path[at]}); did you mean {meant}?", ""] if meant else []
     )
 
 
