@@ -10,12 +10,15 @@ from dataclasses import dataclass
 
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory import reference
+from fiefdom.inventory.complaint import with_word
 from fiefdom.model import Cluster, SecretSource
 from fiefdom.model.mounts import ServiceFile
 from fiefdom.wording import printable
 
 _WIDTH = 120
 _MAPPING = "mapping"
+_MANY = 6
+"""Keys in a question; more of them are none."""
 _NAMES = frozenset(reference.NAMES.values())
 """Parts of a key that stand for a name of the person's own, such as SERVICE."""
 
@@ -130,7 +133,8 @@ def _find(rows: Sequence[_Row], given: Sequence[str], key: str) -> _Row:
     said = printable(key)[:80]
     if found:
         raise FiefdomError(f"{said} may be {' or '.join(map(str, found))}; say which")
-    close = _short_of(rows, given) or [row for row in (_closest(rows, given),) if row is not None]
+    close = _short_of(rows, given) or _with_word(rows, given)
+    close = close or [row for row in (_closest(rows, given),) if row is not None]
     mend = f"did you mean {' or '.join(map(str, close))}?" if close else "`fiefdom docs` lists those at the top"
     raise FiefdomError(f"{said} is no key of an inventory; {mend}")
 
@@ -155,6 +159,18 @@ def _short_of(rows: Sequence[_Row], given: Sequence[str]) -> list[_Row]:
     """Those that ``given`` is the key of, without a name that stands before its end."""
     found = [row for row in rows if not _is_at(row, given) and _fits(row.path, given, row.holds_values)]
     return [row for row in found if given[-1] in row.path] or found
+
+
+def _with_word(rows: Sequence[_Row], given: Sequence[str]) -> list[_Row]:
+    """Keys beneath the one that ``given`` stands in, whose word has its last one: `limits.memory_mib` for `memory`."""
+    inside = {
+        str(row): row
+        for row in rows
+        if row.path[-1] not in _NAMES
+        and any(_fits(row.path[:end], given[:-1], more=False) for end in range(len(row.path)))
+    }
+    found = [inside[key] for key in with_word(given[-1], inside)]
+    return found if len(found) <= _MANY else []
 
 
 def _has_at_end(row: _Row, given: Sequence[str]) -> bool:
