@@ -96,7 +96,7 @@ def retire(
                 *told,
                 f"Would drain {host}, take this away, and let all members forget it.",
             ]
-            return frame.dry([host], goes, changes=[change.as_data() for change in gone.changes])
+            return frame.dry([host], goes, changes=[change.as_data() for change in gone.changes], told=told)
         going = retire_module.volumes_of(run.session, host) if volumes else ()
         data = f", and the volumes {', '.join(going)} with all that is in them" if going else ""
         frame.ask(f"Retire {host} for good, and remove what Fiefdom made there{data}?", yes)

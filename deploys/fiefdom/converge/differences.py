@@ -211,7 +211,7 @@ def _unwanted(state: HostState, now: Snapshot, complete: bool) -> Iterator[Chang
     containers = {name for kind, name in wanted | now.made if kind == "container"}
     for name, found in now.containers.items():
         if complete and found.ours and name not in containers and not any(word in name for word in HANDING_OVER):
-            why = "a failed release, kept aside" if name.endswith(FAILED) else "no longer in the inventory"
+            why = "a failed release, kept aside" if name.endswith(FAILED) else originals.DROPPED
             yield Change("container", "-", name, why, name)
 
 

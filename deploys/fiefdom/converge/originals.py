@@ -19,6 +19,9 @@ UNITS = f"{DIR}.units"
 """What other people's units were, as long as Fiefdom has them otherwise."""
 HOSTNAME = "/etc/hostname"
 
+DROPPED = "no longer in the inventory"
+"""Why something goes, where its plan has no other reason."""
+
 
 def replaced(state: HostState, now: Snapshot) -> frozenset[tuple[str, str]]:
     """What is the host's own where Fiefdom's is to be, as (kind, name) of a manifest; it is Fiefdom's from then on."""
@@ -39,9 +42,10 @@ def _is_same(file: File, found: FoundFile) -> bool:
     return found.digest == file.digest and found.kind.startswith("regular")
 
 
-def of_removal(kind: str, name: str, now: Snapshot) -> str:
-    """Why something goes that Fiefdom made, and what comes back in its place."""
-    why = "no longer in the inventory"
+def of_removal(kind: str, name: str, now: Snapshot, why: str = DROPPED) -> str:
+    """Why something goes that Fiefdom made, and what comes back in its place or keeps it there."""
+    if kind == "directory":
+        return f"{why}; stays if others have something in it"
     if kind != "file" or name not in now.originals:
         return why
     return f"{why}, what was there before comes back" + (f"; {_BY_HAND}" if now.originals[name] else "")

@@ -16,6 +16,10 @@ from fiefdom.wording import KeyPath, shown
 
 _UNKNOWN = "extra_forbidden"  # pydantic's name for it
 _UNKNOWN_KEY = "unknown key; "
+_FEW = 3
+"""Keys that are named as what may be meant; of more, all that are known say as much."""
+_LEAST_BEGIN = 3
+"""Letters of a key that tell which one they are the beginning of."""
 # Keys that people expect under another name, from Compose files and other tools.
 _MEANT = {
     "tag": "version",
@@ -68,13 +72,42 @@ def mistakes_of(error: ValidationError, written: Written) -> list[Mistake]:
     return [Mistake(written.origin(key), key, says) for key, says in problems if key not in known_already]
 
 
-def unknown_key(name: object, known: Iterable[str]) -> str:
-    """What to say of a key that does not exist where ``known`` do."""
+def unknown_key(name: object, known: Iterable[str], beneath: Iterable[str] = ()) -> str:
+    """What to say of a key that does not exist where ``known`` do, and ``beneath`` them those of `keys_beneath`."""
     names = list(known)
     if not isinstance(name, str):
         return f"a key must be text, not {shown(name)}; put it in quotes"
-    close = _close(name, names)
-    return f"{_UNKNOWN_KEY}did you mean {close}?" if close else f"{_UNKNOWN_KEY}known here are {', '.join(names)}"
+    meant = _meant(name, names, [key for key in dict.fromkeys(beneath) if key.partition(".")[0] in names])
+    if 0 < len(meant) <= _FEW:
+        return f"{_UNKNOWN_KEY}did you mean {' or '.join(meant)}?"
+    return f"{_UNKNOWN_KEY}known here are {', '.join(names)}"
+
+
+def _meant(name: str, known: list[str], beneath: list[str]) -> list[str]:
+    """Which of the keys here, or of those one level deeper, ``name`` may stand for."""
+    text = name.lower().replace("-", "_")
+    ends = {key: key.rpartition(".")[2] for key in [*known, *beneath]}
+    if (expected := _MEANT.get(text)) in known:
+        return [expected]
+    if exact := [key for key in beneath if ends[key] == text]:
+        return exact
+    if close := _close(name, known):
+        return [close]
+    return with_word(text, ends) or [k for k in beneath if difflib.get_close_matches(text, [ends[k]], cutoff=0.8)]
+
+
+def with_word(name: str, keys: Iterable[str]) -> list[str]:
+    """Those of ``keys`` whose last part begins with the words of ``name`` (memory of memory_mib); else those that have
+    them in it; else those that begin with its letters, where these are several.
+    """
+    text = name.lower().replace("-", "_")
+    words = text.split("_")
+    ends = {key: key.rpartition(".")[2] for key in keys}
+    return (
+        [key for key, end in ends.items() if end.split("_")[: len(words)] == words]
+        or [key for key, end in ends.items() if set(words) <= set(end.split("_"))]
+        or [key for key, end in ends.items() if len(text) >= _LEAST_BEGIN and end.startswith(text)]
+    )
 
 
 def _close(name: object, known: list[str]) -> str | None:
@@ -90,6 +123,16 @@ def known_keys(key: KeyPath) -> list[str]:
     return [name for model in models[:1] for name in model.model_fields if name != "base_dir"]
 
 
+def keys_beneath(key: KeyPath) -> list[str]:
+    """Keys in the mappings that stand in the one at ``key``, such as `limits.memory_mib` of a service.
+
+    What stands beneath a name of the person's, or in a list, is not among them.
+    """
+    inner = {name: _type_at((*key, name)) for name in known_keys(key)}
+    models = {name: found for name, found in inner.items() if isinstance(found, type) and issubclass(found, BaseModel)}
+    return [f"{name}.{word}" for name in models for word in known_keys((*key, name))]
+
+
 def _problems(detail: ErrorDetails, written: Written) -> Iterator[Problem]:
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "inconsistent":
@@ -98,7 +141,7 @@ def _problems(detail: ErrorDetails, written: Written) -> Iterator[Problem]:
     # pydantic marks an error of a mapping's key, or of a mapping that is none, by a last step of its own.
     key: KeyPath = tuple(part for part in detail["loc"] if part != "[key]")
     if kind == _UNKNOWN:
-        yield key, unknown_key(key[-1], known_keys(key[:-1]))
+        yield key, unknown_key(key[-1], known_keys(key[:-1]), keys_beneath(key[:-1]))
     elif kind == "missing":
         field = getattr(_type_at(key[:-1]), "model_fields", {}).get(key[-1])
         meaning = f" ({field.description.rstrip('.')})" if field is not None and field.description else ""

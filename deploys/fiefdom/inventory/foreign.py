@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory.complaint import mistakes_of, unknown_key
-from fiefdom.inventory.read import CLUSTER_KEYS, DATA_KEY, HOST_KEYS, validated
+from fiefdom.inventory.read import CLUSTER_KEYS, DATA_KEY, HOST_KEYS, beneath, validated
 from fiefdom.inventory.source import written
 from fiefdom.inventory.written import Mistake, Mistakes, Origin, Written
 from fiefdom.model import Cluster, rules
@@ -260,7 +260,7 @@ def _split(layer: Written, whole: bool) -> tuple[Written, Written]:
     wrong = [
         Mistake(layer.origin((key,)), (str(key),), "a host's keys stand in its own data; see `fiefdom` there")
         if key == "hosts"
-        else Mistake(layer.origin((key,)), (str(key),), unknown_key(key, sorted(known)))
+        else Mistake(layer.origin((key,)), (str(key),), unknown_key(key, sorted(known), beneath(cluster=True)))
         for key in layer.value
         if key not in known and not str(key).startswith(("x_", "x-"))
     ]

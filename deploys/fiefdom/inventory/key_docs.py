@@ -10,12 +10,15 @@ from dataclasses import dataclass
 
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory import reference
+from fiefdom.inventory.complaint import with_word
 from fiefdom.model import Cluster, SecretSource
 from fiefdom.model.mounts import ServiceFile
 from fiefdom.wording import printable
 
 _WIDTH = 120
 _MAPPING = "mapping"
+_MANY = 6
+"""Keys in a question; more of them are none."""
 _NAMES = frozenset(reference.NAMES.values())
 """Parts of a key that stand for a name of the person's own, such as SERVICE."""
 
@@ -58,10 +61,11 @@ def describe(key: str | None = None) -> list[str]:
     given = _parts(key)
     row = _find(rows, given, key)
     beneath = [other for other in rows if other != row and other.path[: len(row.path)] == row.path]
-    lines = [str(row), *(f"  {line}" for line in _facts(row))]
+    # First, for what is beneath may be longer than a screen.
+    lines = [*_read_as_name(rows, row, given), str(row), *(f"  {line}" for line in _facts(row))]
     if row.takes_secret:
         lines += ["", "A secret is one of", *_sources()]
-    return [*lines, *(["", *_listed(beneath)] if beneath else []), *_read_as_name(rows, row, given)]
+    return [*lines, *(["", *_listed(beneath)] if beneath else [])]
 
 
 def _read_as_name(rows: Sequence[_Row], row: _Row, given: Sequence[str]) -> list[str]:
@@ -71,7 +75,7 @@ def _read_as_name(rows: Sequence[_Row], row: _Row, given: Sequence[str]) -> list
         return []
     meant = " or ".join(map(str, _short_of(rows, given)))
     return (
-        ["", f"{given[at]} is taken for a name of yours here ({row.path[at]}); did you mean {meant}?"] if meant else []
+        [f"{given[at]} is taken for a name of yours here ({row.path[at]}); did you mean {meant}?", ""] if meant else []
     )
 
 
@@ -129,7 +133,8 @@ def _find(rows: Sequence[_Row], given: Sequence[str], key: str) -> _Row:
     said = printable(key)[:80]
     if found:
         raise FiefdomError(f"{said} may be {' or '.join(map(str, found))}; say which")
-    close = _short_of(rows, given) or [row for row in (_closest(rows, given),) if row is not None]
+    close = _short_of(rows, given) or _with_word(rows, given)
+    close = close or [row for row in (_closest(rows, given),) if row is not None]
     mend = f"did you mean {' or '.join(map(str, close))}?" if close else "`fiefdom docs` lists those at the top"
     raise FiefdomError(f"{said} is no key of an inventory; {mend}")
 
@@ -154,6 +159,18 @@ def _short_of(rows: Sequence[_Row], given: Sequence[str]) -> list[_Row]:
     """Those that ``given`` is the key of, without a name that stands before its end."""
     found = [row for row in rows if not _is_at(row, given) and _fits(row.path, given, row.holds_values)]
     return [row for row in found if given[-1] in row.path] or found
+
+
+def _with_word(rows: Sequence[_Row], given: Sequence[str]) -> list[_Row]:
+    """Keys beneath the one that ``given`` stands in, whose word has its last one: `limits.memory_mib` for `memory`."""
+    inside = {
+        str(row): row
+        for row in rows
+        if row.path[-1] not in _NAMES
+        and any(_fits(row.path[:end], given[:-1], more=False) for end in range(len(row.path)))
+    }
+    found = [inside[key] for key in with_word(given[-1], inside)]
+    return found if len(found) <= _MANY else []
 
 
 def _has_at_end(row: _Row, given: Sequence[str]) -> bool:

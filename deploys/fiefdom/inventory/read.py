@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory import certificates, files
-from fiefdom.inventory.complaint import mistakes_of, unknown_key
+from fiefdom.inventory.complaint import keys_beneath, mistakes_of, unknown_key
 from fiefdom.inventory.python_lines import lines_of
 from fiefdom.inventory.source import Lines, read_group_data, read_python, read_text, read_yaml, written
 from fiefdom.inventory.written import Mistake, Mistakes, Origin, Written
@@ -183,6 +183,11 @@ def _layered(content: Written, members: Mapping[str, list[str]], groups: Mapping
     return content.over(result)
 
 
+def beneath(cluster: bool) -> list[str]:
+    """What stands in the mappings of a host's data, and of that of the ``cluster`` where it may be there as well."""
+    return keys_beneath(("hosts", "HOST")) + (keys_beneath(()) if cluster else [])
+
+
 def _with_ssh(layer: Written, known: frozenset[str], *where: str) -> Written:
     """``layer`` with pyinfra's names for SSH settings under ours, and what is wrong with its keys."""
     value, origins = dict(layer.value), dict(layer.origins)
@@ -207,7 +212,7 @@ def _with_ssh(layer: Written, known: frozenset[str], *where: str) -> Written:
         elif name in _CLUSTER_ONLY:
             says = "belongs to the whole cluster; move it to group_data/all.py"
         elif not (isinstance(name, str) and name.startswith(("_", "x_", "x-", "ssh_"))):
-            says = unknown_key(name, sorted(known)) + "; names of your own begin with x_"
+            says = unknown_key(name, sorted(known), beneath("network" in known)) + "; names of your own begin with x_"
         if says is not None:
             mistakes.append(Mistake(layer.origin((name,)), (*where, str(name)), says))
     found = Written(value, origins, tuple(mistakes))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from fiefdom.cluster import answering, ledger, locking, members, views
 from fiefdom.cluster.views import views_of
 from fiefdom.converge import carry_out, originals, plan, run, snapshot, turn_steps
+from fiefdom.converge.change import Change
 from fiefdom.converge.run import Hosts, Say
+from fiefdom.desired import network
 from fiefdom.desired.state import HostState
 from fiefdom.errors import FiefdomError, HostError
 from fiefdom.model import Cluster
@@ -66,8 +68,21 @@ def foresee(
     back = originals.given_back(gone.snapshot)
     stays = {c for c in gone.changes if c.kind in ("file", "directory") and c.name.startswith(_STAYS)}
     going = tuple(c for c in gone.changes if c not in stays or c.name in back)
-    words = [*originals.parting_words(gone.snapshot, _STAYS), *_of_volumes(gone, volumes=volumes)]
-    return replace(gone, changes=going), words
+    parting = list(originals.parting_words(gone.snapshot, _STAYS))
+    # What has an original is told with where that is kept.
+    kept = {c.name for c in stays - set(going) if c.kind == "file" and c.name not in gone.snapshot.originals}
+    return replace(gone, changes=going), [*parting, *_of_volumes(gone, volumes=volumes), *_left(gone, sorted(kept))]
+
+
+def _left(gone: plan.HostPlan, kept: Sequence[str]) -> Iterator[str]:
+    """What is on the host afterwards: ``kept`` are paths of Fiefdom's own files."""
+    if kept:
+        yield f"Fiefdom's files for your way in, addresses, names and time stay: {', '.join(kept)}"
+    yield "Debian's packages stay, Docker among them, and so do all images"
+    if ("file", network.SYSCTLS) in {(c.kind, c.name) for c in gone.changes}:
+        yield "kernel settings stay as they are until the next boot"
+    if units := originals.units_given_back(gone.snapshot):
+        yield f"on or off at boot as before Fiefdom: {', '.join(units)}; what runs of it goes on"
 
 
 def _of_volumes(gone: plan.HostPlan, *, volumes: bool) -> list[str]:
@@ -91,7 +106,15 @@ def _farewell(cluster: Cluster, hosts: Hosts, name: str, remaining: Sequence[str
         raise FiefdomError(f"{name}: {alone}; mend the others first, or say --force")
     found = _snapshot(hosts, name)
     plan.require_supported(name, found)
-    return plan.of_host(name, HostState(), found, {})
+    left = plan.of_host(name, HostState(), found, {})
+    return replace(left, changes=tuple(_retired(change, found) for change in left.changes))
+
+
+def _retired(change: Change, found: snapshot.Snapshot) -> Change:
+    """A removal with its reason; what an empty state is not the reason of has its own."""
+    if not change.why.startswith(originals.DROPPED):
+        return change
+    return replace(change, why=originals.of_removal(change.kind, change.name, found, "the host is to be retired"))
 
 
 def _snapshot(hosts: Hosts, name: str) -> snapshot.Snapshot:

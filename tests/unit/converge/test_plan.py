@@ -287,6 +287,10 @@ DRIFTS = {
         lambda n: object.__setattr__(n, "made", n.made | {("file", "/etc/old.conf")}),
         ["- file /etc/old.conf: no longer in the inventory"],
     ),
+    "a folder that the inventory no longer asks for": (
+        lambda n: object.__setattr__(n, "made", n.made | {("directory", "/etc/old")}),
+        ["- directory /etc/old: no longer in the inventory; stays if others have something in it"],
+    ),
 }
 
 

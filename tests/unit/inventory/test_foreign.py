@@ -122,6 +122,10 @@ DB = "db.example.org"
             "fiefdom in the data of gw1: adress: unknown key; did you mean address",
         ),
         (
+            lambda: foreign.is_member(with_own("gw1", {"interface": "eth0"}), "gw1"),
+            "fiefdom in the data of gw1: interface: unknown key; did you mean static.interface",
+        ),
+        (
             lambda: foreign.is_member(replace(THEIRS, everywhere={"hosts": {}}), "gw1"),
             "fiefdom in the data of all: hosts: a host's keys stand in its own data",
         ),

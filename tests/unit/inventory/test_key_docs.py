@@ -70,8 +70,8 @@ def test_what_stands_in_a_key_is_told_as_that_key(key: str, found: str) -> None:
 )
 def test_a_name_that_is_a_keys_word_is_told_with_that_key(key: str, found: str, name: str, meant: str | None) -> None:
     lines, word = describe(key), key.rpartition(".")[2]
-    assert lines[0] == found
-    assert lines[-1] == f"{word} is taken for a name of yours here ({name}); did you mean {meant or f'{found}.{word}'}?"
+    assert lines[1:3] == ["", found]  # before all that is beneath it
+    assert lines[0] == f"{word} is taken for a name of yours here ({name}); did you mean {meant or f'{found}.{word}'}?"
 
 
 def test_every_mapping_by_name_tells_so() -> None:
@@ -81,7 +81,7 @@ def test_every_mapping_by_name_tells_so() -> None:
     assert len(beneath) > 50
     for key in beneath:
         lines = describe(".".join([*key[:-2], key[-1]]))
-        assert lines[-1].endswith(f"did you mean {'.'.join(key)}?")
+        assert lines[0].endswith(f"did you mean {'.'.join(key)}?")
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_what_is_no_keys_word_is_a_name_without_a_question(key: str) -> None:
 
 def test_a_word_that_only_one_of_several_has_tells_which() -> None:
     assert describe("overrides.environment")[0] == "development.overrides.SERVICE.environment"
-    assert describe("registries.password")[0] == "registries.NAME"
+    assert describe("registries.password")[2] == "registries.NAME"
 
 
 def test_without_a_key_the_first_ones_are_told() -> None:
@@ -120,6 +120,10 @@ def test_a_required_key_says_so_and_a_secret_says_where_it_may_come_from() -> No
         ("helth.path", "did you mean services.SERVICE.health.path?"),
         ("service", "did you mean services.SERVICE?"),
         ("gateway.max_conn", "did you mean gateway.maxconn?"),
+        ("services.SERVICE.memory", "did you mean services.SERVICE.limits.memory_mib?"),
+        ("services.web.cpu", "did you mean services.SERVICE.limits.cpus?"),
+        ("gateway.memory", "did you mean gateway.memory_mib?"),
+        ("memory", "services.SERVICE.limits.memory_mib or serf.memory_mib or gateway.memory_mib?"),
         ("services.jobs.schedule", "did you mean services.SERVICE.jobs.NAME.schedule?"),
         ("services.jobs.nightly", "did you mean services.SERVICE.jobs.NAME?"),
         ("hosts.services.instances", "did you mean hosts.HOST.services.SERVICE.instances?"),

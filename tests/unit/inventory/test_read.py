@@ -112,6 +112,13 @@ def test_loading_an_inventory_does_not_import_pyinfra() -> None:
 MISTAKES = [
     ("version:", "verison:", "bad.yaml:15: services.web.verison: unknown key; did you mean version?"),
     ("instances: 2", "replicas: 2", "bad.yaml:16: services.web.replicas: unknown key; did you mean instances?"),
+    ("instances: 2", "memory: 256", "services.web.memory: unknown key; did you mean limits.memory_mib?"),
+    ("instances: 2", "cpu: 2", "services.web.cpu: unknown key; did you mean limits.cpus?"),
+    ("instances: 2", "nofile: 2", "services.web.nofile: unknown key; did you mean limits.nofile?"),
+    ("instances: 2", "port: 80", "services.web.port: unknown key; did you mean base_port?"),
+    ("instances: 2", "timeout: 2", "timeout: unknown key; did you mean health.timeout_s or drain.timeout_s?"),
+    ("instances: 2", "hsts: 2", "services.web.hsts: unknown key; known here are image, version, build"),
+    ("cluster: test", "cluster: test\nfirewall: true", "firewall: unknown key; did you mean network.firewall?"),
     ("instances: 2", "xyz: 2", "bad.yaml:16: services.web.xyz: unknown key; known here are image, version, build"),
     ("cluster: test", "base_dir: /", "bad.yaml:1: base_dir: unknown key"),
     ('    version: "1.0"\n', "", "bad.yaml:13: services.web.version: missing; add `version` (Image tag to run."),
@@ -347,6 +354,9 @@ def test_of_two_group_data_folders_the_one_beside_the_inventory_holds() -> None:
 
 
 GROUP_DATA_MISTAKES = [
+    ("all.py", "firewall = True", "group_data/all.py:1: firewall: unknown key; did you mean network.firewall?"),
+    ("app_hosts.py", "port = 22", "group_data/app_hosts.py:1: port: unknown key; did you mean ssh.port?"),
+    ("app_hosts.py", "firewall = True", "group_data/app_hosts.py:1: firewall: unknown key; known here are address,"),
     ("all.py", "netwrok = {}", "group_data/all.py:1: netwrok: unknown key; did you mean network?"),
     ("all.py", "docker = {'log_max_file': '3'}", "group_data/all.py:1: docker.log_max_file: must be a whole number"),
     ("all.py", "ssh = {}\nssh['x'] = ssh", "group_data/all.py:2: ssh.x.x: nested too deeply"),

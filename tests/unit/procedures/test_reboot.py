@@ -192,6 +192,34 @@ def test_a_retired_host_gets_back_what_it_held_before_but_for_the_operators_way_
     assert ("unit-back", "ssh.service") not in host.log
 
 
+def test_a_retirement_that_is_only_shown_tells_why_it_all_goes_and_what_stays(hosts: SimulatedHosts) -> None:
+    host = hosts.hosts["app2"]
+    made = host.now.made | {("directory", "/etc/docker"), ("file", "/etc/docker/daemon.json")}
+    host.now = replace(host.now, made=made, units_before=frozenset({"docker.service", "ssh.service"}))
+    gone, told = retire_module.foresee(hosts.known, hosts, "app2", force=False)
+    why = {(change.kind, change.name): change.why for change in gone.changes}
+    assert all(words.startswith("the host is to be retired") for words in why.values())
+    folder = "the host is to be retired; stays if others have something in it"
+    assert why["directory", "/etc/docker"] == folder
+    assert why["file", "/etc/docker/daemon.json"] == "the host is to be retired"
+    assert told == [
+        "Fiefdom's files for your way in, addresses, names and time stay: /etc/ssh/fiefdom_authorized_keys/root, "
+        f"{CONFIG}, /etc/systemd/timesyncd.conf.d/10-fiefdom.conf",
+        "Debian's packages stay, Docker among them, and so do all images",
+        "kernel settings stay as they are until the next boot",
+        "on or off at boot as before Fiefdom: docker.service; what runs of it goes on",
+    ]
+
+
+def test_what_stays_at_its_original_is_told_once(hosts: SimulatedHosts) -> None:
+    host = hosts.hosts["app2"]
+    host.now = replace(host.now, originals={CONFIG: False})
+    _, told = retire_module.foresee(hosts.known, hosts, "app2", force=False)
+    assert [line for line in told if CONFIG in line] == [
+        f"{CONFIG} stays as it is, for it lets you in; what was there before is /var/lib/fiefdom/originals{CONFIG}"
+    ]
+
+
 def test_a_retired_host_still_waits_at_boot_for_the_address_that_its_sshd_listens_at(tmp_path: Path) -> None:
     listens = {"address": "10.1.0.31", "groups": ["app_hosts"], "ssh": {"listen": ["10.1.0.31"]}}
     hosts = converged(known(hosts={"app2": listens}), tmp_path)
