@@ -135,6 +135,24 @@ def test_requests_of_gateways_are_told_as_such(hosts: SimulatedHosts, command: R
     assert done.stdout.count("\n") == 1
 
 
+@pytest.mark.parametrize(("words", "texts"), [([], ["reload"]), (["predictor"], [])])
+def test_that_no_request_is_written_is_told(
+    hosts: SimulatedHosts, command: Run, words: list[str], texts: list[str]
+) -> None:
+    hosts.spoken["gw1"] = [line("gateway", 3, "reload")]
+    done = command("logs", *words, "--gateway")
+    assert [json.loads(row)["text"] for row in done.stdout.splitlines()] == texts
+    told = "gateways write no line for a request; `gateway.access_log: true` in the inventory turns that on"
+    assert (done.exit_code, done.stderr) == (0, f"warning: {told}\n")
+
+
+def test_where_requests_are_written_nothing_more_is_told(hosts: SimulatedHosts, command: Run) -> None:
+    hosts.known = known(gateway={"access_log": True})
+    hosts.spoken["gw1"] = [line("gateway", 3, "reload")]
+    done = command("logs", "--gateway")
+    assert (done.exit_code, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+
+
 def test_what_an_instance_says_is_no_request(hosts: SimulatedHosts, command: Run) -> None:
     hosts.spoken["app1"] = [line("predictor-8000", 1, request())]
     (row,) = command("logs").stdout.splitlines()
