@@ -653,7 +653,11 @@ class SimulatedHosts:
         yield {
             name: Spoken(
                 name,
-                [said.replace(b":", tokens[name], 1) for said in self.spoken.get(name, ())],
+                [
+                    # One that follows had said nothing before.
+                    *([b":\n"] if tokens[name] != b":" else []),
+                    *(said.replace(b":", tokens[name], 1) for said in self.spoken.get(name, ())),
+                ],
                 "it broke off" if name in self.cut else "",
             )
             for name in arguments

@@ -110,9 +110,9 @@ class Talking:
                 url = f"http://{HOSTS[host]}:{port}/?name={name}&lines={lines}&per_s={per_s}"
                 self.site.ssh(host, f"curl --silent --fail --max-time 5 '{url}'")
 
-    def logs(self, *words: str) -> tuple[int, list[dict[str, Any]]]:
+    def logs(self, *words: str, inventory: str = "") -> tuple[int, list[dict[str, Any]]]:
         """Exit code and lines of `fiefdom logs`, which says nothing else."""
-        done = self.site.fiefdom("logs", self.inventory(), *words)
+        done = self.site.fiefdom("logs", inventory or self.inventory(), *words)
         assert done.stderr == "", done.stderr
         return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -341,7 +341,8 @@ def test_requests_are_in_the_gateways_log_with_an_id(talking: Talking) -> None:
         seen: list[dict[str, Any]] = []
 
         def both() -> bool:
-            seen[:] = talking.logs("--gateway", "--since", "-5min", "--grep", f"on-call-1|{given}")[1]
+            words = ("--gateway", "--since", "-5min", "--grep", f"on-call-1|{given}")
+            seen[:] = talking.logs(*words, inventory=logging)[1]
             return len(seen) == 2
 
         await_true(both, 30, "both requests")
@@ -349,7 +350,7 @@ def test_requests_are_in_the_gateways_log_with_an_id(talking: Talking) -> None:
     assert {"request_id": "on-call-1", "service": "predictor", "status": 200, "path": "/predict"}.items() <= one.items()
     assert one["instance"] == f"{body['host']}-{body['port']}" and one["total_ms"] >= one["answer_ms"] >= 0
     assert (other["request_id"], other["service"], other["path"]) == (given, "talker", "/x")
-    code, own = talking.logs("talker", "--gateway", "--since", "-5min", "--grep", given)
+    code, own = talking.logs("talker", "--gateway", "--since", "-5min", "--grep", given, inventory=logging)
     assert code == 0 and [line["access"]["request_id"] for line in own] == [given]
     assert talking.site.plan(talking.inventory())[0] == 2, "turned off is another configuration"
     talking.site.apply(talking.inventory())

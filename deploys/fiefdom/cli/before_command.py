@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-from fiefdom.cli.frame import Command
+from fiefdom.cli.frame import Command, warn
 from fiefdom.cli.left_out import valued, words
 
 _OWN = 2
 """Words before the command: the inventory, and where it is to run."""
+_NO_PROGRAM = (126, 127)
+"""How a shell and `docker exec` exit for what cannot be run, and what is not there."""
 
 
 class BeforeCommand(Command):
@@ -24,3 +27,9 @@ def with_dashes(args: Sequence[str], options: Sequence[str]) -> list[str]:
         if number == _OWN:
             return [*args[:at], "--", *args[at:]]
     return list(args)
+
+
+def ended(command: Sequence[str], code: int) -> None:
+    """Tell who wrote a script as one word, which names no program, how that is run: after ``command`` exited so."""
+    if code in _NO_PROGRAM and len(command) == 1 and re.search(r"[\s;|&<>]", command[0]):
+        warn("one word is one program; for a script write: sh -c '...'")

@@ -61,6 +61,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "exec": (
         "fiefdom exec mine.yaml shop -- sh",
         "fiefdom exec mine.yaml shop@app2:8001 -- env",
+        "fiefdom exec mine.yaml shop -- sh -c 'ls /srv; id'",
     ),
     "init": (
         "fiefdom init",
@@ -116,7 +117,11 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "secret rekey": ("fiefdom secret rekey mine.yaml",),
     "secret remove": ("fiefdom secret remove mine.yaml chat",),
     "secret set": ("fiefdom secret set mine.yaml chat", "fiefdom secret set mine.yaml tls-key <key.pem"),
-    "ssh": ("fiefdom ssh mine.yaml app2", "fiefdom ssh mine.yaml app2 -- uptime"),
+    "ssh": (
+        "fiefdom ssh mine.yaml app2",
+        "fiefdom ssh mine.yaml app2 -- uptime",
+        "fiefdom ssh mine.yaml app2 -- sh -c 'uptime; df -h'",
+    ),
     "status": (
         "fiefdom status mine.yaml",
         "fiefdom status mine.yaml --all",

@@ -13,7 +13,7 @@ from typing import Literal
 import click
 
 from fiefdom.cli import frame, outlet
-from fiefdom.cli.frame import Command, Document, inventory_argument
+from fiefdom.cli.frame import Command, Document, inventory_argument, warn
 from fiefdom.cli.group import CLEAN, SILENT
 from fiefdom.cli.log_lines import Prefixed, Print, as_json
 from fiefdom.cli.outlet import is_terminal
@@ -44,7 +44,11 @@ _WHOLE_BYTES = 1 << 15
     "all that hosts keep, and with -f the last ten lines of each instance.",
 )
 @click.option("--grep", metavar="REGEX", help="Only lines in which this is found, in the way of Python's `re`.")
-@click.option("--gateway", is_flag=True, help="What gateways say, requests too; of SERVICE its requests alone.")
+@click.option(
+    "--gateway",
+    is_flag=True,
+    help="What gateways say, and with `gateway.access_log: true` each request; of SERVICE its requests alone.",
+)
 @click.option(
     "--format",
     "form",
@@ -85,6 +89,8 @@ def logs(
     try:
         with frame.reached(inventory, whom) as reached:
             names = whom(reached.cluster)
+            if gateway and not reached.cluster.gateway.access_log:
+                warn("gateways write no line for a request; `gateway.access_log: true` in the inventory turns that on")
             with reached.session.listen(SCRIPT, dict.fromkeys(names, wanted.arguments)) as streams:
                 tell = silent.__setitem__
                 lines = followed(streams, tell, wanted.token) if follow else merged(streams, tell)

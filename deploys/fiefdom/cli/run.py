@@ -8,7 +8,7 @@ from functools import partial
 import click
 
 from fiefdom.cli import frame, outlet
-from fiefdom.cli.before_command import BeforeCommand
+from fiefdom.cli.before_command import BeforeCommand, ended
 from fiefdom.cli.frame import Document, inventory_argument, warn
 from fiefdom.cli.outlet import CLOSED
 from fiefdom.converge.one_off import ERR, Interrupted
@@ -26,6 +26,7 @@ def run(inventory: str, service: str, host: str | None, command: tuple[str, ...]
 
     It has their image, environment, files, volumes, limits and network, and takes the place of the image's own entry
     point. What it says is printed as it comes; it reads nothing. An interrupt stops it, and its container goes with it.
+    COMMAND's words arrive as they are; `sh -c` makes a script of one.
     """
     require_text(command)
     try:
@@ -34,6 +35,7 @@ def run(inventory: str, service: str, host: str | None, command: tuple[str, ...]
             names = hosts_of(found.known.cluster, service, host)
             run_once(found.known, found.session, service, names, command, _print, warn)
     except Ended as end:
+        ended(command, end.code)
         return Document(code=end.code)
     except _Closed:
         return Document(code=CLOSED)

@@ -10,7 +10,7 @@ from functools import partial
 import click
 
 from fiefdom.cli import frame, outlet
-from fiefdom.cli.before_command import BeforeCommand
+from fiefdom.cli.before_command import BeforeCommand, ended
 from fiefdom.cli.frame import Document, at_option, inventory_argument, warn
 from fiefdom.cli.outlet import CLOSED, is_terminal
 from fiefdom.converge import inside
@@ -42,7 +42,8 @@ def exec(inventory: str, instance: str, command: tuple[str, ...]) -> Document:
     """Run COMMAND in an instance that runs, with a terminal where you have one.
 
     Without a host it is the first of the service's that answers, without a port the first instance there that runs.
-    Input and outputs are yours, and so is the exit code. The audit tells of it.
+    Input and outputs are yours, and so is the exit code. The audit tells of it. COMMAND's words arrive as they are;
+    `sh -c` makes a script of one.
     """
     require_text(command)
     wanted = inside.target(instance)
@@ -54,6 +55,7 @@ def exec(inventory: str, instance: str, command: tuple[str, ...]) -> Document:
         try:
             exec_in(run.known, run.session, wanted, names, command, warn, terminal=_has_terminal())
         except Ended as end:
+            ended(command, end.code)
             return Document(code=end.code)
     return Document()
 
@@ -73,4 +75,5 @@ def ssh(inventory: str, host: str, at: tuple[str, ...], command: tuple[str, ...]
         if reason := reached.silent.get(host):
             raise FiefdomError(f"{host}: {reason}")
         code = reached.session.interact(host, None, command, terminal=_has_terminal())
+    ended(command, code)
     return Document(code=code)

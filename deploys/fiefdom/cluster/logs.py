@@ -26,6 +26,8 @@ TOKEN_BYTES = 9
 """Of the token, with its colon, that each line begins with before it is cut into pieces."""
 HOLD_S = 0.5
 """How long a line that follows waits for an older one of another host."""
+BACKLOG_S = 10.0
+"""How long a host is waited for whose share of what there is does not come; it goes on with what comes."""
 HELD_LINES = 20_000
 """Lines that wait at most: more of them go on sooner."""
 LOOK_S = 0.05
@@ -37,7 +39,8 @@ _DOCKERS_PART = 16384
 
 
 class Line(NamedTuple):
-    """A line that a container said. Where ``container`` is empty, ``text`` says why a host tells no more."""
+    """A line that a container said. Where ``container`` is empty, ``text`` says why a host tells no more, or is empty
+    too where all has come that there was when it was asked to follow."""
 
     at_ns: int
     """Nanoseconds since 1970, as the host's dockerd has it; 0 where it told none yet."""
@@ -99,7 +102,7 @@ def _second_ns(second: bytes, zone: bytes) -> int:
 @dataclass
 class Reader:
     """Makes lines of what logs.sh prints on one host, whatever the pieces are in which it comes: once, or where it
-    follows, with a ``token``.
+    follows, with a ``token``; there ``backlog`` says that all that there is comes first, as it does once.
 
     A line that ends just where its piece does is known to be whole when the next one of its container comes, or once,
     where all is in order, a newer one of any.
@@ -107,6 +110,7 @@ class Reader:
 
     host: str
     token: str = ""
+    backlog: bool = False
     _rest: bytes = b""
     _begun: dict[bytes, tuple[int, bytearray]] = field(default_factory=dict)
     """By container, a line of which more is to come: when it was said, and what there is of it."""
@@ -136,14 +140,21 @@ class Reader:
         container, colon, piece = line.partition(b":")
         if not colon:
             return
-        read = self._followed(piece) if self.token else _ordered(piece)
+        if not container:
+            for begun in tuple(self._begun):
+                self._close(begun, found)
+            self.backlog = False
+            found.append(_over(self.host))
+            return
+        in_order = self.backlog or not self.token
+        read = _ordered(piece) if in_order else self._followed(piece)
         if read.again:
             self._close(container, found)
             self._had[container] = self._last.get(container, read.at_ns or 0)
             return
         if read.is_first or container not in self._begun:
             self._close(container, found)
-            if not self.token and read.at_ns is not None:
+            if in_order and read.at_ns is not None:
                 for other in tuple(self._begun):
                     self._close(other, found)
             if read.at_ns is not None:
@@ -235,6 +246,10 @@ def gone(host: str, reason: str, at_ns: int) -> Line:
     return Line(at_ns, host, "", reason)
 
 
+def _over(host: str) -> Line:
+    return Line(0, host, "", "")
+
+
 # --- All that there is
 
 
@@ -279,13 +294,14 @@ class Window:
     _number: int = 0
     _out: set[int] = field(default_factory=set)
     """Of those in ``_came``, what is out already."""
-    _latest: dict[str, int] = field(default_factory=dict)
+    _latest: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def add(self, lines: Iterable[Line], at_s: float) -> None:
         """Take lines that came at ``at_s``."""
         for line in lines:
-            # A host's own order stays, also where its clock went back.
-            place = self._latest[line.host] = max(line.at_ns, self._latest.get(line.host, 0))
+            # A container's own order stays, also where its host's clock went back.
+            whose = line.host, line.container
+            place = self._latest[whose] = max(line.at_ns, self._latest.get(whose, 0))
             heapq.heappush(self._heap, (place, self._number, line))
             self._came.append((at_s, self._number))
             self._number += 1
@@ -313,26 +329,57 @@ class Window:
 
 
 def followed(streams: Mapping[str, Stream], silence: Silence, token: str) -> Iterator[Line | None]:
-    """The lines of all hosts as they come with a ``token``, nearly in order, and None where there is none yet; it ends
-    when no host tells any more.
+    """The lines of all hosts with a ``token``: what there is in order, then what comes, nearly so, and None where there
+    is none yet; it ends when no host tells any more.
 
     Who takes them slowly is waited for: hosts are read no faster, and hold what they have to say.
     """
-    window, readers = Window(), {host: Reader(host, token) for host in streams}
+    window, readers = Window(), {host: Reader(host, token, backlog=True) for host in streams}
     live, last_ns = dict(streams), 0
+    came: list[Line] = []
+
+    def hear(host: str, at_ns: int) -> list[Line]:
+        """What a host tells next, and that it tells no more: since its last line, or ``at_ns``."""
+        nonlocal last_ns
+        lines, ended = _next(live[host], readers[host])
+        at_ns = max([at_ns, *(line.at_ns for line in lines)])
+        last_ns = max(last_ns, at_ns)
+        if ended is not None:
+            del live[host]
+        if ended:
+            silence(host, ended)
+            lines.append(gone(host, ended, at_ns))
+        return lines
+
+    def backlog(host: str) -> Iterator[tuple[int, Line | None]]:
+        """What there is of a host, each with its place in the order; what comes with its end waits in ``came``."""
+        last, over = 0, _over(host)
+        while host in live:
+            until_s = now_s() + BACKLOG_S
+            while not live[host].ready():
+                if now_s() >= until_s:
+                    return
+                yield last, None
+                pause(LOOK_S)
+            lines = hear(host, last)
+            is_over = over in lines
+            at = lines.index(over) if is_over else len(lines)
+            for line in lines[:at]:
+                last = max(last, line.at_ns)
+                yield last, line
+            if is_over:
+                came.extend(lines[at + 1 :])
+                return
+
+    for _, line in heapq.merge(*map(backlog, streams), key=lambda pair: pair[0]):
+        yield line
+    window.add(came, now_s())
     while live:
         heard = False
-        for host, stream in tuple(live.items()):
-            if not stream.ready():
-                continue
-            heard = True
-            lines, ended = _next(stream, readers[host])
-            if ended is not None:
-                del live[host]
-            if ended:
-                silence(host, ended)
-            last_ns = max([last_ns, *(line.at_ns for line in lines)])
-            window.add([*lines, *([gone(host, ended, last_ns)] if ended else [])], now_s())
+        for host in tuple(live):
+            if live[host].ready():
+                heard = True
+                window.add([line for line in hear(host, last_ns) if line != _over(host)], now_s())
         yield from window.due(now_s())
         yield None
         if not heard:

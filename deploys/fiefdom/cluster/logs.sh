@@ -3,9 +3,10 @@
 # no container knows.
 #   once    CONTAINER:TIMESTAMP TEXT; of further pieces CONTAINER:TIMESTAMP+TEXT; of Docker's own words, which have no time,
 #           CONTAINER:TIMESTAMP!TEXT; these two with the time of the line before
-#   follow  CONTAINER:TOKEN:TIMESTAMP TEXT; of further pieces CONTAINER:TEXT; and before lines that may have come already,
+#   follow  as once, what there is, and at its end a line that begins with a colon; then
+#           CONTAINER:TOKEN:TIMESTAMP TEXT; of further pieces CONTAINER:TEXT; and before lines that may have come already,
 #           because Docker had to be asked anew, CONTAINER:TOKEN:=TIMESTAMP of when it was asked first
-#   MODE     once: from the oldest to the newest line, and then the end; follow: as they come, without an end
+#   MODE     once: from the oldest to the newest line, and then the end; follow: then what comes, without an end
 #   SINCE    as `docker logs` takes it; empty for all that is kept
 #   TAIL     how many lines of each container to begin with; empty for all
 #   ROLE     of the containers, as their label has it: instance or gateway
@@ -81,13 +82,14 @@ in_pieces() { # container
 
 once() {
     [ -n "$all" ] || return 0
+    mkdir "$folder/pieces"
     while read -r id name; do
-        mkfifo "$folder/$name"
-        { say ${since:+"--since=$since"} ${tail:+"--tail=$tail"} "$id" | in_pieces "$name" >"$folder/$name"; } &
+        mkfifo "$folder/pieces/$name"
+        { say ${since:+"--since=$since"} ${tail:+"--tail=$tail"} "$id" | in_pieces "$name" >"$folder/pieces/$name"; } &
     done <<ALL
 $all
 ALL
-    set -- "$folder"/*
+    set -- "$folder"/pieces/*
     # All of them at once, for it would write to the disk else.
     sort -m -s -t : -k 2,4 --batch-size="$(($# + 1))" -- "$@"
 }
@@ -98,8 +100,8 @@ now() { # [what `date` takes]
     date -u "$@" +%Y-%m-%dT%H:%M:%S.%NZ
 }
 
-# Its mark in the folder goes when it has ended. One that was followed before has begun anew since, or dockerd has: it goes
-# on from shortly before it ended, and says so, for what has come already is not to come twice.
+# Its mark in the folder goes when it has ended. Of one that was asked before, what it had said then has come; or it has
+# begun anew since, or dockerd has: it goes on from shortly before that, and says so, for nothing is to come twice.
 follow_one() { # ID CONTAINER
     id=$1 name=$2
     set --
@@ -108,8 +110,6 @@ follow_one() { # ID CONTAINER
         set -- "--since=$(cat "$folder/$id.from")"
     else
         now >"$folder/$id.began"
-        # One that was there from the beginning, whenever it could be asked.
-        [ ! -e "$folder/$id.old" ] || set -- ${since:+"--since=$since"} ${tail:+"--tail=$tail"}
     fi
     say --follow "$@" "$id" | stdbuf -oL fold -b -w "$whole" | grep -a -H --label="$token" --line-buffered '' |
         stdbuf -oL fold -b -w "$width" | grep -a -H --label="$name" --line-buffered ''
@@ -129,8 +129,12 @@ follow_new() {
 
 follow() {
     for id in $(printf '%s\n' "$all" | cut -d ' ' -f 1); do
-        : >"$folder/$id.old"
+        now >"$folder/$id.began"
+        now -d "-$again_s seconds" >"$folder/$id.from"
     done
+    # Several that are followed come in no order, so what there is comes first, and is asked for apart.
+    once
+    printf ':\n'
     follow_new
     while :; do
         sleep "$look_s"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -23,6 +23,10 @@ AT = 1_769_850_000
 def stamp(at_ns: int) -> str:
     minutes, second = divmod(at_ns // SECOND, 60)
     return f"2026-01-31T{9 + minutes // 60:02d}:{minutes % 60:02d}:{second:02d}.{at_ns % SECOND:09d}Z"
+
+
+def nobody(host: str, reason: str) -> None:
+    raise AssertionError((host, reason))
 
 
 @dataclass
@@ -50,8 +54,19 @@ def printed(lines: Iterable[tuple[str, int, str]], follow: bool = False) -> byte
     return "".join(f"{container}:{token}{stamp(at_ns)} {text}\n" for container, at_ns, text in lines).encode()
 
 
+OVER = b":\n"
+"""As logs.sh says that all has come that there was."""
+
+
+def coming(streams: Mapping[str, Said], silence: Silence = nobody) -> Iterator[Line | None]:
+    """What hosts say that had said nothing before."""
+    for stream in streams.values():
+        stream.pieces = chain([OVER], stream.pieces)
+    return followed(streams, silence, TOKEN)
+
+
 def taken(streams: Mapping[str, Said], silence: Silence, follow: bool) -> Iterator[Line | None]:
-    return followed(streams, silence, TOKEN) if follow else merged(streams, silence)
+    return coming(streams, silence) if follow else merged(streams, silence)
 
 
 def cut(whole: bytes, size: int = 100) -> Iterator[bytes]:
@@ -60,10 +75,6 @@ def cut(whole: bytes, size: int = 100) -> Iterator[bytes]:
 
 def heard(found: Iterable[Line | None]) -> list[Line]:
     return [line for line in found if line is not None]
-
-
-def nobody(host: str, reason: str) -> None:
-    raise AssertionError((host, reason))
 
 
 @pytest.fixture
@@ -321,6 +332,81 @@ def test_what_follows_is_in_order_and_says_when_there_is_nothing(clock: list[flo
         "app1": Said(cut(printed([("web-1", 1, "first"), ("web-1", 3, "third")], follow=True)), waits=iter(late)),
         "app2": Said(cut(printed([("web-2", 2, "second")], follow=True))),
     }
-    found = list(taken(streams, nobody, follow=True))
+    found = list(coming(streams))
     assert [line.text for line in heard(found)] == ["first", "second", "third"]
     assert None in found[:2], "while it waits"
+
+
+def test_what_instances_of_a_host_say_meanwhile_is_merged(clock: list[float]) -> None:
+    """Docker tells of each by itself, in whatever order."""
+    streams = {
+        "app1": Said(cut(printed([("web-1", n, f"a{n}") for n in (1, 3, 9)] + [("web-2", 2, "b2")], follow=True)))
+    }
+    assert [line.text for line in heard(coming(streams))] == ["a1", "b2", "a3", "a9"]
+
+
+# --- What there is before that
+
+
+def test_what_there_is_is_in_one_order_however_far_apart_it_comes(clock: list[float]) -> None:
+    """Then what came with its end, which no host's own order says anything about."""
+    later = printed([("web-1", 21, "a21"), ("web-1", 30, "a30"), ("web-2", 22, "b22")], follow=True)
+    streams = {
+        "app1": Said(iter([printed([("web-1", n, f"a{n}") for n in (1, 4, 7)]) + OVER + later])),
+        "app2": Said(
+            iter([printed([("web-3", 2, "c2")]), printed([("web-4", 5, "d5"), ("web-3", 9, "c9")]), OVER]),
+            waits=iter([False] * 50 + [True] + [False] * 50),
+        ),
+    }
+    found = list(followed(streams, nobody, TOKEN))
+    assert clock[0] > 99 * logs.LOOK_S > 2 * logs.HOLD_S
+    assert [line.text for line in heard(found)] == ["a1", "c2", "a4", "d5", "a7", "c9", "a21", "b22", "a30"]
+    assert None in found[:2], "while it waits"
+
+
+@given(st.lists(st.tuples(HOST, HOST), min_size=1, max_size=4), st.integers(1, 200))
+def test_what_there_is_comes_first_and_all_of_it_once(hosts: list[tuple[list[int], list[int]]], size: int) -> None:
+    streams = {
+        f"app{n}": Said(
+            cut(
+                printed(("web-1", at_ns, "was") for at_ns in before)
+                + OVER
+                + printed((("web-1", 50 + at_ns, "is") for at_ns in then), follow=True),
+                size,
+            )
+        )
+        for n, (before, then) in enumerate(hosts)
+    }
+    found = heard(followed(streams, nobody, TOKEN))
+    was = [line.at_ns - AT * SECOND for line in found if line.text == "was"]
+    assert was == sorted(at_ns for before, _ in hosts for at_ns in before)
+    assert {line.text for line in found[: len(was)]} <= {"was"}
+    assert len(found) - len(was) == sum(len(then) for _, then in hosts)
+
+
+def test_a_host_that_says_nothing_is_not_waited_for_without_an_end(clock: list[float]) -> None:
+    """The others' share is told, and its own when it comes."""
+    never = int(logs.BACKLOG_S / logs.LOOK_S) * 2
+    streams = {
+        "app1": Said(iter([printed([("web-1", 3, "three")]) + OVER])),
+        "app2": Said(iter([printed([("web-2", 1, "one")]) + OVER]), waits=iter([False] * never)),
+        "app3": Said(iter(()), Unreachable("app3", "no answer")),
+    }
+    silent: dict[str, str] = {}
+    found = followed(streams, silent.__setitem__, TOKEN)
+    texts = []
+    while "three" not in texts:
+        texts += [line.text for line in heard([next(found)])]
+    assert logs.BACKLOG_S <= clock[0] < logs.BACKLOG_S + 1
+    assert [*texts, *(line.text for line in heard(found))] == ["no answer", "three", "one"]
+    assert silent == {"app3": "no answer"}
+
+
+def test_much_that_there_is_takes_a_bounded_memory(clock: list[float]) -> None:
+    """No host is read any further than its next line is wanted."""
+    streams = {f"app{n}": Said(chain(pieces_of(n, 5000, 3, follow=False), [OVER])) for n in range(3)}
+    found = followed(streams, nobody, TOKEN)
+    for _ in range(750):
+        next(found)
+    assert max(stream.taken for stream in streams.values()) <= 2
+    assert len(heard(found)) == 15_000 - 750

@@ -8,11 +8,13 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import pytest
 
-from fiefdom.cluster.logs import LINE_BYTES, PIECE_BYTES, SCRIPT, TOKEN_BYTES, Line, Reader, Wanted
+from fiefdom.cluster.logs import LINE_BYTES, PIECE_BYTES, SCRIPT, TOKEN_BYTES, Line, Reader, Wanted, followed
 
 TOKEN = "0123abcd"
 
@@ -177,13 +179,16 @@ def test_a_docker_that_does_not_answer_is_a_reason(root: Path) -> None:
         assert err == b"docker does not answer: Cannot connect to the Docker daemon\n"
 
 
+READERS: WeakKeyDictionary[subprocess.Popen[bytes], Reader] = WeakKeyDictionary()
+
+
 def take(run: subprocess.Popen[bytes], count: int) -> list[Line]:
     assert run.stdout is not None
-    reader, found = Reader("app1", TOKEN), []
+    reader, found = READERS.setdefault(run, Reader("app1", TOKEN, backlog=True)), []
     while len(found) < count:
         piece = os.read(run.stdout.fileno(), 65536)
         assert piece, "it ended"
-        found += reader.take(piece)
+        found += [line for line in reader.take(piece) if line.container]
     return found
 
 
@@ -200,10 +205,10 @@ def test_new_lines_come_and_so_do_new_containers(root: Path) -> None:
         assert [line.text for line in take(run, 1)] == ["second"]
         says(root, "web-8001", f"{stamp(3)} new")
         assert take(run, 1)[0][2:] == ("web-8001", "new")
-    assert asked(root, "logs") == [
-        "logs --timestamps --follow --tail=10 id-web-8000",
-        "logs --timestamps --follow id-web-8001",
-    ]
+    there, goes_on, new = asked(root, "logs")
+    assert there == "logs --timestamps --tail=10 id-web-8000"
+    assert goes_on.startswith("logs --timestamps --follow --since=20"), goes_on
+    assert new == "logs --timestamps --follow id-web-8001"
 
 
 def test_one_that_ended_goes_on_with_nothing_twice_and_nothing_left_out(root: Path) -> None:
@@ -213,18 +218,13 @@ def test_one_that_ended_goes_on_with_nothing_twice_and_nothing_left_out(root: Pa
         take(run, 1)
         append(root, "web-8000", f"{stamp(2)} second")
         (root / "id-web-8000.ended").touch()
-        await_true(lambda: len(asked(root, "logs")) > 1)
+        await_true(lambda: len(asked(root, "logs")) > 2)
         (root / "id-web-8000.ended").unlink()
         append(root, "web-8000", f"{stamp(3)} third")
-        text = b""
-        while b"third" not in text:
-            assert run.stdout is not None
-            text += os.read(run.stdout.fileno(), 65536)
-    reader = Reader("app1", TOKEN)
-    reader.take(f"web-8000:{TOKEN}:{stamp(1)} first\n".encode())
-    assert [line.text for line in reader.take(text)] == ["second", "third"]
-    second = asked(root, "logs")[1]
-    assert second.startswith("logs --timestamps --follow --since=20"), second
+        found = take(run, 2)
+    assert [line.text for line in found] == ["second", "third"]
+    again = asked(root, "logs")[2]
+    assert again.startswith("logs --timestamps --follow --since=20"), again
 
 
 def test_one_that_was_there_from_the_beginning_is_asked_as_the_others(root: Path) -> None:
@@ -233,7 +233,7 @@ def test_one_that_was_there_from_the_beginning_is_asked_as_the_others(root: Path
     (root / "id-web-8000.ended").touch()
     with running(root, Wanted(follow=True, since="2h", token=TOKEN)) as run:
         await_true(lambda: (root / "asked").exists() and len(asked(root, "logs")) > 1)
-        assert asked(root, "logs")[0] == "logs --timestamps --follow --since=2h id-web-8000"
+        assert asked(root, "logs")[0] == "logs --timestamps --since=2h id-web-8000"
         says(root, "web-8001", f"{stamp(3)} new")
         await_true(lambda: "logs --timestamps --follow id-web-8001" in asked(root, "logs"))
         assert left(run)
@@ -270,3 +270,30 @@ def test_the_script_and_its_reader_mean_the_same_lengths() -> None:
     assert f"\nwidth={PIECE_BYTES}\n" in SCRIPT and f"\nwhole={LINE_BYTES}\n" in SCRIPT
     assert {len(Wanted().token) for _ in range(5)} == {TOKEN_BYTES - 1}
     assert len({Wanted().token for _ in range(5)}) > 1
+
+
+@dataclass
+class Printed:
+    """What a host printed, whole."""
+
+    out: bytes
+
+    def ready(self) -> bool:
+        return True
+
+    def read(self) -> bytes:
+        out, self.out = self.out, b""
+        return out
+
+
+def test_what_there_is_when_following_begins_is_in_one_order(root: Path) -> None:
+    """Of several instances of a host, whichever Docker tells of first; and it is told once."""
+    for port in range(4):
+        says(root, f"web-{8000 + port}", *(f"{stamp(n * 4 + port)} {n} of {port}" for n in range(5)))
+    with running(root, Wanted(follow=True, tail=10, token=TOKEN)) as run:
+        assert run.stdout is not None
+        out = b""
+        while out.count(b"4 of") < 8:
+            out += os.read(run.stdout.fileno(), 65536)
+    found = [line for line in followed({"app1": Printed(out)}, print, TOKEN) if line is not None]
+    assert [line.text for line in found] == [f"{n} of {port}" for n in range(5) for port in range(4)]

@@ -12,7 +12,7 @@ from click.testing import Result
 
 from fiefdom.cli import outlet
 from fiefdom.cluster import access, audit, ledger
-from fiefdom.converge import inside
+from fiefdom.converge import inside, one_off
 from fiefdom.model import Secrets
 from helpers.clock import stopped
 from helpers.released import known
@@ -135,6 +135,24 @@ def test_requests_of_gateways_are_told_as_such(hosts: SimulatedHosts, command: R
     assert done.stdout.count("\n") == 1
 
 
+@pytest.mark.parametrize(("words", "texts"), [([], ["reload"]), (["predictor"], [])])
+def test_that_no_request_is_written_is_told(
+    hosts: SimulatedHosts, command: Run, words: list[str], texts: list[str]
+) -> None:
+    hosts.spoken["gw1"] = [line("gateway", 3, "reload")]
+    done = command("logs", *words, "--gateway")
+    assert [json.loads(row)["text"] for row in done.stdout.splitlines()] == texts
+    told = "gateways write no line for a request; `gateway.access_log: true` in the inventory turns that on"
+    assert (done.exit_code, done.stderr) == (0, f"warning: {told}\n")
+
+
+def test_where_requests_are_written_nothing_more_is_told(hosts: SimulatedHosts, command: Run) -> None:
+    hosts.known = known(gateway={"access_log": True})
+    hosts.spoken["gw1"] = [line("gateway", 3, "reload")]
+    done = command("logs", "--gateway")
+    assert (done.exit_code, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+
+
 def test_what_an_instance_says_is_no_request(hosts: SimulatedHosts, command: Run) -> None:
     hosts.spoken["app1"] = [line("predictor-8000", 1, request())]
     (row,) = command("logs").stdout.splitlines()
@@ -247,3 +265,34 @@ def test_it_logs_in(hosts: SimulatedHosts, command: Run, words: list[str], asked
     hosts.program = program
     assert command("ssh", *words).exit_code == 3
     assert seen == [("app2", None, asked)]
+
+
+# --- A script as one word
+
+
+@pytest.mark.parametrize("words", [("exec", "predictor"), ("ssh", "app2"), ("run", "predictor")])
+@pytest.mark.parametrize(
+    ("asked", "code", "is_told"),
+    [
+        (["ls /; id"], 127, True),
+        (["ls /"], 126, True),
+        (["ls|wc"], 127, True),
+        (["ls /; id"], 1, False),
+        (["ls /; id"], 0, False),
+        (["sl"], 127, False),
+        (["sh", "-c", "sl; id"], 127, False),
+    ],
+)
+def test_a_script_that_is_one_word_is_told_how_it_runs(
+    hosts: SimulatedHosts, command: Run, words: tuple[str, ...], asked: list[str], code: int, is_told: bool
+) -> None:
+    def attend(_host: str, _arguments: tuple[str, ...], hear: one_off.Hear) -> int:
+        hear(one_off.OUT, one_off.BEGUN)
+        return code
+
+    hosts.program = lambda *_: code
+    hosts.one_off = attend
+    done = command(*words, "--", *asked)
+    assert done.exit_code == code
+    told = "warning: one word is one program; for a script write: sh -c '...'\n"
+    assert done.stderr == (told if is_told else "")
