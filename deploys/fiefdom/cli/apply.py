@@ -125,7 +125,8 @@ def apply(
                 tell=tell,
                 warn=warn,
             )
-        return Document(document, words=[f"Converged {len(run.names)} hosts in {progress.elapsed_s:.1f} seconds."])
+        words = f"Converged {show.counted(len(run.names))} in {progress.elapsed_s:.1f} seconds."
+        return Document(document, words=[words])
 
 
 @click.command(cls=Command)
@@ -175,7 +176,7 @@ def upgrade(
             upgrading.upgrade(
                 seen.known, run.session, seen.plan, whatever=yes, force=force, say=progress, tell=tell, warn=warn
             )
-        words = f"Upgraded {len(run.names)} hosts to Fiefdom {RELEASE} in {progress.elapsed_s:.1f} seconds."
+        words = f"Upgraded {show.counted(len(run.names))} to Fiefdom {RELEASE} in {progress.elapsed_s:.1f} seconds."
         return Document(document, words=[show.good(words)])
 
 

@@ -48,7 +48,7 @@ def table(
     """
     rows = [(host, finding) for host, of_host in found.items() for finding in of_host]
     if not rows and not silent:
-        yield show.good(f"Nothing is in the way on {len(found)} hosts.")
+        yield show.good(f"Nothing is in the way on {show.counted(len(found))}.")
         return
     shown = Table("host", "", "seen", "what it would do", "mend", box=None, pad_edge=False)
     for host, reason in silent.items():
@@ -65,4 +65,4 @@ def table(
     yield shown
     refused = sum(finding.level == "refused" for _, finding in rows)
     counts = f"{refused} refused by apply, {len(rows) - refused} warnings" + f", {len(silent)} silent" * bool(silent)
-    yield Text(f"{counts} on {len(found) + len(silent)} hosts.", style="bold")
+    yield Text(f"{counts} on {show.counted(len(found) + len(silent))}.", style="bold")

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _AT_ONCE = (*PHASES, IMAGE, *OLD)
 """What many hosts are at in the same moment, as `Say` hears it."""
 
+_HERE = "here"
+"""Who this machine is, as `Say` hears it: it builds and waits before hosts go on, and is never done."""
+
 
 def _is_stage(what: str) -> bool:
     return is_stage(what) or what in ROUNDS
@@ -81,6 +84,8 @@ class Progress:
             self._left.append(who)
             return
         again = self._turns is None and who in self._done
+        if who != _HERE:
+            self._busy.pop(_HERE, None)
         self._busy[who] = what
         if what == DONE:
             del self._busy[who]

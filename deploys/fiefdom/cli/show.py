@@ -82,12 +82,15 @@ def plan_tree(
         yield Text(f"  ! does not answer: {reason}", style="red")
     changed = sum(bool(h.due.changes) for h in plan.hosts)
     counts = ", ".join(f"{n} {_WORDS[sign]}" for sign, n in plan.counts.items() if n)
-    summary = f"{counts} on {changed} of" if counts else "no changes on"
+    # What is a release's alone stands above as well.
+    nothing = "no changes" if plan.clean else "nothing for apply"
+    summary = f"{counts} on {changed} of" if counts else f"{nothing} on"
     if silent:
         summary += f" the {len(plan.hosts)} that answer of"
     count = len(plan.hosts) + len(silent or {})
     left = f", {_without(without)}" if without else ""
-    yield Text(f"{summary} {count} hosts{left}. plan {plan.hash}", style="bold")
+    waits = f"; {_are_pending(len(plan.pending))}" if plan.pending else ""
+    yield Text(f"{summary} {counted(count)}{left}{waits}. plan {plan.hash}", style="bold")
     found = [(host.host, finding) for host in plan.hosts for finding in host.findings]
     for alike in gathered.gather(found, lambda one: one[1] if wide else None):
         finding = alike[0][1]
@@ -125,6 +128,10 @@ def named(names: Sequence[str]) -> str:
 def counted(hosts: int) -> str:
     """How many hosts, in words."""
     return f"{hosts} host{'s' * (hosts != 1)}"
+
+
+def _are_pending(releases: int) -> str:
+    return "a release is pending" if releases == 1 else f"{releases} releases are pending"
 
 
 def _changes(changes: Sequence[Change]) -> Iterable[Text]:

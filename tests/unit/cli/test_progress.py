@@ -141,6 +141,17 @@ def test_a_terminal_counts_hosts_at_the_same_phase_and_those_that_are_done() -> 
     assert all(len(line) < 120 for line in live)
 
 
+@pytest.mark.parametrize("crowd", [None, LARGE])
+def test_the_live_line_forgets_what_this_machine_was_at_when_a_host_goes_on(crowd: int | None) -> None:
+    def work(progress: Progress) -> None:
+        progress("here", "building mine/iris:1.2.0")
+        progress("h0", "image")
+        progress("h0", "drain")
+
+    live = [line for line in told(work, terminal=True, crowd=crowd, turns=LARGE) if "/100" in line]
+    assert live[-1].endswith("0/100 h0: drain")
+
+
 def release(progress: Progress) -> None:
     progress("hook", "before")
     for name in NAMES:

@@ -81,7 +81,7 @@ def test_a_clean_plan_says_so() -> None:
 
 def test_a_footer_leaves_out_what_does_not_occur() -> None:
     one = Plan((host_plan("app1", Change("package", "+", "curl", "not installed")),))
-    assert lines_of(one)[-1] == f"1 to create on 1 of 1 hosts. plan {one.hash}"
+    assert lines_of(one)[-1] == f"1 to create on 1 of 1 host. plan {one.hash}"
 
 
 def pending_plan() -> Plan:
@@ -103,8 +103,16 @@ def test_a_pending_release_is_shown_but_not_counted_and_says_what_to_type() -> N
         "app2",
         "  ~   file /etc/x         content",
         "  -/+ container web-8000  1 -> 2, with its rollout",
-        f"1 to change on 1 of 2 hosts. plan {shown.hash}",
+        f"1 to change on 1 of 2 hosts; a release is pending. plan {shown.hash}",
         "release pending: web 1 -> 2 on app1, app2. Do it with: fiefdom rollout inv.yaml web",
+    ]
+
+
+def test_where_a_release_is_all_there_is_the_footer_says_that_apply_has_nothing_to_do() -> None:
+    one = Plan(pending_plan().hosts[:1])
+    assert lines_of(one)[-2:] == [
+        f"nothing for apply on 1 host; a release is pending. plan {one.hash}",
+        "release pending: web 1 -> 2 on app1. Do it with: fiefdom rollout inv.yaml web",
     ]
 
 

@@ -337,4 +337,4 @@ def test_who_changes_hosts_is_told_how_to_go_on_without_the_dead_ones(silent_hos
     assert errors.endswith("; to go on without them: --without app1 --without app2\n")
     # The gateway alone is not more than half of the hosts; but no gateway was left out, so that it may hold the lock.
     code, output, errors = looking(silent_host, "plan", "--without", "app1", "--without", "app2")
-    assert (code, errors) == (3, "") and "of 1 hosts, without app1, app2. plan " in output
+    assert (code, errors) == (3, "") and "of 1 host, without app1, app2. plan " in output

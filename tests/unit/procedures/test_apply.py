@@ -43,8 +43,8 @@ def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Simu
     found.known = known(**MORE_MEMORY)
 
     @contextmanager
-    def connected(inventory: str, *_: Any, **__: Any) -> Iterator[frame.Run]:
-        yield frame.Run(inventory, found.known, found.names, found, frame.out())  # type: ignore[arg-type]
+    def connected(inventory: str, limit: tuple[str, ...], *_: Any, **__: Any) -> Iterator[frame.Run]:
+        yield frame.Run(inventory, found.known, limit or found.names, found, frame.out())  # type: ignore[arg-type]
 
     monkeypatch.setattr(frame, "connected", connected)
     return found
@@ -98,6 +98,11 @@ def test_an_apply_with_nothing_to_do_asks_the_ledger_nothing(hosts: SimulatedHos
     hosts.known = known()
     assert words(fiefdom("apply", "--yes")) == []
     assert hosts.log == []
+
+
+def test_an_apply_says_how_many_hosts_it_converged(hosts: SimulatedHosts) -> None:
+    hosts.hosts["app1"].now.packages.pop("nftables")
+    assert "\nConverged 1 host in " in fiefdom("apply", "--yes", "--limit", "app1").stdout
 
 
 @pytest.mark.long
