@@ -92,6 +92,7 @@ from fiefdom.engine import interrupts
 signal.signal(signal.SIGINT, signal.default_int_handler)
 interrupts.heed()
 os.setsid()  # who interrupts at a terminal interrupts what was started as well
+signal.alarm(80)  # it would go on for ever with an interrupt that gets lost
 wanted, want = os.pipe()
 if not monkey.get_original("os", "fork")():
     os.setsid()
