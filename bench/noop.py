@@ -109,11 +109,8 @@ def _questions(cluster: Cluster) -> dict[str, str]:
     for name in cluster.hosts:
         query = snapshot.query_of(concerns.states_of(cluster, name, secrets))
         looks = shlex.join(["printf", "%s", query]) + " | " + shlex.join(["sh", "-c", snapshot.SCRIPT, "", ""])
-        container, role, others = "serf-agent", "gateway", cluster.gateways
-        if name in cluster.gateways:
-            container, role, others = "gateway", "app", cluster.app_hosts
-        pairs = [word for other in others for word in (other, cluster.hosts[other].address)]
-        asks = shlex.join(["sh", "-c", gossip.SCRIPT, "", container, str(cluster.serf.port), role, "0", *pairs])
+        about = gossip.question(cluster, name, cluster.app_hosts, cluster.gateways, 0)
+        asks = shlex.join(["sh", "-c", gossip.SCRIPT, "", *about])
         found[name] = f"{looks}\n{asks}\n"
     return found
 

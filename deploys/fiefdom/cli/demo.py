@@ -20,7 +20,7 @@ from fiefdom.cli import frame, show
 from fiefdom.cli.progress import Progress
 from fiefdom.cluster import status
 from fiefdom.converge import look
-from fiefdom.converge.run import Hosts
+from fiefdom.converge.run import HERE, Hosts
 from fiefdom.errors import FiefdomError
 from fiefdom.images import build
 from fiefdom.model import Cluster, Secrets
@@ -44,7 +44,7 @@ class _Stages:
         self._console.print(f"\n[bold cyan]{name}[/bold cyan]")
         start = time.monotonic()
         with self.progress:
-            yield lambda text: self.progress("here", text)
+            yield lambda text: self.progress(HERE, text)
         self.times.append((name, time.monotonic() - start))
 
 

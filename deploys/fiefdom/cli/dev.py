@@ -15,6 +15,7 @@ from fiefdom import files
 from fiefdom.cli.frame import Document, Local, begin, inventory_argument, json_option, loaded, out
 from fiefdom.cli.group import Family
 from fiefdom.cli.progress import Progress
+from fiefdom.converge.run import HERE
 from fiefdom.desired import compose as desired
 from fiefdom.errors import FiefdomError
 from fiefdom.inventory import secret
@@ -62,7 +63,7 @@ def dev_up(inventory: str, service: tuple[str, ...], **_: bool) -> Document:
     begin({"project": composed.project})
     values = secret.values_of(cluster, composed.secrets)
     with Progress(out()) as progress:
-        rows = laptop.up(composed, values, all_of_it=not service, say=lambda words: progress("here", words))
+        rows = laptop.up(composed, values, all_of_it=not service, say=lambda words: progress(HERE, words))
     data = {"outcome": "ok", "project": composed.project, "seconds": round(progress.elapsed_s, 3)}
     return Document(
         {**data, "services": [asdict(row) for row in rows]}, table=[_table(rows)], words=_left_to_you(cluster, rows)

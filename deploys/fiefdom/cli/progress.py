@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from fiefdom.cli.show import counted, named
 from fiefdom.converge.carry_out import DONE, LEFT
+from fiefdom.converge.run import HERE
 from fiefdom.converge.steps import PHASES
 from fiefdom.grouping import grouped
 from fiefdom.procedures.rollout import IMAGE
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
 _AT_ONCE = (*PHASES, IMAGE, *OLD)
 """What many hosts are at in the same moment, as `Say` hears it."""
-
-_HERE = "here"
-"""Who this machine is, as `Say` hears it: it builds and waits before hosts go on, and is never done."""
 
 
 def _is_stage(what: str) -> bool:
@@ -84,8 +82,8 @@ class Progress:
             self._left.append(who)
             return
         again = self._turns is None and who in self._done
-        if who != _HERE:
-            self._busy.pop(_HERE, None)
+        if who != HERE:
+            self._busy.pop(HERE, None)
         self._busy[who] = what
         if what == DONE:
             del self._busy[who]

@@ -89,11 +89,7 @@ def _ask(
     """What hosts and gateways say of each other, and what the gateways say of themselves."""
 
     def ask(here: str) -> Heard:
-        others = names if here in gateways else gateways
-        pairs = [word for name in others for word in (name, cluster.hosts[name].address)]
-        container, role = ("gateway", "app") if here in gateways else ("serf-agent", "gateway")
-        arguments = [container, str(cluster.serf.port), role, str(patience_ms), *pairs]
-        return parse(hosts.script(here, SCRIPT, arguments, timeout_s=30)[1])
+        return parse(hosts.script(here, SCRIPT, question(cluster, here, names, gateways, patience_ms), timeout_s=30)[1])
 
     # Each takes as long as the other.
     heard, found = side_by_side(
@@ -104,6 +100,16 @@ def _ask(
         knows = view.silence is None and view.serf.ok
         heard[name] = replace(heard[name], listed={m.name: m.status for m in view.members} if knows else None)
     return heard, found
+
+
+def question(
+    cluster: Cluster, here: str, names: Collection[str], gateways: Collection[str], patience_ms: int
+) -> list[str]:
+    """The arguments of `SCRIPT` on the host ``here``: a gateway is asked about app hosts ``names``, these about it."""
+    others = names if here in gateways else gateways
+    pairs = [word for name in others for word in (name, cluster.hosts[name].address)]
+    container, role = ("gateway", "app") if here in gateways else ("serf-agent", "gateway")
+    return [container, str(cluster.serf.port), role, str(patience_ms), *pairs]
 
 
 def within_reach(hosts: Hosts, gateways: Collection[str], warn: Tell) -> list[str]:

@@ -18,6 +18,8 @@ Other = TypeVar("Other")
 
 Say = Callable[[str, str], None]
 """Hears of every stage: the host (or another name for where it happens), and what."""
+HERE = "here"
+"""Who this machine is, as `Say` hears it: it builds and waits before hosts go on, and is never done."""
 
 
 def _none_here(_: Collection[str]) -> dict[str, LocalImage]:

@@ -12,7 +12,7 @@ from fiefdom.converge import arrivals, guard, look, old_images
 from fiefdom.converge.carry_out import carry_out
 from fiefdom.converge.change import in_order
 from fiefdom.converge.plan import HostPlan, Plan
-from fiefdom.converge.run import Hosts, Known, Say
+from fiefdom.converge.run import HERE, Hosts, Known, Say
 from fiefdom.converge.waves import left_by_turns, takes_turns
 from fiefdom.desired import offers
 from fiefdom.desired.state import Offer
@@ -63,7 +63,7 @@ def apply(
         around.begun(),
         locking.recorded(hosts, gateways, what, warn, plan=wanted.hash, **about) as act,
     ):
-        build.ensure(cluster, _images(wanted), lambda text: say("here", text))
+        build.ensure(cluster, _images(wanted), lambda text: say(HERE, text))
         arrivals.require_fit(known, wanted.due)
         done = wanted
         sick: list[Sick] = []

@@ -10,7 +10,7 @@ from fiefdom.cluster import answering
 from fiefdom.cluster import views as views_module
 from fiefdom.cluster.views import Counts, Views, alone, counts, erring, verdict, views_of
 from fiefdom.converge import carry_out, turn_steps
-from fiefdom.converge.run import Hosts, Known, Say
+from fiefdom.converge.run import HERE, Hosts, Known, Say
 from fiefdom.converge.steps_script import Step
 from fiefdom.desired.containers import FAILED
 from fiefdom.desired.state import Container
@@ -213,7 +213,7 @@ class Rollout:
             if reason := self.hosts.connect_anew(name):
                 raise FiefdomError(f"{error}; and no other one opens: {reason}") from error
             # It may be at the turn still in which its connection dropped.
-            await_turns(self.hosts, [name], lambda text: self.say("here", text))
+            await_turns(self.hosts, [name], lambda text: self.say(HERE, text))
             heard = Heard(name, self._stage)
             take_turn(self.hosts, name, steps, heard)
         return heard

@@ -9,7 +9,7 @@ from fiefdom.cluster import answering, ledger, locking, members, views
 from fiefdom.cluster.views import views_of
 from fiefdom.converge import carry_out, originals, plan, run, snapshot, turn_steps
 from fiefdom.converge.change import Change
-from fiefdom.converge.run import Hosts, Say
+from fiefdom.converge.run import HERE, Hosts, Say
 from fiefdom.desired import network
 from fiefdom.desired.state import HostState
 from fiefdom.errors import FiefdomError, HostError
@@ -47,7 +47,7 @@ def retire(
         locking.hold(hosts, remaining, who, why, warn=lambda text: say("ledger", text), take_over=take_over) as held,
     ):
         # A host may be at a turn that lost its operator, and serve in a moment what nobody else does now.
-        turn.await_turns(hosts, hosts.names, lambda text: say("here", text))
+        turn.await_turns(hosts, hosts.names, lambda text: say(HERE, text))
         gone = _farewell(cluster, hosts, name, remaining, force)
         if volumes and (more := gone.snapshot.volumes - set(volumes)):
             raise FiefdomError(f"{name}: has another volume by now, {min(more)}; nothing was done, run it again")

@@ -9,7 +9,7 @@ from typing import Any
 from fiefdom.cluster import ledger, locking, shares, status
 from fiefdom.cluster.lock import CANARY, Lock, quorum, refusal
 from fiefdom.converge import arrivals, carry_out, doctor, look, made_by, plan, run, steps
-from fiefdom.converge.run import Hosts, Known, Say
+from fiefdom.converge.run import HERE, Hosts, Known, Say
 from fiefdom.converge.steps import Phase
 from fiefdom.desired.state import Image
 from fiefdom.errors import FiefdomError
@@ -246,7 +246,7 @@ def build_images(known: run.Known, wanted: Release, say: Say) -> None:
     """Build what hosts lack and this machine as well. Raises FiefdomError where it does not fit there, or run."""
     turns = _bringing(wanted)
     refs = {c.name for turn in turns.values() for c in turn.of("image")}
-    build.ensure(known.cluster, refs, lambda text: say("here", text))
+    build.ensure(known.cluster, refs, lambda text: say(HERE, text))
     arrivals.require_fit(known, plan.merge(turns.values()))
 
 

@@ -10,7 +10,7 @@ from fiefdom.cluster.keys import Ring, fingerprints, ring_paths, rings_of
 from fiefdom.cluster.members import await_members
 from fiefdom.converge import carry_out, look, plan, run
 from fiefdom.converge.change import Change
-from fiefdom.converge.run import Hosts, Say
+from fiefdom.converge.run import HERE, Hosts, Say
 from fiefdom.desired import gateway, serf
 from fiefdom.desired.containers import conf_path, env_path
 from fiefdom.errors import FiefdomError
@@ -45,7 +45,7 @@ def rotate(known: run.Known, hosts: Hosts, *, force: bool, take_over: bool, say:
         around.begun(held.beat),
         held.recorded("rotate-key", names=hosts.names),
     ):
-        turn.await_turns(hosts, hosts.names, lambda text: say("here", text))
+        turn.await_turns(hosts, hosts.names, lambda text: say(HERE, text))
         found = rings_of(cluster, hosts)
         begun = _require_free_to_begin(known, hosts, found, force)
         new = secret.next_key(cluster, make=not begun)

@@ -20,6 +20,7 @@ import pytest
 
 from fiefdom.desired.containers import conf_file
 from fiefdom.desired.state import Container, HostState
+from helpers import journal
 from helpers.programs import place_supervisor
 
 CONTAINER = Container("web-9000", "fiefdom-web@9000.service", "instance", "team/web:7", (), start_timeout_s=0)
@@ -189,16 +190,8 @@ def test_in_the_journal_the_reason_is_an_error(tmp_path: Path) -> None:
         conf_file(replace(CONTAINER, probe="tcp://127.0.0.1:1"), HostState()).content
     )
     script = place_supervisor(tmp_path)
-    said = tmp_path / "said"
-    with said.open("w") as file:
-        found = os.fstat(file.fileno())
-        for stream, level in ((f"{found.st_dev}:{found.st_ino}", "<3>"), ("1:1", "")):
-            file.truncate(0)
-            file.seek(0)
-            words = [str(script), "dance", "web-9000"]
-            env = {**os.environ, "JOURNAL_STREAM": stream}
-            subprocess.run(words, stderr=file, env=env, check=False, timeout=60)
-            assert said.read_text().startswith(f"{level}usage: ")
+    for level, _, words in journal.said(tmp_path, [str(script), "dance", "web-9000"]):
+        assert words.startswith(f"{level}usage: ")
 
 
 DOCKER = """#!/bin/sh

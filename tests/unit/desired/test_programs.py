@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from fiefdom.desired import concerns, containers, programs
 from fiefdom.desired.state import File, HostState
+from helpers import journal
 from helpers.example import context
 
 FOLDER = Path(programs.__file__).parent
@@ -114,15 +114,8 @@ def test_why_a_program_ends_is_an_error_in_the_journal(tmp_path: Path, path: Pat
     text = path.read_text()
     assert SAY_WHY in text, "alike in all of them"
     assert not re.search(r">&2\n *exit [1-9]", text), "words that only say_why may print"
-    said = tmp_path / "said"
-    with said.open("w") as file:
-        found = os.fstat(file.fileno())
-        for stream, level in ((f"{found.st_dev}:{found.st_ino}", "<3>"), ("1:1", "")):
-            file.truncate(0)
-            file.seek(0)
-            env = {**os.environ, "JOURNAL_STREAM": stream}
-            done = subprocess.run(["sh", str(path), "dance"], stderr=file, env=env, check=False, timeout=60)
-            assert done.returncode == 1 and re.match(rf"{level}[a-z/]", said.read_text())
+    for level, code, words in journal.said(tmp_path, ["sh", str(path), "dance"]):
+        assert code == 1 and re.match(rf"{level}[a-z/]", words)
 
 
 def test_programs_that_end_so_are_found() -> None:
